@@ -1,0 +1,44 @@
+# Sourced by the other scripts here: goes to the project's root and holds what they share.
+# shellcheck shell=bash
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+# Nothing here may fetch another toolchain.
+export RUSTUP_DIST_SERVER=http://127.0.0.1:9
+export CARGO_TERM_COLOR=never
+
+# shellcheck disable=SC2034 # the scripts that source this use it
+target=${CARGO_TARGET_DIR:-$PWD/target}
+
+# step TITLE COMMAND...: a heading, the command, its time. The script ends at the first command that fails, also inside
+# a function given here; a script's own `cleanup` is run at its end.
+doing=
+step() {
+    local began=$SECONDS
+    doing=$1
+    printf '\n==> %s\n' "$1"
+    "${@:2}"
+    doing=
+    printf '==> %s: %d s\n' "$1" $((SECONDS - began))
+}
+at_end() {
+    local code=$?
+    set +e
+    if [[ -n $doing ]]; then printf '==> %s: FAILED with exit code %d\n' "$doing" "$code" >&2; fi
+    if declare -F cleanup >/dev/null; then cleanup; fi
+    exit "$code"
+}
+trap at_end EXIT
+
+# need TOOL...: fails with advice if one is missing.
+need() {
+    local tool
+    for tool in "$@"; do
+        if ! command -v "$tool" >/dev/null; then
+            echo "$tool is missing; on Debian, ci/setup-debian installs what the checks need (but not Rust)" >&2
+            exit 1
+        fi
+    done
+}
+
+release_build() { cargo build --release --locked --bin chanrpc; }

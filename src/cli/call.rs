@@ -1,0 +1,147 @@
+//! `chanrpc call` and `chanrpc go`.
+
+use std::io::Read;
+
+use argh::FromArgs;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::{ADDRESS, Exit, complain, json, print, usage, with_remote};
+use crate::remote::RemoteError;
+
+/// Call a function and print its result as JSON.
+///
+/// Exit codes: 0 answered, 1 the function answered with an error, 2 usage, 3 nobody there, 4 deadline, 5 denied.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "call", help_triggers("-h", "--help"))]
+pub(super) struct Call {
+    /// the node's address (127.0.0.1:7300)
+    #[argh(option, default = "ADDRESS.to_owned()")]
+    to: String,
+    /// seconds to wait for the answer (30)
+    #[argh(option, default = "30.0")]
+    timeout: f64,
+    /// all parameters as one JSON array or object; - reads it from standard input
+    #[argh(option)]
+    params: Option<String>,
+    /// print for people, on several lines
+    #[argh(switch)]
+    pretty: bool,
+    /// the function's name
+    #[argh(positional)]
+    function: String,
+    /// its parameters: each is JSON if it parses as JSON, else a string
+    #[argh(positional, arg_name = "ARG")]
+    arguments: Vec<String>,
+}
+
+/// Call a function and do not wait until it has run; its result is dropped.
+///
+/// Exit codes: 0 handed over, 2 usage, 3 nobody there, 4 deadline.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "go", help_triggers("-h", "--help"))]
+pub(super) struct Go {
+    /// the node's address (127.0.0.1:7300)
+    #[argh(option, default = "ADDRESS.to_owned()")]
+    to: String,
+    /// seconds to wait until the node has taken the call (30)
+    #[argh(option, default = "30.0")]
+    timeout: f64,
+    /// all parameters as one JSON array or object; - reads it from standard input
+    #[argh(option)]
+    params: Option<String>,
+    /// the function's name
+    #[argh(positional)]
+    function: String,
+    /// its parameters: each is JSON if it parses as JSON, else a string
+    #[argh(positional, arg_name = "ARG")]
+    arguments: Vec<String>,
+}
+
+impl Call {
+    pub(super) fn run(self) -> Exit {
+        let params = match params(self.params, self.arguments) {
+            Ok(params) => params,
+            Err(message) => return usage(&message),
+        };
+        with_remote(&self.to, self.timeout, async |remote, deadline| {
+            match remote.call(&self.function, params.as_deref(), deadline, 0).await {
+                Ok(result) => {
+                    let layout = if self.pretty { json::pretty } else { json::compact };
+                    print(&layout(result.get()));
+                    Exit::Answered
+                }
+                Err(error) => explain(&error),
+            }
+        })
+    }
+}
+
+impl Go {
+    pub(super) fn run(self) -> Exit {
+        let params = match params(self.params, self.arguments) {
+            Ok(params) => params,
+            Err(message) => return usage(&message),
+        };
+        with_remote(&self.to, self.timeout, async |remote, deadline| {
+            let handed_over = async {
+                remote.go(&self.function, params.as_deref(), deadline, 0).await?;
+                // A connection keeps its order: that this is answered shows that the call was taken in.
+                remote.call("rpc.ping", None, deadline, 0).await
+            };
+            match handed_over.await {
+                Ok(_) => Exit::Answered,
+                Err(error) => explain(&error),
+            }
+        })
+    }
+}
+
+/// Tells what went wrong, and which exit code says so.
+pub(super) fn explain(error: &RemoteError) -> Exit {
+    complain(format_args!("{error}"));
+    match error {
+        RemoteError::Fault(fault) => {
+            if let Some(data) = &fault.data {
+                complain(format_args!("data: {}", json::compact(data.get())));
+            }
+        }
+        RemoteError::Unreachable { .. } => {
+            complain(format_args!("is a node there? `chanrpc serve` starts one; --to ADDR names another"));
+        }
+        _ => {}
+    }
+    error.into()
+}
+
+fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Option<Box<RawValue>>, String> {
+    let Some(mut text) = whole else {
+        return Ok((!arguments.is_empty()).then(|| positional(arguments)));
+    };
+    if !arguments.is_empty() {
+        return Err("--params holds all parameters; further arguments have no place".to_owned());
+    }
+    if text == "-" {
+        text.clear();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| format!("--params -: reading standard input failed: {error}"))?;
+    }
+    let text = text.trim();
+    if !text.starts_with(['[', '{']) {
+        return Err(
+            "--params takes a JSON array or object, such as '[1, 2]' or '{\"path\": \"/\"}'".to_owned()
+        );
+    }
+    RawValue::from_string(text.to_owned()).map(Some).map_err(|error| format!("--params: not JSON: {error}"))
+}
+
+fn positional(arguments: Vec<String>) -> Box<RawValue> {
+    let values: Vec<Box<RawValue>> = arguments
+        .into_iter()
+        .map(|argument| {
+            let as_string = to_raw_value(&argument);
+            RawValue::from_string(argument).or(as_string).unwrap_or_default()
+        })
+        .collect();
+    to_raw_value(&values).unwrap_or_default()
+}

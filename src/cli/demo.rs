@@ -1,0 +1,54 @@
+//! What a node without a configuration offers, so that there is something to call: one of each kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol::{Executor, Timer};
+
+use crate::chan::{RegisterError, Responder};
+use crate::message::Fault;
+use crate::route::Native;
+
+/// The state of the demonstration server.
+#[derive(Default)]
+pub(super) struct Demo {
+    count: i64,
+}
+
+/// The longest that `demo.sleep` sleeps.
+const LONGEST_SLEEP: f64 = 3600.0;
+
+pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo>, RegisterError> {
+    let mut native = Native::new();
+    native
+        .register1("demo.add", |_: &mut Demo, (a, b): (f64, f64)| number(a + b))?
+        .register_n("demo.divide", |_, (a, b): (i64, i64)| {
+            let by_zero = || Fault::invalid_params("the second number must not be 0");
+            Ok::<_, Fault>((a.checked_div(b).ok_or_else(by_zero)?, a.checked_rem(b).ok_or_else(by_zero)?))
+        })?
+        .register1("demo.count", |demo, by: Option<i64>| {
+            demo.count = demo.count.wrapping_add(by.unwrap_or(1));
+            demo.count
+        })?
+        .register0("demo.reset", |demo, ()| demo.count = 0)?
+        .register1("demo.panic", |_, ()| -> () { panic!("this function always panics") })?;
+    let executor = executor.clone();
+    native.defer1("demo.sleep", move |_, seconds: f64, responder: Responder<Result<f64, Fault>>| {
+        if !(0.0..=LONGEST_SLEEP).contains(&seconds) {
+            return responder.reply(Err(Fault::invalid_params("seconds are from 0 to 3600")));
+        }
+        // The server is free for other calls meanwhile.
+        let sleep = async move {
+            Timer::after(Duration::from_secs_f64(seconds)).await;
+            responder.reply(Ok(seconds));
+        };
+        executor.spawn(sleep).detach();
+    })?;
+    Ok(native)
+}
+
+/// Whole numbers without a fraction: 3 and not 3.0.
+fn number(n: f64) -> serde_json::Value {
+    #[allow(clippy::cast_possible_truncation)]
+    if n.fract() == 0.0 && n.abs() < 9e15 { (n as i64).into() } else { n.into() }
+}

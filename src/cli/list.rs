@@ -1,0 +1,96 @@
+//! `chanrpc list`.
+
+use std::fmt::Write;
+
+use argh::FromArgs;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::to_raw_value;
+
+use super::call::explain;
+use super::{ADDRESS, Exit, complain, print, with_remote};
+
+/// List a node's functions.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "list", help_triggers("-h", "--help"))]
+pub(super) struct List {
+    /// the node's address (127.0.0.1:7300)
+    #[argh(option, default = "ADDRESS.to_owned()")]
+    to: String,
+    /// seconds to wait for the answer (30)
+    #[argh(option, default = "30.0")]
+    timeout: f64,
+    /// also print parameters, number of results, provider and description
+    #[argh(switch, short = 'v')]
+    verbose: bool,
+    /// which functions: a name in which * stands for any text
+    #[argh(positional, default = "String::from(\"*\")")]
+    pattern: String,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    name: String,
+    provider: String,
+    kind: Option<String>,
+    #[serde(default)]
+    params: Vec<(String, String)>,
+    target: Option<String>,
+    description: Option<String>,
+}
+
+impl List {
+    pub(super) fn run(self) -> Exit {
+        with_remote(&self.to, self.timeout, async |remote, deadline| {
+            let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
+            let listed = match remote.call("rpc.list", Some(&params), deadline, 0).await {
+                Ok(listed) => listed,
+                Err(error) => return explain(&error),
+            };
+            match serde_json::from_str::<Vec<Function>>(listed.get()) {
+                Ok(functions) => {
+                    self.show(&functions);
+                    Exit::Answered
+                }
+                Err(error) => {
+                    complain(format_args!("{} answered rpc.list with something else: {error}", self.to));
+                    Exit::Failed
+                }
+            }
+        })
+    }
+
+    fn show(&self, functions: &[Function]) {
+        let signatures: Vec<_> = functions.iter().map(Function::signature).collect();
+        let width = signatures.iter().map(String::len).max().unwrap_or(0);
+        for (function, signature) in functions.iter().zip(&signatures) {
+            if self.verbose {
+                print(format!("{signature:width$}  {}", function.about()).trim_end());
+            } else {
+                print(&function.name);
+            }
+        }
+    }
+}
+
+impl Function {
+    fn signature(&self) -> String {
+        let params: Vec<_> = self.params.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+        let mut signature = format!("{}({})", self.name, params.join(", "));
+        if let Some(kind) = &self.kind {
+            let _ = write!(signature, " -> {kind}");
+        }
+        signature
+    }
+
+    fn about(&self) -> String {
+        let mut about = self.provider.clone();
+        if let Some(target) = &self.target {
+            let _ = write!(about, " {target}");
+        }
+        if let Some(description) = &self.description {
+            let _ = write!(about, ": {description}");
+        }
+        about
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line: one file a command.
+
+mod arguments;
+mod call;
+mod demo;
+mod exit;
+mod json;
+mod list;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use argh::FromArgs;
+use smol::Executor;
+
+use crate::config::Limits;
+use crate::remote::Remote;
+pub use exit::Exit;
+
+/// Where a node listens, and is looked for, if nothing else is said.
+const ADDRESS: &str = "127.0.0.1:7300";
+/// How long the last log lines may take when the program ends.
+const FLUSH: Duration = Duration::from_millis(200);
+
+/// Call functions over one small port, and serve them.
+#[derive(FromArgs)]
+#[argh(help_triggers("-h", "--help"))]
+struct Top {
+    /// print the version
+    #[argh(switch)]
+    version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Call(call::Call),
+    Go(call::Go),
+    List(list::List),
+}
+
+/// Runs the program on its arguments, without its own name.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let exit = match parse(arguments) {
+        Ok(command) => match command {
+            Command::Serve(serve) => serve.run(),
+            Command::Call(call) => call.run(),
+            Command::Go(go) => go.run(),
+            Command::List(list) => list.run(),
+        },
+        Err(exit) => exit,
+    };
+    crate::log::flush(FLUSH);
+    exit
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
+    let arguments = arguments::normalize(arguments).map_err(|message| usage(&message))?;
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match Top::from_args(&["chanrpc"], &arguments) {
+        Ok(Top { version: true, .. }) => {
+            print(concat!("chanrpc ", env!("CARGO_PKG_VERSION")));
+            Err(Exit::Answered)
+        }
+        Ok(Top { command: Some(command), .. }) => Ok(command),
+        Ok(Top { command: None, .. }) => Err(usage("a command is missing: serve, call, go or list")),
+        Err(early) if early.status.is_ok() => {
+            print(early.output.trim_end());
+            Err(Exit::Answered)
+        }
+        Err(early) => Err(usage(early.output.trim_end())),
+    }
+}
+
+fn usage(message: &str) -> Exit {
+    complain(format_args!("{message}\n\nTry: chanrpc --help"));
+    Exit::Usage
+}
+
+/// Prints a result. That nobody reads it is no failure of ours.
+fn print(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+/// Tells a person what went wrong.
+fn complain(message: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "chanrpc: {message}");
+}
+
+/// Runs one exchange with the node at `address`, until it is done or the user interrupts it.
+fn with_remote(address: &str, timeout: f64, exchange: impl AsyncFnOnce(&Remote, Instant) -> Exit) -> Exit {
+    let Some(deadline) =
+        Duration::try_from_secs_f64(timeout).ok().and_then(|timeout| Instant::now().checked_add(timeout))
+    else {
+        return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
+    };
+    // There is nothing to tidy up: the node notices that the connection is gone.
+    let _ = ctrlc::set_handler(|| std::process::exit(Exit::Interrupted as i32));
+    let executor = Executor::new();
+    smol::block_on(executor.run(async {
+        let remote = Remote::new(&executor, address, Limits::default());
+        exchange(&remote, deadline).await
+    }))
+}

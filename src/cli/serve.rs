@@ -1,0 +1,217 @@
+//! `chanrpc serve`.
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use argh::FromArgs;
+use log::LevelFilter;
+use smol::Executor;
+use smol::net::TcpListener;
+
+use super::{ADDRESS, Exit, complain, demo, print};
+use crate::chan::Settings;
+use crate::config::{Config, Listen};
+use crate::node::Node;
+use crate::route::{Registry, providers};
+
+/// Run a node. Without a configuration it listens on this machine only and offers functions to try.
+///
+/// SIGINT, SIGTERM and Ctrl-C stop it in an orderly way; a second one ends it at once.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "serve", help_triggers("-h", "--help"))]
+pub(super) struct Serve {
+    /// an address to listen on instead of the configured ones; may be given more than once (127.0.0.1:7300)
+    #[argh(option, arg_name = "ADDR")]
+    listen: Vec<String>,
+    /// the configuration file
+    #[argh(option, arg_name = "FILE")]
+    config: Option<PathBuf>,
+    /// only check the configuration
+    #[argh(switch)]
+    check: bool,
+    /// a file to write the addresses to, one a line, once they are listened on
+    #[argh(option, arg_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// threads that run connections and native functions (1)
+    #[argh(option, default = "Threads(1)")]
+    threads: Threads,
+    /// error, warn, info, debug, trace or off (info)
+    #[argh(option, arg_name = "LEVEL", default = "Level(LevelFilter::Info)")]
+    log: Level,
+}
+
+/// What stands against running a node.
+type Failure = Box<dyn std::error::Error>;
+
+impl Serve {
+    pub(super) fn run(self) -> Exit {
+        match self.try_run() {
+            Ok(()) => Exit::Answered,
+            Err(error) => {
+                complain(format_args!("{error}"));
+                Exit::Usage
+            }
+        }
+    }
+
+    fn try_run(self) -> Result<(), Failure> {
+        let mut config = match &self.config {
+            Some(path) => Config::load(path)?,
+            None => Config::default(),
+        };
+        if !self.listen.is_empty() {
+            config.listen = self.listen.into_iter().map(|address| Listen { address }).collect();
+        }
+        if config.listen.is_empty() {
+            config.listen.push(Listen { address: ADDRESS.to_owned() });
+        }
+        // Before the first server, whose panic hook passes on to the log's.
+        crate::log::init(self.log.0)?;
+        let executor = Arc::new(Executor::new());
+        let registry = registry(&config, &executor, self.config.is_none())?;
+        if self.check {
+            print("the configuration is valid");
+            return Ok(());
+        }
+        let shutdown = on_signals()?;
+        for _ in 1..self.threads.0 {
+            let executor = executor.clone();
+            std::thread::Builder::new()
+                .name("chanrpc".to_owned())
+                .spawn(move || smol::block_on(executor.run(std::future::pending::<()>())))?;
+        }
+        smol::block_on(executor.run(async {
+            let (listeners, addresses) = listen(&config.listen).await?;
+            let node = Node::new(executor.clone(), registry, config.limits.clone());
+            announce(&addresses, self.ready_file.as_deref())?;
+            if self.config.is_none() {
+                suggest(addresses[0]);
+            }
+            let stop = async {
+                let _ = shutdown.recv().await;
+                log::info!("stopping");
+            };
+            node.serve(listeners, stop).await;
+            Ok(())
+        }))
+    }
+}
+
+fn registry(
+    config: &Config,
+    executor: &Arc<Executor<'static>>,
+    demo: bool,
+) -> Result<Arc<Registry>, Failure> {
+    let mut builder = providers(config, executor)?;
+    if demo {
+        let settings =
+            Settings { name: Some("demo".into()), capacity: config.limits.queue, ..Settings::default() };
+        let server = demo::functions(executor)?.into_server(demo::Demo::default(), settings, &mut builder)?;
+        executor.spawn(server.run()).detach();
+    }
+    Ok(builder.build())
+}
+
+async fn listen(addresses: &[Listen]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Failure> {
+    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
+    for Listen { address } in addresses {
+        let listener = TcpListener::bind(address.as_str()).await.map_err(|error| {
+            format!(
+                "cannot listen on {address}: {error}; --listen ADDR takes another, with port 0 any free one"
+            )
+        })?;
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() {
+            log::warn!(
+                "{address} can be reached from other machines, and whoever reaches it may call everything"
+            );
+        }
+        bound.push(address);
+        listeners.push(listener);
+    }
+    Ok((listeners, bound))
+}
+
+fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), Failure> {
+    for address in addresses {
+        print(&format!("listening on {address}"));
+        log::info!("listening on {address}");
+    }
+    if let Some(path) = ready_file {
+        let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+        // Who waits for the file must never see half of it.
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        fs::write(&draft, lines)
+            .and_then(|()| fs::rename(&draft, path))
+            .map_err(|error| format!("cannot write --ready-file {}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Tells a newcomer what to try.
+fn suggest(address: SocketAddr) {
+    let to = if address.to_string() == ADDRESS { String::new() } else { format!(" --to {address}") };
+    for line in [
+        "try, from another terminal:".to_owned(),
+        format!(
+            "  curl http://{address}/ -d '{{\"jsonrpc\":\"2.0\",\"method\":\"demo.add\",\"params\":[2,3],\"id\":1}}'"
+        ),
+        format!("  chanrpc call{to} demo.add 2 3"),
+        format!("  chanrpc go{to} demo.count 5     # fire and forget"),
+        format!("  chanrpc list{to} -v             # what else there is"),
+        format!("  curl http://{address}/metrics"),
+        "programs and other nodes become functions in ten lines of --config FILE; see the README".to_owned(),
+    ] {
+        crate::log::note(&line);
+    }
+}
+
+/// The first signal arrives in the channel; a second one ends the process.
+fn on_signals() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
+    let (first, signals) = async_channel::bounded(1);
+    ctrlc::set_handler(move || {
+        if first.try_send(()).is_err() || first.is_closed() {
+            std::process::exit(Exit::Interrupted as i32);
+        }
+        first.close();
+    })?;
+    Ok(signals)
+}
+
+/// A number of threads.
+struct Threads(usize);
+
+impl FromStr for Threads {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(threads @ 1..=1024) => Ok(Self(threads)),
+            _ => Err("a number of threads from 1 to 1024"),
+        }
+    }
+}
+
+/// A log level.
+struct Level(LevelFilter);
+
+impl FromStr for Level {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse()
+            .map(Self)
+            .map_err(|_: log::ParseLevelError| "one of error, warn, info, debug, trace, off")
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve").field("config", &self.config).finish_non_exhaustive()
+    }
+}

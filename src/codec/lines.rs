@@ -1,0 +1,118 @@
+//! Framing by line feeds: one value a line, CRLF tolerated, blank lines skipped.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+/// Finds lines in a buffer that grows at its end and is cut at its front.
+///
+/// It remembers how far it has looked, so that a line which comes in many pieces is looked at once.
+#[derive(Debug)]
+pub struct Lines {
+    max: usize,
+    looked: usize,
+    /// In the middle of a line that was too long.
+    skipping: bool,
+}
+
+/// What stands at the front of the buffer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A line: where it is without its end, and how many bytes to cut with its end.
+    Line(Range<usize>, usize),
+    /// A line longer than the maximum began here; cut so many bytes. Its rest is skipped when it comes.
+    TooLong(usize),
+    /// No whole line yet; cut so many bytes that mean nothing.
+    Incomplete(usize),
+}
+
+impl Lines {
+    /// Creates a finder of lines of at most `max` bytes.
+    pub fn new(max: usize) -> Self {
+        Self { max, looked: 0, skipping: false }
+    }
+
+    /// Looks for the next line. The caller cuts as told before it calls again.
+    pub fn next(&mut self, buffer: &[u8]) -> Next {
+        let end = memchr(b'\n', &buffer[self.looked..]).map(|at| self.looked + at);
+        self.looked = if end.is_some() { 0 } else { buffer.len() };
+        match end {
+            Some(end) if self.skipping => {
+                self.skipping = false;
+                Next::Incomplete(end + 1)
+            }
+            Some(end) if end > self.max + 1 || (end > self.max && buffer[end - 1] != b'\r') => {
+                Next::TooLong(end + 1)
+            }
+            Some(end) => Next::Line(trim(buffer, end), end + 1),
+            None if self.skipping => {
+                self.looked = 0;
+                Next::Incomplete(buffer.len())
+            }
+            None if buffer.len() > self.max + 1 => {
+                self.looked = 0;
+                self.skipping = true;
+                Next::TooLong(buffer.len())
+            }
+            None => Next::Incomplete(0),
+        }
+    }
+
+    /// The last line of a stream that ended without a line feed.
+    pub fn last(&self, buffer: &[u8]) -> Option<Range<usize>> {
+        let line = trim(buffer, buffer.len());
+        (!self.skipping && !line.is_empty()).then_some(line)
+    }
+}
+
+fn trim(buffer: &[u8], end: usize) -> Range<usize> {
+    let trimmed = buffer[..end].trim_ascii();
+    let start = buffer[..end].len() - buffer[..end].trim_ascii_start().len();
+    start..start + trimmed.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `pieces` and returns the lines, "!" for one too long.
+    fn lines(max: usize, pieces: &[&str]) -> Vec<String> {
+        let (mut lines, mut buffer, mut found) = (Lines::new(max), Vec::new(), Vec::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece.as_bytes());
+            loop {
+                let cut = match lines.next(&buffer) {
+                    Next::Line(at, cut) => {
+                        found.push(String::from_utf8(buffer[at].to_vec()).unwrap());
+                        cut
+                    }
+                    Next::TooLong(cut) => {
+                        found.push("!".into());
+                        cut
+                    }
+                    Next::Incomplete(0) => break,
+                    Next::Incomplete(cut) => cut,
+                };
+                buffer.drain(..cut);
+            }
+        }
+        found.extend(lines.last(&buffer).map(|at| String::from_utf8(buffer[at].to_vec()).unwrap()));
+        found
+    }
+
+    #[test]
+    fn finds_lines_however_they_are_cut() {
+        let text = "one\ntwo\r\n\n  three \nfour";
+        let expected = ["one", "two", "", "three", "four"];
+        assert_eq!(lines(9, &[text]), expected);
+        let letters: Vec<_> = (0..text.len()).map(|at| &text[at..=at]).collect();
+        assert_eq!(lines(9, &letters), expected);
+    }
+
+    #[test]
+    fn skips_a_line_that_is_too_long_and_goes_on() {
+        assert_eq!(lines(4, &["12345\n1234\n1234\r\n"]), ["!", "1234", "1234"]);
+        assert_eq!(lines(4, &["123", "456", "789", "0\nab\n"]), ["!", "ab"]);
+        assert_eq!(lines(4, &["1234567"]), ["!"]);
+    }
+}

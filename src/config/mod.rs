@@ -1,0 +1,277 @@
+//! The configuration file as validated plain data.
+//!
+//! A [`Config`] says what a TOML file says, with every default filled in and every rule checked; nothing here opens a
+//! socket, starts a program or knows the rest of the crate. Each error names the file, the line, the key and what a
+//! valid value looks like, and an unknown key is an error, so that a misspelt setting never passes in silence.
+
+mod read;
+mod table;
+mod template;
+mod units;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fmt, fs, io};
+
+/// Everything that a configuration file can say.
+///
+/// [`Config::default`] is what an empty file says.
+///
+/// ```
+/// use chanrpc::config::{Config, Provider};
+///
+/// let text = r#"
+///     name = "board-a"
+///     [[function]]
+///     name = "disk.free"
+///     exec = ["df", "-k", "{path}"]
+///     params = { path = "string" }
+/// "#;
+/// let config = Config::parse(text, "board.toml")?;
+/// assert_eq!(config.name, "board-a");
+/// assert!(matches!(config.functions[0].provider, Provider::Exec(_)));
+///
+/// let error = Config::parse("nmae = 'board-a'", "board.toml").unwrap_err();
+/// assert!(error.to_string().starts_with("board.toml:1: unknown key \"nmae\""));
+/// # Ok::<(), chanrpc::config::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// What the node calls itself in replies and logs; `chanrpc` by default.
+    pub name: String,
+    /// Where the node listens. Empty when the file names no address, which leaves the choice to the node.
+    pub listen: Vec<Listen>,
+    /// The functions that the node offers, in the order of the file; no two bear the same name.
+    pub functions: Vec<Function>,
+    /// The bounds that the node keeps.
+    pub limits: Limits,
+}
+
+/// One address that the node listens on: a `[[listen]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// Host and port as typed, such as `127.0.0.1:7300`, `[::1]:0` or `localhost:7300`; port 0 takes a free one.
+    pub address: String,
+}
+
+/// One function that is not native to the node: a `[[function]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// The name that callers use: 1 to 128 bytes of visible ASCII. A forwarded one may end in `.*`, for a family.
+    pub name: String,
+    /// What the function does, for people who list it.
+    pub description: Option<String>,
+    /// What answers the name.
+    pub provider: Provider,
+}
+
+/// What answers a configured function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provider {
+    /// A program, started once a call.
+    Exec(Exec),
+    /// Another node.
+    Forward(Forward),
+}
+
+/// Another node that answers a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Host and port of the other node, as typed.
+    pub to: String,
+    /// The longest that a call may take; without one, the node's call deadline holds.
+    pub timeout: Option<Duration>,
+}
+
+/// A program that answers a function. No shell is involved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The program, then its arguments. Never empty, and the program itself holds no placeholder.
+    pub argv: Vec<Template>,
+    /// The parameters that the function takes, in the order of the file, which is also their position.
+    pub params: Vec<Param>,
+    /// How the program's standard output becomes the result.
+    pub output: Output,
+    /// The longest that one run may take; without one, the node's call deadline holds.
+    pub timeout: Option<Duration>,
+    /// How many runs may be under way at once; 4 by default.
+    pub concurrency: usize,
+    /// How many more calls may wait for a turn; 16 by default, and 0 refuses whatever cannot run at once.
+    pub queue: usize,
+    /// How many bytes a run may print; [`Limits::message`] by default.
+    pub output_limit: usize,
+    /// The program's working directory, as typed; the node's own by default.
+    pub directory: Option<PathBuf>,
+}
+
+/// One declared parameter of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Param {
+    /// The parameter's name: a letter or `_`, then letters, digits, `_` and `-`.
+    pub name: String,
+    /// The type of JSON value that it takes.
+    pub kind: ParamKind,
+}
+
+/// The type of JSON value that a parameter takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// `"string"`: a text.
+    String,
+    /// `"integer"`: a number without a fraction.
+    Integer,
+    /// `"number"`: any number.
+    Number,
+    /// `"boolean"`: true or false.
+    Boolean,
+}
+
+/// How a program's standard output becomes the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Output {
+    /// `"text"`, the default: the output is one JSON string.
+    #[default]
+    Text,
+    /// `"json"`: the output is the JSON value itself.
+    Json,
+}
+
+/// One element of a program's argument list, parsed: its pieces, put together, make exactly one argument.
+///
+/// In the file `{path}` stands for the parameter of that name, `{0}` for the first one declared, and `{{` and `}}` for
+/// literal braces. An empty element has no pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(pub Vec<Piece>);
+
+/// A part of a [`Template`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Text that stands for itself.
+    Literal(String),
+    /// The caller's value for a parameter: an index into [`Exec::params`].
+    Param(usize),
+}
+
+/// The bounds that a node keeps: the `[limits]` table. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request or reply; 1 MiB by default.
+    pub message: usize,
+    /// How deep JSON may nest; 128 by default.
+    pub depth: usize,
+    /// How many calls a batch may hold; 100 by default.
+    pub batch: usize,
+    /// How many connections may be open at once; 1024 by default.
+    pub connections: usize,
+    /// How many calls of one connection may be under way before its reader waits; 64 by default.
+    pub in_flight: usize,
+    /// How much output may wait for one connection before it is cut off; 1 MiB by default.
+    pub output: usize,
+    /// How long a new connection may take to send its first bytes or its HTTP head; 10 s by default.
+    pub head_timeout: Duration,
+    /// How long a peer may accept no byte of waiting output before it is cut off; 10 s by default.
+    pub stall_timeout: Duration,
+    /// The deadline of a call that carries none; 30 s by default.
+    pub deadline: Duration,
+    /// How many nodes a call may pass through; 8 by default.
+    pub hops: u32,
+    /// How long a stopping node waits for the calls under way; 5 s by default, and 0 waits for none.
+    pub drain: Duration,
+    /// How many calls may wait for a native server; 1024 by default.
+    pub queue: usize,
+    /// How long connecting to another node may take; 5 s by default.
+    pub connect_timeout: Duration,
+}
+
+impl Config {
+    /// Reads the text of a configuration file; `file` is what errors call it.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] for the first thing in the text that breaks TOML's rules or this module's.
+    pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
+        read::config(text, file)
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] when the file cannot be read or is not UTF-8, and those of [`Config::parse`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let file = path.display().to_string();
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &file),
+            Err(source) => Err(ConfigError::Read { file, source }),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "chanrpc".to_owned(),
+            listen: Vec::new(),
+            functions: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: 1 << 20,
+            depth: 128,
+            batch: 100,
+            connections: 1024,
+            in_flight: 64,
+            output: 1 << 20,
+            head_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(10),
+            deadline: Duration::from_secs(30),
+            hops: 8,
+            drain: Duration::from_secs(5),
+            queue: 1024,
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why there is no [`Config`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    Read {
+        /// The file's path.
+        file: String,
+        /// What reading it met.
+        source: io::Error,
+    },
+    /// The file says something that it may not say.
+    Invalid {
+        /// What the caller calls the file.
+        file: String,
+        /// The line of the offending key, value or table, counted from 1.
+        line: usize,
+        /// Key, fault, and what would be valid.
+        message: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Read { file, source } => write!(f, "cannot read {file}: {source}"),
+            Self::Invalid { file, line, message } => write!(f, "{file}:{line}: {message}"),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { source, .. } => Some(source),
+            Self::Invalid { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What a configuration file may say: its tables, keys and rules.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::table::{Field, Result, Source, Table};
+use super::{
+    Config, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
+    template,
+};
+
+const GIB: usize = 1 << 30;
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// The shortest duration that can be meant: less is a slip of the unit.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Reads a whole file.
+pub(super) fn config(text: &str, file: &str) -> Result<Config> {
+    let source = Source { text, file };
+    let root = DeTable::parse(text).map_err(|error| source.broken(&error))?;
+    let root = Table { source, heading: "", at: 0, entries: root.get_ref() };
+    root.allow(&["name", "listen", "function", "limits"])?;
+
+    let mut config = Config::default();
+    if let Some(field) = root.get("name") {
+        config.name = visible_name(field, "board-a")?.to_owned();
+    }
+    if let Some(field) = root.get("limits") {
+        let table = field.table("[limits]").ok_or_else(|| field.expected("a table: [limits]"))?;
+        limits(&table, &mut config.limits)?;
+    }
+    for table in root.tables("listen", "[[listen]]")? {
+        let listen = listen(&table, &config.listen)?;
+        config.listen.push(listen);
+    }
+    for table in root.tables("function", "[[function]]")? {
+        let function = function(&table, &config)?;
+        config.functions.push(function);
+    }
+    Ok(config)
+}
+
+fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
+    table.allow(&[
+        "message",
+        "depth",
+        "batch",
+        "connections",
+        "in_flight",
+        "output",
+        "head_timeout",
+        "stall_timeout",
+        "deadline",
+        "hops",
+        "drain",
+        "queue",
+        "connect_timeout",
+    ])?;
+    table.size("message", 64..=GIB, &mut limits.message)?;
+    table.count("depth", 1..=1024, &mut limits.depth)?;
+    table.count("batch", 1..=100_000, &mut limits.batch)?;
+    table.count("connections", 1..=1_000_000, &mut limits.connections)?;
+    table.count("in_flight", 1..=65_536, &mut limits.in_flight)?;
+    table.size("output", 64..=GIB, &mut limits.output)?;
+    table.duration("head_timeout", TICK..=HOUR, &mut limits.head_timeout)?;
+    table.duration("stall_timeout", TICK..=HOUR, &mut limits.stall_timeout)?;
+    table.duration("deadline", TICK..=DAY, &mut limits.deadline)?;
+    table.count("hops", 1..=255, &mut limits.hops)?;
+    table.duration("drain", Duration::ZERO..=HOUR, &mut limits.drain)?;
+    table.count("queue", 1..=1_000_000, &mut limits.queue)?;
+    table.duration("connect_timeout", TICK..=HOUR, &mut limits.connect_timeout)
+}
+
+fn listen(table: &Table<'_>, others: &[Listen]) -> Result<Listen> {
+    table.allow(&["address"])?;
+    let field = table.require("address", "\"127.0.0.1:7300\"")?;
+    let (address, port) = address(field)?;
+    // Port 0 asks for a fresh port each time, so it clashes with nothing.
+    if port != 0 && others.iter().any(|other| same_address(&other.address, address)) {
+        return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));
+    }
+    Ok(Listen { address: address.to_owned() })
+}
+
+fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
+    table.allow(&[
+        "name",
+        "description",
+        "exec",
+        "params",
+        "output",
+        "timeout",
+        "concurrency",
+        "queue",
+        "output_limit",
+        "directory",
+        "forward",
+    ])?;
+    let name = table.require("name", "\"disk.free\"")?;
+    let provider = match (table.get("exec"), table.get("forward")) {
+        (Some(argv), None) => Provider::Exec(exec(table, argv, &config.limits)?),
+        (None, Some(to)) => Provider::Forward(forward(table, to)?),
+        _ => {
+            let wanted = "exactly one of exec = [\"program\", \"argument\"] and forward = \"host:port\"";
+            return Err(table.fail(&format!("needs {wanted}")));
+        }
+    };
+    let forwarded = matches!(provider, Provider::Forward(_));
+    let name_text = function_name(name, forwarded)?;
+    if config.functions.iter().any(|other| other.name == name_text) {
+        return Err(name.fail(&format!("there is another function {name_text:?}; each name may appear once")));
+    }
+    let description = table.get("description").map(Field::string).transpose()?.map(str::to_owned);
+    Ok(Function { name: name_text.to_owned(), description, provider })
+}
+
+fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
+    const KNOWN: [&str; 4] = ["name", "description", "forward", "timeout"];
+    if let Some((key, _)) = table.entries.iter().find(|(key, _)| !KNOWN.contains(&key.get_ref().as_ref())) {
+        let message =
+            format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
+        return Err(table.source.fail(key.span().start, message));
+    }
+    let (address, port) = address(to)?;
+    if port == 0 {
+        return Err(
+            to.fail(&format!("{address:?} has port 0, where nobody can listen; name the other node's port"))
+        );
+    }
+    let mut forward = Forward { to: address.to_owned(), timeout: None };
+    table.duration("timeout", TICK..=DAY, &mut forward.timeout)?;
+    Ok(forward)
+}
+
+fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
+    let params = match table.get("params") {
+        Some(field) => params(field)?,
+        None => Vec::new(),
+    };
+    let mut exec = Exec {
+        argv: self::argv(argv, &params)?,
+        params,
+        output: Output::default(),
+        timeout: None,
+        concurrency: 4,
+        queue: 16,
+        output_limit: limits.message,
+        directory: None,
+    };
+    if let Some(field) = table.get("output") {
+        exec.output = match field.string()? {
+            "text" => Output::Text,
+            "json" => Output::Json,
+            _ => return Err(field.expected("\"text\" or \"json\"")),
+        };
+    }
+    if let Some(field) = table.get("directory") {
+        let directory = field.string()?;
+        if directory.is_empty() || directory.contains('\0') {
+            return Err(field.expected("a path such as \"/var/lib/board\""));
+        }
+        exec.directory = Some(PathBuf::from(directory));
+    }
+    table.duration("timeout", TICK..=DAY, &mut exec.timeout)?;
+    table.count("concurrency", 1..=1024, &mut exec.concurrency)?;
+    table.count("queue", 0..=65_536, &mut exec.queue)?;
+    table.size("output_limit", 1..=GIB, &mut exec.output_limit)?;
+    Ok(exec)
+}
+
+fn params(field: Field<'_>) -> Result<Vec<Param>> {
+    let Some(table) = field.table("params") else {
+        return Err(field.expected("a table such as { path = \"string\" }"));
+    };
+    let mut params = Vec::new();
+    for (key, value) in table.entries {
+        let name = key.get_ref().as_ref();
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        if !starts_well || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+            let rule = "a letter or _ comes first, then those, digits and -";
+            return Err(table
+                .source
+                .fail(key.span().start, format!("{name:?} cannot name a parameter: {rule}")));
+        }
+        let field = Field { heading: table.heading, key: name, value, ..field };
+        let kind = match value.get_ref().as_str() {
+            Some("string") => ParamKind::String,
+            Some("integer") => ParamKind::Integer,
+            Some("number") => ParamKind::Number,
+            Some("boolean") => ParamKind::Boolean,
+            _ => return Err(field.expected("a type: \"string\", \"integer\", \"number\" or \"boolean\"")),
+        };
+        params.push(Param { name: name.to_owned(), kind });
+    }
+    Ok(params)
+}
+
+fn argv(field: Field<'_>, params: &[Param]) -> Result<Vec<Template>> {
+    let wanted = "a list of strings such as [\"df\", \"-k\", \"{path}\"]";
+    let Some(list) = field.value.get_ref().as_array().filter(|list| !list.is_empty()) else {
+        return Err(field.expected(wanted));
+    };
+    let mut argv = Vec::with_capacity(list.len());
+    for (index, value) in list.iter().enumerate() {
+        // An error names the line of the element, which may be far below that of the key.
+        let field = Field { value, ..field };
+        let Some(text) = value.get_ref().as_str() else {
+            return Err(field.expected(wanted));
+        };
+        if text.contains('\0') {
+            return Err(field.fail("no argument can hold a NUL character"));
+        }
+        let template = template::parse(text, params).map_err(|message| field.fail(&message))?;
+        // Callers choose what a program works on, never which program runs.
+        if index == 0 && !matches!(template.0.as_slice(), [Piece::Literal(_)]) {
+            return Err(field.fail("the first element is the program: a fixed name or path such as \"df\""));
+        }
+        argv.push(template);
+    }
+    Ok(argv)
+}
+
+fn function_name(field: Field<'_>, forwarded: bool) -> Result<&str> {
+    let name = visible_name(field, "disk.free")?;
+    for reserved in ["rpc.", "$/"] {
+        if name.starts_with(reserved) {
+            return Err(field.fail(&format!(
+                "names that begin with {reserved} are reserved; choose another, not {name:?}"
+            )));
+        }
+    }
+    if !name.contains('*') {
+        return Ok(name);
+    }
+    let family = name.strip_suffix(".*").filter(|family| !family.is_empty() && !family.contains('*'));
+    match family {
+        Some(_) if forwarded => Ok(name),
+        Some(_) => Err(field.fail(&format!("{name:?} is a whole family, which only forward can answer"))),
+        None => {
+            Err(field
+                .fail(&format!("{name:?} holds a *, which only ends a forwarded family, as in \"math.*\"")))
+        }
+    }
+}
+
+/// Reads a name that can travel in messages, logs and shells without quotes.
+fn visible_name<'a>(field: Field<'a>, example: &str) -> Result<&'a str> {
+    let name = field.string()?;
+    if (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(name);
+    }
+    Err(field.expected(&format!("1 to 128 visible ASCII characters without spaces, such as {example:?}")))
+}
+
+/// Reads `host:port`, where an IPv6 host stands in brackets, and tells the port.
+fn address(field: Field<'_>) -> Result<(&str, u16)> {
+    let text = field.string()?;
+    match port(text) {
+        Some(port) => Ok((text, port)),
+        None => {
+            Err(field.expected("host:port, such as \"127.0.0.1:7300\", \"[::1]:7300\" or \"board-a:7300\""))
+        }
+    }
+}
+
+fn port(text: &str) -> Option<u16> {
+    let (host, port) = text.rsplit_once(':')?;
+    // What looks like an IP address has to be one: a resolver would only fail later, and less clearly.
+    let valid = if text.starts_with('[') || host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        text.parse::<SocketAddr>().is_ok()
+    } else {
+        host.len() <= 253
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    };
+    // Rust would read a sign before the number.
+    port.parse().ok().filter(|_| valid && !port.starts_with('+'))
+}
+
+/// Whether two valid addresses are written differently at most.
+fn same_address(a: &str, b: &str) -> bool {
+    match (a.parse::<SocketAddr>(), b.parse::<SocketAddr>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a.eq_ignore_ascii_case(b),
+    }
+}

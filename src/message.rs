@@ -1,0 +1,162 @@
+//! The words that codec, session, route and the network client share: what travels, in no dialect's form.
+//!
+//! Parameters, results and error data are JSON texts that were checked to be JSON and are otherwise left as
+//! they came ([`RawValue`]), so that a node which only passes them on never takes them apart.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+
+/// The codes of the wire contract. See `docs/protocol.md`.
+pub mod code {
+    #![allow(missing_docs)]
+    pub const PARSE: i64 = -32700;
+    pub const INVALID_REQUEST: i64 = -32600;
+    pub const UNKNOWN_FUNCTION: i64 = -32601;
+    pub const INVALID_PARAMS: i64 = -32602;
+    pub const INTERNAL: i64 = -32603;
+    pub const NO_PROVIDER: i64 = -32001;
+    pub const DENIED: i64 = -32002;
+    pub const DEADLINE: i64 = -32003;
+    pub const WOULD_DEADLOCK: i64 = -32004;
+    pub const REQUEST_TOO_LARGE: i64 = -32007;
+    pub const REPLY_TOO_LARGE: i64 = -32008;
+    pub const BUSY: i64 = -32009;
+    pub const BATCH_TOO_LARGE: i64 = -32010;
+    pub const HOP_LIMIT: i64 = -32012;
+    pub const PROGRAM_FAILED: i64 = -32013;
+    pub const CLOSED: i64 = -32014;
+    pub const CANCELLED: i64 = -32800;
+}
+
+/// A request's id, kept as the JSON text it came in, so that it goes back the same to the byte.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Id(Box<str>);
+
+impl Id {
+    /// The longest id that is accepted, in bytes of JSON text.
+    pub const MAX_LEN: usize = 128;
+
+    /// The id of a reply to something that had none that could be read.
+    pub fn null() -> Self {
+        Self("null".into())
+    }
+
+    /// Takes a JSON text as an id if it is a string, a number or null, and not too long.
+    pub fn from_json(text: &str) -> Option<Self> {
+        let fits = text.len() <= Self::MAX_LEN;
+        let is_id =
+            text == "null" || text.starts_with(['"', '-']) || text.starts_with(|c: char| c.is_ascii_digit());
+        (fits && is_id).then(|| Self(text.into()))
+    }
+
+    /// Returns the id as JSON text.
+    pub fn as_json(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<u64> for Id {
+    fn from(number: u64) -> Self {
+        Self(number.to_string().into())
+    }
+}
+
+/// What one peer sends another.
+#[derive(Debug)]
+pub enum Message<'a> {
+    /// A call. Without an id it is a notification: never answered.
+    Request(Request<'a>),
+    /// The peer gives up one of its requests.
+    Cancel(Id),
+    /// The answer to one of our requests.
+    Reply(Id, Outcome),
+}
+
+/// One call as it came.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// What the reply will carry; `None` in a notification.
+    pub id: Option<Id>,
+    /// The function's name.
+    pub method: Cow<'a, str>,
+    /// An array or an object, if anything.
+    pub params: Option<&'a RawValue>,
+    /// What travels beside the parameters.
+    pub meta: Meta,
+}
+
+/// What travels beside the parameters of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// How long the caller goes on waiting.
+    pub deadline: Option<Duration>,
+    /// How many nodes have passed the call on so far.
+    pub hops: u32,
+}
+
+/// How a call ended: a JSON text, or a fault.
+pub type Outcome = Result<Box<RawValue>, Fault>;
+
+/// An error as it travels: a [`code`], a sentence for people, and data for programs.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// One of [`code`], or the function's own.
+    pub code: i64,
+    /// What went wrong and what to do about it.
+    pub message: Cow<'static, str>,
+    /// Anything more, as JSON.
+    pub data: Option<Box<RawValue>>,
+}
+
+impl Fault {
+    /// Creates a fault without data.
+    pub fn new(code: i64, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), data: None }
+    }
+
+    /// Creates a fault of [`code::INVALID_PARAMS`].
+    pub fn invalid_params(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(code::INVALID_PARAMS, message)
+    }
+
+    /// Adds data, in place of any that is there.
+    ///
+    /// # Panics
+    /// If the data's `Serialize` fails.
+    #[must_use]
+    pub fn with_data(mut self, data: &impl serde::Serialize) -> Self {
+        self.data = Some(serde_json::value::to_raw_value(data).expect("the data serializes"));
+        self
+    }
+
+    /// Enters `node` at the head of `data.via`, the path that the call took. Data that is no object stays as
+    /// it is.
+    #[must_use]
+    pub(crate) fn through(mut self, node: &str) -> Self {
+        use serde_json::{Map, Value, value::to_raw_value};
+        let mut data = match &self.data {
+            None => Map::new(),
+            Some(raw) => match serde_json::from_str(raw.get()) {
+                Ok(object) => object,
+                Err(_) => return self,
+            },
+        };
+        let via = data.entry("via").or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(path) = via {
+            path.insert(0, node.into());
+            self.data = to_raw_value(&data).ok();
+        }
+        self
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (code {})", self.message, self.code)
+    }
+}
+
+impl std::error::Error for Fault {}

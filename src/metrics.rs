@@ -1,0 +1,222 @@
+//! What a node counts.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::message::{Fault, code};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns the number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number of things that are there now.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Counts one thing more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts `n` things less.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Returns the number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! node_metrics {
+    ($($(#[doc = $help:literal])+ $field:ident: $type:ident = $name:literal;)+) => {
+        /// What a node counts over all its connections.
+        #[derive(Debug)]
+        pub struct Metrics {
+            started: Instant,
+            $($(#[doc = $help])+ pub $field: $type,)+
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                Self { started: Instant::now(), $($field: $type::default(),)+ }
+            }
+        }
+
+        impl Metrics {
+            /// Returns name and value of each.
+            pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field.get()),)+].into_iter()
+            }
+
+            /// Appends all in Prometheus's text format, version 0.0.4.
+            pub fn write_prometheus(&self, out: &mut String) {
+                family(out, "chanrpc_uptime_seconds", "gauge", "Time since the node started.");
+                let _ = writeln!(out, "chanrpc_uptime_seconds {:.3}", self.uptime().as_secs_f64());
+                $(
+                    family(out, $name, kind::$type, concat!($($help),+).trim());
+                    let _ = writeln!(out, concat!($name, " {}"), self.$field.get());
+                )+
+            }
+        }
+    };
+}
+
+#[allow(non_upper_case_globals)]
+mod kind {
+    pub(super) const Counter: &str = "counter";
+    pub(super) const Gauge: &str = "gauge";
+}
+
+node_metrics! {
+    /// Connections open now.
+    connections: Gauge = "chanrpc_connections";
+    /// Connections accepted.
+    accepted: Counter = "chanrpc_connections_accepted_total";
+    /// Connections turned away because as many as allowed were open.
+    turned_away: Counter = "chanrpc_connections_turned_away_total";
+    /// Times that accepting a connection failed, for want of file descriptors say.
+    accept_errors: Counter = "chanrpc_accept_errors_total";
+    /// Connections cut off because the peer did not read what was waiting for it.
+    slow_readers: Counter = "chanrpc_slow_readers_total";
+    /// Connections closed because first bytes or an HTTP head did not come in time.
+    slow_heads: Counter = "chanrpc_slow_heads_total";
+    /// Connections closed because the peer spoke nothing that is spoken here.
+    foreign: Counter = "chanrpc_foreign_dialects_total";
+    /// Calls in flight now.
+    in_flight: Gauge = "chanrpc_calls_in_flight";
+    /// Requests and notifications that were understood.
+    calls: Counter = "chanrpc_calls_total";
+    /// Messages that could not be understood.
+    refused: Counter = "chanrpc_messages_refused_total";
+    /// Messages over the size limit.
+    too_large: Counter = "chanrpc_messages_too_large_total";
+    /// Replies over the size limit, sent as an error instead.
+    replies_too_large: Counter = "chanrpc_replies_too_large_total";
+    /// Calls that were cancelled by their caller.
+    cancelled: Counter = "chanrpc_calls_cancelled_total";
+    /// Calls that passed their deadline.
+    deadlines: Counter = "chanrpc_calls_deadline_total";
+}
+
+impl Metrics {
+    /// Returns the time since the node started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+fn family(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// What is counted of one function.
+#[derive(Debug, Default)]
+pub struct FunctionMetrics {
+    requests: Counter,
+    answered: Counter,
+    errors: Counter,
+    busy: Counter,
+    nanos: AtomicU64,
+    last_error: Mutex<Option<String>>,
+}
+
+/// The state of a [`FunctionMetrics`]; the names are those of NATS's ADR-32.
+#[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
+pub struct FunctionStats {
+    /// Calls begun.
+    pub num_requests: u64,
+    /// Calls that ended with an error.
+    pub num_errors: u64,
+    /// Of these, calls refused because a bound was reached.
+    pub num_busy: u64,
+    /// Calls not answered yet.
+    pub in_flight: u64,
+    /// The latest error.
+    pub last_error: Option<String>,
+    /// From calls to answers, all together, in nanoseconds.
+    pub processing_time: u64,
+    /// The same a call.
+    pub average_processing_time: u64,
+}
+
+impl FunctionMetrics {
+    /// Counts a call that begins.
+    pub fn begin(&self) {
+        self.requests.add();
+    }
+
+    /// Counts a call that ended after `time`, with a fault or without.
+    pub fn end(&self, time: Duration, fault: Option<&Fault>) {
+        self.answered.add();
+        self.nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        if let Some(fault) = fault {
+            self.errors.add();
+            if fault.code == code::BUSY {
+                self.busy.add();
+            }
+            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault.to_string());
+        }
+    }
+
+    /// Returns the numbers.
+    pub fn stats(&self) -> FunctionStats {
+        let (num_requests, answered) = (self.requests.get(), self.answered.get());
+        let processing_time = self.nanos.load(Ordering::Relaxed);
+        FunctionStats {
+            num_requests,
+            num_errors: self.errors.get(),
+            num_busy: self.busy.get(),
+            in_flight: num_requests.saturating_sub(answered),
+            last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            processing_time,
+            average_processing_time: processing_time.checked_div(answered).unwrap_or(0),
+        }
+    }
+}
+
+/// Appends the numbers of functions in Prometheus's text format.
+pub fn write_functions<'a>(
+    out: &mut String,
+    functions: impl Iterator<Item = (&'a str, &'a str, FunctionStats)> + Clone,
+) {
+    type Value = fn(&FunctionStats) -> f64;
+    #[allow(clippy::cast_precision_loss)]
+    let families: [(&str, &str, &str, Value); 5] = [
+        ("chanrpc_function_calls_total", "counter", "Calls begun.", |stats| stats.num_requests as f64),
+        ("chanrpc_function_errors_total", "counter", "Calls that ended with an error.", |stats| {
+            stats.num_errors as f64
+        }),
+        ("chanrpc_function_busy_total", "counter", "Calls refused because a bound was reached.", |stats| {
+            stats.num_busy as f64
+        }),
+        ("chanrpc_function_in_flight", "gauge", "Calls not answered yet.", |stats| stats.in_flight as f64),
+        ("chanrpc_function_seconds_total", "counter", "Time from calls to answers.", |stats| {
+            stats.processing_time as f64 / 1e9
+        }),
+    ];
+    for (name, kind, help, value) in families {
+        family(out, name, kind, help);
+        for (function, provider, stats) in functions.clone() {
+            let _ =
+                writeln!(out, "{name}{{function=\"{function}\",provider=\"{provider}\"}} {}", value(&stats));
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Drives one session over one pipe.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Instant;
+
+use smol::Timer;
+
+use crate::session::Session;
+use crate::transport::{Pipe, Received};
+
+/// Rounds of reading and answering before other connections have their turn. A socket that always has more to
+/// give would otherwise never be left.
+const TURN: u32 = 16;
+
+/// Moves bytes from `pipe` to `session` and back until the peer has ended and everything is answered, or
+/// `stop` is there and what was begun is answered.
+pub(super) async fn drive(
+    mut session: Session,
+    mut pipe: impl Pipe,
+    mut stop: impl Future<Output = ()> + Unpin,
+) -> io::Result<()> {
+    let mut alarm: Option<(Instant, Timer)> = None;
+    let mut reading = true;
+    poll_fn(|cx| {
+        for _ in 0..TURN {
+            let now = Instant::now();
+            let mut moved = session.poll_answers(cx, now).is_ready();
+
+            while !session.output().is_empty() {
+                let Poll::Ready(sent) = pipe.poll_send(cx, session.output())? else { break };
+                session.sent(sent);
+                moved = true;
+            }
+            let flushed = pipe.poll_flush(cx)?.is_ready();
+
+            if reading && Pin::new(&mut stop).poll(cx).is_ready() {
+                reading = false;
+            }
+            if reading && session.wants_input() {
+                match pipe.poll_receive(cx, session.input())? {
+                    Poll::Ready(Received::Some) => {
+                        session.received(now);
+                        moved = true;
+                    }
+                    Poll::Ready(Received::End) => {
+                        reading = false;
+                        session.ended(now);
+                        moved = true;
+                    }
+                    Poll::Pending => {}
+                }
+            }
+
+            if moved {
+                continue;
+            }
+            if !reading && flushed && session.is_idle() {
+                return Poll::Ready(io::Result::Ok(()));
+            }
+            match session.next_deadline() {
+                None => alarm = None,
+                Some(deadline) if alarm.as_ref().is_some_and(|(at, _)| *at == deadline) => {}
+                Some(deadline) => alarm = Some((deadline, Timer::at(deadline))),
+            }
+            if !alarm.as_mut().is_some_and(|(_, timer)| Pin::new(timer).poll(cx).is_ready()) {
+                return Poll::Pending;
+            }
+            alarm = None;
+            session.expire(Instant::now());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await?;
+    poll_fn(|cx| pipe.poll_close(cx)).await
+}

@@ -1,0 +1,89 @@
+//! What a node answers over HTTP.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hyper::Method;
+
+use super::{Shared, connection};
+use crate::session::{Framing, Session};
+use crate::transport::http::{Reply, Request, Service};
+use crate::transport::{Pipe, Received};
+
+/// The node's paths.
+#[derive(Clone)]
+pub(super) struct Endpoints {
+    node: Arc<Shared>,
+}
+
+impl Endpoints {
+    pub(super) fn new(node: Arc<Shared>) -> Self {
+        Self { node }
+    }
+
+    /// Has a session of its own answer one body.
+    async fn rpc(&self, body: Vec<u8>) -> Reply {
+        let session = self.node.session(Framing::Messages);
+        let mut answer = Vec::new();
+        let exchange = Exchange { body: Some(body), answer: &mut answer };
+        // What was taken in is answered also while the node stops, so no signal is waited for here.
+        match connection::drive(session, exchange, std::future::pending()).await {
+            Ok(()) if answer.is_empty() => Reply::accepted(),
+            Ok(()) => Reply::json(answer),
+            Err(error) => Reply::text(500, error.to_string()),
+        }
+    }
+}
+
+impl Service for Endpoints {
+    async fn answer(&self, request: Request) -> Reply {
+        match (&request.method, request.path.as_str()) {
+            (&Method::POST, "/" | "/rpc") => self.rpc(request.body).await,
+            (&Method::GET | &Method::HEAD, "/healthz") => Reply::text(200, "ok\n"),
+            (&Method::GET | &Method::HEAD, "/metrics") => Reply::text(200, self.node.registry.prometheus()),
+            (_, "/" | "/rpc" | "/healthz" | "/metrics") => {
+                Reply::text(405, "POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n")
+            }
+            _ => Reply::text(404, "POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n"),
+        }
+    }
+
+    fn too_large(&self) -> Reply {
+        let mut session: Session = self.node.session(Framing::Messages);
+        session.too_long();
+        Reply::json(session.output().to_vec()).with_status(413)
+    }
+}
+
+/// One body in, one answer out.
+struct Exchange<'a> {
+    body: Option<Vec<u8>>,
+    answer: &'a mut Vec<u8>,
+}
+
+impl Pipe for Exchange<'_> {
+    fn poll_receive(&mut self, _: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<io::Result<Received>> {
+        Poll::Ready(Ok(match self.body.take() {
+            Some(body) => {
+                *into = body;
+                Received::Some
+            }
+            None => Received::End,
+        }))
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let taken = bytes.len();
+        self.answer.extend_from_slice(bytes);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

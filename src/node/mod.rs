@@ -1,0 +1,249 @@
+//! A node: accepts connections, tells their dialects, bounds them, and ends them when it stops.
+
+mod connection;
+mod endpoints;
+mod stop;
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use smol::future::FutureExt;
+use smol::net::TcpListener;
+use smol::{Executor, Task, Timer};
+
+use crate::codec::{Dialect, detect};
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::route::Registry;
+use crate::session::{Framing, Session};
+use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
+use endpoints::Endpoints;
+use stop::Stopper;
+
+/// What a peer can cause is logged under this target, which the log sink keeps to a few lines a second.
+const PEER: &str = "chanrpc::peer";
+/// Waits between attempts to accept, while accepting fails.
+const BACK_OFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
+/// One running node. Cheap to clone; all clones are the same node.
+///
+/// It gets its executor, its bound listeners and the signal to stop from whoever runs it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    executor: Arc<Executor<'static>>,
+    registry: Arc<Registry>,
+    limits: Limits,
+    stopper: Stopper,
+    connections: Mutex<Connections>,
+}
+
+/// The tasks of open connections. Dropping them would close these.
+#[derive(Debug, Default)]
+struct Connections {
+    next: u64,
+    tasks: HashMap<u64, Task<()>>,
+}
+
+impl Node {
+    /// Creates a node whose connections run on `executor` and call the functions of `registry`.
+    pub fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
+        let (stopper, connections) = (Stopper::new(), Mutex::default());
+        Self { shared: Arc::new(Shared { executor, registry, limits, stopper, connections }) }
+    }
+
+    /// Returns what the node calls.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.shared.registry
+    }
+
+    /// Accepts connections until `shutdown` is there, then drains: calls in flight are answered, idle
+    /// connections closed; what is not done within [`Limits::drain`] is cut off.
+    pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|listener| self.shared.executor.spawn(accept(self.shared.clone(), listener)))
+            .collect();
+        shutdown.await;
+        for task in accepting {
+            task.cancel().await;
+        }
+        self.shared.stopper.stop();
+        let drained = async {
+            while self.shared.metrics().connections.get() > 0 {
+                self.shared.stopper.a_connection_ended().await;
+            }
+            true
+        };
+        let late = async {
+            Timer::after(self.shared.limits.drain).await;
+            false
+        };
+        if !drained.or(late).await {
+            let tasks = std::mem::take(&mut self.shared.connections().tasks);
+            log::warn!("{} connections did not end in time (limits.drain) and were cut off", tasks.len());
+        }
+    }
+
+    /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends.
+    pub async fn connect(&self, stream: impl Stream) {
+        serve(&self.shared, stream).await;
+    }
+}
+
+impl Shared {
+    fn metrics(&self) -> &Metrics {
+        self.registry.metrics()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self, framing: Framing) -> Session {
+        Session::new(self.registry.clone(), self.limits.clone(), framing)
+    }
+}
+
+async fn accept(node: Arc<Shared>, listener: TcpListener) {
+    let mut back_off = BACK_OFF[0];
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                back_off = BACK_OFF[0];
+                node.metrics().accepted.add();
+                if node.metrics().connections.get() >= node.limits.connections as u64 {
+                    node.metrics().turned_away.add();
+                    let limit = node.limits.connections;
+                    log::warn!(target: PEER, "a connection was turned away: {limit} are open (limits.connections)");
+                    continue;
+                }
+                // Replies are written in batches; to hold back small ones would only delay them.
+                let _ = stream.set_nodelay(true);
+                keep(&node, stream);
+            }
+            Err(error) => {
+                node.metrics().accept_errors.add();
+                log::warn!(target: PEER, "accepting a connection failed: {error}");
+                Timer::after(back_off).await;
+                back_off = (back_off * 2).min(BACK_OFF[1]);
+            }
+        }
+    }
+}
+
+/// Spawns a connection and keeps its task until it ends.
+fn keep(node: &Arc<Shared>, stream: impl Stream) {
+    // Counted here and not in the task, which may begin late.
+    let present = Present::new(node);
+    let mut connections = node.connections();
+    connections.next += 1;
+    let key = connections.next;
+    let task = node.executor.spawn({
+        let node = node.clone();
+        async move {
+            serve(&node, stream).await;
+            if let Some(task) = node.connections().tasks.remove(&key) {
+                task.detach();
+            }
+            drop(present);
+        }
+    });
+    connections.tasks.insert(key, task);
+}
+
+/// Counts a connection as open.
+struct Present(Arc<Shared>);
+
+impl Present {
+    fn new(node: &Arc<Shared>) -> Self {
+        node.metrics().connections.add();
+        Self(node.clone())
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.metrics().connections.sub(1);
+        self.0.stopper.connection_ended();
+    }
+}
+
+async fn serve(node: &Arc<Shared>, stream: impl Stream) {
+    let limits = &node.limits;
+    let mut stream = Peeked::new(Guarded::new(stream, limits.stall_timeout));
+    let dialect = async {
+        let mut seen = 0;
+        loop {
+            let first = stream.peek().await?;
+            match detect(first) {
+                Some(dialect) => return io::Result::Ok(Some(dialect)),
+                None if first.len() == seen => return Ok(None),
+                None => seen = first.len(),
+            }
+        }
+    };
+    let late = async {
+        Timer::after(limits.head_timeout).await;
+        node.metrics().slow_heads.add();
+        Ok(None)
+    };
+    let stopped = async {
+        node.stopper.signal().await;
+        Ok(None)
+    };
+    let ended = match dialect.or(late).or(stopped).await {
+        Ok(Some(Dialect::JsonLines)) => {
+            let (first, stream) = stream.into_parts();
+            let mut session = node.session(Framing::Lines);
+            session.input().extend_from_slice(&first);
+            session.received(Instant::now());
+            connection::drive(session, Bytes::new(stream), node.stopper.signal()).await.map_err(Into::into)
+        }
+        Ok(Some(Dialect::Http)) => serve_http(node, stream).await,
+        Ok(Some(Dialect::Foreign(name))) => {
+            node.metrics().foreign.add();
+            Err(format!("a peer speaks {name}, which this port does not").into())
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = ended {
+        if transport::is_stall(&*error) {
+            node.metrics().slow_readers.add();
+        } else if is_slow_head(&*error) {
+            node.metrics().slow_heads.add();
+        }
+        log::info!(target: PEER, "a connection ended: {error}");
+    }
+}
+
+async fn serve_http(
+    node: &Arc<Shared>,
+    stream: Peeked<Guarded<impl Stream>>,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let limits = &node.limits;
+    let bounds = http::Bounds {
+        body: limits.message,
+        head_timeout: limits.head_timeout,
+        body_timeout: limits.deadline,
+    };
+    let endpoints = Endpoints::new(node.clone());
+    if let Some((stream, first)) = http::serve(stream, endpoints, bounds, node.stopper.signal()).await? {
+        let pipe = WebSocket::accept(stream, first, limits.message).await;
+        connection::drive(node.session(Framing::Messages), pipe, node.stopper.signal()).await?;
+    }
+    Ok(())
+}
+
+fn is_slow_head(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+}

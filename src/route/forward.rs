@@ -1,0 +1,99 @@
+//! Functions of another node.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use smol::Executor;
+use smol::future::FutureExt;
+
+use super::call::Call;
+use super::{Description, Provider};
+use crate::message::{Fault, code};
+use crate::remote::{Remote, RemoteError};
+
+/// Passes calls on to another node, under the name they came with.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    executor: Arc<Executor<'static>>,
+    remote: Arc<Remote>,
+    /// This node's name, for the path in a fault.
+    node: Arc<str>,
+    max_hops: u32,
+    timeout: Option<Duration>,
+}
+
+impl Forward {
+    /// Passes calls on through `remote`, in the name of `node`, unless that would be more than `max_hops`
+    /// times for one call. They end within `timeout` if that is before their own deadline.
+    pub fn new(
+        executor: Arc<Executor<'static>>,
+        remote: Arc<Remote>,
+        node: Arc<str>,
+        max_hops: u32,
+        timeout: Option<Duration>,
+    ) -> Self {
+        Self { executor, remote, node, max_hops, timeout }
+    }
+
+    async fn pass_on(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Instant,
+        hops: u32,
+    ) -> Result<Box<RawValue>, Fault> {
+        let deadline = match self.timeout {
+            Some(timeout) => deadline.min(Instant::now() + timeout),
+            None => deadline,
+        };
+        self.remote.call(method, params, deadline, hops).await.map_err(|error| self.fault(error))
+    }
+
+    fn fault(&self, error: RemoteError) -> Fault {
+        let code = match error {
+            RemoteError::Fault(fault) => return fault.through(&self.node),
+            RemoteError::Unreachable { .. } | RemoteError::Lost { .. } => code::NO_PROVIDER,
+            RemoteError::Busy { .. } => code::BUSY,
+            RemoteError::Deadline => code::DEADLINE,
+        };
+        Fault::new(code, error.to_string()).through(&self.node)
+    }
+}
+
+impl Provider for Forward {
+    fn call(&self, call: Call<'_>) {
+        let Call { method, params, deadline, hops, reply } = call;
+        let hops = hops + 1;
+        if hops > self.max_hops {
+            let message = format!("the call was passed on {} times already (limits.hops)", self.max_hops);
+            return reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
+        }
+        let (this, method, params) = (self.clone(), method.to_owned(), params.map(ToOwned::to_owned));
+        let task = async move {
+            let params = params.as_deref();
+            if !reply.is_wanted() {
+                let sent = this.remote.go(&method, params, deadline, hops).await;
+                return reply
+                    .send(sent.map(|()| RawValue::NULL.to_owned()).map_err(|error| this.fault(error)));
+            }
+            let answer = async { Some(this.pass_on(&method, params, deadline, hops).await) };
+            let cancelled = async {
+                reply.cancelled().await;
+                None
+            };
+            let outcome = answer.or(cancelled).await;
+            reply
+                .send(outcome.unwrap_or_else(|| Err(Fault::new(code::CANCELLED, "cancelled by the caller"))));
+        };
+        self.executor.spawn(task).detach();
+    }
+
+    fn describe(&self) -> Description {
+        Description {
+            provider: "forward",
+            target: Some(self.remote.address().to_owned()),
+            ..Description::default()
+        }
+    }
+}

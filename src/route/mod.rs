@@ -1,0 +1,45 @@
+//! Names → providers: who answers a call.
+
+mod builtin;
+mod call;
+mod configured;
+mod exec;
+mod forward;
+mod native;
+mod program;
+mod registry;
+
+pub use call::{Asker, Call, Inbox, Reply, Token};
+pub use configured::providers;
+pub use exec::Exec;
+pub use forward::Forward;
+pub use native::{Json, Native, Wire};
+pub use registry::{Builder, Registry, RegistryError};
+
+/// Answers the calls of one name, or of one family of names.
+pub trait Provider: Send + Sync + 'static {
+    /// Takes a call. Returns soon: what takes time is done elsewhere, and answered through `call.reply`.
+    fn call(&self, call: Call<'_>);
+
+    /// Says what it is, for `rpc.list`.
+    fn describe(&self) -> Description;
+}
+
+/// What `rpc.list` tells of a function beside its name.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Description {
+    /// What sort of provider answers: `native`, `exec`, `forward` or `builtin`.
+    pub provider: &'static str,
+    /// How many results it gives, where that is known: `"0"`, `"1"` or `"n"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'static str>,
+    /// The parameters as `[name, type]`, where they are declared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub params: Vec<(String, &'static str)>,
+    /// Which node or program it is passed to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// A sentence for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}

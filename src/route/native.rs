@@ -1,0 +1,251 @@
+//! Functions of a server in this process, called from the network.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::call::Call;
+use super::registry::{Builder, RegistryError};
+use super::{Description, Provider};
+use crate::chan::{
+    CallError, Client, FunctionId, Functions, Kind, RegisterError, Responder, Results, Server, Settings,
+};
+use crate::message::{Fault, Outcome, code};
+
+/// A table of functions that both the network and this process can call.
+///
+/// Each function is registered once, with arguments and results that have a JSON form, and then
+/// [`into_server`](Self::into_server) makes a server of the table. How JSON parameters become arguments: an
+/// array becomes a tuple, an array of one element also a plain value, an object a struct, and no parameters
+/// `()` or an `Option`.
+///
+/// Results: a function gives any value that implements [`Wire`]: plain values, [`Json`] around a type of your
+/// own, or a `Result` whose error becomes the [`Fault`] that the caller sees.
+pub struct Native<S> {
+    functions: Functions<S>,
+    wires: Vec<Function>,
+}
+
+struct Function {
+    name: &'static str,
+    kind: Kind,
+    caller: Caller,
+}
+
+/// Decodes parameters, calls the function through a client and encodes its result.
+type Caller = Arc<dyn Fn(&Client, &FunctionId, Call<'_>) + Send + Sync>;
+
+impl<S: 'static> Native<S> {
+    /// Creates an empty table.
+    pub fn new() -> Self {
+        Self { functions: Functions::new(), wires: Vec::new() }
+    }
+
+    /// Registers a function of no result, or of nothing but an error.
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn register0<A: DeserializeOwned + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        function: impl Fn(&mut S, A) + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError> {
+        self.functions.register0(name, function)?;
+        Ok(self.wire::<A, ()>(name, Kind::Zero))
+    }
+
+    /// Registers a function of one result.
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn register1<A: DeserializeOwned + Send + 'static, R: Wire>(
+        &mut self,
+        name: &'static str,
+        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError> {
+        self.functions.register1(name, function)?;
+        Ok(self.wire::<A, R>(name, Kind::One))
+    }
+
+    /// Registers a function of several results.
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn register_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
+        &mut self,
+        name: &'static str,
+        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError> {
+        self.functions.register_n(name, function)?;
+        Ok(self.wire::<A, R>(name, Kind::Many))
+    }
+
+    /// Registers a function of one result that may answer later, through its [`Responder`].
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn defer1<A: DeserializeOwned + Send + 'static, R: Wire>(
+        &mut self,
+        name: &'static str,
+        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError> {
+        self.functions.defer1(name, function)?;
+        Ok(self.wire::<A, R>(name, Kind::One))
+    }
+
+    /// Makes a server of the table and has `registry` reach it under the functions' names.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the registry does not take a name.
+    pub fn into_server(
+        self,
+        state: S,
+        settings: Settings,
+        registry: &mut Builder,
+    ) -> Result<Server<S>, RegistryError> {
+        let server = Server::with_settings(state, self.functions, settings);
+        for Function { name, kind, caller } in self.wires {
+            let provider = NativeProvider { client: server.client(), id: name.into(), kind, caller };
+            registry.provide(name, None, provider)?;
+        }
+        Ok(server)
+    }
+
+    fn wire<A: DeserializeOwned + Send + 'static, R: Wire>(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+    ) -> &mut Self {
+        let caller: Caller = Arc::new(move |client, id, call| {
+            let Call { params, reply, .. } = call;
+            match arguments::<A>(params) {
+                Ok(arguments) => client.submit(id, kind, arguments, move |result: Result<R, CallError>| {
+                    reply.send(result.map_err(fault).and_then(Wire::into_outcome));
+                }),
+                Err(fault) => reply.send(Err(fault)),
+            }
+        });
+        self.wires.push(Function { name, kind, caller });
+        self
+    }
+}
+
+impl<S: 'static> Default for Native<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> fmt::Debug for Native<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.wires.iter().map(|function| function.name)).finish()
+    }
+}
+
+/// One function of a server, as a registry reaches it.
+struct NativeProvider {
+    client: Client,
+    id: FunctionId,
+    kind: Kind,
+    caller: Caller,
+}
+
+impl Provider for NativeProvider {
+    fn call(&self, call: Call<'_>) {
+        (self.caller)(&self.client, &self.id, call);
+    }
+
+    fn describe(&self) -> Description {
+        let kind = match self.kind {
+            Kind::Zero => "0",
+            Kind::One => "1",
+            Kind::Many => "n",
+        };
+        let target = Some(self.client.server_name().to_owned());
+        Description { provider: "native", kind: Some(kind), target, ..Description::default() }
+    }
+}
+
+/// A result that can travel.
+pub trait Wire: Send + 'static {
+    /// Makes JSON, or a fault, of the result.
+    fn into_outcome(self) -> Outcome;
+}
+
+/// Has any type with a JSON form travel as a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+impl<T: Serialize + Send + 'static> Wire for Json<T> {
+    fn into_outcome(self) -> Outcome {
+        encode(&self.0)
+    }
+}
+
+impl<T: Serialize + Send + 'static, E: Into<Fault> + Send + 'static> Wire for Result<T, E> {
+    fn into_outcome(self) -> Outcome {
+        encode(&self.map_err(Into::into)?)
+    }
+}
+
+impl Wire for Box<RawValue> {
+    fn into_outcome(self) -> Outcome {
+        Ok(self)
+    }
+}
+
+macro_rules! wire {
+    ($([$($generic:ident)*] $type:ty;)+) => {$(
+        impl<$($generic: Serialize + Send + 'static),*> Wire for $type {
+            fn into_outcome(self) -> Outcome {
+                encode(&self)
+            }
+        }
+    )+};
+}
+
+wire! {
+    [] (); [] bool; [] char; [] String; [] &'static str; [] serde_json::Value;
+    [] i8; [] i16; [] i32; [] i64; [] i128; [] isize; [] u8; [] u16; [] u32; [] u64; [] u128; [] usize; [] f32; [] f64;
+    [T] Option<T>; [T] Vec<T>;
+    [A B] (A, B); [A B C] (A, B, C); [A B C D] (A, B, C, D); [A B C D E] (A, B, C, D, E);
+    [A B C D E F] (A, B, C, D, E, F); [A B C D E F G] (A, B, C, D, E, F, G);
+    [A B C D E F G H] (A, B, C, D, E, F, G, H);
+}
+
+fn encode(value: &impl Serialize) -> Outcome {
+    to_raw_value(value)
+        .map_err(|error| Fault::new(code::INTERNAL, format!("the result has no JSON form: {error}")))
+}
+
+fn arguments<A: DeserializeOwned>(params: Option<&RawValue>) -> Result<A, Fault> {
+    let text = params.map_or("null", RawValue::get);
+    serde_json::from_str(text).or_else(|error| {
+        let inner = text[1..].strip_suffix([']', '}']).map(str::trim_ascii);
+        let plain = match inner {
+            Some("") => Some("null"),
+            Some(only) if text.starts_with('[') => Some(only),
+            _ => None,
+        };
+        // Several elements are no JSON text, so only one alone passes here.
+        plain
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| Fault::invalid_params(error.to_string()))
+    })
+}
+
+fn fault(error: CallError) -> Fault {
+    let code = match &error {
+        CallError::Unknown(_) => code::UNKNOWN_FUNCTION,
+        CallError::KindMismatch { .. } | CallError::TypeMismatch { .. } => code::INVALID_PARAMS,
+        CallError::Full => code::BUSY,
+        CallError::Closed => code::CLOSED,
+        CallError::Deadline => code::DEADLINE,
+        CallError::WouldDeadlock { .. } => code::WOULD_DEADLOCK,
+        CallError::Panicked(_) | CallError::Unanswered => code::INTERNAL,
+    };
+    Fault::new(code, error.to_string())
+}

@@ -1,0 +1,453 @@
+//! One connection as a state machine: bytes, answers and the time go in; calls and bytes come out.
+//!
+//! It does no I/O and asks no clock. Whoever drives it
+//!
+//! 1. appends what was read to [`Session::input`] and calls [`Session::received`],
+//!    or [`Session::ended`] when the peer sends no more;
+//! 2. calls [`Session::poll_answers`], which hands on what providers have answered;
+//! 3. writes [`Session::output`] and says with [`Session::sent`] how much went out;
+//! 4. calls [`Session::expire`] when [`Session::next_deadline`] has come;
+//!
+//! and reads on only while [`Session::wants_input`].
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+
+use crate::codec::jsonrpc::{self, Bounds, Refused, Text};
+use crate::codec::{Lines, Next};
+use crate::config::Limits;
+use crate::message::{Fault, Id, Message, Meta, Outcome, Request, code};
+use crate::route::{Call, Inbox, Registry, Reply, Token};
+
+/// Once so many bytes wait to be written, no more are read or answered until some have gone.
+const OUTPUT_PAUSE: usize = 64 * 1024;
+/// A buffer larger than this is given back when it is empty.
+const KEPT: usize = 2 * 1024;
+
+/// How messages are told apart in the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// One a line.
+    Lines,
+    /// The transport has frames of its own: each [`Session::received`] is one message, and so is each
+    /// [`Session::output`].
+    Messages,
+}
+
+/// One connection's state. See the [module](self).
+#[derive(Debug)]
+pub struct Session {
+    registry: Arc<Registry>,
+    limits: Limits,
+    input: Vec<u8>,
+    framing: Frames,
+    output: Output,
+    inbox: Arc<Inbox>,
+    next_token: Token,
+    calls: HashMap<Token, InFlight>,
+    /// No deadline in `calls` is earlier.
+    earliest: Option<Instant>,
+    /// Messages of batches that wait for a place in flight.
+    waiting: VecDeque<Waiting>,
+    batches: HashMap<Token, Batch>,
+    answers: Vec<(Token, Outcome)>,
+    /// No more input comes.
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Frames {
+    Lines(Lines),
+    Messages,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// `None` in a notification.
+    id: Option<Id>,
+    batch: Option<Token>,
+    deadline: Instant,
+}
+
+/// A message of a batch, kept until there is a place in flight for it.
+#[derive(Debug)]
+struct Waiting {
+    batch: Token,
+    id: Option<Id>,
+    method: String,
+    params: Option<Box<RawValue>>,
+    meta: Meta,
+}
+
+/// The replies to a batch, gathered until none is missing.
+#[derive(Debug)]
+struct Batch {
+    missing: usize,
+    replies: Vec<u8>,
+}
+
+impl Session {
+    /// Creates the session of a new connection.
+    pub fn new(registry: Arc<Registry>, limits: Limits, framing: Framing) -> Self {
+        let framing = match framing {
+            Framing::Lines => Frames::Lines(Lines::new(limits.message)),
+            Framing::Messages => Frames::Messages,
+        };
+        Self {
+            registry,
+            limits,
+            input: Vec::new(),
+            output: Output::new(matches!(framing, Frames::Lines(_))),
+            framing,
+            inbox: Arc::default(),
+            next_token: 0,
+            calls: HashMap::new(),
+            earliest: None,
+            waiting: VecDeque::new(),
+            batches: HashMap::new(),
+            answers: Vec::new(),
+            ended: false,
+        }
+    }
+
+    /// Where the driver appends what it has read.
+    pub fn input(&mut self) -> &mut Vec<u8> {
+        &mut self.input
+    }
+
+    /// Tells whether there is room for more input: neither calls in flight nor output are at their limit.
+    pub fn wants_input(&self) -> bool {
+        self.has_room() && self.output.len() < OUTPUT_PAUSE
+    }
+
+    /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
+    pub fn received(&mut self, now: Instant) {
+        match self.framing {
+            Frames::Messages => {
+                let text = std::mem::take(&mut self.input);
+                self.text(&text, now);
+            }
+            Frames::Lines(_) => self.go_on(now),
+        }
+    }
+
+    /// Says that no more input comes. A last line without its end is taken as whole.
+    pub fn ended(&mut self, now: Instant) {
+        self.ended = true;
+        self.go_on(now);
+    }
+
+    /// Turns the answers that are there into output. `Ready` if there were any; otherwise the task is woken
+    /// when one comes, or need not be since output waits first.
+    pub fn poll_answers(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
+        if self.output.len() >= OUTPUT_PAUSE || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
+            return Poll::Pending;
+        }
+        let mut answers = std::mem::take(&mut self.answers);
+        for (token, outcome) in answers.drain(..) {
+            self.answer(token, outcome);
+        }
+        self.answers = answers;
+        self.go_on(now);
+        Poll::Ready(())
+    }
+
+    /// The next bytes to write: all that there are, or with [`Framing::Messages`] one message.
+    pub fn output(&self) -> &[u8] {
+        self.output.front()
+    }
+
+    /// Says that so many bytes of [`output`](Self::output) were written.
+    pub fn sent(&mut self, bytes: usize) {
+        self.output.sent(bytes);
+    }
+
+    /// When [`expire`](Self::expire) should be called, unless this changes before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Answers the calls whose deadline has passed.
+    pub fn expire(&mut self, now: Instant) {
+        let late: Vec<Token> =
+            self.calls.iter().filter(|(_, call)| call.deadline <= now).map(|(token, _)| *token).collect();
+        for token in late {
+            self.registry.metrics().deadlines.add();
+            self.give_up(token, Fault::new(code::DEADLINE, "the call's deadline passed"));
+        }
+        self.earliest = self.calls.values().map(|call| call.deadline).min();
+        self.go_on(now);
+    }
+
+    /// Tells whether everything that was asked is answered and every answer written.
+    pub fn is_idle(&self) -> bool {
+        self.calls.is_empty() && self.waiting.is_empty() && self.output.len() == 0
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.calls.len() < self.limits.in_flight
+    }
+
+    /// Begins what has waited for room.
+    fn go_on(&mut self, now: Instant) {
+        self.begin_waiting(now);
+        if matches!(self.framing, Frames::Lines(_)) {
+            self.lines(now);
+        }
+    }
+
+    fn lines(&mut self, now: Instant) {
+        let mut input = std::mem::take(&mut self.input);
+        let mut at = 0;
+        while self.has_room() && at < input.len() {
+            let Frames::Lines(lines) = &mut self.framing else { break };
+            let (line, cut) = match lines.next(&input[at..]) {
+                Next::Line(line, cut) => (line, cut),
+                Next::TooLong(cut) => {
+                    self.too_long();
+                    at += cut;
+                    continue;
+                }
+                Next::Incomplete(0) if self.ended => {
+                    (lines.last(&input[at..]).unwrap_or(0..0), input.len() - at)
+                }
+                Next::Incomplete(0) => break,
+                Next::Incomplete(cut) => (0..0, cut),
+            };
+            if !line.is_empty() {
+                self.text(&input[at + line.start..at + line.end], now);
+            }
+            at += cut;
+        }
+        input.drain(..at);
+        if !input.is_empty() || input.capacity() <= KEPT {
+            self.input = input;
+        }
+    }
+
+    /// Answers a message that the transport or the framing found to be over the limit.
+    pub fn too_long(&mut self) {
+        self.registry.metrics().too_large.add();
+        let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
+        let outcome = Err(Fault::new(code::REQUEST_TOO_LARGE, message));
+        self.output.message(|out| jsonrpc::encode_reply(out, &Id::null(), &outcome));
+    }
+
+    fn text(&mut self, text: &[u8], now: Instant) {
+        let bounds = Bounds { depth: self.limits.depth, batch: self.limits.batch };
+        match jsonrpc::decode(text, bounds) {
+            Text::Single(message) => self.single(message, now),
+            Text::Batch(messages) => self.batch(messages, now),
+        }
+    }
+
+    fn single(&mut self, message: Result<Message<'_>, Refused>, now: Instant) {
+        match message {
+            Ok(Message::Request(request)) => self.begin(request, None, now),
+            Ok(Message::Cancel(id)) => self.cancel(&id),
+            // We asked nothing, so this answers nothing; to complain of it could go on for ever.
+            Ok(Message::Reply(..)) => self.registry.metrics().refused.add(),
+            Err(refused) => {
+                let outcome = self.refuse(refused.fault);
+                self.output.message(|out| jsonrpc::encode_reply(out, &refused.id, &outcome));
+            }
+        }
+    }
+
+    fn refuse(&self, fault: Fault) -> Outcome {
+        self.registry.metrics().refused.add();
+        Err(fault)
+    }
+
+    fn batch(&mut self, messages: Vec<Result<Message<'_>, Refused>>, now: Instant) {
+        let batch = self.token();
+        // The batch itself counts as missing, until all its messages are looked at.
+        self.batches.insert(batch, Batch { missing: 1, replies: Vec::new() });
+        for message in messages {
+            match message {
+                Ok(Message::Request(request)) => {
+                    if request.id.is_some() {
+                        self.batches.entry(batch).and_modify(|batch| batch.missing += 1);
+                    }
+                    self.waiting.push_back(Waiting {
+                        batch,
+                        id: request.id,
+                        method: request.method.into_owned(),
+                        params: request.params.map(ToOwned::to_owned),
+                        meta: request.meta,
+                    });
+                }
+                Ok(Message::Cancel(id)) => self.cancel(&id),
+                Ok(Message::Reply(..)) => self.registry.metrics().refused.add(),
+                Err(refused) => {
+                    self.batches.entry(batch).and_modify(|batch| batch.missing += 1);
+                    let outcome = self.refuse(refused.fault);
+                    self.batch_reply(batch, &refused.id, &outcome);
+                }
+            }
+        }
+        self.begin_waiting(now);
+        self.batch_part(batch);
+    }
+
+    fn begin_waiting(&mut self, now: Instant) {
+        while self.calls.len() < self.limits.in_flight {
+            let Some(Waiting { batch, id, method, params, meta }) = self.waiting.pop_front() else { break };
+            let request = Request { id, method: method.into(), params: params.as_deref(), meta };
+            self.begin(request, Some(batch), now);
+        }
+    }
+
+    fn begin(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
+        let Request { id, method, params, meta } = request;
+        let token = self.token();
+        let deadline = now + meta.deadline.map_or(self.limits.deadline, |given| given.min(MAX_DEADLINE));
+        let metrics = self.registry.metrics();
+        metrics.calls.add();
+        metrics.in_flight.add();
+        let reply = Reply::new(&self.inbox, token, id.is_none());
+        self.calls.insert(token, InFlight { id, batch, deadline });
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        self.registry.call(Call { method: &method, params, deadline, hops: meta.hops, reply });
+    }
+
+    fn cancel(&mut self, id: &Id) {
+        let found = self.calls.iter().find(|(_, call)| call.id.as_ref() == Some(id)).map(|(token, _)| *token);
+        if let Some(token) = found {
+            self.registry.metrics().cancelled.add();
+            self.give_up(token, Fault::new(code::CANCELLED, "cancelled by the caller"));
+        }
+    }
+
+    /// Ends a call that its provider has not answered.
+    fn give_up(&mut self, token: Token, fault: Fault) {
+        self.inbox.cancel(token);
+        self.answer(token, Err(fault));
+    }
+
+    fn answer(&mut self, token: Token, outcome: Outcome) {
+        // It is not there if it was given up meanwhile.
+        let Some(InFlight { id, batch, .. }) = self.calls.remove(&token) else { return };
+        self.registry.metrics().in_flight.sub(1);
+        let Some(id) = id else { return };
+        let outcome = self.within_limit(outcome);
+        match batch {
+            None => self.output.message(|out| jsonrpc::encode_reply(out, &id, &outcome)),
+            Some(batch) => self.batch_reply(batch, &id, &outcome),
+        }
+    }
+
+    fn within_limit(&self, outcome: Outcome) -> Outcome {
+        let size = match &outcome {
+            Ok(result) => result.get().len(),
+            Err(fault) => fault.data.as_ref().map_or(0, |data| data.get().len()),
+        };
+        if size <= self.limits.message { outcome } else { self.too_large(size) }
+    }
+
+    fn too_large(&self, size: usize) -> Outcome {
+        self.registry.metrics().replies_too_large.add();
+        let message =
+            format!("a reply of {size} bytes; the limit is {} (limits.message)", self.limits.message);
+        Err(Fault::new(code::REPLY_TOO_LARGE, message))
+    }
+
+    fn batch_reply(&mut self, token: Token, id: &Id, outcome: &Outcome) {
+        let size = self.batches.get(&token).map_or(0, |batch| batch.replies.len());
+        let too_large;
+        let outcome = match outcome {
+            Ok(result) if size + result.get().len() > self.limits.message => {
+                too_large = self.too_large(size + result.get().len());
+                &too_large
+            }
+            fits => fits,
+        };
+        if let Some(batch) = self.batches.get_mut(&token) {
+            batch.replies.push(if batch.replies.is_empty() { b'[' } else { b',' });
+            jsonrpc::encode_reply(&mut batch.replies, id, outcome);
+        }
+        self.batch_part(token);
+    }
+
+    /// One part of a batch is dealt with; after the last the replies go out, if there are any.
+    fn batch_part(&mut self, token: Token) {
+        let Some(batch) = self.batches.get_mut(&token) else { return };
+        batch.missing -= 1;
+        if batch.missing > 0 {
+            return;
+        }
+        if let Some(Batch { mut replies, .. }) = self.batches.remove(&token) {
+            if !replies.is_empty() {
+                replies.push(b']');
+                self.output.message(|out| out.extend_from_slice(&replies));
+            }
+        }
+    }
+
+    fn token(&mut self) -> Token {
+        self.next_token += 1;
+        self.next_token
+    }
+}
+
+/// Longer deadlines make no difference, and so large ones no overflow.
+const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.inbox.close();
+        self.registry.metrics().in_flight.sub(self.calls.len() as u64);
+    }
+}
+
+/// Bytes on their way out.
+#[derive(Debug)]
+struct Output {
+    bytes: Vec<u8>,
+    /// How many of `bytes` have gone out.
+    sent: usize,
+    /// Where messages end in `bytes`, if the transport wants them one by one.
+    ends: VecDeque<usize>,
+    lines: bool,
+}
+
+impl Output {
+    fn new(lines: bool) -> Self {
+        Self { bytes: Vec::new(), sent: 0, ends: VecDeque::new(), lines }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    fn message(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+        if self.lines {
+            self.bytes.push(b'\n');
+        } else {
+            self.ends.push_back(self.bytes.len());
+        }
+    }
+
+    fn front(&self) -> &[u8] {
+        &self.bytes[self.sent..self.ends.front().copied().unwrap_or(self.bytes.len())]
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
+        if self.ends.front() == Some(&self.sent) {
+            self.ends.pop_front();
+        }
+        if self.sent == self.bytes.len() {
+            self.sent = 0;
+            self.bytes.clear();
+            if self.bytes.capacity() > KEPT {
+                self.bytes = Vec::new();
+            }
+        }
+    }
+}

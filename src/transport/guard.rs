@@ -1,0 +1,157 @@
+//! What every stream from the outside is wrapped in.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use smol::Timer;
+
+/// Cuts off a peer that takes no byte of what is sent to it for a given time.
+///
+/// Without it a peer that never reads holds its output buffers, and whoever writes them, for ever.
+#[derive(Debug)]
+pub struct Guarded<T> {
+    inner: T,
+    patience: Duration,
+    /// Runs while the peer takes nothing.
+    stalled: Option<Timer>,
+}
+
+impl<T> Guarded<T> {
+    /// Wraps a stream whose peer may take nothing for at most `patience`.
+    pub fn new(inner: T, patience: Duration) -> Self {
+        Self { inner, patience, stalled: None }
+    }
+
+    fn watch<R>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let timer = self.stalled.get_or_insert_with(|| Timer::after(self.patience));
+        ready!(Pin::new(timer).poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Stall)))
+    }
+}
+
+/// The peer took nothing for too long.
+#[derive(Debug)]
+struct Stall;
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the peer does not read what is sent to it (limits.stall_timeout)")
+    }
+}
+
+impl std::error::Error for Stall {}
+
+pub(super) fn is_stall(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Stall>())
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_read(cx, into)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.watch(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.watch(cx, flushed)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let closed = Pin::new(&mut self.inner).poll_close(cx);
+        self.watch(cx, closed)
+    }
+}
+
+/// A stream whose first bytes can be looked at before they are read.
+#[derive(Debug)]
+pub struct Peeked<T> {
+    inner: T,
+    /// Looked at and not yet read.
+    first: Vec<u8>,
+}
+
+impl<T: AsyncRead + Unpin> Peeked<T> {
+    /// Wraps a stream.
+    pub fn new(inner: T) -> Self {
+        Self { inner, first: Vec::new() }
+    }
+
+    /// Waits for more bytes than were looked at before, and returns all. No more come if they are no more.
+    pub async fn peek(&mut self) -> io::Result<&[u8]> {
+        let mut bytes = [0; 512];
+        let count = poll_fn(|cx| Pin::new(&mut self.inner).poll_read(cx, &mut bytes)).await?;
+        self.first.extend_from_slice(&bytes[..count]);
+        Ok(&self.first)
+    }
+
+    /// Takes the bytes that were looked at, so that what is read next follows them, and the stream.
+    pub fn into_parts(self) -> (Vec<u8>, T) {
+        (self.first, self.inner)
+    }
+
+    /// Puts bytes back in front of a stream.
+    pub fn from_parts(first: Vec<u8>, inner: T) -> Self {
+        Self { inner, first }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Peeked<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, into);
+        }
+        let count = into.len().min(self.first.len());
+        into[..count].copy_from_slice(&self.first[..count]);
+        self.first.drain(..count);
+        if self.first.is_empty() {
+            self.first = Vec::new();
+        }
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Peeked<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}

@@ -1,0 +1,53 @@
+//! A pipe over a stream of bytes: TCP, or memory.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::{Pipe, Received, Stream};
+
+/// How much is read at once.
+const READ: usize = 64 * 1024;
+
+thread_local! {
+    /// Where reads land before their bytes go to a session. One for all connections of a thread, so that an
+    /// idle connection has no read buffer at all.
+    static LANDING: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
+}
+
+/// Carries bytes as they come.
+#[derive(Debug)]
+pub struct Bytes<T>(T);
+
+impl<T: Stream> Bytes<T> {
+    /// Wraps a stream.
+    pub fn new(stream: T) -> Self {
+        Self(stream)
+    }
+}
+
+impl<T: Stream> Pipe for Bytes<T> {
+    fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<io::Result<Received>> {
+        LANDING.with_borrow_mut(|landing| {
+            let count = ready!(Pin::new(&mut self.0).poll_read(cx, landing))?;
+            into.extend_from_slice(&landing[..count]);
+            Poll::Ready(Ok(if count == 0 { Received::End } else { Received::Some }))
+        })
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut self.0).poll_write(cx, bytes)) {
+            Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => Poll::Ready(written),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}

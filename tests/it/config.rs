@@ -1,0 +1,212 @@
+//! Configuration files: every fixture under `config/`, and what the valid ones mean.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chanrpc::config::{
+    Config, ConfigError, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
+};
+use proptest::prelude::*;
+
+fn folder(name: &str) -> PathBuf {
+    Path::new("tests/it/config").join(name)
+}
+
+/// Lists the fixtures of a folder: file name and text.
+fn fixtures(name: &str) -> Vec<(String, String)> {
+    let files = fs::read_dir(folder(name)).expect("the fixtures are there");
+    files
+        .map(|file| {
+            let file = file.expect("the folder can be read");
+            let text = fs::read_to_string(file.path()).expect("a fixture is UTF-8");
+            (file.file_name().into_string().expect("a fixture's name is UTF-8"), text)
+        })
+        .collect()
+}
+
+fn load(name: &str) -> Config {
+    Config::load(&folder("valid").join(name)).expect("the fixture is valid")
+}
+
+fn template(pieces: &[Piece]) -> Template {
+    Template(pieces.to_vec())
+}
+
+fn literal(text: &str) -> Piece {
+    Piece::Literal(text.to_owned())
+}
+
+fn param(name: &str, kind: ParamKind) -> Param {
+    Param { name: name.to_owned(), kind }
+}
+
+#[test]
+fn valid_files_are_accepted() {
+    let fixtures = fixtures("valid");
+    assert!(!fixtures.is_empty());
+    for (file, text) in fixtures {
+        if let Err(error) = Config::parse(&text, &file) {
+            panic!("{error}");
+        }
+        // Line ends as some editors write them, and the mark that they put in front.
+        let text = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        if let Err(error) = Config::parse(&text, &file) {
+            panic!("with CRLF: {error}");
+        }
+    }
+}
+
+#[test]
+fn invalid_files_say_what_is_wrong() {
+    let fixtures = fixtures("invalid");
+    assert!(!fixtures.is_empty());
+    for (file, text) in fixtures {
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# expect: "));
+        let expected = expected.unwrap_or_else(|| panic!("{file} does not begin with # expect:"));
+        match Config::parse(&text, &file) {
+            Ok(_) => panic!("{file} is accepted"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains(expected), "{file}\n expected: {expected}\n    found: {error}");
+                assert_eq!(error.lines().count(), 1, "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_file_says_the_defaults() {
+    assert_eq!(load("empty.toml"), Config::default());
+    let Config { name, listen, functions, limits } = Config::default();
+    assert_eq!((name.as_str(), listen.len(), functions.len()), ("chanrpc", 0, 0));
+    let expected = Limits {
+        message: 1_048_576,
+        depth: 128,
+        batch: 100,
+        connections: 1024,
+        in_flight: 64,
+        output: 1_048_576,
+        head_timeout: Duration::from_secs(10),
+        stall_timeout: Duration::from_secs(10),
+        deadline: Duration::from_secs(30),
+        hops: 8,
+        drain: Duration::from_secs(5),
+        queue: 1024,
+        connect_timeout: Duration::from_secs(5),
+    };
+    assert_eq!(limits, expected);
+}
+
+#[test]
+fn the_documented_example() {
+    let disk_free = Exec {
+        argv: vec![template(&[literal("df")]), template(&[literal("-k")]), template(&[Piece::Param(0)])],
+        params: vec![param("path", ParamKind::String)],
+        output: Output::Text,
+        timeout: Some(Duration::from_secs(2)),
+        concurrency: 2,
+        queue: 16,
+        output_limit: 1_048_576,
+        directory: None,
+    };
+    let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None };
+    let expected = Config {
+        name: "board-a".to_owned(),
+        listen: vec![Listen { address: "127.0.0.1:7300".to_owned() }],
+        functions: vec![
+            Function { name: "disk.free".to_owned(), description: None, provider: Provider::Exec(disk_free) },
+            Function { name: "greet".to_owned(), description: None, provider: Provider::Forward(greet) },
+        ],
+        limits: Limits::default(),
+    };
+    assert_eq!(load("design.toml"), expected);
+}
+
+#[test]
+fn every_key_arrives() {
+    let shot = Exec {
+        argv: vec![
+            template(&[literal("/usr/bin/shot")]),
+            template(&[literal("--size="), Piece::Param(0), literal("x"), Piece::Param(1)]),
+            template(&[literal("{literal}")]),
+            template(&[]),
+        ],
+        params: vec![
+            param("width", ParamKind::Integer),
+            param("height", ParamKind::Integer),
+            param("gain", ParamKind::Number),
+            param("grey-scale", ParamKind::Boolean),
+        ],
+        output: Output::Json,
+        timeout: Some(Duration::from_secs(10)),
+        concurrency: 1,
+        queue: 0,
+        output_limit: 1_500_000,
+        directory: Some(PathBuf::from("/var/lib/camera")),
+    };
+    let math = Forward { to: "10.0.0.2:7300".to_owned(), timeout: Some(Duration::from_millis(1500)) };
+    let listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"];
+    let expected = Config {
+        name: "board-b".to_owned(),
+        listen: listen.map(|address| Listen { address: address.to_owned() }).to_vec(),
+        functions: vec![
+            Function {
+                name: "camera.shot".to_owned(),
+                description: Some("Takes one picture.".to_owned()),
+                provider: Provider::Exec(shot),
+            },
+            Function {
+                name: "math.*".to_owned(),
+                description: Some("Whatever the other board computes.".to_owned()),
+                provider: Provider::Forward(math),
+            },
+        ],
+        limits: Limits {
+            message: 65_536,
+            depth: 32,
+            batch: 10,
+            connections: 50,
+            in_flight: 8,
+            output: 262_144,
+            head_timeout: Duration::from_secs(3),
+            stall_timeout: Duration::from_millis(2500),
+            deadline: Duration::from_secs(300),
+            hops: 3,
+            drain: Duration::ZERO,
+            queue: 512,
+            connect_timeout: Duration::from_millis(250),
+        },
+    };
+    assert_eq!(load("everything.toml"), expected);
+}
+
+#[test]
+fn a_program_may_print_as_much_as_a_message_holds() {
+    let text = "[[function]]\nname = 'up'\nexec = ['uptime']\n[limits]\nmessage = '2 KiB'";
+    let config = Config::parse(text, "test.toml").expect("valid");
+    assert!(matches!(&config.functions[0].provider, Provider::Exec(exec) if exec.output_limit == 2048));
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let error = Config::load(&folder("absent.toml")).expect_err("there is no such file");
+    assert!(matches!(error, ConfigError::Read { .. }));
+    assert!(error.to_string().starts_with("cannot read "), "{error}");
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A file of which a part was overwritten is valid or has a clear error: nothing panics.
+    #[test]
+    fn no_text_panics(start in 0_usize..800, length in 0_usize..20, patch in "[\\PC\n\"{}=\\[\\]]{0,12}") {
+        let text: Vec<char> = include_str!("config/valid/everything.toml").chars().collect();
+        let (start, end) = (start.min(text.len()), (start + length).min(text.len()));
+        let text: String = text[..start].iter().copied().chain(patch.chars()).chain(text[end..].iter().copied()).collect();
+        if let Err(error) = Config::parse(&text, "test.toml") {
+            prop_assert!(error.to_string().starts_with("test.toml:"));
+        }
+    }
+}

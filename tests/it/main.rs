@@ -1,0 +1,1 @@
+//! The tests that drive the library and the binary from outside.
