@@ -195,7 +195,7 @@ impl FunctionMetrics {
 /// Appends the numbers of functions in Prometheus's text format.
 pub fn write_functions<'a>(
     out: &mut String,
-    functions: impl Iterator<Item = (&'a str, &'a str, FunctionStats)> + Clone,
+    functions: &(impl Iterator<Item = (&'a str, &'a str, FunctionStats)> + Clone),
 ) {
     type Value = fn(&FunctionStats) -> f64;
     #[allow(clippy::cast_precision_loss)]

@@ -208,7 +208,9 @@ impl Drop for GivenUp<'_> {
 
 impl State {
     fn wake_writer(&mut self) {
-        self.writer.take().map(Waker::wake);
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub enum Framing {
 #[derive(Debug)]
 pub struct Session {
     registry: Arc<Registry>,
-    limits: Limits,
+    limits: Arc<Limits>,
     input: Vec<u8>,
     framing: Frames,
     output: Output,
@@ -92,7 +92,7 @@ struct Batch {
 
 impl Session {
     /// Creates the session of a new connection.
-    pub fn new(registry: Arc<Registry>, limits: Limits, framing: Framing) -> Self {
+    pub fn new(registry: Arc<Registry>, limits: Arc<Limits>, framing: Framing) -> Self {
         let framing = match framing {
             Framing::Lines => Frames::Lines(Lines::new(limits.message)),
             Framing::Messages => Frames::Messages,
@@ -380,11 +380,11 @@ impl Session {
         if batch.missing > 0 {
             return;
         }
-        if let Some(Batch { mut replies, .. }) = self.batches.remove(&token) {
-            if !replies.is_empty() {
-                replies.push(b']');
-                self.output.message(|out| out.extend_from_slice(&replies));
-            }
+        if let Some(Batch { mut replies, .. }) = self.batches.remove(&token)
+            && !replies.is_empty()
+        {
+            replies.push(b']');
+            self.output.message(|out| out.extend_from_slice(&replies));
         }
     }
 

@@ -302,10 +302,10 @@ impl<R: Send + 'static> Future for Call<R> {
         if let Deadline::At(at) = this.deadline {
             this.deadline = Deadline::Running(Timer::at(at));
         }
-        if let Deadline::Running(timer) = &mut this.deadline {
-            if Pin::new(timer).poll(cx).is_ready() {
-                return this.finish(Err(CallError::Deadline));
-            }
+        if let Deadline::Running(timer) = &mut this.deadline
+            && Pin::new(timer).poll(cx).is_ready()
+        {
+            return this.finish(Err(CallError::Deadline));
         }
         Poll::Pending
     }

@@ -65,7 +65,7 @@ impl fmt::Display for CallError {
             }
             Self::Full => f.write_str("the server's queue is full"),
             Self::Closed => f.write_str("the server is closed"),
-            Self::Panicked(panic) => write!(f, "the function panicked: {}", panic.message),
+            Self::Panicked(panic) => write!(f, "the function panicked: {}", panic.message()),
             Self::Unanswered => f.write_str("the function dropped its responder without an answer"),
             Self::Deadline => f.write_str("the deadline passed"),
             Self::WouldDeadlock { chain } => write!(f, "waiting would deadlock: {}", chain.join(" -> ")),

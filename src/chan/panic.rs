@@ -4,17 +4,59 @@ use std::any::Any;
 use std::backtrace::Backtrace;
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 /// What is known of a panic in a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Clone, Debug)]
 pub struct Panic {
-    /// The panic's message.
-    pub message: String,
-    /// Where it happened and how the code got there, cut to
+    message: String,
+    /// `file:line:column`.
+    place: Option<String>,
+    /// Captured, which is quick. To resolve its names is slow and left to who reads it.
+    backtrace: Option<Arc<Backtrace>>,
+    limit: usize,
+}
+
+impl Panic {
+    /// Returns the panic's message.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Returns where it happened and how the code got there, cut to
     /// [`Settings::backtrace_limit`](super::Settings::backtrace_limit) bytes. Empty if that is 0.
-    pub backtrace: String,
+    ///
+    /// May take milliseconds, since it looks up names in the program's debug information.
+    pub fn backtrace(&self) -> String {
+        let Some(backtrace) = &self.backtrace else { return String::new() };
+        let mut text = match &self.place {
+            Some(place) => format!("at {place}\n{backtrace}"),
+            None => backtrace.to_string(),
+        };
+        let end = (0..=self.limit.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(end.unwrap_or(0));
+        text
+    }
+
+    fn of(payload: &(dyn Any + Send)) -> Self {
+        let message = if let Some(text) = payload.downcast_ref::<&str>() {
+            (*text).to_owned()
+        } else if let Some(text) = payload.downcast_ref::<String>() {
+            text.clone()
+        } else {
+            "a panic without a text".to_owned()
+        };
+        Self { message, place: None, backtrace: None, limit: 0 }
+    }
+
+    fn seen(info: &PanicHookInfo<'_>, limit: usize) -> Self {
+        Self {
+            place: info.location().map(ToString::to_string),
+            backtrace: (limit > 0).then(|| Arc::new(Backtrace::force_capture())),
+            limit,
+            ..Self::of(info.payload())
+        }
+    }
 }
 
 thread_local! {
@@ -32,7 +74,7 @@ pub(super) fn catch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> Result<
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| match LIMIT.get() {
-            Some(limit) => SEEN.set(Some(describe(info, limit))),
+            Some(limit) => SEEN.set(Some(Panic::seen(info, limit))),
             None => previous(info),
         }));
     });
@@ -42,54 +84,12 @@ pub(super) fn catch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> Result<
     // behind a lock; the caller and the server's owner both learn of it.
     let result = panic::catch_unwind(AssertUnwindSafe(f));
     LIMIT.set(outer);
-    result.map_err(|payload| {
-        // Nothing was seen if somebody has put another hook in our place.
-        take_seen().unwrap_or_else(|| Panic { message: message(&*payload), backtrace: String::new() })
-    })
-}
-
-/// Takes what the hook saw of the latest panic on this thread.
-fn take_seen() -> Option<Panic> {
-    SEEN.take()
+    // Nothing was seen if somebody has put another hook in our place.
+    result.map_err(|payload| SEEN.take().unwrap_or_else(|| Panic::of(&*payload)))
 }
 
 /// The panic that is unwinding this thread, for one who is dropped by it.
 pub(super) fn current() -> Option<Panic> {
-    std::thread::panicking().then(|| {
-        SEEN.with_borrow(Clone::clone)
-            .unwrap_or_else(|| Panic { message: "unknown".into(), backtrace: String::new() })
-    })
-}
-
-fn describe(info: &PanicHookInfo<'_>, limit: usize) -> Panic {
-    let mut backtrace = String::new();
-    if limit > 0 {
-        if let Some(place) = info.location() {
-            backtrace = format!("at {place}\n");
-        }
-        backtrace += &Backtrace::force_capture().to_string();
-        backtrace.truncate(backtrace.floor_char_boundary_at(limit));
-    }
-    Panic { message: message(info.payload()), backtrace }
-}
-
-fn message(payload: &(dyn Any + Send)) -> String {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = payload.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic without a text".to_owned()
-    }
-}
-
-trait FloorCharBoundary {
-    /// The largest character boundary at or below `index` (`str::floor_char_boundary`, for our MSRV).
-    fn floor_char_boundary_at(&self, index: usize) -> usize;
-}
-
-impl FloorCharBoundary for str {
-    fn floor_char_boundary_at(&self, index: usize) -> usize {
-        (0..=index.min(self.len())).rev().find(|&at| self.is_char_boundary(at)).unwrap_or(0)
-    }
+    std::thread::panicking()
+        .then(|| SEEN.with_borrow(Clone::clone).unwrap_or_else(|| Panic::of(&"a panic of another's thread")))
 }

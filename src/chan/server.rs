@@ -108,8 +108,8 @@ impl Shared {
         if let Err(panic) = panic::catch(self.backtrace_limit, run) {
             self.counters.panicked.fetch_add(1, Ordering::Relaxed);
             let function = functions.ids().nth(function).map(ToString::to_string).unwrap_or_default();
-            log::error!(target: PANIC, "{}: function {function} panicked: {}", self.node.name(), panic.message);
-            log::debug!(target: PANIC, "{}", panic.backtrace);
+            log::error!(target: PANIC, "{}: function {function} panicked: {}", self.node.name(), panic.message());
+            log::debug!(target: PANIC, "{}", panic.backtrace());
         }
     }
 }

@@ -318,3 +318,308 @@ fn put_json(out: &mut Vec<u8>, json: &RawValue) {
 fn put_string(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("a Vec takes every byte");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { depth: 8, batch: 3 };
+
+    /// A message in a word or two, so that tables can say what they expect of it.
+    fn told(message: &Result<Message<'_>, Refused>) -> String {
+        match message {
+            Ok(Message::Request(Request { id, method, params, meta })) => {
+                let mut told = format!("{} {method}", id.as_ref().map_or("none", Id::as_json));
+                if let Some(params) = params {
+                    told += &format!(" {params}");
+                }
+                if let Some(deadline) = meta.deadline {
+                    told += &format!(" deadline {}", deadline.as_millis());
+                }
+                if meta.hops > 0 {
+                    told += &format!(" hops {}", meta.hops);
+                }
+                told
+            }
+            Ok(Message::Cancel(id)) => format!("cancel {}", id.as_json()),
+            Ok(Message::Reply(id, Ok(result))) => format!("result {} {result}", id.as_json()),
+            Ok(Message::Reply(id, Err(Fault { code, message, data }))) => {
+                let data = data.as_ref().map_or("none", |data| data.get());
+                format!("error {} {code} {message} {data}", id.as_json())
+            }
+            Err(Refused { id, fault }) => {
+                assert!(!fault.message.is_empty());
+                format!("refused {} {}", id.as_json(), fault.code)
+            }
+        }
+    }
+
+    fn decoded(text: &[u8]) -> Vec<String> {
+        match decode(text, BOUNDS) {
+            Text::Single(message) => vec![told(&message)],
+            Text::Batch(messages) => {
+                std::iter::once("batch".to_owned()).chain(messages.iter().map(told)).collect()
+            }
+        }
+    }
+
+    #[test]
+    fn requests() {
+        for (text, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f"}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","method":"f"}"#, "none f"),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"f"}"#, "null f"),
+            (r#"{"params":[1, 2],"method":"f","id":"a","jsonrpc":"2.0"}"#, "\"a\" f [1, 2]"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":{"a": 1}}"#, "1 f {\"a\": 1}"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"\u0066\n"}"#, "1 f\n"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":""}"#, "1 "),
+            (r#"{"\u006asonrpc":"\u0032.0","id":1,"\u006dethod":"f"}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","more":[{}],"":0}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{}}"#, "1 f"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":1500,"hops":3,"trace":"x"}}"#,
+                "1 f deadline 1500 hops 3",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":18446744073709551615}}"#,
+                "1 f deadline 18446744073709551615",
+            ),
+            (" \t{\"jsonrpc\":\"2.0\",\r\n\"id\":1,\"method\":\"f\"} ", "1 f"),
+            // Only as a notification is the name anything special.
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"$/cancelRequest","params":{"id":2}}"#,
+                "1 $/cancelRequest {\"id\":2}",
+            ),
+        ] {
+            assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_kept_to_the_byte() {
+        let longest = format!("\"{}\"", "x".repeat(Id::MAX_LEN - 2));
+        for id in [
+            "0",
+            "-7",
+            "-0",
+            "1.0",
+            "1e3",
+            "1E+3",
+            "1e999",
+            "18446744073709551616",
+            "0.10",
+            "null",
+            r#""""#,
+            r#""\u0041""#,
+            r#""A""#,
+            r#""\"\\\/\b\n""#,
+            r#""\ud83d\ude00""#,
+            "\"é😀\"",
+            r#""null""#,
+            &longest,
+        ] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id": {id} ,"method":"f"}}"#);
+            assert_eq!(decoded(text.as_bytes()), [format!("{id} f")]);
+        }
+        let too_long = format!("\"{}\"", "x".repeat(Id::MAX_LEN - 1));
+        for id in ["true", "false", "[]", "[1]", "{}", &too_long] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"f"}}"#);
+            assert_eq!(decoded(text.as_bytes()), ["refused null -32600"], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (text, expected) in [
+            ("", "refused null -32700"),
+            (" ", "refused null -32700"),
+            ("nonsense", "refused null -32700"),
+            ("{", "refused null -32700"),
+            ("[", "refused null -32700"),
+            ("{}{}", "refused null -32700"),
+            ("[] []", "refused null -32700"),
+            (r#"{"jsonrpc":"2.0","method":"f","id":01}"#, "refused null -32700"),
+            (r#"{"jsonrpc":"2.0","method":"f",}"#, "refused null -32700"),
+            ("{\"jsonrpc\":\"2.0\",\"method\":\"a\nb\"}", "refused null -32700"),
+            ("1", "refused null -32600"),
+            ("null", "refused null -32600"),
+            ("\"text\"", "refused null -32600"),
+            ("{}", "refused null -32600"),
+            ("[]", "refused null -32600"),
+            (r#"{"id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":2.0,"id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":null,"id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":null}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":["f"]}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"\ud800"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":1}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":"x"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":null}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":7}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"hops":-1}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":"1"}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"f"}"#, "refused null -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{"code":1,"message":""}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","result":1}"#, "refused null -32600"),
+        ] {
+            assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
+        }
+        assert_eq!(decoded(b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}"), ["refused null -32700"]);
+    }
+
+    #[test]
+    fn replies_and_cancels() {
+        for (text, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"result":null}"#, "result 1 null"),
+            (r#"{"jsonrpc":"2.0","result":{"a": [1]},"id":"x"}"#, "result \"x\" {\"a\": [1]}"),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"m"}}"#, "error 1 -1 m none"),
+            (
+                r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"m","data":[ ]}}"#,
+                "error null -1 m [ ]",
+            ),
+            (r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1.0}}"#, "cancel 1.0"),
+            (r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":"a","more":1}}"#, "cancel \"a\""),
+        ] {
+            assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
+        }
+        for error in ["1", "null", "{}", r#"{"code":"1","message":"m"}"#, r#"{"code":1}"#] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
+            let told = decoded(text.as_bytes());
+            assert!(told[0].starts_with("error 1 -32603 "), "{text}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn batches() {
+        let one = r#"{"jsonrpc":"2.0","id":1,"method":"f"}"#;
+        let told = "1 f";
+        assert_eq!(decoded(format!("[{one}]").as_bytes()), ["batch", told]);
+        assert_eq!(
+            decoded(format!(" [1,{one},\n{{}}] ").as_bytes()),
+            ["batch", "refused null -32600", told, "refused null -32600"]
+        );
+        assert_eq!(decoded(format!("[{one},{one},{one}]").as_bytes()).len(), 4);
+        assert_eq!(decoded(format!("[{one},{one},{one},1]").as_bytes()), ["refused null -32010"]);
+        assert_eq!(decoded(format!("[{}1]", "1,".repeat(70_000)).as_bytes()), ["refused null -32010"]);
+        // What is no JSON is that first of all.
+        assert_eq!(decoded(format!("[{one},{one},{one},{one}").as_bytes()), ["refused null -32700"]);
+    }
+
+    /// The members of a message have names; a list of values in the order that this code has for them is none.
+    #[test]
+    fn an_array_is_no_message() {
+        for text in ["[[]]", r#"[["2.0",1,"f"]]"#, r#"[["2.0",1,"f",[1],{}]]"#] {
+            assert_eq!(decoded(text.as_bytes()), ["batch", "refused null -32600"], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_meta() {
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":[5,2]}"#;
+        assert_eq!(decoded(text.as_bytes()), ["refused 1 -32600"]);
+    }
+
+    #[test]
+    fn depth() {
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"f","params":{open}{close}}}"#)
+        };
+        assert!(decoded(nested(BOUNDS.depth).as_bytes())[0].starts_with("1 f ["));
+        assert_eq!(decoded(nested(BOUNDS.depth + 1).as_bytes()), ["refused null -32700"]);
+        assert_eq!(decoded("[".repeat(1_000_000).as_bytes()), ["refused null -32700"]);
+        // Brackets in strings are no nesting, and a quote behind a backslash is no string's end.
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","params":["\"[[[[[[[[[\\",1]}"#;
+        assert!(decoded(text.as_bytes())[0].starts_with("1 f ["));
+    }
+
+    #[test]
+    fn no_cut_of_a_message_is_a_message() {
+        let text = r#"{"jsonrpc":"2.0","id":"é","method":"f","params":[1,{"a":null}],"meta":{"hops":1}}"#;
+        for at in 0..text.len() {
+            assert_eq!(decoded(&text.as_bytes()[..at]), ["refused null -32700"], "cut after {at}");
+        }
+    }
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = b"before".to_vec();
+        encode(&mut out);
+        String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
+    }
+
+    #[test]
+    fn encodes_replies() {
+        let id = |json| Id::from_json(json).unwrap();
+        for (id, outcome, expected) in [
+            (id("1"), Ok(raw("null")), r#"{"jsonrpc":"2.0","result":null,"id":1}"#),
+            (id(r#""\u0041""#), Ok(raw("[1, 2]")), r#"{"jsonrpc":"2.0","result":[1, 2],"id":"\u0041"}"#),
+            (id("1.0"), Ok(raw("{\n\"a\":\r\n1}")), r#"{"jsonrpc":"2.0","result":{ "a":  1},"id":1.0}"#),
+            (
+                Id::null(),
+                Err(Fault::new(-1, "a \"line\"\nand é")),
+                r#"{"jsonrpc":"2.0","error":{"code":-1,"message":"a \"line\"\nand é"},"id":null}"#,
+            ),
+            (
+                id("2"),
+                Err(Fault { data: Some(raw("[\n]")), ..Fault::new(7, "m") }),
+                r#"{"jsonrpc":"2.0","error":{"code":7,"message":"m","data":[ ]},"id":2}"#,
+            ),
+        ] {
+            assert_eq!(encoded(|out| encode_reply(out, &id, &outcome)), expected);
+        }
+    }
+
+    #[test]
+    fn encodes_requests() {
+        let params = raw("[1,\n2]");
+        let meta = |deadline, hops| Meta { deadline, hops };
+        let second = Some(Duration::from_secs(1));
+        for (id, method, params, meta, expected) in [
+            (None, "f", None, meta(None, 0), r#"{"jsonrpc":"2.0","method":"f"}"#),
+            (
+                Some(7),
+                "f",
+                Some(&*params),
+                meta(None, 0),
+                r#"{"jsonrpc":"2.0","method":"f","params":[1, 2],"id":7}"#,
+            ),
+            (
+                Some(8),
+                "a\"b\n",
+                None,
+                meta(second, 2),
+                r#"{"jsonrpc":"2.0","method":"a\"b\n","meta":{"hops":2,"deadline_ms":1000},"id":8}"#,
+            ),
+            (None, "f", None, meta(None, 1), r#"{"jsonrpc":"2.0","method":"f","meta":{"hops":1}}"#),
+        ] {
+            let request = Request { id: id.map(Id::from), method: method.into(), params, meta };
+            assert_eq!(encoded(|out| encode_request(out, &request)), expected);
+        }
+        let cancel = encoded(|out| encode_cancel(out, &Id::from_json("\"\\u0041\"").unwrap()));
+        assert_eq!(cancel, r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":"\u0041"}}"#);
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_to_the_same() {
+        let (params, id) = (raw(r#"{"a":[1,"\n"]}"#), Id::from_json("-7").unwrap());
+        let meta = Meta { deadline: Some(Duration::from_millis(3)), hops: 4 };
+        let request =
+            Request { id: Some(id.clone()), method: "a.b\u{1}\"\\é".into(), params: Some(&params), meta };
+        let text = encoded(|out| encode_request(out, &request));
+        assert_eq!(decoded(text.as_bytes()), [told(&Ok(Message::Request(request)))]);
+
+        let text = encoded(|out| encode_cancel(out, &id));
+        assert_eq!(decoded(text.as_bytes()), [told(&Ok(Message::Cancel(id.clone())))]);
+
+        for outcome in [Ok(raw("[1]")), Err(Fault::new(-5, "\u{7f}\t").with_data(&"data"))] {
+            let text = encoded(|out| encode_reply(out, &id, &outcome));
+            assert_eq!(decoded(text.as_bytes()), [told(&Ok(Message::Reply(id.clone(), outcome)))]);
+        }
+    }
+}

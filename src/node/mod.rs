@@ -41,7 +41,7 @@ pub struct Node {
 struct Shared {
     executor: Arc<Executor<'static>>,
     registry: Arc<Registry>,
-    limits: Limits,
+    limits: Arc<Limits>,
     stopper: Stopper,
     connections: Mutex<Connections>,
 }
@@ -57,7 +57,9 @@ impl Node {
     /// Creates a node whose connections run on `executor` and call the functions of `registry`.
     pub fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
         let (stopper, connections) = (Stopper::new(), Mutex::default());
-        Self { shared: Arc::new(Shared { executor, registry, limits, stopper, connections }) }
+        Self {
+            shared: Arc::new(Shared { executor, registry, limits: Arc::new(limits), stopper, connections }),
+        }
     }
 
     /// Returns what the node calls.

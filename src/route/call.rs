@@ -137,7 +137,9 @@ impl Inbox {
         state.cancelled.insert(token);
         let provider = state.providers.remove(&token);
         drop(state);
-        provider.map(Waker::wake);
+        if let Some(provider) = provider {
+            provider.wake();
+        }
     }
 
     /// Gives up all calls but notifications, since the peer is gone.
@@ -160,7 +162,9 @@ impl Inbox {
         state.answers.push((token, outcome));
         let session = state.session.take();
         drop(state);
-        session.map(Waker::wake);
+        if let Some(session) = session {
+            session.wake();
+        }
     }
 
     fn poll_cancelled(&self, token: Token, lasting: bool, cx: &Context<'_>) -> Poll<()> {

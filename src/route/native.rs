@@ -123,7 +123,7 @@ impl<S: 'static> Native<S> {
             let Call { params, reply, .. } = call;
             match arguments::<A>(params) {
                 Ok(arguments) => client.submit(id, kind, arguments, move |result: Result<R, CallError>| {
-                    reply.send(result.map_err(fault).and_then(Wire::into_outcome));
+                    reply.send(result.map_err(|error| fault(&error)).and_then(Wire::into_outcome));
                 }),
                 Err(fault) => reply.send(Err(fault)),
             }
@@ -237,8 +237,8 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawValue>) -> Result<A, Fault>
     })
 }
 
-fn fault(error: CallError) -> Fault {
-    let code = match &error {
+fn fault(error: &CallError) -> Fault {
+    let code = match error {
         CallError::Unknown(_) => code::UNKNOWN_FUNCTION,
         CallError::KindMismatch { .. } | CallError::TypeMismatch { .. } => code::INVALID_PARAMS,
         CallError::Full => code::BUSY,

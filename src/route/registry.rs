@@ -91,7 +91,7 @@ impl Registry {
         self.metrics.write_prometheus(&mut out);
         let stats: Vec<_> = self.stats().collect();
         let stats = stats.iter().map(|(name, provider, stats)| (name.as_str(), *provider, stats.clone()));
-        metrics::write_functions(&mut out, stats);
+        metrics::write_functions(&mut out, &stats);
         out
     }
 

@@ -51,7 +51,7 @@ impl fmt::Display for Stall {
 impl std::error::Error for Stall {}
 
 pub(super) fn is_stall(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Stall>())
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Stall>)
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chanrpc::config::{
-    Config, ConfigError, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
+    Config, ConfigError, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider,
+    Template,
 };
 use proptest::prelude::*;
 

@@ -1,0 +1,661 @@
+//! The channel-RPC core.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use chanrpc::chan::{
+    CallError, Callbacks, Client, FunctionId, Functions, Kind, QueuedCall, RegisterError, Responder, Server,
+    Settings,
+};
+use proptest::prelude::*;
+
+/// A state that remembers everything that was done to it.
+#[derive(Default)]
+struct Ledger {
+    entries: Vec<u64>,
+    kept: Vec<Responder<u64>>,
+}
+
+struct Deposit;
+
+fn functions() -> Functions<Ledger> {
+    let mut functions = Functions::new();
+    functions
+        .register0("write", |ledger: &mut Ledger, entry: u64| ledger.entries.push(entry))
+        .unwrap()
+        .register1("echo", |_, value: u64| value)
+        .unwrap()
+        .register1("push", |ledger, entry: u64| {
+            ledger.entries.push(entry);
+            ledger.entries.len()
+        })
+        .unwrap()
+        .register_n("last_two", |ledger, ()| {
+            let mut entries = ledger.entries.iter().rev().copied();
+            (entries.next(), entries.next())
+        })
+        .unwrap()
+        .register_n(7, |ledger, ()| ledger.entries.clone())
+        .unwrap()
+        .register1(FunctionId::of::<Deposit>(), |_, _: Deposit| "deposited")
+        .unwrap()
+        .register0("panic", |_, message: String| panic!("{message}"))
+        .unwrap()
+        .register0("panic silently", |_, ()| std::panic::panic_any(7_i32))
+        .unwrap()
+        .defer1("keep", |ledger: &mut Ledger, _: u64, responder| ledger.kept.push(responder))
+        .unwrap()
+        .defer1("drop", |_, _: u64, _: Responder<u64>| {})
+        .unwrap()
+        .defer1("panic with responder", |_, (): (), _: Responder<u64>| panic!("while holding it"))
+        .unwrap();
+    functions
+}
+
+fn server(capacity: usize) -> Server<Ledger> {
+    let settings = Settings { name: Some("ledger".into()), capacity, ..Settings::default() };
+    Server::with_settings(Ledger::default(), functions(), settings)
+}
+
+/// A server that runs on a thread of its own until its last client is gone.
+fn running(capacity: usize) -> (Client, thread::JoinHandle<Ledger>) {
+    let server = server(capacity);
+    let client = server.client();
+    (client, thread::spawn(move || smol::block_on(server.run())))
+}
+
+fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn all_kinds_and_all_sorts_of_ids() {
+    let (client, owner) = running(4);
+    client.call0("write", 5_u64).wait().unwrap();
+    assert_eq!(client.call1::<_, usize>("push", 6_u64).wait().unwrap(), 2);
+    let two: (Option<u64>, Option<u64>) = client.call_n("last_two", ()).wait().unwrap();
+    assert_eq!(two, (Some(6), Some(5)));
+    assert_eq!(client.call_n::<_, Vec<u64>>(7, ()).wait().unwrap(), [5, 6]);
+    let deposited: &str = client.call1(FunctionId::of::<Deposit>(), Deposit).wait().unwrap();
+    assert_eq!(deposited, "deposited");
+    let awaited = smol::block_on(async { client.call1::<_, u64>("echo", 8_u64).await });
+    assert_eq!(awaited.unwrap(), 8);
+    client.go("write", 9_u64).unwrap();
+    client.go("push", 10_u64).unwrap();
+    drop(client);
+    assert_eq!(owner.join().unwrap().entries, [5, 6, 9, 10]);
+}
+
+#[test]
+fn wrong_registrations_are_typed_errors() {
+    let mut functions = functions();
+    let duplicate = functions.register0("echo", |_, ()| ()).unwrap_err();
+    assert_eq!(duplicate, RegisterError::Duplicate("echo".into()));
+    assert!(functions.register0(7, |_, ()| ()).is_err());
+    assert_eq!(functions.register0("", |_, ()| ()).unwrap_err(), RegisterError::EmptyId);
+    assert_eq!(functions.kind(&"echo".into()), Some(Kind::One), "the first registration stays");
+}
+
+#[test]
+fn wrong_calls_are_typed_errors_and_enter_no_queue() {
+    let server = server(4);
+    let client = server.client();
+    let unknown = client.call0("nope", ()).wait().unwrap_err();
+    assert!(matches!(&unknown, CallError::Unknown(id) if *id == "nope".into()), "{unknown}");
+    let kind = client.call0("echo", 5_u64).wait().unwrap_err();
+    assert!(
+        matches!(kind, CallError::KindMismatch { registered: Kind::One, called: Kind::Zero, .. }),
+        "{kind}"
+    );
+    let arguments = client.call1::<_, u64>("echo", "five").wait().unwrap_err();
+    assert!(matches!(arguments, CallError::TypeMismatch { part: "arguments", .. }), "{arguments}");
+    let result = client.call1::<_, String>("echo", 5_u64).wait().unwrap_err();
+    assert!(matches!(result, CallError::TypeMismatch { part: "result", .. }), "{result}");
+    let go = client.go("nope", 5_u64).unwrap_err();
+    assert!(matches!(go.error, CallError::Unknown(_)));
+    assert_eq!(go.arguments, 5, "the arguments come back");
+    assert_eq!(client.stats().queued, 0);
+}
+
+#[test]
+fn go_tells_full_and_closed_and_never_blocks() {
+    let server = server(2);
+    let client = server.client();
+    client.go("write", 1_u64).unwrap();
+    client.go("write", 2_u64).unwrap();
+    let full = client.go("write", 3_u64).unwrap_err();
+    assert!(matches!(full.error, CallError::Full), "{full}");
+    assert_eq!(full.arguments, 3);
+    let full = client.call1::<_, u64>("echo", 4_u64).unless_full().wait().unwrap_err();
+    assert!(matches!(full, CallError::Full));
+    assert_eq!(client.stats().refused, 2);
+    server.close();
+    let closed = client.go("write", 5_u64).unwrap_err();
+    assert!(matches!(closed.error, CallError::Closed));
+}
+
+#[test]
+fn anyone_can_drive_a_server() {
+    let mut server = server(4);
+    let client = server.client();
+    let mut call = client.call1::<_, u64>("echo", 5_u64);
+    assert!(server.try_next().is_none(), "nothing is queued before the call is polled");
+    assert!(poll(&mut call).is_pending());
+    let queued = server.try_next().unwrap();
+    server.exec(queued);
+    assert!(matches!(poll(&mut call), Poll::Ready(Ok(5))));
+    assert_eq!(server.stats().executed, 1);
+}
+
+#[test]
+fn a_panic_is_the_callers_error_and_the_server_lives_on() {
+    let (client, owner) = running(4);
+    let error = client.call0("panic", "no such luck".to_owned()).wait().unwrap_err();
+    let CallError::Panicked(panic) = error else { panic!("{error}") };
+    assert_eq!(panic.message(), "no such luck");
+    let backtrace = panic.backtrace();
+    assert!(backtrace.starts_with("at tests"), "{backtrace}");
+    assert!(backtrace.contains("chan.rs:"), "{backtrace}");
+    assert!(backtrace.len() <= Settings::default().backtrace_limit);
+    let error = client.call0("panic silently", ()).wait().unwrap_err();
+    assert!(matches!(error, CallError::Panicked(_)), "{error}");
+    let error = client.call1::<_, u64>("panic with responder", ()).wait().unwrap_err();
+    assert!(matches!(&error, CallError::Panicked(panic) if panic.message() == "while holding it"), "{error}");
+    assert_eq!(client.call1::<_, u64>("echo", 1_u64).wait().unwrap(), 1);
+    assert_eq!(client.stats().panicked, 3);
+    drop(client);
+    owner.join().unwrap();
+}
+
+#[test]
+fn the_backtrace_is_cut_as_configured() {
+    for limit in [0, 10, 1000] {
+        let settings = Settings { backtrace_limit: limit, ..Settings::default() };
+        let server = Server::with_settings(Ledger::default(), functions(), settings);
+        let client = server.client();
+        let owner = thread::spawn(move || smol::block_on(server.run()));
+        let error = client.call0("panic", "x".to_owned()).wait().unwrap_err();
+        let CallError::Panicked(panic) = error else { panic!("{error}") };
+        assert!(panic.backtrace().len() <= limit);
+        assert_eq!(panic.backtrace().is_empty(), limit == 0);
+        drop(client);
+        owner.join().unwrap();
+    }
+}
+
+#[test]
+fn a_responder_answers_later_in_any_order_or_is_missed_at_once() {
+    let mut server = server(4);
+    let client = server.client();
+    let mut calls: Vec<_> = (0..3).map(|n| client.call1::<_, u64>("keep", n as u64)).collect();
+    for call in &mut calls {
+        assert!(poll(call).is_pending());
+        let queued = server.try_next().unwrap();
+        server.exec(queued);
+        assert!(poll(call).is_pending(), "the function has run and not answered");
+    }
+    let mut kept = std::mem::take(&mut server.state_mut().kept);
+    assert!(!kept[1].is_abandoned());
+    kept.remove(1).reply(11);
+    assert!(matches!(poll(&mut calls[1]), Poll::Ready(Ok(11))));
+    drop(calls.remove(0));
+    assert!(kept[0].is_abandoned(), "nobody waits any more");
+    drop(kept);
+    assert!(matches!(poll(&mut calls[1]), Poll::Ready(Err(CallError::Unanswered))));
+
+    let mut dropped = client.call1::<_, u64>("drop", 1_u64);
+    assert!(poll(&mut dropped).is_pending());
+    let queued = server.try_next().unwrap();
+    server.exec(queued);
+    assert!(matches!(poll(&mut dropped), Poll::Ready(Err(CallError::Unanswered))));
+}
+
+#[test]
+fn a_dropped_call_that_has_not_begun_never_does() {
+    let mut server = server(4);
+    let client = server.client();
+    let mut call = Box::pin(client.call0("write", 1_u64));
+    assert!(poll(&mut call).is_pending());
+    drop(call);
+    let queued = server.try_next().unwrap();
+    server.exec(queued);
+    assert!(server.state().entries.is_empty());
+    assert_eq!(server.stats().cancelled, 1);
+    assert_eq!(server.stats().executed, 0);
+}
+
+#[test]
+fn a_deadline_ends_a_wait_for_the_answer_and_a_wait_for_room() {
+    let server = server(1);
+    let client = server.client();
+    let waits = client.call1::<_, u64>("echo", 1_u64).timeout(Duration::from_millis(5)).wait();
+    assert!(matches!(waits, Err(CallError::Deadline)));
+    assert_eq!(client.stats().queued, 1, "the queue is full now");
+    let waits = client.call1::<_, u64>("echo", 1_u64).timeout(Duration::from_millis(5)).wait();
+    assert!(matches!(waits, Err(CallError::Deadline)));
+}
+
+#[test]
+fn close_answers_everyone_and_closing_again_does_nothing() {
+    let server = server(2);
+    let client = server.client();
+    let closer = server.closer();
+    let mut queued: Vec<_> = (0..2).map(|n| client.call1::<_, u64>("echo", n as u64)).collect();
+    let mut blocked = client.call1::<_, u64>("echo", 9_u64);
+    for call in &mut queued {
+        assert!(poll(call).is_pending());
+    }
+    assert!(poll(&mut blocked).is_pending(), "the queue is full");
+    let waits = thread::spawn({
+        let client = client.clone();
+        move || client.call0("write", 1_u64).wait()
+    });
+    closer.close();
+    server.close();
+    closer.close();
+    for mut call in queued {
+        assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Closed))));
+    }
+    assert!(matches!(poll(&mut blocked), Poll::Ready(Err(CallError::Closed))));
+    assert!(matches!(waits.join().unwrap(), Err(CallError::Closed)));
+    assert!(matches!(client.call0("write", 1_u64).wait(), Err(CallError::Closed)));
+    assert!(client.is_closed());
+    assert!(smol::block_on(server.next()).is_none());
+}
+
+#[test]
+fn a_server_that_is_dropped_answers_everyone() {
+    let server = server(4);
+    let client = server.client();
+    let mut call = client.call1::<_, u64>("echo", 1_u64);
+    assert!(poll(&mut call).is_pending());
+    drop(server);
+    assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Closed))));
+}
+
+#[test]
+fn a_queued_call_that_is_dropped_answers_too() {
+    let server = server(4);
+    let client = server.client();
+    let mut call = client.call1::<_, u64>("echo", 1_u64);
+    assert!(poll(&mut call).is_pending());
+    drop(server.try_next().unwrap());
+    assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Unanswered))));
+}
+
+#[test]
+#[should_panic(expected = "belongs to another server")]
+fn a_call_of_another_server_is_refused() {
+    let (one, mut other) = (server(4), server(4));
+    one.client().go("write", 1_u64).unwrap();
+    other.exec(one.try_next().unwrap());
+}
+
+/// Servers in a row, each with a function that calls the next and waits; the last calls `back_to`.
+fn chain(names: &[&'static str], back_to: usize) -> (Vec<Client>, Vec<thread::JoinHandle<Option<Client>>>) {
+    let mut functions = Functions::new();
+    functions
+        .register1("pass on", |next: &mut Option<Client>, (): ()| -> Result<u64, CallError> {
+            match next {
+                Some(next) => next.call1::<_, Result<u64, CallError>>("pass on", ()).wait()?,
+                None => Ok(1),
+            }
+        })
+        .unwrap()
+        .register0("next", |next: &mut Option<Client>, client: Option<Client>| *next = client)
+        .unwrap();
+    let functions = Arc::new(functions);
+    let (mut clients, mut owners) = (Vec::new(), Vec::new());
+    for name in names {
+        let settings = Settings { name: Some((*name).into()), ..Settings::default() };
+        let server = Server::with_settings(None, functions.clone(), settings);
+        clients.push(server.client());
+        owners.push(thread::spawn(move || smol::block_on(server.run())));
+    }
+    for (at, client) in clients.iter().enumerate() {
+        let next = clients.get(at + 1).or(clients.get(back_to)).cloned();
+        client.call0("next", next).wait().unwrap();
+    }
+    (clients, owners)
+}
+
+#[test]
+fn a_call_to_oneself_or_round_a_circle_is_an_error_that_names_the_chain() {
+    for (names, back_to, expected) in [
+        (&["a"][..], 0, "a -> a"),
+        (&["a", "b"], 0, "b -> a -> b"),
+        (&["a", "b", "c"], 0, "c -> a -> b -> c"),
+        (&["a", "b", "c"], 1, "c -> b -> c"),
+    ] {
+        let (clients, owners) = chain(names, back_to);
+        let result = clients[0].call1::<_, Result<u64, CallError>>("pass on", ()).wait().unwrap();
+        let Err(CallError::WouldDeadlock { chain }) = result else { panic!("{names:?}: {result:?}") };
+        assert_eq!(chain.join(" -> "), expected);
+        for client in &clients {
+            client.call0("next", None::<Client>).wait().unwrap();
+        }
+        let result = clients[0].call1::<_, Result<u64, CallError>>("pass on", ()).wait().unwrap();
+        assert!(matches!(result, Ok(1)), "the servers live on");
+        drop(clients);
+        owners.into_iter().for_each(|owner| drop(owner.join().unwrap()));
+    }
+}
+
+#[test]
+fn a_chain_without_a_circle_is_no_deadlock() {
+    let (clients, owners) = chain(&["a", "b", "c", "d"], usize::MAX);
+    let result = clients[0].call1::<_, Result<u64, CallError>>("pass on", ()).wait().unwrap();
+    assert!(matches!(result, Ok(1)));
+    drop(clients);
+    owners.into_iter().for_each(|owner| drop(owner.join().unwrap()));
+}
+
+#[test]
+fn an_async_call_to_oneself_is_no_deadlock() {
+    struct Own {
+        client: Option<Client>,
+        callbacks: Option<Callbacks<u64>>,
+    }
+    let mut functions = Functions::new();
+    functions
+        .register0("start", |own: &mut Own, ()| {
+            let client = own.client.clone().unwrap();
+            let callbacks = own.callbacks.as_mut().unwrap();
+            callbacks.call1(&client, "value", (), |got: &mut u64, value| *got = value.unwrap()).unwrap();
+        })
+        .unwrap()
+        .register1("value", |_: &mut Own, ()| 42_u64)
+        .unwrap();
+    let mut server = Server::new(Own { client: None, callbacks: Some(Callbacks::new(1)) }, functions);
+    server.state_mut().client = Some(server.client());
+    server.client().go("start", ()).unwrap();
+    for _ in 0..2 {
+        let call = server.try_next().unwrap();
+        server.exec(call);
+    }
+    let mut got = 0;
+    server.state_mut().callbacks.as_mut().unwrap().try_next().unwrap().run(&mut got);
+    assert_eq!(got, 42);
+}
+
+#[test]
+fn callbacks_come_back_on_the_callers_loop_whatever_happens() {
+    let server = server(1);
+    let client = server.client();
+    let mut callbacks = Callbacks::new(5);
+    let seen = Arc::new(AtomicUsize::new(0));
+    let record = |name: &'static str| {
+        let seen = seen.clone();
+        move |log: &mut Vec<(&'static str, bool)>, result: Result<u64, CallError>| {
+            seen.fetch_add(1, Ordering::SeqCst);
+            log.push((name, result.is_ok()));
+        }
+    };
+    callbacks.call1(&client, "nope", 1_u64, record("unknown")).unwrap();
+    callbacks.call1(&client, "echo", 1_u64, record("queued")).unwrap();
+    callbacks.call1(&client, "echo", 2_u64, record("full")).unwrap();
+    callbacks.call1(&client, "echo", "text", record("mistyped")).unwrap();
+    server.close();
+    callbacks.call1(&client, "echo", 3_u64, record("closed")).unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst), 0, "no callback ran inline");
+    let refused = callbacks.call1(&client, "echo", 4_u64, record("too many")).unwrap_err();
+    assert_eq!((refused.arguments, refused.limit), (4, 5));
+    assert_eq!(callbacks.pending(), 5);
+    let mut log = Vec::new();
+    while let Some(callback) = callbacks.try_next() {
+        callback.run(&mut log);
+    }
+    let names: Vec<_> = log.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["unknown", "full", "mistyped", "queued", "closed"]);
+    assert!(log.iter().all(|(_, ok)| !ok));
+    assert_eq!(callbacks.pending(), 0);
+    callbacks.call1(&client, "echo", 5_u64, record("again")).unwrap();
+}
+
+#[test]
+fn a_callback_may_start_the_next_call() {
+    let (client, owner) = running(4);
+    let mut callbacks = Callbacks::new(1);
+    let (sender, results) = mpsc::channel();
+    let mut left = 100_u64;
+    let start = |callbacks: &mut Callbacks<u64>, client: &Client, left: u64| {
+        let sender = sender.clone();
+        callbacks
+            .call1(client, "echo", left, move |state: &mut u64, value: Result<u64, CallError>| {
+                *state = value.unwrap() - 1;
+                sender.send(*state).unwrap();
+            })
+            .unwrap();
+    };
+    smol::block_on(async {
+        while left > 0 {
+            start(&mut callbacks, &client, left);
+            callbacks.next().await.run(&mut left);
+        }
+    });
+    assert_eq!(results.try_iter().count(), 100);
+    drop(client);
+    owner.join().unwrap();
+}
+
+#[test]
+fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers_order() {
+    const THREADS: u64 = 8;
+    const CALLS: u64 = 100_000;
+    let (client, owner) = running(64);
+    let barrier = Arc::new(Barrier::new(THREADS as usize));
+    let callers: Vec<_> = (0..THREADS)
+        .map(|caller| {
+            let (client, barrier) = (client.clone(), barrier.clone());
+            thread::spawn(move || {
+                let mut callbacks = Callbacks::new(16);
+                let mut written = 0_u64;
+                let mut answered = 0_u64;
+                barrier.wait();
+                for n in 0..CALLS {
+                    let value = caller * CALLS + n;
+                    match n % 5 {
+                        0 => assert_eq!(client.call1::<_, u64>("echo", value).wait().unwrap(), value),
+                        1 => client.call0("write", value).wait().unwrap(),
+                        2 => written += u64::from(client.go("write", value).is_ok()),
+                        3 => {
+                            let check = move |answered: &mut u64, reply: Result<u64, CallError>| match reply {
+                                Ok(reply) => {
+                                    assert_eq!(reply, value);
+                                    *answered += 1;
+                                }
+                                Err(error) => assert!(matches!(error, CallError::Full), "{error}"),
+                            };
+                            callbacks.call1(&client, "echo", value, check).unwrap();
+                            while let Some(callback) = callbacks.try_next() {
+                                callback.run(&mut answered);
+                            }
+                            if callbacks.pending() == 16 {
+                                smol::future::block_on(callbacks.next()).run(&mut answered);
+                            }
+                        }
+                        _ => {
+                            let (last, _): (Option<u64>, Option<u64>) =
+                                client.call_n("last_two", ()).wait().unwrap();
+                            assert!(last.is_some());
+                        }
+                    }
+                    written += u64::from(n % 5 == 1);
+                }
+                while callbacks.pending() > 0 {
+                    smol::future::block_on(callbacks.next()).run(&mut answered);
+                }
+                assert!(answered > 0);
+                written
+            })
+        })
+        .collect();
+    let written: u64 = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+    drop(client);
+    let entries = owner.join().unwrap().entries;
+    assert_eq!(entries.len() as u64, written, "every call that was taken has run once");
+    let mut latest = HashMap::new();
+    for entry in entries {
+        if let Some(before) = latest.insert(entry / CALLS, entry) {
+            assert!(before < entry, "{before} ran before {entry}");
+        }
+    }
+    assert_eq!(latest.len() as u64, THREADS);
+}
+
+/// One step of a random history.
+#[derive(Clone, Debug)]
+enum Step {
+    Call,
+    Keep,
+    Go,
+    Async,
+    Panic,
+    Exec,
+    DropOldest,
+    DropQueued,
+    AnswerKept,
+    Close,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => Just(Step::Call),
+        2 => Just(Step::Keep),
+        3 => Just(Step::Go),
+        3 => Just(Step::Async),
+        1 => Just(Step::Panic),
+        8 => Just(Step::Exec),
+        1 => Just(Step::DropOldest),
+        1 => Just(Step::DropQueued),
+        2 => Just(Step::AnswerKept),
+        1 => Just(Step::Close),
+    ];
+    proptest::collection::vec(step, 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order, every call is answered exactly once, with its own value or with an
+    /// error that fits, and everything runs in the order in which it was queued.
+    #[test]
+    fn every_call_is_answered_exactly_once(steps in steps(), capacity in 1..6_usize) {
+        let order: Arc<Mutex<Vec<u64>>> = Arc::default();
+        let mut functions = functions();
+        functions.register1("trace", {
+            let order = order.clone();
+            move |_: &mut Ledger, value: u64| {
+                order.lock().unwrap().push(value);
+                value
+            }
+        }).unwrap();
+        let settings = Settings { capacity, backtrace_limit: 0, ..Settings::default() };
+        let mut server = Server::with_settings(Ledger::default(), functions, settings);
+        let client = server.client();
+        let mut callbacks: Callbacks<Vec<(u64, Result<u64, CallError>)>> = Callbacks::new(100);
+        let (mut started, mut serial) = (0, 0_u64);
+        let mut calls = Vec::new();
+        let mut expected = Vec::new();
+        let mut closed = false;
+
+        for step in steps {
+            serial += 1;
+            match step {
+                Step::Call => {
+                    let room = client.stats().queued < capacity && !closed;
+                    let mut call = Box::pin(client.call1::<_, u64>("trace", serial));
+                    let first = poll(&mut call);
+                    prop_assert_eq!(first.is_ready(), closed);
+                    if room {
+                        expected.push(serial);
+                    }
+                    if first.is_pending() {
+                        calls.push((serial, room, call));
+                    }
+                }
+                Step::Keep => {
+                    let mut call = Box::pin(client.call1::<_, u64>("keep", serial));
+                    if poll(&mut call).is_pending() {
+                        calls.push((serial, false, call));
+                    }
+                }
+                Step::Go => {
+                    if client.go("trace", serial).is_ok() {
+                        expected.push(serial);
+                    }
+                }
+                Step::Async => {
+                    if client.stats().queued < capacity && !closed {
+                        expected.push(serial);
+                    }
+                    let this = serial;
+                    callbacks.call1(&client, "trace", serial, move |log: &mut Vec<_>, result| log.push((this, result))).unwrap();
+                    started += 1;
+                }
+                Step::Panic => drop(client.go("panic", String::new())),
+                Step::Exec => if let Some(call) = server.try_next() {
+                    server.exec(call);
+                },
+                Step::DropOldest => if !calls.is_empty() {
+                    let (dropped, ..) = calls.remove(0);
+                    let has_run = order.lock().unwrap().contains(&dropped);
+                    if !has_run {
+                        expected.retain(|value| *value != dropped);
+                    }
+                },
+                Step::DropQueued => {
+                    let queued: Option<QueuedCall> = server.try_next();
+                    // Which one it was is not known, so the order is not judged from here on.
+                    if queued.is_some() {
+                        expected.clear();
+                        order.lock().unwrap().clear();
+                        return Ok(());
+                    }
+                }
+                Step::AnswerKept => if let Some(responder) = server.state_mut().kept.pop() {
+                    responder.reply(u64::MAX);
+                },
+                Step::Close => {
+                    server.close();
+                    closed = true;
+                }
+            }
+        }
+
+        // Calls that waited for room enter while others are run.
+        loop {
+            calls.retain_mut(|(_, _, call)| poll(call).is_pending());
+            match server.try_next() {
+                Some(call) => server.exec(call),
+                None => break,
+            }
+        }
+        drop(server);
+        let ran = order.lock().unwrap().clone();
+        for (serial, _, call) in &mut calls {
+            prop_assert!(matches!(poll(call), Poll::Ready(_)), "call {} was never answered", serial);
+        }
+        let mut by_callback = Vec::new();
+        while let Some(callback) = callbacks.try_next() {
+            callback.run(&mut by_callback);
+        }
+        prop_assert_eq!(by_callback.len(), started, "each async call has one callback");
+        for (serial, result) in by_callback {
+            match result {
+                Ok(value) => prop_assert_eq!(value, serial),
+                Err(error) => prop_assert!(matches!(error, CallError::Full | CallError::Closed), "{}", error),
+            }
+        }
+        if !closed {
+            let in_order: Vec<_> = ran.iter().filter(|value| expected.contains(value)).copied().collect();
+            prop_assert_eq!(in_order, expected);
+        }
+    }
+}

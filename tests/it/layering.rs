@@ -1,0 +1,152 @@
+//! The order of the modules, and what must not be in `src/`. See `ARCHITECTURE.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every module may use those before it, and none after it.
+const ORDER: [&str; 14] = [
+    "chan",
+    "message",
+    "config",
+    "log",
+    "metrics",
+    "codec",
+    "transport",
+    "remote",
+    "route",
+    "session",
+    "node",
+    "cli",
+    "lib",
+    "main",
+];
+
+/// What a module must not know, besides what stands after it.
+const STRANGERS: [(&str, &[&str]); 6] = [
+    ("chan", &["message", "config", "log", "metrics"]),
+    ("codec", &["chan", "config", "log", "metrics"]),
+    ("config", &["chan", "message"]),
+    ("log", &["chan", "message", "config"]),
+    ("transport", &["chan", "message", "config", "log", "metrics", "codec"]),
+    ("session", &["chan", "transport", "remote", "log"]),
+];
+
+/// What a pure module must not touch: tasks, sockets, files, and the clock.
+const IMPURE: [&str; 8] = [
+    "smol",
+    "std::net",
+    "std::fs",
+    "std::process",
+    "async_channel",
+    "Instant::now",
+    "SystemTime",
+    "thread::",
+];
+
+fn sources() -> Vec<(PathBuf, String)> {
+    fn collect(folder: &Path, into: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                into.push((path, text));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut sources = Vec::new();
+    collect(&root, &mut sources);
+    assert!(sources.len() > 30, "found only {} sources", sources.len());
+    for (path, _) in &mut sources {
+        *path = path.strip_prefix(&root).unwrap().to_owned();
+    }
+    sources
+}
+
+/// The module of `src/` that a file belongs to.
+fn module(path: &Path) -> &str {
+    path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs")
+}
+
+/// The modules of this crate that a source names, tests and docs aside.
+fn uses(text: &str) -> Vec<&str> {
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut found = Vec::new();
+    for line in lines {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            assert!(!rest.starts_with('{'), "name one module a line, so that this test can read it: {line}");
+            found.push(rest.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap());
+        }
+    }
+    found
+}
+
+fn rank(module: &str) -> usize {
+    ORDER.iter().position(|name| *name == module).unwrap_or_else(|| panic!("{module} has no place in ORDER"))
+}
+
+#[test]
+fn modules_use_only_what_is_below_them() {
+    let mut edges = 0;
+    for (path, text) in sources() {
+        let module = module(&path);
+        for used in uses(&text).into_iter().filter(|used| *used != module && module != "lib") {
+            edges += 1;
+            assert!(rank(used) < rank(module), "{}: {module} must not use {used}", path.display());
+            let strangers =
+                STRANGERS.iter().find(|(name, _)| *name == module).map_or(&[][..], |(_, list)| list);
+            assert!(!strangers.contains(&used), "{}: {module} must not know {used}", path.display());
+        }
+    }
+    assert!(edges > 20, "found only {edges} uses: does this test still read the sources?");
+}
+
+#[test]
+fn pure_modules_stay_pure() {
+    for (path, text) in sources() {
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        if matches!(module(&path), "codec" | "session" | "message") {
+            for impure in IMPURE {
+                assert!(!code.contains(impure), "{}: {impure} has no place here", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_builds_the_same_sources() {
+    let words = ["windows", "unix", "target_os", "target_family", "target_arch", "target_env", "os::fd"];
+    for (path, text) in sources() {
+        for (at, line) in text.lines().enumerate() {
+            let conditional = line.contains("cfg(") || line.contains("cfg_attr(") || line.contains("cfg!(");
+            let platform = conditional && words.iter().any(|word| line.contains(word));
+            let extension = line.contains("std::os::") || line.contains("os::unix");
+            assert!(!platform && !extension, "{}:{}: {line}", path.display(), at + 1);
+        }
+    }
+}
+
+#[test]
+fn programs_start_in_one_place_only() {
+    for (path, text) in sources() {
+        if path != Path::new("route/program.rs") {
+            assert!(!text.contains("Command::new"), "{} starts a program", path.display());
+        }
+    }
+}
+
+#[test]
+fn main_is_only_the_way_in() {
+    let (_, main) = sources().into_iter().find(|(path, _)| path == Path::new("main.rs")).unwrap();
+    assert!(main.lines().count() <= 60);
+}
+
+#[test]
+fn the_reader_finds_a_use_that_goes_the_wrong_way() {
+    assert_eq!(uses("use crate::node::Node;\n// crate::cli\nlet x = crate::cli::run;"), ["node", "cli"]);
+    assert!(rank("node") > rank("session"));
+}
