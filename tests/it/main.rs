@@ -2,5 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod chan;
+mod cli;
 mod config;
 mod layering;
+mod support;
+mod spec;

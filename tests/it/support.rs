@@ -20,12 +20,14 @@ use serde_json::{Value, json};
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);
-/// A shell script that prints `opened` once the file exists that its argument names.
-const GATE: &str = "while [ ! -e \"$1\" ]; do sleep 0.02; done; echo opened";
+/// A shell script that prints `opened` once the file exists that its argument names. It gives up when the folder of that
+/// file is gone, so that a test which fails leaves nothing behind.
+const GATE: &str = "while [ ! -e \"$1\" ] && [ -d \"${1%/*}\" ]; do sleep 0.02; done; echo opened";
 /// A shell script that ignores SIGTERM, has a child that does too, writes both their process ids to the file that its
-/// argument names, and does not end.
-const STUBBORN: &str = "trap '' TERM; sleep 1000 & echo $$ $! > \"$1.new\"; mv \"$1.new\" \"$1\"
-while :; do wait; done";
+/// argument names, and ends only when the folder of that file is gone.
+const STUBBORN: &str = "trap '' TERM
+(while [ -d \"${1%/*}\" ]; do sleep 0.05; done) & echo $$ $! > \"$1.new\"; mv \"$1.new\" \"$1\"
+wait";
 
 /// Waits until `condition` gives something.
 pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -159,7 +161,7 @@ impl Ended {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.stdout, "", "only results belong on stdout");
         assert!(!self.stderr.is_empty(), "an error without a word");
-        assert!(!self.stderr.contains("panicked"), "{self:?}");
+        assert!(!self.stderr.contains("panicked at"), "{self:?}");
         &self.stderr
     }
 }

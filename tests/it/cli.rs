@@ -1,0 +1,623 @@
+//! The command line: commands, options, exit codes, and what goes where.
+
+use std::io;
+use std::net::TcpStream;
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::support::{
+    Folder, Node, Process, Stderr, await_some, binary, binary_in_shell, eventually, fake_node, is_gone, listen,
+    quoted, run,
+};
+
+/// A port that nobody but a system's own services may listen on, and these do not.
+const DEAD: &str = "127.0.0.1:1";
+
+// Exit codes.
+
+#[test]
+fn exit_0_when_answered() {
+    let node = Node::demo();
+    assert_eq!(node.run("call", &["demo.add", "2", "3"]).result(), "5");
+    let gone = node.run("go", &["demo.count", "5"]);
+    assert_eq!((gone.code, gone.stdout.as_str(), gone.stderr.as_str()), (Some(0), "", ""));
+    assert_eq!(node.run("call", &["demo.count", "0"]).result(), "5");
+    assert!(node.run("list", &[]).result().lines().any(|name| name == "demo.add"));
+}
+
+#[test]
+fn exit_1_when_the_function_fails() {
+    let node = Node::with(Folder::new(), "[[function]]\nname = 'fail'\nexec = ['false']");
+    let failed = node.run("call", &["fail"]);
+    let message = failed.failed(1);
+    assert!(message.contains("-32013") && message.contains("\"exit\":1"), "{message}");
+}
+
+#[test]
+fn exit_1_when_parameters_do_not_fit() {
+    let node = Node::demo();
+    assert!(node.run("call", &["demo.add", "2", "three"]).failed(1).contains("-32602"));
+    assert!(node.run("call", &["demo.divide", "1", "0"]).failed(1).contains("-32602"));
+}
+
+#[test]
+fn exit_1_when_the_function_panics() {
+    let node = Node::demo();
+    let failed = node.run("call", &["demo.panic"]);
+    assert!(failed.failed(1).contains("-32603"), "{failed:?}");
+    assert!(failed.stderr.contains("this function always panics"), "{failed:?}");
+    assert_eq!(node.run("call", &["demo.add", "2", "3"]).result(), "5");
+}
+
+#[test]
+fn exit_2_for_a_bad_timeout() {
+    let node = Node::demo();
+    for bad in ["soon", "", "-1", "nan", "inf", "1e300", "2s"] {
+        for command in ["call", "go", "list"] {
+            let failed = node.run(command, &["--timeout", bad, "rpc.ping"]);
+            assert!(failed.failed(2).contains("timeout"), "{bad}: {failed:?}");
+        }
+        node.run("call", &[&format!("--timeout={bad}"), "rpc.ping"]).failed(2);
+    }
+}
+
+#[test]
+fn exit_2_for_a_command_line_that_means_nothing() {
+    for (arguments, told) in [
+        (&[][..], "a command is missing"),
+        (&["dance"], "dance"),
+        (&["call"], "function"),
+        (&["go"], "function"),
+        (&["call", "--colour", "f"], "--colour"),
+        (&["serve", "--colour"], "--colour"),
+        (&["list", "-x"], "-x"),
+        (&["list", "a", "b"], "b"),
+        (&["serve", "here"], "here"),
+        (&["call", "f", "--to"], "--to"),
+        (&["serve", "--listen"], "--listen"),
+        (&["serve", "--config"], "--config"),
+        (&["serve", "--threads", "0"], "threads"),
+        (&["serve", "--threads", "many"], "threads"),
+        (&["serve", "--log", "loud"], "log"),
+        (&["call", "--params", "3", "f"], "--params"),
+        (&["call", "--params", "{", "f"], "--params"),
+        (&["call", "--params", "[1] [2]", "f"], "--params"),
+        (&["call", "--params", "[1]", "f", "2"], "--params"),
+        (&["go", "--params", "[1]", "f", "2"], "--params"),
+    ] {
+        let failed = run(arguments);
+        assert!(failed.failed(2).contains(told), "{arguments:?}: {failed:?}");
+        assert!(failed.stderr.contains("--help"), "{arguments:?}: {failed:?}");
+    }
+}
+
+#[test]
+fn exit_2_for_a_listen_address_that_is_none() {
+    for bad in ["here", "127.0.0.1", "127.0.0.1:65536", ":", "256.0.0.1:0"] {
+        assert!(run(["serve", "--listen", bad]).failed(2).contains(bad), "{bad}");
+    }
+}
+
+#[test]
+fn exit_2_for_a_configuration_that_is_wrong() {
+    let folder = Folder::new();
+    let config = folder.write("wrong.toml", "name = 'board'\nlissten = 3\n");
+    for check in [&[][..], &["--check"]] {
+        let mut command = binary();
+        command.arg("serve").arg("--config").arg(&config).args(check);
+        let failed = Process::start(command).finish();
+        let message = failed.failed(2);
+        assert!(message.contains("wrong.toml:2:") && message.contains("lissten"), "{message}");
+    }
+    let absent = folder.name("absent.toml");
+    assert!(run(["serve", "--config", &absent]).failed(2).contains("absent.toml"));
+}
+
+#[test]
+fn exit_2_when_the_address_is_in_use() {
+    let node = Node::demo();
+    let address = node.address().to_string();
+    assert!(run(["serve", "--listen", &address]).failed(2).contains(&address));
+    // One that is free does not make up for it.
+    let message = run(["serve", "--listen", "127.0.0.1:0", "--listen", &address]);
+    assert!(message.failed(2).contains(&address));
+}
+
+#[test]
+fn exit_2_when_the_ready_file_cannot_be_written() {
+    let folder = Folder::new();
+    let path = folder.name("absent/ready");
+    let failed = run(["serve", "--listen", "127.0.0.1:0", "--ready-file", &path]);
+    assert_eq!(failed.code, Some(2), "{failed:?}");
+    assert!(failed.stderr.contains("--ready-file"), "{failed:?}");
+}
+
+#[test]
+fn exit_2_for_an_argument_that_is_not_utf_8() {
+    for line in [
+        "\"$0\" call \"$(printf 'f\\377')\"",
+        "\"$0\" call f \"$(printf '\\377')\"",
+        "\"$0\" call --to \"$(printf '\\377')\" f",
+        "\"$0\" \"$(printf '\\377')\"",
+    ] {
+        let failed = Process::start(binary_in_shell(line)).finish();
+        assert!(failed.failed(2).contains("UTF-8"), "{line}: {failed:?}");
+    }
+}
+
+#[test]
+fn exit_3_without_a_connection() {
+    for command in ["call", "go", "list"] {
+        let failed = run([command, "--to", DEAD, "f"]);
+        assert!(failed.failed(3).contains(DEAD), "{failed:?}");
+    }
+    run(["call", "--to", "nowhere", "f"]).failed(3);
+}
+
+#[test]
+fn exit_3_when_there_is_no_such_function() {
+    let node = Node::demo();
+    for name in ["demo.multiply", "help", "rpc.nothing"] {
+        let failed = node.run("call", &[name]);
+        assert!(failed.failed(3).contains("-32601"), "{failed:?}");
+        assert!(failed.stderr.contains(name), "{failed:?}");
+    }
+}
+
+#[test]
+fn exit_3_when_the_provider_is_gone() {
+    let config = format!("[[function]]\nname = 'away'\nforward = '{DEAD}'");
+    let node = Node::with(Folder::new(), &config);
+    let failed = node.run("call", &["away"]);
+    assert!(failed.failed(3).contains("-32001"), "{failed:?}");
+    assert!(failed.stderr.contains(DEAD), "{failed:?}");
+}
+
+#[test]
+fn exit_3_when_the_program_is_missing() {
+    let node = Node::with(Folder::new(), "[[function]]\nname = 'absent'\nexec = ['no-such-program-anywhere']");
+    let failed = node.run("call", &["absent"]);
+    assert!(failed.failed(3).contains("-32001"), "{failed:?}");
+    assert!(failed.stderr.contains("no-such-program-anywhere"), "{failed:?}");
+}
+
+#[test]
+fn exit_3_when_the_node_stops_before_the_answer() {
+    let folder = Folder::new();
+    let config = format!("limits.drain = '100ms'\n{}", folder.gate(""));
+    let mut node = Node::with(folder, &config);
+    let call = Process::start(node.command("call", &["gate", &node.folder.name("never")]));
+    await_in_flight(&node, 1);
+    node.signal("TERM");
+    call.finish().failed(3);
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
+fn exit_4_when_the_deadline_passes() {
+    let node = Node::demo();
+    node.run("call", &["--timeout", "0.2", "demo.sleep", "3000"]).failed(4);
+    node.run("call", &["--timeout", "0", "demo.sleep", "3000"]).failed(4);
+    // The node was told, and has given the calls up.
+    await_in_flight(&node, 0);
+    // A node that takes the connection and then nothing more.
+    let silent = listen(|stream| {
+        let _ = io::copy(&mut &stream, &mut io::sink());
+    });
+    for command in ["call", "go", "list"] {
+        run([command, "--to", &silent.to_string(), "--timeout=0.2", "f"]).failed(4);
+    }
+}
+
+#[test]
+fn exit_130_when_interrupted() {
+    for signal in ["INT", "TERM"] {
+        let node = Node::demo();
+        let call = Process::start(node.command("call", &["demo.sleep", "3000"]));
+        await_in_flight(&node, 1);
+        call.signal(signal);
+        let ended = call.finish();
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(130), ""), "SIG{signal}: {ended:?}");
+    }
+}
+
+#[test]
+fn an_interrupted_call_leaves_no_program_behind() {
+    let folder = Folder::new();
+    let config = folder.stubborn("");
+    let node = Node::with(folder, &config);
+    let call = Process::start(node.command("call", &["--timeout", "3000", "stubborn", &node.folder.name("ids")]));
+    let ids = node.folder.await_words("ids");
+    call.signal("INT");
+    assert_eq!(call.finish().code, Some(130));
+    for id in ids {
+        eventually("the program has ended", || is_gone(&id));
+    }
+}
+
+/// Every code of the contract, from a node that answers whatever it is told to.
+#[test]
+fn every_error_code_has_its_exit_code() {
+    let node = fake_node(|request| {
+        let code = request["params"][0].clone();
+        let error = json!({ "code": code, "message": "as told", "data": { "why": [1, 2] } });
+        json!({ "jsonrpc": "2.0", "id": request["id"], "error": error })
+    });
+    for (code, exit) in [
+        (-32700, 1),
+        (-32600, 1),
+        (-32602, 1),
+        (-32601, 3),
+        (-32603, 1),
+        (-32001, 3),
+        (-32002, 5),
+        (-32003, 4),
+        (-32004, 1),
+        (-32007, 1),
+        (-32008, 1),
+        (-32009, 1),
+        (-32010, 1),
+        (-32012, 1),
+        (-32013, 1),
+        (-32014, 3),
+        (-32800, 1),
+        (-32000, 1),
+        (7, 1),
+    ] {
+        let failed = run(["call", "--to", &node.to_string(), "f", &code.to_string()]);
+        let message = failed.failed(exit);
+        for part in ["as told", &code.to_string(), "{\"why\":[1,2]}"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_node_that_talks_nonsense_is_nobody() {
+    let rude = listen(|stream| {
+        let mut first = [0];
+        let _ = io::Read::read(&mut &stream, &mut first);
+        let _ = io::Write::write_all(&mut &stream, b"220 mail.example ESMTP\r\n");
+    });
+    run(["call", "--to", &rude.to_string(), "f"]).failed(3);
+    let to_another = fake_node(|_| json!({ "jsonrpc": "2.0", "id": 99, "result": "not yours" }));
+    run(["call", "--to", &to_another.to_string(), "--timeout", "0.3", "f"]).failed(4);
+    let broken = fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "error": "no" }));
+    run(["call", "--to", &broken.to_string(), "f"]).failed(1);
+}
+
+// Help, version, and how arguments are written.
+
+#[test]
+fn help_is_a_result() {
+    for flag in ["--help", "-h"] {
+        let top = run([flag]);
+        for word in ["serve", "call", "go", "list", "--version"] {
+            assert!(top.result().contains(word), "{word}: {top:?}");
+        }
+        for (command, words) in [
+            ("serve", &["--listen", "--config", "--check", "--ready-file", "--threads", "--log"][..]),
+            ("call", &["--to", "--timeout", "--params", "--pretty", "ARG", "127.0.0.1:7300"]),
+            ("go", &["--to", "--timeout", "--params", "ARG"]),
+            ("list", &["--to", "-v", "pattern"]),
+        ] {
+            let help = run([command, flag]);
+            assert!(help.stderr.is_empty(), "{help:?}");
+            for word in words {
+                assert!(help.result().contains(word), "{command}: {word}: {help:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn version_is_a_result() {
+    let version = run(["--version"]);
+    assert_eq!(version.result(), format!("chanrpc {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(version.stderr, "");
+}
+
+#[test]
+fn options_take_their_value_in_either_form_and_at_any_place() {
+    let node = Node::demo();
+    let to = node.address().to_string();
+    let to_is = format!("--to={to}");
+    for arguments in [
+        &["call", "--to", &to, "rpc.echo", "7"][..],
+        &["call", &to_is, "rpc.echo", "7"],
+        &["call", "rpc.echo", &to_is, "7"],
+        &["call", "rpc.echo", "7", "--to", &to],
+        &["call", &to_is, "--timeout=5", "rpc.echo", "7"],
+        &["call", &to_is, "--params=[7]", "rpc.echo"],
+        &[&to_is, "call", "rpc.echo", "7"],
+    ] {
+        assert_eq!(run(arguments).result(), "[7]", "{arguments:?}");
+    }
+    let params = "--params={\"a\":\"b=c --to d\"}";
+    assert_eq!(run(["call", &to_is, params, "rpc.echo"]).result(), "{\"a\":\"b=c --to d\"}");
+}
+
+#[test]
+fn an_argument_is_json_or_else_text() {
+    let node = Node::demo();
+    let arguments =
+        ["rpc.echo", "1", "01", "1.50", "two words", "{\"a\": 1}", "[]", "null", "\"null\"", "", "é", "a\nb"];
+    assert_eq!(
+        node.run("call", &arguments).result(),
+        r#"[1,"01",1.50,"two words",{"a":1},[],null,"null","","é","a\nb"]"#
+    );
+    // None at all are no parameters, which is not the same as none in a list.
+    assert_eq!(node.run("call", &["rpc.echo"]).result(), "null");
+}
+
+#[test]
+fn an_argument_may_be_negative_or_look_like_an_option() {
+    let node = Node::demo();
+    assert_eq!(node.run("call", &["demo.add", "-5", "3"]).result(), "-2");
+    assert_eq!(node.run("call", &["demo.add", "-0.5", "-1e1"]).result(), "-10.5");
+    assert_eq!(node.run("call", &["rpc.echo", "--", "--to", "-h", "--", "-x=1"]).result(), r#"["--to","-h","--","-x=1"]"#);
+    assert_eq!(node.run("call", &["rpc.echo", "-"]).result(), r#"["-"]"#);
+}
+
+#[test]
+fn params_come_whole_or_from_stdin() {
+    let node = Node::demo();
+    assert_eq!(node.run("call", &["--params", " [2, 3] ", "demo.add"]).result(), "5");
+    for form in [&["--params", "-", "rpc.echo"][..], &["--params=-", "rpc.echo"]] {
+        let ended = Process::run_with_input(node.command("call", form), "{\n  \"path\": \"/\"\n}\n");
+        assert_eq!(ended.result(), r#"{"path":"/"}"#);
+    }
+    let counted = Process::run_with_input(node.command("go", &["--params", "-", "demo.count"]), "[4]");
+    assert_eq!(counted.code, Some(0), "{counted:?}");
+    assert_eq!(node.run("call", &["demo.count", "0"]).result(), "4");
+    for bad in ["", "3", "{", "nonsense"] {
+        Process::run_with_input(node.command("call", &["--params", "-", "rpc.echo"]), bad).failed(2);
+    }
+}
+
+#[test]
+fn a_result_is_one_line_of_json_or_laid_out_for_people() {
+    let folder = Folder::new();
+    let script = "printf '{\\n  \"b\" : [ 1.0, 2 ],\\r\\n\\t\"a\":\\n\"x\\\\n y\"\\n}\\n'";
+    let config = folder.script("laid-out", script, "output = \"json\"");
+    let node = Node::with(folder, &config);
+    assert_eq!(node.run("call", &["laid-out"]).result(), r#"{"b":[1.0,2],"a":"x\n y"}"#);
+    assert_eq!(
+        node.run("call", &["--pretty", "laid-out"]).result(),
+        "{\n  \"b\": [\n    1.0,\n    2\n  ],\n  \"a\": \"x\\n y\"\n}"
+    );
+}
+
+#[test]
+fn a_function_without_a_result_gives_null() {
+    let node = Node::demo();
+    assert_eq!(node.run("call", &["demo.reset"]).result(), "null");
+}
+
+#[test]
+fn stdout_has_only_results() {
+    let node = Node::demo();
+    let answered = node.run("call", &["demo.add", "1", "1"]);
+    assert_eq!((answered.stdout.as_str(), answered.stderr.as_str()), ("2\n", ""));
+    let listed = node.run("list", &["demo.*"]);
+    assert_eq!(listed.stderr, "");
+    assert!(listed.stdout.lines().count() > 3, "{listed:?}");
+    assert!(listed.stdout.lines().all(|line| line.starts_with("demo.")), "{listed:?}");
+    let told = node.run("list", &["-v", "demo.divide"]);
+    assert!(told.result().contains("native"), "{told:?}");
+    // A node prints where it listens; its log, errors of peers included, goes elsewhere.
+    node.run("call", &["demo.panic"]).failed(1);
+    let address = node.address();
+    node.signal("TERM");
+    let (ended, _) = node.finish();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), &*format!("listening on {address}\n")));
+    assert!(ended.stderr.contains("this function always panics"), "{ended:?}");
+}
+
+#[test]
+fn a_closed_stdout_is_nobodys_fault() {
+    let node = Node::demo();
+    for arguments in [
+        node.command("call", &["demo.add", "1", "2"]),
+        node.command("list", &["-v"]),
+        node.command("go", &["demo.count"]),
+    ] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = arguments;
+        command.stdout(writer).stderr(Stdio::piped());
+        let ended = Process::start_with(command).finish();
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
+    }
+    for line in ["\"$0\" --help | true", "\"$0\" --version >&-", "\"$0\" call --help >&-"] {
+        let ended = Process::start(binary_in_shell(line)).finish();
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line}: {ended:?}");
+    }
+    // A node whose first reader has gone serves all the same.
+    let folder = Folder::new();
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut command = binary();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--ready-file"]).arg(folder.path("ready"));
+    command.stdout(writer).stderr(Stdio::piped());
+    let _node = Process::start_with(command);
+    let address = &folder.await_words("ready")[0];
+    assert_eq!(run(["call", "--to", address, "demo.add", "1", "2"]).result(), "3");
+}
+
+// serve.
+
+#[test]
+fn check_only_checks() {
+    let folder = Folder::new();
+    // An address in use would be met by one who listens.
+    let node = Node::demo();
+    let text = format!(
+        "[[listen]]\naddress = '{}'\n[[function]]\nname = 'up'\nexec = ['uptime']\n",
+        node.address()
+    );
+    let config = folder.write("good.toml", &text);
+    let checked = run(["serve", "--config", config.to_str().unwrap(), "--check"]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
+    assert!(!checked.stdout.contains("listening"), "{checked:?}");
+    assert!(checked.stdout.contains("valid"), "{checked:?}");
+}
+
+#[test]
+fn each_address_is_told_and_listened_on() {
+    let node = Node::launch(
+        Folder::new(),
+        None,
+        &["--listen", "127.0.0.1:0", "--listen=127.0.0.1:0", "--listen", "localhost:0"],
+        &Stderr::Read,
+    );
+    let addresses = node.addresses().to_vec();
+    assert_eq!(addresses.len(), 3);
+    assert!(addresses.iter().all(|address| address.port() != 0 && address.ip().is_loopback()), "{addresses:?}");
+    assert!(addresses[0] != addresses[1]);
+    for address in &addresses {
+        assert_eq!(run(["call", "--to", &address.to_string(), "demo.add", "1", "2"]).result(), "3");
+    }
+    node.signal("TERM");
+    let (ended, folder) = node.finish();
+    let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
+    assert_eq!(folder.read("ready"), Some(lines));
+    let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
+    assert_eq!(ended.stdout, lines);
+}
+
+#[test]
+fn the_command_line_outranks_the_configured_addresses() {
+    let config = "[[listen]]\naddress = '127.0.0.1:0'\n[[listen]]\naddress = '127.0.0.1:0'\n";
+    let node = Node::with(Folder::new(), config);
+    assert_eq!(node.addresses().len(), 2);
+    let node = Node::launch(Folder::new(), Some(config), &["--listen", "127.0.0.1:0"], &Stderr::Read);
+    assert_eq!(node.addresses().len(), 1);
+}
+
+#[test]
+fn the_first_start_says_what_to_try() {
+    let node = Node::demo();
+    let address = node.address().to_string();
+    let log = await_some("the hints", || Some(node.log()).filter(|log| log.contains("/metrics")));
+    for hint in [&format!("curl http://{address}/ -d "), &format!("chanrpc call --to {address} demo.add 2 3")] {
+        assert!(log.contains(hint), "{log}");
+    }
+}
+
+#[test]
+fn more_threads_serve_as_well() {
+    let node = Node::launch(Folder::new(), None, &["--threads", "3"], &Stderr::Read);
+    for _ in 0..5 {
+        assert_eq!(node.run("call", &["demo.add", "2", "3"]).result(), "5");
+    }
+    node.signal("TERM");
+    assert_eq!(node.finish().0.code, Some(0));
+}
+
+// Stopping.
+
+/// Waits until that many calls are in flight.
+fn await_in_flight(node: &Node, calls: u64) {
+    eventually("calls in flight", || node.metric("chanrpc_calls_in_flight") == calls);
+}
+
+/// Waits until a node takes no connections any more.
+fn await_refusal(node: &Node) {
+    eventually("the port is closed", || TcpStream::connect(node.address()).is_err());
+}
+
+fn gated_node(settings: &str) -> Node {
+    let folder = Folder::new();
+    let config = settings.to_owned() + &folder.gate("");
+    Node::with(folder, &config)
+}
+
+#[test]
+fn either_signal_drains() {
+    for signal in ["TERM", "INT"] {
+        let mut node = gated_node("limits.drain = '1h'\n");
+        let call = Process::start(node.command("call", &["gate", &node.folder.name("open")]));
+        let mut raw = node.connect();
+        raw.begin(1, "gate", &json!([node.folder.name("open")]));
+        let mut idle = node.connect();
+        idle.call("rpc.ping", &json!([])).unwrap();
+        // One that has not said yet what it speaks.
+        let mut silent = node.connect();
+        await_in_flight(&node, 2);
+
+        node.signal(signal);
+        await_refusal(&node);
+        idle.assert_closed();
+        silent.assert_closed();
+        node.folder.write("open", "");
+        assert_eq!(call.finish().result(), "\"opened\"");
+        assert_eq!(raw.reply()["result"], "opened");
+        raw.assert_closed();
+        assert_eq!(node.wait(), Some(0), "SIG{signal}");
+    }
+}
+
+#[test]
+fn a_sleeping_function_is_waited_for() {
+    let mut node = Node::demo();
+    let call = Process::start(node.command("call", &["demo.sleep", "0.5"]));
+    await_in_flight(&node, 1);
+    node.signal("TERM");
+    assert_eq!(call.finish().result(), "0.5");
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
+fn draining_has_an_end() {
+    let mut node = gated_node("limits.drain = '100ms'\n");
+    let mut client = node.connect();
+    client.begin(1, "gate", &json!([node.folder.name("never")]));
+    await_in_flight(&node, 1);
+    node.signal("TERM");
+    client.assert_closed();
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
+fn no_program_outlives_its_node() {
+    let folder = Folder::new();
+    let config = format!("limits.drain = '100ms'\n{}", folder.stubborn(""));
+    let mut node = Node::with(folder, &config);
+    let mut client = node.connect();
+    client.begin(1, "stubborn", &json!([node.folder.name("ids")]));
+    let ids = node.folder.await_words("ids");
+    node.signal("TERM");
+    assert_eq!(node.wait(), Some(0));
+    for id in ids {
+        eventually("the program has ended", || is_gone(&id));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_node_at_once() {
+    for second in ["TERM", "INT"] {
+        let mut node = gated_node("limits.drain = '1h'\n");
+        let mut client = node.connect();
+        client.begin(1, "gate", &json!([node.folder.name("never")]));
+        await_in_flight(&node, 1);
+        node.signal("TERM");
+        await_refusal(&node);
+        node.signal(second);
+        assert_eq!(node.wait(), Some(130));
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn a_configured_node_offers_what_is_configured() {
+    let folder = Folder::new();
+    let there = folder.write("there", "so it is\n");
+    let config = format!("[[function]]\nname = 'show'\nexec = ['cat', {}]\n", quoted(&there));
+    let node = Node::with(folder, &config);
+    assert_eq!(node.run("call", &["show"]).result(), "\"so it is\"");
+    node.run("call", &["demo.add", "1", "2"]).failed(3);
+    let names = node.connect().call("rpc.list", &json!({})).unwrap();
+    assert!(names.as_array().unwrap().contains(&json!("show")), "{names}");
+}
