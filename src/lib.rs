@@ -1,8 +1,13 @@
-//! Functions live in servers; a server owns its state and runs its functions one at a time; callers call them
-//! sync, async or fire-and-forget, in this process or over one small port.
+#![cfg_attr(feature = "node", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "node"),
+    doc = "Functions live in servers that own their state; call them sync, async or fire-and-forget."
+)]
 
 pub mod chan;
 
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "node")]
 pub mod codec;
 #[cfg(feature = "node")]
@@ -23,6 +28,3 @@ pub mod route;
 pub mod session;
 #[cfg(feature = "node")]
 pub mod transport;
-
-#[cfg(feature = "cli")]
-pub mod cli;

@@ -26,7 +26,7 @@ use super::id::FunctionId;
 /// struct Player { score: u32 }
 /// let mut player = Player { score: 0 };
 /// let mut callbacks = Callbacks::new(8);
-/// callbacks.call1(&client, "double", 21, |player: &mut Player, score| player.score = score.unwrap())?;
+/// callbacks.call1(&client, "double", 21_u32, |player: &mut Player, score| player.score = score.unwrap())?;
 ///
 /// // Here one thread plays both loops; usually each has its own.
 /// let call = server.try_next().unwrap();

@@ -22,7 +22,7 @@
 //! let client = server.client();
 //! let owner = std::thread::spawn(|| smol::block_on(server.run()));
 //!
-//! let total: i64 = client.call1("add", 5).wait()?;
+//! let total: i64 = client.call1("add", 5_i64).wait()?;
 //! assert_eq!(total, 5);
 //! drop(client); // the last client is gone, so the server ends and gives its state back
 //! assert_eq!(owner.join().unwrap(), 5);

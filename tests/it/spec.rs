@@ -1150,20 +1150,3 @@ fn connections_do_not_mix() {
         fixture.end().await;
     });
 }
-
-#[test]
-fn adhoc_half_close() {
-    run(async |executor| {
-        let fixture = Fixture::start(&executor, Limits::default()).await;
-        for method in ["nothing", "rpc.ping"] {
-        let mut stream = TcpStream::connect(fixture.address).await.unwrap();
-        let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#);
-        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.close().await.unwrap();
-        let mut response = String::new();
-        let _ = dbg!(stream.read_to_string(&mut response).await);
-        dbg!(response);
-        }
-    });
-}
