@@ -23,8 +23,6 @@ use crate::config::Limits;
 use crate::message::{Fault, Id, Message, Meta, Outcome, Request, code};
 use crate::route::{Call, Inbox, Registry, Reply, Token};
 
-/// Once so many bytes wait to be written, no more are read or answered until some have gone.
-const OUTPUT_PAUSE: usize = 64 * 1024;
 /// A buffer larger than this is given back when it is empty.
 const KEPT: usize = 2 * 1024;
 
@@ -121,7 +119,7 @@ impl Session {
 
     /// Tells whether there is room for more input: neither calls in flight nor output are at their limit.
     pub fn wants_input(&self) -> bool {
-        self.has_room() && self.output.len() < OUTPUT_PAUSE
+        self.has_room() && self.output.len() < self.limits.output
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
@@ -144,7 +142,7 @@ impl Session {
     /// Turns the answers that are there into output. `Ready` if there were any; otherwise the task is woken
     /// when one comes, or need not be since output waits first.
     pub fn poll_answers(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
-        if self.output.len() >= OUTPUT_PAUSE || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
+        if self.output.len() >= self.limits.output || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
             return Poll::Pending;
         }
         let mut answers = std::mem::take(&mut self.answers);

@@ -4,6 +4,9 @@
 mod chan;
 mod cli;
 mod config;
+mod docs;
+mod hostile;
 mod layering;
 mod support;
 mod spec;
+mod session;

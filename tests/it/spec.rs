@@ -140,7 +140,9 @@ impl Fixture {
         let (stop, stopped) = async_channel::bounded::<()>(1);
         let serving = executor.spawn({
             let node = node.clone();
-            async move { node.serve(vec![listener], async move { stopped.recv().await.unwrap_or_default() }).await }
+            async move {
+                node.serve(vec![listener], async move { stopped.recv().await.unwrap_or_default() }).await
+            }
         });
         let closer = server.closer();
         let server = executor.spawn(server.run());
@@ -1147,6 +1149,22 @@ fn connections_do_not_mix() {
             assert_eq!(peer.rest().await, [format!("1: {}", number + 2)]);
         }
         assert_eq!(fixture.metric("in_flight"), 0);
+        fixture.end().await;
+    });
+}
+
+/// As `nc` does it: the request, then the end of all that the client has to say, then the wait for the answer.
+#[test]
+fn who_has_said_all_is_answered() {
+    run(async |executor| {
+        let fixture = Fixture::start(&executor, Limits::default()).await;
+        let body = r#"{"jsonrpc":"2.0","id":1,"method":"sum","params":[1,2]}"#;
+        let length = body.len();
+        let request = format!("POST / HTTP/1.1\r\nHost: node\r\nContent-Length: {length}\r\n\r\n{body}");
+        let stream = TcpStream::connect(fixture.address).await.unwrap();
+        let response = exchange(stream, request.as_bytes()).await;
+        let reply = response.split_once("\r\n\r\n").map(|(_, body)| told(body));
+        assert_eq!(reply.as_deref(), Some("1: 3"));
         fixture.end().await;
     });
 }

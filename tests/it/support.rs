@@ -605,6 +605,14 @@ impl Client {
         }
     }
 
+    /// Reads so many bytes.
+    #[track_caller]
+    pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes).expect("the node sends so many bytes");
+        bytes
+    }
+
     /// The next HTTP response.
     #[track_caller]
     pub(crate) fn http(&mut self) -> HttpReply {

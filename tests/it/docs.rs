@@ -1,0 +1,80 @@
+//! What the documents show is true. Their commands are run by `ci/docs`.
+
+use std::fs;
+use std::path::Path;
+
+use chanrpc::config::{Config, Limits};
+
+const DOCUMENTS: [&str; 8] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs/configuration.md",
+    "docs/operations.md",
+    "docs/performance.md",
+    "docs/protocol.md",
+    "targets/README.md",
+];
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The fenced blocks of a language.
+fn blocks(document: &str, language: &str) -> Vec<String> {
+    let fence = format!("```{language}\n");
+    document.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_readme_shows_the_example_as_it_is() {
+    let example = read("examples/counter.rs");
+    let shown = &blocks(&read("README.md"), "rust")[0];
+    assert!(example.ends_with(shown.as_str()), "README.md shows another program than examples/counter.rs");
+}
+
+#[test]
+fn configurations_in_the_documents_are_valid() {
+    let mut seen = 0;
+    for document in DOCUMENTS {
+        for toml in blocks(&read(document), "toml") {
+            seen += 1;
+            if let Err(error) = Config::parse(&toml, document) {
+                panic!("{error}\n{toml}");
+            }
+        }
+    }
+    assert!(seen >= 2);
+}
+
+#[test]
+fn the_table_of_limits_is_complete() {
+    let table = read("docs/configuration.md");
+    let debug = format!("{:?}", Limits::default());
+    let names: Vec<_> = debug
+        .trim_start_matches("Limits { ")
+        .split(", ")
+        .map(|field| field.split(':').next().unwrap().trim())
+        .collect();
+    assert!(names.len() >= 13, "{names:?}");
+    for name in names {
+        assert!(table.contains(&format!("| `{name}` |")), "docs/configuration.md has no row for limits.{name}");
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut seen = 0;
+    for document in DOCUMENTS {
+        let text = read(document);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(document).parent().unwrap().to_owned();
+        for (at, _) in text.match_indices("](") {
+            let target = text[at + 2..].split(')').next().unwrap();
+            if !target.contains("://") {
+                seen += 1;
+                assert!(folder.join(target).exists(), "{document}: {target}");
+            }
+        }
+    }
+    assert!(seen >= 5);
+}

@@ -1,0 +1,1285 @@
+//! Bad input, bad peers, bad programs and lost nodes: each costs its sender, and nobody else.
+//!
+//! Most tests here run beside a [`Witness`]: another connection with a call in flight, which goes on all the while.
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    Client, Folder, HttpReply, Node, Relay, Stderr, assert_fault, await_some, eventually, fake_node, fault,
+    is_end, is_gone, outcome, post, request, run,
+};
+
+/// Shorter than the default of each limit that a test sets lower: what takes longer shows that the setting has no
+/// effect.
+const BELOW_DEFAULT: Duration = Duration::from_secs(8);
+const MIB: usize = 1 << 20;
+
+/// A well-behaved peer with a call in flight.
+struct Witness {
+    client: Client,
+    calls: u64,
+}
+
+impl Witness {
+    fn new(node: &Node) -> Self {
+        let mut client = node.connect();
+        client.begin("in flight", "gate", &json!([node.folder.name("open")]));
+        let mut witness = Self { client, calls: 0 };
+        witness.check();
+        witness
+    }
+
+    /// Makes some calls and expects their answers, and no other.
+    #[track_caller]
+    fn check(&mut self) {
+        for _ in 0..10 {
+            self.calls += 1;
+            let params = json!([self.calls, "witness"]);
+            assert_eq!(self.client.call("rpc.echo", &params), Ok(params));
+        }
+    }
+
+    /// Has the call in flight answered at last.
+    #[track_caller]
+    fn finish(mut self, node: &Node) {
+        self.check();
+        node.folder.write("open", "");
+        let reply = self.client.reply();
+        assert_eq!((&reply["id"], &reply["result"]), (&json!("in flight"), &json!("opened")), "{reply}");
+    }
+}
+
+/// A node with these limits, and functions that end when they are told to.
+fn node(limits: &str) -> Node {
+    let folder = Folder::new();
+    let config = format!("[limits]\n{limits}\n{}", folder.gate("concurrency = 100"));
+    Node::with(folder, &config)
+}
+
+/// Runs `deed` on a node with these limits, with a witness.
+#[track_caller]
+fn beside_a_witness(limits: &str, deed: impl FnOnce(&Node, &mut Witness)) {
+    let node = node(limits);
+    let mut witness = Witness::new(&node);
+    deed(&node, &mut witness);
+    witness.finish(&node);
+}
+
+/// Asserts that a connection still works.
+#[track_caller]
+fn assert_alive(client: &mut Client) {
+    assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
+}
+
+// Lines that are no requests: the same connection goes on with the next one.
+
+#[test]
+fn broken_lines_are_answered_and_the_next_is_taken() {
+    let long_id = format!(r#"{{"jsonrpc":"2.0","method":"rpc.ping","id":"{}"}}"#, "x".repeat(200));
+    let long_number = format!(r#"{{"jsonrpc":"2.0","method":"rpc.ping","id":{}}}"#, "1".repeat(200));
+    let deep = |n: usize| request(1, "rpc.echo", &json!(["@"])).replace("\"@\"", &("[".repeat(n) + &"]".repeat(n)));
+    let deep_objects = format!("{}1{}", "{\"a\":".repeat(1000), "}".repeat(1000));
+    let batch = format!("[{}]", vec![request(1, "rpc.ping", &json!([])); 101].join(","));
+    let lines: [(&[u8], i64); 29] = [
+        (b"hello", -32700),
+        (b"{", -32700),
+        (b"}", -32700),
+        (b"\"", -32700),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":1", -32700),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":1}{}", -32700),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":1,}", -32700),
+        (b"{'jsonrpc':'2.0','method':'rpc.ping','id':1}", -32700),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":01}", -32700),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\xfe\",\"id\":1}", -32700),
+        (b"\xc3\x28", -32700),
+        (b"\xed\xa0\x80", -32700),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"a\0b", -32700),
+        (b"null", -32600),
+        (b"7", -32600),
+        (b"\"text\"", -32600),
+        (b"[]", -32600),
+        (b"{}", -32600),
+        (b"{\"jsonrpc\":\"1.0\",\"method\":\"rpc.ping\",\"id\":null}", -32600),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":7,\"id\":null}", -32600),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":[1]}", -32600),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":1,\"id\":2}", -32600),
+        (b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"method\":\"rpc.info\",\"id\":1}", -32600),
+        (long_id.as_bytes(), -32600),
+        (long_number.as_bytes(), -32600),
+        (batch.as_bytes(), -32010),
+        (&deep(1000).into_bytes(), -32700),
+        (&deep(100_000).into_bytes(), -32700),
+        (deep_objects.as_bytes(), -32700),
+    ];
+    beside_a_witness("", |node, witness| {
+        let mut client = node.connect();
+        for (line, code) in lines {
+            let reply = client.ask(line);
+            assert_eq!(fault(&reply).code, code, "{}: {reply}", String::from_utf8_lossy(line));
+            assert_eq!(reply["id"], json!(null), "{reply}");
+            assert_alive(&mut client);
+            witness.check();
+        }
+        assert_eq!(client.ask(deep(120))["id"], 1);
+    });
+}
+
+#[test]
+fn a_line_of_2_mib_is_refused_and_the_next_is_taken() {
+    beside_a_witness("", |node, witness| {
+        let mut client = node.connect();
+        let within = request(1, "rpc.echo", &json!(["x".repeat(MIB - 100)]));
+        assert_eq!(client.ask(within)["result"][0].as_str().unwrap().len(), MIB - 100);
+        node.assert_growth_below(8, || {
+            for _ in 0..10 {
+                let reply = client.ask(request(1, "rpc.echo", &json!(["x".repeat(2 * MIB)])));
+                assert_fault(&reply, &json!(null), -32007);
+                assert_alive(&mut client);
+                witness.check();
+            }
+        });
+        assert_eq!(node.metric("chanrpc_messages_too_large_total"), 10);
+    });
+}
+
+#[test]
+fn a_line_without_an_end_is_not_kept() {
+    beside_a_witness("", |node, witness| {
+        let mut client = node.connect();
+        node.assert_growth_below(8, || {
+            for _ in 0..64 {
+                client.send("x".repeat(MIB));
+            }
+            witness.check();
+        });
+        // All of it was one line, so it has one answer.
+        assert_fault(&client.ask(""), &json!(null), -32007);
+        assert_alive(&mut client);
+    });
+}
+
+#[test]
+fn a_last_line_may_have_no_end() {
+    beside_a_witness("", |node, _| {
+        let mut client = node.connect();
+        client.send(request(1, "rpc.ping", &json!([])));
+        client.end();
+        assert_eq!(client.reply()["result"], "pong");
+        client.assert_closed();
+    });
+}
+
+#[test]
+fn one_who_sends_nothing_more_still_gets_what_is_in_flight() {
+    let node = node("");
+    let mut client = node.connect();
+    client.begin(1, "gate", &json!([node.folder.name("open")]));
+    client.end();
+    eventually("the call is in flight", || node.metric("chanrpc_calls_in_flight") == 1);
+    node.folder.write("open", "");
+    assert_eq!(client.reply()["result"], "opened");
+    client.assert_closed();
+}
+
+#[test]
+fn random_bytes() {
+    beside_a_witness("", |node, witness| {
+        let mut random = fastrand::Rng::with_seed(7300);
+        for length in (0..40).map(|n| n * n * 4) {
+            let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+            let mut client = node.connect();
+            // The node may end the connection before all is sent.
+            let _ = client.try_send(&bytes);
+            client.end();
+            client.rest();
+
+            // As lines, whatever they look like, they are answered, and what follows is understood.
+            bytes.insert(0, b'\n');
+            bytes.push(b'\n');
+            let mut client = node.connect();
+            client.send(&bytes);
+            client.begin("last", "rpc.ping", &json!([]));
+            while client.reply()["id"] != "last" {}
+        }
+        witness.check();
+    });
+}
+
+#[test]
+fn requests_cut_and_changed_at_random() {
+    beside_a_witness("", |node, witness| {
+        let mut random = fastrand::Rng::with_seed(2);
+        let whole = r#"[{"jsonrpc":"2.0","method":"rpc.echo","params":{"a":[1,"\u00e9\"x"]},"meta":{"hops":1,"deadline_ms":9000},"id":"é"}]"#;
+        let mut client = node.connect();
+        for n in 0..500 {
+            let mut line = whole.as_bytes().to_vec();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..line.len());
+                match random.u8(..3) {
+                    0 => line[at] = random.u8(..),
+                    1 => line.truncate(at.max(1)),
+                    _ => line.insert(at, random.u8(..)),
+                }
+            }
+            line.push(b'\n');
+            client.send(&line);
+            client.begin(n, "rpc.ping", &json!([]));
+            while client.reply()["id"] != n {}
+        }
+        witness.check();
+    });
+}
+
+// Peers that are slow, rude or gone.
+
+#[test]
+fn first_bytes_that_never_come() {
+    beside_a_witness("head_timeout = '500ms'", |node, witness| {
+        // Nothing at all, and the beginnings of what could be several dialects.
+        let mut clients: Vec<_> = ["", "P", "GE", "OPTION"]
+            .into_iter()
+            .map(|first| {
+                let mut client = node.connect();
+                client.set_limit(BELOW_DEFAULT);
+                client.send(first);
+                client
+            })
+            .collect();
+        for client in &mut clients {
+            client.assert_closed();
+            witness.check();
+        }
+        // Counted just before they are closed, or just after.
+        eventually("all are counted", || node.metric("chanrpc_slow_heads_total") == 4);
+    });
+}
+
+#[test]
+fn an_http_head_that_never_ends() {
+    beside_a_witness("head_timeout = '500ms'", |node, witness| {
+        let mut silent = node.connect();
+        silent.set_limit(BELOW_DEFAULT);
+        silent.send("GET /healthz HTTP/1.1\r\nHost: x\r\n");
+        // One that sends a little now and then.
+        let mut trickling = node.connect();
+        trickling.set_limit(Duration::from_millis(20));
+        trickling.send("POST / HTTP/1.1\r\n");
+        await_some("the trickling head is cut off", || {
+            let sent = trickling.try_send("x: y\r\n");
+            let mut byte = [0];
+            match trickling.stream().peek(&mut byte) {
+                Ok(0) => Some(()),
+                Ok(_) => panic!("answered before its end"),
+                Err(error) if is_end(&error) => Some(()),
+                Err(_) => sent.is_err().then_some(()),
+            }
+        });
+        silent.rest();
+        witness.check();
+        eventually("both are counted", || node.metric("chanrpc_slow_heads_total") == 2);
+    });
+}
+
+/// Sends again and again, and never reads, until the node cuts the connection off.
+fn flood(mut client: Client, message: &[u8]) {
+    client.set_limit(BELOW_DEFAULT);
+    loop {
+        if let Err(error) = client.try_send(message) {
+            assert!(is_end(&error), "the node neither read nor ended the connection: {error}");
+            return;
+        }
+    }
+}
+
+/// Has four peers at once flood the node.
+fn assert_slow_readers_are_cut_off(message: &[u8], connect: impl Fn(&Node) -> Client) {
+    beside_a_witness("stall_timeout = '300ms'", |node, witness| {
+        node.assert_growth_below(48, || {
+            thread::scope(|scope| {
+                let floods: Vec<_> = (0..4).map(|_| connect(node)).map(|client| scope.spawn(|| flood(client, message))).collect();
+                while !floods.iter().all(thread::ScopedJoinHandle::is_finished) {
+                    witness.check();
+                }
+            });
+        });
+        eventually("all are counted", || node.metric("chanrpc_slow_readers_total") == 4);
+        assert_eq!(node.metric("chanrpc_calls_in_flight"), 1, "the witness's call");
+    });
+}
+
+#[test]
+fn a_peer_that_never_reads_big_answers() {
+    let message = request(1, "rpc.echo", &json!(["x".repeat(900_000)])) + "\n";
+    assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
+}
+
+#[test]
+fn a_peer_that_never_reads_small_answers() {
+    let message = (request(1, "rpc.echo", &json!(["x".repeat(50)])) + "\n").repeat(1000);
+    assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
+}
+
+#[test]
+fn a_peer_that_never_reads_batches() {
+    let echo = request(1, "rpc.echo", &json!(["x".repeat(9_000)]));
+    let message = format!("[{}]\n", vec![echo; 100].join(","));
+    assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
+}
+
+#[test]
+fn a_peer_that_never_reads_http() {
+    let message = post(&request(1, "rpc.echo", &json!(["x".repeat(100_000)])));
+    assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
+}
+
+#[test]
+fn a_peer_that_never_reads_websocket() {
+    let message = frame(1, request(1, "rpc.echo", &json!(["x".repeat(100_000)])).as_bytes());
+    assert_slow_readers_are_cut_off(&message, websocket);
+}
+
+/// The bound on output counts bytes, wherever they wait.
+#[test]
+fn answers_that_nobody_reads_are_bounded() {
+    let folder = Folder::new();
+    let script = "head -c 1000000 /dev/zero | tr '\\000' x";
+    let config = format!(
+        "limits.stall_timeout = '300ms'\n{}",
+        folder.script("big", script, "concurrency = 4\nqueue = 64")
+    );
+    let node = Node::with(folder, &config);
+    let mut client = node.connect();
+    client.set_limit(BELOW_DEFAULT);
+    node.assert_growth_below(32, || {
+        for id in 0..64 {
+            client.begin(id, "big", &json!([]));
+        }
+        eventually("it is cut off", || node.metric("chanrpc_slow_readers_total") == 1);
+    });
+    eventually("its calls are given up", || node.metric("chanrpc_calls_in_flight") == 0);
+}
+
+#[test]
+fn a_peer_that_reads_late_gets_everything() {
+    beside_a_witness("", |node, witness| {
+        let mut client = node.connect();
+        // More than the node keeps for one connection, and more than the system does.
+        let text = "x".repeat(100_000);
+        thread::scope(|scope| {
+            let stream = client.stream().try_clone().unwrap();
+            scope.spawn(move || {
+                for id in 0..200 {
+                    let line = request(id, "rpc.echo", &json!([id, text])) + "\n";
+                    std::io::Write::write_all(&mut &stream, line.as_bytes()).unwrap();
+                }
+            });
+            witness.check();
+            for id in 0..200 {
+                let reply = client.reply();
+                assert_eq!((&reply["id"], &reply["result"][0]), (&json!(id), &json!(id)));
+            }
+        });
+    });
+}
+
+#[test]
+fn a_peer_gone_in_mid_call() {
+    beside_a_witness("", |node, witness| {
+        for _ in 0..20 {
+            let mut client = node.connect();
+            for id in 0..3 {
+                client.begin(id, "gate", &json!([node.folder.name("never")]));
+            }
+            client.reset();
+            witness.check();
+        }
+        eventually("its calls are given up", || node.metric("chanrpc_calls_in_flight") == 1);
+        eventually("its connections are gone", || node.metric("chanrpc_connections") == 2);
+    });
+}
+
+#[test]
+fn connecting_and_leaving_500_times() {
+    beside_a_witness("", |node, witness| {
+        for n in 0..500 {
+            let stream = TcpStream::connect(node.address()).unwrap();
+            if n % 2 == 0 {
+                std::io::Write::write_all(&mut &stream, b"{\"jsonrpc\"").unwrap();
+            }
+            drop(stream);
+            if n % 100 == 0 {
+                witness.check();
+            }
+        }
+        eventually("all came", || node.metric("chanrpc_connections_accepted_total") >= 500);
+        eventually("all are gone", || node.metric("chanrpc_connections") == 2);
+    });
+}
+
+#[test]
+fn a_tls_hello() {
+    beside_a_witness("", |node, _| {
+        let mut client = node.connect();
+        client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
+        client.rest();
+        let mut client = node.connect();
+        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        client.rest();
+        eventually("both are counted", || node.metric("chanrpc_foreign_dialects_total") == 2);
+    });
+}
+
+#[test]
+fn more_connections_than_allowed() {
+    let node = node("connections = 2");
+    let (mut first, mut second) = (node.connect(), node.connect());
+    assert_alive(&mut first);
+    assert_alive(&mut second);
+    let mut third = node.connect();
+    assert_eq!(third.rest(), b"");
+    let turned_away = first.call("rpc.stats", &json!({})).unwrap()["node"]["turned_away"].clone();
+    assert_eq!(turned_away, 1);
+    assert_alive(&mut first);
+    drop(second);
+    await_some("there is room again", || {
+        let mut third = node.connect();
+        let _ = third.try_send(request(1, "rpc.ping", &json!([])) + "\n");
+        third.line().filter(|line| line.contains("pong"))
+    });
+    assert_alive(&mut first);
+}
+
+#[test]
+fn more_calls_in_flight_than_allowed() {
+    let folder = Folder::new();
+    let script = "folder=${1%/*}; name=${1##*/}
+echo begin $name >> $folder/order; while [ ! -e $1 ] && [ -d $folder ]; do sleep 0.02; done; echo end $name >> $folder/order";
+    let config = format!("limits.in_flight = 2\n{}", folder.script_of("turn", script, "concurrency = 10"));
+    let node = Node::with(folder, &config);
+    let lines = || node.folder.read("order").unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    let mut client = node.connect();
+    let names = ["one", "two", "three"];
+    let calls = names.map(|name| request(name, "turn", &json!([node.folder.name(name)])) + "\n");
+    client.send(calls.concat());
+    eventually("two have begun", || lines().len() == 2);
+    assert_eq!(node.metric("chanrpc_calls_in_flight"), 2);
+    assert_eq!(node.metric("chanrpc_calls_total"), 2);
+    node.folder.write("two", "");
+    assert_eq!(client.reply()["id"], "two");
+    eventually("the third has begun", || lines().len() == 4);
+    assert_eq!(lines()[2..], ["end two", "begin three"]);
+    node.folder.write("one", "");
+    node.folder.write("three", "");
+    let mut rest = [client.reply()["id"].clone(), client.reply()["id"].clone()];
+    rest.sort_by_key(ToString::to_string);
+    assert_eq!(rest, ["one", "three"]);
+}
+
+#[test]
+fn a_peer_gone_with_as_many_calls_in_flight_as_allowed() {
+    let folder = Folder::new();
+    let config = format!("limits.in_flight = 1\n{}", folder.stubborn(""));
+    let node = Node::with(folder, &config);
+    let mut client = node.connect();
+    // Answered before the next begins; unread, it has the system send a reset.
+    client.begin(1, "rpc.ping", &json!([]));
+    client.begin(2, "stubborn", &json!([node.folder.name("ids")]));
+    let ids = node.folder.await_words("ids");
+    assert_eq!(client.stream().peek(&mut [0]).unwrap(), 1);
+    drop(client);
+    for id in ids {
+        eventually("the program has ended", || is_gone(&id));
+    }
+}
+
+#[test]
+fn a_flood_of_notifications() {
+    let node = Node::demo();
+    let notify = |method, params: Value| json!({ "jsonrpc": "2.0", "method": method, "params": params }).to_string();
+    let mut client = node.connect();
+    let flood: String = (0..20_000)
+        .map(|n| match n % 4 {
+            0 => notify("demo.count", json!([])) + "\n",
+            1 => notify("no.such", json!([])) + "\n",
+            2 => notify("demo.add", json!(["x"])) + "\n",
+            _ => notify("rpc.echo", json!([n])) + "\n",
+        })
+        .collect();
+    client.send(flood);
+    // None is answered, and each has run.
+    assert_eq!(client.call("demo.count", &json!([0])), Ok(json!(5000)));
+    let batch = format!("[{}]", vec![notify("demo.count", json!([])); 100].join(","));
+    client.send(format!("{batch}\n{batch}\n"));
+    assert_eq!(client.call("demo.count", &json!([0])), Ok(json!(5200)));
+}
+
+#[test]
+fn answers_that_nobody_asked_for() {
+    beside_a_witness("", |node, _| {
+        let mut client = node.connect();
+        for line in [
+            r#"{"jsonrpc":"2.0","result":1,"id":1}"#,
+            r#"{"jsonrpc":"2.0","error":{"code":1,"message":"x"},"id":1}"#,
+            r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":99}}"#,
+        ] {
+            client.send(format!("{line}\n"));
+        }
+        assert_alive(&mut client);
+    });
+}
+
+#[test]
+fn a_flooding_connection_leaves_others_their_turn() {
+    beside_a_witness("", |node, witness| {
+        let line = request(1, "rpc.ping", &json!([])) + "\n";
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            let mut client = node.connect();
+            let reader = client.stream().try_clone().unwrap();
+            let chunk = line.repeat(1000);
+            scope.spawn(move || std::io::copy(&mut &reader, &mut std::io::sink()));
+            let flooding = scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    client.send(&chunk);
+                }
+                client.end();
+            });
+            for _ in 0..20 {
+                witness.check();
+                assert_alive(&mut node.connect());
+            }
+            assert!(!flooding.is_finished());
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+// HTTP.
+
+#[test]
+fn an_http_body_too_large() {
+    beside_a_witness("", |node, witness| {
+        let body = request(1, "rpc.echo", &json!(["x".repeat(2 * MIB)]));
+        let chunked = format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            body.len()
+        );
+        for message in [post(&body), chunked] {
+            let mut client = node.connect();
+            // The node may answer, and end the connection, before all is sent.
+            let _ = client.try_send(message);
+            let reply = client.http();
+            assert_eq!(reply.status, 413, "{reply:?}");
+            assert_fault(&reply.json(), &json!(null), -32007);
+            client.rest();
+            witness.check();
+        }
+    });
+}
+
+#[test]
+fn http_lengths_that_lie() {
+    beside_a_witness("", |node, witness| {
+        let body = request(1, "rpc.ping", &json!([]));
+        let head = |length: &str| format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        // Shorter than the body: that is cut, and its rest is no HTTP.
+        let mut client = node.connect();
+        client.send(head("10") + &body);
+        assert_fault(&client.http().json(), &json!(null), -32700);
+        assert!(client.try_http().is_none_or(|reply| reply.status == 400));
+        client.rest();
+        // Longer: the rest never comes.
+        let mut client = node.connect();
+        client.send(head("1000") + &body);
+        client.end();
+        assert!(client.try_http().is_none_or(|reply| reply.status == 400));
+        client.rest();
+        // No length at all is one of nothing.
+        let mut client = node.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: x\r\n\r\n{body}"));
+        assert_fault(&client.http().json(), &json!(null), -32700);
+        client.end();
+        client.rest();
+        for length in ["ten", "-1", "99999999999999999999999", "5, 6", "5\r\nContent-Length: 6"] {
+            let mut client = node.connect();
+            client.send(head(length) + &body);
+            assert_eq!(client.http().status, 400, "{length}");
+            client.rest();
+            witness.check();
+        }
+    });
+}
+
+#[test]
+fn an_http_body_that_never_comes() {
+    let node = node("deadline = '300ms'");
+    let mut client = node.connect();
+    client.set_limit(BELOW_DEFAULT);
+    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{");
+    assert_eq!(client.http().status, 408);
+    client.rest();
+    assert_alive(&mut node.connect());
+}
+
+#[test]
+fn http_chunks_that_are_garbage() {
+    beside_a_witness("", |node, witness| {
+        let head = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let good = request(1, "rpc.ping", &json!([]));
+        let mut client = node.connect();
+        client.send(format!("{head}{:x}\r\n{good}\r\n0\r\n\r\n", good.len()));
+        assert_eq!(client.http().json()["result"], "pong");
+        for chunks in ["zz\r\n{}\r\n", "-5\r\n{}\r\n", "ffffffffffffffffff\r\n{}\r\n", "2\r\n{}xx\r\n0\r\n\r\n", "\r\n\r\n"] {
+            let mut client = node.connect();
+            client.send(format!("{head}{chunks}"));
+            assert!(client.try_http().is_none_or(|reply| reply.status == 400), "{chunks:?}");
+            client.end();
+            client.rest();
+            witness.check();
+        }
+    });
+}
+
+#[test]
+fn http_heads_that_are_garbage() {
+    beside_a_witness("", |node, witness| {
+        let many = "x: y\r\n".repeat(1000);
+        let long = format!("x: {}\r\n", "y".repeat(100_000));
+        for head in [
+            "GET\r\n\r\n",
+            "GET / HTTP/9.9\r\n\r\n",
+            "GET /\0 HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\nno colon\r\n\r\n",
+            "GET /healthz HTTP/1.1\r\n: nameless\r\n\r\n",
+            &format!("GET /healthz HTTP/1.1\r\n{many}\r\n"),
+            &format!("GET /healthz HTTP/1.1\r\n{long}\r\n"),
+            &format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000)),
+        ] {
+            let mut client = node.connect();
+            let _ = client.try_send(head);
+            client.end();
+            let start: String = head.chars().take(60).collect();
+            assert!(client.try_http().is_none_or(|reply| (400..500).contains(&reply.status)), "{start}");
+            client.rest();
+            witness.check();
+        }
+    });
+}
+
+#[test]
+fn a_hundred_http_requests_at_once() {
+    beside_a_witness("", |node, _| {
+        let mut client = node.connect();
+        let requests: String = (0..100).map(|id| post(&request(id, "rpc.echo", &json!([id])))).collect();
+        client.send(requests);
+        for id in 0..100 {
+            let reply = client.http();
+            assert_eq!((reply.status, &reply.json()["id"]), (200, &json!(id)), "{reply:?}");
+        }
+    });
+}
+
+#[test]
+fn an_http_peer_gone_in_mid_call() {
+    let folder = Folder::new();
+    let config = folder.stubborn("") + &folder.gate("");
+    let node = Node::with(folder, &config);
+    let mut witness = Witness::new(&node);
+    let mut client = node.connect();
+    // Unread, the first answer has the system send a reset.
+    client.send(post(&request(1, "rpc.ping", &json!([]))));
+    client.send(post(&request(2, "stubborn", &json!([node.folder.name("ids")]))));
+    let ids = node.folder.await_words("ids");
+    assert_eq!(client.stream().peek(&mut [0]).unwrap(), 1);
+    drop(client);
+    for id in ids {
+        eventually("the program has ended", || is_gone(&id));
+    }
+    witness.check();
+    witness.finish(&node);
+}
+
+// WebSocket.
+
+/// Makes a WebSocket connection.
+fn websocket(node: &Node) -> Client {
+    let mut client = node.connect();
+    client.send(
+        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    let HttpReply { status, head, .. } = client.http();
+    assert!(status == 101 && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    client
+}
+
+/// A frame as a client sends it, under a mask of zeros.
+fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
+    match payload.len() {
+        length @ ..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
+        length => {
+            frame.push(0x80 | 127);
+            frame.extend((length as u64).to_be_bytes());
+        }
+    }
+    frame.extend([0; 4]);
+    frame.extend(payload);
+    frame
+}
+
+#[test]
+fn websocket_frames_that_are_garbage() {
+    beside_a_witness("", |node, witness| {
+        let too_long = frame(1, "x".repeat(2 * MIB).as_bytes());
+        let mut endless = vec![0x81, 0xff];
+        endless.extend([0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        for (bytes, close) in [
+            (frame(1, b"\xff\xfe"), 1007_u16),
+            (vec![0x81, 0x02, b'{', b'}'], 1002),
+            (frame(3, b"reserved"), 1002),
+            (vec![0xf1, 0x80, 0, 0, 0, 0], 1002),
+            (frame(0, b"continues nothing"), 1002),
+            (too_long, 1009),
+            (endless, 1009),
+        ] {
+            let mut client = websocket(node);
+            let _ = client.try_send(&bytes);
+            client.end();
+            let rest = client.rest();
+            // A close frame that says why.
+            assert_eq!(rest.first(), Some(&0x88), "{close}: {rest:?}");
+            assert_eq!(rest.get(2..4), Some(&close.to_be_bytes()[..]), "{rest:?}");
+            witness.check();
+        }
+        let mut client = websocket(node);
+        client.send(frame(1, b"no JSON"));
+        client.send(frame(9, b"still there?"));
+        client.send(frame(8, &1000_u16.to_be_bytes()));
+        let rest = client.rest();
+        assert!(String::from_utf8_lossy(&rest).contains("-32700"), "{rest:?}");
+        assert!(rest.windows(14).any(|bytes| bytes == b"\x8a\x0cstill there?"), "{rest:?}");
+    });
+}
+
+// Programs.
+
+fn scripts(config: impl FnOnce(&Folder) -> String) -> Node {
+    let folder = Folder::new();
+    let config = config(&folder);
+    Node::with(folder, &config)
+}
+
+/// Calls with further members in the request.
+#[track_caller]
+fn ask_with(client: &mut Client, method: &str, params: &Value, meta: &Value) -> Value {
+    let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params, "meta": meta });
+    client.ask(request.to_string())
+}
+
+#[track_caller]
+fn assert_ends(ids: &[String]) {
+    assert_eq!(ids.len(), 2);
+    for id in ids {
+        eventually("the program has ended", || is_gone(id));
+    }
+}
+
+#[test]
+fn a_program_that_ignores_sigterm_ends_at_its_timeout() {
+    let node = scripts(|folder| folder.stubborn("timeout = '300ms'"));
+    let mut client = node.connect();
+    let failed = client.call("stubborn", &json!([node.folder.name("ids")])).unwrap_err();
+    assert_eq!(failed.code, -32003, "{failed:?}");
+    assert_ends(&node.folder.await_words("ids"));
+    assert_alive(&mut client);
+}
+
+#[test]
+fn a_program_ends_at_its_callers_deadline() {
+    let node = scripts(|folder| folder.stubborn(""));
+    let mut client = node.connect();
+    let reply = ask_with(&mut client, "stubborn", &json!([node.folder.name("ids")]), &json!({ "deadline_ms": 500 }));
+    assert_fault(&reply, &json!(1), -32003);
+    assert_ends(&node.folder.await_words("ids"));
+    assert_eq!(node.metric("chanrpc_calls_deadline_total"), 1);
+    assert_alive(&mut client);
+}
+
+#[test]
+fn a_program_ends_when_its_call_is_cancelled() {
+    let node = scripts(|folder| folder.stubborn(""));
+    let mut client = node.connect();
+    client.begin(5, "stubborn", &json!([node.folder.name("ids")]));
+    let ids = node.folder.await_words("ids");
+    let cancel = |id: Value| {
+        json!({ "jsonrpc": "2.0", "method": "$/cancelRequest", "params": { "id": id } }).to_string() + "\n"
+    };
+    // Another id, though it looks alike.
+    client.send(cancel(json!("5")));
+    assert_alive(&mut client);
+    client.send(cancel(json!(5)));
+    assert_fault(&client.reply(), &json!(5), -32800);
+    assert_ends(&ids);
+    // A second time it means nothing.
+    client.send(cancel(json!(5)));
+    assert_alive(&mut client);
+}
+
+#[test]
+fn a_program_ends_when_its_caller_is_gone() {
+    let node = scripts(|folder| folder.stubborn(""));
+    let mut client = node.connect();
+    client.begin(1, "stubborn", &json!([node.folder.name("ids")]));
+    let ids = node.folder.await_words("ids");
+    client.reset();
+    assert_ends(&ids);
+}
+
+#[test]
+fn a_program_runs_on_when_nobody_waits_for_its_answer() {
+    let node = scripts(|folder| folder.script_of("note", "while [ ! -e \"$1\" ]; do sleep 0.02; done; echo done > \"$1.done\"", ""));
+    let mut client = node.connect();
+    let params = json!([node.folder.name("file")]);
+    client.send(json!({ "jsonrpc": "2.0", "method": "note", "params": params }).to_string() + "\n");
+    assert_alive(&mut client);
+    client.reset();
+    eventually("the connection is gone", || node.metric("chanrpc_connections") == 1);
+    node.folder.write("file", "");
+    assert_eq!(node.folder.await_words("file.done"), ["done"]);
+}
+
+#[test]
+fn a_program_that_prints_100_mb() {
+    let folder = Folder::new();
+    let config = "[[function]]\nname = 'big'\nexec = ['head', '-c', '100000000', '/dev/zero']
+[[function]]\nname = 'endless'\nexec = ['yes']\n"
+        .to_owned()
+        + &folder.script("chatty", "head -c 100000000 /dev/zero >&2; echo done", "")
+        + &folder.gate("");
+    let node = Node::with(folder, &config);
+    let mut witness = Witness::new(&node);
+    let mut client = node.connect();
+    node.assert_growth_below(24, || {
+        for name in ["big", "endless"] {
+            assert_eq!(client.call(name, &json!([])).unwrap_err().code, -32008, "{name}");
+            witness.check();
+        }
+        assert_eq!(client.call("chatty", &json!([])), Ok(json!("done")));
+    });
+    witness.finish(&node);
+}
+
+#[test]
+fn how_a_program_failed_is_in_the_data() {
+    let node = scripts(|folder| {
+        folder.script("fail", "echo out; echo why >&2; exit 3", "")
+            + &folder.script("talk", "yes | head -c 100000 >&2; echo the end >&2; exit 4", "")
+            + &folder.script("kill", "echo last words >&2; kill -s KILL $$", "")
+            + &folder.script("prose", "echo so-so", "output = \"json\"")
+            + &folder.script("two", "echo 1; echo 2", "output = \"json\"")
+            + &folder.script("nothing", "", "output = \"json\"")
+    });
+    let mut client = node.connect();
+    let mut failed = |name| {
+        let failed = client.call(name, &json!([])).unwrap_err();
+        assert_eq!(failed.code, -32013, "{failed:?}");
+        failed
+    };
+    assert_eq!(failed("fail").data, json!({ "exit": 3, "signal": null, "stderr": "why" }));
+    assert_eq!(failed("kill").data, json!({ "exit": null, "signal": 9, "stderr": "last words" }));
+    let talk = failed("talk").data;
+    let tail = talk["stderr"].as_str().unwrap();
+    assert!(tail.len() <= 2048 && tail.ends_with("y\nthe end") && talk["exit"] == 4, "{talk}");
+    for name in ["prose", "two", "nothing"] {
+        let failed = failed(name);
+        assert!(failed.message.contains("JSON"), "{failed:?}");
+        assert_eq!(failed.data["exit"], 0, "{failed:?}");
+    }
+}
+
+#[test]
+fn one_program_runs_one_call_waits_and_the_third_is_refused() {
+    let node = scripts(|folder| folder.gate("concurrency = 1\nqueue = 1"));
+    let mut client = node.connect();
+    let params = json!([node.folder.name("open")]);
+    client.send((1..=3).map(|id| request(id, "gate", &params) + "\n").collect::<String>());
+    assert_fault(&client.reply(), &json!(3), -32009);
+    // The place of one that gives up is free again.
+    client.send("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":2}}\n");
+    assert_fault(&client.reply(), &json!(2), -32800);
+    client.begin(4, "gate", &params);
+    client.begin(5, "gate", &params);
+    assert_fault(&client.reply(), &json!(5), -32009);
+    node.folder.write("open", "");
+    for id in [1, 4] {
+        let reply = client.reply();
+        assert_eq!((&reply["id"], &reply["result"]), (&json!(id), &json!("opened")), "{reply}");
+    }
+    assert_eq!(node.metric("chanrpc_function_busy_total{function=\"gate\",provider=\"exec\"}"), 2);
+}
+
+#[test]
+fn parameters_are_checked_before_a_program_sees_them() {
+    let config = "
+[[function]]
+name = 'show'
+exec = ['echo', '{text}', 'n={count}', '{ratio}', '{flag}']
+params = { text = 'string', count = 'integer', ratio = 'number', flag = 'boolean' }
+[[function]]
+name = 'after'
+exec = ['printf', '%s', '--', '{0}']
+params = { text = 'string' }
+[[function]]
+name = 'within'
+exec = ['echo', 'x={text}']
+params = { text = 'string' }
+[[function]]
+name = 'free'
+exec = ['cat']
+output = 'json'
+[[function]]
+name = 'stdin'
+exec = ['cat']
+params = { text = 'string', count = 'integer' }
+output = 'json'
+";
+    let node = Node::with(Folder::new(), config);
+    let mut client = node.connect();
+    let mut call = |name: &str, params: Value| client.call(name, &params).map_err(|fault| fault.code);
+    for (params, shown) in [
+        (json!(["a b", 1, 1.5, true]), "a b n=1 1.5 true"),
+        (json!({ "flag": false, "ratio": -1, "count": -2, "text": "" }), " n=-2 -1 false"),
+        (json!(["$(id) `id` ; | > & * ~ \\ \" ' {count}", 0, 0, false]), "$(id) `id` ; | > & * ~ \\ \" ' {count} n=0 0 false"),
+        (json!(["é\n", 1, 1e3, true]), "é\n n=1 1000.0 true"),
+    ] {
+        assert_eq!(call("show", params.clone()), Ok(json!(shown)), "{params}");
+    }
+    for refused in [
+        json!([1, 1, 1.5, true]),
+        json!([null, 1, 1.5, true]),
+        json!([["a"], 1, 1.5, true]),
+        json!(["a", 1.5, 1.5, true]),
+        json!(["a", "1", 1.5, true]),
+        json!(["a", 1, "1.5", true]),
+        json!(["a", 1, 1.5, "true"]),
+        json!(["a", 1, 1.5, 1]),
+        json!(["a", 1, 1.5]),
+        json!(["a", 1, 1.5, true, 0]),
+        json!([]),
+        json!({}),
+        json!({ "text": "a", "count": 1, "ratio": 1 }),
+        json!({ "text": "a", "count": 1, "ratio": 1, "flag": true, "shell": true }),
+        json!(["-n", 1, 1.5, true]),
+        json!(["--help", 1, 1.5, true]),
+        json!(["-", 1, 1.5, true]),
+        json!(["a\u{0}b", 1, 1.5, true]),
+    ] {
+        assert_eq!(call("show", refused.clone()), Err(-32602), "{refused}");
+    }
+    assert_eq!(call("after", json!(["-n"])), Ok(json!("-n")));
+    assert_eq!(call("within", json!(["-n"])), Ok(json!("x=-n")));
+    // Nothing is declared, so nothing reaches the arguments; stdin gets it all.
+    assert_eq!(call("free", json!([1, "-rf"])), Ok(json!([1, "-rf"])));
+    assert_eq!(call("stdin", json!(["a", 1])), Ok(json!({ "text": "a", "count": 1 })));
+    assert_fault(&client.ask(r#"{"jsonrpc":"2.0","method":"show","id":7}"#), &json!(7), -32602);
+}
+
+// The log.
+
+#[test]
+fn a_node_without_stderr_goes_on() {
+    for stderr in [Stderr::Closed, Stderr::Broken] {
+        let mut node = Node::launch(Folder::new(), None, &["--log", "trace"], &stderr);
+        for _ in 0..20 {
+            assert_eq!(node.connect().call("demo.panic", &json!([])).unwrap_err().code, -32603);
+            assert_fault(&node.connect().ask("nonsense"), &json!(null), -32700);
+        }
+        assert_eq!(node.connect().call("demo.add", &json!([1, 2])), Ok(json!(3)));
+        node.signal("TERM");
+        assert_eq!(node.wait(), Some(0));
+    }
+}
+
+#[test]
+fn a_node_whose_stderr_nobody_reads_goes_on() {
+    let node = Node::launch(Folder::new(), None, &["--log", "trace"], &Stderr::Stuck);
+    let mut client = websocket(&node);
+    // At that level the WebSocket library alone logs some lines a message.
+    let ping = frame(1, request(1, "rpc.ping", &json!([])).as_bytes());
+    let pong = b"{\"jsonrpc\":\"2.0\",\"result\":\"pong\",\"id\":1}";
+    for _ in 0..1000 {
+        client.send(&ping);
+        assert_eq!(client.take(2 + pong.len())[2..], *pong);
+    }
+    for _ in 0..20 {
+        assert_eq!(node.connect().call("demo.panic", &json!([])).unwrap_err().code, -32603);
+    }
+    assert_eq!(node.connect().call("demo.add", &json!([1, 2])), Ok(json!(3)));
+    assert!(node.unread().len() >= 4096, "the pipe was not full, which shows nothing");
+}
+
+#[test]
+fn a_node_whose_stderr_nobody_reads_stops() {
+    let mut node = Node::launch(Folder::new(), None, &["--log", "trace"], &Stderr::Stuck);
+    let mut client = websocket(&node);
+    for _ in 0..2000 {
+        client.send(frame(9, b"ping"));
+        assert_eq!(client.take(6), b"\x8a\x04ping");
+    }
+    node.signal("TERM");
+    assert_eq!(node.wait(), Some(0));
+    assert!(node.unread().len() >= 4096, "the pipe was not full, which shows nothing");
+}
+
+// Other nodes.
+
+/// Three nodes: a forwards to b, and b to c, where the functions are.
+struct Chain {
+    a: Node,
+    b: Node,
+    c: Node,
+}
+
+impl Chain {
+    fn new() -> Self {
+        let c = Self::last();
+        let b = Self::link("b", &c.address().to_string());
+        let a = Self::link("a", &b.address().to_string());
+        Self { a, b, c }
+    }
+
+    fn last() -> Node {
+        scripts(|folder| {
+            let scripts = [
+                folder.gate("concurrency = 8"),
+                folder.stubborn("concurrency = 8"),
+                folder.script("fail", "echo why >&2; exit 3", ""),
+                folder.script_of("note", "echo noted > \"$1\"", ""),
+            ];
+            "name = 'c'\n[[function]]\nname = 'deep.show'\nexec = ['cat']\noutput = 'json'\n".to_owned()
+                + &scripts.concat()
+        })
+    }
+
+    fn link(name: &str, to: &str) -> Node {
+        let forwards = ["gate", "stubborn", "fail", "note", "deep.*"]
+            .map(|function| format!("[[function]]\nname = '{function}'\nforward = '{to}'\n"));
+        Node::with(Folder::new(), &format!("name = '{name}'\n{}", forwards.concat()))
+    }
+
+    fn file(&self, name: &str) -> Value {
+        json!([self.c.folder.name(name)])
+    }
+}
+
+#[test]
+fn a_call_goes_through_two_nodes() {
+    let chain = Chain::new();
+    let mut client = chain.a.connect();
+    let params = json!({ "a": [1.0, "é\n", null] });
+    assert_eq!(client.call("deep.show", &params), Ok(params));
+    assert_eq!(chain.a.run("call", &["deep.show", "1"]).result(), "[1]");
+    // In go mode as well.
+    assert_eq!(chain.a.run("go", &["note", &chain.c.folder.name("note")]).code, Some(0));
+    assert_eq!(chain.c.folder.await_words("note"), ["noted"]);
+    // A whole family is passed on, also names that nobody has.
+    let unknown = client.call("deep.none", &json!([])).unwrap_err();
+    assert_eq!((unknown.code, &unknown.data["via"]), (-32601, &json!(["a", "b"])), "{unknown:?}");
+    assert_eq!(client.call("deep", &json!([])).unwrap_err().data, json!(null));
+    chain.a.run("call", &["deep.none"]).failed(3);
+}
+
+#[test]
+fn a_failure_names_the_path_that_the_call_took() {
+    let chain = Chain::new();
+    let failed = chain.a.connect().call("fail", &json!([])).unwrap_err();
+    assert_eq!(failed.code, -32013, "{failed:?}");
+    assert_eq!(failed.data, json!({ "exit": 3, "signal": null, "stderr": "why", "via": ["a", "b"] }));
+    assert!(chain.a.run("call", &["fail"]).failed(1).contains(r#""via":["a","b"]"#));
+    let failed = chain.b.connect().call("fail", &json!([])).unwrap_err();
+    assert_eq!(failed.data["via"], json!(["b"]));
+}
+
+#[test]
+fn calls_share_a_connection_and_none_waits_for_another() {
+    let chain = Chain::new();
+    let mut slow = chain.a.connect();
+    slow.begin("slow", "gate", &chain.file("open"));
+    eventually("the slow call is at c", || chain.c.metric("chanrpc_calls_in_flight") == 1);
+    let mut clients: Vec<_> = (0..8).map(|_| chain.a.connect()).collect();
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.send((0..20).map(|id| request(id, "rpc.ping", &json!([n])) + "\n").collect::<String>());
+        client.begin("deep", "deep.show", &json!([n]));
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        for id in 0..20 {
+            assert_eq!(client.reply()["id"], id);
+        }
+        let reply = client.reply();
+        assert_eq!(outcome(&reply), Ok(json!([n])));
+    }
+    // One from b, and the one that asks.
+    assert_eq!(chain.c.metric("chanrpc_connections"), 2);
+    chain.c.folder.write("open", "");
+    assert_eq!(slow.reply()["result"], "opened");
+}
+
+#[test]
+fn deadline_and_hops_travel_with_the_call() {
+    let told = fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": request["meta"] }));
+    let b = Chain::link("b", &told.to_string());
+    let a = Chain::link("a", &b.address().to_string());
+    let mut client = a.connect();
+    let reply = ask_with(&mut client, "deep.show", &json!([]), &json!({ "deadline_ms": 20_000, "hops": 3 }));
+    let meta = outcome(&reply).unwrap();
+    assert_eq!(meta["hops"], 5, "{meta}");
+    let left = meta["deadline_ms"].as_u64().unwrap();
+    assert!((1..=20_000).contains(&left), "{meta}");
+    // Without one, the first node's own.
+    let meta = client.call("deep.show", &json!([])).unwrap();
+    assert_eq!(meta["hops"], 2, "{meta}");
+    assert!((20_001..=30_000).contains(&meta["deadline_ms"].as_u64().unwrap()), "{meta}");
+}
+
+#[test]
+fn a_deadline_ends_the_call_on_every_node() {
+    let chain = Chain::new();
+    let mut client = chain.a.connect();
+    let reply = ask_with(&mut client, "stubborn", &chain.file("ids"), &json!({ "deadline_ms": 1000 }));
+    assert_fault(&reply, &json!(1), -32003);
+    assert_ends(&chain.c.folder.await_words("ids"));
+    for node in [&chain.a, &chain.b, &chain.c] {
+        eventually("the call has ended", || node.metric("chanrpc_calls_in_flight") == 0);
+    }
+    chain.a.run("call", &["--timeout", "0.3", "gate", &chain.c.folder.name("never")]).failed(4);
+}
+
+#[test]
+fn a_cancelled_call_ends_on_every_node() {
+    let chain = Chain::new();
+    let mut client = chain.a.connect();
+    client.begin(1, "stubborn", &chain.file("ids"));
+    let ids = chain.c.folder.await_words("ids");
+    client.send("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
+    assert_fault(&client.reply(), &json!(1), -32800);
+    assert_ends(&ids);
+    // And so does one whose caller has gone.
+    client.begin(2, "stubborn", &chain.file("more ids"));
+    let ids = chain.c.folder.await_words("more ids");
+    client.reset();
+    assert_ends(&ids);
+}
+
+#[test]
+fn a_cycle_of_nodes_ends_at_the_hop_limit() {
+    let (relay, back) = Relay::new();
+    let link = |name: &str, to: &str| {
+        let config = format!("name = '{name}'\nlimits.hops = 3\n[[function]]\nname = 'round'\nforward = '{to}'\n");
+        Node::with(Folder::new(), &config)
+    };
+    let b = link("b", &back.to_string());
+    let a = link("a", &b.address().to_string());
+    relay.lead_to(a.address());
+    // The way back may still have to be found.
+    let failed = await_some("the cycle is closed", || {
+        let failed = a.connect().call("round", &json!([])).unwrap_err();
+        (failed.code != -32001).then_some(failed)
+    });
+    assert_eq!((failed.code, &failed.data["via"]), (-32012, &json!(["a", "b", "a", "b"])), "{failed:?}");
+    let failed = a.run("call", &["round"]);
+    assert!(failed.failed(1).contains("-32012"), "{failed:?}");
+    // One that has come too far already goes no further.
+    let reply = ask_with(&mut a.connect(), "round", &json!([]), &json!({ "hops": 3 }));
+    assert_eq!((fault(&reply).code, &fault(&reply).data["via"]), (-32012, &json!(["a"])));
+    // Without an answer the same, and nothing is left of it.
+    a.run("go", &["round"]);
+    for node in [&a, &b] {
+        eventually("the call has ended", || node.metric("chanrpc_calls_in_flight") == 0);
+    }
+}
+
+#[test]
+fn a_node_killed_in_mid_call_is_gone_for_its_callers() {
+    let Chain { a, b, mut c } = Chain::new();
+    let mut client = a.connect();
+    client.begin(1, "gate", &json!([c.folder.name("never")]));
+    eventually("the call is at c", || c.metric("chanrpc_calls_in_flight") == 1);
+    c.signal("KILL");
+    assert_eq!(c.wait(), None);
+    let reply = client.reply();
+    assert_fault(&reply, &json!(1), -32001);
+    assert_eq!(fault(&reply).data["via"], json!(["a", "b"]), "{reply}");
+    // The next fails as fast, not at its deadline.
+    let failed = client.call("gate", &json!(["x"])).unwrap_err();
+    assert_eq!((failed.code, &failed.data["via"]), (-32001, &json!(["a", "b"])), "{failed:?}");
+    a.run("call", &["gate", "x"]).failed(3);
+    assert_alive(&mut b.connect());
+}
+
+#[test]
+fn a_node_that_comes_back_is_found_again() {
+    let (relay, to_c) = Relay::new();
+    let mut c = Chain::last();
+    relay.lead_to(c.address());
+    let b = Chain::link("b", &to_c.to_string());
+    let a = Chain::link("a", &b.address().to_string());
+    let mut client = a.connect();
+    let mut call = || client.call("deep.show", &json!([7])).map_err(|fault| fault.code);
+    assert_eq!(call(), Ok(json!([7])));
+    for _ in 0..2 {
+        c.signal("KILL");
+        c.wait();
+        eventually("c is missed", || call() == Err(-32001));
+        c = Chain::last();
+        relay.lead_to(c.address());
+        eventually("c is found again", || call() == Ok(json!([7])));
+    }
+}
+
+#[test]
+fn nodes_may_be_started_in_any_order() {
+    let (relay, to_b) = Relay::new();
+    let a = Chain::link("a", &to_b.to_string());
+    let failed = a.connect().call("deep.show", &json!([7])).unwrap_err();
+    assert_eq!((failed.code, &failed.data["via"]), (-32001, &json!(["a"])), "{failed:?}");
+    let c = Chain::last();
+    let b = Chain::link("b", &c.address().to_string());
+    relay.lead_to(b.address());
+    let mut client = a.connect();
+    eventually("the chain works", || client.call("deep.show", &json!([7])) == Ok(json!([7])));
+}
+
+#[test]
+fn a_provider_that_answers_with_nonsense() {
+    let rude = crate::support::listen(|stream| {
+        let mut first = [0; 512];
+        while std::io::Read::read(&mut &stream, &mut first).is_ok_and(|count| count > 0) {
+            let noise = b"{\"jsonrpc\":\"2.0\",\"id\":1}\n\xff\xff\n[]\n{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":1}\n";
+            let _ = std::io::Write::write_all(&mut &stream, noise);
+        }
+    });
+    let a = Chain::link("a", &rude.to_string());
+    let mut client = a.connect();
+    let reply = ask_with(&mut client, "deep.show", &json!([]), &json!({ "deadline_ms": 300 }));
+    assert_fault(&reply, &json!(1), -32003);
+    assert_alive(&mut client);
+    // One that answers without an end.
+    let endless = crate::support::listen(|stream| {
+        while std::io::Write::write_all(&mut &stream, &[b'x'; 10_000]).is_ok() {}
+    });
+    let a = Chain::link("a", &endless.to_string());
+    let mut client = a.connect();
+    a.assert_growth_below(16, || {
+        eventually("it is given up", || {
+            let reply = ask_with(&mut client, "deep.show", &json!([]), &json!({ "deadline_ms": 300 }));
+            fault(&reply).code == -32001
+        });
+    });
+    assert_alive(&mut client);
+    assert_eq!(run(["call", "--to", &endless.to_string(), "--timeout", "5", "f"]).code, Some(3));
+}

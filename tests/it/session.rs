@@ -1,0 +1,862 @@
+//! The session alone, without a transport, an executor or a clock: every order of events can be made here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use chanrpc::config::Limits;
+use chanrpc::message::{Fault, code};
+use chanrpc::route::{Call, Description, Provider, Registry, Reply};
+use chanrpc::session::{Framing, Session};
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
+
+/// Answers nothing by itself: keeps each call's first parameter, a number, and the right to answer it.
+#[derive(Clone, Default)]
+struct Keeper(Arc<Mutex<Vec<(u64, Reply)>>>);
+
+impl Keeper {
+    fn kept(&self) -> MutexGuard<'_, Vec<(u64, Reply)>> {
+        self.0.lock().unwrap()
+    }
+
+    /// The numbers that are kept and that somebody still waits for.
+    fn live(&self) -> Vec<u64> {
+        self.kept().iter().filter(|(_, reply)| !is_cancelled(reply)).map(|(number, _)| *number).collect()
+    }
+}
+
+impl Provider for Keeper {
+    fn call(&self, call: Call<'_>) {
+        let params: Vec<Value> = serde_json::from_str(call.params.unwrap().get()).unwrap();
+        self.kept().push((params[0].as_u64().unwrap(), call.reply));
+    }
+
+    fn describe(&self) -> Description {
+        Description::default()
+    }
+}
+
+fn is_cancelled(reply: &Reply) -> bool {
+    pin!(reply.cancelled()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+fn json(value: &impl serde::Serialize) -> Box<RawValue> {
+    to_raw_value(value).unwrap()
+}
+
+/// A session, what drives it, and what came out of it.
+struct Driven {
+    session: Session,
+    registry: Arc<Registry>,
+    keeper: Keeper,
+    now: Instant,
+    /// Everything sent so far; with [`Framing::Messages`] a line feed after each message.
+    sent: Vec<u8>,
+    framing: Framing,
+}
+
+impl Driven {
+    fn new(limits: Limits, framing: Framing) -> Self {
+        let keeper = Keeper::default();
+        let mut builder = Registry::builder("test");
+        builder.provide("keep", None, keeper.clone()).unwrap();
+        let registry = builder.build();
+        let session = Session::new(registry.clone(), Arc::new(limits), framing);
+        Self { session, registry, keeper, now: Instant::now(), sent: Vec::new(), framing }
+    }
+
+    fn lines(limits: Limits) -> Self {
+        Self::new(limits, Framing::Lines)
+    }
+
+    fn feed(&mut self, bytes: impl AsRef<[u8]>) {
+        self.session.input().extend_from_slice(bytes.as_ref());
+        self.session.received(self.now);
+    }
+
+    /// Turns answers into output, once; tells whether there were any.
+    fn poll(&mut self) -> bool {
+        self.session.poll_answers(&Context::from_waker(Waker::noop()), self.now).is_ready()
+    }
+
+    /// Takes at most so many bytes of output, or one message.
+    fn send(&mut self, most: usize) {
+        let output = self.session.output();
+        let count = match self.framing {
+            Framing::Lines => output.len().min(most),
+            Framing::Messages => output.len(),
+        };
+        if count > 0 {
+            self.sent.extend_from_slice(&output[..count]);
+            if self.framing == Framing::Messages {
+                assert!(!self.sent.ends_with(b"\n"), "frames need no line feeds");
+                self.sent.push(b'\n');
+            }
+            self.session.sent(count);
+        }
+    }
+
+    /// Answers and sends until there is nothing left to do; returns the lines that have come.
+    fn settle(&mut self) -> Vec<String> {
+        while self.poll() || !self.session.output().is_empty() {
+            self.send(usize::MAX);
+        }
+        let text = String::from_utf8(std::mem::take(&mut self.sent)).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole: {text:?}");
+        text.lines().map(told).collect()
+    }
+
+    fn answer(&mut self, number: u64) {
+        let at = self.keeper.kept().iter().position(|(kept, _)| *kept == number).expect("it is kept");
+        let (_, reply) = self.keeper.kept().remove(at);
+        reply.send(Ok(json(&number)));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.session.expire(self.now);
+    }
+
+    fn metric(&self, name: &str) -> u64 {
+        self.registry.metrics().values().find(|(found, _)| *found == name).unwrap().1
+    }
+}
+
+/// A reply in short: `id: result` or `id: error code`; a batch of replies in the order of the alphabet.
+fn told(line: &str) -> String {
+    fn one(reply: &Value) -> String {
+        assert_eq!(
+            (reply["jsonrpc"].as_str(), reply.as_object().unwrap().len()),
+            (Some("2.0"), 3),
+            "{reply}"
+        );
+        match reply.get("result") {
+            Some(result) => format!("{}: {result}", reply["id"]),
+            None => format!("{}: error {}", reply["id"], reply["error"]["code"].as_i64().unwrap()),
+        }
+    }
+    match serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}")) {
+        Value::Array(replies) => {
+            assert!(!replies.is_empty(), "a batch without replies");
+            let mut told: Vec<_> = replies.iter().map(one).collect();
+            told.sort();
+            format!("[{}]", told.join(", "))
+        }
+        reply => one(&reply),
+    }
+}
+
+fn keep(number: u64) -> String {
+    format!(r#"{{"jsonrpc":"2.0","id":{number},"method":"keep","params":[{number}]}}"#)
+}
+
+fn notify(number: u64) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"keep","params":[{number}]}}"#)
+}
+
+fn cancel(number: u64) -> String {
+    format!(r#"{{"jsonrpc":"2.0","method":"$/cancelRequest","params":{{"id":{number}}}}}"#)
+}
+
+fn in_flight(limit: usize) -> Limits {
+    Limits { in_flight: limit, ..Limits::default() }
+}
+
+#[test]
+fn pieces_cut_anywhere_make_the_same_lines() {
+    let echo = |id| format!(r#"{{"jsonrpc":"2.0","id":"{id}","method":"rpc.echo","params":["é\n"]}}"#);
+    let text = format!("{}\r\n\n nonsense\n[{},7]\n{}\n{}", echo("a"), echo("b"), notify(1), echo("c"));
+    let replies = |first: &[u8], second: &[u8]| {
+        let mut driven = Driven::lines(Limits::default());
+        driven.feed(first);
+        let mut lines = driven.settle();
+        driven.feed(second);
+        driven.session.ended(driven.now);
+        lines.extend(driven.settle());
+        driven.answer(1);
+        assert_eq!(driven.settle(), [""; 0]);
+        assert!(driven.session.is_idle());
+        lines.sort();
+        lines
+    };
+    let whole = replies(text.as_bytes(), b"");
+    assert_eq!(
+        whole,
+        [r#""a": ["é\n"]"#, r#""c": ["é\n"]"#, r#"["b": ["é\n"], null: error -32600]"#, "null: error -32700"]
+    );
+    for at in 0..text.len() {
+        let (first, second) = text.as_bytes().split_at(at);
+        assert_eq!(replies(first, second), whole, "cut after {at} bytes");
+    }
+}
+
+#[test]
+fn the_reader_waits_while_as_many_as_allowed_are_in_flight() {
+    let mut driven = Driven::lines(in_flight(2));
+    driven.feed(format!("{}\n{}\n{}\n{}\n", keep(1), keep(2), notify(3), keep(4)));
+    assert!(!driven.session.wants_input());
+    assert_eq!(driven.keeper.live(), [1, 2]);
+    // Notifications have a place in flight as well, or a peer could begin as many as it likes.
+    driven.answer(2);
+    assert_eq!(driven.settle(), ["2: 2"]);
+    assert_eq!(driven.keeper.live(), [1, 3]);
+    assert!(!driven.session.wants_input());
+    driven.answer(3);
+    assert_eq!(driven.settle(), [""; 0]);
+    assert_eq!(driven.keeper.live(), [1, 4]);
+    driven.answer(4);
+    driven.answer(1);
+    assert_eq!(driven.settle(), ["4: 4", "1: 1"]);
+    assert!(driven.session.wants_input() && driven.session.is_idle());
+}
+
+#[test]
+fn a_batch_takes_its_places_one_by_one() {
+    let mut driven = Driven::lines(in_flight(2));
+    driven.feed(format!("[{},{},7,{},{}]\n{}\n", keep(1), notify(2), keep(3), keep(4), keep(5)));
+    assert_eq!(driven.keeper.live(), [1, 2]);
+    for (answered, live) in [(2, [1, 3].as_slice()), (3, &[1, 4]), (4, &[1, 5]), (5, &[1])] {
+        driven.answer(answered);
+        let expected: &[&str] = if answered == 5 { &["5: 5"] } else { &[] };
+        assert_eq!(driven.settle(), expected, "a batch is answered as a whole");
+        assert_eq!(driven.keeper.live(), live);
+    }
+    driven.answer(1);
+    assert_eq!(driven.settle(), ["[1: 1, 3: 3, 4: 4, null: error -32600]"]);
+    assert!(driven.session.is_idle());
+}
+
+#[test]
+fn what_is_given_up_is_answered_once_and_its_provider_told() {
+    let mut driven = Driven::lines(Limits { deadline: Duration::from_secs(9), ..Limits::default() });
+    let soon = r#"{"jsonrpc":"2.0","id":3,"method":"keep","params":[3],"meta":{"deadline_ms":5000}}"#;
+    driven.feed(format!("{}\n{}\n{soon}\n{}\n", keep(1), keep(2), notify(4)));
+    driven.feed(format!("{}\n", cancel(1)));
+    assert_eq!(driven.settle(), ["1: error -32800"]);
+    assert_eq!(driven.keeper.live(), [2, 3, 4]);
+
+    assert_eq!(driven.session.next_deadline(), Some(driven.now + Duration::from_secs(5)));
+    driven.pass(Duration::from_millis(4999));
+    assert_eq!(driven.settle(), [""; 0]);
+    driven.pass(Duration::from_millis(1));
+    assert_eq!(driven.settle(), ["3: error -32003"]);
+    assert_eq!(driven.session.next_deadline(), Some(driven.now + Duration::from_secs(4)));
+    driven.pass(Duration::from_secs(4));
+    assert_eq!(driven.settle(), ["2: error -32003"], "and no word of the notification");
+    assert_eq!(driven.session.next_deadline(), None);
+    assert_eq!(driven.keeper.live(), [0; 0]);
+    assert!(driven.session.is_idle());
+
+    for number in 1..=4 {
+        driven.answer(number);
+    }
+    assert_eq!(driven.settle(), [""; 0]);
+    assert_eq!((driven.metric("cancelled"), driven.metric("deadlines")), (1, 3));
+}
+
+/// The answer is there, but the deadline or the caller was quicker than the session.
+#[test]
+fn an_answer_that_nobody_has_taken_yet_can_still_be_given_up() {
+    let mut driven = Driven::lines(Limits::default());
+    driven.feed(format!("{}\n{}\n", keep(1), keep(2)));
+    driven.answer(1);
+    driven.answer(2);
+    driven.feed(format!("{}\n", cancel(1)));
+    driven.pass(Limits::default().deadline);
+    assert_eq!(driven.settle(), ["1: error -32800", "2: error -32003"]);
+    assert!(driven.session.is_idle());
+}
+
+/// Ids are the peer's affair: two calls may have the same one.
+#[test]
+fn equal_ids_are_different_calls() {
+    let mut driven = Driven::lines(Limits::default());
+    let same = |number| keep(number).replace(&format!(r#""id":{number}"#), r#""id":0"#);
+    driven.feed(format!("{}\n{}\n{}\n{}\n", same(1), same(2), same(3), cancel(0)));
+    assert_eq!(driven.settle(), ["0: error -32800"]);
+    let live = driven.keeper.live();
+    assert_eq!(live.len(), 2);
+    for number in live {
+        driven.answer(number);
+        assert_eq!(driven.settle(), [format!("0: {number}")]);
+    }
+    assert!(driven.session.is_idle());
+}
+
+#[test]
+fn when_the_peer_is_gone_calls_are_given_up_and_notifications_are_not() {
+    let mut driven = Driven::lines(Limits::default());
+    driven.feed(format!("{}\n{}\n[{},{}]\n", keep(1), notify(2), keep(3), notify(4)));
+    assert_eq!(driven.metric("in_flight"), 4);
+    let Driven { session, registry, keeper, .. } = driven;
+    drop(session);
+    assert_eq!(keeper.live(), [2, 4]);
+    let in_flight = registry.metrics().values().find(|(name, _)| *name == "in_flight");
+    assert_eq!(in_flight, Some(("in_flight", 0)));
+    for (number, reply) in keeper.kept().drain(..) {
+        reply.send(Ok(json(&number)));
+    }
+}
+
+#[test]
+fn an_answer_wakes_whoever_waits_for_it() {
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut driven = Driven::lines(Limits::default());
+    let count = Arc::new(Count::default());
+    let waker = Waker::from(count.clone());
+    driven.feed(format!("{}\n{}\n", keep(1), keep(2)));
+    for number in [1, 2] {
+        assert!(driven.session.poll_answers(&Context::from_waker(&waker), driven.now).is_pending());
+        let before = count.0.load(Ordering::SeqCst);
+        driven.answer(number);
+        assert_eq!(count.0.load(Ordering::SeqCst), before + 1);
+        assert!(driven.session.poll_answers(&Context::from_waker(&waker), driven.now).is_ready());
+    }
+    // A provider that waits to hear that its call was given up is woken as well.
+    driven.feed(format!("{}\n", keep(3)));
+    {
+        let kept = driven.keeper.kept();
+        let mut cancelled = pin!(kept[0].1.cancelled());
+        assert!(cancelled.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let before = count.0.load(Ordering::SeqCst);
+        driven.session.input().extend_from_slice(format!("{}\n", cancel(3)).as_bytes());
+        driven.session.received(driven.now);
+        assert_eq!(count.0.load(Ordering::SeqCst), before + 1);
+        assert!(cancelled.poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+    assert_eq!(driven.settle(), ["1: 1", "2: 2", "3: error -32800"]);
+}
+
+#[test]
+fn frames_are_messages_and_messages_are_frames() {
+    let mut driven = Driven::new(Limits::default(), Framing::Messages);
+    driven.feed(keep(1));
+    driven.feed(format!("[{},\n{}]", keep(2), keep(3)));
+    driven.feed("two\nlines");
+    driven.feed("");
+    for number in [3, 1, 2] {
+        driven.answer(number);
+    }
+    while driven.poll() {}
+    let mut frames = Vec::new();
+    while !driven.session.output().is_empty() {
+        let frame = driven.session.output().to_vec();
+        driven.session.sent(frame.len());
+        frames.push(told(std::str::from_utf8(&frame).unwrap()));
+    }
+    assert_eq!(frames, ["null: error -32700", "null: error -32700", "1: 1", "[2: 2, 3: 3]"]);
+    assert!(driven.session.is_idle());
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_read_either() {
+    let mut driven = Driven::lines(Limits::default());
+    let echo =
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"rpc.echo","params":["{}"]}}"#, "x".repeat(10_000));
+    let mut fed = 0;
+    while driven.session.wants_input() {
+        driven.feed(format!("{echo}\n"));
+        driven.poll();
+        fed += 1;
+        assert!(fed < 1000, "it takes in without end");
+    }
+    assert!(!driven.poll(), "it answers on");
+    driven.send(usize::MAX);
+    assert!(driven.session.wants_input());
+    assert_eq!(driven.settle().len(), fed);
+}
+
+/// What a peer can have a node hold for it, beyond the limit: one message.
+fn assert_within_limit(driven: &Driven, limits: &Limits) {
+    let (length, most) = (driven.session.output().len(), limits.output + limits.message + 1024);
+    assert!(length <= most, "{length} bytes of output wait for the peer; limits.output is {}", limits.output);
+}
+
+/// Two bytes of nonsense make an answer of a hundred: a read full of them must not all be answered at once.
+#[test]
+fn output_is_bounded_when_short_lines_have_long_answers() {
+    let limits = Limits::default();
+    let mut driven = Driven::lines(limits.clone());
+    driven.feed("7\n".repeat(32 * 1024));
+    assert_within_limit(&driven, &limits);
+    let mut answers = driven.settle().len();
+    // What was not answered at once is when there is room again.
+    while answers < 32 * 1024 {
+        driven.session.received(driven.now);
+        let more = driven.settle().len();
+        assert!(more > 0, "{answers} are answered and then no more");
+        answers += more;
+    }
+}
+
+#[test]
+fn output_is_bounded_when_all_answers_come_at_once() {
+    let limits = Limits { message: 16 * 1024, output: 64 * 1024, ..Limits::default() };
+    let mut driven = Driven::lines(limits.clone());
+    for number in 0..64 {
+        driven.feed(format!("{}\n", keep(number)));
+    }
+    for (_, reply) in driven.keeper.kept().drain(..) {
+        reply.send(Ok(json(&"x".repeat(limits.message - 2))));
+    }
+    driven.poll();
+    assert_within_limit(&driven, &limits);
+    assert_eq!(driven.settle().len(), 64);
+}
+
+/// A peer that is always a little behind, but never far.
+#[test]
+fn what_was_sent_is_not_kept() {
+    let mut driven = Driven::lines(Limits::default());
+    let held = |driven: &Driven| format!("{:?}", driven.session).len();
+    let line =
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"rpc.echo","params":["{}"]}}"#, "x".repeat(2000)) + "\n";
+
+    let empty = held(&driven);
+    driven.feed(&line);
+    driven.poll();
+    assert!(
+        held(&driven) > empty + 2000,
+        "the debug output does not show the buffers, so this test sees nothing"
+    );
+
+    for _ in 0..200 {
+        let all_but_one = driven.session.output().len() - 1;
+        driven.send(all_but_one);
+        driven.feed(&line);
+        driven.poll();
+    }
+    // A byte is shown as five characters at most.
+    let most = empty + 5 * (64 * 1024 + 2 * line.len());
+    assert!(
+        held(&driven) < most,
+        "{} bytes wait, but the buffer grows and grows",
+        driven.session.output().len()
+    );
+}
+
+/// One line, or one message.
+#[derive(Clone, Debug)]
+enum Item {
+    One(Part),
+    Batch(Vec<Part>),
+    /// Gives up the call of that number, or of any other: made before, later, or never.
+    Cancel(Index),
+    /// Longer than allowed.
+    TooLong,
+    Blank,
+}
+
+#[derive(Clone, Debug)]
+enum Part {
+    Call(Function, Option<u8>),
+    Notification(Function),
+    Bad(usize),
+    /// An answer to nothing.
+    Stray,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Function {
+    /// [`Keeper`]'s.
+    Keep,
+    /// Answers at once.
+    Echo,
+    Absent,
+}
+
+/// What is no request, and what is not even JSON.
+const BAD: [&str; 8] =
+    ["7", "\"text\"", "null", "{}", r#"{"jsonrpc":"2.0","id":[],"method":"keep"}"#, "{", "x", "\u{feff}[]"];
+/// So many of them are JSON, and can stand in a batch.
+const BAD_JSON: usize = 5;
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    /// So many bytes come.
+    Feed(usize),
+    /// The session is asked for answers.
+    Poll,
+    /// So many bytes go out.
+    Send(usize),
+    Answer(Index, Answer),
+    /// Time passes.
+    Pass(u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Result,
+    /// One that makes the session wait for its output to go out.
+    LargeResult,
+    TooLarge,
+    Fault,
+    None,
+}
+
+fn function() -> impl Strategy<Value = Function> {
+    prop_oneof![5 => Just(Function::Keep), 1 => Just(Function::Echo), 1 => Just(Function::Absent)]
+}
+
+fn part(bad: usize) -> impl Strategy<Value = Part> {
+    prop_oneof![
+        6 => (function(), proptest::option::weighted(0.2, any::<u8>())).prop_map(|(function, deadline)| Part::Call(function, deadline)),
+        2 => function().prop_map(Part::Notification),
+        1 => (0..bad).prop_map(Part::Bad),
+        1 => Just(Part::Stray),
+    ]
+}
+
+fn item() -> impl Strategy<Value = Item> {
+    prop_oneof![
+        6 => part(BAD.len()).prop_map(Item::One),
+        2 => proptest::collection::vec(part(BAD_JSON), 0..6).prop_map(Item::Batch),
+        2 => any::<Index>().prop_map(Item::Cancel),
+        1 => Just(Item::TooLong),
+        1 => Just(Item::Blank),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let answer = prop_oneof![
+        4 => Just(Answer::Result),
+        2 => Just(Answer::LargeResult),
+        1 => Just(Answer::TooLarge),
+        1 => Just(Answer::Fault),
+        1 => Just(Answer::None),
+    ];
+    prop_oneof![
+        4 => (1_usize..400).prop_map(Event::Feed),
+        3 => Just(Event::Poll),
+        2 => (1_usize..200).prop_map(Event::Send),
+        1 => Just(Event::Send(usize::MAX)),
+        4 => (any::<Index>(), answer).prop_map(|(index, answer)| Event::Answer(index, answer)),
+        1 => any::<u8>().prop_map(Event::Pass),
+    ]
+}
+
+/// What all the items are, as text, and what must come back for them.
+#[derive(Default)]
+struct Script {
+    texts: Vec<String>,
+    /// Of every call that stands alone: its function.
+    alone: BTreeMap<u64, Function>,
+    /// Of every batch that is answered: its calls, and how many of its parts are bad.
+    batches: Vec<(BTreeMap<u64, Function>, usize)>,
+    /// How many errors come for nothing that has an id.
+    errors: usize,
+    cancelled: BTreeSet<u64>,
+}
+
+impl Script {
+    const TOO_LONG: usize = 20_000;
+
+    fn new(items: &[Item], framing: Framing) -> Self {
+        let mut script = Self::default();
+        let calls: usize = items
+            .iter()
+            .map(|item| match item {
+                Item::One(_) => 1,
+                Item::Batch(parts) => parts.len(),
+                _ => 0,
+            })
+            .sum();
+        let mut next = 0;
+        for item in items {
+            let text = match item {
+                Item::One(part) => {
+                    let (mut calls, mut bad) = (BTreeMap::new(), 0);
+                    let text = Self::part(part, &mut next, &mut calls, &mut bad);
+                    script.alone.extend(calls);
+                    script.errors += bad;
+                    text
+                }
+                Item::Batch(parts) => {
+                    let (mut calls, mut bad) = (BTreeMap::new(), 0);
+                    let texts: Vec<_> =
+                        parts.iter().map(|part| Self::part(part, &mut next, &mut calls, &mut bad)).collect();
+                    if parts.is_empty() {
+                        script.errors += 1;
+                    } else if bad > 0 || !calls.is_empty() {
+                        script.batches.push((calls, bad));
+                    }
+                    format!("[{}]", texts.join(" , "))
+                }
+                Item::Cancel(index) => {
+                    let number = index.index(calls + 1) as u64;
+                    script.cancelled.insert(number);
+                    cancel(number)
+                }
+                Item::TooLong if framing == Framing::Lines => {
+                    script.errors += 1;
+                    "x".repeat(Self::TOO_LONG)
+                }
+                Item::Blank if framing == Framing::Lines => " ".to_owned(),
+                // The transport's business.
+                Item::TooLong | Item::Blank => continue,
+            };
+            script.texts.push(text);
+        }
+        script
+    }
+
+    fn part(part: &Part, next: &mut u64, calls: &mut BTreeMap<u64, Function>, bad: &mut usize) -> String {
+        let (function, id, deadline) = match part {
+            Part::Call(function, deadline) => {
+                calls.insert(*next, *function);
+                (function, format!(r#""id":{next},"#), *deadline)
+            }
+            Part::Notification(function) => (function, String::new(), None),
+            Part::Bad(which) => {
+                *bad += 1;
+                return BAD[*which].to_owned();
+            }
+            Part::Stray => return r#"{"jsonrpc":"2.0","id":0,"result":"stray"}"#.to_owned(),
+        };
+        let method = match function {
+            Function::Keep => "keep",
+            Function::Echo => "rpc.echo",
+            Function::Absent => "absent",
+        };
+        let meta = deadline.map_or(String::new(), |time| format!(r#","meta":{{"deadline_ms":{time}}}"#));
+        let text = format!(r#"{{"jsonrpc":"2.0",{id}"method":"{method}","params":[{next}]{meta}}}"#);
+        *next += 1;
+        text
+    }
+
+    /// Compares with everything that has come back.
+    fn check(&self, output: &[u8], time_has_passed: bool) -> Result<(), TestCaseError> {
+        let output = std::str::from_utf8(output).unwrap();
+        prop_assert!(output.is_empty() || output.ends_with('\n'));
+        let (mut alone, mut batches, mut errors) = (BTreeSet::new(), Vec::new(), 0);
+        for line in output.lines() {
+            match serde_json::from_str(line).unwrap() {
+                Value::Array(replies) => {
+                    let (mut ids, mut bad) = (BTreeSet::new(), 0);
+                    for reply in &replies {
+                        match self.check_reply(reply, time_has_passed)? {
+                            Some(id) => prop_assert!(ids.insert(id), "{id} is answered twice"),
+                            None => bad += 1,
+                        }
+                    }
+                    prop_assert!(!replies.is_empty());
+                    batches.push((ids, bad));
+                }
+                reply => match self.check_reply(&reply, time_has_passed)? {
+                    Some(id) => prop_assert!(alone.insert(id), "{id} is answered twice"),
+                    None => errors += 1,
+                },
+            }
+        }
+        prop_assert_eq!(alone, self.alone.keys().copied().collect());
+        prop_assert_eq!(errors, self.errors);
+        batches.sort();
+        let mut expected: Vec<(BTreeSet<_>, _)> =
+            self.batches.iter().map(|(calls, bad)| (calls.keys().copied().collect(), *bad)).collect();
+        expected.sort();
+        prop_assert_eq!(batches, expected);
+        Ok(())
+    }
+
+    /// Checks that a reply is one that its call may have, and returns the call.
+    fn check_reply(&self, reply: &Value, time_has_passed: bool) -> Result<Option<u64>, TestCaseError> {
+        prop_assert_eq!(&reply["jsonrpc"], "2.0");
+        let members = reply.as_object().map(serde_json::Map::len);
+        prop_assert_eq!(members, Some(3));
+        let error = reply.get("error").map(|error| error["code"].as_i64().unwrap());
+        let Some(id) = reply["id"].as_u64() else {
+            prop_assert!(reply["id"].is_null());
+            let expected = [code::PARSE, code::INVALID_REQUEST, code::REQUEST_TOO_LARGE];
+            prop_assert!(error.is_some_and(|code| expected.contains(&code)), "{}", reply);
+            return Ok(None);
+        };
+        let of_batches = self.batches.iter().find_map(|(calls, _)| calls.get(&id));
+        let function = self.alone.get(&id).or(of_batches).expect("what was asked");
+        let possible = match (error, function) {
+            (None, _) => *function != Function::Absent && reply["result"][0] == id,
+            (Some(code::CANCELLED), _) => self.cancelled.contains(&id),
+            (Some(code::DEADLINE), _) => time_has_passed,
+            (Some(code::UNKNOWN_FUNCTION), Function::Absent) => true,
+            // Its number is the fault's code.
+            (Some(code::INTERNAL | code::REPLY_TOO_LARGE), Function::Keep) => true,
+            (Some(code), Function::Keep) => code == 1000 + id as i64,
+            _ => false,
+        };
+        prop_assert!(possible, "{:?} is answered {}", function, reply);
+        Ok(Some(id))
+    }
+}
+
+impl Driven {
+    fn answer_kept(&mut self, index: Index, answer: Answer) {
+        let (number, reply) = {
+            let mut kept = self.keeper.kept();
+            if kept.is_empty() {
+                return;
+            }
+            let at = index.index(kept.len());
+            kept.remove(at)
+        };
+        reply.send(match answer {
+            Answer::Result => Ok(json(&[number])),
+            Answer::LargeResult => Ok(json(&(number, "x".repeat(9_000)))),
+            Answer::TooLarge => Ok(json(&(number, "x".repeat(Script::TOO_LONG)))),
+            Answer::Fault => Err(Fault::new(1000 + number as i64, "")),
+            Answer::None => return,
+        });
+    }
+
+    /// What must hold at any time.
+    fn check(&self, limit: usize) -> Result<(), TestCaseError> {
+        prop_assert!(self.metric("in_flight") <= limit as u64);
+        prop_assert!(self.keeper.live().len() <= limit);
+        Ok(())
+    }
+}
+
+fn run(
+    items: &[Item],
+    events: &[Event],
+    limit: usize,
+    framing: Framing,
+    last_line_ends: bool,
+) -> Result<(), TestCaseError> {
+    let limits = Limits {
+        in_flight: limit,
+        message: 10_000,
+        deadline: Duration::from_millis(500),
+        ..Limits::default()
+    };
+    let script = Script::new(items, framing);
+    let mut driven = Driven::new(limits, framing);
+    let mut input: Vec<Vec<u8>> = match framing {
+        Framing::Messages => script.texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        Framing::Lines => {
+            let ends = ["\n", "\r\n"];
+            let lines =
+                script.texts.iter().zip(ends.iter().cycle()).map(|(text, end)| format!("{text}{end}"));
+            let mut bytes = lines.collect::<String>().into_bytes();
+            // A line that is too long says so at its end.
+            if !last_line_ends && !matches!(items.last(), Some(Item::TooLong)) {
+                let length = bytes.trim_ascii_end().len();
+                bytes.truncate(length);
+            }
+            vec![bytes]
+        }
+    };
+    input.reverse();
+    let mut feed = |driven: &mut Driven, most: usize| {
+        // Whoever drives a session reads only while it says so.
+        if !driven.session.wants_input() {
+            return true;
+        }
+        let Some(mut bytes) = input.pop() else { return false };
+        let rest =
+            bytes.split_off(bytes.len().min(if framing == Framing::Lines { most } else { usize::MAX }));
+        driven.feed(bytes);
+        if !rest.is_empty() {
+            input.push(rest);
+        }
+        true
+    };
+
+    let mut time_has_passed = false;
+    for event in events {
+        match *event {
+            Event::Feed(most) => drop(feed(&mut driven, most)),
+            Event::Poll => drop(driven.poll()),
+            Event::Send(most) => driven.send(most),
+            Event::Answer(index, answer) => driven.answer_kept(index, answer),
+            Event::Pass(time) => {
+                time_has_passed = true;
+                driven.pass(Duration::from_millis(time.into()));
+            }
+        }
+        driven.check(limit)?;
+    }
+    // The rest comes, the peer ends, and everything that is still open is answered.
+    let mut ended = false;
+    while !(ended && driven.session.is_idle()) {
+        let before = (driven.sent.len(), driven.metric("calls"), driven.keeper.kept().len(), ended);
+        if !ended && !feed(&mut driven, usize::MAX) {
+            driven.session.ended(driven.now);
+            ended = true;
+        }
+        let kept: Vec<_> = driven.keeper.kept().drain(..).collect();
+        let answered = !kept.is_empty();
+        for (number, reply) in kept {
+            reply.send(Ok(json(&[number])));
+        }
+        let polled = driven.poll();
+        driven.send(usize::MAX);
+        driven.check(limit)?;
+        let after = (driven.sent.len(), driven.metric("calls"), driven.keeper.kept().len(), ended);
+        prop_assert!(
+            answered || polled || before != after || !ended,
+            "it stands still: {:?}",
+            driven.session
+        );
+    }
+    prop_assert_eq!(driven.metric("in_flight"), 0);
+    prop_assert_eq!(driven.session.output(), b"");
+    script.check(&driven.sent, time_has_passed)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes in whatever order: each call is answered once, a notification never, and no more are in
+    /// flight than may be.
+    #[test]
+    fn every_call_is_answered_once(
+        items in proptest::collection::vec(item(), 0..25),
+        events in proptest::collection::vec(event(), 0..120),
+        limit in 1_usize..6,
+        lines in any::<bool>(),
+        last_line_ends in any::<bool>(),
+    ) {
+        run(&items, &events, limit, if lines { Framing::Lines } else { Framing::Messages }, last_line_ends)?;
+    }
+
+    /// Bytes of any sort, some of which look like what is understood.
+    #[test]
+    fn no_input_panics_and_all_output_is_json(
+        pieces in proptest::collection::vec(
+            prop_oneof![
+                "[\\[\\]{}\":,0-9a-z\\\\ \n\r]{0,20}".prop_map(String::into_bytes),
+                proptest::collection::vec(any::<u8>(), 0..20),
+                proptest::sample::select(vec![
+                    "\n", "{\"jsonrpc\":\"2.0\",", "\"id\":1,", "\"method\":\"rpc.echo\"", ",\"params\":[", "]}", "\"meta\":{",
+                    "\"deadline_ms\":", "[{\"jsonrpc\":\"2.0\"},", "\"method\":\"$/cancelRequest\"",
+                ]).prop_map(|text| text.as_bytes().to_vec()),
+            ],
+            0..30,
+        ),
+        lines in any::<bool>(),
+    ) {
+        let framing = if lines { Framing::Lines } else { Framing::Messages };
+        let limits = Limits { message: 100, depth: 4, batch: 3, in_flight: 2, ..Limits::default() };
+        let mut driven = Driven::new(limits, framing);
+        for piece in pieces {
+            driven.feed(piece);
+            driven.settle();
+        }
+        driven.session.ended(driven.now);
+        driven.settle();
+        prop_assert!(driven.session.is_idle());
+        prop_assert_eq!(driven.metric("in_flight"), 0);
+    }
+}
