@@ -1,6 +1,7 @@
 //! What the in-process modes cost: nanoseconds a call, beside a bare async-channel in the same run.
 //!
 //! `cargo bench --bench chan`; `CHANRPC_BENCH_QUICK=1` only shows that it runs.
+#![allow(clippy::unwrap_used)]
 
 use std::future::Future;
 use std::hint::black_box;

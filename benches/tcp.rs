@@ -2,6 +2,7 @@
 //! bytes in the same run. Server and client share this process; each has a thread of its own.
 //!
 //! `cargo bench --bench tcp`; `CHANRPC_BENCH_QUICK=1` only shows that it runs.
+#![allow(clippy::unwrap_used)]
 
 use std::future::Future;
 use std::io::{Read, Write};

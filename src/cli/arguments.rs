@@ -26,8 +26,9 @@ pub(super) fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Result
             match argument.split_once('=') {
                 Some((option, value)) => options.extend([option.to_owned(), value.to_owned()]),
                 None if WITH_VALUE.contains(&&*argument) => {
-                    options.push(argument);
-                    options.extend(arguments.next().transpose()?);
+                    let value = arguments.next().transpose()?;
+                    let value = value.ok_or_else(|| format!("{argument} needs a value"))?;
+                    options.extend([argument, value]);
                 }
                 None => options.push(argument),
             }
@@ -72,6 +73,6 @@ mod tests {
         check("--to h:1 call f", "call --to h:1 -- f");
         check("call -h", "call -h");
         check("list -v", "list -v");
-        check("call --to", "call --to");
+        assert!(normalize(["call", "f", "--to"].map(Into::into)).is_err());
     }
 }

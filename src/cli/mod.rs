@@ -10,10 +10,12 @@ mod serve;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use smol::Executor;
+use smol::future::FutureExt;
 
 use crate::config::Limits;
 use crate::remote::Remote;
@@ -21,7 +23,7 @@ pub use exit::Exit;
 
 /// Where a node listens, and is looked for, if nothing else is said.
 const ADDRESS: &str = "127.0.0.1:7300";
-/// How long the last log lines may take when the program ends.
+/// How long the last words, to the log or to a node, may take when the program ends.
 const FLUSH: Duration = Duration::from_millis(200);
 
 /// Call functions over one small port, and serve them.
@@ -100,11 +102,18 @@ fn with_remote(address: &str, timeout: f64, exchange: impl AsyncFnOnce(&Remote, 
     else {
         return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
     };
-    // There is nothing to tidy up: the node notices that the connection is gone.
-    let _ = ctrlc::set_handler(|| std::process::exit(Exit::Interrupted as i32));
-    let executor = Executor::new();
+    let (interrupt, interrupted) = async_channel::bounded(1);
+    let _ = ctrlc::set_handler(move || _ = interrupt.try_send(()));
+    let executor = Arc::new(Executor::new());
     smol::block_on(executor.run(async {
         let remote = Remote::new(&executor, address, Limits::default());
-        exchange(&remote, deadline).await
+        let interrupted = async {
+            let _ = interrupted.recv().await;
+            Exit::Interrupted
+        };
+        let exit = exchange(&remote, deadline).or(interrupted).await;
+        // So that the node learns of a call that is given up.
+        remote.close(FLUSH).await;
+        exit
     }))
 }

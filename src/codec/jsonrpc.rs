@@ -170,6 +170,13 @@ struct Members<'a> {
 
 fn message(text: &str) -> Result<Message<'_>, Refused> {
     let invalid = |message: &'static str| Refused::new(code::INVALID_REQUEST, message);
+    // An array would pass as the members in their order.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => invalid("a request must be an object"),
+            Err(error) => Refused::new(code::PARSE, format!("not JSON: {error}")),
+        });
+    }
     let members: Members<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
         Category::Data => Refused::new(code::INVALID_REQUEST, format!("not a request: {error}")),
         _ => Refused::new(code::PARSE, format!("not JSON: {error}")),
@@ -197,8 +204,9 @@ fn message(text: &str) -> Result<Message<'_>, Refused> {
     if members.params.0.is_some_and(|raw| !raw.get().starts_with(['[', '{'])) {
         return Err(invalid("\"params\" must be an array or an object").with_id(id));
     }
-    if method == CANCEL && id.is_none() {
-        return cancel(members.params.0);
+    // One that names no request is a notification like any other that nobody understands.
+    if let (CANCEL, None, Some(cancelled)) = (&*method, &id, cancelled(members.params.0)) {
+        return Ok(Message::Cancel(cancelled));
     }
     match meta(members.meta.0) {
         Ok(meta) => Ok(Message::Request(Request { id, method, params: members.params.0, meta })),
@@ -211,17 +219,14 @@ fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     if text.contains('\\') { serde_json::from_str(raw.get()).ok().map(Cow::Owned) } else { Some(text.into()) }
 }
 
-fn cancel<'a>(params: Option<&RawValue>) -> Result<Message<'a>, Refused> {
+fn cancelled(params: Option<&RawValue>) -> Option<Id> {
     #[derive(DeriveDeserialize)]
     struct Params<'a> {
         #[serde(borrow)]
         id: &'a RawValue,
     }
-    params
-        .and_then(|raw| serde_json::from_str::<Params<'_>>(raw.get()).ok())
-        .and_then(|params| Id::from_json(params.id.get()))
-        .map(Message::Cancel)
-        .ok_or_else(|| Refused::new(code::INVALID_PARAMS, "$/cancelRequest takes {\"id\": the request's id}"))
+    let params: Params<'_> = serde_json::from_str(params?.get()).ok()?;
+    Id::from_json(params.id.get())
 }
 
 fn meta(raw: Option<&RawValue>) -> Result<Meta, Refused> {
@@ -232,6 +237,9 @@ fn meta(raw: Option<&RawValue>) -> Result<Meta, Refused> {
         hops: u32,
     }
     let Some(raw) = raw else { return Ok(Meta::default()) };
+    if !raw.get().starts_with('{') {
+        return Err(Refused::new(code::INVALID_REQUEST, "\"meta\" must be an object"));
+    }
     let wire: Wire = serde_json::from_str(raw.get())
         .map_err(|error| Refused::new(code::INVALID_REQUEST, format!("\"meta\": {error}")))?;
     Ok(Meta { deadline: wire.deadline_ms.map(Duration::from_millis), hops: wire.hops })

@@ -23,7 +23,7 @@ pub(super) async fn drive(
     mut stop: impl Future<Output = ()> + Unpin,
 ) -> io::Result<()> {
     let mut alarm: Option<(Instant, Timer)> = None;
-    let mut reading = true;
+    let (mut ended, mut stopped) = (false, false);
     poll_fn(|cx| {
         for _ in 0..TURN {
             let now = Instant::now();
@@ -36,17 +36,15 @@ pub(super) async fn drive(
             }
             let flushed = pipe.poll_flush(cx)?.is_ready();
 
-            if reading && Pin::new(&mut stop).poll(cx).is_ready() {
-                reading = false;
-            }
-            if reading && session.wants_input() {
+            stopped = stopped || Pin::new(&mut stop).poll(cx).is_ready();
+            if !ended && !stopped && session.wants_input() {
                 match pipe.poll_receive(cx, session.input())? {
                     Poll::Ready(Received::Some) => {
                         session.received(now);
                         moved = true;
                     }
                     Poll::Ready(Received::End) => {
-                        reading = false;
+                        ended = true;
                         session.ended(now);
                         moved = true;
                     }
@@ -57,7 +55,9 @@ pub(super) async fn drive(
             if moved {
                 continue;
             }
-            if !reading && flushed && session.is_idle() {
+            // A peer that has said all waits for its answers only; a node that stops, for everything.
+            let done = if ended { session.is_answered() } else { stopped && session.is_idle() };
+            if done && flushed {
                 return Poll::Ready(io::Result::Ok(()));
             }
             match session.next_deadline() {

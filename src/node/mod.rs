@@ -2,7 +2,6 @@
 
 mod connection;
 mod endpoints;
-mod stop;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -18,14 +17,15 @@ use smol::{Executor, Task, Timer};
 use crate::codec::{Dialect, detect};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::route::Registry;
+use crate::route::{Registry, Stopper};
 use crate::session::{Framing, Session};
 use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
 use endpoints::Endpoints;
-use stop::Stopper;
 
 /// What a peer can cause is logged under this target, which the log sink keeps to a few lines a second.
 const PEER: &str = "chanrpc::peer";
+/// Between looks at whether notifications are done, while the node stops.
+const POLL: Duration = Duration::from_millis(5);
 /// Waits between attempts to accept, while accepting fails.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
@@ -81,7 +81,11 @@ impl Node {
         self.shared.stopper.stop();
         let drained = async {
             while self.shared.metrics().connections.get() > 0 {
-                self.shared.stopper.a_connection_ended().await;
+                self.shared.stopper.next_end().await;
+            }
+            // Notifications outlive the connections that they came by.
+            while self.shared.registry.in_flight() > 0 {
+                Timer::after(POLL).await;
             }
             true
         };
@@ -91,8 +95,9 @@ impl Node {
         };
         if !drained.or(late).await {
             let tasks = std::mem::take(&mut self.shared.connections().tasks);
-            log::warn!("{} connections did not end in time (limits.drain) and were cut off", tasks.len());
+            log::warn!("not all calls ended in time (limits.drain); {} connections are cut off", tasks.len());
         }
+        self.shared.registry.stop().await;
     }
 
     /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends.
@@ -175,7 +180,7 @@ impl Present {
 impl Drop for Present {
     fn drop(&mut self) {
         self.0.metrics().connections.sub(1);
-        self.0.stopper.connection_ended();
+        self.0.stopper.one_ended();
     }
 }
 

@@ -1,6 +1,6 @@
 //! One call on its way to a provider, and the way back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -115,7 +115,7 @@ struct State {
 
 impl Inbox {
     /// Moves the answers that are there to the end of `into`; otherwise has the task woken when one comes.
-    pub fn poll_answers(&self, cx: &Context<'_>, into: &mut Vec<(Token, Outcome)>) -> Poll<()> {
+    pub fn poll_answers(&self, cx: &Context<'_>, into: &mut VecDeque<(Token, Outcome)>) -> Poll<()> {
         let mut state = self.lock();
         if state.answers.is_empty() {
             if !state.session.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -123,7 +123,7 @@ impl Inbox {
             }
             return Poll::Pending;
         }
-        into.append(&mut state.answers);
+        into.extend(state.answers.drain(..));
         Poll::Ready(())
     }
 
@@ -199,9 +199,12 @@ impl Asker {
 
     /// Waits for the answer.
     pub async fn answer(&self) -> Outcome {
-        let mut answers = Vec::new();
+        let mut answers = VecDeque::new();
         poll_fn(|cx| self.0.poll_answers(cx, &mut answers)).await;
-        answers.swap_remove(0).1
+        match answers.pop_front() {
+            Some((_, outcome)) => outcome,
+            None => unreachable!("ready means that an answer is there"),
+        }
     }
 }
 

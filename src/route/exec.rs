@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 use smol::Executor;
-use smol::future::FutureExt;
+use smol::future::{Boxed, FutureExt};
 use smol::lock::Semaphore;
 
 use super::call::{Call, Reply, remaining};
 use super::program::{self, Finished, Program, ProgramError};
+use super::stop::Stopper;
 use super::{Description, Provider};
 use crate::config::{self, Output, Param, ParamKind, Piece, Template};
 use crate::message::{Fault, Outcome, code};
@@ -27,15 +28,17 @@ struct Shared {
     executor: Arc<Executor<'static>>,
     config: config::Exec,
     running: Semaphore,
-    /// Calls that have no place among the running.
-    waiting: AtomicUsize,
+    /// Calls that wait or run.
+    present: AtomicUsize,
+    stopper: Stopper,
 }
 
 impl Exec {
     /// Runs what `config` says, on threads beside `executor`.
     pub fn new(executor: Arc<Executor<'static>>, config: config::Exec) -> Self {
         let running = Semaphore::new(config.concurrency);
-        Self { shared: Arc::new(Shared { executor, config, running, waiting: AtomicUsize::new(0) }) }
+        let (present, stopper) = (AtomicUsize::new(0), Stopper::new());
+        Self { shared: Arc::new(Shared { executor, config, running, present, stopper }) }
     }
 }
 
@@ -56,7 +59,7 @@ impl Provider for Exec {
             Ok(prepared) => prepared,
             Err(fault) => return reply.send(Err(fault)),
         };
-        let place = match Waiting::enter(&self.shared) {
+        let place = match Place::enter(&self.shared) {
             Ok(place) => place,
             Err(fault) => return reply.send(Err(fault)),
         };
@@ -74,16 +77,26 @@ impl Provider for Exec {
             description: None,
         }
     }
+
+    fn stop(&self) -> Boxed<()> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            shared.stopper.stop();
+            while shared.present.load(Ordering::Relaxed) > 0 {
+                shared.stopper.next_end().await;
+            }
+        })
+    }
 }
 
 /// A place among the calls that wait or run; there are `concurrency + queue` of them.
-struct Waiting(Arc<Shared>);
+struct Place(Arc<Shared>);
 
-impl Waiting {
+impl Place {
     fn enter(shared: &Arc<Shared>) -> Result<Self, Fault> {
         let config = &shared.config;
         let place = Self(shared.clone());
-        if shared.waiting.fetch_add(1, Ordering::Relaxed) < config.concurrency + config.queue {
+        if shared.present.fetch_add(1, Ordering::Relaxed) < config.concurrency + config.queue {
             return Ok(place);
         }
         let message = format!(
@@ -94,9 +107,10 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.present.fetch_sub(1, Ordering::Relaxed);
+        self.0.stopper.one_ended();
     }
 }
 
@@ -106,7 +120,7 @@ async fn run(
     stdin: Vec<u8>,
     deadline: Instant,
     reply: Reply,
-    place: Waiting,
+    place: Place,
 ) {
     let answer = async {
         let _running = shared.running.acquire().await;
@@ -128,7 +142,11 @@ async fn run(
         reply.cancelled().await;
         Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
     };
-    let outcome = answer.or(given_up).await;
+    let stopped = async {
+        shared.stopper.signal().await;
+        Err(Fault::new(code::CLOSED, "the node is stopping"))
+    };
+    let outcome = answer.or(given_up).or(stopped).await;
     drop(place);
     reply.send(outcome);
 }

@@ -8,6 +8,7 @@ mod forward;
 mod native;
 mod program;
 mod registry;
+mod stop;
 
 pub use call::{Asker, Call, Inbox, Reply, Token};
 pub use configured::providers;
@@ -15,6 +16,9 @@ pub use exec::Exec;
 pub use forward::Forward;
 pub use native::{Json, Native, Wire};
 pub use registry::{Builder, Registry, RegistryError};
+pub(crate) use stop::Stopper;
+
+use smol::future::Boxed;
 
 /// Answers the calls of one name, or of one family of names.
 pub trait Provider: Send + Sync + 'static {
@@ -23,6 +27,11 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Says what it is, for `rpc.list`.
     fn describe(&self) -> Description;
+
+    /// Ends what is still running; nobody waits for it any more. By default nothing is.
+    fn stop(&self) -> Boxed<()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// What `rpc.list` tells of a function beside its name.

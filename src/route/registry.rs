@@ -85,6 +85,18 @@ impl Registry {
         self.entries().map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
     }
 
+    /// Returns how many calls are not answered yet, notifications included.
+    pub fn in_flight(&self) -> u64 {
+        self.entries().map(|(_, entry)| entry.metrics.stats().in_flight).sum()
+    }
+
+    /// Ends what providers still run.
+    pub async fn stop(&self) {
+        for (_, entry) in self.entries() {
+            entry.provider.stop().await;
+        }
+    }
+
     /// Returns everything that is counted, in Prometheus's text format.
     pub fn prometheus(&self) -> String {
         let mut out = String::new();

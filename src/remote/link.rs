@@ -1,10 +1,10 @@
-//! The network client: calls the functions of another node over one connection that all callers share.
+//! One connection to another node: who made a call on it gets the answer.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -16,10 +16,11 @@ use smol::future::FutureExt;
 use smol::net::TcpStream;
 use smol::{Executor, Task, Timer};
 
+use super::RemoteError;
 use crate::codec::jsonrpc::{self, Bounds, Text};
 use crate::codec::{Lines, Next};
 use crate::config::Limits;
-use crate::message::{Fault, Id, Message, Meta, Outcome, Request};
+use crate::message::{Id, Message, Meta, Outcome, Request};
 use crate::transport::{Bytes, Guarded, Pipe, Received};
 
 /// Waits between attempts to connect: the first, and the longest.
@@ -27,67 +28,24 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// Calls that may wait for an answer on one connection.
 const PENDING: usize = 4096;
 
-/// A client of another node.
-///
-/// One connection carries all calls, side by side. It is made at once, and made again, with growing pauses,
-/// whenever it is lost. While there is none, calls fail at once with [`RemoteError::Unreachable`]; only
-/// during the attempt itself do they wait. Dropping the client drops the connection and fails its calls.
-#[derive(Debug)]
-pub struct Remote {
-    link: Arc<Link>,
-    _task: Task<()>,
-}
-
-/// Says why a call to another node has no result.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum RemoteError {
-    /// There is no connection. The call was not sent.
-    Unreachable {
-        /// Where to.
-        address: String,
-        /// Why not.
-        reason: String,
-    },
-    /// The connection was lost while the call was on its way; it may or may not have been run.
-    Lost {
-        /// Where to.
-        address: String,
-        /// How.
-        reason: String,
-    },
-    /// Too much waits for that node already. The call was not sent.
-    Busy {
-        /// Which node.
-        address: String,
-    },
-    /// The call's deadline passed; the other node was told to give it up.
-    Deadline,
-    /// The other node answered with a fault.
-    Fault(Fault),
-}
-
-impl fmt::Display for RemoteError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreachable { address, reason } => write!(f, "no connection to {address}: {reason}"),
-            Self::Lost { address, reason } => write!(f, "the connection to {address} was lost: {reason}"),
-            Self::Busy { address } => write!(f, "too many calls wait for {address} already"),
-            Self::Deadline => f.write_str("the deadline passed"),
-            Self::Fault(fault) => fault.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for RemoteError {}
-
 /// What callers share with the task that keeps the connection.
 #[derive(Debug)]
-struct Link {
+pub(super) struct Link {
     address: String,
     limits: Limits,
     state: Mutex<State>,
     changed: Event,
+    /// Calls that have chosen this connection and are not answered.
+    calls: AtomicUsize,
+}
+
+/// The choice of a connection for one call.
+pub(super) struct Chosen(pub(super) Arc<Link>);
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -97,7 +55,7 @@ struct State {
     /// Requests to be written.
     output: Vec<u8>,
     pending: HashMap<Id, Sender<Result<Box<RawValue>, RemoteError>>>,
-    /// The task that writes.
+    /// The task that writes, if all that there was is written.
     writer: Option<Waker>,
 }
 
@@ -108,89 +66,11 @@ enum Phase {
     Down(String),
 }
 
-impl Remote {
-    /// Starts to connect to `address`, a `host:port`.
-    pub fn new(executor: &Executor<'static>, address: impl Into<String>, limits: Limits) -> Self {
-        let state = State {
-            phase: Phase::Connecting,
-            next_id: 0,
-            output: Vec::new(),
-            pending: HashMap::new(),
-            writer: None,
-        };
-        let link = Arc::new(Link {
-            address: address.into(),
-            limits,
-            state: Mutex::new(state),
-            changed: Event::new(),
-        });
-        let task = executor.spawn(keep(link.clone()));
-        Self { link, _task: task }
-    }
-
-    /// Returns the other node's address, as it was given.
-    pub fn address(&self) -> &str {
-        &self.link.address
-    }
-
-    /// Calls a function and waits for its result until `deadline`. The other node gets to know how much time
-    /// is left, and how many nodes have passed the call on.
-    ///
-    /// Dropping the future gives the call up, here and there.
-    ///
-    /// # Errors
-    /// [`RemoteError`].
-    pub async fn call(
-        &self,
-        method: &str,
-        params: Option<&RawValue>,
-        deadline: Instant,
-        hops: u32,
-    ) -> Result<Box<RawValue>, RemoteError> {
-        let call = async {
-            self.link.up().await?;
-            let (answer, answered) = async_channel::bounded(1);
-            let id = self.link.send(method, params, Some(answer), Some(deadline), hops)?;
-            let mut given_up = GivenUp { link: &self.link, id };
-            let result = answered.recv().await.unwrap_or(Err(RemoteError::Deadline));
-            given_up.id = None;
-            result
-        };
-        let late = async {
-            Timer::at(deadline).await;
-            Err(RemoteError::Deadline)
-        };
-        call.or(late).await
-    }
-
-    /// Calls a function in go mode: returns when the call is on its way, and never learns what became of it.
-    ///
-    /// # Errors
-    /// [`RemoteError`], if it could not be sent.
-    pub async fn go(
-        &self,
-        method: &str,
-        params: Option<&RawValue>,
-        deadline: Instant,
-        hops: u32,
-    ) -> Result<(), RemoteError> {
-        let go = async {
-            self.link.up().await?;
-            self.link.send(method, params, None, None, hops).map(drop)
-        };
-        let late = async {
-            Timer::at(deadline).await;
-            Err(RemoteError::Deadline)
-        };
-        go.or(late).await
-    }
-}
-
 /// Tells the other node, when dropped, that nobody waits for the answer any more.
-struct GivenUp<'a> {
-    link: &'a Link,
+pub(super) struct GivenUp<'a> {
+    pub(super) link: &'a Link,
     /// `None` once there is an answer.
-    id: Option<Id>,
+    pub(super) id: Option<Id>,
 }
 
 impl Drop for GivenUp<'_> {
@@ -215,12 +95,65 @@ impl State {
 }
 
 impl Link {
+    /// Starts to connect, on the returned task, which gives up when the connection is lost unless the link is
+    /// `lasting`.
+    pub(super) fn start(
+        executor: &Executor<'static>,
+        address: &str,
+        limits: &Limits,
+        lasting: bool,
+    ) -> (Arc<Self>, Task<()>) {
+        let state = State {
+            phase: Phase::Connecting,
+            next_id: 0,
+            output: Vec::new(),
+            pending: HashMap::new(),
+            writer: None,
+        };
+        let link = Arc::new(Self {
+            address: address.to_owned(),
+            limits: limits.clone(),
+            state: Mutex::new(state),
+            changed: Event::new(),
+            calls: AtomicUsize::new(0),
+        });
+        let task = executor.spawn(keep(link.clone(), lasting));
+        (link, task)
+    }
+
+    /// Counts one call more, until the returned value is dropped.
+    pub(super) fn choose(self: &Arc<Self>) -> Chosen {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        Chosen(self.clone())
+    }
+
+    /// Returns how many calls have chosen this connection and are not answered.
+    pub(super) fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until nothing waits to be written, or never will be.
+    pub(super) async fn written(&self) {
+        loop {
+            let changed = self.changed.listen();
+            if self.is_written() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn is_written(&self) -> bool {
+        let state = self.lock();
+        !matches!(state.phase, Phase::Up) || state.writer.is_some()
+    }
+
     /// Waits while the connection is being made.
-    async fn up(&self) -> Result<(), RemoteError> {
+    pub(super) async fn up(&self) -> Result<(), RemoteError> {
         loop {
             let changed = self.changed.listen();
             match &self.lock().phase {
@@ -235,7 +168,7 @@ impl Link {
         }
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         method: &str,
         params: Option<&RawValue>,
@@ -291,8 +224,8 @@ impl Link {
     }
 }
 
-/// Keeps the connection for as long as the client lives.
-async fn keep(link: Arc<Link>) {
+/// Keeps a connection: until it is lost, or if it is `lasting` for as long as the client lives.
+async fn keep(link: Arc<Link>, lasting: bool) {
     let mut back_off = BACK_OFF.0;
     loop {
         link.enter(Phase::Connecting);
@@ -310,6 +243,9 @@ async fn keep(link: Arc<Link>) {
         };
         link.lost(&reason);
         log::info!("no connection to {}: {reason}", link.address);
+        if !lasting {
+            return;
+        }
         // So that many clients of one node do not all come back in the same moment.
         Timer::after(back_off.mul_f64(0.5 + fastrand::f64())).await;
         back_off = (back_off * 2).min(BACK_OFF.1);
@@ -332,12 +268,13 @@ async fn exchange(link: &Link, mut pipe: impl Pipe) -> io::Result<()> {
     let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.limits)));
     poll_fn(|cx| {
         poll_write(link, &mut pipe, &mut output, &mut sent, cx)?;
-        while let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? {
-            read(link, &mut lines, &mut input)?;
-            if received == Received::End {
-                return Poll::Ready(Ok(()));
-            }
+        let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else { return Poll::Pending };
+        read(link, &mut lines, &mut input)?;
+        if received == Received::End {
+            return Poll::Ready(Ok(()));
         }
+        // More may be there, but other tasks, and the clock, have their turn first.
+        cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await
@@ -357,6 +294,8 @@ fn poll_write(
             let mut state = link.lock();
             if state.output.is_empty() {
                 state.writer = Some(cx.waker().clone());
+                drop(state);
+                link.changed.notify(usize::MAX);
                 return Ok(());
             }
             mem::swap(output, &mut state.output);

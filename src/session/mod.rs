@@ -10,6 +10,8 @@
 //!
 //! and reads on only while [`Session::wants_input`].
 
+mod output;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,10 +23,17 @@ use crate::codec::jsonrpc::{self, Bounds, Refused, Text};
 use crate::codec::{Lines, Next};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Message, Meta, Outcome, Request, code};
+use crate::metrics::Metrics;
 use crate::route::{Call, Inbox, Registry, Reply, Token};
+use output::Output;
 
-/// A buffer larger than this is given back when it is empty.
-const KEPT: usize = 2 * 1024;
+/// What stands around a result in a reply, its id aside: `{"jsonrpc":"2.0","result":`, `,"id":` and `}`.
+const ENVELOPE: usize = 33;
+/// What an error may say beside its data.
+const SENTENCE: usize = 128;
+/// Input beyond what has a place in flight is read up to so many bytes, so that a peer which breaks off is
+/// noticed while its calls run.
+const READ_AHEAD: usize = 16 * 1024;
 
 /// How messages are told apart in the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +61,8 @@ pub struct Session {
     /// Messages of batches that wait for a place in flight.
     waiting: VecDeque<Waiting>,
     batches: HashMap<Token, Batch>,
-    answers: Vec<(Token, Outcome)>,
+    /// Answers that came while output had no room for them.
+    answers: VecDeque<(Token, Outcome)>,
     /// No more input comes.
     ended: bool,
 }
@@ -107,7 +117,7 @@ impl Session {
             earliest: None,
             waiting: VecDeque::new(),
             batches: HashMap::new(),
-            answers: Vec::new(),
+            answers: VecDeque::new(),
             ended: false,
         }
     }
@@ -117,9 +127,9 @@ impl Session {
         &mut self.input
     }
 
-    /// Tells whether there is room for more input: neither calls in flight nor output are at their limit.
+    /// Tells whether there is room for more input.
     pub fn wants_input(&self) -> bool {
-        self.has_room() && self.output.len() < self.limits.output
+        self.has_place() || matches!(self.framing, Frames::Lines(_)) && self.input.len() < READ_AHEAD
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
@@ -139,19 +149,26 @@ impl Session {
         self.go_on(now);
     }
 
-    /// Turns the answers that are there into output. `Ready` if there were any; otherwise the task is woken
-    /// when one comes, or need not be since output waits first.
+    /// Turns the answers that are there into output, as far as it has room, and begins what has waited for room.
+    /// `Ready` if there were any. Otherwise the task is woken when one comes, unless output must go first.
     pub fn poll_answers(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
-        if self.output.len() >= self.limits.output || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
-            return Poll::Pending;
+        let mut moved = Poll::Pending;
+        loop {
+            self.go_on(now);
+            let Some((token, outcome)) = self.next_answer(cx) else { return moved };
+            self.answer(token, &outcome);
+            moved = Poll::Ready(());
         }
-        let mut answers = std::mem::take(&mut self.answers);
-        for (token, outcome) in answers.drain(..) {
-            self.answer(token, outcome);
+    }
+
+    fn next_answer(&mut self, cx: &Context<'_>) -> Option<(Token, Outcome)> {
+        while self.has_room() {
+            let next = self.answers.pop_front();
+            if next.is_some() || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
+                return next;
+            }
         }
-        self.answers = answers;
-        self.go_on(now);
-        Poll::Ready(())
+        None
     }
 
     /// The next bytes to write: all that there are, or with [`Framing::Messages`] one message.
@@ -181,13 +198,24 @@ impl Session {
         self.go_on(now);
     }
 
-    /// Tells whether everything that was asked is answered and every answer written.
+    /// Tells whether every request is answered and every answer written. Notifications may still run.
+    pub fn is_answered(&self) -> bool {
+        let asked = self.calls.values().any(|call| call.id.is_some());
+        !asked && self.waiting.is_empty() && self.output.len() == 0
+    }
+
+    /// Tells whether every request and notification is done and every answer written.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty() && self.waiting.is_empty() && self.output.len() == 0
     }
 
+    /// Tells whether the next message may be taken in: neither calls in flight nor output are at their limit.
+    fn has_place(&self) -> bool {
+        self.waiting.is_empty() && self.calls.len() < self.limits.in_flight && self.has_room()
+    }
+
     fn has_room(&self) -> bool {
-        self.waiting.is_empty() && self.calls.len() < self.limits.in_flight
+        self.output.len() < self.limits.output
     }
 
     /// Begins what has waited for room.
@@ -201,7 +229,7 @@ impl Session {
     fn lines(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
         let mut at = 0;
-        while self.has_room() && at < input.len() {
+        while self.has_place() && at < input.len() {
             let Frames::Lines(lines) = &mut self.framing else { break };
             let (line, cut) = match lines.next(&input[at..]) {
                 Next::Line(line, cut) => (line, cut),
@@ -222,17 +250,14 @@ impl Session {
             at += cut;
         }
         input.drain(..at);
-        if !input.is_empty() || input.capacity() <= KEPT {
-            self.input = input;
-        }
+        self.input = output::kept(input);
     }
 
     /// Answers a message that the transport or the framing found to be over the limit.
     pub fn too_long(&mut self) {
         self.registry.metrics().too_large.add();
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
-        let outcome = Err(Fault::new(code::REQUEST_TOO_LARGE, message));
-        self.output.message(|out| jsonrpc::encode_reply(out, &Id::null(), &outcome));
+        self.reply(&Id::null(), &Err(Fault::new(code::REQUEST_TOO_LARGE, message)));
     }
 
     fn text(&mut self, text: &[u8], now: Instant) {
@@ -250,15 +275,10 @@ impl Session {
             // We asked nothing, so this answers nothing; to complain of it could go on for ever.
             Ok(Message::Reply(..)) => self.registry.metrics().refused.add(),
             Err(refused) => {
-                let outcome = self.refuse(refused.fault);
-                self.output.message(|out| jsonrpc::encode_reply(out, &refused.id, &outcome));
+                self.registry.metrics().refused.add();
+                self.reply(&refused.id, &Err(refused.fault));
             }
         }
-    }
-
-    fn refuse(&self, fault: Fault) -> Outcome {
-        self.registry.metrics().refused.add();
-        Err(fault)
     }
 
     fn batch(&mut self, messages: Vec<Result<Message<'_>, Refused>>, now: Instant) {
@@ -283,8 +303,8 @@ impl Session {
                 Ok(Message::Reply(..)) => self.registry.metrics().refused.add(),
                 Err(refused) => {
                     self.batches.entry(batch).and_modify(|batch| batch.missing += 1);
-                    let outcome = self.refuse(refused.fault);
-                    self.batch_reply(batch, &refused.id, &outcome);
+                    self.registry.metrics().refused.add();
+                    self.batch_reply(batch, &refused.id, &Err(refused.fault));
                 }
             }
         }
@@ -324,49 +344,30 @@ impl Session {
     /// Ends a call that its provider has not answered.
     fn give_up(&mut self, token: Token, fault: Fault) {
         self.inbox.cancel(token);
-        self.answer(token, Err(fault));
+        self.answer(token, &Err(fault));
     }
 
-    fn answer(&mut self, token: Token, outcome: Outcome) {
+    fn answer(&mut self, token: Token, outcome: &Outcome) {
         // It is not there if it was given up meanwhile.
         let Some(InFlight { id, batch, .. }) = self.calls.remove(&token) else { return };
         self.registry.metrics().in_flight.sub(1);
         let Some(id) = id else { return };
-        let outcome = self.within_limit(outcome);
         match batch {
-            None => self.output.message(|out| jsonrpc::encode_reply(out, &id, &outcome)),
-            Some(batch) => self.batch_reply(batch, &id, &outcome),
+            None => self.reply(&id, outcome),
+            Some(batch) => self.batch_reply(batch, &id, outcome),
         }
     }
 
-    fn within_limit(&self, outcome: Outcome) -> Outcome {
-        let size = match &outcome {
-            Ok(result) => result.get().len(),
-            Err(fault) => fault.data.as_ref().map_or(0, |data| data.get().len()),
-        };
-        if size <= self.limits.message { outcome } else { self.too_large(size) }
-    }
-
-    fn too_large(&self, size: usize) -> Outcome {
-        self.registry.metrics().replies_too_large.add();
-        let message =
-            format!("a reply of {size} bytes; the limit is {} (limits.message)", self.limits.message);
-        Err(Fault::new(code::REPLY_TOO_LARGE, message))
+    fn reply(&mut self, id: &Id, outcome: &Outcome) {
+        let (limit, metrics) = (self.limits.message, self.registry.metrics());
+        self.output.message(|out| encode(out, limit, metrics, id, outcome));
     }
 
     fn batch_reply(&mut self, token: Token, id: &Id, outcome: &Outcome) {
-        let size = self.batches.get(&token).map_or(0, |batch| batch.replies.len());
-        let too_large;
-        let outcome = match outcome {
-            Ok(result) if size + result.get().len() > self.limits.message => {
-                too_large = self.too_large(size + result.get().len());
-                &too_large
-            }
-            fits => fits,
-        };
-        if let Some(batch) = self.batches.get_mut(&token) {
-            batch.replies.push(if batch.replies.is_empty() { b'[' } else { b',' });
-            jsonrpc::encode_reply(&mut batch.replies, id, outcome);
+        if let Some(Batch { replies, .. }) = self.batches.get_mut(&token) {
+            replies.push(if replies.is_empty() { b'[' } else { b',' });
+            let left = self.limits.message.saturating_sub(replies.len());
+            encode(replies, left, self.registry.metrics(), id, outcome);
         }
         self.batch_part(token);
     }
@@ -392,6 +393,20 @@ impl Session {
     }
 }
 
+/// Appends a reply, or that it would take more than `limit` bytes.
+fn encode(out: &mut Vec<u8>, limit: usize, metrics: &Metrics, id: &Id, outcome: &Outcome) {
+    let start = out.len();
+    jsonrpc::encode_reply(out, id, outcome);
+    let size = out.len() - start;
+    let size = size.saturating_sub(ENVELOPE + id.as_json().len());
+    if size > limit + if outcome.is_ok() { 0 } else { SENTENCE } {
+        metrics.replies_too_large.add();
+        out.truncate(start);
+        let message = format!("a reply of {size} bytes; the limit leaves {limit} (limits.message)");
+        jsonrpc::encode_reply(out, id, &Err(Fault::new(code::REPLY_TOO_LARGE, message)));
+    }
+}
+
 /// Longer deadlines make no difference, and so large ones no overflow.
 const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -399,53 +414,5 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.inbox.close();
         self.registry.metrics().in_flight.sub(self.calls.len() as u64);
-    }
-}
-
-/// Bytes on their way out.
-#[derive(Debug)]
-struct Output {
-    bytes: Vec<u8>,
-    /// How many of `bytes` have gone out.
-    sent: usize,
-    /// Where messages end in `bytes`, if the transport wants them one by one.
-    ends: VecDeque<usize>,
-    lines: bool,
-}
-
-impl Output {
-    fn new(lines: bool) -> Self {
-        Self { bytes: Vec::new(), sent: 0, ends: VecDeque::new(), lines }
-    }
-
-    fn len(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    fn message(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        write(&mut self.bytes);
-        if self.lines {
-            self.bytes.push(b'\n');
-        } else {
-            self.ends.push_back(self.bytes.len());
-        }
-    }
-
-    fn front(&self) -> &[u8] {
-        &self.bytes[self.sent..self.ends.front().copied().unwrap_or(self.bytes.len())]
-    }
-
-    fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.ends.front() == Some(&self.sent) {
-            self.ends.pop_front();
-        }
-        if self.sent == self.bytes.len() {
-            self.sent = 0;
-            self.bytes.clear();
-            if self.bytes.capacity() > KEPT {
-                self.bytes = Vec::new();
-            }
-        }
     }
 }

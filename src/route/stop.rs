@@ -1,4 +1,4 @@
-//! The signal to stop, and word of the connections that have ended.
+//! The signal to stop, and word of what has ended since.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,9 +7,9 @@ use std::task::{Context, Poll};
 use async_channel::{Receiver, Sender};
 use futures_lite::Stream;
 
-/// A future that is ready once the node is to stop.
+/// A future that is ready once the signal to stop is given.
 #[derive(Clone, Debug)]
-pub(super) struct Stop(Pin<Box<Receiver<()>>>);
+pub(crate) struct Stop(Pin<Box<Receiver<()>>>);
 
 impl Future for Stop {
     type Output = ();
@@ -20,38 +20,38 @@ impl Future for Stop {
     }
 }
 
-/// Gives the signal, and hears of connections that end.
+/// Gives the signal, and hears of connections or runs that end.
 #[derive(Debug)]
-pub(super) struct Stopper {
+pub(crate) struct Stopper {
     stop: Sender<()>,
     stopped: Receiver<()>,
     ended: (Sender<()>, Receiver<()>),
 }
 
 impl Stopper {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (stop, stopped) = async_channel::bounded(1);
         Self { stop, stopped, ended: async_channel::bounded(1) }
     }
 
     /// Returns the signal.
-    pub(super) fn signal(&self) -> Stop {
+    pub(crate) fn signal(&self) -> Stop {
         Stop(Box::pin(self.stopped.clone()))
     }
 
     /// Gives the signal.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.close();
     }
 
-    /// Says that a connection has ended.
-    pub(super) fn connection_ended(&self) {
+    /// Says that one has ended.
+    pub(crate) fn one_ended(&self) {
         // One word that waits to be heard is as good as many.
         let _ = self.ended.0.try_send(());
     }
 
-    /// Waits for a connection to end. Word of one that ended before may still be there.
-    pub(super) async fn a_connection_ended(&self) {
+    /// Waits for one to end. Word of one that ended before may still be there.
+    pub(crate) async fn next_end(&self) {
         let _ = self.ended.1.recv().await;
     }
 }

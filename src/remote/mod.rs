@@ -1,0 +1,187 @@
+//! The network client: calls the functions of another node over connections that all callers share.
+
+mod link;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use smol::future::FutureExt;
+use smol::{Executor, Task, Timer};
+
+use crate::config::Limits;
+use crate::message::Fault;
+use link::{Chosen, GivenUp, Link};
+
+/// Connections to one node at most.
+const LINKS: usize = 16;
+
+/// A client of another node.
+///
+/// One connection carries all calls, side by side. It is made at once, and made again, with growing pauses,
+/// whenever it is lost. While there is none, calls fail at once with [`RemoteError::Unreachable`]; only
+/// during the attempt itself do they wait. Dropping the client drops the connection and fails its calls.
+///
+/// A node reads no more of a connection with [`Limits::in_flight`] calls in flight. So that slow calls do not
+/// hold up all others, calls beyond that number go over further connections, which end when they are lost.
+/// Calls on one connection arrive in their order.
+#[derive(Debug)]
+pub struct Remote {
+    executor: Arc<Executor<'static>>,
+    address: String,
+    limits: Limits,
+    links: Mutex<Vec<Kept>>,
+}
+
+/// A connection, and the task that keeps it for as long as this is there.
+#[derive(Debug)]
+struct Kept {
+    link: Arc<Link>,
+    task: Task<()>,
+}
+
+/// Says why a call to another node has no result.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// There is no connection. The call was not sent.
+    Unreachable {
+        /// Where to.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The connection was lost while the call was on its way; it may or may not have been run.
+    Lost {
+        /// Where to.
+        address: String,
+        /// How.
+        reason: String,
+    },
+    /// Too much waits for that node already. The call was not sent.
+    Busy {
+        /// Which node.
+        address: String,
+    },
+    /// The call's deadline passed; the other node was told to give it up.
+    Deadline,
+    /// The other node answered with a fault.
+    Fault(Fault),
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { address, reason } => write!(f, "no connection to {address}: {reason}"),
+            Self::Lost { address, reason } => write!(f, "the connection to {address} was lost: {reason}"),
+            Self::Busy { address } => write!(f, "too many calls wait for {address} already"),
+            Self::Deadline => f.write_str("the deadline passed"),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}
+
+impl Remote {
+    /// Starts to connect to `address`, a `host:port`.
+    pub fn new(executor: &Arc<Executor<'static>>, address: impl Into<String>, limits: Limits) -> Self {
+        let (executor, address) = (executor.clone(), address.into());
+        let (link, task) = Link::start(&executor, &address, &limits, true);
+        let first = Kept { link, task };
+        Self { executor, address, limits, links: Mutex::new(vec![first]) }
+    }
+
+    /// Returns the other node's address, as it was given.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Chooses the first connection that has room for a call, a new one if need be.
+    fn choose(&self) -> Chosen {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = links.iter().find(|kept| kept.link.calls() < self.limits.in_flight) {
+            return kept.link.choose();
+        }
+        links.retain(|kept| !kept.task.is_finished());
+        if links.len() < LINKS {
+            let (link, task) = Link::start(&self.executor, &self.address, &self.limits, false);
+            links.push(Kept { link, task });
+        }
+        links[links.len() - 1].link.choose()
+    }
+
+    /// Calls a function and waits for its result until `deadline`. The other node gets to know how much time
+    /// is left, and how many nodes have passed the call on.
+    ///
+    /// Dropping the future gives the call up, here and there.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub async fn call(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Instant,
+        hops: u32,
+    ) -> Result<Box<RawValue>, RemoteError> {
+        let chosen = self.choose();
+        let link = &chosen.0;
+        let call = async {
+            link.up().await?;
+            let (answer, answered) = async_channel::bounded(1);
+            let id = link.send(method, params, Some(answer), Some(deadline), hops)?;
+            let mut given_up = GivenUp { link, id };
+            let result = answered.recv().await.unwrap_or(Err(RemoteError::Deadline));
+            given_up.id = None;
+            result
+        };
+        let late = async {
+            Timer::at(deadline).await;
+            Err(RemoteError::Deadline)
+        };
+        call.or(late).await
+    }
+
+    /// Calls a function in go mode: returns when the call is on its way, and never learns what became of it.
+    ///
+    /// # Errors
+    /// [`RemoteError`], if it could not be sent.
+    pub async fn go(
+        &self,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Instant,
+        hops: u32,
+    ) -> Result<(), RemoteError> {
+        let chosen = self.choose();
+        let go = async {
+            chosen.0.up().await?;
+            chosen.0.send(method, params, None, None, hops).map(drop)
+        };
+        let late = async {
+            Timer::at(deadline).await;
+            Err(RemoteError::Deadline)
+        };
+        go.or(late).await
+    }
+}
+
+impl Remote {
+    /// Waits until everything is written, or no more than `patience`, and drops the connection.
+    ///
+    /// What was given up last is then given up at the other node too.
+    pub async fn close(self, patience: Duration) {
+        let links = self.links.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let written = async {
+            for Kept { link, .. } in &links {
+                link.written().await;
+            }
+        };
+        let late = async {
+            Timer::after(patience).await;
+        };
+        written.or(late).await;
+    }
+}
