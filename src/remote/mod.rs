@@ -15,7 +15,7 @@ use crate::message::Fault;
 use link::{Chosen, GivenUp, Link};
 
 /// Connections to one node at most.
-const LINKS: usize = 16;
+const LINKS: usize = 4;
 
 /// A client of another node.
 ///
@@ -109,7 +109,10 @@ impl Remote {
             let (link, task) = Link::start(&self.executor, &self.address, &self.limits, false);
             links.push(Kept { link, task });
         }
-        links[links.len() - 1].link.choose()
+        match links.iter().min_by_key(|kept| kept.link.calls()) {
+            Some(kept) => kept.link.choose(),
+            None => unreachable!("the first connection is kept for as long as the client lives"),
+        }
     }
 
     /// Calls a function and waits for its result until `deadline`. The other node gets to know how much time

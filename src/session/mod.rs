@@ -397,9 +397,11 @@ impl Session {
 fn encode(out: &mut Vec<u8>, limit: usize, metrics: &Metrics, id: &Id, outcome: &Outcome) {
     let start = out.len();
     jsonrpc::encode_reply(out, id, outcome);
-    let size = out.len() - start;
-    let size = size.saturating_sub(ENVELOPE + id.as_json().len());
-    if size > limit + if outcome.is_ok() { 0 } else { SENTENCE } {
+    let size = out.len() - start - ENVELOPE - id.as_json().len();
+    let data =
+        outcome.as_ref().err().and_then(|fault| fault.data.as_ref()).map_or(0, |data| data.get().len());
+    let most = limit + if outcome.is_ok() { 0 } else { SENTENCE };
+    if size > most || data > limit {
         metrics.replies_too_large.add();
         out.truncate(start);
         let message = format!("a reply of {size} bytes; the limit leaves {limit} (limits.message)");

@@ -1,4 +1,4 @@
-"""curl against a node: JSON-RPC 2.0 by POST, and the pages for monitoring."""
+"""curl against a node: JSON-RPC 2.0 by POST, and the pages for monitoring, read as Prometheus reads them."""
 
 import json
 import pathlib
@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 
 from checks import check, fail, node_address, same
+from prometheus_client.parser import text_string_to_metric_families
 
 CALLS = 1000
 HOST, PORT = node_address()
@@ -103,8 +104,13 @@ def forms():
 def pages():
     same("GET /healthz", curl("/healthz")[0], 200)
     status, kind, body = curl("/metrics")
-    check("GET /metrics is Prometheus text", status == 200 and kind.startswith("text/plain"), status, kind)
-    check("  with typed metrics in it", "\n# TYPE " in f"\n{body}", body[:200])
+    check("GET /metrics is text", status == 200 and kind.startswith("text/plain; version=0.0.4"), status, kind)
+    families = {family.name: family for family in text_string_to_metric_families(body)}
+    untyped = [name for name, family in families.items() if family.type == "unknown" or not family.documentation]
+    same("  that Prometheus's parser reads, every family with its type and help", untyped, [])
+    samples = families["chanrpc_function_calls"].samples
+    calls = {sample.labels["function"]: sample.value for sample in samples}
+    check("  in which the calls made here are counted", calls["demo.divide"] >= 2, calls)
     same("GET of an unknown path", curl("/no/such/page")[0], 404)
     status = curl("/rpc", "--request", "PUT", data="{}")[0]
     check("PUT is refused", 400 <= status < 500, status)

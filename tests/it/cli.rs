@@ -7,8 +7,8 @@ use std::process::Stdio;
 use serde_json::json;
 
 use crate::support::{
-    Folder, Node, Process, Stderr, await_some, binary, binary_in_shell, eventually, fake_node, is_gone, listen,
-    quoted, run,
+    Folder, Node, Process, Stderr, await_some, binary, binary_in_shell, eventually, fake_node, is_gone,
+    listen, quoted, run,
 };
 
 /// A port that nobody but a system's own services may listen on, and these do not.
@@ -176,7 +176,8 @@ fn exit_3_when_the_provider_is_gone() {
 
 #[test]
 fn exit_3_when_the_program_is_missing() {
-    let node = Node::with(Folder::new(), "[[function]]\nname = 'absent'\nexec = ['no-such-program-anywhere']");
+    let node =
+        Node::with(Folder::new(), "[[function]]\nname = 'absent'\nexec = ['no-such-program-anywhere']");
     let failed = node.run("call", &["absent"]);
     assert!(failed.failed(3).contains("-32001"), "{failed:?}");
     assert!(failed.stderr.contains("no-such-program-anywhere"), "{failed:?}");
@@ -227,7 +228,8 @@ fn an_interrupted_call_leaves_no_program_behind() {
     let folder = Folder::new();
     let config = folder.stubborn("");
     let node = Node::with(folder, &config);
-    let call = Process::start(node.command("call", &["--timeout", "3000", "stubborn", &node.folder.name("ids")]));
+    let call =
+        Process::start(node.command("call", &["--timeout", "3000", "stubborn", &node.folder.name("ids")]));
     let ids = node.folder.await_words("ids");
     call.signal("INT");
     assert_eq!(call.finish().code, Some(130));
@@ -356,7 +358,10 @@ fn an_argument_may_be_negative_or_look_like_an_option() {
     let node = Node::demo();
     assert_eq!(node.run("call", &["demo.add", "-5", "3"]).result(), "-2");
     assert_eq!(node.run("call", &["demo.add", "-0.5", "-1e1"]).result(), "-10.5");
-    assert_eq!(node.run("call", &["rpc.echo", "--", "--to", "-h", "--", "-x=1"]).result(), r#"["--to","-h","--","-x=1"]"#);
+    assert_eq!(
+        node.run("call", &["rpc.echo", "--", "--to", "-h", "--", "-x=1"]).result(),
+        r#"["--to","-h","--","-x=1"]"#
+    );
     assert_eq!(node.run("call", &["rpc.echo", "-"]).result(), r#"["-"]"#);
 }
 
@@ -453,10 +458,8 @@ fn check_only_checks() {
     let folder = Folder::new();
     // An address in use would be met by one who listens.
     let node = Node::demo();
-    let text = format!(
-        "[[listen]]\naddress = '{}'\n[[function]]\nname = 'up'\nexec = ['uptime']\n",
-        node.address()
-    );
+    let text =
+        format!("[[listen]]\naddress = '{}'\n[[function]]\nname = 'up'\nexec = ['uptime']\n", node.address());
     let config = folder.write("good.toml", &text);
     let checked = run(["serve", "--config", config.to_str().unwrap(), "--check"]);
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
@@ -474,7 +477,10 @@ fn each_address_is_told_and_listened_on() {
     );
     let addresses = node.addresses().to_vec();
     assert_eq!(addresses.len(), 3);
-    assert!(addresses.iter().all(|address| address.port() != 0 && address.ip().is_loopback()), "{addresses:?}");
+    assert!(
+        addresses.iter().all(|address| address.port() != 0 && address.ip().is_loopback()),
+        "{addresses:?}"
+    );
     assert!(addresses[0] != addresses[1]);
     for address in &addresses {
         assert_eq!(run(["call", "--to", &address.to_string(), "demo.add", "1", "2"]).result(), "3");
@@ -501,7 +507,8 @@ fn the_first_start_says_what_to_try() {
     let node = Node::demo();
     let address = node.address().to_string();
     let log = await_some("the hints", || Some(node.log()).filter(|log| log.contains("/metrics")));
-    for hint in [&format!("curl http://{address}/ -d "), &format!("chanrpc call --to {address} demo.add 2 3")] {
+    for hint in [&format!("curl http://{address}/ -d "), &format!("chanrpc call --to {address} demo.add 2 3")]
+    {
         assert!(log.contains(hint), "{log}");
     }
 }
@@ -583,11 +590,13 @@ fn draining_has_an_end() {
 #[test]
 fn no_program_outlives_its_node() {
     let folder = Folder::new();
-    let config = format!("limits.drain = '100ms'\n{}", folder.stubborn(""));
+    let config = format!("limits.drain = '100ms'\nlimits.deadline = '1h'\n{}", folder.stubborn(""));
     let mut node = Node::with(folder, &config);
     let mut client = node.connect();
     client.begin(1, "stubborn", &json!([node.folder.name("ids")]));
-    let ids = node.folder.await_words("ids");
+    // One whose answer nobody wants runs on without a connection, but not without a node.
+    node.run("go", &["stubborn", &node.folder.name("more")]);
+    let ids = [node.folder.await_words("ids"), node.folder.await_words("more")].concat();
     node.signal("TERM");
     assert_eq!(node.wait(), Some(0));
     for id in ids {

@@ -17,7 +17,8 @@ const DOCUMENTS: [&str; 8] = [
 ];
 
 fn read(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name))
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// The fenced blocks of a language.
@@ -58,7 +59,10 @@ fn the_table_of_limits_is_complete() {
         .collect();
     assert!(names.len() >= 13, "{names:?}");
     for name in names {
-        assert!(table.contains(&format!("| `{name}` |")), "docs/configuration.md has no row for limits.{name}");
+        assert!(
+            table.contains(&format!("| `{name}` |")),
+            "docs/configuration.md has no row for limits.{name}"
+        );
     }
 }
 

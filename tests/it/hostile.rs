@@ -3,6 +3,7 @@
 //! Most tests here run beside a [`Witness`]: another connection with a call in flight, which goes on all the while.
 
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ fn assert_alive(client: &mut Client) {
 fn broken_lines_are_answered_and_the_next_is_taken() {
     let long_id = format!(r#"{{"jsonrpc":"2.0","method":"rpc.ping","id":"{}"}}"#, "x".repeat(200));
     let long_number = format!(r#"{{"jsonrpc":"2.0","method":"rpc.ping","id":{}}}"#, "1".repeat(200));
-    let deep = |n: usize| request(1, "rpc.echo", &json!(["@"])).replace("\"@\"", &("[".repeat(n) + &"]".repeat(n)));
+    let deep =
+        |n: usize| request(1, "rpc.echo", &json!(["@"])).replace("\"@\"", &("[".repeat(n) + &"]".repeat(n)));
     let deep_objects = format!("{}1{}", "{\"a\":".repeat(1000), "}".repeat(1000));
     let batch = format!("[{}]", vec![request(1, "rpc.ping", &json!([])); 101].join(","));
     let lines: [(&[u8], i64); 29] = [
@@ -300,7 +302,10 @@ fn assert_slow_readers_are_cut_off(message: &[u8], connect: impl Fn(&Node) -> Cl
     beside_a_witness("stall_timeout = '300ms'", |node, witness| {
         node.assert_growth_below(48, || {
             thread::scope(|scope| {
-                let floods: Vec<_> = (0..4).map(|_| connect(node)).map(|client| scope.spawn(|| flood(client, message))).collect();
+                let floods: Vec<_> = (0..4)
+                    .map(|_| connect(node))
+                    .map(|client| scope.spawn(|| flood(client, message)))
+                    .collect();
                 while !floods.iter().all(thread::ScopedJoinHandle::is_finished) {
                     witness.check();
                 }
@@ -342,25 +347,24 @@ fn a_peer_that_never_reads_websocket() {
     assert_slow_readers_are_cut_off(&message, websocket);
 }
 
-/// The bound on output counts bytes, wherever they wait.
+/// The answers to as many calls as may be in flight are all that can wait for one peer.
 #[test]
 fn answers_that_nobody_reads_are_bounded() {
-    let folder = Folder::new();
-    let script = "head -c 1000000 /dev/zero | tr '\\000' x";
-    let config = format!(
-        "limits.stall_timeout = '300ms'\n{}",
-        folder.script("big", script, "concurrency = 4\nqueue = 64")
-    );
-    let node = Node::with(folder, &config);
-    let mut client = node.connect();
-    client.set_limit(BELOW_DEFAULT);
-    node.assert_growth_below(32, || {
-        for id in 0..64 {
-            client.begin(id, "big", &json!([]));
-        }
-        eventually("it is cut off", || node.metric("chanrpc_slow_readers_total") == 1);
+    let node = scripts(|folder| {
+        let script = "head -c 1000000 /dev/zero | tr '\\000' x";
+        "limits.stall_timeout = '1h'\n".to_owned()
+            + &folder.script("big", script, "concurrency = 4\nqueue = 64")
     });
-    eventually("its calls are given up", || node.metric("chanrpc_calls_in_flight") == 0);
+    let mut client = node.connect();
+    node.assert_growth_below(64 + 16, || {
+        // Sent at once, so that all have begun before the first answer is there.
+        client.send((0..64).map(|id| request(id, "big", &json!([])) + "\n").collect::<String>());
+        let number =
+            |name| node.metric(&format!("chanrpc_function_{name}{{function=\"big\",provider=\"exec\"}}"));
+        eventually("all have ended", || number("calls_total") == 64 && number("in_flight") == 0);
+    });
+    // Whether or not the node has given up this one, it serves the next.
+    assert_alive(&mut node.connect());
 }
 
 #[test]
@@ -455,35 +459,41 @@ fn more_connections_than_allowed() {
 
 #[test]
 fn more_calls_in_flight_than_allowed() {
-    let folder = Folder::new();
     let script = "folder=${1%/*}; name=${1##*/}
 echo begin $name >> $folder/order; while [ ! -e $1 ] && [ -d $folder ]; do sleep 0.02; done; echo end $name >> $folder/order";
-    let config = format!("limits.in_flight = 2\n{}", folder.script_of("turn", script, "concurrency = 10"));
-    let node = Node::with(folder, &config);
-    let lines = || node.folder.read("order").unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
-    let mut client = node.connect();
-    let names = ["one", "two", "three"];
-    let calls = names.map(|name| request(name, "turn", &json!([node.folder.name(name)])) + "\n");
-    client.send(calls.concat());
-    eventually("two have begun", || lines().len() == 2);
-    assert_eq!(node.metric("chanrpc_calls_in_flight"), 2);
-    assert_eq!(node.metric("chanrpc_calls_total"), 2);
-    node.folder.write("two", "");
-    assert_eq!(client.reply()["id"], "two");
-    eventually("the third has begun", || lines().len() == 4);
-    assert_eq!(lines()[2..], ["end two", "begin three"]);
-    node.folder.write("one", "");
-    node.folder.write("three", "");
-    let mut rest = [client.reply()["id"].clone(), client.reply()["id"].clone()];
-    rest.sort_by_key(ToString::to_string);
-    assert_eq!(rest, ["one", "three"]);
+    for in_a_batch in [false, true] {
+        let folder = Folder::new();
+        let config =
+            format!("limits.in_flight = 2\n{}", folder.script_of("turn", script, "concurrency = 10"));
+        let node = Node::with(folder, &config);
+        let order =
+            || node.folder.read("order").unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+        let mut client = node.connect();
+        let calls =
+            ["one", "two", "three"].map(|name| request(name, "turn", &json!([node.folder.name(name)])));
+        client.send(if in_a_batch { format!("[{}]\n", calls.join(",")) } else { calls.join("\n") + "\n" });
+        eventually("two have begun", || order().len() == 2);
+        assert_eq!(node.metric("chanrpc_calls_in_flight"), 2);
+        assert_eq!(node.metric("chanrpc_calls_total"), 2);
+        node.folder.write("two", "");
+        eventually("the third has begun", || order().len() == 4);
+        assert_eq!(order()[2..], ["end two", "begin three"]);
+        node.folder.write("one", "");
+        node.folder.write("three", "");
+        let replies = match in_a_batch {
+            true => client.reply().as_array().unwrap().clone(),
+            false => vec![client.reply(), client.reply(), client.reply()],
+        };
+        let mut ids: Vec<_> = replies.iter().map(|reply| reply["id"].as_str().unwrap()).collect();
+        assert_eq!(ids[0], "two");
+        ids.sort_unstable();
+        assert_eq!(ids, ["one", "three", "two"]);
+    }
 }
 
 #[test]
 fn a_peer_gone_with_as_many_calls_in_flight_as_allowed() {
-    let folder = Folder::new();
-    let config = format!("limits.in_flight = 1\n{}", folder.stubborn(""));
-    let node = Node::with(folder, &config);
+    let node = scripts(|folder| "limits.in_flight = 1\n".to_owned() + &folder.stubborn(""));
     let mut client = node.connect();
     // Answered before the next begins; unread, it has the system send a reset.
     client.begin(1, "rpc.ping", &json!([]));
@@ -499,7 +509,8 @@ fn a_peer_gone_with_as_many_calls_in_flight_as_allowed() {
 #[test]
 fn a_flood_of_notifications() {
     let node = Node::demo();
-    let notify = |method, params: Value| json!({ "jsonrpc": "2.0", "method": method, "params": params }).to_string();
+    let notify =
+        |method, params: Value| json!({ "jsonrpc": "2.0", "method": method, "params": params }).to_string();
     let mut client = node.connect();
     let flood: String = (0..20_000)
         .map(|n| match n % 4 {
@@ -534,26 +545,33 @@ fn answers_that_nobody_asked_for() {
 
 #[test]
 fn a_flooding_connection_leaves_others_their_turn() {
+    /// Ends the flood also when the test fails.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     beside_a_witness("", |node, witness| {
-        let line = request(1, "rpc.ping", &json!([])) + "\n";
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let chunk = (request(1, "rpc.ping", &json!([])) + "\n").repeat(1000);
+        let stopped = AtomicBool::new(false);
+        let mut client = node.connect();
+        let reader = client.stream().try_clone().unwrap();
         thread::scope(|scope| {
-            let mut client = node.connect();
-            let reader = client.stream().try_clone().unwrap();
-            let chunk = line.repeat(1000);
+            let stop = Stop(&stopped);
             scope.spawn(move || std::io::copy(&mut &reader, &mut std::io::sink()));
             let flooding = scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stopped.load(Ordering::Relaxed) {
                     client.send(&chunk);
                 }
                 client.end();
             });
-            for _ in 0..20 {
+            for _ in 0..5 {
                 witness.check();
                 assert_alive(&mut node.connect());
             }
             assert!(!flooding.is_finished());
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            drop(stop);
         });
     });
 }
@@ -633,7 +651,13 @@ fn http_chunks_that_are_garbage() {
         let mut client = node.connect();
         client.send(format!("{head}{:x}\r\n{good}\r\n0\r\n\r\n", good.len()));
         assert_eq!(client.http().json()["result"], "pong");
-        for chunks in ["zz\r\n{}\r\n", "-5\r\n{}\r\n", "ffffffffffffffffff\r\n{}\r\n", "2\r\n{}xx\r\n0\r\n\r\n", "\r\n\r\n"] {
+        for chunks in [
+            "zz\r\n{}\r\n",
+            "-5\r\n{}\r\n",
+            "ffffffffffffffffff\r\n{}\r\n",
+            "2\r\n{}xx\r\n0\r\n\r\n",
+            "\r\n\r\n",
+        ] {
             let mut client = node.connect();
             client.send(format!("{head}{chunks}"));
             assert!(client.try_http().is_none_or(|reply| reply.status == 400), "{chunks:?}");
@@ -685,9 +709,7 @@ fn a_hundred_http_requests_at_once() {
 
 #[test]
 fn an_http_peer_gone_in_mid_call() {
-    let folder = Folder::new();
-    let config = folder.stubborn("") + &folder.gate("");
-    let node = Node::with(folder, &config);
+    let node = scripts(|folder| folder.stubborn("") + &folder.gate(""));
     let mut witness = Witness::new(&node);
     let mut client = node.connect();
     // Unread, the first answer has the system send a reset.
@@ -722,6 +744,10 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
         length @ ..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
+        length @ ..65_536 => {
+            frame.push(0x80 | 126);
+            frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        }
         length => {
             frame.push(0x80 | 127);
             frame.extend((length as u64).to_be_bytes());
@@ -768,9 +794,10 @@ fn websocket_frames_that_are_garbage() {
 
 // Programs.
 
+/// A node with functions made by `config`. Its own deadline ends no call that something else should end.
 fn scripts(config: impl FnOnce(&Folder) -> String) -> Node {
     let folder = Folder::new();
-    let config = config(&folder);
+    let config = format!("limits.deadline = '1h'\n{}", config(&folder));
     Node::with(folder, &config)
 }
 
@@ -803,7 +830,8 @@ fn a_program_that_ignores_sigterm_ends_at_its_timeout() {
 fn a_program_ends_at_its_callers_deadline() {
     let node = scripts(|folder| folder.stubborn(""));
     let mut client = node.connect();
-    let reply = ask_with(&mut client, "stubborn", &json!([node.folder.name("ids")]), &json!({ "deadline_ms": 500 }));
+    let reply =
+        ask_with(&mut client, "stubborn", &json!([node.folder.name("ids")]), &json!({ "deadline_ms": 500 }));
     assert_fault(&reply, &json!(1), -32003);
     assert_ends(&node.folder.await_words("ids"));
     assert_eq!(node.metric("chanrpc_calls_deadline_total"), 1);
@@ -842,7 +870,9 @@ fn a_program_ends_when_its_caller_is_gone() {
 
 #[test]
 fn a_program_runs_on_when_nobody_waits_for_its_answer() {
-    let node = scripts(|folder| folder.script_of("note", "while [ ! -e \"$1\" ]; do sleep 0.02; done; echo done > \"$1.done\"", ""));
+    let node = scripts(|folder| {
+        folder.script_of("note", "while [ ! -e \"$1\" ]; do sleep 0.02; done; echo done > \"$1.done\"", "")
+    });
     let mut client = node.connect();
     let params = json!([node.folder.name("file")]);
     client.send(json!({ "jsonrpc": "2.0", "method": "note", "params": params }).to_string() + "\n");
@@ -912,6 +942,8 @@ fn one_program_runs_one_call_waits_and_the_third_is_refused() {
     // The place of one that gives up is free again.
     client.send("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":2}}\n");
     assert_fault(&client.reply(), &json!(2), -32800);
+    let running = || node.metric("chanrpc_function_in_flight{function=\"gate\",provider=\"exec\"}");
+    eventually("the second has given its place up", || running() == 1);
     client.begin(4, "gate", &params);
     client.begin(5, "gate", &params);
     assert_fault(&client.reply(), &json!(5), -32009);
@@ -932,7 +964,7 @@ exec = ['echo', '{text}', 'n={count}', '{ratio}', '{flag}']
 params = { text = 'string', count = 'integer', ratio = 'number', flag = 'boolean' }
 [[function]]
 name = 'after'
-exec = ['printf', '%s', '--', '{0}']
+exec = ['basename', '--', '{0}']
 params = { text = 'string' }
 [[function]]
 name = 'within'
@@ -954,7 +986,10 @@ output = 'json'
     for (params, shown) in [
         (json!(["a b", 1, 1.5, true]), "a b n=1 1.5 true"),
         (json!({ "flag": false, "ratio": -1, "count": -2, "text": "" }), " n=-2 -1 false"),
-        (json!(["$(id) `id` ; | > & * ~ \\ \" ' {count}", 0, 0, false]), "$(id) `id` ; | > & * ~ \\ \" ' {count} n=0 0 false"),
+        (
+            json!(["$(id) `id` ; | > & * ~ \\ \" ' {count}", 0, 0, false]),
+            "$(id) `id` ; | > & * ~ \\ \" ' {count} n=0 0 false",
+        ),
         (json!(["é\n", 1, 1e3, true]), "é\n n=1 1000.0 true"),
     ] {
         assert_eq!(call("show", params.clone()), Ok(json!(shown)), "{params}");
@@ -1056,7 +1091,7 @@ impl Chain {
     fn last() -> Node {
         scripts(|folder| {
             let scripts = [
-                folder.gate("concurrency = 8"),
+                folder.gate("concurrency = 100"),
                 folder.stubborn("concurrency = 8"),
                 folder.script("fail", "echo why >&2; exit 3", ""),
                 folder.script_of("note", "echo noted > \"$1\"", ""),
@@ -1129,9 +1164,26 @@ fn calls_share_a_connection_and_none_waits_for_another() {
     assert_eq!(slow.reply()["result"], "opened");
 }
 
+/// Forwarding must not hold up another connection, and what is passed on shares one.
+#[test]
+fn a_caller_with_many_slow_calls_holds_up_no_other() {
+    let chain = Chain::new();
+    let mut slow = chain.a.connect();
+    slow.send((0..64).map(|id| request(id, "gate", &chain.file("open")) + "\n").collect::<String>());
+    eventually("the slow calls are at c", || chain.c.metric("chanrpc_calls_in_flight") == 64);
+    let mut quick = chain.a.connect();
+    let reply = ask_with(&mut quick, "deep.show", &json!([1]), &json!({ "deadline_ms": 5000 }));
+    assert_eq!(outcome(&reply), Ok(json!([1])));
+    chain.c.folder.write("open", "");
+    for _ in 0..64 {
+        assert_eq!(slow.reply()["result"], "opened");
+    }
+}
+
 #[test]
 fn deadline_and_hops_travel_with_the_call() {
-    let told = fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": request["meta"] }));
+    let told =
+        fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": request["meta"] }));
     let b = Chain::link("b", &told.to_string());
     let a = Chain::link("a", &b.address().to_string());
     let mut client = a.connect();
@@ -1179,7 +1231,8 @@ fn a_cancelled_call_ends_on_every_node() {
 fn a_cycle_of_nodes_ends_at_the_hop_limit() {
     let (relay, back) = Relay::new();
     let link = |name: &str, to: &str| {
-        let config = format!("name = '{name}'\nlimits.hops = 3\n[[function]]\nname = 'round'\nforward = '{to}'\n");
+        let config =
+            format!("name = '{name}'\nlimits.hops = 3\n[[function]]\nname = 'round'\nforward = '{to}'\n");
         Node::with(Folder::new(), &config)
     };
     let b = link("b", &back.to_string());
@@ -1269,9 +1322,12 @@ fn a_provider_that_answers_with_nonsense() {
     assert_fault(&reply, &json!(1), -32003);
     assert_alive(&mut client);
     // One that answers without an end.
-    let endless = crate::support::listen(|stream| {
-        while std::io::Write::write_all(&mut &stream, &[b'x'; 10_000]).is_ok() {}
-    });
+    let endless =
+        crate::support::listen(
+            |stream| {
+                while std::io::Write::write_all(&mut &stream, &[b'x'; 10_000]).is_ok() {}
+            },
+        );
     let a = Chain::link("a", &endless.to_string());
     let mut client = a.connect();
     a.assert_growth_below(16, || {

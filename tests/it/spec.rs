@@ -141,7 +141,7 @@ impl Fixture {
         let serving = executor.spawn({
             let node = node.clone();
             async move {
-                node.serve(vec![listener], async move { stopped.recv().await.unwrap_or_default() }).await
+                node.serve(vec![listener], async move { stopped.recv().await.unwrap_or_default() }).await;
             }
         });
         let closer = server.closer();
@@ -1153,18 +1153,22 @@ fn connections_do_not_mix() {
     });
 }
 
-/// As `nc` does it: the request, then the end of all that the client has to say, then the wait for the answer.
+/// The peer sends its last request and its end while a notification takes the only place.
 #[test]
-fn who_has_said_all_is_answered() {
+fn the_end_does_not_cut_off_what_still_waits_for_its_turn() {
+    let limits = Limits { in_flight: 1, ..Limits::default() };
     run(async |executor| {
-        let fixture = Fixture::start(&executor, Limits::default()).await;
-        let body = r#"{"jsonrpc":"2.0","id":1,"method":"sum","params":[1,2]}"#;
-        let length = body.len();
-        let request = format!("POST / HTTP/1.1\r\nHost: node\r\nContent-Length: {length}\r\n\r\n{body}");
-        let stream = TcpStream::connect(fixture.address).await.unwrap();
-        let response = exchange(stream, request.as_bytes()).await;
-        let reply = response.split_once("\r\n\r\n").map(|(_, body)| told(body));
-        assert_eq!(reply.as_deref(), Some("1: 3"));
+        let fixture = Fixture::start(&executor, limits).await;
+        let mut peer = Peer::new(&executor, &fixture.node, 512);
+        peer.send(r#"{"jsonrpc":"2.0","method":"hold","params":[1]}"#).await;
+        peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"sum","params":[1,2]}"#).await;
+        let release = async {
+            while Over::Memory.ask(&fixture, r#"{"jsonrpc":"2.0","id":0,"method":"release"}"#).await
+                != [r#"{"jsonrpc":"2.0","result":1,"id":0}"#]
+            {}
+        };
+        let (_, rest) = futures_lite::future::zip(release, peer.rest()).await;
+        assert_eq!(rest, ["2: 3"]);
         fixture.end().await;
     });
 }

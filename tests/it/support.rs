@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How long anything may take before a test has failed. Nothing takes a tenth of it.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+/// How long anything may take before a test has failed. Nothing takes a tenth of it, and it is below the deadline that
+/// a node gives a call by default.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);
 /// A shell script that prints `opened` once the file exists that its argument names. It gives up when the folder of that
@@ -86,10 +87,7 @@ impl Folder {
     /// The configuration of a function that runs a shell script with no arguments.
     pub(crate) fn script(&self, function: &str, text: &str, settings: &str) -> String {
         let path = self.write(&format!("{function}.sh"), text);
-        format!(
-            "[[function]]\nname = \"{function}\"\nexec = [\"sh\", '{}']\n{settings}\n",
-            path.display()
-        )
+        format!("[[function]]\nname = \"{function}\"\nexec = [\"sh\", '{}']\n{settings}\n", path.display())
     }
 
     /// The same for a script that takes one text.
@@ -311,12 +309,7 @@ impl Node {
     }
 
     /// Starts a node and waits until it listens.
-    pub(crate) fn launch(
-        folder: Folder,
-        config: Option<&str>,
-        arguments: &[&str],
-        stderr: &Stderr,
-    ) -> Self {
+    pub(crate) fn launch(folder: Folder, config: Option<&str>, arguments: &[&str], stderr: &Stderr) -> Self {
         let mut command = match stderr {
             Stderr::Closed => binary_in_shell("exec \"$0\" \"$@\" 2>&-"),
             _ => binary(),
@@ -420,7 +413,8 @@ impl Node {
             client.try_http()
         });
         assert_eq!(page.status, 200);
-        let number = page.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+        let number =
+            page.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         number.unwrap_or_else(|| panic!("{name} is not in {}", page.body))
     }
 

@@ -1,0 +1,657 @@
+//! The network client, against nodes in this process and against peers that misbehave.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use chanrpc::config::Limits;
+use chanrpc::message::{Fault, code};
+use chanrpc::remote::{Remote, RemoteError};
+use futures_lite::FutureExt;
+use futures_lite::future::{poll_once, yield_now};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use smol::{Executor, Timer};
+
+use crate::spec::{Fixture, run};
+
+/// A peer that waits for so long waits for what will never come.
+const HANG: Duration = Duration::from_secs(60);
+
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap()
+}
+
+/// A deadline that no test reaches.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// Plays the other node on a thread of its own.
+fn peer<T: Send + 'static>(
+    script: impl FnOnce(TcpListener) -> T + Send + 'static,
+) -> (String, JoinHandle<T>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (address, thread::spawn(move || script(listener)))
+}
+
+/// A connection as the other node sees it.
+struct Link(BufReader<TcpStream>);
+
+impl Link {
+    fn accept(listener: &TcpListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// The next request, or `None` at the end, which is an error if the client has left something unread.
+    fn next(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).ok()?;
+        let line = line.strip_suffix('\n')?;
+        let request: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        assert_eq!(request["jsonrpc"], "2.0", "{request}");
+        Some(request)
+    }
+
+    fn request(&mut self) -> Value {
+        self.next().expect("a request")
+    }
+
+    /// Writes bytes. Whether the client still listens is the test's business.
+    fn write(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.0.get_mut().write_all(bytes.as_ref());
+    }
+
+    fn reply(&mut self, request: &Value, result: &Value) {
+        self.write(format!("{}\n", json!({"jsonrpc": "2.0", "result": result, "id": request["id"]})));
+    }
+
+    /// Answers requests with their own parameters until the client ends.
+    fn echo(&mut self) {
+        while let Some(request) = self.next() {
+            self.reply(&request, &request["params"]);
+        }
+    }
+}
+
+async fn call(remote: &Remote, method: &str, params: &str) -> Result<String, RemoteError> {
+    remote.call(method, Some(&raw(params)), far(), 0).await.map(|result| result.get().to_owned())
+}
+
+/// Calls until there is a connection again.
+async fn call_when_up(remote: &Remote, method: &str, params: &str) -> Result<String, RemoteError> {
+    loop {
+        match call(remote, method, params).await {
+            Err(RemoteError::Unreachable { .. }) => Timer::after(Duration::from_millis(2)).await,
+            result => return result,
+        };
+    }
+}
+
+fn remote(executor: &Arc<Executor<'static>>, address: impl Into<String>) -> Remote {
+    Remote::new(executor, address, Limits::default())
+}
+
+#[test]
+fn a_thousand_calls_at_once() {
+    run(async |executor| {
+        let fixture = Fixture::start(&executor, Limits::default()).await;
+        let remote = Arc::new(remote(&executor, fixture.address.to_string()));
+        let calls: Vec<_> = (0..1000)
+            .map(|number| {
+                let remote = remote.clone();
+                executor.spawn(async move {
+                    let method = ["sum", "rpc.echo", "absent"][number % 3];
+                    (method, call(&remote, method, &format!("[{number},1]")).await)
+                })
+            })
+            .collect();
+        for (number, task) in calls.into_iter().enumerate() {
+            match task.await {
+                ("sum", result) => assert_eq!(result.unwrap(), (number + 1).to_string()),
+                ("rpc.echo", result) => assert_eq!(result.unwrap(), format!("[{number},1]")),
+                (_, Err(RemoteError::Fault(fault))) => assert_eq!(fault.code, code::UNKNOWN_FUNCTION),
+                (_, result) => panic!("{result:?}"),
+            }
+        }
+        fixture.end().await;
+    });
+}
+
+#[test]
+fn replies_out_of_order_in_pieces_and_twice() {
+    const CALLS: usize = 60;
+    let (address, peer) = peer(|listener| {
+        let mut link = Link::accept(&listener);
+        let requests: Vec<_> = (0..CALLS).map(|_| link.request()).collect();
+        for (at, request) in requests.iter().enumerate().rev() {
+            match at % 3 {
+                0 => link.reply(request, &request["params"][0]),
+                1 => {
+                    let line = json!({"id": request["id"], "result": request["params"][0], "jsonrpc": "2.0"});
+                    for byte in format!("{line}\r\n\n").bytes() {
+                        link.write([byte]);
+                    }
+                }
+                _ => {
+                    link.reply(request, &request["params"][0]);
+                    link.reply(request, &json!("again"));
+                }
+            }
+        }
+        assert_eq!(link.next(), None);
+    });
+    run(async |executor| {
+        let remote = Arc::new(remote(&executor, &address));
+        let calls: Vec<_> = (0..CALLS)
+            .map(|number| {
+                let remote = remote.clone();
+                executor.spawn(async move { call(&remote, "f", &format!("[{number}]")).await })
+            })
+            .collect();
+        for (number, task) in calls.into_iter().enumerate() {
+            assert_eq!(task.await.unwrap(), number.to_string());
+        }
+    });
+    peer.join().unwrap();
+}
+
+#[test]
+fn what_a_request_looks_like() {
+    let (address, peer) = peer(|listener| {
+        let mut link = Link::accept(&listener);
+        let mut requests = Vec::new();
+        while let Some(request) = link.next() {
+            link.reply(&request, &Value::Null);
+            requests.push(request);
+        }
+        requests
+    });
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        let deadline = Instant::now() + Duration::from_secs(100);
+        for (params, hops) in [(None, 0), (Some(raw("[1,\n \"\\n\"\r\n]")), 3)] {
+            let result = remote.call("f \"\u{1}é", params.as_deref(), deadline, hops).await;
+            assert_eq!(result.unwrap().get(), "null");
+        }
+        remote.go("g", Some(&raw("{}")), far(), 2).await.unwrap();
+        remote.go("g", None, far(), 0).await.unwrap();
+        call(&remote, "last", "[]").await.unwrap();
+    });
+    let requests = peer.join().unwrap();
+    let [first, second, third, fourth, last] = &requests[..] else { panic!("{requests:?}") };
+    for (request, hops) in [(first, 0), (second, 3)] {
+        assert_eq!(request["method"], "f \"\u{1}é");
+        assert_eq!(request["meta"]["hops"], hops);
+        let left = request["meta"]["deadline_ms"].as_u64().unwrap();
+        assert!(left > 0 && left <= 100_000, "{left}");
+    }
+    assert_eq!((first.get("params"), &second["params"]), (None, &json!([1, "\n"])));
+    assert_eq!(*third, json!({"jsonrpc": "2.0", "method": "g", "params": {}, "meta": {"hops": 2}}));
+    assert_eq!(*fourth, json!({"jsonrpc": "2.0", "method": "g"}));
+    assert!(first["id"] != second["id"] && second["id"] != last["id"] && first["id"] != last["id"]);
+}
+
+#[test]
+fn faults_arrive_whole() {
+    let errors = [
+        (
+            json!({"code": -7, "message": "no \"luck\"\n", "data": {"a": [1]}}),
+            -7,
+            "no \"luck\"\n",
+            Some(r#"{"a":[1]}"#),
+        ),
+        (json!({"code": 1, "message": ""}), 1, "", None),
+        (json!({"code": 1, "message": "m", "data": null, "more": 1}), 1, "m", None),
+    ];
+    let broken = [json!(1), json!(null), json!({}), json!({"code": "1", "message": "m"}), json!("text")];
+    let all: Vec<_> = errors.iter().map(|(error, ..)| error.clone()).chain(broken.clone()).collect();
+    let (address, peer) = peer(|listener| {
+        let mut link = Link::accept(&listener);
+        for error in all {
+            let request = link.request();
+            link.write(format!("{}\n", json!({"jsonrpc": "2.0", "error": error, "id": request["id"]})));
+        }
+        assert_eq!(link.next(), None);
+    });
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        let fault = async || match call(&remote, "f", "[]").await {
+            Err(RemoteError::Fault(fault)) => fault,
+            other => panic!("{other:?}"),
+        };
+        for (_, expected, text, more) in errors {
+            let Fault { code, message, data } = fault().await;
+            assert_eq!((code, &*message, data.as_deref().map(RawValue::get)), (expected, text, more));
+        }
+        for error in broken {
+            assert_eq!(fault().await.code, code::INTERNAL, "{error}");
+        }
+    });
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_connection_that_is_lost_in_mid_call_comes_back() {
+    const LOSSES: usize = 3;
+    let (address, peer) = peer(|listener| {
+        for _ in 0..LOSSES {
+            let mut link = Link::accept(&listener);
+            let requests = [link.request(), link.request(), link.request()];
+            let answered = requests.iter().find(|request| request["params"][0] == 1).unwrap();
+            link.reply(answered, &json!("yes"));
+            // Of one more there is half an answer.
+            link.write(r#"{"jsonrpc":"2.0","result":"#);
+        }
+        Link::accept(&listener).echo();
+    });
+    run(async |executor| {
+        let remote = Arc::new(remote(&executor, &address));
+        for _ in 0..LOSSES {
+            assert_eq!(call_together(&executor, &remote).await, [Some("\"yes\"".to_owned()), None, None]);
+        }
+        // Nothing of what was lost is sent again.
+        assert_eq!(call_when_up(&remote, "f", "[7]").await.unwrap(), "[7]");
+        assert_eq!(call(&remote, "f", "[8]").await.unwrap(), "[8]");
+    });
+    peer.join().unwrap();
+
+    /// Makes three calls at once as soon as there is a connection. `None` stands for one that was lost.
+    async fn call_together(executor: &Arc<Executor<'static>>, remote: &Arc<Remote>) -> [Option<String>; 3] {
+        let calls = [1, 2, 3].map(|number| {
+            let remote = remote.clone();
+            executor.spawn(async move { call_when_up(&remote, "f", &format!("[{number}]")).await })
+        });
+        let mut results = [const { None }; 3];
+        for (call, into) in calls.into_iter().zip(&mut results) {
+            *into = match call.await {
+                Ok(result) => Some(result),
+                Err(RemoteError::Lost { address, reason }) => {
+                    assert!(address == remote.address() && !reason.is_empty());
+                    None
+                }
+                Err(error) => panic!("{error}"),
+            };
+        }
+        results
+    }
+}
+
+/// Calls beyond what one connection may have in flight go over another one, and if that is lost, over the next.
+#[test]
+fn a_further_connection_that_is_lost_is_replaced() {
+    let (address, peer) = peer(|listener| {
+        let mut first = Link::accept(&listener);
+        let request = first.request();
+        first.reply(&request, &Value::Null);
+        let held = first.request();
+        for _ in 0..2 {
+            let mut further = Link::accept(&listener);
+            further.request();
+        }
+        let mut further = Link::accept(&listener);
+        let request = further.request();
+        further.reply(&request, &json!("yes"));
+        first.reply(&held, &json!("held"));
+        assert_eq!((first.next(), further.next()), (None, None));
+    });
+    run(async |executor| {
+        let limits = Limits { in_flight: 1, ..Limits::default() };
+        let remote = Remote::new(&executor, &address, limits);
+        call(&remote, "first", "[]").await.unwrap();
+        let mut held = Box::pin(call(&remote, "hold", "[]"));
+        assert!(poll_once(&mut held).await.is_none());
+        for _ in 0..2 {
+            let lost = call(&remote, "f", "[]").await;
+            assert!(matches!(lost, Err(RemoteError::Lost { .. })), "{lost:?}");
+        }
+        assert_eq!(call(&remote, "f", "[]").await.unwrap(), "\"yes\"");
+        assert_eq!(held.await.unwrap(), "\"held\"");
+    });
+    peer.join().unwrap();
+}
+
+#[test]
+fn nobody_there() {
+    // Nobody listens where somebody has just stopped to.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    run(async |executor| {
+        let remote = remote(&executor, address.to_string());
+        // The deadline is far away: it is not what ends these calls.
+        for _ in 0..100 {
+            match call(&remote, "f", "[]").await {
+                Err(RemoteError::Unreachable { address: to, reason }) => {
+                    assert!(to == address.to_string() && !reason.is_empty());
+                }
+                other => panic!("{other:?}"),
+            }
+            let gone = remote.go("f", None, far(), 0).await;
+            assert!(matches!(gone, Err(RemoteError::Unreachable { .. })), "{gone:?}");
+        }
+        assert!(call(&remote, "f", "[]").await.unwrap_err().to_string().contains(&address.to_string()));
+    });
+}
+
+#[test]
+fn a_name_that_is_no_address() {
+    run(async |executor| {
+        let remote = remote(&executor, "no address at all");
+        let result = call(&remote, "f", "[]").await;
+        assert!(matches!(result, Err(RemoteError::Unreachable { .. })), "{result:?}");
+    });
+}
+
+#[test]
+fn a_node_that_stops() {
+    run(async |executor| {
+        let fixture = Fixture::start(&executor, Limits::default()).await;
+        let remote = Arc::new(remote(&executor, fixture.address.to_string()));
+        assert_eq!(call(&remote, "sum", "[1,2]").await.unwrap(), "3");
+        let held = executor.spawn({
+            let remote = remote.clone();
+            async move { call(&remote, "hold", "[1]").await }
+        });
+        // The calls of one connection are begun in their order, so the first has by now.
+        assert_eq!(call(&remote, "sum", "[1,2]").await.unwrap(), "3");
+        fixture.end().await;
+        // What was in flight is answered while the node drains.
+        let held = held.await;
+        assert!(matches!(&held, Err(RemoteError::Fault(_))), "{held:?}");
+        let after = call(&remote, "sum", "[1,2]").await;
+        assert!(
+            matches!(after, Err(RemoteError::Unreachable { .. } | RemoteError::Lost { .. })),
+            "{after:?}"
+        );
+    });
+}
+
+#[test]
+fn whoever_drops_a_call_cancels_it() {
+    let (seen, is_seen) = async_channel::bounded(1);
+    let (address, peer) = peer(move |listener| {
+        let mut link = Link::accept(&listener);
+        let request = link.request();
+        seen.send_blocking(()).unwrap();
+        let cancel = link.request();
+        assert_eq!(
+            cancel,
+            json!({"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": request["id"]}})
+        );
+        // Too late: nobody must get this.
+        link.reply(&request, &json!("late"));
+        link.echo();
+    });
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        let dropped = async { Some(call(&remote, "f", "[1]").await) };
+        let seen = async {
+            is_seen.recv().await.unwrap();
+            None
+        };
+        assert!(dropped.or(seen).await.is_none());
+        // The peer answers all that comes now: had it been told of another cancel, it would answer that.
+        assert_eq!(call(&remote, "f", "[2]").await.unwrap(), "[2]");
+        assert_eq!(call(&remote, "f", "[3]").await.unwrap(), "[3]");
+    });
+    peer.join().unwrap();
+}
+
+#[test]
+fn a_deadline_ends_a_call_here_and_there() {
+    let (address, peer) = peer(|listener| {
+        let mut link = Link::accept(&listener);
+        let first = link.request();
+        link.reply(&first, &Value::Null);
+        let mut requests = Vec::new();
+        loop {
+            let request = link.request();
+            if request["method"] == "last" {
+                link.reply(&request, &Value::Null);
+                return requests;
+            }
+            requests.push(request);
+        }
+    });
+    let wait = Duration::from_millis(20);
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        call(&remote, "first", "[]").await.unwrap();
+        for deadline in [Instant::now() + wait, Instant::now()] {
+            let result = remote.call("f", None, deadline, 0).await;
+            assert!(matches!(result, Err(RemoteError::Deadline)), "{result:?}");
+            assert!(Instant::now() >= deadline);
+        }
+        // Nothing of that is in the way of other calls.
+        call(&remote, "last", "[]").await.unwrap();
+    });
+    let requests = peer.join().unwrap();
+    assert_eq!(requests.len(), 4, "{requests:?}");
+    for pair in requests.chunks(2) {
+        assert!(pair[0]["meta"]["deadline_ms"].as_u64().unwrap() <= 20, "{pair:?}");
+        assert_eq!(pair[1]["method"], "$/cancelRequest");
+        assert_eq!(pair[1]["params"]["id"], pair[0]["id"]);
+    }
+}
+
+#[test]
+fn more_calls_than_may_wait_for_one_node() {
+    let (address, peer) = peer(|listener| {
+        let mut link = Link::accept(&listener);
+        let first = link.request();
+        link.reply(&first, &Value::Null);
+        // From here on it answers nothing, but reads.
+        while link.next().is_some() {}
+    });
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        call(&remote, "first", "[]").await.unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let mut call = Box::pin(call(&remote, "f", "[]"));
+            match poll_once(&mut call).await {
+                None => waiting.push(call),
+                Some(Err(RemoteError::Busy { address: busy })) => {
+                    assert_eq!(busy, address);
+                    break;
+                }
+                Some(other) => panic!("{other:?}"),
+            }
+            assert!(waiting.len() <= 100_000, "there is no bound");
+            yield_now().await;
+        }
+        assert!(waiting.len() >= 64, "only {} calls may wait", waiting.len());
+        // As soon as one is given up there is room for another.
+        drop(waiting.pop());
+        assert!(poll_once(call(&remote, "f", "[]")).await.is_none());
+    });
+    peer.join().unwrap();
+}
+
+#[test]
+fn more_bytes_than_may_wait_for_one_node() {
+    let (done, is_done) = mpsc::channel::<()>();
+    let (address, peer) = peer(move |listener| {
+        let mut link = Link::accept(&listener);
+        let first = link.request();
+        link.reply(&first, &Value::Null);
+        // From here on it does not even read, and at last it goes.
+        is_done.recv().unwrap_err();
+        drop(link);
+        let mut link = Link::accept(&listener);
+        let request = link.request();
+        assert_eq!(request["method"], "next", "what was lost is sent again");
+        link.reply(&request, &Value::Null);
+    });
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        call(&remote, "first", "[]").await.unwrap();
+        let large = format!("[\"{}\"]", "x".repeat(500_000));
+        let mut waiting = Vec::new();
+        loop {
+            let mut call = Box::pin(call(&remote, "f", &large));
+            match poll_once(&mut call).await {
+                None => waiting.push(call),
+                Some(Err(RemoteError::Busy { .. })) => break,
+                Some(other) => panic!("{other:?}"),
+            }
+            // What the system buffers is not ours to bound.
+            assert!(waiting.len() <= 200, "there is no bound");
+            yield_now().await;
+        }
+        let gone = remote.go("f", None, far(), 0).await;
+        assert!(matches!(gone, Err(RemoteError::Busy { .. })), "{gone:?}");
+
+        drop(done);
+        for call in waiting {
+            let result = call.await;
+            assert!(matches!(result, Err(RemoteError::Lost { .. })), "{result:?}");
+        }
+        assert_eq!(call_when_up(&remote, "next", "[]").await.unwrap(), "null");
+    });
+    peer.join().unwrap();
+}
+
+/// What is no reply is passed over, or ends the connection; either way no call hangs, none gets what is not
+/// its own, and the next one finds its way.
+#[test]
+fn lines_that_are_no_replies() {
+    let too_long = "x".repeat(200_000);
+    let deep = "[".repeat(500);
+    let garbage: Vec<Vec<u8>> = [
+        "nonsense",
+        "",
+        "\r",
+        "7",
+        "null",
+        "{}",
+        "[]",
+        "[[]]",
+        "{",
+        r#"{"jsonrpc":"2.0","id":4711,"result":"another's"}"#,
+        r#"{"jsonrpc":"2.0","id":"1","result":"another's"}"#,
+        r#"{"jsonrpc":"2.0","id":1.0,"result":"another's"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"result":"another's"}"#,
+        r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"what?"}}"#,
+        r#"{"jsonrpc":"2.0","result":"another's"}"#,
+        r#"{"jsonrpc":"2.0","id":[1],"result":"another's"}"#,
+        r#"{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}"#,
+        r#"{"jsonrpc":"2.0","method":"rpc.ping"}"#,
+        r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}"#,
+        &too_long,
+        &deep,
+    ]
+    .into_iter()
+    .map(|line| line.as_bytes().to_vec())
+    .chain([b"\xff\xfe\x00".to_vec()])
+    .collect();
+    let count = garbage.len();
+    let (address, peer) = peer(move |listener| {
+        let mut ended = 0;
+        let mut left = garbage.iter();
+        'connections: loop {
+            let mut link = Link::accept(&listener);
+            while let Some(request) = link.next() {
+                if request["method"] == "ask" {
+                    link.reply(&request, &request["params"]);
+                } else if let Some(garbage) = left.next() {
+                    link.write(garbage);
+                    link.write("\n");
+                    link.reply(&request, &request["params"]);
+                } else {
+                    link.reply(&request, &json!("the end"));
+                    break 'connections;
+                }
+            }
+            ended += 1;
+        }
+        ended
+    });
+    run(async |executor| {
+        let limits = Limits { message: 1024, ..Limits::default() };
+        let remote = Remote::new(&executor, &address, limits);
+        for number in 0..count {
+            match call_when_up(&remote, "f", &format!("[{number}]")).await {
+                Ok(result) => assert_eq!(result, format!("[{number}]")),
+                Err(RemoteError::Lost { .. }) => {}
+                Err(other) => panic!("garbage {number}: {other:?}"),
+            }
+            let next = loop {
+                match call_when_up(&remote, "ask", "[\"next\"]").await {
+                    Err(RemoteError::Lost { .. }) => {}
+                    result => break result,
+                }
+            };
+            assert_eq!(next.unwrap(), "[\"next\"]", "after garbage {number}");
+        }
+        assert_eq!(call(&remote, "f", "[]").await.unwrap(), "\"the end\"");
+    });
+    // Only what cannot be read to its end is worth a connection.
+    assert_eq!(peer.join().unwrap(), 1);
+}
+
+#[test]
+fn dropping_the_client_ends_the_connection() {
+    let (address, peer) = peer(|listener| {
+        let mut link = Link::accept(&listener);
+        let request = link.request();
+        link.reply(&request, &Value::Null);
+        assert_eq!(link.next(), None);
+        // And nobody comes again: this is the next who does.
+        drop(link);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    });
+    run(async |executor| {
+        let remote = remote(&executor, &address);
+        call(&remote, "f", "[]").await.unwrap();
+        drop(remote);
+        // Lets the task that is gone be dropped.
+        for _ in 0..100 {
+            yield_now().await;
+        }
+    });
+    let address: SocketAddr = address.parse().unwrap();
+    TcpStream::connect(address).unwrap().write_all(b"the next").unwrap();
+    assert_eq!(peer.join().unwrap(), "the next");
+}
+
+/// A peer that never stops talking is read as fast as it talks, but not for so long that nothing else runs.
+#[test]
+fn a_peer_that_floods_does_not_hold_the_executor() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (address, peer) = peer({
+        let stop = stop.clone();
+        move |listener| {
+            let mut link = Link::accept(&listener);
+            link.request();
+            let flood = r#"{"jsonrpc":"2.0","id":"nobody's","result":[]}"#.to_owned() + "\n";
+            let flood = flood.repeat(2000);
+            while !stop.load(Ordering::SeqCst) && link.0.get_mut().write_all(flood.as_bytes()).is_ok() {}
+        }
+    });
+    // The executor has a thread of its own, so that this one can tell when it is held.
+    let (done, is_done) = mpsc::channel();
+    let held = thread::spawn(move || {
+        let executor = Arc::new(Executor::new());
+        smol::block_on(executor.run(async {
+            let remote = remote(&executor, &address);
+            let deadline = Instant::now() + Duration::from_millis(100);
+            let result = remote.call("f", None, deadline, 0).await;
+            let _ = done.send(matches!(result, Err(RemoteError::Deadline)));
+        }));
+    });
+    let ended = is_done.recv_timeout(Duration::from_secs(10));
+    stop.store(true, Ordering::SeqCst);
+    held.join().unwrap();
+    peer.join().unwrap();
+    assert_eq!(ended, Ok(true), "nothing but the flood had a turn");
+}
