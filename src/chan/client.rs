@@ -14,7 +14,7 @@ use smol::Timer;
 use super::error::CallError;
 use super::functions::{Kind, Parcel, Posted, Results};
 use super::id::FunctionId;
-use super::reply::{ReplyTo, Responder, Slot};
+use super::reply::{ReplyTo, Responder, Sink, Slot};
 use super::server::{QueuedCall, Shared, Stats};
 use super::waits::Edge;
 
@@ -78,7 +78,7 @@ impl Client {
         id: &FunctionId,
         kind: Kind,
         arguments: A,
-        sink: impl FnOnce(Result<R, CallError>) + Send + 'static,
+        sink: impl Sink<R> + 'static,
     ) {
         let responder = Responder::new(ReplyTo::Sink(Box::new(sink)));
         match self.shared.directory.find::<A, R>(id, kind) {

@@ -46,4 +46,6 @@ pub use functions::{Functions, Kind, Results};
 pub use id::FunctionId;
 pub use panic::Panic;
 pub use reply::Responder;
+#[cfg(feature = "node")]
+pub(crate) use reply::Sink;
 pub use server::{Closer, QueuedCall, Server, Settings, Stats};

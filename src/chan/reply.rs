@@ -20,10 +20,27 @@ pub struct Responder<R> {
 pub(super) enum ReplyTo<R> {
     /// To a waiting [`Call`](super::Call).
     Slot(Arc<Slot<R>>),
-    /// Through a function that passes it on, runs on the answering thread and must be quick.
-    Sink(Box<dyn FnOnce(Result<R, CallError>) + Send>),
+    /// To whoever passes it on.
+    Sink(Box<dyn Sink<R>>),
     /// To nobody: go mode, or answered already.
     Nobody,
+}
+
+/// Passes an answer on.
+pub(crate) trait Sink<R>: Send {
+    /// Takes the answer, on whichever thread it comes from; must be quick.
+    fn answer(self: Box<Self>, result: Result<R, CallError>);
+
+    /// Tells whether nobody waits for it any more.
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+}
+
+impl<R, F: FnOnce(Result<R, CallError>) + Send> Sink<R> for F {
+    fn answer(self: Box<Self>, result: Result<R, CallError>) {
+        self(result);
+    }
 }
 
 impl<R> Responder<R> {
@@ -42,14 +59,14 @@ impl<R> Responder<R> {
     pub fn is_abandoned(&self) -> bool {
         match &self.to {
             ReplyTo::Slot(slot) => slot.is_abandoned(),
-            ReplyTo::Sink(_) => false,
+            ReplyTo::Sink(sink) => sink.is_abandoned(),
             ReplyTo::Nobody => true,
         }
     }
 
     /// Like [`is_abandoned`](Self::is_abandoned), but false in go mode, where nobody ever waited.
     pub(super) fn is_cancelled(&self) -> bool {
-        matches!(&self.to, ReplyTo::Slot(slot) if slot.is_abandoned())
+        !matches!(self.to, ReplyTo::Nobody) && self.is_abandoned()
     }
 
     pub(super) fn finish(mut self, result: Result<R, CallError>) {
@@ -59,7 +76,7 @@ impl<R> Responder<R> {
     fn send(&mut self, result: Result<R, CallError>) {
         match mem::replace(&mut self.to, ReplyTo::Nobody) {
             ReplyTo::Slot(slot) => slot.answer(result),
-            ReplyTo::Sink(sink) => sink(result),
+            ReplyTo::Sink(sink) => sink.answer(result),
             ReplyTo::Nobody => {}
         }
     }

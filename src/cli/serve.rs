@@ -137,10 +137,6 @@ async fn listen(addresses: &[Listen]) -> Result<(Vec<TcpListener>, Vec<SocketAdd
 }
 
 fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), Failure> {
-    for address in addresses {
-        print(&format!("listening on {address}"));
-        log::info!("listening on {address}");
-    }
     if let Some(path) = ready_file {
         let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
         // Who waits for the file must never see half of it.
@@ -149,6 +145,10 @@ fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), F
         fs::write(&draft, lines)
             .and_then(|()| fs::rename(&draft, path))
             .map_err(|error| format!("cannot write --ready-file {}: {error}", path.display()))?;
+    }
+    for address in addresses {
+        print(&format!("listening on {address}"));
+        log::info!("listening on {address}");
     }
     Ok(())
 }
@@ -174,11 +174,13 @@ fn suggest(address: SocketAddr) {
 /// The first signal arrives in the channel; a second one ends the process.
 fn on_signals() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
     let (first, signals) = async_channel::bounded(1);
+    let mut signalled = false;
     ctrlc::set_handler(move || {
-        if first.try_send(()).is_err() || first.is_closed() {
+        if signalled {
             std::process::exit(Exit::Interrupted as i32);
         }
-        first.close();
+        signalled = true;
+        let _ = first.try_send(());
     })?;
     Ok(signals)
 }

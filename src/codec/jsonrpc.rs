@@ -236,7 +236,7 @@ fn meta(raw: Option<&RawValue>) -> Result<Meta, Refused> {
         #[serde(default)]
         hops: u32,
     }
-    let Some(raw) = raw else { return Ok(Meta::default()) };
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(Meta::default()) };
     if !raw.get().starts_with('{') {
         return Err(Refused::new(code::INVALID_REQUEST, "\"meta\" must be an object"));
     }

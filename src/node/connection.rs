@@ -48,6 +48,7 @@ pub(super) async fn drive(
                         session.ended(now);
                         moved = true;
                     }
+                    Poll::Ready(Received::Gone) => return Poll::Ready(Ok(())),
                     Poll::Pending => {}
                 }
             }

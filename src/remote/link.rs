@@ -147,6 +147,15 @@ impl Link {
         }
     }
 
+    fn unreachable(&self, reason: &str) -> RemoteError {
+        RemoteError::Unreachable { address: self.address.clone(), reason: reason.to_owned() }
+    }
+
+    /// Tells whether it is lost and not being made again at this moment.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.lock().phase, Phase::Down(_))
+    }
+
     fn is_written(&self) -> bool {
         let state = self.lock();
         !matches!(state.phase, Phase::Up) || state.writer.is_some()
@@ -159,10 +168,7 @@ impl Link {
             match &self.lock().phase {
                 Phase::Up => return Ok(()),
                 Phase::Connecting => {}
-                Phase::Down(reason) => {
-                    let (address, reason) = (self.address.clone(), reason.clone());
-                    return Err(RemoteError::Unreachable { address, reason });
-                }
+                Phase::Down(reason) => return Err(self.unreachable(reason)),
             }
             changed.await;
         }
@@ -178,6 +184,10 @@ impl Link {
     ) -> Result<Option<Id>, RemoteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
+        // It may have been lost since it was up.
+        if let Phase::Down(reason) = &state.phase {
+            return Err(self.unreachable(reason));
+        }
         if state.pending.len() >= PENDING || state.output.len() >= self.limits.output {
             return Err(RemoteError::Busy { address: self.address.clone() });
         }
@@ -227,12 +237,17 @@ impl Link {
 /// Keeps a connection: until it is lost, or if it is `lasting` for as long as the client lives.
 async fn keep(link: Arc<Link>, lasting: bool) {
     let mut back_off = BACK_OFF.0;
+    let mut told = false;
     loop {
         link.enter(Phase::Connecting);
         let reason = match dial(&link).await {
             Ok(stream) => {
                 back_off = BACK_OFF.0;
                 link.enter(Phase::Up);
+                if told {
+                    log::info!("connected to {} again", link.address);
+                    told = false;
+                }
                 let pipe = Bytes::new(Guarded::new(stream, link.limits.stall_timeout));
                 match exchange(&link, pipe).await {
                     Ok(()) => "closed by the other node".to_owned(),
@@ -242,7 +257,10 @@ async fn keep(link: Arc<Link>, lasting: bool) {
             Err(error) => error.to_string(),
         };
         link.lost(&reason);
-        log::info!("no connection to {}: {reason}", link.address);
+        // Told once, and not at each attempt.
+        let level = if told { log::Level::Debug } else { log::Level::Info };
+        log::log!(level, "no connection to {}: {reason}", link.address);
+        told = true;
         if !lasting {
             return;
         }

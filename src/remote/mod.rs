@@ -39,6 +39,15 @@ pub struct Remote {
 struct Kept {
     link: Arc<Link>,
     task: Task<()>,
+    /// Made again when it is lost.
+    lasting: bool,
+}
+
+impl Kept {
+    fn start(executor: &Executor<'static>, address: &str, limits: &Limits, lasting: bool) -> Self {
+        let (link, task) = Link::start(executor, address, limits, lasting);
+        Self { link, task, lasting }
+    }
 }
 
 /// Says why a call to another node has no result.
@@ -88,8 +97,7 @@ impl Remote {
     /// Starts to connect to `address`, a `host:port`.
     pub fn new(executor: &Arc<Executor<'static>>, address: impl Into<String>, limits: Limits) -> Self {
         let (executor, address) = (executor.clone(), address.into());
-        let (link, task) = Link::start(&executor, &address, &limits, true);
-        let first = Kept { link, task };
+        let first = Kept::start(&executor, &address, &limits, true);
         Self { executor, address, limits, links: Mutex::new(vec![first]) }
     }
 
@@ -101,13 +109,14 @@ impl Remote {
     /// Chooses the first connection that has room for a call, a new one if need be.
     fn choose(&self) -> Chosen {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = links.iter().find(|kept| kept.link.calls() < self.limits.in_flight) {
+        links.retain(|kept| !kept.task.is_finished() && (kept.lasting || !kept.link.is_down()));
+        let has_room = |kept: &&Kept| kept.link.calls() < self.limits.in_flight && !kept.link.is_down();
+        if let Some(kept) = links.iter().find(has_room) {
             return kept.link.choose();
         }
-        links.retain(|kept| !kept.task.is_finished());
-        if links.len() < LINKS {
-            let (link, task) = Link::start(&self.executor, &self.address, &self.limits, false);
-            links.push(Kept { link, task });
+        // If the first one is down, so would be a further one.
+        if links.len() < LINKS && !links.iter().any(|kept| kept.link.is_down()) {
+            links.push(Kept::start(&self.executor, &self.address, &self.limits, false));
         }
         match links.iter().min_by_key(|kept| kept.link.calls()) {
             Some(kept) => kept.link.choose(),

@@ -72,6 +72,11 @@ impl Reply {
         .await;
     }
 
+    /// Tells whether nobody wants the answer any more.
+    pub fn is_cancelled(&self) -> bool {
+        self.inbox.as_ref().is_none_or(|inbox| inbox.lock().is_cancelled(self.token, self.lasting))
+    }
+
     fn finish(&mut self, outcome: Outcome) {
         if let Some((metrics, began)) = self.meter.take() {
             metrics.end(began.elapsed(), outcome.as_ref().err());
@@ -111,6 +116,12 @@ struct State {
     /// Providers that want to know when their call is given up.
     providers: HashMap<Token, Waker>,
     closed: bool,
+}
+
+impl State {
+    fn is_cancelled(&self, token: Token, lasting: bool) -> bool {
+        self.cancelled.contains(&token) || (self.closed && !lasting)
+    }
 }
 
 impl Inbox {
@@ -169,7 +180,7 @@ impl Inbox {
 
     fn poll_cancelled(&self, token: Token, lasting: bool, cx: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if state.cancelled.contains(&token) || (state.closed && !lasting) {
+        if state.is_cancelled(token, lasting) {
             return Poll::Ready(());
         }
         state.providers.insert(token, cx.waker().clone());

@@ -1,6 +1,7 @@
 //! Programs as functions.
 
 use std::fmt;
+use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -153,7 +154,12 @@ async fn run(
 
 fn fault(name: &str, error: &ProgramError, timeout: Duration) -> Fault {
     match error {
-        ProgramError::NotStarted(_) => Fault::new(code::NO_PROVIDER, format!("{name}: {error}")),
+        ProgramError::NotStarted(cause) => {
+            let absent = matches!(cause.kind(), NotFound | NotADirectory | PermissionDenied | InvalidInput);
+            // Otherwise there was no room for one more process.
+            let code = if absent { code::NO_PROVIDER } else { code::BUSY };
+            Fault::new(code, format!("{name}: {error}"))
+        }
         ProgramError::TimedOut { stderr } => {
             let message = format!("{name} did not end within {timeout:?} and was killed");
             Fault::new(code::DEADLINE, message).with_data(&failure(None, None, stderr))

@@ -7,11 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::call::Call;
+use super::call::{Call, Reply};
 use super::registry::{Builder, RegistryError};
 use super::{Description, Provider};
 use crate::chan::{
-    CallError, Client, FunctionId, Functions, Kind, RegisterError, Responder, Results, Server, Settings,
+    CallError, Client, FunctionId, Functions, Kind, RegisterError, Responder, Results, Server, Settings, Sink,
 };
 use crate::message::{Fault, Outcome, code};
 
@@ -122,9 +122,7 @@ impl<S: 'static> Native<S> {
         let caller: Caller = Arc::new(move |client, id, call| {
             let Call { params, reply, .. } = call;
             match arguments::<A>(params) {
-                Ok(arguments) => client.submit(id, kind, arguments, move |result: Result<R, CallError>| {
-                    reply.send(result.map_err(|error| fault(&error)).and_then(Wire::into_outcome));
-                }),
+                Ok(arguments) => client.submit::<A, R>(id, kind, arguments, NativeReply(reply)),
                 Err(fault) => reply.send(Err(fault)),
             }
         });
@@ -142,6 +140,19 @@ impl<S: 'static> Default for Native<S> {
 impl<S> fmt::Debug for Native<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.wires.iter().map(|function| function.name)).finish()
+    }
+}
+
+/// Takes a function's result to the caller.
+struct NativeReply(Reply);
+
+impl<R: Wire> Sink<R> for NativeReply {
+    fn answer(self: Box<Self>, result: Result<R, CallError>) {
+        self.0.send(result.map_err(|error| fault(&error)).and_then(Wire::into_outcome));
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.0.is_cancelled()
     }
 }
 

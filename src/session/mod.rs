@@ -31,8 +31,8 @@ use output::Output;
 const ENVELOPE: usize = 33;
 /// What an error may say beside its data.
 const SENTENCE: usize = 128;
-/// Input beyond what has a place in flight is read up to so many bytes, so that a peer which breaks off is
-/// noticed while its calls run.
+/// Requests beyond those in flight are taken in up to so many bytes: what they cancel is cancelled at once, and
+/// a peer that breaks off is noticed while its calls run.
 const READ_AHEAD: usize = 16 * 1024;
 
 /// How messages are told apart in the bytes.
@@ -58,8 +58,9 @@ pub struct Session {
     calls: HashMap<Token, InFlight>,
     /// No deadline in `calls` is earlier.
     earliest: Option<Instant>,
-    /// Messages of batches that wait for a place in flight.
+    /// Requests that wait for a place in flight.
     waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
     batches: HashMap<Token, Batch>,
     /// Answers that came while output had no room for them.
     answers: VecDeque<(Token, Outcome)>,
@@ -81,14 +82,21 @@ struct InFlight {
     deadline: Instant,
 }
 
-/// A message of a batch, kept until there is a place in flight for it.
+/// A request, kept until there is a place in flight for it.
 #[derive(Debug)]
 struct Waiting {
-    batch: Token,
+    batch: Option<Token>,
     id: Option<Id>,
     method: String,
     params: Option<Box<RawValue>>,
     meta: Meta,
+}
+
+impl Waiting {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.method.len() + self.params.as_ref().map_or(0, |params| params.get().len())
+    }
 }
 
 /// The replies to a batch, gathered until none is missing.
@@ -116,6 +124,7 @@ impl Session {
             calls: HashMap::new(),
             earliest: None,
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             batches: HashMap::new(),
             answers: VecDeque::new(),
             ended: false,
@@ -129,7 +138,7 @@ impl Session {
 
     /// Tells whether there is room for more input.
     pub fn wants_input(&self) -> bool {
-        self.has_place() || matches!(self.framing, Frames::Lines(_)) && self.input.len() < READ_AHEAD
+        self.waiting_bytes < READ_AHEAD && self.has_room()
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
@@ -201,17 +210,12 @@ impl Session {
     /// Tells whether every request is answered and every answer written. Notifications may still run.
     pub fn is_answered(&self) -> bool {
         let asked = self.calls.values().any(|call| call.id.is_some());
-        !asked && self.waiting.is_empty() && self.output.len() == 0
+        !asked && self.waiting.is_empty() && self.input.is_empty() && self.output.len() == 0
     }
 
     /// Tells whether every request and notification is done and every answer written.
     pub fn is_idle(&self) -> bool {
         self.calls.is_empty() && self.waiting.is_empty() && self.output.len() == 0
-    }
-
-    /// Tells whether the next message may be taken in: neither calls in flight nor output are at their limit.
-    fn has_place(&self) -> bool {
-        self.waiting.is_empty() && self.calls.len() < self.limits.in_flight && self.has_room()
     }
 
     fn has_room(&self) -> bool {
@@ -229,7 +233,7 @@ impl Session {
     fn lines(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
         let mut at = 0;
-        while self.has_place() && at < input.len() {
+        while self.wants_input() && at < input.len() {
             let Frames::Lines(lines) = &mut self.framing else { break };
             let (line, cut) = match lines.next(&input[at..]) {
                 Next::Line(line, cut) => (line, cut),
@@ -270,7 +274,7 @@ impl Session {
 
     fn single(&mut self, message: Result<Message<'_>, Refused>, now: Instant) {
         match message {
-            Ok(Message::Request(request)) => self.begin(request, None, now),
+            Ok(Message::Request(request)) => self.take(request, None, now),
             Ok(Message::Cancel(id)) => self.cancel(&id),
             // We asked nothing, so this answers nothing; to complain of it could go on for ever.
             Ok(Message::Reply(..)) => self.registry.metrics().refused.add(),
@@ -291,13 +295,7 @@ impl Session {
                     if request.id.is_some() {
                         self.batches.entry(batch).and_modify(|batch| batch.missing += 1);
                     }
-                    self.waiting.push_back(Waiting {
-                        batch,
-                        id: request.id,
-                        method: request.method.into_owned(),
-                        params: request.params.map(ToOwned::to_owned),
-                        meta: request.meta,
-                    });
+                    self.take(request, Some(batch), now);
                 }
                 Ok(Message::Cancel(id)) => self.cancel(&id),
                 Ok(Message::Reply(..)) => self.registry.metrics().refused.add(),
@@ -308,15 +306,32 @@ impl Session {
                 }
             }
         }
-        self.begin_waiting(now);
         self.batch_part(batch);
+    }
+
+    /// Begins a request, or keeps it until there is a place for it and all before it have begun.
+    fn take(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
+        if self.waiting.is_empty() && self.calls.len() < self.limits.in_flight {
+            return self.begin(request, batch, now);
+        }
+        let waiting = Waiting {
+            batch,
+            id: request.id,
+            method: request.method.into_owned(),
+            params: request.params.map(ToOwned::to_owned),
+            meta: request.meta,
+        };
+        self.waiting_bytes += waiting.bytes();
+        self.waiting.push_back(waiting);
     }
 
     fn begin_waiting(&mut self, now: Instant) {
         while self.calls.len() < self.limits.in_flight {
-            let Some(Waiting { batch, id, method, params, meta }) = self.waiting.pop_front() else { break };
+            let Some(next) = self.waiting.pop_front() else { break };
+            self.waiting_bytes -= next.bytes();
+            let Waiting { batch, id, method, params, meta } = next;
             let request = Request { id, method: method.into(), params: params.as_deref(), meta };
-            self.begin(request, Some(batch), now);
+            self.begin(request, batch, now);
         }
     }
 
@@ -334,16 +349,26 @@ impl Session {
     }
 
     fn cancel(&mut self, id: &Id) {
-        let found = self.calls.iter().find(|(_, call)| call.id.as_ref() == Some(id)).map(|(token, _)| *token);
-        if let Some(token) = found {
+        let fault = || Fault::new(code::CANCELLED, "cancelled by the caller");
+        let begun = self.calls.iter().find(|(_, call)| call.id.as_ref() == Some(id)).map(|(token, _)| *token);
+        if let Some(token) = begun {
             self.registry.metrics().cancelled.add();
-            self.give_up(token, Fault::new(code::CANCELLED, "cancelled by the caller"));
+            self.give_up(token, fault());
+        } else if let Some(at) = self.waiting.iter().position(|waiting| waiting.id.as_ref() == Some(id)) {
+            self.registry.metrics().cancelled.add();
+            if let Some(waiting) = self.waiting.remove(at) {
+                self.waiting_bytes -= waiting.bytes();
+                self.tell(waiting.batch, id, &Err(fault()));
+            }
         }
     }
 
-    /// Ends a call that its provider has not answered.
+    /// Ends a call that its provider has not answered, or whose answer has not had room.
     fn give_up(&mut self, token: Token, fault: Fault) {
-        self.inbox.cancel(token);
+        match self.answers.iter().position(|(answered, _)| *answered == token) {
+            Some(at) => drop(self.answers.remove(at)),
+            None => self.inbox.cancel(token),
+        }
         self.answer(token, &Err(fault));
     }
 
@@ -351,10 +376,15 @@ impl Session {
         // It is not there if it was given up meanwhile.
         let Some(InFlight { id, batch, .. }) = self.calls.remove(&token) else { return };
         self.registry.metrics().in_flight.sub(1);
-        let Some(id) = id else { return };
+        if let Some(id) = id {
+            self.tell(batch, &id, outcome);
+        }
+    }
+
+    fn tell(&mut self, batch: Option<Token>, id: &Id, outcome: &Outcome) {
         match batch {
-            None => self.reply(&id, outcome),
-            Some(batch) => self.batch_reply(batch, &id, outcome),
+            None => self.reply(id, outcome),
+            Some(batch) => self.batch_reply(batch, id, outcome),
         }
     }
 

@@ -41,8 +41,10 @@ pub trait Pipe {
 pub enum Received {
     /// Bytes, or a message.
     Some,
-    /// The peer sends nothing more.
+    /// The peer sends nothing more, and may still read.
     End,
+    /// The peer neither sends nor reads any more.
+    Gone,
 }
 
 /// Tells whether the peer was cut off because it did not take what was sent to it.

@@ -57,7 +57,7 @@ impl<T: Stream> Pipe for WebSocket<T> {
         loop {
             if self.complaint.is_some() {
                 ready!(self.poll_complain(cx))?;
-                return Poll::Ready(Ok(Received::End));
+                return Poll::Ready(Ok(Received::Gone));
             }
             match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
                 Some(Ok(Message::Text(text))) => into.extend_from_slice(text.as_bytes()),
@@ -79,7 +79,7 @@ impl<T: Stream> Pipe for WebSocket<T> {
                     continue;
                 }
                 None | Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => {
-                    return Poll::Ready(Ok(Received::End));
+                    return Poll::Ready(Ok(Received::Gone));
                 }
                 Some(Err(error)) => return Poll::Ready(Err(into_io(error))),
             }

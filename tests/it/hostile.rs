@@ -1,6 +1,7 @@
 //! Bad input, bad peers, bad programs and lost nodes: each costs its sender, and nobody else.
 //!
-//! Most tests here run beside a [`Witness`]: another connection with a call in flight, which goes on all the while.
+//! Most tests here run beside a [`Witness`]: another connection with a call in flight, which goes on all the
+//! while.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,8 @@ use crate::support::{
     is_end, is_gone, outcome, post, request, run,
 };
 
-/// Shorter than the default of each limit that a test sets lower: what takes longer shows that the setting has no
-/// effect.
+/// Shorter than the default of each limit that a test sets lower: what takes longer shows that the setting
+/// has no effect.
 const BELOW_DEFAULT: Duration = Duration::from_secs(8);
 const MIB: usize = 1 << 20;
 

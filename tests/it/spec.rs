@@ -1039,8 +1039,8 @@ fn a_call_that_is_cancelled_is_answered_once() {
            {"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}"#,
         &Limits::default(),
     );
-    // The function goes on and answers both: one answer is wanted.
-    assert_eq!(sorted(replies), [r#""1": 12"#, "1: error -32800", "3: 2"]);
+    // What was cancelled before its turn came has not run.
+    assert_eq!(sorted(replies), [r#""1": 12"#, "1: error -32800", "3: 1"]);
 }
 
 #[test]
@@ -1065,7 +1065,7 @@ fn a_part_of_a_batch_is_cancelled() {
            {"jsonrpc":"2.0","id":3,"method":"release"}"#,
         &Limits::default(),
     );
-    assert_eq!(sorted(replies), ["3: 1", "[1: error -32800, 2: 2]"]);
+    assert_eq!(sorted(replies), ["3: 0", "[1: error -32800, 2: 2]"]);
 }
 
 #[test]
@@ -1080,8 +1080,8 @@ fn a_deadline_that_passes_is_the_one_answer() {
             peer.send(request).await;
             assert_eq!(peer.next().await, "1: error -32003");
             peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"release"}"#).await;
-            // What the function answers then is nobody's, so this is next.
-            assert_eq!(peer.next().await, "2: 1");
+            // What the function answers then, if it has begun, is nobody's, so this is next.
+            assert!(matches!(&*peer.next().await, "2: 0" | "2: 1"));
         }
         peer.send(r#"[{"jsonrpc":"2.0","id":1,"method":"hold","params":[1],"meta":{"deadline_ms":1}},{"jsonrpc":"2.0","id":2,"method":"sum","params":[2]}]"#).await;
         assert_eq!(peer.next().await, "[1: error -32003, 2: 2]");
@@ -1144,7 +1144,8 @@ fn connections_do_not_mix() {
             assert_eq!(peer.next().await, "0: 0");
         }
         let released = Over::Memory.ask(&fixture, r#"{"jsonrpc":"2.0","id":1,"method":"release"}"#).await;
-        assert_eq!(all_told(&released), ["1: 20"]);
+        // The two have begun, or they have not.
+        assert!(matches!(&*all_told(&released).concat(), "1: 18" | "1: 19" | "1: 20"));
         for (number, peer) in peers.into_iter().enumerate() {
             assert_eq!(peer.rest().await, [format!("1: {}", number + 2)]);
         }

@@ -1,7 +1,7 @@
 //! What the black-box tests of the binary share: processes, nodes, and peers that speak plain TCP.
 //!
-//! Nothing here sleeps to give something time to happen. Where a test has to wait, it looks for a condition again
-//! and again; [`LIMIT`] only says when that has failed.
+//! Nothing here sleeps to give something time to happen. Where a test has to wait, it looks for a condition
+//! again and again; [`LIMIT`] only says when that has failed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How long anything may take before a test has failed. Nothing takes a tenth of it, and it is below the deadline that
-/// a node gives a call by default.
+/// How long anything may take before a test has failed. Nothing takes a tenth of it, and it is below the
+/// deadline that a node gives a call by default.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);
-/// A shell script that prints `opened` once the file exists that its argument names. It gives up when the folder of that
-/// file is gone, so that a test which fails leaves nothing behind.
+/// A shell script that prints `opened` once the file exists that its argument names. It gives up when the
+/// folder of that file is gone, so that a test which fails leaves nothing behind.
 const GATE: &str = "while [ ! -e \"$1\" ] && [ -d \"${1%/*}\" ]; do sleep 0.02; done; echo opened";
-/// A shell script that ignores SIGTERM, has a child that does too, writes both their process ids to the file that its
-/// argument names, and ends only when the folder of that file is gone.
+/// A shell script that ignores SIGTERM, has a child that does too, writes both their process ids to the file
+/// that its argument names, and ends only when the folder of that file is gone.
 const STUBBORN: &str = "trap '' TERM
 (while [ -d \"${1%/*}\" ]; do sleep 0.05; done) & echo $$ $! > \"$1.new\"; mv \"$1.new\" \"$1\"
 wait";
@@ -94,7 +94,8 @@ impl Folder {
     pub(crate) fn script_of(&self, function: &str, text: &str, settings: &str) -> String {
         let path = self.write(&format!("{function}.sh"), text);
         format!(
-            "[[function]]\nname = \"{function}\"\nexec = [\"sh\", '{}', \"{{file}}\"]\nparams = {{ file = \"string\" }}\n{settings}\n",
+            "[[function]]\nname = \"{function}\"\nexec = [\"sh\", '{}', \"{{file}}\"]\n\
+             params = {{ file = \"string\" }}\n{settings}\n",
             path.display()
         )
     }
@@ -104,8 +105,8 @@ impl Folder {
         self.script_of("gate", GATE, settings)
     }
 
-    /// The configuration of a function that ends by force only, and leaves its two process ids in the file that its
-    /// parameter names.
+    /// The configuration of a function that ends by force only, and leaves its two process ids in the file
+    /// that its parameter names.
     pub(crate) fn stubborn(&self, settings: &str) -> String {
         self.script_of("stubborn", STUBBORN, settings)
     }
@@ -195,7 +196,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a process and reads its stdout and stderr, unless they go elsewhere already; its stdin is empty.
+    /// Starts a process and reads its stdout and stderr, unless they go elsewhere already; its stdin is
+    /// empty.
     pub(crate) fn start(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::start_with(command)
@@ -628,8 +630,8 @@ impl Client {
         Some(HttpReply { status, head, body: String::from_utf8(body).unwrap() })
     }
 
-    /// Goes away so that the node meets a reset and not an orderly end: what is unread when a socket is closed
-    /// makes the system send one.
+    /// Goes away so that the node meets a reset and not an orderly end: what is unread when a socket is
+    /// closed makes the system send one.
     pub(crate) fn reset(mut self) {
         self.send(request("unread", "rpc.ping", &json!([])) + "\n");
         let mut byte = [0];
@@ -660,7 +662,8 @@ pub(crate) fn fake_node(answer: impl Fn(&Value) -> Value + Send + Sync + 'static
     })
 }
 
-/// A port that treats every connection, on a thread of its own, as it is told. It lives as long as the tests do.
+/// A port that treats every connection, on a thread of its own, as it is told. It lives as long as the tests
+/// do.
 pub(crate) fn listen(treat: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
