@@ -6,8 +6,8 @@ use async_channel::{Receiver, Sender};
 
 use super::client::Client;
 use super::error::CallError;
-use super::functions::{Kind, Results};
 use super::id::FunctionId;
+use super::kind::{Kind, Results};
 
 /// The async calls of one loop, whose callbacks get that loop's state `C`.
 ///

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use async_channel::{SendError, Sender, TrySendError};
 use smol::Timer;
 
+use super::envelope::{Envelope, Parcel, Posted};
 use super::error::CallError;
-use super::functions::{Kind, Parcel, Posted, Results};
 use super::id::FunctionId;
+use super::kind::{Kind, Results};
 use super::reply::{ReplyTo, Responder, Sink, Slot};
-use super::server::{QueuedCall, Shared, Stats};
+use super::shared::{QueuedCall, Shared, Stats};
 use super::waits::Edge;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
@@ -125,7 +126,7 @@ impl Client {
         Call { client: self.clone(), state, deadline: Deadline::None, full: WhenFull::Wait, edge: None }
     }
 
-    fn queued(&self, function: usize, envelope: impl super::functions::Envelope + 'static) -> QueuedCall {
+    fn queued(&self, function: usize, envelope: impl Envelope + 'static) -> QueuedCall {
         QueuedCall { server: self.shared.node.id(), function, envelope: Box::new(envelope) }
     }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::functions::Kind;
 use super::id::FunctionId;
+use super::kind::Kind;
 use super::panic::Panic;
 
 /// Says why a call has no result.

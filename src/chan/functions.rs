@@ -1,51 +1,15 @@
 //! The table of what a server can run.
 
-use std::any::{Any, TypeId, type_name};
+use std::any::{TypeId, type_name};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::envelope::{Envelope, open};
 use super::error::{CallError, RegisterError};
 use super::id::FunctionId;
-use super::reply::{ReplyTo, Responder};
-
-/// How many results a function gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// No result: the answer says only that the function has run.
-    Zero,
-    /// One result.
-    One,
-    /// A list of results: a tuple or a `Vec`.
-    Many,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Zero => "no result",
-            Self::One => "one result",
-            Self::Many => "a list of results",
-        })
-    }
-}
-
-/// What a function of [`Kind::Many`] may give: a tuple of two to eight results, a `Vec` of any number, or
-/// either in a `Result`.
-pub trait Results: Send + 'static {}
-
-impl<T: Results, E: Send + 'static> Results for Result<T, E> {}
-
-impl<T: Send + 'static> Results for Vec<T> {}
-
-macro_rules! results_of_tuples {
-    ($first:ident $($rest:ident)+) => {
-        impl<$first: Send + 'static, $($rest: Send + 'static),+> Results for ($first, $($rest),+) {}
-        results_of_tuples!($($rest)+);
-    };
-    ($last:ident) => {};
-}
-results_of_tuples!(A B C D E F G H);
+use super::kind::{Kind, Results};
+use super::reply::Responder;
 
 /// A table of functions over a state `S`, which one server or any number of servers run.
 ///
@@ -285,60 +249,5 @@ impl Directory {
         let signature = self.by_id.get(id).ok_or_else(|| CallError::Unknown(id.clone()))?;
         signature.arguments.check::<A>(id, "arguments")?;
         Ok(signature.index)
-    }
-}
-
-/// A call on its way: its arguments, and where its answer goes, with their types hidden.
-pub(super) trait Envelope: Send {
-    /// Tells whether the caller waited once and has given up.
-    fn is_cancelled(&self) -> bool;
-    /// Answers the call with an error.
-    fn fail(self: Box<Self>, error: CallError);
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send>;
-}
-
-/// The envelope of a call that wants an answer.
-pub(super) struct Parcel<A, R> {
-    pub(super) arguments: A,
-    pub(super) responder: Responder<R>,
-}
-
-impl<A: Send + 'static, R: Send + 'static> Envelope for Parcel<A, R> {
-    fn is_cancelled(&self) -> bool {
-        self.responder.is_cancelled()
-    }
-
-    fn fail(self: Box<Self>, error: CallError) {
-        self.responder.finish(Err(error));
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
-    }
-}
-
-/// The envelope of a call in go mode, whose sender need not know the result's type.
-pub(super) struct Posted<A>(pub(super) A);
-
-impl<A: Send + 'static> Envelope for Posted<A> {
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-
-    fn fail(self: Box<Self>, _: CallError) {}
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
-        self
-    }
-}
-
-fn open<A: 'static, R: 'static>(envelope: Box<dyn Envelope>) -> (A, Responder<R>) {
-    let envelope = match envelope.into_any().downcast::<Parcel<A, R>>() {
-        Ok(parcel) => return (parcel.arguments, parcel.responder),
-        Err(envelope) => envelope,
-    };
-    match envelope.downcast::<Posted<A>>() {
-        Ok(posted) => (posted.0, Responder::new(ReplyTo::Nobody)),
-        Err(_) => unreachable!("the directory compared the types before the call was queued"),
     }
 }

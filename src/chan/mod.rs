@@ -31,21 +31,26 @@
 
 mod callbacks;
 mod client;
+mod envelope;
 mod error;
 mod functions;
 mod id;
+mod kind;
 mod panic;
 mod reply;
 mod server;
+mod shared;
 mod waits;
 
 pub use callbacks::{Callback, Callbacks, TooManyPending};
 pub use client::{Call, Client, Refused};
 pub use error::{CallError, RegisterError};
-pub use functions::{Functions, Kind, Results};
+pub use functions::Functions;
 pub use id::FunctionId;
+pub use kind::{Kind, Results};
 pub use panic::Panic;
 pub use reply::Responder;
 #[cfg(feature = "node")]
 pub(crate) use reply::Sink;
-pub use server::{Closer, QueuedCall, Server, Settings, Stats};
+pub use server::{Closer, Server, Settings};
+pub use shared::{QueuedCall, Stats};

@@ -4,14 +4,15 @@ use std::any::type_name;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use async_channel::{Receiver, Sender};
 
 use super::client::Client;
 use super::error::CallError;
-use super::functions::{Directory, Envelope, Functions};
+use super::functions::Functions;
 use super::panic;
+use super::shared::{Counters, QueuedCall, Shared, Stats};
 use super::waits::{self, Node};
 
 /// Calls that [`Server::run`] executes before it lets other tasks of its executor have a turn.
@@ -50,52 +51,7 @@ impl Default for Settings {
     }
 }
 
-/// What a server and its clients share.
-pub(super) struct Shared {
-    pub(super) node: Node,
-    pub(super) directory: Arc<Directory>,
-    pub(super) counters: Counters,
-    backtrace_limit: usize,
-}
-
-#[derive(Default)]
-pub(super) struct Counters {
-    executed: AtomicU64,
-    panicked: AtomicU64,
-    cancelled: AtomicU64,
-    pub(super) refused: AtomicU64,
-}
-
-/// What a server has done so far, and how full its queue is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Calls in the queue now.
-    pub queued: usize,
-    /// Calls that the queue can hold.
-    pub capacity: usize,
-    /// Calls whose function ran, to its end or to a panic.
-    pub executed: u64,
-    /// Calls whose function panicked.
-    pub panicked: u64,
-    /// Calls whose caller gave up before the function began.
-    pub cancelled: u64,
-    /// Calls refused because the queue was full.
-    pub refused: u64,
-}
-
 impl Shared {
-    pub(super) fn stats(&self, queued: usize, capacity: Option<usize>) -> Stats {
-        Stats {
-            queued,
-            capacity: capacity.unwrap_or(usize::MAX),
-            executed: self.counters.executed.load(Ordering::Relaxed),
-            panicked: self.counters.panicked.load(Ordering::Relaxed),
-            cancelled: self.counters.cancelled.load(Ordering::Relaxed),
-            refused: self.counters.refused.load(Ordering::Relaxed),
-        }
-    }
-
     fn exec<S: 'static>(&self, state: &mut S, functions: &Functions<S>, call: QueuedCall) {
         let QueuedCall { server, function, envelope } = call;
         assert_eq!(server, self.node.id(), "the call belongs to another server");
@@ -230,19 +186,6 @@ impl Closer {
 impl fmt::Debug for Closer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Closer").field("closed", &self.0.is_closed()).finish()
-    }
-}
-
-/// A call taken from a server's queue, to be run by [`Server::exec`]. Dropped, it answers with an error.
-pub struct QueuedCall {
-    pub(super) server: u64,
-    pub(super) function: usize,
-    pub(super) envelope: Box<dyn Envelope>,
-}
-
-impl fmt::Debug for QueuedCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueuedCall").finish_non_exhaustive()
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::Description;
 use super::call::Call;
-use super::registry::Registry;
+use super::table::Table;
 use crate::message::{Fault, Outcome, code};
 
 /// What all names of this module begin with.
@@ -57,23 +57,29 @@ impl Builtin {
         }
     }
 
-    pub(super) fn call(self, registry: &Registry, call: Call<'_>) {
+    pub(super) fn call(self, table: &Table, call: Call<'_>) {
         let outcome = match self {
             Self::Echo => Ok(call.params.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned)),
-            Self::Info => info(registry),
-            Self::List => list(registry, call.params),
+            Self::Info => info(table),
+            Self::List => list(table, call.params),
             Self::Ping => to_json(&"pong"),
-            Self::Stats => stats(registry),
+            Self::Stats => stats(table),
         };
         call.reply.send(outcome);
     }
+}
+
+/// All functions: the table's, and those of every node.
+fn functions(table: &Table) -> impl Iterator<Item = (String, Description)> {
+    let builtin = |builtin: Builtin| (builtin.name().to_owned(), builtin.describe());
+    table.list().chain(Builtin::ALL.into_iter().map(builtin))
 }
 
 fn to_json(value: &impl Serialize) -> Outcome {
     to_raw_value(value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn info(registry: &Registry) -> Outcome {
+fn info(table: &Table) -> Outcome {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -82,14 +88,14 @@ fn info(registry: &Registry) -> Outcome {
         uptime_seconds: f64,
     }
     to_json(&Info {
-        name: registry.name(),
+        name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
-        functions: registry.list("*").count(),
-        uptime_seconds: registry.metrics().uptime().as_secs_f64(),
+        functions: functions(table).count(),
+        uptime_seconds: table.metrics.uptime().as_secs_f64(),
     })
 }
 
-fn list(registry: &Registry, params: Option<&RawValue>) -> Outcome {
+fn list(table: &Table, params: Option<&RawValue>) -> Outcome {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Params {
@@ -111,7 +117,7 @@ fn list(registry: &Registry, params: Option<&RawValue>) -> Outcome {
     let params: Params = serde_json::from_str(params.map_or("{}", RawValue::get)).map_err(|error| {
         Fault::invalid_params(format!("rpc.list takes a pattern and verbose, both optional: {error}"))
     })?;
-    let functions = registry.list(&params.pattern);
+    let functions = functions(table).filter(|(name, _)| matches(&params.pattern, name));
     if params.verbose {
         to_json(&functions.map(|(name, description)| Function { name, description }).collect::<Vec<_>>())
     } else {
@@ -119,7 +125,7 @@ fn list(registry: &Registry, params: Option<&RawValue>) -> Outcome {
     }
 }
 
-fn stats(registry: &Registry) -> Outcome {
+fn stats(table: &Table) -> Outcome {
     #[derive(Serialize)]
     struct Stats<'a> {
         name: &'a str,
@@ -136,13 +142,45 @@ fn stats(registry: &Registry) -> Outcome {
         stats: crate::metrics::FunctionStats,
     }
     to_json(&Stats {
-        name: registry.name(),
+        name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
-        uptime_seconds: registry.metrics().uptime().as_secs_f64(),
-        node: registry.metrics().values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
-        functions: registry
-            .stats()
-            .map(|(name, provider, stats)| Function { name, provider, stats })
-            .collect(),
+        uptime_seconds: table.metrics.uptime().as_secs_f64(),
+        node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
+        functions: table.stats().map(|(name, provider, stats)| Function { name, provider, stats }).collect(),
     })
+}
+
+/// Tells whether `name` is covered by `pattern`, in which `*` stands for any text.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn patterns() {
+        for (pattern, name, expected) in [
+            ("*", "disk.free", true),
+            ("disk.free", "disk.free", true),
+            ("disk", "disk.free", false),
+            ("disk.*", "disk.free", true),
+            ("*.free", "disk.free", true),
+            ("d*k*e", "disk.free", true),
+            ("d*z*e", "disk.free", false),
+            ("disk.free*free", "disk.free", false),
+            ("", "x", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
 }

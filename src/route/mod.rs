@@ -9,6 +9,7 @@ mod native;
 mod program;
 mod registry;
 mod stop;
+mod table;
 
 pub use call::{Asker, Call, Inbox, Reply, Token};
 pub use configured::providers;

@@ -1,57 +1,39 @@
-//! The table of providers.
+//! Who answers a call.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::Provider;
 use super::builtin::{self, Builtin};
 use super::call::Call;
-use super::{Description, Provider};
+use super::table::{Table, Taken};
 use crate::message::{Fault, code};
-use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics};
+use crate::metrics::Metrics;
 
 /// Which provider answers which name. Built once by a [`Builder`], then shared.
 pub struct Registry {
-    name: Arc<str>,
-    exact: BTreeMap<String, Entry>,
-    /// `family.` → what answers `family.*`.
-    families: BTreeMap<String, Entry>,
-    metrics: Arc<Metrics>,
+    table: Table,
     max_hops: u32,
-}
-
-struct Entry {
-    provider: Box<dyn Provider>,
-    metrics: Arc<FunctionMetrics>,
-    description: Option<String>,
 }
 
 impl Registry {
     /// Starts a registry for the node `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> Builder {
-        Builder {
-            registry: Self {
-                name: name.into(),
-                exact: BTreeMap::new(),
-                families: BTreeMap::new(),
-                metrics: Arc::default(),
-                max_hops: 8,
-            },
-        }
+        Builder { registry: Self { table: Table::new(name.into()), max_hops: 8 } }
     }
 
     /// Hands a call to the provider of its name, or answers why there is none.
     pub fn call(&self, mut call: Call<'_>) {
         if call.hops > self.max_hops {
             let message = format!("the call was passed on more than {} times (limits.hops)", self.max_hops);
-            return call.reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.name)));
+            return call.reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(self.name())));
         }
-        if let Some(entry) = self.find(call.method) {
+        if let Some(entry) = self.table.find(call.method) {
             call.reply.meter(&entry.metrics);
             return entry.provider.call(call);
         }
         match Builtin::from_name(call.method) {
-            Some(builtin) => builtin.call(self, call),
+            Some(builtin) => builtin.call(&self.table, call),
             None => {
                 let message = format!("no function {:?}; rpc.list names those there are", call.method);
                 call.reply.send(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
@@ -61,71 +43,37 @@ impl Registry {
 
     /// Returns the node's name.
     pub fn name(&self) -> &Arc<str> {
-        &self.name
+        &self.table.name
     }
 
     /// Returns what the node counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
-    }
-
-    /// Returns all names that the pattern covers, with what is told of them. `*` stands for any text.
-    pub fn list<'a>(&'a self, pattern: &'a str) -> impl Iterator<Item = (String, Description)> + 'a {
-        let own = self.entries().map(|(name, entry)| {
-            let mut description = entry.provider.describe();
-            description.description = entry.description.clone().or(description.description);
-            (name, description)
-        });
-        own.chain(Builtin::ALL.iter().map(|builtin| (builtin.name().to_owned(), builtin.describe())))
-            .filter(move |(name, _)| matches(pattern, name))
-    }
-
-    /// Returns the numbers of all functions: name, provider, numbers.
-    pub fn stats(&self) -> impl Iterator<Item = (String, &'static str, FunctionStats)> {
-        self.entries().map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
-    }
-
-    /// Returns how many calls are not answered yet, notifications included.
-    pub fn in_flight(&self) -> u64 {
-        self.entries().map(|(_, entry)| entry.metrics.stats().in_flight).sum()
-    }
-
-    /// Ends what providers still run.
-    pub async fn stop(&self) {
-        for (_, entry) in self.entries() {
-            entry.provider.stop().await;
-        }
+        &self.table.metrics
     }
 
     /// Returns everything that is counted, in Prometheus's text format.
     pub fn prometheus(&self) -> String {
-        let mut out = String::new();
-        self.metrics.write_prometheus(&mut out);
-        let stats: Vec<_> = self.stats().collect();
-        let stats = stats.iter().map(|(name, provider, stats)| (name.as_str(), *provider, stats.clone()));
-        metrics::write_functions(&mut out, &stats);
-        out
+        self.table.prometheus()
     }
 
-    fn entries(&self) -> impl Iterator<Item = (String, &Entry)> {
-        let families = self.families.iter().map(|(prefix, entry)| (format!("{prefix}*"), entry));
-        self.exact.iter().map(|(name, entry)| (name.clone(), entry)).chain(families)
+    /// Returns how many calls are not answered yet, notifications included.
+    pub fn in_flight(&self) -> u64 {
+        self.table.in_flight()
     }
 
-    /// The exact name if it is there, else its longest family.
-    fn find(&self, name: &str) -> Option<&Entry> {
-        self.exact.get(name).or_else(|| {
-            let dots = name.rmatch_indices('.').map(|(at, _)| &name[..=at]);
-            dots.into_iter().find_map(|prefix| self.families.get(prefix))
-        })
+    /// Ends what providers still run.
+    pub async fn stop(&self) {
+        for (_, entry) in self.table.entries() {
+            entry.provider.stop().await;
+        }
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.entries().map(|(name, _)| name).collect::<Vec<_>>();
+        let names = self.table.entries().map(|(name, _)| name).collect::<Vec<_>>();
         f.debug_struct("Registry")
-            .field("name", &self.name)
+            .field("name", self.name())
             .field("functions", &names)
             .finish_non_exhaustive()
     }
@@ -158,24 +106,17 @@ impl Builder {
         if name.starts_with(builtin::PREFIX) || name.starts_with("$/") {
             return Err(RegistryError::Reserved(name.to_owned()));
         }
-        let (table, key) = match name.strip_suffix('*') {
-            Some(prefix) if prefix.len() > 1 && prefix.ends_with('.') => {
-                (&mut self.registry.families, prefix)
-            }
-            Some(_) => return Err(RegistryError::Unfit(name.to_owned())),
-            None => (&mut self.registry.exact, name),
+        let key = match name.strip_suffix('*') {
+            Some(prefix) if prefix.len() > 1 && prefix.ends_with('.') => prefix,
+            None if !name.ends_with('.') => name,
+            _ => return Err(RegistryError::Unfit(name.to_owned())),
         };
-        if key.is_empty()
-            || key.len() > 128
-            || !key.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"\\*".contains(&byte))
-        {
+        let fits = |byte: u8| byte.is_ascii_graphic() && !b"\"\\*".contains(&byte);
+        if key.is_empty() || key.len() > 128 || !key.bytes().all(fits) {
             return Err(RegistryError::Unfit(name.to_owned()));
         }
-        if table.contains_key(key) {
-            return Err(RegistryError::Duplicate(name.to_owned()));
-        }
-        let entry = Entry { provider: Box::new(provider), metrics: Arc::default(), description };
-        table.insert(key.to_owned(), entry);
+        let entered = self.registry.table.insert(key, description, Box::new(provider));
+        entered.map_err(|Taken| RegistryError::Duplicate(name.to_owned()))?;
         Ok(self)
     }
 
@@ -193,7 +134,8 @@ pub enum RegistryError {
     Duplicate(String),
     /// Names that begin with `rpc.` or `$/` are the protocol's.
     Reserved(String),
-    /// A name has 1 to 128 visible ASCII characters, no quotes or backslashes, and `*` only in a final `.*`.
+    /// A name has 1 to 128 visible ASCII characters, no quotes or backslashes, no dot at its end, and `*` only in
+    /// a final `.*`.
     Unfit(String),
 }
 
@@ -214,38 +156,3 @@ impl fmt::Display for RegistryError {
 }
 
 impl std::error::Error for RegistryError {}
-
-/// Tells whether `name` is covered by `pattern`, in which `*` stands for any text.
-fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("*", "disk.free", true),
-            ("disk.free", "disk.free", true),
-            ("disk", "disk.free", false),
-            ("disk.*", "disk.free", true),
-            ("*.free", "disk.free", true),
-            ("d*k*e", "disk.free", true),
-            ("d*z*e", "disk.free", false),
-            ("disk.free*free", "disk.free", false),
-            ("", "x", false),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
-    }
-}

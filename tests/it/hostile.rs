@@ -403,6 +403,8 @@ fn a_peer_gone_in_mid_call() {
             witness.check();
         }
         eventually("its calls are given up", || node.metric("chanrpc_calls_in_flight") == 1);
+        let gates = || node.metric("chanrpc_function_in_flight{function=\"gate\",provider=\"exec\"}");
+        eventually("their programs have ended", || gates() == 1);
         eventually("its connections are gone", || node.metric("chanrpc_connections") == 2);
     });
 }

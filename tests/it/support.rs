@@ -432,7 +432,7 @@ impl Node {
         let before = self.peak_kib();
         deed();
         if let (Some(before), Some(after)) = (before, self.peak_kib()) {
-            assert!(after - before < mib * 1024, "the node grew from {before} to {after} KiB");
+            assert!(after.saturating_sub(before) < mib * 1024, "the node grew from {before} to {after} KiB");
         }
     }
 }

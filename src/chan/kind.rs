@@ -1,0 +1,41 @@
+//! How many results a function gives.
+
+use std::fmt;
+
+/// How many results a function gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// No result: the answer says only that the function has run.
+    Zero,
+    /// One result.
+    One,
+    /// A list of results: a tuple or a `Vec`.
+    Many,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Zero => "no result",
+            Self::One => "one result",
+            Self::Many => "a list of results",
+        })
+    }
+}
+
+/// What a function of [`Kind::Many`] may give: a tuple of two to eight results, a `Vec` of any number, or
+/// either in a `Result`.
+pub trait Results: Send + 'static {}
+
+impl<T: Results, E: Send + 'static> Results for Result<T, E> {}
+
+impl<T: Send + 'static> Results for Vec<T> {}
+
+macro_rules! results_of_tuples {
+    ($first:ident $($rest:ident)+) => {
+        impl<$first: Send + 'static, $($rest: Send + 'static),+> Results for ($first, $($rest),+) {}
+        results_of_tuples!($($rest)+);
+    };
+    ($last:ident) => {};
+}
+results_of_tuples!(A B C D E F G H);

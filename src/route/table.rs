@@ -1,0 +1,89 @@
+//! What answers which name, and how often it did.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Description, Provider};
+use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics};
+
+/// Providers by name, without those that every node has.
+pub(super) struct Table {
+    pub(super) name: Arc<str>,
+    pub(super) metrics: Arc<Metrics>,
+    exact: BTreeMap<String, Entry>,
+    /// `family.` → what answers `family.*`.
+    families: BTreeMap<String, Entry>,
+}
+
+/// What answers one name or family.
+pub(super) struct Entry {
+    pub(super) provider: Box<dyn Provider>,
+    pub(super) metrics: Arc<FunctionMetrics>,
+    description: Option<String>,
+}
+
+/// A name, or a family, is in the table already.
+pub(super) struct Taken;
+
+impl Table {
+    pub(super) fn new(name: Arc<str>) -> Self {
+        Self { name, metrics: Arc::default(), exact: BTreeMap::new(), families: BTreeMap::new() }
+    }
+
+    /// Enters what answers a name, or with a `name` that ends in a dot a family.
+    pub(super) fn insert(
+        &mut self,
+        name: &str,
+        description: Option<String>,
+        provider: Box<dyn Provider>,
+    ) -> Result<(), Taken> {
+        let table = if name.ends_with('.') { &mut self.families } else { &mut self.exact };
+        if table.contains_key(name) {
+            return Err(Taken);
+        }
+        table.insert(name.to_owned(), Entry { provider, metrics: Arc::default(), description });
+        Ok(())
+    }
+
+    /// Returns all names, with what is told of them.
+    pub(super) fn list(&self) -> impl Iterator<Item = (String, Description)> {
+        self.entries().map(|(name, entry)| {
+            let mut description = entry.provider.describe();
+            description.description = entry.description.clone().or(description.description);
+            (name, description)
+        })
+    }
+
+    /// Returns the numbers of all functions: name, provider, numbers.
+    pub(super) fn stats(&self) -> impl Iterator<Item = (String, &'static str, FunctionStats)> {
+        self.entries().map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
+    }
+
+    /// Returns how many calls are not answered yet, notifications included.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.entries().map(|(_, entry)| entry.metrics.stats().in_flight).sum()
+    }
+
+    /// Returns everything that is counted, in Prometheus's text format.
+    pub(super) fn prometheus(&self) -> String {
+        let mut out = String::new();
+        self.metrics.write_prometheus(&mut out);
+        let stats: Vec<_> = self.stats().collect();
+        let stats = stats.iter().map(|(name, provider, stats)| (name.as_str(), *provider, stats.clone()));
+        metrics::write_functions(&mut out, &stats);
+        out
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (String, &Entry)> {
+        let families = self.families.iter().map(|(prefix, entry)| (format!("{prefix}*"), entry));
+        self.exact.iter().map(|(name, entry)| (name.clone(), entry)).chain(families)
+    }
+
+    /// The exact name if it is there, else its longest family.
+    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+        self.exact.get(name).or_else(|| {
+            let dots = name.rmatch_indices('.').map(|(at, _)| &name[..=at]);
+            dots.into_iter().find_map(|prefix| self.families.get(prefix))
+        })
+    }
+}
