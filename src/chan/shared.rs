@@ -55,7 +55,7 @@ impl Shared {
     }
 }
 
-/// A call taken from a server's queue, to be run by [`Server::exec`]. Dropped, it answers with an error.
+/// A call taken from a server's queue, to be run by [`Server::exec`](super::Server::exec). Dropped, it answers with an error.
 pub struct QueuedCall {
     pub(super) server: u64,
     pub(super) function: usize,
