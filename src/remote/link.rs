@@ -25,6 +25,8 @@ use crate::transport::{Bytes, Guarded, Pipe, Received};
 
 /// Waits between attempts to connect: the first, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Sent first: a blank line says which dialect is spoken, and so keeps a connection that has nothing to say yet.
+const GREETING: &[u8] = b"\n";
 /// Calls that may wait for an answer on one connection.
 const PENDING: usize = 4096;
 
@@ -282,7 +284,7 @@ async fn dial(link: &Link) -> io::Result<TcpStream> {
 
 /// Writes requests and reads replies until the connection ends.
 async fn exchange(link: &Link, mut pipe: impl Pipe) -> io::Result<()> {
-    let (mut output, mut sent) = (Vec::new(), 0);
+    let (mut output, mut sent) = (GREETING.to_vec(), 0);
     let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.limits)));
     poll_fn(|cx| {
         poll_write(link, &mut pipe, &mut output, &mut sent, cx)?;

@@ -837,7 +837,17 @@ fn a_program_ends_at_its_callers_deadline() {
         ask_with(&mut client, "stubborn", &json!([node.folder.name("ids")]), &json!({ "deadline_ms": 500 }));
     assert_fault(&reply, &json!(1), -32003);
     assert_ends(&node.folder.await_words("ids"));
+    assert_alive(&mut client);
+}
+
+#[test]
+fn a_function_that_is_late_is_given_up_at_its_callers_deadline() {
+    let node = Node::demo();
+    let mut client = node.connect();
+    let reply = ask_with(&mut client, "demo.sleep", &json!([3000]), &json!({ "deadline_ms": 200 }));
+    assert_fault(&reply, &json!(1), -32003);
     assert_eq!(node.metric("chanrpc_calls_deadline_total"), 1);
+    assert_eq!(node.metric("chanrpc_calls_in_flight"), 0);
     assert_alive(&mut client);
 }
 

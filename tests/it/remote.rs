@@ -52,8 +52,12 @@ impl Link {
 
     /// The next request, or `None` at the end, which is an error if the client has left something unread.
     fn next(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        self.0.read_line(&mut line).ok()?;
+        let mut line = "\n".to_owned();
+        // The first line is blank.
+        while line == "\n" {
+            line.clear();
+            self.0.read_line(&mut line).ok()?;
+        }
         let line = line.strip_suffix('\n')?;
         let request: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         assert_eq!(request["jsonrpc"], "2.0", "{request}");
@@ -97,6 +101,26 @@ async fn call_when_up(remote: &Remote, method: &str, params: &str) -> Result<Str
 
 fn remote(executor: &Arc<Executor<'static>>, address: impl Into<String>) -> Remote {
     Remote::new(executor, address, Limits::default())
+}
+
+/// A node closes connections that say nothing, but not those of its neighbours.
+#[test]
+fn a_connection_without_calls_is_kept() {
+    run(async |executor| {
+        let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
+        let fixture = Fixture::start(&executor, limits).await;
+        let remote = remote(&executor, fixture.address.to_string());
+        while fixture.metric("accepted") == 0 {
+            Timer::after(Duration::from_millis(1)).await;
+        }
+        // One that comes later and says nothing shows that the time was up.
+        let mut silent = smol::net::TcpStream::connect(fixture.address).await.unwrap();
+        assert_eq!(smol::io::AsyncReadExt::read(&mut silent, &mut [0]).await.unwrap(), 0);
+        assert_eq!(fixture.metric("slow_heads"), 1);
+        assert_eq!(call(&remote, "sum", "[1,2]").await.unwrap(), "3");
+        assert_eq!(fixture.metric("accepted"), 2);
+        fixture.end().await;
+    });
 }
 
 #[test]

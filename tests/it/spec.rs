@@ -157,7 +157,7 @@ impl Fixture {
         self.serving.await;
     }
 
-    fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metric(&self, name: &str) -> u64 {
         self.node.registry().metrics().values().find(|(found, _)| *found == name).unwrap().1
     }
 }

@@ -27,7 +27,7 @@ const GATE: &str = "while [ ! -e \"$1\" ] && [ -d \"${1%/*}\" ]; do sleep 0.02; 
 /// A shell script that ignores SIGTERM, has a child that does too, writes both their process ids to the file
 /// that its argument names, and ends only when the folder of that file is gone.
 const STUBBORN: &str = "trap '' TERM
-(while [ -d \"${1%/*}\" ]; do sleep 0.05; done) & echo $$ $! > \"$1.new\"; mv \"$1.new\" \"$1\"
+(while [ -d \"${1%/*}\" ]; do sleep 0.05; done) & echo $$ $! > \"$1\"
 wait";
 
 /// Waits until `condition` gives something.
@@ -78,9 +78,9 @@ impl Folder {
         fs::read_to_string(self.path(name)).ok()
     }
 
-    /// Waits until a file is there, and gives its words.
+    /// Waits until a file is there and has a whole line, and gives its words.
     pub(crate) fn await_words(&self, name: &str) -> Vec<String> {
-        let text = await_some(name, || self.read(name));
+        let text = await_some(name, || self.read(name).filter(|text| text.ends_with('\n')));
         text.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -654,6 +654,9 @@ pub(crate) fn fake_node(answer: impl Fn(&Value) -> Value + Send + Sync + 'static
     listen(move |stream| {
         let mut client = Client { reader: BufReader::new(stream), next_id: 0 };
         while let Some(line) = client.line() {
+            if line.trim().is_empty() {
+                continue;
+            }
             let reply = answer(&serde_json::from_str(&line).unwrap());
             if client.try_send(format!("{reply}\n")).is_err() {
                 return;
