@@ -126,6 +126,9 @@ fn family(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
+/// Characters of an error that are kept.
+const LONGEST_ERROR: usize = 200;
+
 /// What is counted of one function.
 #[derive(Debug, Default)]
 pub struct FunctionMetrics {
@@ -172,8 +175,16 @@ impl FunctionMetrics {
             if fault.code == code::BUSY {
                 self.busy.add();
             }
-            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(fault.to_string());
+            // What a caller sent may be quoted in it.
+            let mut text: String = fault.message.chars().take(LONGEST_ERROR).collect();
+            let _ = write!(text, " (code {})", fault.code);
+            *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         }
+    }
+
+    /// Returns how many calls are not answered yet.
+    pub fn in_flight(&self) -> u64 {
+        self.requests.get().saturating_sub(self.answered.get())
     }
 
     /// Returns the numbers.
@@ -184,7 +195,7 @@ impl FunctionMetrics {
             num_requests,
             num_errors: self.errors.get(),
             num_busy: self.busy.get(),
-            in_flight: num_requests.saturating_sub(answered),
+            in_flight: self.in_flight(),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             processing_time,
             average_processing_time: processing_time.checked_div(answered).unwrap_or(0),

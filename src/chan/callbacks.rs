@@ -15,6 +15,9 @@ use super::kind::{Kind, Results};
 /// full or the function unknown, its callback waits here until the loop takes it with [`next`](Self::next)
 /// and runs it. How many calls may be pending at a time is bounded.
 ///
+/// A callback that makes a *sync* call to a server which its own loop drives would wait for itself; it makes an
+/// async call instead.
+///
 /// ```
 /// use chanrpc::chan::{Callbacks, Functions, Server};
 ///

@@ -21,7 +21,8 @@ use super::waits::Edge;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
 ///
-/// Calls of one caller enter the server's queue, and are run, in the order in which the caller makes them.
+/// Calls that a caller makes one after the other enter the server's queue, and are run, in that order. Of several
+/// calls that are awaited at once while the queue is full, any may find room first.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,

@@ -3,6 +3,7 @@
 use std::any::Any;
 
 use super::error::CallError;
+use super::panic;
 use super::reply::{ReplyTo, Responder};
 
 /// A call on its way: its arguments, and where its answer goes, with their types hidden.
@@ -26,7 +27,9 @@ impl<A: Send + 'static, R: Send + 'static> Envelope for Parcel<A, R> {
     }
 
     fn fail(self: Box<Self>, error: CallError) {
-        self.responder.finish(Err(error));
+        let Self { arguments, responder } = *self;
+        responder.finish(Err(error));
+        panic::drop_quietly(arguments);
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
@@ -42,7 +45,9 @@ impl<A: Send + 'static> Envelope for Posted<A> {
         false
     }
 
-    fn fail(self: Box<Self>, _: CallError) {}
+    fn fail(self: Box<Self>, _: CallError) {
+        panic::drop_quietly(self.0);
+    }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
         self

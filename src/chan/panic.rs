@@ -75,21 +75,37 @@ pub(super) fn catch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> Result<
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| match LIMIT.get() {
             Some(limit) => SEEN.set(Some(Panic::seen(info, limit))),
-            None => previous(info),
+            None => {
+                SEEN.take();
+                previous(info);
+            }
         }));
     });
 
+    SEEN.take();
     let outer = LIMIT.replace(Some(backtrace_limit));
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
     let result = panic::catch_unwind(AssertUnwindSafe(f));
     LIMIT.set(outer);
     // Nothing was seen if somebody has put another hook in our place.
-    result.map_err(|payload| SEEN.take().unwrap_or_else(|| Panic::of(&*payload)))
+    result.map_err(|payload| {
+        let panic = SEEN.take().unwrap_or_else(|| Panic::of(&*payload));
+        drop_quietly(payload);
+        panic
+    })
+}
+
+/// Drops a value of the user's, whose own panic has nowhere to go.
+pub(super) fn drop_quietly(value: impl Sized) {
+    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(move || drop(value))) {
+        std::mem::forget(payload);
+    }
 }
 
 /// The panic that is unwinding this thread, for one who is dropped by it.
 pub(super) fn current() -> Option<Panic> {
-    std::thread::panicking()
-        .then(|| SEEN.with_borrow(Clone::clone).unwrap_or_else(|| Panic::of(&"a panic of another's thread")))
+    std::thread::panicking().then(|| {
+        SEEN.with_borrow(Clone::clone).unwrap_or_else(|| Panic::of(&"a panic that nothing is known of"))
+    })
 }

@@ -117,7 +117,9 @@ impl<R> Slot<R> {
         match &mut *state {
             State::Waiting(Some(waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
             State::Waiting(waker) => {
-                *waker = Some(cx.waker().clone());
+                let old = waker.replace(cx.waker().clone());
+                drop(state);
+                drop(old);
                 Poll::Pending
             }
             State::Answered(_) => match mem::replace(&mut *state, State::Abandoned) {
@@ -151,7 +153,7 @@ impl<R> Slot<R> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
-        // No code of the user's runs under the lock but a waker's clone; the state is whole at every point.
+        // Nothing of the user's is run or dropped under the lock but a waker's clone.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -57,7 +57,7 @@ impl Shared {
         assert_eq!(server, self.node.id(), "the call belongs to another server");
         if envelope.is_cancelled() {
             self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
-            return;
+            return envelope.fail(CallError::Unanswered);
         }
         self.counters.executed.fetch_add(1, Ordering::Relaxed);
         let run = || waits::running(&self.node, || functions.handler(function)(state, envelope));
@@ -122,6 +122,9 @@ impl<S: 'static> Server<S> {
     ///
     /// A panic in the function becomes its caller's [`CallError::Panicked`] and a line in the log. A call
     /// whose caller has given up is dropped without being run.
+    ///
+    /// A sync call from inside the function that would wait for this server is refused. One from the loop around
+    /// `exec` is not known to be such, and would wait for ever unless it has a deadline.
     ///
     /// # Panics
     /// If the call was taken from another server.

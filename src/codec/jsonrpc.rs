@@ -260,7 +260,7 @@ fn fault(raw: &RawValue) -> Fault {
 
 /// Appends a reply.
 pub fn encode_reply(out: &mut Vec<u8>, id: &Id, outcome: &Outcome) {
-    out.extend_from_slice(br#"{"jsonrpc":"2.0","#);
+    open(out, Some(id));
     match outcome {
         Ok(result) => {
             out.extend_from_slice(br#""result":"#);
@@ -276,19 +276,14 @@ pub fn encode_reply(out: &mut Vec<u8>, id: &Id, outcome: &Outcome) {
             out.push(b'}');
         }
     }
-    out.extend_from_slice(br#","id":"#);
-    out.extend_from_slice(id.as_json().as_bytes());
     out.push(b'}');
 }
 
 /// Appends a request, or a notification if it has no id.
 pub fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) {
-    out.extend_from_slice(br#"{"jsonrpc":"2.0","method":"#);
+    open(out, request.id.as_ref());
+    out.extend_from_slice(br#""method":"#);
     put_string(out, &request.method);
-    if let Some(params) = request.params {
-        out.extend_from_slice(br#","params":"#);
-        put_json(out, params);
-    }
     if request.meta != Meta::default() {
         put(out, format_args!(r#","meta":{{"hops":{}"#, request.meta.hops));
         if let Some(deadline) = request.meta.deadline {
@@ -296,11 +291,28 @@ pub fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) {
         }
         out.push(b'}');
     }
-    if let Some(id) = &request.id {
-        out.extend_from_slice(br#","id":"#);
-        out.extend_from_slice(id.as_json().as_bytes());
+    if let Some(params) = request.params {
+        out.extend_from_slice(br#","params":"#);
+        put_json(out, params);
     }
     out.push(b'}');
+}
+
+/// Begins a message. The id comes first, so that [`id_at_front`] finds it when the rest is too long.
+fn open(out: &mut Vec<u8>, id: Option<&Id>) {
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","#);
+    if let Some(id) = id {
+        out.extend_from_slice(br#""id":"#);
+        out.extend_from_slice(id.as_json().as_bytes());
+        out.push(b',');
+    }
+}
+
+/// Returns the id of a message of which only the beginning is known, if it comes as early as in ours.
+pub fn id_at_front(beginning: &[u8]) -> Option<Id> {
+    let rest = beginning.strip_prefix(br#"{"jsonrpc":"2.0","id":"#)?;
+    let id = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>().next()?.ok()?;
+    Id::from_json(id.get())
 }
 
 /// Appends the notification that gives up the request `id`.
@@ -565,18 +577,18 @@ mod tests {
     fn encodes_replies() {
         let id = |json| Id::from_json(json).unwrap();
         for (id, outcome, expected) in [
-            (id("1"), Ok(raw("null")), r#"{"jsonrpc":"2.0","result":null,"id":1}"#),
-            (id(r#""\u0041""#), Ok(raw("[1, 2]")), r#"{"jsonrpc":"2.0","result":[1, 2],"id":"\u0041"}"#),
-            (id("1.0"), Ok(raw("{\n\"a\":\r\n1}")), r#"{"jsonrpc":"2.0","result":{ "a":  1},"id":1.0}"#),
+            (id("1"), Ok(raw("null")), r#"{"jsonrpc":"2.0","id":1,"result":null}"#),
+            (id(r#""\u0041""#), Ok(raw("[1, 2]")), r#"{"jsonrpc":"2.0","id":"\u0041","result":[1, 2]}"#),
+            (id("1.0"), Ok(raw("{\n\"a\":\r\n1}")), r#"{"jsonrpc":"2.0","id":1.0,"result":{ "a":  1}}"#),
             (
                 Id::null(),
                 Err(Fault::new(-1, "a \"line\"\nand é")),
-                r#"{"jsonrpc":"2.0","error":{"code":-1,"message":"a \"line\"\nand é"},"id":null}"#,
+                r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"a \"line\"\nand é"}}"#,
             ),
             (
                 id("2"),
                 Err(Fault { data: Some(raw("[\n]")), ..Fault::new(7, "m") }),
-                r#"{"jsonrpc":"2.0","error":{"code":7,"message":"m","data":[ ]},"id":2}"#,
+                r#"{"jsonrpc":"2.0","id":2,"error":{"code":7,"message":"m","data":[ ]}}"#,
             ),
         ] {
             assert_eq!(encoded(|out| encode_reply(out, &id, &outcome)), expected);
@@ -595,14 +607,14 @@ mod tests {
                 "f",
                 Some(&*params),
                 meta(None, 0),
-                r#"{"jsonrpc":"2.0","method":"f","params":[1, 2],"id":7}"#,
+                r#"{"jsonrpc":"2.0","id":7,"method":"f","params":[1, 2]}"#,
             ),
             (
                 Some(8),
                 "a\"b\n",
                 None,
                 meta(second, 2),
-                r#"{"jsonrpc":"2.0","method":"a\"b\n","meta":{"hops":2,"deadline_ms":1000},"id":8}"#,
+                r#"{"jsonrpc":"2.0","id":8,"method":"a\"b\n","meta":{"hops":2,"deadline_ms":1000}}"#,
             ),
             (None, "f", None, meta(None, 1), r#"{"jsonrpc":"2.0","method":"f","meta":{"hops":1}}"#),
         ] {

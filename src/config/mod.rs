@@ -165,7 +165,8 @@ pub struct Limits {
     pub connections: usize,
     /// How many calls of one connection may be under way before its reader waits; 64 by default.
     pub in_flight: usize,
-    /// How much output may wait for one connection before it is cut off; 1 MiB by default.
+    /// How much output may wait for one connection before nothing more is read from it or answered; 1 MiB by
+    /// default.
     pub output: usize,
     /// How long a new connection may take to send its first bytes or its HTTP head; 10 s by default.
     pub head_timeout: Duration,

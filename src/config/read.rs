@@ -62,7 +62,7 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
     ])?;
     table.size("message", 64..=GIB, &mut limits.message)?;
     table.count("depth", 1..=1024, &mut limits.depth)?;
-    table.count("batch", 1..=100_000, &mut limits.batch)?;
+    table.count("batch", 1..=65_536, &mut limits.batch)?;
     table.count("connections", 1..=1_000_000, &mut limits.connections)?;
     table.count("in_flight", 1..=65_536, &mut limits.in_flight)?;
     table.size("output", 64..=GIB, &mut limits.output)?;

@@ -51,7 +51,7 @@ impl Service for Endpoints {
 
     fn too_large(&self) -> Reply {
         let mut session: Session = self.node.session(Framing::Messages);
-        session.too_long();
+        session.too_long(&[]);
         Reply::json(session.output().to_vec()).with_status(413)
     }
 }

@@ -100,7 +100,8 @@ impl Node {
         self.shared.registry.stop().await;
     }
 
-    /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends.
+    /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends. It is not among
+    /// those that the node counts, bounds and waits for.
     pub async fn connect(&self, stream: impl Stream) {
         serve(&self.shared, stream).await;
     }
@@ -149,38 +150,42 @@ async fn accept(node: Arc<Shared>, listener: TcpListener) {
 
 /// Spawns a connection and keeps its task until it ends.
 fn keep(node: &Arc<Shared>, stream: impl Stream) {
-    // Counted here and not in the task, which may begin late.
-    let present = Present::new(node);
     let mut connections = node.connections();
     connections.next += 1;
     let key = connections.next;
+    // Counted here and not in the task, which may begin late.
+    let present = Present::new(node, key);
     let task = node.executor.spawn({
         let node = node.clone();
         async move {
+            let _present = present;
             serve(&node, stream).await;
-            if let Some(task) = node.connections().tasks.remove(&key) {
-                task.detach();
-            }
-            drop(present);
         }
     });
     connections.tasks.insert(key, task);
 }
 
-/// Counts a connection as open.
-struct Present(Arc<Shared>);
+/// Counts a connection as open, and forgets its task in the end, however it ends.
+struct Present {
+    node: Arc<Shared>,
+    key: u64,
+}
 
 impl Present {
-    fn new(node: &Arc<Shared>) -> Self {
+    fn new(node: &Arc<Shared>, key: u64) -> Self {
         node.metrics().connections.add();
-        Self(node.clone())
+        Self { node: node.clone(), key }
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.0.metrics().connections.sub(1);
-        self.0.stopper.one_ended();
+        let task = self.node.connections().tasks.remove(&self.key);
+        if let Some(task) = task {
+            task.detach();
+        }
+        self.node.metrics().connections.sub(1);
+        self.node.stopper.one_ended();
     }
 }
 

@@ -20,7 +20,7 @@ use super::RemoteError;
 use crate::codec::jsonrpc::{self, Bounds, Text};
 use crate::codec::{Lines, Next};
 use crate::config::Limits;
-use crate::message::{Id, Message, Meta, Outcome, Request};
+use crate::message::{Fault, Id, Message, Meta, Outcome, Request, code};
 use crate::transport::{Bytes, Guarded, Pipe, Received};
 
 /// Waits between attempts to connect: the first, and the longest.
@@ -153,6 +153,11 @@ impl Link {
         RemoteError::Unreachable { address: self.address.clone(), reason: reason.to_owned() }
     }
 
+    /// The error of a call that was on its way when the connection ended.
+    pub(super) fn lost_now(&self) -> RemoteError {
+        RemoteError::Lost { address: self.address.clone(), reason: "the client has ended".to_owned() }
+    }
+
     /// Tells whether it is lost and not being made again at this moment.
     pub(super) fn is_down(&self) -> bool {
         matches!(self.lock().phase, Phase::Down(_))
@@ -193,19 +198,26 @@ impl Link {
         if state.pending.len() >= PENDING || state.output.len() >= self.limits.output {
             return Err(RemoteError::Busy { address: self.address.clone() });
         }
-        let id = answer.map(|answer| {
+        let id = answer.is_some().then(|| {
             state.next_id += 1;
-            let id = Id::from(state.next_id);
-            state.pending.insert(id.clone(), answer);
-            id
+            Id::from(state.next_id)
         });
         let deadline = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let meta = Meta { deadline, hops };
-        jsonrpc::encode_request(
-            &mut state.output,
-            &Request { id: id.clone(), method: method.into(), params, meta },
-        );
+        let start = state.output.len();
+        let request = Request { id: id.clone(), method: method.into(), params, meta };
+        jsonrpc::encode_request(&mut state.output, &request);
+        let size = state.output.len() - start;
+        if size > self.limits.message {
+            state.output.truncate(start);
+            let message =
+                format!("a request of {size} bytes; the limit is {} (limits.message)", self.limits.message);
+            return Err(RemoteError::Fault(Fault::new(code::REQUEST_TOO_LARGE, message)));
+        }
         state.output.push(b'\n');
+        if let (Some(id), Some(answer)) = (&id, answer) {
+            state.pending.insert(id.clone(), answer);
+        }
         state.wake_writer();
         Ok(id)
     }
@@ -340,7 +352,15 @@ fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
                 }
                 at += cut;
             }
-            Next::TooLong(_) => return Err(io::Error::other("a reply over the size limit (limits.message)")),
+            Next::TooLong(cut) => {
+                let limit = link.limits.message;
+                let message = format!("a reply of more than {limit} bytes (limits.message)");
+                let Some(id) = jsonrpc::id_at_front(&input[at..at + cut]) else {
+                    return Err(io::Error::other(message));
+                };
+                link.answer(&id, Err(Fault::new(code::REPLY_TOO_LARGE, message)));
+                at += cut;
+            }
             Next::Incomplete(cut) => {
                 input.drain(..at + cut);
                 return Ok(());

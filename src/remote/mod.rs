@@ -118,7 +118,7 @@ impl Remote {
         if links.len() < LINKS && !links.iter().any(|kept| kept.link.is_down()) {
             links.push(Kept::start(&self.executor, &self.address, &self.limits, false));
         }
-        match links.iter().min_by_key(|kept| kept.link.calls()) {
+        match links.iter().min_by_key(|kept| (kept.link.is_down(), kept.link.calls())) {
             Some(kept) => kept.link.choose(),
             None => unreachable!("the first connection is kept for as long as the client lives"),
         }
@@ -145,7 +145,7 @@ impl Remote {
             let (answer, answered) = async_channel::bounded(1);
             let id = link.send(method, params, Some(answer), Some(deadline), hops)?;
             let mut given_up = GivenUp { link, id };
-            let result = answered.recv().await.unwrap_or(Err(RemoteError::Deadline));
+            let result = answered.recv().await.unwrap_or_else(|_| Err(link.lost_now()));
             given_up.id = None;
             result
         };

@@ -40,7 +40,7 @@ impl Builtin {
     pub(super) fn describe(self) -> Description {
         let (description, params) = match self {
             Self::Echo => ("gives its parameters back", vec![]),
-            Self::Info => ("tells the node's name, version and limits on hops", vec![]),
+            Self::Info => ("tells the node's name, version, number of functions and uptime", vec![]),
             Self::List => (
                 "lists the functions; * in the pattern stands for any text",
                 vec![("pattern".to_owned(), "string"), ("verbose".to_owned(), "boolean")],

@@ -44,7 +44,7 @@ impl<S: 'static> Native<S> {
         Self { functions: Functions::new(), wires: Vec::new() }
     }
 
-    /// Registers a function of no result, or of nothing but an error.
+    /// Registers a function of no result.
     ///
     /// # Errors
     /// As [`Functions::register0`].

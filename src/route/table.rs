@@ -61,7 +61,7 @@ impl Table {
 
     /// Returns how many calls are not answered yet, notifications included.
     pub(super) fn in_flight(&self) -> u64 {
-        self.entries().map(|(_, entry)| entry.metrics.stats().in_flight).sum()
+        self.entries().map(|(_, entry)| entry.metrics.in_flight()).sum()
     }
 
     /// Returns everything that is counted, in Prometheus's text format.

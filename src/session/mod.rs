@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::codec::jsonrpc::{self, Bounds, Refused, Text};
 use crate::codec::{Lines, Next};
 use crate::config::Limits;
-use crate::message::{Fault, Id, Message, Meta, Outcome, Request, code};
+use crate::message::{Fault, Id, Message, Outcome, Request, code};
 use crate::metrics::Metrics;
 use crate::route::{Call, Inbox, Registry, Reply, Token};
 use output::Output;
@@ -89,7 +89,8 @@ struct Waiting {
     id: Option<Id>,
     method: String,
     params: Option<Box<RawValue>>,
-    meta: Meta,
+    deadline: Instant,
+    hops: u32,
 }
 
 impl Waiting {
@@ -138,7 +139,8 @@ impl Session {
 
     /// Tells whether there is room for more input.
     pub fn wants_input(&self) -> bool {
-        self.waiting_bytes < READ_AHEAD && self.has_room()
+        let gathered: usize = self.batches.values().map(|batch| batch.replies.len()).sum();
+        self.waiting_bytes < READ_AHEAD && self.output.len() + gathered < self.limits.output
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
@@ -203,7 +205,13 @@ impl Session {
             self.registry.metrics().deadlines.add();
             self.give_up(token, Fault::new(code::DEADLINE, "the call's deadline passed"));
         }
-        self.earliest = self.calls.values().map(|call| call.deadline).min();
+        while let Some(at) = self.waiting.iter().position(|waiting| waiting.deadline <= now) {
+            self.registry.metrics().deadlines.add();
+            let late = "the call's deadline passed before its turn came";
+            self.give_up_waiting(at, &Err(Fault::new(code::DEADLINE, late)));
+        }
+        let begun = self.calls.values().map(|call| call.deadline);
+        self.earliest = begun.chain(self.waiting.iter().map(|waiting| waiting.deadline)).min();
         self.go_on(now);
     }
 
@@ -224,7 +232,7 @@ impl Session {
 
     /// Begins what has waited for room.
     fn go_on(&mut self, now: Instant) {
-        self.begin_waiting(now);
+        self.begin_waiting();
         if matches!(self.framing, Frames::Lines(_)) {
             self.lines(now);
         }
@@ -238,7 +246,7 @@ impl Session {
             let (line, cut) = match lines.next(&input[at..]) {
                 Next::Line(line, cut) => (line, cut),
                 Next::TooLong(cut) => {
-                    self.too_long();
+                    self.too_long(&input[at..at + cut]);
                     at += cut;
                     continue;
                 }
@@ -257,11 +265,13 @@ impl Session {
         self.input = output::kept(input);
     }
 
-    /// Answers a message that the transport or the framing found to be over the limit.
-    pub fn too_long(&mut self) {
+    /// Answers a message that the transport or the framing found to be over the limit; `beginning` is what is
+    /// known of it.
+    pub fn too_long(&mut self, beginning: &[u8]) {
         self.registry.metrics().too_large.add();
+        let id = jsonrpc::id_at_front(beginning).unwrap_or_else(Id::null);
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
-        self.reply(&Id::null(), &Err(Fault::new(code::REQUEST_TOO_LARGE, message)));
+        self.reply(&id, &Err(Fault::new(code::REQUEST_TOO_LARGE, message)));
     }
 
     fn text(&mut self, text: &[u8], now: Instant) {
@@ -311,41 +321,45 @@ impl Session {
 
     /// Begins a request, or keeps it until there is a place for it and all before it have begun.
     fn take(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
+        let Request { id, method, params, meta } = request;
+        let given = meta.deadline.unwrap_or(self.limits.deadline);
+        // A notification may outlive its connection, and then it is only this that ends it.
+        let longest = if id.is_some() { MAX_DEADLINE } else { self.limits.deadline };
+        let deadline = now + given.min(longest);
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        self.registry.metrics().calls.add();
         if self.waiting.is_empty() && self.calls.len() < self.limits.in_flight {
-            return self.begin(request, batch, now);
+            return self.begin(id, batch, &method, params, deadline, meta.hops);
         }
-        let waiting = Waiting {
-            batch,
-            id: request.id,
-            method: request.method.into_owned(),
-            params: request.params.map(ToOwned::to_owned),
-            meta: request.meta,
-        };
+        let (method, params) = (method.into_owned(), params.map(ToOwned::to_owned));
+        let waiting = Waiting { batch, id, method, params, deadline, hops: meta.hops };
         self.waiting_bytes += waiting.bytes();
         self.waiting.push_back(waiting);
     }
 
-    fn begin_waiting(&mut self, now: Instant) {
+    fn begin_waiting(&mut self) {
         while self.calls.len() < self.limits.in_flight {
             let Some(next) = self.waiting.pop_front() else { break };
             self.waiting_bytes -= next.bytes();
-            let Waiting { batch, id, method, params, meta } = next;
-            let request = Request { id, method: method.into(), params: params.as_deref(), meta };
-            self.begin(request, batch, now);
+            let Waiting { batch, id, method, params, deadline, hops } = next;
+            self.begin(id, batch, &method, params.as_deref(), deadline, hops);
         }
     }
 
-    fn begin(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
-        let Request { id, method, params, meta } = request;
+    fn begin(
+        &mut self,
+        id: Option<Id>,
+        batch: Option<Token>,
+        method: &str,
+        params: Option<&RawValue>,
+        deadline: Instant,
+        hops: u32,
+    ) {
         let token = self.token();
-        let deadline = now + meta.deadline.map_or(self.limits.deadline, |given| given.min(MAX_DEADLINE));
-        let metrics = self.registry.metrics();
-        metrics.calls.add();
-        metrics.in_flight.add();
+        self.registry.metrics().in_flight.add();
         let reply = Reply::new(&self.inbox, token, id.is_none());
         self.calls.insert(token, InFlight { id, batch, deadline });
-        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
-        self.registry.call(Call { method: &method, params, deadline, hops: meta.hops, reply });
+        self.registry.call(Call { method, params, deadline, hops, reply });
     }
 
     fn cancel(&mut self, id: &Id) {
@@ -356,10 +370,16 @@ impl Session {
             self.give_up(token, fault());
         } else if let Some(at) = self.waiting.iter().position(|waiting| waiting.id.as_ref() == Some(id)) {
             self.registry.metrics().cancelled.add();
-            if let Some(waiting) = self.waiting.remove(at) {
-                self.waiting_bytes -= waiting.bytes();
-                self.tell(waiting.batch, id, &Err(fault()));
-            }
+            self.give_up_waiting(at, &Err(fault()));
+        }
+    }
+
+    /// Ends a request that has not begun.
+    fn give_up_waiting(&mut self, at: usize, outcome: &Outcome) {
+        let Some(waiting) = self.waiting.remove(at) else { return };
+        self.waiting_bytes -= waiting.bytes();
+        if let Some(id) = waiting.id {
+            self.tell(waiting.batch, &id, outcome);
         }
     }
 

@@ -10,13 +10,20 @@ use std::time::Duration;
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use smol::Timer;
 
-/// Cuts off a peer that takes no byte of what is sent to it for a given time.
+/// Reads in a row before other tasks have their turn.
+const TURN: u32 = 16;
+
+/// Cuts off a peer that takes no byte of what is sent to it for a given time, and interrupts one that always has
+/// more to say.
 ///
-/// Without it a peer that never reads holds its output buffers, and whoever writes them, for ever.
+/// Without the first, a peer that never reads holds its output buffers, and whoever writes them, for ever; without
+/// the second, a peer that floods holds the executor, since a socket is not waited for while it has bytes.
 #[derive(Debug)]
 pub struct Guarded<T> {
     inner: T,
     patience: Duration,
+    /// Reads since the last that found nothing.
+    reads: u32,
     /// Runs while the peer takes nothing.
     stalled: Option<Timer>,
 }
@@ -24,7 +31,7 @@ pub struct Guarded<T> {
 impl<T> Guarded<T> {
     /// Wraps a stream whose peer may take nothing for at most `patience`.
     pub fn new(inner: T, patience: Duration) -> Self {
-        Self { inner, patience, stalled: None }
+        Self { inner, patience, reads: 0, stalled: None }
     }
 
     fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -56,7 +63,17 @@ pub(super) fn is_stall(error: &io::Error) -> bool {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_read(cx, into)
+        self.reads += 1;
+        if self.reads > TURN {
+            self.reads = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut self.inner).poll_read(cx, into);
+        if read.is_pending() {
+            self.reads = 0;
+        }
+        read
     }
 }
 

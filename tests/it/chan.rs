@@ -289,6 +289,66 @@ fn a_queued_call_that_is_dropped_answers_too() {
     assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Unanswered))));
 }
 
+/// Arguments, or a panic's payload, whose end is a panic of its own.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+#[test]
+fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
+    let mut functions = functions();
+    functions
+        .register0("take", |_: &mut Ledger, _: Bomb| {})
+        .unwrap()
+        .register0("throw", |_, ()| std::panic::panic_any(Bomb))
+        .unwrap();
+    let mut server = Server::new(Ledger::default(), functions);
+    let client = server.client();
+
+    let mut thrown = client.call0("throw", ());
+    let mut cancelled = Box::pin(client.call0("take", Bomb));
+    assert!(poll(&mut thrown).is_pending() && poll(&mut cancelled).is_pending());
+    drop(cancelled);
+    while let Some(call) = server.try_next() {
+        server.exec(call);
+    }
+    assert!(matches!(poll(&mut thrown), Poll::Ready(Err(CallError::Panicked(_)))));
+
+    let mut bomb = client.call0("take", Bomb);
+    let mut behind = client.call1::<_, u64>("echo", 1_u64);
+    assert!(poll(&mut bomb).is_pending() && poll(&mut behind).is_pending());
+    drop(server);
+    assert!(matches!(poll(&mut bomb), Poll::Ready(Err(CallError::Closed))));
+    assert!(matches!(poll(&mut behind), Poll::Ready(Err(CallError::Closed))));
+}
+
+#[test]
+fn a_panic_that_a_function_catches_is_not_taken_for_a_later_one() {
+    let mut functions = functions();
+    functions
+        .register0("twice", |_: &mut Ledger, ()| {
+            let _ = std::panic::catch_unwind(|| panic!("caught"));
+        })
+        .unwrap()
+        .register0("resume", |_, ()| std::panic::resume_unwind(Box::new("the real one")))
+        .unwrap();
+    let mut server = Server::new(Ledger::default(), functions);
+    let client = server.client();
+    let (mut fine, mut resumed) = (client.call0("twice", ()), client.call0("resume", ()));
+    assert!(poll(&mut fine).is_pending() && poll(&mut resumed).is_pending());
+    while let Some(call) = server.try_next() {
+        server.exec(call);
+    }
+    assert!(matches!(poll(&mut fine), Poll::Ready(Ok(()))));
+    let Poll::Ready(Err(CallError::Panicked(panic))) = poll(&mut resumed) else { panic!("no panic") };
+    // Nothing reports one that is resumed, so it has no message; but not another one's.
+    assert!(!panic.message().contains("caught"), "{}", panic.message());
+}
+
 #[test]
 #[should_panic(expected = "belongs to another server")]
 fn a_call_of_another_server_is_refused() {

@@ -55,10 +55,11 @@ impl Witness {
     }
 }
 
-/// A node with these limits, and functions that end when they are told to.
+/// A node with these limits, and a function that ends when it is told to, and not before.
 fn node(limits: &str) -> Node {
     let folder = Folder::new();
-    let config = format!("[limits]\n{limits}\n{}", folder.gate("concurrency = 100"));
+    let deadline = if limits.contains("deadline") { "" } else { "deadline = '1h'" };
+    let config = format!("[limits]\n{deadline}\n{limits}\n{}", folder.gate("concurrency = 100"));
     Node::with(folder, &config)
 }
 
@@ -477,7 +478,7 @@ echo begin $name >> $folder/order; while [ ! -e $1 ] && [ -d $folder ]; do sleep
         client.send(if in_a_batch { format!("[{}]\n", calls.join(",")) } else { calls.join("\n") + "\n" });
         eventually("two have begun", || order().len() == 2);
         assert_eq!(node.metric("chanrpc_calls_in_flight"), 2);
-        assert_eq!(node.metric("chanrpc_calls_total"), 2);
+        assert_eq!(node.metric("chanrpc_calls_total"), 3);
         node.folder.write("two", "");
         eventually("the third has begun", || order().len() == 4);
         assert_eq!(order()[2..], ["end two", "begin three"]);
@@ -546,15 +547,46 @@ fn answers_that_nobody_asked_for() {
     });
 }
 
+/// Ends a flood also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Frames that ask for nothing must not hold the node either.
+#[test]
+fn a_websocket_that_floods_leaves_others_their_turn() {
+    let unfinished = [0x01, 0x80, 0, 0, 0, 0];
+    for flood in [[0x8a, 0x80, 0, 0, 0, 0], [0x00, 0x80, 0, 0, 0, 0], [0x89, 0x80, 0, 0, 0, 0]] {
+        beside_a_witness("", |node, witness| {
+            let frames = flood.repeat(10_000);
+            let stopped = AtomicBool::new(false);
+            let mut client = websocket(node);
+            client.send(unfinished);
+            let stream = client.stream().try_clone().unwrap();
+            let reader = client.stream().try_clone().unwrap();
+            thread::scope(|scope| {
+                let stop = Stop(&stopped);
+                scope.spawn(move || std::io::copy(&mut &reader, &mut std::io::sink()));
+                scope.spawn(|| {
+                    while !stopped.load(Ordering::Relaxed)
+                        && std::io::Write::write_all(&mut &stream, &frames).is_ok()
+                    {}
+                    let _ = stream.shutdown(std::net::Shutdown::Both);
+                });
+                witness.check();
+                assert_alive(&mut node.connect());
+                drop(stop);
+            });
+        });
+    }
+}
+
 #[test]
 fn a_flooding_connection_leaves_others_their_turn() {
-    /// Ends the flood also when the test fails.
-    struct Stop<'a>(&'a AtomicBool);
-    impl Drop for Stop<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     beside_a_witness("", |node, witness| {
         let chunk = (request(1, "rpc.ping", &json!([])) + "\n").repeat(1000);
         let stopped = AtomicBool::new(false);
@@ -569,7 +601,7 @@ fn a_flooding_connection_leaves_others_their_turn() {
                 }
                 client.end();
             });
-            for _ in 0..5 {
+            for _ in 0..3 {
                 witness.check();
                 assert_alive(&mut node.connect());
             }
@@ -1059,7 +1091,7 @@ fn a_node_whose_stderr_nobody_reads_goes_on() {
     let mut client = websocket(&node);
     // At that level the WebSocket library alone logs some lines a message.
     let ping = frame(1, request(1, "rpc.ping", &json!([])).as_bytes());
-    let pong = b"{\"jsonrpc\":\"2.0\",\"result\":\"pong\",\"id\":1}";
+    let pong = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"pong\"}";
     for _ in 0..1000 {
         client.send(&ping);
         assert_eq!(client.take(2 + pong.len())[2..], *pong);

@@ -123,6 +123,31 @@ fn a_connection_without_calls_is_kept() {
     });
 }
 
+/// One caller's reply that is too long, or request that is, is that caller's error alone, at once.
+#[test]
+fn what_is_too_long_harms_no_other_call() {
+    run(async |executor| {
+        let far = Limits { message: 1 << 20, ..Limits::default() };
+        let fixture = Fixture::start(&executor, far).await;
+        let near = Limits { message: 4096, ..Limits::default() };
+        let remote = Remote::new(&executor, fixture.address.to_string(), near);
+        call(&remote, "sum", "[]").await.unwrap();
+        let mut other = std::pin::pin!(call(&remote, "hold", "[7]"));
+        assert!(futures_lite::future::poll_once(&mut other).await.is_none());
+        let long = call(&remote, "big", "[200000]").await.unwrap_err();
+        assert!(matches!(&long, RemoteError::Fault(fault) if fault.code == code::REPLY_TOO_LARGE), "{long}");
+        let long = call(&remote, "rpc.echo", &format!("[\"{}\"]", "x".repeat(4096))).await.unwrap_err();
+        assert!(
+            matches!(&long, RemoteError::Fault(fault) if fault.code == code::REQUEST_TOO_LARGE),
+            "{long}"
+        );
+        call(&remote, "release", "[]").await.unwrap();
+        assert_eq!(other.await.unwrap(), "7");
+        assert_eq!(fixture.metric("accepted"), 1, "the connection was not lost");
+        fixture.end().await;
+    });
+}
+
 #[test]
 fn a_thousand_calls_at_once() {
     run(async |executor| {

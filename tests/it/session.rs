@@ -221,6 +221,25 @@ fn the_reader_waits_while_as_many_as_allowed_are_in_flight() {
     assert!(!driven.session.is_idle(), "what was read ahead has begun");
 }
 
+/// A deadline counts from when a request comes, whether or not its turn does.
+#[test]
+fn deadlines_run_while_a_request_waits_for_its_place() {
+    let mut driven = Driven::lines(in_flight(1));
+    driven.feed(format!("{}\n", keep(1)));
+    driven.feed(
+        concat!(r#"{"jsonrpc":"2.0","id":2,"method":"rpc.ping","meta":{"deadline_ms":100}}"#, "\n")
+            .to_owned(),
+    );
+    assert_eq!(driven.settle(), [""; 0]);
+    let at = driven.session.next_deadline().unwrap();
+    assert_eq!(at, driven.now + Duration::from_millis(100));
+    driven.session.expire(at);
+    assert_eq!(driven.settle(), ["2: error -32003"]);
+    driven.answer(1);
+    assert_eq!(driven.settle(), ["1: 1"]);
+    assert!(driven.session.is_idle());
+}
+
 #[test]
 fn a_batch_takes_its_places_one_by_one() {
     let mut driven = Driven::lines(in_flight(2));

@@ -767,7 +767,8 @@ fn requests_that_are_too_large() {
         text(&"x".repeat(length - text("").len()))
     };
     let next = r#"{"jsonrpc":"2.0","id":2,"method":"nothing"}"#;
-    for (length, answer) in [(256, "1: null"), (257, "null: error -32007"), (10_000, "null: error -32007")] {
+    // The id stands early enough to be known.
+    for (length, answer) in [(256, "1: null"), (257, "1: error -32007"), (10_000, "1: error -32007")] {
         for end in ["\n", "\r\n"] {
             // The connection lives on.
             let replies = in_memory(&format!("{}{end}{next}", of_length(length)), &limits);
@@ -1165,7 +1166,7 @@ fn the_end_does_not_cut_off_what_still_waits_for_its_turn() {
         peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"sum","params":[1,2]}"#).await;
         let release = async {
             while Over::Memory.ask(&fixture, r#"{"jsonrpc":"2.0","id":0,"method":"release"}"#).await
-                != [r#"{"jsonrpc":"2.0","result":1,"id":0}"#]
+                != [r#"{"jsonrpc":"2.0","id":0,"result":1}"#]
             {}
         };
         let (_, rest) = futures_lite::future::zip(release, peer.rest()).await;
