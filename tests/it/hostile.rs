@@ -572,9 +572,10 @@ fn a_websocket_that_floods_leaves_others_their_turn() {
                 let stop = Stop(&stopped);
                 scope.spawn(move || std::io::copy(&mut &reader, &mut std::io::sink()));
                 scope.spawn(|| {
-                    while !stopped.load(Ordering::Relaxed)
-                        && std::io::Write::write_all(&mut &stream, &frames).is_ok()
-                    {}
+                    let mut taken = true;
+                    while taken && !stopped.load(Ordering::Relaxed) {
+                        taken = std::io::Write::write_all(&mut &stream, &frames).is_ok();
+                    }
                     let _ = stream.shutdown(std::net::Shutdown::Both);
                 });
                 witness.check();

@@ -226,10 +226,7 @@ fn the_reader_waits_while_as_many_as_allowed_are_in_flight() {
 fn deadlines_run_while_a_request_waits_for_its_place() {
     let mut driven = Driven::lines(in_flight(1));
     driven.feed(format!("{}\n", keep(1)));
-    driven.feed(
-        concat!(r#"{"jsonrpc":"2.0","id":2,"method":"rpc.ping","meta":{"deadline_ms":100}}"#, "\n")
-            .to_owned(),
-    );
+    driven.feed("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"rpc.ping\",\"meta\":{\"deadline_ms\":100}}\n");
     assert_eq!(driven.settle(), [""; 0]);
     let at = driven.session.next_deadline().unwrap();
     assert_eq!(at, driven.now + Duration::from_millis(100));
