@@ -13,7 +13,7 @@ use crate::transport::{Pipe, Received};
 
 /// Rounds of reading and answering before other connections have their turn. A socket that always has more to
 /// give would otherwise never be left.
-const TURN: u32 = 16;
+const TURN: u32 = 4;
 
 /// Moves bytes from `pipe` to `session` and back until the peer has ended and everything is answered, or
 /// `stop` is there and what was begun is answered.

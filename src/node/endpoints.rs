@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use hyper::Method;
@@ -15,11 +16,18 @@ use crate::transport::{Pipe, Received};
 #[derive(Clone)]
 pub(super) struct Endpoints {
     node: Arc<Shared>,
+    /// Whether this connection has made a request.
+    asked: Arc<AtomicBool>,
 }
 
 impl Endpoints {
     pub(super) fn new(node: Arc<Shared>) -> Self {
-        Self { node }
+        Self { node, asked: Arc::default() }
+    }
+
+    /// Tells whether a request has come. A connection that then waits too long is idle, and no slow head.
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
     }
 
     /// Has a session of its own answer one body.
@@ -38,6 +46,7 @@ impl Endpoints {
 
 impl Service for Endpoints {
     async fn answer(&self, request: Request) -> Reply {
+        self.asked.store(true, Ordering::Relaxed);
         match (&request.method, request.path.as_str()) {
             (&Method::POST, "/" | "/rpc") => self.rpc(request.body).await,
             (&Method::GET | &Method::HEAD, "/healthz") => Reply::text(200, "ok\n"),

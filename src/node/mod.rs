@@ -249,7 +249,11 @@ async fn serve_http(
         body_timeout: limits.deadline,
     };
     let endpoints = Endpoints::new(node.clone());
-    if let Some((stream, first)) = http::serve(stream, endpoints, bounds, node.stopper.signal()).await? {
+    let served = http::serve(stream, endpoints.clone(), bounds, node.stopper.signal()).await;
+    if endpoints.was_asked() && served.as_ref().is_err_and(hyper::Error::is_timeout) {
+        return Ok(());
+    }
+    if let Some((stream, first)) = served? {
         let pipe = WebSocket::accept(stream, first, limits.message).await;
         connection::drive(node.session(Framing::Messages), pipe, node.stopper.signal()).await?;
     }

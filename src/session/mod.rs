@@ -202,11 +202,9 @@ impl Session {
         let late: Vec<Token> =
             self.calls.iter().filter(|(_, call)| call.deadline <= now).map(|(token, _)| *token).collect();
         for token in late {
-            self.registry.metrics().deadlines.add();
             self.give_up(token, Fault::new(code::DEADLINE, "the call's deadline passed"));
         }
         while let Some(at) = self.waiting.iter().position(|waiting| waiting.deadline <= now) {
-            self.registry.metrics().deadlines.add();
             let late = "the call's deadline passed before its turn came";
             self.give_up_waiting(at, &Err(Fault::new(code::DEADLINE, late)));
         }
@@ -366,10 +364,8 @@ impl Session {
         let fault = || Fault::new(code::CANCELLED, "cancelled by the caller");
         let begun = self.calls.iter().find(|(_, call)| call.id.as_ref() == Some(id)).map(|(token, _)| *token);
         if let Some(token) = begun {
-            self.registry.metrics().cancelled.add();
             self.give_up(token, fault());
         } else if let Some(at) = self.waiting.iter().position(|waiting| waiting.id.as_ref() == Some(id)) {
-            self.registry.metrics().cancelled.add();
             self.give_up_waiting(at, &Err(fault()));
         }
     }
@@ -378,6 +374,7 @@ impl Session {
     fn give_up_waiting(&mut self, at: usize, outcome: &Outcome) {
         let Some(waiting) = self.waiting.remove(at) else { return };
         self.waiting_bytes -= waiting.bytes();
+        self.count(outcome);
         if let Some(id) = waiting.id {
             self.tell(waiting.batch, &id, outcome);
         }
@@ -396,8 +393,18 @@ impl Session {
         // It is not there if it was given up meanwhile.
         let Some(InFlight { id, batch, .. }) = self.calls.remove(&token) else { return };
         self.registry.metrics().in_flight.sub(1);
+        self.count(outcome);
         if let Some(id) = id {
             self.tell(batch, &id, outcome);
+        }
+    }
+
+    /// Counts a call that ends late or cancelled, whoever found it to be so.
+    fn count(&self, outcome: &Outcome) {
+        match outcome.as_ref().map_err(|fault| fault.code) {
+            Err(code::DEADLINE) => self.registry.metrics().deadlines.add(),
+            Err(code::CANCELLED) => self.registry.metrics().cancelled.add(),
+            _ => {}
         }
     }
 
