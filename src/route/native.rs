@@ -83,6 +83,19 @@ impl<S: 'static> Native<S> {
         Ok(self.wire::<A, R>(name, Kind::Many))
     }
 
+    /// Registers a function of no result that may answer later, through its [`Responder`].
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn defer0<A: DeserializeOwned + Send + 'static>(
+        &mut self,
+        name: &'static str,
+        function: impl Fn(&mut S, A, Responder<()>) + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError> {
+        self.functions.defer0(name, function)?;
+        Ok(self.wire::<A, ()>(name, Kind::Zero))
+    }
+
     /// Registers a function of one result that may answer later, through its [`Responder`].
     ///
     /// # Errors
@@ -94,6 +107,19 @@ impl<S: 'static> Native<S> {
     ) -> Result<&mut Self, RegisterError> {
         self.functions.defer1(name, function)?;
         Ok(self.wire::<A, R>(name, Kind::One))
+    }
+
+    /// Registers a function of several results that may answer later, through its [`Responder`].
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn defer_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
+        &mut self,
+        name: &'static str,
+        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError> {
+        self.functions.defer_n(name, function)?;
+        Ok(self.wire::<A, R>(name, Kind::Many))
     }
 
     /// Makes a server of the table and has `registry` reach it under the functions' names.
