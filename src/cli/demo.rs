@@ -1,12 +1,12 @@
 //! What a node without a configuration offers, so that there is something to call: one of each kind.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smol::{Executor, Timer};
 
 use crate::chan::{RegisterError, Responder};
-use crate::message::Fault;
+use crate::message::{Fault, code};
 use crate::route::Native;
 
 /// The state of the demonstration server.
@@ -17,6 +17,10 @@ pub(super) struct Demo {
 
 /// The longest that `demo.sleep` sleeps.
 const LONGEST_SLEEP: f64 = 3600.0;
+/// How many sleep at a time.
+const SLEEPERS: usize = 10_000;
+/// How soon a sleeper notices that nobody waits for it any more.
+const LOOK: Duration = Duration::from_millis(200);
 
 pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo>, RegisterError> {
     let mut native = Native::new();
@@ -33,14 +37,23 @@ pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo
         .register0("demo.reset", |demo, ()| demo.count = 0)?
         .register1("demo.panic", |_, ()| -> () { panic!("this function always panics") })?;
     let executor = executor.clone();
+    let sleepers = Arc::new(());
     native.defer1("demo.sleep", move |_, seconds: f64, responder: Responder<Result<f64, Fault>>| {
         if !(0.0..=LONGEST_SLEEP).contains(&seconds) {
             return responder.reply(Err(Fault::invalid_params("seconds are from 0 to 3600")));
         }
+        let place = sleepers.clone();
+        if Arc::strong_count(&place) > SLEEPERS {
+            return responder.reply(Err(Fault::new(code::BUSY, "too many sleep already")));
+        }
         // The server is free for other calls meanwhile.
         let sleep = async move {
-            Timer::after(Duration::from_secs_f64(seconds)).await;
+            let end = Instant::now() + Duration::from_secs_f64(seconds);
+            while Instant::now() < end && !responder.is_abandoned() {
+                Timer::at(end.min(Instant::now() + LOOK)).await;
+            }
             responder.reply(Ok(seconds));
+            drop(place);
         };
         executor.spawn(sleep).detach();
     })?;

@@ -76,7 +76,13 @@ impl List {
 impl Function {
     fn signature(&self) -> String {
         let params: Vec<_> = self.params.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
-        let mut signature = format!("{}({})", self.name, params.join(", "));
+        // Only programs declare their parameters.
+        let params = if params.is_empty() && self.provider != "builtin" {
+            "…".to_owned()
+        } else {
+            params.join(", ")
+        };
+        let mut signature = format!("{}({params})", self.name);
         if let Some(kind) = &self.kind {
             let _ = write!(signature, " -> {kind}");
         }

@@ -102,6 +102,9 @@ fn with_remote(address: &str, timeout: f64, exchange: impl AsyncFnOnce(&Remote, 
     else {
         return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
     };
+    if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return usage(&format!("--to {address}: an address is host:port, such as {ADDRESS}"));
+    }
     let (interrupt, interrupted) = async_channel::bounded(1);
     let _ = ctrlc::set_handler(move || _ = interrupt.try_send(()));
     let executor = Arc::new(Executor::new());

@@ -24,6 +24,8 @@ pub struct WebSocket<T> {
     stream: WebSocketStream<T>,
     /// Bytes taken since the last flush.
     unflushed: usize,
+    /// The peer has pinged, and its pong is to be written before anything more is read.
+    owes_pong: bool,
     /// The close frame that says what the peer did wrong.
     complaint: Option<CloseFrame>,
 }
@@ -38,7 +40,7 @@ impl<T: Stream> WebSocket<T> {
             .max_message_size(Some(max))
             .max_frame_size(Some(max));
         let stream = WebSocketStream::from_partially_read(stream, first, Role::Server, Some(config)).await;
-        Self { stream, unflushed: 0, complaint: None }
+        Self { stream, unflushed: 0, owes_pong: false, complaint: None }
     }
 
     /// Says what is wrong, as far as the peer listens, and ends.
@@ -59,10 +61,17 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 ready!(self.poll_complain(cx))?;
                 return Poll::Ready(Ok(Received::Gone));
             }
+            if self.owes_pong {
+                ready!(self.poll_flush(cx))?;
+                self.owes_pong = false;
+            }
             match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
                 Some(Ok(Message::Text(text))) => into.extend_from_slice(text.as_bytes()),
                 Some(Ok(Message::Binary(bytes))) => into.extend_from_slice(&bytes),
-                Some(Ok(_)) => continue,
+                Some(Ok(frame)) => {
+                    self.owes_pong = frame.is_ping();
+                    continue;
+                }
                 Some(Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. }))) => {
                     let reason = format!("a message of more than {max_size} bytes (limits.message)").into();
                     self.complaint = Some(CloseFrame { code: CloseCode::Size, reason });

@@ -152,7 +152,10 @@ fn exit_3_without_a_connection() {
         let failed = run([command, "--to", DEAD, "f"]);
         assert!(failed.failed(3).contains(DEAD), "{failed:?}");
     }
-    run(["call", "--to", "nowhere", "f"]).failed(3);
+    run(["call", "--to", "nowhere.invalid:7300", "f"]).failed(3);
+    for none in ["nowhere", "127.0.0.1", "127.0.0.1:99999", ":7300", "http://127.0.0.1"] {
+        assert!(run(["call", "--to", none, "f"]).failed(2).contains("host:port"), "{none}");
+    }
 }
 
 #[test]

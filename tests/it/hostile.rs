@@ -556,6 +556,25 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// Pongs that nobody reads must not pile up: the node reads no further pings.
+#[test]
+fn a_websocket_that_pings_and_never_reads_is_not_read_either() {
+    let node = Node::with(Folder::new(), "limits.stall_timeout = '1h'\n");
+    let client = websocket(&node);
+    let stream = client.stream();
+    stream.set_write_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+    let pings = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat().repeat(1000);
+    let mut written = 0;
+    while written < 128 * MIB {
+        match std::io::Write::write(&mut &*stream, &pings) {
+            Ok(count) => written += count,
+            Err(_) => break,
+        }
+    }
+    assert!(written < 128 * MIB, "the node takes in ping after ping");
+    assert_alive(&mut node.connect());
+}
+
 /// Frames that ask for nothing must not hold the node either.
 #[test]
 fn a_websocket_that_floods_leaves_others_their_turn() {
