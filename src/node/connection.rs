@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use smol::Timer;
 
+use crate::message::{Fault, code};
 use crate::session::Session;
 use crate::transport::{Pipe, Received};
 
@@ -16,14 +17,15 @@ use crate::transport::{Pipe, Received};
 const TURN: u32 = 4;
 
 /// Moves bytes from `pipe` to `session` and back until the peer has ended and everything is answered, or
-/// `stop` is there and what was begun is answered.
+/// `stop` is there and what was begun is answered, which the `last_call` does for what is still missing.
 pub(super) async fn drive(
     mut session: Session,
     mut pipe: impl Pipe,
     mut stop: impl Future<Output = ()> + Unpin,
+    mut last_call: impl Future<Output = ()> + Unpin,
 ) -> io::Result<()> {
     let mut alarm: Option<(Instant, Timer)> = None;
-    let (mut ended, mut stopped) = (false, false);
+    let (mut ended, mut stopped, mut given_up) = (false, false, false);
     poll_fn(|cx| {
         for _ in 0..TURN {
             let now = Instant::now();
@@ -37,6 +39,11 @@ pub(super) async fn drive(
             let flushed = pipe.poll_flush(cx)?.is_ready();
 
             stopped = stopped || Pin::new(&mut stop).poll(cx).is_ready();
+            if !given_up && Pin::new(&mut last_call).poll(cx).is_ready() {
+                given_up = true;
+                session.give_up_all(&Fault::new(code::CLOSED, "the node is stopping"));
+                moved = true;
+            }
             if !ended && !stopped && session.wants_input() {
                 match pipe.poll_receive(cx, session.input())? {
                     Poll::Ready(Received::Some) => {

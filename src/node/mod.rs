@@ -24,6 +24,8 @@ use endpoints::Endpoints;
 
 /// What a peer can cause is logged under this target, which the log sink keeps to a few lines a second.
 const PEER: &str = "chanrpc::peer";
+/// How long peers may take to read that their calls are given up.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Between looks at whether notifications are done, while the node stops.
 const POLL: Duration = Duration::from_millis(5);
 /// Waits between attempts to accept, while accepting fails.
@@ -94,6 +96,17 @@ impl Node {
             false
         };
         if !drained.or(late).await {
+            // Who still waits is told so, as far as it reads.
+            self.shared.stopper.give_up();
+            let told = async {
+                while self.shared.metrics().connections.get() > 0 {
+                    self.shared.stopper.next_end().await;
+                }
+            };
+            let late = async {
+                Timer::after(LAST_WORDS).await;
+            };
+            told.or(late).await;
             let tasks = std::mem::take(&mut self.shared.connections().tasks);
             log::warn!("not all calls ended in time (limits.drain); {} connections are cut off", tasks.len());
         }
@@ -218,7 +231,9 @@ async fn serve(node: &Arc<Shared>, stream: impl Stream) {
             let mut session = node.session(Framing::Lines);
             session.input().extend_from_slice(&first);
             session.received(Instant::now());
-            connection::drive(session, Bytes::new(stream), node.stopper.signal()).await.map_err(Into::into)
+            connection::drive(session, Bytes::new(stream), node.stopper.signal(), node.stopper.last_call())
+                .await
+                .map_err(Into::into)
         }
         Ok(Some(Dialect::Http)) => serve_http(node, stream).await,
         Ok(Some(Dialect::Foreign(name))) => {
@@ -255,7 +270,13 @@ async fn serve_http(
     }
     if let Some((stream, first)) = served? {
         let pipe = WebSocket::accept(stream, first, limits.message).await;
-        connection::drive(node.session(Framing::Messages), pipe, node.stopper.signal()).await?;
+        connection::drive(
+            node.session(Framing::Messages),
+            pipe,
+            node.stopper.signal(),
+            node.stopper.last_call(),
+        )
+        .await?;
     }
     Ok(())
 }

@@ -25,13 +25,17 @@ impl Future for Stop {
 pub(crate) struct Stopper {
     stop: Sender<()>,
     stopped: Receiver<()>,
+    /// The last call: what is not done by now is given up.
+    last: Sender<()>,
+    lasted: Receiver<()>,
     ended: (Sender<()>, Receiver<()>),
 }
 
 impl Stopper {
     pub(crate) fn new() -> Self {
         let (stop, stopped) = async_channel::bounded(1);
-        Self { stop, stopped, ended: async_channel::bounded(1) }
+        let (last, lasted) = async_channel::bounded(1);
+        Self { stop, stopped, last, lasted, ended: async_channel::bounded(1) }
     }
 
     /// Returns the signal.
@@ -42,6 +46,16 @@ impl Stopper {
     /// Gives the signal.
     pub(crate) fn stop(&self) {
         self.stop.close();
+    }
+
+    /// Returns the last call: ready when what is not done is to be given up.
+    pub(crate) fn last_call(&self) -> Stop {
+        Stop(Box::pin(self.lasted.clone()))
+    }
+
+    /// Has what is not done given up.
+    pub(crate) fn give_up(&self) {
+        self.last.close();
     }
 
     /// Says that one has ended.

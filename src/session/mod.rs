@@ -213,6 +213,17 @@ impl Session {
         self.go_on(now);
     }
 
+    /// Answers everything that is not answered yet with `fault`.
+    pub fn give_up_all(&mut self, fault: &Fault) {
+        while !self.waiting.is_empty() {
+            self.give_up_waiting(0, &Err(fault.clone()));
+        }
+        let tokens: Vec<Token> = self.calls.keys().copied().collect();
+        for token in tokens {
+            self.give_up(token, fault.clone());
+        }
+    }
+
     /// Tells whether every request is answered and every answer written. Notifications may still run.
     pub fn is_answered(&self) -> bool {
         let asked = self.calls.values().any(|call| call.id.is_some());

@@ -580,17 +580,6 @@ fn a_sleeping_function_is_waited_for() {
 }
 
 #[test]
-fn draining_has_an_end() {
-    let mut node = gated_node("limits.drain = '100ms'\n");
-    let mut client = node.connect();
-    client.begin(1, "gate", &json!([node.folder.name("never")]));
-    await_in_flight(&node, 1);
-    node.signal("TERM");
-    client.assert_closed();
-    assert_eq!(node.wait(), Some(0));
-}
-
-#[test]
 fn no_program_outlives_its_node() {
     let folder = Folder::new();
     let config = format!("limits.drain = '100ms'\nlimits.deadline = '1h'\n{}", folder.stubborn(""));
@@ -605,6 +594,27 @@ fn no_program_outlives_its_node() {
     for id in ids {
         eventually("the program has ended", || is_gone(&id));
     }
+}
+
+#[test]
+fn calls_that_outlast_the_drain_are_told_so() {
+    let mut node = gated_node("limits.drain = '100ms'\n");
+    let mut client = node.connect();
+    for id in 0..3 {
+        client.begin(id, "gate", &json!([node.folder.name("never")]));
+    }
+    await_in_flight(&node, 3);
+    node.signal("TERM");
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let reply = client.reply();
+        assert_eq!(reply["error"]["code"], -32014, "{reply}");
+        ids.push(reply["id"].as_u64().unwrap());
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, [0, 1, 2]);
+    client.assert_closed();
+    assert_eq!(node.wait(), Some(0));
 }
 
 #[test]
