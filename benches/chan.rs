@@ -95,9 +95,7 @@ fn go(calls: u32) -> f64 {
         for n in 0..calls {
             client.go("nothing", u64::from(n)).unwrap();
             if n % 64 == 63 {
-                while let Some(call) = server.try_next() {
-                    server.exec(call);
-                }
+                while smol::future::block_on(server.exec()) {}
             }
         }
         began.elapsed()
@@ -116,9 +114,7 @@ fn callbacks(calls: u32, in_flight: u32) -> f64 {
                 let add = |sum: &mut u64, n: Result<u64, _>| *sum += n.unwrap_or_default();
                 callbacks.call1(&client, "echo", u64::from(n), add).unwrap();
             }
-            while let Some(call) = server.try_next() {
-                server.exec(call);
-            }
+            while smol::future::block_on(server.exec()) {}
             while let Some(callback) = callbacks.try_next() {
                 callback.run(&mut sum);
             }

@@ -23,6 +23,40 @@ impl fmt::Display for Kind {
     }
 }
 
+/// [`Kind::Zero`] as a type, for typed ids.
+#[derive(Clone, Copy, Debug)]
+pub enum Zero {}
+/// [`Kind::One`] as a type, for typed ids.
+#[derive(Clone, Copy, Debug)]
+pub enum One {}
+/// [`Kind::Many`] as a type, for typed ids.
+#[derive(Clone, Copy, Debug)]
+pub enum Many {}
+
+/// A [`Kind`] as a type: [`Zero`], [`One`] or [`Many`].
+pub trait KindMarker: sealed::Sealed {
+    /// The kind.
+    const KIND: Kind;
+}
+
+impl KindMarker for Zero {
+    const KIND: Kind = Kind::Zero;
+}
+impl KindMarker for One {
+    const KIND: Kind = Kind::One;
+}
+impl KindMarker for Many {
+    const KIND: Kind = Kind::Many;
+}
+
+mod sealed {
+    #[allow(unreachable_pub, reason = "seals a public trait")]
+    pub trait Sealed {}
+    impl Sealed for super::Zero {}
+    impl Sealed for super::One {}
+    impl Sealed for super::Many {}
+}
+
 /// What a function of [`Kind::Many`] may give: a tuple of two to eight results, a `Vec` of any number, or
 /// either in a `Result`.
 pub trait Results: Send + 'static {}

@@ -29,28 +29,32 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod call;
 mod callbacks;
 mod client;
-mod envelope;
 mod error;
+mod function;
 mod functions;
 mod id;
 mod kind;
 mod panic;
+mod queue;
 mod reply;
 mod server;
 mod shared;
+mod sync;
 mod waits;
 
+pub use call::Call;
 pub use callbacks::{Callback, Callbacks, TooManyPending};
-pub use client::{Call, Client, Refused};
+pub use client::{Client, Refused};
 pub use error::{CallError, RegisterError};
-pub use functions::Functions;
-pub use id::FunctionId;
-pub use kind::{Kind, Results};
+pub use functions::{Functions, Running};
+pub use id::{FunctionId, Id, Id0, Id1, IdN, Names, Takes};
+pub use kind::{Kind, KindMarker, Many, One, Results, Zero};
 pub use panic::Panic;
 pub use reply::Responder;
 #[cfg(feature = "node")]
 pub(crate) use reply::Sink;
 pub use server::{Closer, Server, Settings};
-pub use shared::{QueuedCall, Stats};
+pub use shared::Stats;

@@ -64,33 +64,54 @@ thread_local! {
     static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
     /// What the hook saw of the latest panic on this thread.
     static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
+    /// Whether there is something in `SEEN`, which costs more to look at.
+    static ANY: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f`; a panic in it becomes an error.
-pub(super) fn catch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> Result<T, Panic> {
+fn see(panic: Panic) {
+    SEEN.set(Some(panic));
+    ANY.set(true);
+}
+
+fn take_seen() -> Option<Panic> {
+    if ANY.replace(false) { SEEN.take() } else { None }
+}
+
+/// Runs `f`, in which functions are [caught](catch): what they panic with is kept and not printed.
+pub(super) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
+    struct Leave(Option<usize>);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            LIMIT.set(self.0);
+        }
+    }
+
     // A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions,
     // which then print nothing, and hands all others to the hook that was there before.
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| match LIMIT.get() {
-            Some(limit) => SEEN.set(Some(Panic::seen(info, limit))),
+            Some(limit) => see(Panic::seen(info, limit)),
             None => {
-                SEEN.take();
+                take_seen();
                 previous(info);
             }
         }));
     });
 
-    SEEN.take();
-    let outer = LIMIT.replace(Some(backtrace_limit));
+    let _leave = Leave(LIMIT.replace(Some(backtrace_limit)));
+    f()
+}
+
+/// Runs a function, or a part of one; its panic becomes an error.
+pub(super) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+    take_seen();
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
-    let result = panic::catch_unwind(AssertUnwindSafe(f));
-    LIMIT.set(outer);
-    // Nothing was seen if somebody has put another hook in our place.
-    result.map_err(|payload| {
-        let panic = SEEN.take().unwrap_or_else(|| Panic::of(&*payload));
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
+        // Nothing was seen if somebody has put another hook in our place.
+        let panic = take_seen().unwrap_or_else(|| Panic::of(&*payload));
         drop_quietly(payload);
         panic
     })

@@ -1,12 +1,14 @@
 //! Where the answer to one call goes. Each call has a place of its own, so no answer can reach another's.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::error::CallError;
 use super::panic;
+use super::sync::Mutex;
 
 /// The right to answer one call, once, now or later and from any thread.
 ///
@@ -32,15 +34,10 @@ pub(crate) trait Sink<R>: Send {
     fn answer(self: Box<Self>, result: Result<R, CallError>);
 
     /// Tells whether nobody waits for it any more.
-    fn is_abandoned(&self) -> bool {
-        false
-    }
-}
+    fn is_abandoned(&self) -> bool;
 
-impl<R, F: FnOnce(Result<R, CallError>) + Send> Sink<R> for F {
-    fn answer(self: Box<Self>, result: Result<R, CallError>) {
-        self(result);
-    }
+    /// Waits until nobody waits for it any more.
+    fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
 impl<R> Responder<R> {
@@ -62,6 +59,18 @@ impl<R> Responder<R> {
             ReplyTo::Sink(sink) => sink.is_abandoned(),
             ReplyTo::Nobody => true,
         }
+    }
+
+    /// Waits until nobody waits for the answer any more, so that whoever works for it can stop.
+    ///
+    /// One task at a time can wait for it; a second one takes the first one's place.
+    pub async fn abandoned(&self) {
+        poll_fn(|cx| match &self.to {
+            ReplyTo::Slot(slot) => slot.poll_abandoned(cx),
+            ReplyTo::Sink(sink) => sink.poll_abandoned(cx),
+            ReplyTo::Nobody => Poll::Ready(()),
+        })
+        .await;
     }
 
     /// Like [`is_abandoned`](Self::is_abandoned), but false in go mode, where nobody ever waited.
@@ -100,7 +109,11 @@ impl<R> fmt::Debug for Responder<R> {
 pub(super) struct Slot<R>(Mutex<State<R>>);
 
 enum State<R> {
-    Waiting(Option<Waker>),
+    Waiting {
+        caller: Option<Waker>,
+        /// Whoever works on the answer and wants to know when it is abandoned.
+        worker: Option<Waker>,
+    },
     Answered(Result<R, CallError>),
     /// Nobody waits: the answer was taken, or the caller gave up.
     Abandoned,
@@ -108,16 +121,15 @@ enum State<R> {
 
 impl<R> Slot<R> {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(State::Waiting(None)))
+        Self(Mutex::new(State::Waiting { caller: None, worker: None }))
     }
 
     /// Takes the answer if it is there; otherwise has the task woken when it is.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Result<R, CallError>> {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         match &mut *state {
-            State::Waiting(Some(waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
-            State::Waiting(waker) => {
-                let old = waker.replace(cx.waker().clone());
+            State::Waiting { caller, .. } => {
+                let old = register(caller, cx);
                 drop(state);
                 drop(old);
                 Poll::Pending
@@ -133,27 +145,46 @@ impl<R> Slot<R> {
     /// Gives up the answer, which is dropped when it comes, or now if it is there.
     pub(super) fn abandon(&self) {
         // The old state, with the user's value or waker in it, is dropped after the lock.
-        let _old = mem::replace(&mut *self.lock(), State::Abandoned);
-    }
-
-    fn is_abandoned(&self) -> bool {
-        matches!(*self.lock(), State::Abandoned)
-    }
-
-    fn answer(&self, result: Result<R, CallError>) {
-        let mut state = self.lock();
-        if let State::Waiting(waker) = &mut *state {
-            let waker = waker.take();
-            *state = State::Answered(result);
-            drop(state);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        let old = mem::replace(&mut *self.0.lock(), State::Abandoned);
+        if let State::Waiting { worker: Some(worker), .. } = old {
+            worker.wake();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<R>> {
-        // Nothing of the user's is run or dropped under the lock but a waker's clone.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_abandoned(&self) -> bool {
+        matches!(*self.0.lock(), State::Abandoned)
+    }
+
+    fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        match &mut *state {
+            State::Waiting { worker, .. } => {
+                let old = register(worker, cx);
+                drop(state);
+                drop(old);
+                Poll::Pending
+            }
+            State::Answered(_) | State::Abandoned => Poll::Ready(()),
+        }
+    }
+
+    pub(super) fn answer(&self, result: Result<R, CallError>) {
+        let mut state = self.0.lock();
+        if let State::Waiting { caller, .. } = &mut *state {
+            let caller = caller.take();
+            let _worker = mem::replace(&mut *state, State::Answered(result));
+            drop(state);
+            if let Some(caller) = caller {
+                caller.wake();
+            }
+        }
+    }
+}
+
+/// Puts the task's waker in its place and returns the one that was there, to be dropped outside of the lock.
+pub(super) fn register(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    match place {
+        Some(waker) if waker.will_wake(cx.waker()) => None,
+        _ => place.replace(cx.waker().clone()),
     }
 }

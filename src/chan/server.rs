@@ -1,37 +1,38 @@
 //! The owner of a state, and the loop that runs functions on it.
 
-use std::any::type_name;
+use std::any::{Any, type_name};
 use std::borrow::Cow;
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
 
-use async_channel::{Receiver, Sender};
+use smol::Timer;
+use smol::future::FutureExt;
 
-use super::client::Client;
+use super::client::{Client, Handle};
 use super::error::CallError;
+use super::function::Rest;
 use super::functions::Functions;
 use super::panic;
-use super::shared::{Counters, QueuedCall, Shared, Stats};
+use super::queue::Queue;
+use super::shared::{Shared, State, Stats};
 use super::waits::{self, Node};
 
-/// Calls that [`Server::run`] executes before it lets other tasks of its executor have a turn.
-const TURN: u32 = 64;
-/// What functions panic with is logged under this target, which a log can limit.
-const PANIC: &str = "chanrpc::panic";
+/// Calls that a server runs before it lets other tasks of its executor have a turn.
+const TURN: usize = 64;
 
 /// Owns a state, a table of functions and one bounded queue of calls.
 ///
-/// The functions run one at a time, in the order in which their calls entered the queue, on whatever thread
-/// drives the server: [`run`](Self::run) does it alone; [`next`](Self::next) and [`exec`](Self::exec) let a
+/// The functions run one at a time, in the order in which their calls entered the queue. [`run`](Self::run) does it all;
+/// [`run_pinned`](Self::run_pinned) does it on one thread only; [`ready`](Self::ready) and [`exec`](Self::exec) let a
 /// loop of your own do it among other things. Dropping a server closes it.
 pub struct Server<S> {
     state: S,
-    functions: Arc<Functions<S>>,
-    incoming: Incoming,
-    /// Mints clients. Given up by [`run`](Self::run), so that the queue ends when the last client is gone.
-    outgoing: Sender<QueuedCall>,
-    shared: Arc<Shared>,
+    runner: Runner,
+    /// Mints clients. Given up by [`run`](Self::run), so that the server ends with its last client.
+    handle: Arc<Handle>,
 }
 
 /// What a server may be told besides its state and its functions.
@@ -51,25 +52,6 @@ impl Default for Settings {
     }
 }
 
-impl Shared {
-    fn exec<S: 'static>(&self, state: &mut S, functions: &Functions<S>, call: QueuedCall) {
-        let QueuedCall { server, function, envelope } = call;
-        assert_eq!(server, self.node.id(), "the call belongs to another server");
-        if envelope.is_cancelled() {
-            self.counters.cancelled.fetch_add(1, Ordering::Relaxed);
-            return envelope.fail(CallError::Unanswered);
-        }
-        self.counters.executed.fetch_add(1, Ordering::Relaxed);
-        let run = || waits::running(&self.node, || functions.handler(function)(state, envelope));
-        if let Err(panic) = panic::catch(self.backtrace_limit, run) {
-            self.counters.panicked.fetch_add(1, Ordering::Relaxed);
-            let function = functions.ids().nth(function).map(ToString::to_string).unwrap_or_default();
-            log::error!(target: PANIC, "{}: function {function} panicked: {}", self.node.name(), panic.message());
-            log::debug!(target: PANIC, "{}", panic.backtrace());
-        }
-    }
-}
-
 impl<S: 'static> Server<S> {
     /// Creates a server with the default [`Settings`].
     pub fn new(state: S, functions: impl Into<Arc<Functions<S>>>) -> Self {
@@ -78,73 +60,110 @@ impl<S: 'static> Server<S> {
 
     /// Creates a server.
     pub fn with_settings(state: S, functions: impl Into<Arc<Functions<S>>>, settings: Settings) -> Self {
-        let functions = functions.into();
-        let (outgoing, incoming) = async_channel::bounded(settings.capacity.max(1));
+        let directory = functions.into().directory().clone();
         let name = settings.name.unwrap_or_else(|| Cow::Borrowed(short_name(type_name::<S>())));
-        let shared = Arc::new(Shared {
-            node: Node::new(Arc::from(name)),
-            directory: functions.directory().clone(),
-            counters: Counters::default(),
-            backtrace_limit: settings.backtrace_limit,
-        });
-        Self { state, functions, incoming: Incoming(incoming), outgoing, shared }
+        let node = Node::new(Arc::from(name));
+        let batch = directory.queue();
+        let shared = Arc::new(Shared::new(node, directory, settings.capacity, settings.backtrace_limit));
+        Self { state, handle: Arc::new(Handle(shared.clone())), runner: Runner { shared, batch } }
     }
 
     /// Returns a client of this server.
     pub fn client(&self) -> Client {
-        Client::new(self.shared.clone(), self.outgoing.clone())
+        Client::new(self.handle.clone())
     }
 
     /// Returns a handle that closes this server from elsewhere.
     pub fn closer(&self) -> Closer {
-        Closer(self.incoming.0.clone())
+        Closer(self.runner.shared.clone())
     }
 
     /// Closes the server: calls in the queue, callers that wait for room in it and all later calls get
     /// [`CallError::Closed`]. A function that is running runs to its end. Closing again does nothing.
     pub fn close(&self) {
-        close(&self.incoming.0);
+        self.runner.shared.close();
     }
 
-    /// Waits for the next call. `None` once the server is closed.
+    /// Waits until there is a call to run, and tells so; false once the server is closed.
     ///
     /// Dropping the future loses no call.
-    pub async fn next(&self) -> Option<QueuedCall> {
-        self.incoming.0.recv().await.ok()
+    pub async fn ready(&mut self) -> bool {
+        self.runner.ready(None).await
     }
 
-    /// Takes the next call if one is there.
-    pub fn try_next(&self) -> Option<QueuedCall> {
-        self.incoming.0.try_recv().ok()
-    }
-
-    /// Runs a call on this thread, to its end.
+    /// Runs the next call on this thread, to its end, if there is one, and tells whether there was.
     ///
-    /// A panic in the function becomes its caller's [`CallError::Panicked`] and a line in the log. A call
-    /// whose caller has given up is dropped without being run.
+    /// The future is ready at once unless the function is async. A panic in the function becomes its caller's
+    /// [`CallError::Panicked`] and a line in the log. A call whose caller has given up is dropped without being run.
     ///
     /// A sync call from inside the function that would wait for this server is refused. One from the loop around
     /// `exec` is not known to be such, and would wait for ever unless it has a deadline.
-    ///
-    /// # Panics
-    /// If the call was taken from another server.
-    pub fn exec(&mut self, call: QueuedCall) {
-        self.shared.exec(&mut self.state, &self.functions, call);
+    pub async fn exec(&mut self) -> bool {
+        if self.runner.batch.is_empty() {
+            let there = smol::future::poll_once(self.runner.ready(None)).await;
+            if there != Some(true) {
+                return false;
+            }
+        }
+        if self.runner.work(&mut self.state, 1) == 0
+            && let Some((number, rest)) = self.runner.begin(&mut self.state)
+        {
+            self.runner.finish(number, rest).await;
+        }
+        true
     }
 
     /// Runs calls until the server is closed or its last client is gone, and returns the state.
     ///
+    /// While there is nothing to do, sync callers run plain functions in place, on their own threads, one at a time:
+    /// that is many times quicker than to wake this task and to be woken by it. Functions that block their thread,
+    /// or whose state belongs to a thread, want [`run_pinned`](Self::run_pinned).
+    ///
     /// Now and then it lets other tasks of its executor have a turn. Dropping the future drops the server.
-    pub async fn run(self) -> S {
-        let Self { mut state, functions, incoming, outgoing, shared } = self;
-        drop(outgoing);
+    pub async fn run(self) -> S
+    where
+        S: Send,
+    {
+        let Self { state, mut runner, handle } = self;
+        drop(handle);
+        let mut state: Option<State> = Some(Box::new(state));
         let mut turn = 0;
-        while let Ok(call) = incoming.0.recv().await {
-            shared.exec(&mut state, &functions, call);
-            turn += 1;
-            if turn == TURN {
-                turn = 0;
-                smol::future::yield_now().await;
+        while runner.ready(Some(&mut state)).await {
+            let Some(state) = &mut state else { unreachable!("whoever is ready has the state") };
+            while !runner.batch.is_empty() {
+                turn += runner.work(&mut **state, TURN - turn);
+                if let Some((number, rest)) = runner.begin(&mut **state) {
+                    runner.finish(number, rest).await;
+                    turn += 1;
+                }
+                if turn >= TURN {
+                    turn = 0;
+                    smol::future::yield_now().await;
+                }
+            }
+        }
+        match state.map(|state| (state as Box<dyn Any>).downcast()) {
+            Some(Ok(state)) => *state,
+            _ => unreachable!("the state comes back before the end, and its type does not change"),
+        }
+    }
+
+    /// Like [`run`](Self::run), but no function ever runs anywhere else than where this future is polled.
+    pub async fn run_pinned(self) -> S {
+        let Self { mut state, mut runner, handle } = self;
+        drop(handle);
+        let mut turn = 0;
+        while runner.ready(None).await {
+            while !runner.batch.is_empty() {
+                turn += runner.work(&mut state, TURN - turn);
+                if let Some((number, rest)) = runner.begin(&mut state) {
+                    runner.finish(number, rest).await;
+                    turn += 1;
+                }
+                if turn >= TURN {
+                    turn = 0;
+                    smol::future::yield_now().await;
+                }
             }
         }
         state
@@ -162,50 +181,142 @@ impl<S: 'static> Server<S> {
 
     /// Returns what the server has done so far.
     pub fn stats(&self) -> Stats {
-        self.shared.stats(self.incoming.0.len(), self.incoming.0.capacity())
+        self.runner.shared.stats()
     }
 }
 
 impl<S: fmt::Debug> fmt::Debug for Server<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("name", self.shared.node.name())
+            .field("name", &self.runner.shared.node.name())
             .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }
 
-/// Closes a server from anywhere. See [`Server::close`].
+/// Takes calls out of the queue and runs them. However it ends, the queue is closed and answered.
+struct Runner {
+    shared: Arc<Shared>,
+    /// Calls that were taken all at once and are run one after the other without the lock.
+    batch: Queue,
+}
+
+impl Runner {
+    /// Waits until the batch holds a call; false when there will be none any more.
+    async fn ready(&mut self, mut lend: Option<&mut Option<State>>) -> bool {
+        if !self.batch.is_empty() {
+            return true;
+        }
+        poll_fn(|cx| self.shared.poll_take(cx, &mut self.batch, lend.as_deref_mut())).await
+    }
+
+    /// Runs calls of the batch, up to `most`, and returns how many. Stops before an async one.
+    fn work(&mut self, state: &mut dyn Any, most: usize) -> usize {
+        let Self { shared, batch } = self;
+        let mut ran = 0;
+        // What is true of every function that runs here is said once for all of them.
+        let mut current = waits::Function::new(&shared.node);
+        current.within(|| {
+            panic::watch(shared.backtrace_limit, || {
+                while ran < most
+                    && let Some(number) = batch.front()
+                {
+                    if shared.is_aborted() {
+                        shared.set_taken(0);
+                        return batch.fail(&CallError::Closed);
+                    }
+                    let function = shared.directory.function(number);
+                    if function.is_async() {
+                        return;
+                    }
+                    shared.set_taken(batch.len() - 1);
+                    shared.counters.executed();
+                    if let Ok(false) = shared.catch(number, || batch.run_front(function, state)) {
+                        shared.counters.cancelled();
+                    }
+                    waits::ended();
+                    ran += 1;
+                }
+            });
+        });
+        ran
+    }
+
+    /// Begins the next call of the batch if it is for an async function.
+    fn begin<'s>(&mut self, state: &'s mut dyn Any) -> Option<(usize, Rest<'s>)> {
+        let Self { shared, batch } = self;
+        let number = batch.front()?;
+        let function = shared.directory.function(number);
+        if !function.is_async() {
+            return None;
+        }
+        shared.set_taken(batch.len() - 1);
+        shared.counters.executed();
+        let begun = shared.guard(number, || batch.begin_front(function, state));
+        if let Ok(None) = begun {
+            shared.counters.cancelled();
+        }
+        Some((number, begun.ok()??))
+    }
+
+    /// Runs an async function to its end.
+    async fn finish(&mut self, number: usize, mut rest: Rest<'_>) {
+        let shared = &self.shared;
+        let mut function = waits::Function::new(&shared.node);
+        poll_fn(|cx| {
+            let part = || shared.catch(number, || rest.as_mut().poll(cx));
+            match function.within(|| panic::watch(shared.backtrace_limit, part)) {
+                Ok(poll) => poll,
+                Err(_) => Poll::Ready(()),
+            }
+        })
+        .await;
+        panic::drop_quietly(rest);
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.shared.end();
+        self.batch.fail(&CallError::Closed);
+    }
+}
+
+/// Closes a server from anywhere.
 #[derive(Clone)]
-pub struct Closer(Receiver<QueuedCall>);
+pub struct Closer(Arc<Shared>);
 
 impl Closer {
-    /// Closes the server. See [`Server::close`].
+    /// Closes the server at once. See [`Server::close`].
     pub fn close(&self) {
-        close(&self.0);
+        self.0.close();
+    }
+
+    /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
+    /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
+    ///
+    /// Tells whether all calls were run. Dropping the future leaves the server as it is, without a limit in time.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.0.drain();
+        let ended = async {
+            poll_fn(|cx| self.0.poll_ended(cx)).await;
+            true
+        };
+        let late = async {
+            Timer::after(patience).await;
+            false
+        };
+        let all = ended.or(late).await;
+        if !all {
+            self.0.close();
+        }
+        all
     }
 }
 
 impl fmt::Debug for Closer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Closer").field("closed", &self.0.is_closed()).finish()
-    }
-}
-
-/// The queue's end at the server. However a server ends, its queue is closed and answered.
-struct Incoming(Receiver<QueuedCall>);
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        close(&self.0);
-    }
-}
-
-fn close(queue: &Receiver<QueuedCall>) {
-    // Nothing enters a closed queue, so what is taken out here is all there is.
-    queue.close();
-    while let Ok(call) = queue.try_recv() {
-        call.envelope.fail(CallError::Closed);
     }
 }
 

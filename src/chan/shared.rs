@@ -1,12 +1,35 @@
-//! What a server and its clients share.
+//! What a server and its clients share: the queue, and the state while its loop sleeps.
+//!
+//! One short lock guards it all. The *holder* of the state runs functions on it: the server's loop, or a sync caller
+//! who found the loop asleep and the queue empty and runs its function in place, which saves both ways through the
+//! queue. As long as a call is queued nobody else becomes the holder than the loop, so that calls run in the order in
+//! which they came. Nothing of the user's runs under the lock.
 
-use std::fmt;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 
-use super::envelope::Envelope;
-use super::functions::Directory;
-use super::waits::Node;
+use super::error::CallError;
+use super::function::Body;
+use super::functions::{Directory, Found};
+use super::panic::{self, Panic};
+use super::queue::{Call, Post, Queue};
+use super::reply::register;
+use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use super::waits::{self, Node};
+
+/// What functions panic with is logged under this target, which a log can limit.
+const PANIC: &str = "chanrpc::panic";
+
+/// How often a sync caller looks whether another one's function is still running before it queues its own call. Most
+/// functions end within that time, and the way through the queue costs several times as much. Measured with 64
+/// callers on 2 threads: a third of the time that it takes without.
+const SPINS: u32 = 100;
+
+/// A state that may be run by any thread.
+pub(super) type State = Box<dyn Any + Send>;
 
 /// What a server and its clients share, whatever the state.
 pub(super) struct Shared {
@@ -14,14 +37,70 @@ pub(super) struct Shared {
     pub(super) directory: Arc<Directory>,
     pub(super) counters: Counters,
     pub(super) backtrace_limit: usize,
+    capacity: usize,
+    /// Calls that the loop has taken from the queue and not yet begun. Only the loop writes it.
+    taken: AtomicUsize,
+    /// Whether a caller has the state; only a hint.
+    lent: AtomicBool,
+    /// Tells the loop to answer what it has taken instead of running it.
+    aborted: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    queue: Queue,
+    holder: Holder,
+    phase: Phase,
+    /// Wakes the loop. There only while it sleeps.
+    sleeper: Option<Waker>,
+    /// Callers that wait for room in the queue, in their order.
+    waiting: VecDeque<Arc<dyn Waiting>>,
+    /// Those who want to know when the loop has ended.
+    watchers: Vec<Waker>,
+    high_water: usize,
+}
+
+/// Who has the state.
+enum Holder {
+    /// The server's owner: its loop is at work, or never lends the state.
+    Owner,
+    /// Nobody: the loop sleeps, and callers may borrow the state.
+    Free(State),
+    /// A caller that runs a function in place.
+    Caller,
+    /// The server is gone; a caller that still has the state drops it.
+    Nobody,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// Takes no more calls, and ends when it has run those it has.
+    Draining,
+    Closed,
+    /// The loop has ended.
+    Ended,
+}
+
+/// A caller that waits for room in the queue.
+pub(super) trait Waiting: Send + Sync {
+    /// Puts the call into the queue, unless it was given up.
+    fn enter(&self, queue: &mut Queue);
+    /// Does what is to be done after that, without the lock.
+    fn entered(&self);
+    /// Answers the call with an error.
+    fn fail(&self, error: &CallError);
 }
 
 #[derive(Default)]
 pub(super) struct Counters {
-    pub(super) executed: AtomicU64,
-    pub(super) panicked: AtomicU64,
-    pub(super) cancelled: AtomicU64,
-    pub(super) refused: AtomicU64,
+    /// The first four are written only by the holder of the state, one at a time.
+    executed: AtomicU64,
+    in_place: AtomicU64,
+    panicked: AtomicU64,
+    cancelled: AtomicU64,
+    refused: AtomicU64,
+    timed_out: AtomicU64,
 }
 
 /// What a server has done so far, and how full its queue is.
@@ -32,38 +111,429 @@ pub struct Stats {
     pub queued: usize,
     /// Calls that the queue can hold.
     pub capacity: usize,
-    /// Calls whose function ran, to its end or to a panic.
+    /// The most calls that were ever in the queue.
+    pub high_water: usize,
+    /// Callers that wait now for room in the queue.
+    pub waiting: usize,
+    /// Calls whose function was begun.
     pub executed: u64,
+    /// Those of them that their callers ran in place, since the server had nothing else to do.
+    pub in_place: u64,
     /// Calls whose function panicked.
     pub panicked: u64,
     /// Calls whose caller gave up before the function began.
     pub cancelled: u64,
     /// Calls refused because the queue was full.
     pub refused: u64,
+    /// Calls whose deadline passed before their answer came.
+    pub timed_out: u64,
+}
+
+/// Adds one to a counter that one thread at a time writes.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+impl Counters {
+    pub(super) fn executed(&self) {
+        count(&self.executed);
+    }
+
+    /// What was counted as executed was not.
+    pub(super) fn cancelled(&self) {
+        count(&self.cancelled);
+        self.executed.store(self.executed.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
+    }
+
+    pub(super) fn timed_out(&self) {
+        self.timed_out.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a call was not queued, with what goes with it.
+pub(super) enum NotQueued<T> {
+    Full(T),
+    Closed(T),
 }
 
 impl Shared {
-    pub(super) fn stats(&self, queued: usize, capacity: Option<usize>) -> Stats {
+    pub(super) fn new(
+        node: Node,
+        directory: Arc<Directory>,
+        capacity: usize,
+        backtrace_limit: usize,
+    ) -> Self {
+        let inner = Inner {
+            queue: directory.queue(),
+            holder: Holder::Owner,
+            phase: Phase::Open,
+            sleeper: None,
+            waiting: VecDeque::new(),
+            watchers: Vec::new(),
+            high_water: 0,
+        };
+        Self {
+            node,
+            directory,
+            counters: Counters::default(),
+            backtrace_limit,
+            capacity: capacity.max(1),
+            taken: AtomicUsize::new(0),
+            lent: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
+            inner: Mutex::new(inner),
+        }
+    }
+
+    /// Queues a call.
+    pub(super) fn call<A: Send + 'static, R: Send + 'static>(
+        &self,
+        function: usize,
+        call: Call<A, R>,
+    ) -> Result<(), NotQueued<Call<A, R>>> {
+        self.enter(call, |queue, call| queue.push_call(function, call))
+    }
+
+    /// Queues a call in go mode.
+    pub(super) fn post<A: Send + 'static>(
+        &self,
+        function: usize,
+        post: Post<A>,
+    ) -> Result<(), NotQueued<Post<A>>> {
+        self.enter(post, |queue, post| queue.push_post(function, post))
+    }
+
+    fn enter<T>(&self, item: T, push: impl FnOnce(&mut Queue, T)) -> Result<(), NotQueued<T>> {
+        let mut inner = self.inner.lock();
+        if inner.phase != Phase::Open {
+            return Err(NotQueued::Closed(item));
+        }
+        if !self.has_room(&inner) {
+            return Err(NotQueued::Full(item));
+        }
+        push(&mut inner.queue, item);
+        self.mark(&mut inner);
+        let sleeper = inner.rouse();
+        drop(inner);
+        wake(sleeper);
+        Ok(())
+    }
+
+    /// Has a caller wait for room, unless there is some by now.
+    pub(super) fn wait_for_room(&self, caller: &Arc<impl Waiting + 'static>) -> Result<(), CallError> {
+        let mut inner = self.inner.lock();
+        if inner.phase != Phase::Open {
+            return Err(CallError::Closed);
+        }
+        let entered = self.has_room(&inner);
+        if entered {
+            caller.enter(&mut inner.queue);
+            self.mark(&mut inner);
+        } else {
+            inner.waiting.push_back(caller.clone());
+        }
+        let sleeper = inner.rouse();
+        drop(inner);
+        wake(sleeper);
+        if entered {
+            caller.entered();
+        }
+        Ok(())
+    }
+
+    /// Forgets a caller that waits for room no longer.
+    pub(super) fn leave(&self, caller: *const ()) {
+        let mut inner = self.inner.lock();
+        let found = inner.waiting.iter().position(|waiting| Arc::as_ptr(waiting).cast() == caller);
+        let _left = found.and_then(|at| inner.waiting.remove(at));
+        drop(inner);
+    }
+
+    fn has_room(&self, inner: &Inner) -> bool {
+        // Nobody overtakes those who wait for room.
+        inner.waiting.is_empty() && self.queued(inner) < self.capacity
+    }
+
+    fn queued(&self, inner: &Inner) -> usize {
+        inner.queue.len() + self.taken.load(Ordering::Relaxed)
+    }
+
+    fn mark(&self, inner: &mut Inner) {
+        inner.high_water = inner.high_water.max(self.queued(inner));
+    }
+
+    /// Runs a plain function on this thread, if nobody has the state and no call is queued; otherwise gives back
+    /// the arguments.
+    pub(super) fn run_in_place<A, R>(
+        &self,
+        found: &Found<'_, A, R>,
+        arguments: A,
+    ) -> Result<Result<R, CallError>, A> {
+        let Body::Now(function) = &found.function.body else { return Err(arguments) };
+        let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
+        Ok(self.guard(found.number, || function(borrowed.state(), arguments)))
+    }
+
+    /// Lends the state to a caller, if nobody has it and no call is queued.
+    fn borrow(&self) -> Option<Borrowed<'_>> {
+        let mut spins = 0;
+        while self.lent.load(Ordering::Relaxed) && spins < SPINS {
+            std::hint::spin_loop();
+            spins += 1;
+        }
+        let mut inner = self.inner.lock();
+        if !matches!(inner.holder, Holder::Free(_)) || !inner.queue.is_empty() || inner.phase != Phase::Open {
+            return None;
+        }
+        match mem::replace(&mut inner.holder, Holder::Caller) {
+            Holder::Free(state) => {
+                count(&self.counters.executed);
+                count(&self.counters.in_place);
+                self.lent.store(true, Ordering::Relaxed);
+                Some(Borrowed { shared: self, state: Some(state) })
+            }
+            _ => unreachable!("the holder was looked at under this lock"),
+        }
+    }
+
+    /// Takes all queued calls into `batch`, which is empty, for the loop to run; `Ready(false)` when there will be
+    /// no more. While the loop sleeps, the state is lent to callers if it is in `lend`; the loop only gets calls
+    /// while it has the state.
+    pub(super) fn poll_take(
+        &self,
+        cx: &Context<'_>,
+        batch: &mut Queue,
+        lend: Option<&mut Option<State>>,
+    ) -> Poll<bool> {
+        let mut inner = self.inner.lock();
+        let mut admitted = Vec::new();
+        let taken = self.take(&mut inner, batch, lend, &mut admitted);
+        let old = match taken {
+            Poll::Ready(_) => None,
+            Poll::Pending => register(&mut inner.sleeper, cx),
+        };
+        drop(inner);
+        drop(old);
+        for caller in admitted {
+            caller.entered();
+        }
+        taken
+    }
+
+    fn take(
+        &self,
+        inner: &mut Inner,
+        batch: &mut Queue,
+        lend: Option<&mut Option<State>>,
+        admitted: &mut Vec<Arc<dyn Waiting>>,
+    ) -> Poll<bool> {
+        let lend = match lend {
+            Some(lent @ None) => match mem::replace(&mut inner.holder, Holder::Owner) {
+                Holder::Free(state) => {
+                    *lent = Some(state);
+                    Some(lent)
+                }
+                holder => {
+                    inner.holder = holder;
+                    return Poll::Pending;
+                }
+            },
+            lend => lend,
+        };
+        self.taken.store(0, Ordering::Relaxed);
+        self.admit(inner, admitted);
+        if !inner.queue.is_empty() {
+            mem::swap(&mut inner.queue, batch);
+            self.taken.store(batch.len(), Ordering::Relaxed);
+            return Poll::Ready(true);
+        }
+        if inner.phase != Phase::Open {
+            return Poll::Ready(false);
+        }
+        if let Some(state) = lend.and_then(Option::take) {
+            inner.holder = Holder::Free(state);
+        }
+        Poll::Pending
+    }
+
+    /// Lets those who wait for room into the queue, as far as there is some.
+    fn admit(&self, inner: &mut Inner, admitted: &mut Vec<Arc<dyn Waiting>>) {
+        while self.queued(inner) < self.capacity {
+            let Some(caller) = inner.waiting.pop_front() else { break };
+            caller.enter(&mut inner.queue);
+            admitted.push(caller);
+        }
+        self.mark(inner);
+    }
+
+    /// Tells how many taken calls have not begun.
+    pub(super) fn set_taken(&self, calls: usize) {
+        self.taken.store(calls, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.inner.lock().phase != Phase::Open
+    }
+
+    /// Takes no more calls; those that are queued or wait for room are run.
+    pub(super) fn drain(&self) {
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Open {
+            inner.phase = Phase::Draining;
+        }
+        let sleeper = inner.rouse();
+        drop(inner);
+        wake(sleeper);
+    }
+
+    /// Takes no more calls, and answers those that have not begun.
+    pub(super) fn close(&self) {
+        self.shut(Phase::Closed);
+    }
+
+    /// The server is gone.
+    pub(super) fn end(&self) {
+        self.shut(Phase::Ended);
+    }
+
+    fn shut(&self, phase: Phase) {
+        self.aborted.store(true, Ordering::Relaxed);
+        let mut inner = self.inner.lock();
+        let mut state = None;
+        let mut watchers = Vec::new();
+        if phase == Phase::Ended {
+            if let Holder::Free(left) = mem::replace(&mut inner.holder, Holder::Nobody) {
+                state = Some(left);
+            }
+            watchers = mem::take(&mut inner.watchers);
+        }
+        if inner.phase != Phase::Ended {
+            inner.phase = phase;
+        }
+        let mut queue = mem::take(&mut inner.queue);
+        let waiting = mem::take(&mut inner.waiting);
+        let sleeper = inner.rouse();
+        drop(inner);
+
+        wake(sleeper);
+        queue.fail(&CallError::Closed);
+        for caller in waiting {
+            caller.fail(&CallError::Closed);
+        }
+        watchers.into_iter().for_each(Waker::wake);
+        panic::drop_quietly(state);
+    }
+
+    /// Waits until the server is gone.
+    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        if inner.phase == Phase::Ended {
+            return Poll::Ready(());
+        }
+        if !inner.watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
+            inner.watchers.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let inner = self.inner.lock();
+        let Counters { executed, in_place, panicked, cancelled, refused, timed_out } = &self.counters;
         Stats {
-            queued,
-            capacity: capacity.unwrap_or(usize::MAX),
-            executed: self.counters.executed.load(Ordering::Relaxed),
-            panicked: self.counters.panicked.load(Ordering::Relaxed),
-            cancelled: self.counters.cancelled.load(Ordering::Relaxed),
-            refused: self.counters.refused.load(Ordering::Relaxed),
+            queued: self.queued(&inner),
+            capacity: self.capacity,
+            high_water: inner.high_water,
+            waiting: inner.waiting.len(),
+            executed: executed.load(Ordering::Relaxed),
+            in_place: in_place.load(Ordering::Relaxed),
+            panicked: panicked.load(Ordering::Relaxed),
+            cancelled: cancelled.load(Ordering::Relaxed),
+            refused: refused.load(Ordering::Relaxed),
+            timed_out: timed_out.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Runs a function, or a part of one; its panic becomes an error.
+    pub(super) fn guard<T>(&self, function: usize, f: impl FnOnce() -> T) -> Result<T, CallError> {
+        let catch = || panic::watch(self.backtrace_limit, || self.catch(function, f));
+        waits::Function::new(&self.node).within(catch).map_err(CallError::Panicked)
+    }
+
+    /// Like [`guard`](Self::guard), for one who sees to the rest.
+    pub(super) fn catch<T>(&self, function: usize, f: impl FnOnce() -> T) -> Result<T, Panic> {
+        let caught = panic::catch(f);
+        if let Err(panic) = &caught {
+            count(&self.counters.panicked);
+            let (server, function) = (self.node.name(), self.directory.id(function));
+            log::error!(target: PANIC, "{server}: function {function} panicked: {}", panic.message());
+            log::debug!(target: PANIC, "{}", panic.backtrace());
+        }
+        caught
+    }
+
+    /// Says why a call was not queued, and counts it.
+    pub(super) fn refuse<T>(&self, refused: NotQueued<T>) -> (CallError, T) {
+        match refused {
+            NotQueued::Full(item) => {
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                (CallError::Full, item)
+            }
+            NotQueued::Closed(item) => (CallError::Closed, item),
         }
     }
 }
 
-/// A call taken from a server's queue, to be run by [`Server::exec`](super::Server::exec). Dropped, it answers with an error.
-pub struct QueuedCall {
-    pub(super) server: u64,
-    pub(super) function: usize,
-    pub(super) envelope: Box<dyn Envelope>,
+impl Inner {
+    /// Returns what wakes the loop, if it sleeps and can have the state.
+    fn rouse(&mut self) -> Option<Waker> {
+        match self.holder {
+            // A caller that has the state looks at the queue when it gives it back.
+            Holder::Caller => None,
+            _ => self.sleeper.take(),
+        }
+    }
 }
 
-impl fmt::Debug for QueuedCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueuedCall").finish_non_exhaustive()
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// The state in the hands of a caller, who gives it back by dropping this.
+struct Borrowed<'a> {
+    shared: &'a Shared,
+    state: Option<State>,
+}
+
+impl Borrowed<'_> {
+    fn state(&mut self) -> &mut dyn Any {
+        match &mut self.state {
+            Some(state) => &mut **state,
+            None => unreachable!("the state is there until it is given back"),
+        }
+    }
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let mut inner: MutexGuard<'_, Inner> = self.shared.inner.lock();
+        if matches!(inner.holder, Holder::Nobody) {
+            drop(inner);
+            return panic::drop_quietly(self.state.take());
+        }
+        self.shared.lent.store(false, Ordering::Relaxed);
+        if let Some(state) = self.state.take() {
+            inner.holder = Holder::Free(state);
+        }
+        if !inner.queue.is_empty() || inner.phase != Phase::Open {
+            let sleeper = inner.rouse();
+            drop(inner);
+            wake(sleeper);
+        }
     }
 }

@@ -65,11 +65,14 @@ impl Reply {
 
     /// Waits until nobody wants the answer any more: cancelled, past its deadline, or the peer is gone.
     pub async fn cancelled(&self) {
-        poll_fn(|cx| match &self.inbox {
+        poll_fn(|cx| self.poll_cancelled(cx)).await;
+    }
+
+    pub(super) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+        match &self.inbox {
             Some(inbox) => inbox.poll_cancelled(self.token, self.lasting, cx),
             None => Poll::Pending,
-        })
-        .await;
+        }
     }
 
     /// Tells whether nobody wants the answer any more.

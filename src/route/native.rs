@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,7 +12,8 @@ use super::call::{Call, Reply};
 use super::registry::{Builder, RegistryError};
 use super::{Description, Provider};
 use crate::chan::{
-    CallError, Client, FunctionId, Functions, Kind, RegisterError, Responder, Results, Server, Settings, Sink,
+    CallError, Client, FunctionId, Functions, Kind, Many, Names, One, RegisterError, Responder, Results,
+    Server, Settings, Sink, Zero,
 };
 use crate::message::{Fault, Outcome, code};
 
@@ -30,7 +32,7 @@ pub struct Native<S> {
 }
 
 struct Function {
-    name: &'static str,
+    id: FunctionId,
     kind: Kind,
     caller: Caller,
 }
@@ -50,11 +52,12 @@ impl<S: 'static> Native<S> {
     /// As [`Functions::register0`].
     pub fn register0<A: DeserializeOwned + Send + 'static>(
         &mut self,
-        name: &'static str,
+        id: impl Names<Zero, A, ()>,
         function: impl Fn(&mut S, A) + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError> {
-        self.functions.register0(name, function)?;
-        Ok(self.wire::<A, ()>(name, Kind::Zero))
+        let id = id.into();
+        self.functions.register0(id.clone(), function)?;
+        Ok(self.wire::<A, ()>(id, Kind::Zero))
     }
 
     /// Registers a function of one result.
@@ -63,11 +66,12 @@ impl<S: 'static> Native<S> {
     /// As [`Functions::register0`].
     pub fn register1<A: DeserializeOwned + Send + 'static, R: Wire>(
         &mut self,
-        name: &'static str,
+        id: impl Names<One, A, R>,
         function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError> {
-        self.functions.register1(name, function)?;
-        Ok(self.wire::<A, R>(name, Kind::One))
+        let id = id.into();
+        self.functions.register1(id.clone(), function)?;
+        Ok(self.wire::<A, R>(id, Kind::One))
     }
 
     /// Registers a function of several results.
@@ -76,11 +80,12 @@ impl<S: 'static> Native<S> {
     /// As [`Functions::register0`].
     pub fn register_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
         &mut self,
-        name: &'static str,
+        id: impl Names<Many, A, R>,
         function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError> {
-        self.functions.register_n(name, function)?;
-        Ok(self.wire::<A, R>(name, Kind::Many))
+        let id = id.into();
+        self.functions.register_n(id.clone(), function)?;
+        Ok(self.wire::<A, R>(id, Kind::Many))
     }
 
     /// Registers a function of no result that may answer later, through its [`Responder`].
@@ -89,11 +94,12 @@ impl<S: 'static> Native<S> {
     /// As [`Functions::register0`].
     pub fn defer0<A: DeserializeOwned + Send + 'static>(
         &mut self,
-        name: &'static str,
+        id: impl Names<Zero, A, ()>,
         function: impl Fn(&mut S, A, Responder<()>) + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError> {
-        self.functions.defer0(name, function)?;
-        Ok(self.wire::<A, ()>(name, Kind::Zero))
+        let id = id.into();
+        self.functions.defer0(id.clone(), function)?;
+        Ok(self.wire::<A, ()>(id, Kind::Zero))
     }
 
     /// Registers a function of one result that may answer later, through its [`Responder`].
@@ -102,11 +108,12 @@ impl<S: 'static> Native<S> {
     /// As [`Functions::register0`].
     pub fn defer1<A: DeserializeOwned + Send + 'static, R: Wire>(
         &mut self,
-        name: &'static str,
+        id: impl Names<One, A, R>,
         function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError> {
-        self.functions.defer1(name, function)?;
-        Ok(self.wire::<A, R>(name, Kind::One))
+        let id = id.into();
+        self.functions.defer1(id.clone(), function)?;
+        Ok(self.wire::<A, R>(id, Kind::One))
     }
 
     /// Registers a function of several results that may answer later, through its [`Responder`].
@@ -115,14 +122,16 @@ impl<S: 'static> Native<S> {
     /// As [`Functions::register0`].
     pub fn defer_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
         &mut self,
-        name: &'static str,
+        id: impl Names<Many, A, R>,
         function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError> {
-        self.functions.defer_n(name, function)?;
-        Ok(self.wire::<A, R>(name, Kind::Many))
+        let id = id.into();
+        self.functions.defer_n(id.clone(), function)?;
+        Ok(self.wire::<A, R>(id, Kind::Many))
     }
 
-    /// Makes a server of the table and has `registry` reach it under the functions' names.
+    /// Makes a server of the table and has `registry` reach it under the functions' names. Functions named by a
+    /// number or a type are for this process alone.
     ///
     /// # Errors
     /// [`RegistryError`] if the registry does not take a name.
@@ -133,26 +142,27 @@ impl<S: 'static> Native<S> {
         registry: &mut Builder,
     ) -> Result<Server<S>, RegistryError> {
         let server = Server::with_settings(state, self.functions, settings);
-        for Function { name, kind, caller } in self.wires {
-            let provider = NativeProvider { client: server.client(), id: name.into(), kind, caller };
-            registry.provide(name, None, provider)?;
+        for Function { id, kind, caller } in self.wires {
+            let FunctionId::Text(name) = id.clone() else { continue };
+            let provider = NativeProvider { client: server.client(), id, kind, caller };
+            registry.provide(&name, None, provider)?;
         }
         Ok(server)
     }
 
     fn wire<A: DeserializeOwned + Send + 'static, R: Wire>(
         &mut self,
-        name: &'static str,
+        id: FunctionId,
         kind: Kind,
     ) -> &mut Self {
         let caller: Caller = Arc::new(move |client, id, call| {
             let Call { params, reply, .. } = call;
             match arguments::<A>(params) {
-                Ok(arguments) => client.submit::<A, R>(id, kind, arguments, NativeReply(reply)),
+                Ok(arguments) => client.submit_in_place::<A, R>(id, kind, arguments, NativeReply(reply)),
                 Err(fault) => reply.send(Err(fault)),
             }
         });
-        self.wires.push(Function { name, kind, caller });
+        self.wires.push(Function { id, kind, caller });
         self
     }
 }
@@ -165,7 +175,7 @@ impl<S: 'static> Default for Native<S> {
 
 impl<S> fmt::Debug for Native<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.wires.iter().map(|function| function.name)).finish()
+        f.debug_set().entries(self.wires.iter().map(|function| &function.id)).finish()
     }
 }
 
@@ -179,6 +189,10 @@ impl<R: Wire> Sink<R> for NativeReply {
 
     fn is_abandoned(&self) -> bool {
         self.0.is_cancelled()
+    }
+
+    fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()> {
+        self.0.poll_cancelled(cx)
     }
 }
 

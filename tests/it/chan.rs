@@ -10,8 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::chan::{
-    CallError, Callbacks, Client, FunctionId, Functions, Kind, QueuedCall, RegisterError, Responder, Server,
-    Settings,
+    CallError, Callbacks, Client, FunctionId, Functions, Kind, RegisterError, Responder, Server, Settings,
 };
 use proptest::prelude::*;
 
@@ -72,6 +71,11 @@ fn running(capacity: usize) -> (Client, thread::JoinHandle<Ledger>) {
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Runs the next call, if there is one.
+fn exec<S: 'static>(server: &mut Server<S>) -> bool {
+    smol::block_on(server.exec())
 }
 
 #[test]
@@ -145,10 +149,9 @@ fn anyone_can_drive_a_server() {
     let mut server = server(4);
     let client = server.client();
     let mut call = client.call1::<_, u64>("echo", 5_u64);
-    assert!(server.try_next().is_none(), "nothing is queued before the call is polled");
+    assert!(!exec(&mut server), "nothing is queued before the call is polled");
     assert!(poll(&mut call).is_pending());
-    let queued = server.try_next().unwrap();
-    server.exec(queued);
+    assert!(exec(&mut server));
     assert!(matches!(poll(&mut call), Poll::Ready(Ok(5))));
     assert_eq!(server.stats().executed, 1);
 }
@@ -196,8 +199,7 @@ fn a_responder_answers_later_in_any_order_or_is_missed_at_once() {
     let mut calls: Vec<_> = (0..3).map(|n| client.call1::<_, u64>("keep", n as u64)).collect();
     for call in &mut calls {
         assert!(poll(call).is_pending());
-        let queued = server.try_next().unwrap();
-        server.exec(queued);
+        assert!(exec(&mut server));
         assert!(poll(call).is_pending(), "the function has run and not answered");
     }
     let mut kept = std::mem::take(&mut server.state_mut().kept);
@@ -211,8 +213,7 @@ fn a_responder_answers_later_in_any_order_or_is_missed_at_once() {
 
     let mut dropped = client.call1::<_, u64>("drop", 1_u64);
     assert!(poll(&mut dropped).is_pending());
-    let queued = server.try_next().unwrap();
-    server.exec(queued);
+    assert!(exec(&mut server));
     assert!(matches!(poll(&mut dropped), Poll::Ready(Err(CallError::Unanswered))));
 }
 
@@ -223,8 +224,7 @@ fn a_dropped_call_that_has_not_begun_never_does() {
     let mut call = Box::pin(client.call0("write", 1_u64));
     assert!(poll(&mut call).is_pending());
     drop(call);
-    let queued = server.try_next().unwrap();
-    server.exec(queued);
+    assert!(exec(&mut server));
     assert!(server.state().entries.is_empty());
     assert_eq!(server.stats().cancelled, 1);
     assert_eq!(server.stats().executed, 0);
@@ -243,7 +243,7 @@ fn a_deadline_ends_a_wait_for_the_answer_and_a_wait_for_room() {
 
 #[test]
 fn close_answers_everyone_and_closing_again_does_nothing() {
-    let server = server(2);
+    let mut server = server(2);
     let client = server.client();
     let closer = server.closer();
     let mut queued: Vec<_> = (0..2).map(|n| client.call1::<_, u64>("echo", n as u64)).collect();
@@ -266,7 +266,7 @@ fn close_answers_everyone_and_closing_again_does_nothing() {
     assert!(matches!(waits.join().unwrap(), Err(CallError::Closed)));
     assert!(matches!(client.call0("write", 1_u64).wait(), Err(CallError::Closed)));
     assert!(client.is_closed());
-    assert!(smol::block_on(server.next()).is_none());
+    assert!(!smol::block_on(server.ready()));
 }
 
 #[test]
@@ -277,16 +277,6 @@ fn a_server_that_is_dropped_answers_everyone() {
     assert!(poll(&mut call).is_pending());
     drop(server);
     assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Closed))));
-}
-
-#[test]
-fn a_queued_call_that_is_dropped_answers_too() {
-    let server = server(4);
-    let client = server.client();
-    let mut call = client.call1::<_, u64>("echo", 1_u64);
-    assert!(poll(&mut call).is_pending());
-    drop(server.try_next().unwrap());
-    assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Unanswered))));
 }
 
 /// Arguments, or a panic's payload, whose end is a panic of its own.
@@ -313,9 +303,7 @@ fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
     let mut cancelled = Box::pin(client.call0("take", Bomb));
     assert!(poll(&mut thrown).is_pending() && poll(&mut cancelled).is_pending());
     drop(cancelled);
-    while let Some(call) = server.try_next() {
-        server.exec(call);
-    }
+    while exec(&mut server) {}
     assert!(matches!(poll(&mut thrown), Poll::Ready(Err(CallError::Panicked(_)))));
 
     let mut bomb = client.call0("take", Bomb);
@@ -340,21 +328,11 @@ fn a_panic_that_a_function_catches_is_not_taken_for_a_later_one() {
     let client = server.client();
     let (mut fine, mut resumed) = (client.call0("twice", ()), client.call0("resume", ()));
     assert!(poll(&mut fine).is_pending() && poll(&mut resumed).is_pending());
-    while let Some(call) = server.try_next() {
-        server.exec(call);
-    }
+    while exec(&mut server) {}
     assert!(matches!(poll(&mut fine), Poll::Ready(Ok(()))));
     let Poll::Ready(Err(CallError::Panicked(panic))) = poll(&mut resumed) else { panic!("no panic") };
     // Nothing reports one that is resumed, so it has no message; but not another one's.
     assert!(!panic.message().contains("caught"), "{}", panic.message());
-}
-
-#[test]
-#[should_panic(expected = "belongs to another server")]
-fn a_call_of_another_server_is_refused() {
-    let (one, mut other) = (server(4), server(4));
-    one.client().go("write", 1_u64).unwrap();
-    other.exec(one.try_next().unwrap());
 }
 
 /// Servers in a row, each with a function that calls the next and waits; the last calls `back_to`.
@@ -436,8 +414,7 @@ fn an_async_call_to_oneself_is_no_deadlock() {
     server.state_mut().client = Some(server.client());
     server.client().go("start", ()).unwrap();
     for _ in 0..2 {
-        let call = server.try_next().unwrap();
-        server.exec(call);
+        assert!(exec(&mut server));
     }
     let mut got = 0;
     server.state_mut().callbacks.as_mut().unwrap().try_next().unwrap().run(&mut got);
@@ -579,7 +556,6 @@ enum Step {
     Panic,
     Exec,
     DropOldest,
-    DropQueued,
     AnswerKept,
     Close,
 }
@@ -593,11 +569,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Panic),
         8 => Just(Step::Exec),
         1 => Just(Step::DropOldest),
-        1 => Just(Step::DropQueued),
         2 => Just(Step::AnswerKept),
         1 => Just(Step::Close),
     ];
     proptest::collection::vec(step, 0..60)
+}
+
+/// Nobody overtakes those who wait for room.
+fn has_room(client: &Client) -> bool {
+    let stats = client.stats();
+    stats.queued < stats.capacity && stats.waiting == 0
 }
 
 proptest! {
@@ -629,21 +610,18 @@ proptest! {
             serial += 1;
             match step {
                 Step::Call => {
-                    let room = client.stats().queued < capacity && !closed;
                     let mut call = Box::pin(client.call1::<_, u64>("trace", serial));
                     let first = poll(&mut call);
                     prop_assert_eq!(first.is_ready(), closed);
-                    if room {
-                        expected.push(serial);
-                    }
                     if first.is_pending() {
-                        calls.push((serial, room, call));
+                        expected.push(serial);
+                        calls.push((serial, call));
                     }
                 }
                 Step::Keep => {
                     let mut call = Box::pin(client.call1::<_, u64>("keep", serial));
                     if poll(&mut call).is_pending() {
-                        calls.push((serial, false, call));
+                        calls.push((serial, call));
                     }
                 }
                 Step::Go => {
@@ -652,7 +630,7 @@ proptest! {
                     }
                 }
                 Step::Async => {
-                    if client.stats().queued < capacity && !closed {
+                    if has_room(&client) && !closed {
                         expected.push(serial);
                     }
                     let this = serial;
@@ -660,25 +638,14 @@ proptest! {
                     started += 1;
                 }
                 Step::Panic => drop(client.go("panic", String::new())),
-                Step::Exec => if let Some(call) = server.try_next() {
-                    server.exec(call);
-                },
+                Step::Exec => drop(exec(&mut server)),
                 Step::DropOldest => if !calls.is_empty() {
-                    let (dropped, ..) = calls.remove(0);
+                    let (dropped, _) = calls.remove(0);
                     let has_run = order.lock().unwrap().contains(&dropped);
                     if !has_run {
                         expected.retain(|value| *value != dropped);
                     }
                 },
-                Step::DropQueued => {
-                    let queued: Option<QueuedCall> = server.try_next();
-                    // Which one it was is not known, so the order is not judged from here on.
-                    if queued.is_some() {
-                        expected.clear();
-                        order.lock().unwrap().clear();
-                        return Ok(());
-                    }
-                }
                 Step::AnswerKept => if let Some(responder) = server.state_mut().kept.pop() {
                     responder.reply(u64::MAX);
                 },
@@ -690,16 +657,10 @@ proptest! {
         }
 
         // Calls that waited for room enter while others are run.
-        loop {
-            calls.retain_mut(|(_, _, call)| poll(call).is_pending());
-            match server.try_next() {
-                Some(call) => server.exec(call),
-                None => break,
-            }
-        }
+        while exec(&mut server) {}
         drop(server);
         let ran = order.lock().unwrap().clone();
-        for (serial, _, call) in &mut calls {
+        for (serial, call) in &mut calls {
             prop_assert!(matches!(poll(call), Poll::Ready(_)), "call {} was never answered", serial);
         }
         let mut by_callback = Vec::new();

@@ -1,0 +1,338 @@
+//! The future of a sync call.
+
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use smol::Timer;
+
+use super::error::CallError;
+use super::functions::Found;
+use super::panic;
+use super::queue::{self, Item as _, Post, Queue};
+use super::reply::{ReplyTo, Responder, Slot};
+use super::shared::{NotQueued, Shared, Waiting};
+use super::sync::Mutex;
+use super::waits::Edge;
+
+/// Calls that a thread may run in place one after the other before it lets other tasks have a turn: an `await` that
+/// is always ready at once would keep them from it for ever.
+const TURN: u32 = 128;
+
+thread_local! {
+    static LEFT: Cell<u32> = const { Cell::new(TURN) };
+}
+
+/// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
+///
+/// It is made when first polled. If its server has nothing else to do, the function runs at once, on this thread.
+/// Otherwise the call enters the server's queue, waiting there for room if the queue is full. Dropping it gives the
+/// call up; a function that has not begun by then never will.
+///
+/// # Panics
+/// If it is polled again after its end.
+#[must_use = "a call does nothing unless it is awaited or waited for"]
+pub struct Call<'c, A, R> {
+    shared: &'c Shared,
+    state: State<'c, A, R>,
+    deadline: Deadline,
+    full: WhenFull,
+    /// Held while a function waits for this call.
+    edge: Option<Edge>,
+}
+
+enum State<'c, A, R> {
+    /// Something was wrong with the call itself.
+    Refused(CallError),
+    Fresh {
+        way: Way<'c, A, R>,
+        arguments: A,
+    },
+    /// Waiting for room in the queue.
+    Queueing {
+        ticket: Arc<Ticket<A, R>>,
+    },
+    Waiting {
+        slot: Arc<Slot<R>>,
+    },
+    Done,
+}
+
+enum Way<'c, A, R> {
+    Call(Found<'c, A, R>),
+    /// Go mode, with what to answer as soon as the call is queued.
+    Go(usize, R),
+}
+
+enum Deadline {
+    None,
+    At(Instant),
+    /// The timer is made when there is something to wait for.
+    Running(Timer),
+}
+
+#[derive(Clone, Copy)]
+enum WhenFull {
+    Wait,
+    Fail,
+}
+
+impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
+    pub(super) fn new(shared: &'c Shared, found: Result<Found<'c, A, R>, CallError>, arguments: A) -> Self {
+        let state = match found {
+            Ok(found) => State::Fresh { way: Way::Call(found), arguments },
+            Err(error) => State::Refused(error),
+        };
+        Self { shared, state, deadline: Deadline::None, full: WhenFull::Wait, edge: None }
+    }
+
+    /// Ends the call with [`CallError::Deadline`] unless it is answered by then.
+    pub fn deadline(mut self, at: Instant) -> Self {
+        self.deadline = Deadline::At(at);
+        self
+    }
+
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now.
+    pub fn timeout(self, time: Duration) -> Self {
+        match Instant::now().checked_add(time) {
+            Some(at) => self.deadline(at),
+            None => self,
+        }
+    }
+
+    /// Ends the call with [`CallError::Full`] instead of waiting for room in the queue.
+    pub fn unless_full(mut self) -> Self {
+        self.full = WhenFull::Fail;
+        self
+    }
+
+    /// Makes a call in go mode, which is answered when it is queued.
+    pub(super) fn go(shared: &'c Shared, found: Result<usize, CallError>, arguments: A, queued: R) -> Self {
+        let state = match found {
+            Ok(function) => State::Fresh { way: Way::Go(function, queued), arguments },
+            Err(error) => State::Refused(error),
+        };
+        Self { shared, state, deadline: Deadline::None, full: WhenFull::Wait, edge: None }
+    }
+
+    /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
+    ///
+    /// # Errors
+    /// [`CallError`]; in particular `WouldDeadlock` from inside a function whose server the called one waits
+    /// for.
+    pub fn wait(self) -> Result<R, CallError> {
+        smol::future::block_on(self)
+    }
+
+    /// Makes the call; returns its answer if it is there at once.
+    fn begin(&mut self) -> Option<Result<R, CallError>> {
+        let (way, arguments) = match mem::replace(&mut self.state, State::Done) {
+            State::Fresh { way, arguments } => (way, arguments),
+            State::Refused(error) => return Some(Err(error)),
+            _ => panic!("the call was polled after its end"),
+        };
+        if matches!(self.deadline, Deadline::At(at) if at <= Instant::now()) {
+            panic::drop_quietly(arguments);
+            return Some(self.late());
+        }
+        match way {
+            Way::Call(found) => {
+                let number = found.number;
+                let arguments = match self.shared.run_in_place(&found, arguments) {
+                    Ok(result) => return Some(result),
+                    Err(arguments) => arguments,
+                };
+                match Edge::enter(&self.shared.node) {
+                    Ok(edge) => self.edge = edge,
+                    Err(error) => return Some(Err(error)),
+                }
+                let slot = Arc::new(Slot::new());
+                let responder = Responder::new(ReplyTo::Slot(slot.clone()));
+                match self.shared.call(number, queue::Call { arguments, responder }) {
+                    Ok(()) => {
+                        self.state = State::Waiting { slot };
+                        None
+                    }
+                    Err(refused) => self.refused(refused, |call| Ticket {
+                        function: number,
+                        slot,
+                        item: Mutex::new(Some(Item::Call(call))),
+                    }),
+                }
+            }
+            Way::Go(function, queued) => match self.shared.post(function, Post(arguments)) {
+                Ok(()) => Some(Ok(queued)),
+                Err(refused) => self.refused(refused, |post| Ticket {
+                    function,
+                    slot: Arc::new(Slot::new()),
+                    item: Mutex::new(Some(Item::Go(post, queued))),
+                }),
+            },
+        }
+    }
+
+    /// Waits for room in a full queue if the call is to.
+    fn refused<T>(
+        &mut self,
+        refused: NotQueued<T>,
+        ticket: impl FnOnce(T) -> Ticket<A, R>,
+    ) -> Option<Result<R, CallError>> {
+        match (refused, self.full) {
+            (NotQueued::Full(item), WhenFull::Wait) => {
+                let ticket = Arc::new(ticket(item));
+                match self.shared.wait_for_room(&ticket) {
+                    Ok(()) => self.state = State::Queueing { ticket },
+                    Err(error) => return Some(Err(error)),
+                }
+                None
+            }
+            (refused, _) => {
+                let (error, item) = self.shared.refuse(refused);
+                panic::drop_quietly(item);
+                Some(Err(error))
+            }
+        }
+    }
+
+    fn late(&self) -> Result<R, CallError> {
+        self.shared.counters.timed_out();
+        Err(CallError::Deadline)
+    }
+}
+
+impl<A, R> Unpin for Call<'_, A, R> {}
+
+impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let slot = match &this.state {
+            State::Queueing { ticket } => &ticket.slot,
+            State::Waiting { slot } => slot,
+            State::Refused(_) | State::Fresh { .. } | State::Done => {
+                if LEFT.get() == 0 {
+                    LEFT.set(TURN);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                if let Some(result) = this.begin() {
+                    LEFT.set(LEFT.get() - 1);
+                    return Poll::Ready(result);
+                }
+                LEFT.set(TURN);
+                return self.poll(cx);
+            }
+        };
+        if let Poll::Ready(result) = slot.poll(cx) {
+            this.edge = None;
+            this.state = State::Done;
+            return Poll::Ready(result);
+        }
+        if let Deadline::At(at) = this.deadline {
+            this.deadline = Deadline::Running(Timer::at(at));
+        }
+        if let Deadline::Running(timer) = &mut this.deadline
+            && Pin::new(timer).poll(cx).is_ready()
+        {
+            this.give_up();
+            return Poll::Ready(this.late());
+        }
+        Poll::Pending
+    }
+}
+
+impl<A, R> Call<'_, A, R> {
+    fn give_up(&mut self) {
+        self.edge = None;
+        match mem::replace(&mut self.state, State::Done) {
+            State::Queueing { ticket } => ticket.give_up(self.shared),
+            State::Waiting { slot } => slot.abandon(),
+            State::Refused(_) | State::Fresh { .. } | State::Done => {}
+        }
+    }
+}
+
+impl<A, R> Drop for Call<'_, A, R> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
+impl<A, R> fmt::Debug for Call<'_, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Refused(error) => return f.debug_tuple("Call").field(error).finish(),
+            State::Fresh { .. } => "fresh",
+            State::Queueing { .. } => "waiting for room",
+            State::Waiting { .. } => "waiting for the answer",
+            State::Done => "done",
+        };
+        f.debug_struct("Call").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+/// The place of a call among those that wait for room in the queue.
+struct Ticket<A, R> {
+    function: usize,
+    slot: Arc<Slot<R>>,
+    /// Taken when there is room, or when the call is given up.
+    item: Mutex<Option<Item<A, R>>>,
+}
+
+enum Item<A, R> {
+    Call(queue::Call<A, R>),
+    Go(Post<A>, R),
+    /// What is left of a call in go mode that was queued: what to answer.
+    Queued(R),
+}
+
+impl<A, R> Ticket<A, R> {
+    fn give_up(self: Arc<Self>, shared: &Shared) {
+        self.slot.abandon();
+        let item = self.item.lock().take();
+        if item.is_some() {
+            shared.leave(Arc::as_ptr(&self).cast());
+        }
+        panic::drop_quietly(item);
+    }
+}
+
+impl<A: Send + 'static, R: Send + 'static> Waiting for Ticket<A, R> {
+    fn enter(&self, queue: &mut Queue) {
+        let mut item = self.item.lock();
+        match item.take() {
+            Some(Item::Call(call)) => queue.push_call(self.function, call),
+            Some(Item::Go(post, queued)) => {
+                queue.push_post(self.function, post);
+                *item = Some(Item::Queued(queued));
+            }
+            None | Some(Item::Queued(_)) => {}
+        }
+    }
+
+    fn entered(&self) {
+        let mut item = self.item.lock();
+        if let Some(Item::Queued(queued)) = item.take_if(|item| matches!(item, Item::Queued(_))) {
+            drop(item);
+            self.slot.answer(Ok(queued));
+        }
+    }
+
+    fn fail(&self, error: &CallError) {
+        let item = self.item.lock().take();
+        match item {
+            Some(Item::Call(call)) => call.fail(error),
+            Some(Item::Go(post, _)) => {
+                self.slot.answer(Err(error.clone()));
+                post.fail(error);
+            }
+            Some(Item::Queued(_)) | None => {}
+        }
+    }
+}

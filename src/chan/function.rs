@@ -1,0 +1,150 @@
+//! One function: what a call of it must look like, and how it is run.
+
+use std::any::{Any, TypeId, type_name};
+use std::future::Future;
+use std::pin::Pin;
+
+use super::error::CallError;
+use super::id::FunctionId;
+use super::kind::Kind;
+use super::panic;
+use super::queue::{Call, Lot, Post};
+use super::reply::{ReplyTo, Responder};
+
+/// The rest of an async function, which has the state until it ends.
+pub(super) type Rest<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+
+/// A function whose types of arguments and result are known, but not that of the state.
+pub(super) struct Function<A, R> {
+    pub(super) body: Body<A, R>,
+}
+
+/// How the function gives its result. The state is the one of the table, or it panics.
+pub(super) enum Body<A, R> {
+    /// When it returns.
+    Now(Box<Now<A, R>>),
+    /// Through a responder, now or later.
+    Later(Box<Later<A, R>>),
+    /// When its future ends, which has the state until then.
+    Async(Box<Begin<A, R>>),
+}
+
+type Now<A, R> = dyn Fn(&mut dyn Any, A) -> R + Send + Sync;
+type Later<A, R> = dyn Fn(&mut dyn Any, A, Responder<R>) + Send + Sync;
+type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> Rest<'s> + Send + Sync;
+
+/// A function of any types. `run` is for those that are not async, `begin` for those that are.
+pub(super) trait AnyFunction: Any + Send + Sync {
+    fn is_async(&self) -> bool;
+    /// Makes room for calls that wait.
+    fn calls(&self) -> Box<dyn Lot>;
+    /// Makes room for calls in go mode.
+    fn posts(&self) -> Box<dyn Lot>;
+    /// Runs the oldest call that waits, and tells whether it did: not if its caller has given up. Unwinds if the
+    /// function does.
+    fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool;
+    /// Runs the oldest call in go mode. Unwinds if the function does.
+    fn run_post(&self, posts: &mut dyn Lot, state: &mut dyn Any);
+    /// Begins the oldest call that waits, unless its caller has given up.
+    fn begin_call<'s>(&self, calls: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>>;
+    /// Begins the oldest call in go mode.
+    fn begin_post<'s>(&self, posts: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>>;
+}
+
+impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
+    fn is_async(&self) -> bool {
+        matches!(self.body, Body::Async(_))
+    }
+
+    fn calls(&self) -> Box<dyn Lot> {
+        <dyn Lot>::of::<Call<A, R>>()
+    }
+
+    fn posts(&self) -> Box<dyn Lot> {
+        <dyn Lot>::of::<Post<A>>()
+    }
+
+    fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool {
+        let Some(Call { arguments, responder }) = wanted::<A, R>(calls) else { return false };
+        match &self.body {
+            Body::Now(function) => responder.reply(function(state, arguments)),
+            Body::Later(function) => function(state, arguments, responder),
+            Body::Async(_) => unreachable!("async functions are begun"),
+        }
+        true
+    }
+
+    fn run_post(&self, posts: &mut dyn Lot, state: &mut dyn Any) {
+        let Some(Post(arguments)) = posts.pop::<Post<A>>() else { return };
+        match &self.body {
+            Body::Now(function) => drop(function(state, arguments)),
+            Body::Later(function) => function(state, arguments, Responder::new(ReplyTo::Nobody)),
+            Body::Async(_) => unreachable!("async functions are begun"),
+        }
+    }
+
+    fn begin_call<'s>(&self, calls: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>> {
+        let Call { arguments, responder } = wanted::<A, R>(calls)?;
+        self.begin(state, arguments, responder)
+    }
+
+    fn begin_post<'s>(&self, posts: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>> {
+        let Post(arguments) = posts.pop::<Post<A>>()?;
+        self.begin(state, arguments, Responder::new(ReplyTo::Nobody))
+    }
+}
+
+impl<A, R> Function<A, R> {
+    fn begin<'s>(&self, state: &'s mut dyn Any, arguments: A, responder: Responder<R>) -> Option<Rest<'s>> {
+        match &self.body {
+            Body::Async(function) => Some(function(state, arguments, responder)),
+            Body::Now(_) | Body::Later(_) => unreachable!("other functions are run"),
+        }
+    }
+}
+
+/// Takes the oldest call, unless its caller has given up.
+fn wanted<A: Send + 'static, R: Send + 'static>(calls: &mut dyn Lot) -> Option<Call<A, R>> {
+    let call = calls.pop::<Call<A, R>>()?;
+    if call.responder.is_cancelled() {
+        panic::drop_quietly(call);
+        return None;
+    }
+    Some(call)
+}
+
+/// What a call must look like.
+#[derive(Clone, Copy)]
+pub(super) struct Signature {
+    pub(super) kind: Kind,
+    pub(super) arguments: Type,
+    pub(super) result: Type,
+}
+
+/// A type, and its name for messages.
+#[derive(Clone, Copy)]
+pub(super) struct Type {
+    id: TypeId,
+    name: &'static str,
+}
+
+impl Type {
+    pub(super) fn of<T: 'static>() -> Self {
+        Self { id: TypeId::of::<T>(), name: type_name::<T>() }
+    }
+
+    pub(super) fn is<T: 'static>(&self) -> bool {
+        self.id == TypeId::of::<T>()
+    }
+}
+
+impl Signature {
+    /// Says in what a call with these types does not fit.
+    pub(super) fn mismatch<A: 'static, R: 'static>(&self, function: FunctionId) -> CallError {
+        let (part, registered, called) = match self.arguments.is::<A>() {
+            true => ("result", self.result.name, type_name::<R>()),
+            false => ("arguments", self.arguments.name, type_name::<A>()),
+        };
+        CallError::TypeMismatch { function, part, registered, called }
+    }
+}
