@@ -5,6 +5,7 @@
 )]
 
 pub mod chan;
+pub mod sched;
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use smol::Timer;
-
+use super::deadline::Deadline;
 use super::error::CallError;
 use super::functions::Found;
 use super::panic;
@@ -69,13 +68,6 @@ enum Way<'c, A, R> {
     Go(usize, R),
 }
 
-enum Deadline {
-    None,
-    At(Instant),
-    /// The timer is made when there is something to wait for.
-    Running(Timer),
-}
-
 #[derive(Clone, Copy)]
 enum WhenFull {
     Wait,
@@ -88,21 +80,19 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             Ok(found) => State::Fresh { way: Way::Call(found), arguments },
             Err(error) => State::Refused(error),
         };
-        Self { shared, state, deadline: Deadline::None, full: WhenFull::Wait, edge: None }
+        Self { shared, state, deadline: Deadline::default(), full: WhenFull::Wait, edge: None }
     }
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered by then.
     pub fn deadline(mut self, at: Instant) -> Self {
-        self.deadline = Deadline::At(at);
+        self.deadline = Deadline::at(at);
         self
     }
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now.
-    pub fn timeout(self, time: Duration) -> Self {
-        match Instant::now().checked_add(time) {
-            Some(at) => self.deadline(at),
-            None => self,
-        }
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.deadline = Deadline::after(time);
+        self
     }
 
     /// Ends the call with [`CallError::Full`] instead of waiting for room in the queue.
@@ -117,7 +107,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             Ok(function) => State::Fresh { way: Way::Go(function, queued), arguments },
             Err(error) => State::Refused(error),
         };
-        Self { shared, state, deadline: Deadline::None, full: WhenFull::Wait, edge: None }
+        Self { shared, state, deadline: Deadline::default(), full: WhenFull::Wait, edge: None }
     }
 
     /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
@@ -136,7 +126,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             State::Refused(error) => return Some(Err(error)),
             _ => panic!("the call was polled after its end"),
         };
-        if matches!(self.deadline, Deadline::At(at) if at <= Instant::now()) {
+        if self.deadline.has_passed() {
             panic::drop_quietly(arguments);
             return Some(self.late());
         }
@@ -234,12 +224,7 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
             this.state = State::Done;
             return Poll::Ready(result);
         }
-        if let Deadline::At(at) = this.deadline {
-            this.deadline = Deadline::Running(Timer::at(at));
-        }
-        if let Deadline::Running(timer) = &mut this.deadline
-            && Pin::new(timer).poll(cx).is_ready()
-        {
+        if this.deadline.poll(cx).is_ready() {
             this.give_up();
             return Poll::Ready(this.late());
         }

@@ -245,30 +245,75 @@ impl<C: 'static> Callbacks<C> {
         arguments: A,
         callback: impl FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
     ) -> Result<(), TooManyPending<A>> {
-        let deadline = self.time.take().and_then(|time| Instant::now().checked_add(time));
+        let time = self.time.take();
+        match self.prepare(client, time, callback) {
+            Ok(prepared) => prepared.submit(client, id, kind, arguments),
+            Err(limit) => return Err(TooManyPending { arguments, limit }),
+        }
+        Ok(())
+    }
+
+    /// Makes room for a call. The second half of it, which may drop values of the user's, needs no access to this.
+    ///
+    /// # Errors
+    /// The limit, if it is reached.
+    pub(crate) fn prepare<F, R>(
+        &mut self,
+        client: &Client,
+        time: Option<Duration>,
+        callback: F,
+    ) -> Result<Prepared<C, F, R>, usize>
+    where
+        F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
+        R: Send + 'static,
+    {
         if self.pending == self.limit {
-            return Err(TooManyPending { arguments, limit: self.limit });
+            return Err(self.limit);
         }
         self.pending += 1;
         let answers = self.answers.clone();
-        match deadline {
-            None => client.submit(id, kind, arguments, Pending { answers, callback, result: None }),
-            Some(at) => {
-                self.serial += 1;
-                let deadline = (at, self.serial);
-                let call = Arc::new(Timed {
-                    answers,
-                    server: client.shared().clone(),
-                    deadline,
-                    open: Mutex::new(Open { callback: Some(callback), worker: None }),
-                    result: PhantomData,
-                });
-                let weak: Weak<Timed<_, _, R>> = Arc::downgrade(&call);
-                self.deadlines.insert(deadline, weak);
-                client.submit(id, kind, arguments, TimedSink(call));
-            }
+        let Some(at) = time.and_then(|time| Instant::now().checked_add(time)) else {
+            return Ok(Prepared::Plain(Pending { answers, callback, result: None }));
+        };
+        self.serial += 1;
+        let deadline = (at, self.serial);
+        let call = Arc::new(Timed {
+            answers,
+            server: client.shared().clone(),
+            deadline,
+            open: Mutex::new(Open { callback: Some(callback), worker: None }),
+            result: PhantomData,
+        });
+        let weak: Weak<Timed<_, _, R>> = Arc::downgrade(&call);
+        self.deadlines.insert(deadline, weak);
+        self.answers.rouse();
+        Ok(Prepared::Timed(TimedSink(call)))
+    }
+}
+
+/// An async call that only has to be made.
+pub(crate) enum Prepared<C, F, R> {
+    Plain(Pending<C, F, R>),
+    Timed(TimedSink<C, F, R>),
+}
+
+impl<C, F, R> Prepared<C, F, R>
+where
+    C: 'static,
+    F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
+    R: Send + 'static,
+{
+    pub(crate) fn submit<A: Send + 'static>(
+        self,
+        client: &Client,
+        id: &FunctionId,
+        kind: Kind,
+        arguments: A,
+    ) {
+        match self {
+            Self::Plain(call) => client.submit(id, kind, arguments, call),
+            Self::Timed(call) => client.submit(id, kind, arguments, call),
         }
-        Ok(())
     }
 }
 
@@ -335,6 +380,14 @@ impl<C> Answers<C> {
         }
     }
 
+    /// Has the loop look again: there is a new deadline.
+    fn rouse(&self) {
+        let sleeper = self.0.lock().sleeper.take();
+        if let Some(sleeper) = sleeper {
+            sleeper.wake();
+        }
+    }
+
     fn is_closed(&self) -> bool {
         self.0.lock().closed
     }
@@ -353,7 +406,7 @@ impl<C> Answers<C> {
 }
 
 /// A call without a deadline. It becomes its own callback when its answer is there.
-struct Pending<C, F, R> {
+pub(crate) struct Pending<C, F, R> {
     answers: Arc<Answers<C>>,
     callback: F,
     result: Option<Result<R, CallError>>,
@@ -439,7 +492,7 @@ where
     }
 }
 
-struct TimedSink<C, F, R>(Arc<Timed<C, F, R>>);
+pub(crate) struct TimedSink<C, F, R>(Arc<Timed<C, F, R>>);
 
 impl<C, F, R> Sink<R> for TimedSink<C, F, R>
 where

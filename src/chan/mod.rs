@@ -29,9 +29,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod answer;
 mod call;
 mod callbacks;
 mod client;
+mod deadline;
 mod error;
 mod function;
 mod functions;
@@ -45,6 +47,7 @@ mod shared;
 mod sync;
 mod waits;
 
+pub(crate) use answer::{Answer, Host};
 pub use call::Call;
 pub use callbacks::{Callback, Callbacks, TooManyPending};
 pub use client::{Client, Refused};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use smol::Timer;
@@ -17,7 +17,7 @@ use super::function::Rest;
 use super::functions::Functions;
 use super::panic;
 use super::queue::Queue;
-use super::shared::{Shared, State, Stats};
+use super::shared::{Shared, State, Stats, What};
 use super::waits::{self, Node};
 
 /// Calls that a server runs before it lets other tasks of its executor have a turn.
@@ -60,12 +60,27 @@ impl<S: 'static> Server<S> {
 
     /// Creates a server.
     pub fn with_settings(state: S, functions: impl Into<Arc<Functions<S>>>, settings: Settings) -> Self {
+        Self::create(functions, settings, |_, _| state)
+    }
+
+    /// Creates a server whose state is made with a client of it.
+    pub(crate) fn create(
+        functions: impl Into<Arc<Functions<S>>>,
+        settings: Settings,
+        state: impl FnOnce(Client, Closer) -> S,
+    ) -> Self {
         let directory = functions.into().directory().clone();
         let name = settings.name.unwrap_or_else(|| Cow::Borrowed(short_name(type_name::<S>())));
         let node = Node::new(Arc::from(name));
         let batch = directory.queue();
         let shared = Arc::new(Shared::new(node, directory, settings.capacity, settings.backtrace_limit));
-        Self { state, handle: Arc::new(Handle(shared.clone())), runner: Runner { shared, batch } }
+        let handle = Arc::new(Handle(shared.clone()));
+        let state = state(Client::new(handle.clone()), Closer(shared.clone()));
+        Self { state, handle, runner: Runner { shared, batch } }
+    }
+
+    pub(crate) fn into_state(self) -> S {
+        self.state
     }
 
     /// Returns a client of this server.
@@ -89,6 +104,29 @@ impl<S: 'static> Server<S> {
     /// Dropping the future loses no call.
     pub async fn ready(&mut self) -> bool {
         self.runner.ready(None).await
+    }
+
+    /// Like [`ready`](Self::ready), for a loop that polls its sources itself.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.runner.poll_ready(cx, None)
+    }
+
+    /// Runs something else on the state between two calls, as if it was a function of this server: a panic becomes
+    /// an error and a line in the log, and a sync call that would wait for this server is refused.
+    ///
+    /// # Errors
+    /// [`CallError::Panicked`].
+    pub fn enter<T>(&mut self, f: impl FnOnce(&mut S) -> T) -> Result<T, CallError> {
+        self.enter_as("a task", f)
+    }
+
+    /// Like [`enter`](Self::enter), with what is run, for the log.
+    pub(crate) fn enter_as<T>(
+        &mut self,
+        what: &'static str,
+        f: impl FnOnce(&mut S) -> T,
+    ) -> Result<T, CallError> {
+        self.runner.shared.guard(What::Task(what), || f(&mut self.state))
     }
 
     /// Runs the next call on this thread, to its end, if there is one, and tells whether there was.
@@ -204,10 +242,14 @@ struct Runner {
 impl Runner {
     /// Waits until the batch holds a call; false when there will be none any more.
     async fn ready(&mut self, mut lend: Option<&mut Option<State>>) -> bool {
-        if !self.batch.is_empty() {
-            return true;
+        poll_fn(|cx| self.poll_ready(cx, lend.as_deref_mut())).await
+    }
+
+    fn poll_ready(&mut self, cx: &Context<'_>, lend: Option<&mut Option<State>>) -> Poll<bool> {
+        match self.batch.is_empty() {
+            true => self.shared.poll_take(cx, &mut self.batch, lend),
+            false => Poll::Ready(true),
         }
-        poll_fn(|cx| self.shared.poll_take(cx, &mut self.batch, lend.as_deref_mut())).await
     }
 
     /// Runs calls of the batch, up to `most`, and returns how many. Stops before an async one.
@@ -231,7 +273,9 @@ impl Runner {
                     }
                     shared.set_taken(batch.len() - 1);
                     shared.counters.executed();
-                    if let Ok(false) = shared.catch(number, || batch.run_front(function, state)) {
+                    if let Ok(false) =
+                        shared.catch(What::Function(number), || batch.run_front(function, state))
+                    {
                         shared.counters.cancelled();
                     }
                     waits::ended();
@@ -252,7 +296,7 @@ impl Runner {
         }
         shared.set_taken(batch.len() - 1);
         shared.counters.executed();
-        let begun = shared.guard(number, || batch.begin_front(function, state));
+        let begun = shared.guard(What::Function(number), || batch.begin_front(function, state));
         if let Ok(None) = begun {
             shared.counters.cancelled();
         }
@@ -264,7 +308,7 @@ impl Runner {
         let shared = &self.shared;
         let mut function = waits::Function::new(&shared.node);
         poll_fn(|cx| {
-            let part = || shared.catch(number, || rest.as_mut().poll(cx));
+            let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
             match function.within(|| panic::watch(shared.backtrace_limit, part)) {
                 Ok(poll) => poll,
                 Err(_) => Poll::Ready(()),
@@ -290,6 +334,11 @@ impl Closer {
     /// Closes the server at once. See [`Server::close`].
     pub fn close(&self) {
         self.0.close();
+    }
+
+    /// Closes the server for new calls only.
+    pub(crate) fn shut(&self) {
+        self.0.drain();
     }
 
     /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue

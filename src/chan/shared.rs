@@ -94,11 +94,11 @@ pub(super) trait Waiting: Send + Sync {
 
 #[derive(Default)]
 pub(super) struct Counters {
-    /// The first four are written only by the holder of the state, one at a time.
+    /// The first three are written only by the holder of the state, one at a time.
     executed: AtomicU64,
     in_place: AtomicU64,
-    panicked: AtomicU64,
     cancelled: AtomicU64,
+    panicked: AtomicU64,
     refused: AtomicU64,
     timed_out: AtomicU64,
 }
@@ -148,6 +148,15 @@ impl Counters {
     pub(super) fn timed_out(&self) {
         self.timed_out.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// What is run, for the log.
+#[derive(Clone, Copy)]
+pub(super) enum What {
+    /// The function of this number.
+    Function(usize),
+    /// Something else: "a timer", for instance.
+    Task(&'static str),
 }
 
 /// Why a call was not queued, with what goes with it.
@@ -271,7 +280,7 @@ impl Shared {
     ) -> Result<Result<R, CallError>, A> {
         let Body::Now(function) = &found.function.body else { return Err(arguments) };
         let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
-        Ok(self.guard(found.number, || function(borrowed.state(), arguments)))
+        Ok(self.guard(What::Function(found.number), || function(borrowed.state(), arguments)))
     }
 
     /// Lends the state to a caller, if nobody has it and no call is queued.
@@ -457,19 +466,29 @@ impl Shared {
         }
     }
 
-    /// Runs a function, or a part of one; its panic becomes an error.
-    pub(super) fn guard<T>(&self, function: usize, f: impl FnOnce() -> T) -> Result<T, CallError> {
-        let catch = || panic::watch(self.backtrace_limit, || self.catch(function, f));
-        waits::Function::new(&self.node).within(catch).map_err(CallError::Panicked)
+    /// Runs something on the state, as the server's function of this moment; its panic becomes an error.
+    pub(super) fn guard<T>(&self, what: What, f: impl FnOnce() -> T) -> Result<T, CallError> {
+        waits::Function::new(&self.node).within(|| self.watch(what, f))
+    }
+
+    /// Runs something beside the state; its panic becomes an error.
+    pub(super) fn watch<T>(&self, what: What, f: impl FnOnce() -> T) -> Result<T, CallError> {
+        panic::watch(self.backtrace_limit, || self.catch(what, f)).map_err(CallError::Panicked)
     }
 
     /// Like [`guard`](Self::guard), for one who sees to the rest.
-    pub(super) fn catch<T>(&self, function: usize, f: impl FnOnce() -> T) -> Result<T, Panic> {
+    pub(super) fn catch<T>(&self, what: What, f: impl FnOnce() -> T) -> Result<T, Panic> {
         let caught = panic::catch(f);
         if let Err(panic) = &caught {
-            count(&self.counters.panicked);
-            let (server, function) = (self.node.name(), self.directory.id(function));
-            log::error!(target: PANIC, "{server}: function {function} panicked: {}", panic.message());
+            self.counters.panicked.fetch_add(1, Ordering::Relaxed);
+            let (server, message) = (self.node.name(), panic.message());
+            match what {
+                What::Function(number) => {
+                    let function = self.directory.id(number);
+                    log::error!(target: PANIC, "{server}: function {function} panicked: {message}");
+                }
+                What::Task(task) => log::error!(target: PANIC, "{server}: {task} panicked: {message}"),
+            }
             log::debug!(target: PANIC, "{}", panic.backtrace());
         }
         caught

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "chan",
+    "sched",
     "message",
     "config",
     "log",

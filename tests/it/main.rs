@@ -4,6 +4,8 @@
 mod chan;
 mod cli;
 mod config;
+#[cfg(feature = "cron")]
+mod cron;
 mod docs;
 mod hostile;
 mod layering;

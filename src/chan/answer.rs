@@ -1,0 +1,120 @@
+//! What a server's loop does besides calls, as those see it who hand it in: whose loop it is, and the answer.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::client::Client;
+use super::deadline::Deadline;
+use super::error::CallError;
+use super::panic;
+use super::reply::{ReplyTo, Responder, Slot};
+use super::shared::{Shared, What};
+use super::waits::Edge;
+
+/// Whose loop it is.
+#[derive(Clone)]
+pub(crate) struct Host(Arc<Shared>);
+
+impl Host {
+    pub(crate) fn of(client: &Client) -> Self {
+        Self(client.shared().clone())
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.0.node.name()
+    }
+
+    /// Runs something of the user's off the loop; `what` is its name in the log, should it panic.
+    pub(crate) fn watch<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> Result<T, CallError> {
+        self.0.watch(What::Task(what), f)
+    }
+
+    /// Awaits something of the user's off the loop.
+    pub(crate) async fn watch_future<T>(
+        &self,
+        what: &'static str,
+        future: impl Future<Output = T>,
+    ) -> Result<T, CallError> {
+        let mut future = Box::pin(future);
+        let result = poll_fn(|cx| match self.watch(what, || future.as_mut().poll(cx)) {
+            Ok(poll) => poll.map(Ok),
+            Err(error) => Poll::Ready(Err(error)),
+        })
+        .await;
+        panic::drop_quietly(future);
+        result
+    }
+}
+
+/// The answer that a [`Responder`] will give. Dropped, it is given up.
+pub(crate) struct Answer<R> {
+    slot: Arc<Slot<R>>,
+    deadline: Deadline,
+    wait: Wait,
+    done: bool,
+}
+
+/// Who answers, for as long as nobody has waited.
+enum Wait {
+    Begins(Host),
+    Began { _edge: Option<Edge> },
+}
+
+impl<R> Answer<R> {
+    /// Creates an answer that the server's loop will give, and the right to give it.
+    pub(crate) fn from(server: Host) -> (Responder<R>, Self) {
+        let slot = Arc::new(Slot::new());
+        let responder = Responder::new(ReplyTo::Slot(slot.clone()));
+        (responder, Self { slot, deadline: Deadline::Never, wait: Wait::Begins(server), done: false })
+    }
+
+    /// Ends the wait with [`CallError::Deadline`] after this time from now.
+    pub(crate) fn set_timeout(&mut self, time: Duration) {
+        self.deadline = Deadline::after(time);
+    }
+}
+
+impl<R> Future for Answer<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(!self.done, "the answer was polled after its end");
+        let result = match self.slot.poll(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                if let Wait::Begins(server) = &self.wait {
+                    match Edge::enter(&server.0.node) {
+                        Ok(edge) => self.wait = Wait::Began { _edge: edge },
+                        Err(error) => {
+                            self.done = true;
+                            return Poll::Ready(Err(error));
+                        }
+                    }
+                }
+                std::task::ready!(self.deadline.poll(cx));
+                Err(CallError::Deadline)
+            }
+        };
+        self.done = true;
+        self.wait = Wait::Began { _edge: None };
+        Poll::Ready(result)
+    }
+}
+
+impl<R> Unpin for Answer<R> {}
+
+impl<R> Drop for Answer<R> {
+    fn drop(&mut self) {
+        self.slot.abandon();
+    }
+}
+
+impl<R> fmt::Debug for Answer<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("done", &self.done).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,387 @@
+//! What reaches a loop, from anywhere.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use smol::stream::{Stream, StreamExt};
+
+#[cfg(feature = "cron")]
+use super::cron::Cron;
+use super::error::Rejected;
+use super::service::{Phase, Service};
+#[cfg(feature = "cron")]
+use super::timers::Calendar;
+use super::timers::{Action, TimerId};
+use super::waterfall::Waterfall;
+use crate::chan::{Answer, CallError, Client, Kind, Many, Names, One, Results, TooManyPending, Zero};
+
+/// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
+///
+/// No method waits, and none runs what it is given: that is done by the loop, later, with the state. So all of them
+/// may be used by the loop's own functions and callbacks.
+pub struct Handle<S: 'static>(Arc<Service<S>>);
+
+impl<S: 'static> Clone for Handle<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: 'static> Handle<S> {
+    pub(super) fn new(service: Arc<Service<S>>) -> Self {
+        Self(service)
+    }
+
+    /// Returns a client of the scheduler's functions.
+    pub fn client(&self) -> Client {
+        self.0.client.clone()
+    }
+
+    /// Has the loop do something, after what was posted before. [`Posted`] can be waited for.
+    ///
+    /// # Errors
+    /// [`Rejected`]: too many posted tasks wait, or the loop ends.
+    pub fn post<R: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut S) -> R + Send + 'static,
+    ) -> Result<Posted<R>, Rejected> {
+        let serial = self.0.serial();
+        let (responder, answer) = Answer::from(self.0.host.clone());
+        self.0.post(Box::new(move |state| responder.reply(task(state))))?;
+        Ok(Posted { serial, answer })
+    }
+
+    /// Makes an async call to a server: `me.to(&cards).call1("draw", (), |me, card| …)`.
+    pub fn to<'h>(&'h self, client: &'h Client) -> Calling<'h, S> {
+        Calling { service: &self.0, client, time: None }
+    }
+
+    /// Does something once, after this time.
+    ///
+    /// # Errors
+    /// [`Rejected`]: too many timers are set, or the loop ends.
+    pub fn after(
+        &self,
+        time: Duration,
+        action: impl FnOnce(&mut S) + Send + 'static,
+    ) -> Result<TimerId, Rejected> {
+        self.set(time, Action::Once(Box::new(action)))
+    }
+
+    /// Does something again and again, first after one period. A loop that is late leaves out what it missed.
+    ///
+    /// # Errors
+    /// As [`after`](Self::after).
+    pub fn every(
+        &self,
+        period: Duration,
+        action: impl FnMut(&mut S) + Send + 'static,
+    ) -> Result<TimerId, Rejected> {
+        self.set(period, Action::Every(period, Box::new(action)))
+    }
+
+    /// Does something at every moment that a [`Cron`] names. The calendar's clock may be set meanwhile: what was
+    /// jumped over happens once, late, and what is repeated does not happen again unless the clock went back by
+    /// more than three hours.
+    ///
+    /// # Errors
+    /// As [`after`](Self::after).
+    #[cfg(feature = "cron")]
+    pub fn cron(&self, cron: Cron, action: impl FnMut(&mut S) + Send + 'static) -> Result<TimerId, Rejected> {
+        match Calendar::new(cron) {
+            Some((calendar, at)) => self.set_at(at, Action::Cron(Box::new(calendar), Box::new(action))),
+            // It has no moment before the end of the calendar.
+            None => self.set(Duration::MAX, Action::Once(Box::new(|_| {}))),
+        }
+    }
+
+    /// Cancels a timer: also one that is due already, unless it has run. Tells whether it was still set.
+    pub fn cancel(&self, timer: TimerId) -> bool {
+        let removed = self.0.timers().remove(timer);
+        removed.is_some()
+    }
+
+    /// Runs something that blocks on another thread, and gives its result to `callback`: the panic, if it panics.
+    ///
+    /// # Errors
+    /// [`Rejected`]: too many jobs wait or are open, or the scheduler is closed.
+    pub fn job<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
+    ) -> Result<(), Rejected> {
+        let service = &self.0;
+        let permit = service.permit("open", service.settings.open)?;
+        let done = service.clone();
+        let job = move || {
+            let result = done.host.watch("a job", work);
+            done.give_back(Box::new(move |state| {
+                drop(permit);
+                callback(state, result);
+            }));
+        };
+        service.jobs.run(Box::new(job)).map_err(|_| self.too_many_jobs())
+    }
+
+    /// Awaits a future on the executor, and gives its output to `callback`: the panic, if it panics.
+    ///
+    /// # Errors
+    /// [`Rejected`]: too many are open, or the scheduler is closed.
+    pub fn start<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+        callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
+    ) -> Result<(), Rejected> {
+        let permit = self.0.permit("open", self.0.settings.open)?;
+        let service = self.0.clone();
+        self.0.spawn(async move {
+            let result = service.host.watch_future("a future", future).await;
+            service.give_back(Box::new(move |state| {
+                drop(permit);
+                callback(state, result);
+            }));
+        });
+        Ok(())
+    }
+
+    /// Gives every item of a stream, a channel's receiver for instance, to `callback`. The next item is taken when
+    /// the callback has run, so a stream cannot flood the loop. Ends with the stream, or if the callback panics.
+    ///
+    /// # Errors
+    /// [`Rejected`]: too many streams are attached, or the loop ends.
+    pub fn attach<T: Send + 'static>(
+        &self,
+        stream: impl Stream<Item = T> + Send + 'static,
+        mut callback: impl FnMut(&mut S, T) + Send + 'static,
+    ) -> Result<Attached<S>, Rejected> {
+        let service = self.0.clone();
+        let feed = async move {
+            let mut stream = pin!(stream);
+            while let Ok(Some(item)) = service.host.watch_future("a stream", stream.next()).await {
+                let (responder, answer) = Answer::from(service.host.clone());
+                service.give_back(Box::new(move |state| {
+                    callback(state, item);
+                    responder.reply(callback);
+                }));
+                match answer.await {
+                    Ok(again) => callback = again,
+                    Err(_) => break,
+                }
+            }
+        };
+        let number = self.0.spawn_stream(feed)?;
+        Ok(Attached { number, service: self.0.clone() })
+    }
+
+    /// Begins a chain of async steps. See [`Waterfall`].
+    pub fn waterfall<E: From<CallError> + Send + 'static>(&self) -> Waterfall<S, (), E> {
+        Waterfall::new(self.clone())
+    }
+
+    /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
+    /// [`CallError::Unanswered`], and the loop ends. Closing again does nothing.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// Closes the scheduler for calls, posts, streams and timers, has the loop run what it has, and waits until all
+    /// async calls, jobs, futures and waterfalls have had their callbacks, also those that callbacks start. After
+    /// `patience` it is [closed](Self::close).
+    ///
+    /// Tells whether everything was run. Dropping the future leaves the scheduler as it is, without a limit in time.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.0.begin_drain();
+        let all = self.0.closer.drain(patience).await;
+        if !all {
+            self.0.close();
+        }
+        all
+    }
+
+    /// Tells whether the scheduler takes no more calls, posts, streams and timers.
+    pub fn is_closed(&self) -> bool {
+        self.0.phase() != Phase::Open
+    }
+
+    pub(super) fn service(&self) -> &Arc<Service<S>> {
+        &self.0
+    }
+
+    pub(super) fn too_many_jobs(&self) -> Rejected {
+        Rejected::Full { setting: "jobs", limit: self.0.jobs.queue() }
+    }
+
+    fn set(&self, time: Duration, action: Action<S>) -> Result<TimerId, Rejected> {
+        let now = Instant::now();
+        // Beyond what a clock can say is never.
+        let at = now.checked_add(time).unwrap_or(now + Duration::from_secs(u64::from(u32::MAX)));
+        self.set_at(at, action)
+    }
+
+    fn set_at(&self, at: Instant, action: Action<S>) -> Result<TimerId, Rejected> {
+        if self.is_closed() {
+            return Err(Rejected::Closed);
+        }
+        let mut timers = self.0.timers();
+        let added = timers.add(at, action);
+        let limit = timers.limit();
+        drop(timers);
+        match added {
+            Ok((id, sleeper)) => {
+                if let Some(sleeper) = sleeper {
+                    sleeper.wake();
+                }
+                Ok(id)
+            }
+            Err(_) => Err(Rejected::Full { setting: "timers", limit }),
+        }
+    }
+}
+
+impl<S: 'static> fmt::Debug for Handle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("scheduler", &self.0.host.name()).finish_non_exhaustive()
+    }
+}
+
+/// A posted task: a future of its result. Dropped, the task runs all the same.
+#[must_use = "the task's result, or why there is none, is here"]
+#[derive(Debug)]
+pub struct Posted<R> {
+    serial: u64,
+    answer: Answer<R>,
+}
+
+impl<R> Posted<R> {
+    /// Returns the task's number; later tasks of the same scheduler have greater ones.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Ends the wait with [`CallError::Deadline`] unless the task has run within this time from now.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.answer.set_timeout(time);
+        self
+    }
+
+    /// Blocks this thread until the task has run. For plain threads; tasks of an executor `.await`.
+    ///
+    /// # Errors
+    /// [`CallError`]: `Panicked`, `Closed` or `Unanswered` if the loop ended before, `Deadline`, or `WouldDeadlock`
+    /// from inside what the loop itself runs.
+    pub fn wait(self) -> Result<R, CallError> {
+        smol::future::block_on(self)
+    }
+}
+
+impl<R> Future for Posted<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(cx)
+    }
+}
+
+/// An async call that a loop is about to make. Its callback comes back on the loop, whatever becomes of the call.
+#[must_use = "nothing is called yet"]
+pub struct Calling<'h, S: 'static> {
+    service: &'h Arc<Service<S>>,
+    client: &'h Client,
+    time: Option<Duration>,
+}
+
+impl<S: 'static> Calling<'_, S> {
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from when it is made.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.time = Some(time);
+        self
+    }
+
+    /// Calls a function of no result; `callback` gets to know when it has run.
+    ///
+    /// # Errors
+    /// [`TooManyPending`] if the limit is reached. Everything else goes to the callback.
+    pub fn call0<A: Send + 'static>(
+        self,
+        id: impl Names<Zero, A, ()>,
+        arguments: A,
+        callback: impl FnOnce(&mut S, Result<(), CallError>) + Send + 'static,
+    ) -> Result<(), TooManyPending<A>> {
+        self.call(&id.into(), Kind::Zero, arguments, callback)
+    }
+
+    /// Calls a function of one result; `callback` gets it.
+    ///
+    /// # Errors
+    /// As [`call0`](Self::call0).
+    pub fn call1<A: Send + 'static, R: Send + 'static>(
+        self,
+        id: impl Names<One, A, R>,
+        arguments: A,
+        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), TooManyPending<A>> {
+        self.call(&id.into(), Kind::One, arguments, callback)
+    }
+
+    /// Calls a function of several results; `callback` gets them.
+    ///
+    /// # Errors
+    /// As [`call0`](Self::call0).
+    pub fn call_n<A: Send + 'static, R: Results>(
+        self,
+        id: impl Names<Many, A, R>,
+        arguments: A,
+        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), TooManyPending<A>> {
+        self.call(&id.into(), Kind::Many, arguments, callback)
+    }
+
+    fn call<A: Send + 'static, R: Send + 'static>(
+        self,
+        id: &crate::chan::FunctionId,
+        kind: Kind,
+        arguments: A,
+        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), TooManyPending<A>> {
+        // The lock ends before the call is made, which may drop values of the user's.
+        let prepared = self.service.callbacks().prepare(self.client, self.time, callback);
+        match prepared {
+            Ok(prepared) => prepared.submit(self.client, id, kind, arguments),
+            Err(limit) => return Err(TooManyPending { arguments, limit }),
+        }
+        Ok(())
+    }
+}
+
+impl<S: 'static> fmt::Debug for Calling<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Calling")
+            .field("client", self.client)
+            .field("time", &self.time)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stream that is attached to a loop, for as long as it goes on. Dropping this changes nothing.
+pub struct Attached<S: 'static> {
+    number: u64,
+    service: Arc<Service<S>>,
+}
+
+impl<S: 'static> Attached<S> {
+    /// Detaches the stream, which is dropped. Of an item that was taken already the callback may still run.
+    pub fn detach(self) {
+        let task = self.service.stop_stream(self.number);
+        drop(task);
+    }
+}
+
+impl<S: 'static> fmt::Debug for Attached<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attached").field("number", &self.number).finish_non_exhaustive()
+    }
+}

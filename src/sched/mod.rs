@@ -1,0 +1,71 @@
+//! The loop of a service that owns its state, and what runs on it.
+//!
+//! A [`Scheduler`] owns a state and does everything with it one at a time: it runs the functions of a
+//! [chan server](crate::chan::Server), tasks that were posted, callbacks of its own async calls, timers, the results of
+//! jobs and futures that ran elsewhere, and the items of attached streams. Each of these sources has its turn, however
+//! many events another one has. A [`Handle`] reaches the loop from anywhere, from inside its own callbacks too.
+//!
+//! | for | there is |
+//! | --- | --- |
+//! | a task for the loop, with its result | [`Handle::post`] |
+//! | a call to another server, with a callback | [`Handle::to`] |
+//! | a moment, or one after the other | [`Handle::after`], [`Handle::every`], [`Handle::cron`](Handle::cron) |
+//! | work that blocks | [`Handle::job`] |
+//! | any future or stream | [`Handle::start`], [`Handle::attach`] |
+//! | async steps, one after the other | [`Handle::waterfall`] |
+//! | calls in order by key | `Lanes` |
+//! | several services with one beginning and one end | [`Modules`] |
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use chanrpc::chan::Functions;
+//! use chanrpc::sched::{Handle, Scheduler};
+//!
+//! struct Lamp { me: Handle<Lamp>, on: bool }
+//!
+//! let mut functions = Functions::new();
+//! functions.register0("flash", |lamp: &mut Lamp, time: Duration| {
+//!     lamp.on = true;
+//!     lamp.me.after(time, |lamp| lamp.on = false).unwrap();
+//! })?;
+//!
+//! let executor = Arc::new(smol::Executor::new());
+//! let scheduler = Scheduler::new(&executor, functions, |me| Lamp { me: me.clone(), on: false });
+//! let (client, handle) = (scheduler.client(), scheduler.handle());
+//! let owner = executor.spawn(scheduler.run());
+//!
+//! smol::block_on(executor.run(async {
+//!     client.call0("flash", Duration::from_millis(5)).await?;
+//!     assert!(handle.post(|lamp| lamp.on)?.await?);
+//!     handle.drain(Duration::from_secs(1)).await;
+//!     assert!(owner.await.on, "a timer that is not due by the end never fires");
+//!     Ok::<(), Box<dyn std::error::Error>>(())
+//! }))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(feature = "cron")]
+mod cron;
+mod error;
+mod handle;
+mod inbox;
+mod jobs;
+mod modules;
+mod scheduler;
+mod service;
+mod timers;
+mod waterfall;
+#[cfg(feature = "cron")]
+mod zone;
+
+#[cfg(feature = "cron")]
+pub use cron::{Cron, CronError, CronField, FieldProblem};
+pub use error::Rejected;
+pub use handle::{Attached, Calling, Handle, Posted};
+pub use modules::{ModuleError, Modules};
+pub use scheduler::{Scheduler, Settings};
+pub use timers::TimerId;
+pub use waterfall::Waterfall;
+#[cfg(feature = "cron")]
+pub use zone::{Zone, ZoneError};

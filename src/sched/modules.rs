@@ -1,0 +1,228 @@
+//! Several services with one beginning and one end.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smol::future::FutureExt;
+use smol::{Executor, Task, Timer};
+
+use super::scheduler::Scheduler;
+
+/// The services of a program: made in order, run together, ended in reverse.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use chanrpc::chan::Functions;
+/// use chanrpc::sched::{Modules, Scheduler};
+///
+/// let executor = Arc::new(smol::Executor::new());
+/// let mut modules = Modules::new(&executor);
+/// for name in ["storage", "game"] {
+///     let executor = executor.clone();
+///     modules.add(
+///         name,
+///         move || Ok(Scheduler::new(&executor, Functions::new(), |_| name)),
+///         |name| println!("{name} has ended"),
+///     );
+/// }
+/// let shutdown = smol::Timer::after(Duration::from_millis(1)); // Ctrl-C, usually
+/// smol::block_on(executor.run(modules.run(async { drop(shutdown.await) }, Duration::from_secs(5))))?;
+/// # Ok::<(), chanrpc::sched::ModuleError>(())
+/// ```
+pub struct Modules {
+    executor: Arc<Executor<'static>>,
+    modules: Vec<(String, Init)>,
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Init = Box<dyn FnOnce() -> Result<Box<dyn Made>, Failure> + Send>;
+
+/// Why the modules did not run to a good end. Those that had been made were ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ModuleError {
+    /// A module could not be made; no module has run.
+    Init {
+        /// Its name.
+        module: String,
+        /// Why not.
+        reason: Failure,
+    },
+    /// A module panicked while it was made; no module has run.
+    Panicked {
+        /// Its name.
+        module: String,
+        /// The panic's message.
+        message: String,
+    },
+    /// Some modules did not end within their time, and were cut off.
+    Late {
+        /// Their names.
+        modules: Vec<String>,
+    },
+}
+
+impl fmt::Display for ModuleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Init { module, reason } => write!(f, "module {module} could not be made: {reason}"),
+            Self::Panicked { module, message } => {
+                write!(f, "module {module} panicked while it was made: {message}")
+            }
+            Self::Late { modules } => {
+                write!(f, "these modules did not end in time and were cut off: {}", modules.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ModuleError {}
+
+impl Modules {
+    /// Creates an empty list, whose modules will run on `executor`.
+    pub fn new(executor: &Arc<Executor<'static>>) -> Self {
+        Self { executor: executor.clone(), modules: Vec::new() }
+    }
+
+    /// Adds a module: `init` makes its scheduler, before any module runs; `stop` gets its state when it has ended.
+    pub fn add<S: Send + 'static>(
+        &mut self,
+        name: impl Into<String>,
+        init: impl FnOnce() -> Result<Scheduler<S>, Failure> + Send + 'static,
+        stop: impl FnOnce(S) + Send + 'static,
+    ) -> &mut Self {
+        let name = name.into();
+        let stop = guarded(name.clone(), stop);
+        let init: Init = Box::new(move || Ok(Box::new(Module { scheduler: init()?, stop })));
+        self.modules.push((name, init));
+        self
+    }
+
+    /// Makes all modules in their order, runs them until `shutdown`, and ends them in reverse, each within
+    /// `patience`: calls, posts and what they wait for are run, then its `stop`. A module that ends by itself is
+    /// left alone; the others go on.
+    ///
+    /// Dropping the future closes all of them.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        patience: Duration,
+    ) -> Result<(), ModuleError> {
+        let mut made = Vec::new();
+        let mut failed = None;
+        for (module, init) in self.modules {
+            match catch_unwind(AssertUnwindSafe(init)) {
+                Ok(Ok(scheduler)) => made.push((module, scheduler)),
+                Ok(Err(reason)) => failed = Some(ModuleError::Init { module, reason }),
+                Err(payload) => {
+                    let message = message(&*payload);
+                    failed = Some(ModuleError::Panicked { module, message });
+                }
+            }
+            if failed.is_some() {
+                break;
+            }
+        }
+        if let Some(error) = failed {
+            for (_, module) in made.into_iter().rev() {
+                module.stop();
+            }
+            return Err(error);
+        }
+
+        let running: Vec<_> =
+            made.into_iter().map(|(name, module)| (name, module.start(&self.executor))).collect();
+        shutdown.await;
+        let mut late = Vec::new();
+        for (name, Started { drain, ended }) in running.into_iter().rev() {
+            let until = Instant::now() + patience;
+            drain(patience).await;
+            // The functions have run by then; the rest of the time is for `stop`.
+            let done = async {
+                ended.await;
+                true
+            };
+            let out_of_time = async {
+                Timer::at(until.max(Instant::now() + GRACE)).await;
+                false
+            };
+            if !done.or(out_of_time).await {
+                late.push(name);
+            }
+        }
+        if late.is_empty() { Ok(()) } else { Err(ModuleError::Late { modules: late }) }
+    }
+}
+
+/// What a module has for its end when draining took all its time.
+const GRACE: Duration = Duration::from_millis(100);
+
+impl fmt::Debug for Modules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.modules.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// A module that was made and does not run yet.
+trait Made: Send {
+    fn start(self: Box<Self>, executor: &Executor<'static>) -> Started;
+    /// Ends it without having run it.
+    fn stop(self: Box<Self>);
+}
+
+struct Module<S: 'static, F> {
+    scheduler: Scheduler<S>,
+    stop: F,
+}
+
+/// A module that runs.
+struct Started {
+    drain: Drain,
+    ended: Task<()>,
+}
+
+type Drain = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
+impl<S: Send + 'static, F: FnOnce(S) + Send + 'static> Made for Module<S, F> {
+    fn start(self: Box<Self>, executor: &Executor<'static>) -> Started {
+        let Self { scheduler, stop } = *self;
+        let handle = scheduler.handle();
+        let ended = executor.spawn(async move { stop(scheduler.run().await) });
+        let drain = move |patience| {
+            async move {
+                handle.drain(patience).await;
+            }
+            .boxed()
+        };
+        Started { drain: Box::new(drain), ended }
+    }
+
+    fn stop(self: Box<Self>) {
+        let Self { scheduler, stop } = *self;
+        scheduler.handle().close();
+        stop(scheduler.into_state());
+    }
+}
+
+/// A `stop` whose panic ends nothing but itself.
+fn guarded<S>(name: String, stop: impl FnOnce(S) + Send) -> impl FnOnce(S) + Send {
+    move |state| {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| stop(state))) {
+            log::error!("module {name} panicked at its end: {}", message(&*payload));
+        }
+    }
+}
+
+fn message(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,290 @@
+//! The loop.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use smol::Executor;
+
+use super::handle::Handle;
+use super::service::{Action, Phase, Service};
+use super::timers::Due;
+use crate::chan::{self, Callback, Client, Functions, Server, Stats};
+
+/// Events that one source may have before it is the next one's turn.
+const SHARE: usize = 16;
+/// Events after which other tasks of the executor have a turn.
+const TURN: usize = 64;
+
+/// A loop that owns a state and does everything with it, one at a time. See the [module](super).
+///
+/// An async function holds up the whole loop until it ends, which is seldom wanted here: let it be a
+/// [deferred](Functions::defer1) one that starts an async call or a waterfall, and answers in the callback.
+pub struct Scheduler<S: 'static> {
+    server: Server<S>,
+    service: Arc<Service<S>>,
+    /// Taken from the service all at once.
+    posts: VecDeque<Action<S>>,
+    returns: VecDeque<Action<S>>,
+    /// Whose turn it is, and how many events of its share are left.
+    source: Source,
+    left: usize,
+}
+
+/// What a scheduler may be told. Every number is a bound, beyond which it says [`Rejected`](super::Rejected).
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name in messages. By default the name of the state's type.
+    pub name: Option<Cow<'static, str>>,
+    /// How many calls from outside may wait in the queue; 256 by default.
+    pub capacity: usize,
+    /// How many posted tasks may wait; 256 by default.
+    pub posts: usize,
+    /// How many async calls of its own may be pending; 256 by default.
+    pub calls: usize,
+    /// How many timers may be set; 1,024 by default.
+    pub timers: usize,
+    /// How many jobs may run at a time, each on a thread; 4 by default. 0 is taken as 1.
+    pub workers: usize,
+    /// How many further jobs may wait for a worker; 64 by default.
+    pub jobs: usize,
+    /// How many jobs, futures and waterfalls may be open; 1,024 by default.
+    pub open: usize,
+    /// How many streams may be attached; 64 by default.
+    pub streams: usize,
+    /// How many bytes of a panic's backtrace are kept; 4096 by default, 0 for none.
+    pub backtrace_limit: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            name: None,
+            capacity: 256,
+            posts: 256,
+            calls: 256,
+            timers: 1024,
+            workers: 4,
+            jobs: 64,
+            open: 1024,
+            streams: 64,
+            backtrace_limit: 4096,
+        }
+    }
+}
+
+/// The sources of events, which have their turns in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Calls,
+    Posts,
+    Callbacks,
+    Returns,
+    Timers,
+}
+
+impl Source {
+    const ALL: usize = 5;
+
+    fn next(self) -> Self {
+        match self {
+            Self::Calls => Self::Posts,
+            Self::Posts => Self::Callbacks,
+            Self::Callbacks => Self::Returns,
+            Self::Returns => Self::Timers,
+            Self::Timers => Self::Calls,
+        }
+    }
+}
+
+enum Event<S> {
+    Call,
+    Post(Action<S>),
+    Callback(Callback<S>),
+    Return(Action<S>),
+    Timer(Due<S>),
+    End,
+}
+
+impl<S: 'static> Scheduler<S> {
+    /// Creates a scheduler with the default [`Settings`]. What it awaits beside its loop runs on `executor`; `state`
+    /// makes the state, which may keep the handle.
+    pub fn new(
+        executor: &Arc<Executor<'static>>,
+        functions: impl Into<Arc<Functions<S>>>,
+        state: impl FnOnce(&Handle<S>) -> S,
+    ) -> Self {
+        Self::with_settings(executor, functions, Settings::default(), state)
+    }
+
+    /// Creates a scheduler. See [`new`](Self::new).
+    pub fn with_settings(
+        executor: &Arc<Executor<'static>>,
+        functions: impl Into<Arc<Functions<S>>>,
+        settings: Settings,
+        state: impl FnOnce(&Handle<S>) -> S,
+    ) -> Self {
+        let server = chan::Settings {
+            name: settings.name.clone(),
+            capacity: settings.capacity,
+            backtrace_limit: settings.backtrace_limit,
+        };
+        // The state needs the handle, the handle the client, and the client the server.
+        let mut service = None;
+        let server = Server::create(functions, server, |client, closer| {
+            let made = Service::new(executor, client, closer, settings);
+            let state = state(&Handle::new(made.clone()));
+            service = Some(made);
+            state
+        });
+        let Some(service) = service else { unreachable!("the server was created with a state") };
+        let (posts, returns) = (VecDeque::new(), VecDeque::new());
+        Self { server, service, posts, returns, source: Source::Calls, left: SHARE }
+    }
+
+    /// Returns a client of the scheduler's functions.
+    pub fn client(&self) -> Client {
+        self.server.client()
+    }
+
+    /// Returns a handle to the loop.
+    pub fn handle(&self) -> Handle<S> {
+        Handle::new(self.service.clone())
+    }
+
+    /// Returns the state.
+    pub fn state(&self) -> &S {
+        self.server.state()
+    }
+
+    /// Returns the state, to be changed before the loop runs.
+    pub fn state_mut(&mut self) -> &mut S {
+        self.server.state_mut()
+    }
+
+    /// Returns what the loop has done with calls so far.
+    pub fn stats(&self) -> Stats {
+        self.server.stats()
+    }
+
+    /// Runs the loop until it is [closed](Handle::close) or [drained](Handle::drain), and returns the state.
+    ///
+    /// A panic in whatever it runs is logged, reaches whoever waits for a result, and leaves the loop running. Now
+    /// and then it lets other tasks of its executor have a turn. Dropping the future closes the scheduler.
+    pub async fn run(self) -> S {
+        let mut this = Running(Some(self));
+        let Some(scheduler) = &mut this.0 else { unreachable!("it was put there") };
+        scheduler.serve().await;
+        match this.0.take() {
+            Some(scheduler) => {
+                scheduler.service.close();
+                scheduler.server.into_state()
+            }
+            None => unreachable!("nobody else takes it"),
+        }
+    }
+
+    pub(super) fn into_state(self) -> S {
+        self.server.into_state()
+    }
+
+    async fn serve(&mut self) {
+        let mut turn = 0;
+        loop {
+            match poll_fn(|cx| self.poll_event(cx)).await {
+                Event::Call => drop(self.server.exec().await),
+                Event::Post(action) => self.act("a posted task", action),
+                Event::Return(action) => self.act("a callback", action),
+                Event::Callback(callback) => self.act("a callback", |state| callback.run(state)),
+                Event::Timer(due) => self.fire(due),
+                Event::End => return,
+            }
+            turn += 1;
+            if turn == TURN {
+                turn = 0;
+                smol::future::yield_now().await;
+            }
+        }
+    }
+
+    /// What happens next. Each source has its share before it is the next one's turn.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
+        let phase = self.service.phase();
+        if phase == Phase::Closed {
+            return Poll::Ready(Event::End);
+        }
+        for _ in 0..=Source::ALL {
+            if self.left == 0 {
+                self.source = self.source.next();
+                self.left = SHARE;
+            }
+            if let Poll::Ready(event) = self.poll_source(cx) {
+                self.left -= 1;
+                return Poll::Ready(event);
+            }
+            self.left = 0;
+        }
+        if phase == Phase::Draining && self.service.is_idle() {
+            return Poll::Ready(Event::End);
+        }
+        Poll::Pending
+    }
+
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
+        let service = &self.service;
+        match self.source {
+            Source::Calls => match self.server.poll_ready(cx) {
+                Poll::Ready(true) => Poll::Ready(Event::Call),
+                // It takes no more calls; the others may still have something.
+                Poll::Ready(false) | Poll::Pending => Poll::Pending,
+            },
+            Source::Posts => service.posts.poll_next(cx, &mut self.posts).map(Event::Post),
+            Source::Callbacks => service.callbacks().poll_next(cx).map(Event::Callback),
+            Source::Returns => service.returns.poll_next(cx, &mut self.returns).map(Event::Return),
+            Source::Timers => service.timers().poll_due(cx).map(Event::Timer),
+        }
+    }
+
+    /// Does something with the state.
+    fn act(&mut self, what: &'static str, action: impl FnOnce(&mut S)) {
+        // A panic is logged, and whoever waits for a result has it too.
+        let _ = self.server.enter_as(what, action);
+    }
+
+    fn fire(&mut self, due: Due<S>) {
+        let server = &mut self.server;
+        let again = due.run(|action| {
+            let _ = server.enter_as("a timer", action);
+        });
+        let mut timers = self.service.timers();
+        let ended = match again {
+            Ok(again) => timers.put_back(again),
+            Err(id) => {
+                timers.forget(id);
+                None
+            }
+        };
+        drop(timers);
+        drop(ended);
+    }
+}
+
+/// A scheduler whose loop runs. However that ends, the service ends with it.
+struct Running<S: 'static>(Option<Scheduler<S>>);
+
+impl<S: 'static> Drop for Running<S> {
+    fn drop(&mut self) {
+        if let Some(scheduler) = &self.0 {
+            scheduler.service.close();
+        }
+    }
+}
+
+impl<S: 'static> fmt::Debug for Scheduler<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler").field("name", &self.service.host.name()).finish_non_exhaustive()
+    }
+}

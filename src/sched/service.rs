@@ -1,0 +1,237 @@
+//! What a loop and its handles share.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{future::Future, mem};
+
+use smol::{Executor, Task};
+
+use super::error::Rejected;
+use super::inbox::{Inbox, Refused};
+use super::jobs::Jobs;
+use super::scheduler::Settings;
+use super::timers::Timers;
+use crate::chan::{Callbacks, Client, Closer, Host};
+
+/// Something to be done with the state.
+pub(super) type Action<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// What a loop and its handles share.
+pub(super) struct Service<S> {
+    pub(super) host: Host,
+    pub(super) client: Client,
+    pub(super) closer: Closer,
+    pub(super) settings: Settings,
+    /// Tasks that were posted.
+    pub(super) posts: Inbox<Action<S>>,
+    /// What jobs, futures and streams give back. They are counted elsewhere, so there is room for all.
+    pub(super) returns: Inbox<Action<S>>,
+    pub(super) callbacks: Mutex<Callbacks<S>>,
+    pub(super) timers: Mutex<Timers<S>>,
+    pub(super) jobs: Arc<Jobs>,
+    executor: Arc<Executor<'static>>,
+    tasks: Mutex<Tasks>,
+    serial: AtomicU64,
+    /// Jobs, futures and waterfalls that have not given back their result.
+    open: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Tasks {
+    phase: Phase,
+    /// What runs on the executor, by number.
+    running: BTreeMap<u64, Task<()>>,
+    /// Those of them that are streams, and so have no end of their own.
+    streams: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    #[default]
+    Open,
+    /// Nothing new from outside; the loop ends when nothing is open any more.
+    Draining,
+    Closed,
+}
+
+impl<S: 'static> Service<S> {
+    pub(super) fn new(
+        executor: &Arc<Executor<'static>>,
+        client: Client,
+        closer: Closer,
+        settings: Settings,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            host: Host::of(&client),
+            client,
+            closer,
+            posts: Inbox::new(settings.posts.max(1)),
+            returns: Inbox::new(usize::MAX),
+            callbacks: Mutex::new(Callbacks::new(settings.calls)),
+            timers: Mutex::new(Timers::new(settings.timers)),
+            jobs: Jobs::new(settings.workers, settings.jobs),
+            executor: executor.clone(),
+            tasks: Mutex::default(),
+            serial: AtomicU64::new(0),
+            open: AtomicUsize::new(0),
+            settings,
+        })
+    }
+
+    /// The next number, for a post or a task.
+    pub(super) fn serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.tasks().phase
+    }
+
+    /// Posts a task.
+    pub(super) fn post(&self, action: Action<S>) -> Result<(), Rejected> {
+        self.posts.push(action).map_err(|(refused, _action)| match refused {
+            Refused::Shut => Rejected::Closed,
+            Refused::Full => Rejected::Full { setting: "posts", limit: self.settings.posts },
+        })
+    }
+
+    /// Hands back a result to the loop. It is dropped if the loop is gone.
+    pub(super) fn give_back(&self, action: Action<S>) {
+        let _ = self.returns.push(action);
+    }
+
+    /// Counts something that will give back a result.
+    pub(super) fn permit(
+        self: &Arc<Self>,
+        setting: &'static str,
+        limit: usize,
+    ) -> Result<Permit<S>, Rejected> {
+        if self.phase() == Phase::Closed {
+            return Err(Rejected::Closed);
+        }
+        if self.open.fetch_add(1, Ordering::Relaxed) >= limit {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Rejected::Full { setting, limit });
+        }
+        Ok(Permit(self.clone()))
+    }
+
+    /// Tells whether nothing is on its way to the loop.
+    pub(super) fn is_idle(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0 && self.callbacks().pending() == 0
+    }
+
+    /// Runs a future on the executor, for as long as the service is there.
+    pub(super) fn spawn(self: &Arc<Self>, future: impl Future<Output = ()> + Send + 'static) {
+        let number = self.serial();
+        let service = self.clone();
+        // The task finds itself in the list, since it has to wait for this lock to leave it.
+        let mut tasks = self.tasks();
+        if tasks.phase == Phase::Closed {
+            return;
+        }
+        let task = self.executor.spawn(async move {
+            future.await;
+            let own = service.tasks().running.remove(&number);
+            if let Some(own) = own {
+                own.detach();
+            }
+        });
+        tasks.running.insert(number, task);
+    }
+
+    /// Runs a stream on the executor until it ends, is stopped, or the service takes nothing more.
+    pub(super) fn spawn_stream(
+        self: &Arc<Self>,
+        stream: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<u64, Rejected> {
+        let number = self.serial();
+        let service = self.clone();
+        let mut tasks = self.tasks();
+        if tasks.phase != Phase::Open {
+            return Err(Rejected::Closed);
+        }
+        if tasks.streams >= self.settings.streams {
+            return Err(Rejected::Full { setting: "streams", limit: self.settings.streams });
+        }
+        tasks.streams += 1;
+        let task = self.executor.spawn(async move {
+            stream.await;
+            let own = service.stop_stream(number);
+            if let Some(own) = own {
+                own.detach();
+            }
+        });
+        tasks.running.insert(number | STREAM, task);
+        Ok(number)
+    }
+
+    pub(super) fn stop_stream(&self, number: u64) -> Option<Task<()>> {
+        let mut tasks = self.tasks();
+        let task = tasks.running.remove(&(number | STREAM));
+        tasks.streams -= usize::from(task.is_some());
+        task
+    }
+
+    /// Takes nothing more from outside. The loop ends when it has nothing more to wait for.
+    pub(super) fn begin_drain(&self) {
+        self.closer.shut();
+        let mut tasks = self.tasks();
+        if tasks.phase > Phase::Open {
+            return;
+        }
+        tasks.phase = Phase::Draining;
+        let streams = tasks.running.split_off(&STREAM);
+        tasks.streams = 0;
+        drop(tasks);
+        drop(streams);
+        let timers = self.timers().clear();
+        drop(timers);
+        self.posts.shut();
+    }
+
+    /// Ends everything now.
+    pub(super) fn close(&self) {
+        let mut tasks = self.tasks();
+        tasks.phase = Phase::Closed;
+        let running = mem::take(&mut tasks.running);
+        drop(tasks);
+        drop(running);
+        self.closer.close();
+        self.jobs.clear();
+        let timers = self.timers().clear();
+        drop(timers);
+        let left = (self.posts.close(), self.returns.close());
+        drop(left);
+    }
+
+    pub(super) fn callbacks(&self) -> MutexGuard<'_, Callbacks<S>> {
+        lock(&self.callbacks)
+    }
+
+    pub(super) fn timers(&self) -> MutexGuard<'_, Timers<S>> {
+        lock(&self.timers)
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        lock(&self.tasks)
+    }
+}
+
+/// Marks the numbers of streams, so that they stand together.
+const STREAM: u64 = 1 << 63;
+
+/// Nothing of the user's runs under these locks, so a panic leaves what they guard whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Something that will give back a result, counted for as long as this lives: until the loop has the result.
+pub(super) struct Permit<S: 'static>(Arc<Service<S>>);
+
+impl<S: 'static> Drop for Permit<S> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
