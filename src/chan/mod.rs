@@ -39,13 +39,13 @@ mod function;
 mod functions;
 mod id;
 mod kind;
-mod panic;
+pub(crate) mod panic;
 mod queue;
 mod reply;
 mod server;
 mod shared;
 mod sync;
-mod waits;
+pub(crate) mod waits;
 
 pub(crate) use answer::{Answer, Host};
 pub use call::Call;

@@ -78,7 +78,7 @@ fn take_seen() -> Option<Panic> {
 }
 
 /// Runs `f`, in which functions are [caught](catch): what they panic with is kept and not printed.
-pub(super) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
+pub(crate) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
     struct Leave(Option<usize>);
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -105,7 +105,7 @@ pub(super) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
 }
 
 /// Runs a function, or a part of one; its panic becomes an error.
-pub(super) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     take_seen();
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
@@ -118,7 +118,7 @@ pub(super) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
 }
 
 /// Drops a value of the user's, whose own panic has nowhere to go.
-pub(super) fn drop_quietly(value: impl Sized) {
+pub(crate) fn drop_quietly(value: impl Sized) {
     if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(move || drop(value))) {
         std::mem::forget(payload);
     }

@@ -14,21 +14,21 @@ use super::error::CallError;
 
 /// One server, as the graph sees it.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     id: u64,
     name: Arc<str>,
 }
 
 impl Node {
     /// A node unlike all others of this process.
-    pub(super) fn new(name: Arc<str>) -> Self {
+    pub(crate) fn new(name: Arc<str>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         graph().names.insert(id, name.clone());
         Self { id, name }
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 }
@@ -78,18 +78,18 @@ fn graph() -> MutexGuard<'static, Graph> {
 }
 
 /// A function that runs, with pauses.
-pub(super) struct Function {
+pub(crate) struct Function {
     server: u64,
     waited: bool,
 }
 
 impl Function {
-    pub(super) fn new(node: &Node) -> Self {
+    pub(crate) fn new(node: &Node) -> Self {
         Self { server: node.id, waited: false }
     }
 
     /// Makes the function's server the current one of this thread while `f` runs.
-    pub(super) fn within<T>(&mut self, f: impl FnOnce() -> T) -> T {
+    pub(crate) fn within<T>(&mut self, f: impl FnOnce() -> T) -> T {
         struct Leave<'a> {
             function: &'a mut Function,
             outer: Option<Current>,
@@ -132,14 +132,14 @@ fn forget(server: u64) {
 
 /// One wait in the graph, for as long as this value lives.
 #[derive(Debug)]
-pub(super) struct Edge {
+pub(crate) struct Edge {
     from: u64,
     serial: u64,
 }
 
 impl Edge {
     /// Enters that the current server waits for `to`; nothing is entered outside of functions.
-    pub(super) fn enter(to: &Node) -> Result<Option<Self>, CallError> {
+    pub(crate) fn enter(to: &Node) -> Result<Option<Self>, CallError> {
         let Some(from) = waiting() else { return Ok(None) };
         let mut graph = graph();
         match graph.path(to.id, from) {

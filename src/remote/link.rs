@@ -163,6 +163,10 @@ impl Link {
         matches!(self.lock().phase, Phase::Down(_))
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.lock().phase, Phase::Up)
+    }
+
     fn is_written(&self) -> bool {
         let state = self.lock();
         !matches!(state.phase, Phase::Up) || state.writer.is_some()

@@ -1,5 +1,6 @@
 //! The network client: calls the functions of another node over connections that all callers share.
 
+mod lanes;
 mod link;
 
 use std::fmt;
@@ -104,6 +105,21 @@ impl Remote {
     /// Returns the other node's address, as it was given.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Waits while the connection is being made. Calls do so by themselves.
+    ///
+    /// # Errors
+    /// [`RemoteError::Unreachable`] if there is none now.
+    pub async fn connected(&self) -> Result<(), RemoteError> {
+        let chosen = self.choose();
+        chosen.0.up().await
+    }
+
+    /// Tells whether the first connection is there.
+    fn is_connected(&self) -> bool {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.first().is_some_and(|kept| kept.link.is_up())
     }
 
     /// Chooses the first connection that has room for a call, a new one if need be.

@@ -13,7 +13,7 @@
 //! | work that blocks | [`Handle::job`] |
 //! | any future or stream | [`Handle::start`], [`Handle::attach`] |
 //! | async steps, one after the other | [`Handle::waterfall`] |
-//! | calls in order by key | `Lanes` |
+//! | calls in order by key | [`Lanes`] |
 //! | several services with one beginning and one end | [`Modules`] |
 //!
 //! ```
@@ -51,6 +51,7 @@ mod error;
 mod handle;
 mod inbox;
 mod jobs;
+mod lanes;
 mod modules;
 mod scheduler;
 mod service;
@@ -63,6 +64,7 @@ mod zone;
 pub use cron::{Cron, CronError, CronField, FieldProblem};
 pub use error::Rejected;
 pub use handle::{Attached, Calling, Handle, Posted};
+pub use lanes::{Keyed, LaneCall, LaneClient, LaneError, LaneRefused, LaneSettings, LaneStats, Lanes, Turn};
 pub use modules::{ModuleError, Modules};
 pub use scheduler::{Scheduler, Settings};
 pub use timers::TimerId;

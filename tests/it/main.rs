@@ -8,6 +8,7 @@ mod config;
 mod cron;
 mod docs;
 mod hostile;
+mod lanes;
 mod layering;
 mod remote;
 mod session;

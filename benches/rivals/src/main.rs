@@ -1,0 +1,40 @@
+//! What calls cost in chanrpc and in its rivals, measured side by side.
+//!
+//! `cargo run --release --manifest-path benches/rivals/Cargo.toml [-- PART-OF-A-WORKLOAD'S-NAME]`;
+//! with `CHANRPC_BENCH_QUICK=1` it only shows that everything runs.
+
+mod alloc;
+mod contest;
+mod measure;
+mod ours;
+mod platform;
+mod rivals;
+mod server;
+mod table;
+mod workloads;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: alloc::Counting = alloc::Counting;
+
+fn main() -> ExitCode {
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        workloads::all().into_iter().partition(|workload| workload.name.contains(&filter));
+    if chosen.is_empty() {
+        eprintln!("no workload's name has {filter:?} in it; there are:");
+        for workload in others {
+            eprintln!("  {}", workload.name);
+        }
+        return ExitCode::from(2);
+    }
+    let quick = std::env::var_os("CHANRPC_BENCH_QUICK").is_some();
+    let table = table::Table::for_rows_of(&chosen);
+    for workload in &chosen {
+        for (entrant, result) in workload.entrants.iter().zip(measure::compare(workload, quick)) {
+            table.row(workload.name, &entrant.name, &result);
+        }
+    }
+    ExitCode::SUCCESS
+}

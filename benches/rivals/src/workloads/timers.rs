@@ -1,0 +1,63 @@
+//! Timers that run something on a loop, a thousand at a time; what is counted is one timer.
+//!
+//! Entrants are those that have such timers. Where no actor owns the loop, it is the caller's task.
+//! Ours enters with the scheduler's timers: `impl Timers for Ours`, and its name in the lists below.
+
+use std::time::Duration;
+
+use super::{Calls, Workload, entrants};
+use crate::contest::Timers;
+use crate::measure::{Sample, Stopwatch};
+use crate::platform::Platform;
+use crate::rivals::{Actix, Delays, Kameo, Ractor, Sleeps, SmolTimers};
+use crate::server::{Gauge, State};
+
+const TIMERS: u32 = 1_000;
+/// Long enough to arm all of them before the first is due, even if the thread loses its core meanwhile.
+const SOON: Duration = Duration::from_millis(50);
+const NEVER: Duration = Duration::from_secs(3_600);
+
+pub(super) fn workloads() -> Vec<Workload> {
+    let workload = |name, many, entrants| Workload { name, calls: Calls { many, few: TIMERS }, entrants };
+    vec![
+        workload(
+            "timers, arm + cancel",
+            TIMERS * 20,
+            entrants!(arm_and_cancel: Delays, Sleeps, SmolTimers, Actix, Ractor, Kameo),
+        ),
+        workload(
+            "timers, fire (CPU time)",
+            TIMERS * 3,
+            entrants!(fire: Delays, Sleeps, SmolTimers, Actix, Ractor, Kameo),
+        ),
+    ]
+}
+
+fn arm_and_cancel<T: Timers>(timers: u32) -> Sample {
+    T::Platform::one_thread(move |on| async move {
+        let mut server = T::start(&on, State::default()).await;
+        let watch = Stopwatch::start();
+        for _ in 0..timers / TIMERS {
+            let armed = server.arm(TIMERS, NEVER).await;
+            server.cancel(armed).await;
+        }
+        watch.stop(timers)
+    })
+}
+
+fn fire<T: Timers>(timers: u32) -> Sample {
+    T::Platform::one_thread(move |on| async move {
+        let seen = Gauge::default();
+        let mut server = T::start(&on, State::watched_by(&seen)).await;
+        let mut samples = Vec::new();
+        for lot in 1..=timers / TIMERS {
+            let armed = server.arm(TIMERS, SOON).await;
+            // To wait costs no processor time, and smol's timers may fire on a thread of their own.
+            let watch = Stopwatch::start_of_processor();
+            server.fire(armed, SOON).await;
+            seen.reach(u64::from(lot * TIMERS)).await;
+            samples.push(watch.stop(TIMERS));
+        }
+        samples.into_iter().sum()
+    })
+}

@@ -1,0 +1,34 @@
+//! Three calls to three servers, each fed by the one before; what is counted is the whole waterfall.
+//!
+//! All of them await one call after the other, ours too; with the scheduler's waterfall, ours has a
+//! `Contestant::waterfall` of its own.
+
+use std::hint::black_box;
+
+use super::{Calls, Workload, entrants};
+use crate::contest::Contestant;
+use crate::measure::{Sample, Stopwatch};
+use crate::ours::Ours;
+use crate::platform::Platform;
+use crate::rivals::{Actix, Bare, Kameo, Ractor, Tokio, Xtra};
+use crate::server::State;
+
+pub(super) fn workloads() -> Vec<Workload> {
+    vec![Workload {
+        name: "waterfall of 3 steps",
+        calls: Calls { many: 20_000, few: 100 },
+        entrants: entrants!(run: Tokio, Bare, Actix, Ractor, Kameo, Xtra, Ours),
+    }]
+}
+
+fn run<C: Contestant>(waterfalls: u32) -> Sample {
+    C::Platform::one_thread(move |on| async move {
+        let start = async || C::start(&on, State::default()).await;
+        let steps = [start().await, start().await, start().await];
+        let watch = Stopwatch::start();
+        for n in 0..waterfalls {
+            black_box(C::waterfall(&steps, u64::from(n)).await);
+        }
+        watch.stop(waterfalls)
+    })
+}

@@ -1,0 +1,161 @@
+//! The future of a call in a lane.
+
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_channel::Receiver;
+use smol::future::FutureExt;
+use smol::{Executor, Timer};
+
+use super::FAR;
+use super::client::LaneClient;
+use super::error::LaneError;
+use super::lane::{Boxed, Lane, WhenFull, Work};
+use crate::chan::CallError;
+use crate::chan::waits::Edge;
+
+/// A call in a lane: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait), that gives
+/// the job's result or a [`LaneError`].
+///
+/// It is handed in when first polled; if the lane's queue is full it waits for room, behind all who came before.
+/// Dropping it gives the call up: a job that has not begun never will, and one that has is dropped. Once it is
+/// polled it can be told nothing more.
+///
+/// # Panics
+/// If it is polled again after its end.
+#[must_use = "a call does nothing unless it is awaited or waited for"]
+pub struct LaneCall<C: LaneClient, R> {
+    state: CallState<C, R>,
+}
+
+enum CallState<C: LaneClient, R> {
+    Fresh(Fresh<C, R>),
+    Waiting(Boxed<Result<R, LaneError<C::Error>>>),
+    Done,
+}
+
+/// A call that is not handed in yet.
+struct Fresh<C: LaneClient, R> {
+    executor: Arc<Executor<'static>>,
+    lane: Arc<Lane<C>>,
+    work: Work<C>,
+    answered: Answered<R, C::Error>,
+    deadline: Instant,
+    full: WhenFull,
+}
+
+type Answered<R, E> = Receiver<Result<R, LaneError<E>>>;
+
+impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
+    pub(super) fn new(
+        executor: &Arc<Executor<'static>>,
+        lane: &Arc<Lane<C>>,
+        work: Work<C>,
+        answered: Answered<R, C::Error>,
+        deadline: Instant,
+    ) -> Self {
+        let (executor, lane) = (executor.clone(), lane.clone());
+        let full = WhenFull::Wait;
+        Self { state: CallState::Fresh(Fresh { executor, lane, work, answered, deadline, full }) }
+    }
+
+    /// Ends the call with [`LaneError::Deadline`] unless it is answered by then.
+    pub fn deadline(mut self, at: Instant) -> Self {
+        if let CallState::Fresh(fresh) = &mut self.state {
+            fresh.deadline = at;
+        }
+        self
+    }
+
+    /// Ends the call with [`LaneError::Deadline`] unless it is answered within this time from now. More than a
+    /// year is taken as a year.
+    pub fn timeout(self, time: Duration) -> Self {
+        self.deadline(Instant::now() + time.min(FAR))
+    }
+
+    /// Ends the call with [`LaneError::Full`] instead of waiting for room in the queue.
+    pub fn unless_full(mut self) -> Self {
+        if let CallState::Fresh(fresh) = &mut self.state {
+            fresh.full = WhenFull::Fail;
+        }
+        self
+    }
+
+    /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
+    ///
+    /// # Errors
+    /// [`LaneError`]; in particular `WouldDeadlock` from inside a function or a job that the lane waits for.
+    pub fn wait(self) -> Result<R, LaneError<C::Error>> {
+        smol::future::block_on(self)
+    }
+}
+
+impl<C: LaneClient, R: Send + 'static> Fresh<C, R> {
+    async fn make(self) -> Result<R, LaneError<C::Error>> {
+        let Self { executor, lane, work, answered, deadline, full } = self;
+        let _edge = Edge::enter(&lane.node).map_err(|error| match error {
+            CallError::WouldDeadlock { chain } => LaneError::WouldDeadlock { chain },
+            _ => unreachable!("an edge is refused for no other reason"),
+        })?;
+        let state = lane.enter(full)?;
+        let id = lane.hand_in(&executor, state, deadline, work);
+        // What waits in an executor must not keep it.
+        drop(executor);
+        let _place = Place { lane: &lane, id };
+        // The lane watches the deadline too. But it may have no thread to do so, or another call in hand.
+        let answer = async { answered.recv().await.unwrap_or(Err(LaneError::Closed)) };
+        let late = async {
+            Timer::at(deadline).await;
+            Err(lane.late())
+        };
+        answer.or(late).await
+    }
+}
+
+// Nothing in it is pinned in place.
+impl<C: LaneClient, R> Unpin for LaneCall<C, R> {}
+
+impl<C: LaneClient, R: Send + 'static> Future for LaneCall<C, R> {
+    type Output = Result<R, LaneError<C::Error>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut waiting = match mem::replace(&mut self.state, CallState::Done) {
+            CallState::Fresh(fresh) => Box::pin(fresh.make()),
+            CallState::Waiting(waiting) => waiting,
+            CallState::Done => panic!("the call was polled after its end"),
+        };
+        let answer = waiting.poll(cx);
+        if answer.is_pending() {
+            self.state = CallState::Waiting(waiting);
+        }
+        answer
+    }
+}
+
+impl<C: LaneClient, R> fmt::Debug for LaneCall<C, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            CallState::Fresh(_) => "fresh",
+            CallState::Waiting(_) => "waiting",
+            CallState::Done => "done",
+        };
+        f.debug_struct("LaneCall").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+/// A call's place in a queue. Whoever drops it leaves the queue.
+struct Place<'a, C: LaneClient> {
+    lane: &'a Lane<C>,
+    id: u64,
+}
+
+impl<C: LaneClient> Drop for Place<'_, C> {
+    fn drop(&mut self) {
+        self.lane.leave(self.id);
+    }
+}

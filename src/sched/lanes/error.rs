@@ -1,0 +1,86 @@
+//! Why a call in a lane has no result.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::chan::Panic;
+
+/// Says why a call has no result. `E` is its client's error.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum LaneError<E> {
+    /// The lane's queue has no room and the call was told not to wait for any.
+    Full {
+        /// How many calls may wait there: [`LaneSettings::queue`](super::LaneSettings::queue).
+        limit: usize,
+    },
+    /// The lanes were closed, or are gone, before the job began.
+    Closed,
+    /// The call's deadline passed: in the queue, while the lane dialled, or in the job, which was then dropped.
+    Deadline,
+    /// The call's deadline passed, or would before the next attempt to dial, and the latest attempt had failed
+    /// like this. The job never began.
+    Unreachable(Arc<E>),
+    /// The job, or the attempt to dial, panicked. The lane lives on.
+    Panicked(Panic),
+    /// To wait for this call would be to wait for ever: each in the chain, a lane or a server, waits for the
+    /// next, and the last for the first.
+    WouldDeadlock {
+        /// Their names, beginning with the one that would wait; the last name is the first again.
+        chain: Vec<Arc<str>>,
+    },
+    /// The job ended with this error.
+    Failed(E),
+}
+
+impl<E: fmt::Display> fmt::Display for LaneError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { limit } => {
+                write!(f, "{limit} calls wait in the lane already (LaneSettings::queue)")
+            }
+            Self::Closed => f.write_str("the lanes are closed"),
+            Self::Deadline => f.write_str("the deadline passed (LaneSettings::timeout, or the call's own)"),
+            Self::Unreachable(error) => write!(f, "the lane has no client: {error}"),
+            Self::Panicked(panic) => write!(f, "the job panicked: {}", panic.message()),
+            Self::WouldDeadlock { chain } => write!(f, "waiting would deadlock: {}", chain.join(" -> ")),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for LaneError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreachable(error) => Some(&**error),
+            Self::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// A call in go mode that was not handed in.
+pub struct LaneRefused<J, E> {
+    /// Why not: [`LaneError::Full`] or [`LaneError::Closed`].
+    pub error: LaneError<E>,
+    /// The job, to try again.
+    pub job: J,
+}
+
+impl<J, E: fmt::Debug> fmt::Debug for LaneRefused<J, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LaneRefused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<J, E: fmt::Display> fmt::Display for LaneRefused<J, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<J, E: std::error::Error + 'static> std::error::Error for LaneRefused<J, E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}

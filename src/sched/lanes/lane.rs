@@ -1,0 +1,370 @@
+//! One lane: its queue, its client, and the task that runs its calls.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
+use std::future::{Future, pending, poll_fn};
+use std::hash::BuildHasher;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use smol::future::FutureExt;
+use smol::{Executor, Timer};
+
+use super::client::{LaneClient, Turn};
+use super::error::LaneError;
+use super::{FAR, LaneSettings, LaneStats};
+use crate::chan::panic;
+use crate::chan::waits::{self, Node};
+
+/// Calls that a lane makes before it lets other tasks of its executor have a turn.
+const IN_A_ROW: u32 = 64;
+/// The shortest pause between attempts to dial, so that no setting makes a lane spin.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// What jobs panic with is logged under this target, which a log can limit.
+const PANIC: &str = "chanrpc::panic";
+
+pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+/// A job with all that belongs to it: makes the future that runs it in a lane by a deadline, and answers.
+pub(super) type Work<C> = Box<dyn FnOnce(Arc<Lane<C>>, Instant) -> Boxed<()> + Send>;
+pub(super) type Dial<C> = Box<dyn Fn(usize) -> Boxed<Result<C, <C as LaneClient>::Error>> + Send + Sync>;
+
+/// What the lanes of a pool have together.
+pub(super) struct Common<C: LaneClient> {
+    pub(super) settings: LaneSettings,
+    pub(super) dial: Dial<C>,
+    /// Closed when the pool is.
+    pub(super) closing: Receiver<()>,
+}
+
+/// A lane. It outlives its pool while something runs or waits there.
+pub(super) struct Lane<C: LaneClient> {
+    pub(super) number: usize,
+    /// The lane among those who wait for each other.
+    pub(super) node: Node,
+    pub(super) common: Arc<Common<C>>,
+    /// Nothing of the user's is run or dropped under this lock.
+    state: Mutex<State<C>>,
+}
+
+pub(super) struct State<C: LaneClient> {
+    /// The calls that have not begun, in the order in which they were handed in. Those behind the first
+    /// [`LaneSettings::queue`] are the ones that wait for room: each is kept by a caller, who takes it out when he
+    /// leaves.
+    queue: VecDeque<Queued<C>>,
+    next_id: u64,
+    worker: Worker,
+    closed: bool,
+    client: Option<Arc<C>>,
+    /// There while the latest attempt to dial has failed.
+    down: Option<Down<C::Error>>,
+    /// What has been done so far; what is done now is told by the rest.
+    counted: LaneStats,
+}
+
+/// A call in the queue. Dropped, it has its caller get [`LaneError::Closed`].
+pub(super) struct Queued<C: LaneClient> {
+    id: u64,
+    deadline: Instant,
+    work: Work<C>,
+}
+
+/// What becomes of a call when the queue is full.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum WhenFull {
+    Wait,
+    Fail,
+}
+
+/// The task that runs a lane's calls.
+#[derive(Clone, Copy, PartialEq)]
+enum Worker {
+    /// There is none, since there is nothing to do.
+    None,
+    /// It has not come to its first call yet.
+    Coming,
+    Busy,
+}
+
+struct Down<E> {
+    error: Arc<E>,
+    /// How long the lane makes pause, before it is varied.
+    pause: Duration,
+    until: Instant,
+}
+
+impl<C: LaneClient> State<C> {
+    /// Takes the next call, which is the worker's from now on; if there is none, the worker has to end.
+    fn next(&mut self) -> Option<Queued<C>> {
+        let next = self.queue.pop_front();
+        self.worker = if next.is_some() { Worker::Busy } else { Worker::None };
+        next
+    }
+}
+
+impl<C: LaneClient> Lane<C> {
+    pub(super) fn new(number: usize, common: Arc<Common<C>>) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            next_id: 0,
+            worker: Worker::None,
+            closed: false,
+            client: None,
+            down: None,
+            counted: LaneStats::default(),
+        };
+        let name = format!("{} {number}", common.settings.name);
+        Self { number, node: Node::new(name.into()), common, state: Mutex::new(state) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<C>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees whether the queue takes one more call. If so, it goes on to do so until the lock is given back.
+    pub(super) fn enter(&self, full: WhenFull) -> Result<MutexGuard<'_, State<C>>, LaneError<C::Error>> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(LaneError::Closed);
+        }
+        let limit = self.common.settings.queue;
+        // The first call in the queue of a worker that has no other does not wait, but begins.
+        let room = limit.saturating_add(usize::from(state.worker != Worker::Busy));
+        if full == WhenFull::Fail && state.queue.len() >= room {
+            state.counted.refused += 1;
+            return Err(LaneError::Full { limit });
+        }
+        Ok(state)
+    }
+
+    /// Puts a call into the queue, and gives its number there.
+    pub(super) fn hand_in(
+        self: &Arc<Self>,
+        executor: &Executor<'static>,
+        mut state: MutexGuard<'_, State<C>>,
+        deadline: Instant,
+        work: Work<C>,
+    ) -> u64 {
+        let id = state.next_id;
+        state.next_id += 1;
+        state.queue.push_back(Queued { id, deadline, work });
+        let idle = state.worker == Worker::None;
+        if idle {
+            state.worker = Worker::Coming;
+        }
+        drop(state);
+        if idle {
+            // It ends by itself, and what panics in it is caught.
+            executor.spawn(run(self.clone())).detach();
+        }
+        id
+    }
+
+    /// Takes no more calls; gives what is there to be dropped, which answers it.
+    pub(super) fn close(&self) -> impl Sized + use<C> {
+        let mut state = self.lock();
+        state.closed = true;
+        // A worker takes it when it ends.
+        let client = if state.worker == Worker::Busy { None } else { state.client.take() };
+        (mem::take(&mut state.queue), client)
+    }
+
+    /// Takes a call out of the queue if it is still there.
+    pub(super) fn leave(&self, id: u64) -> Option<Queued<C>> {
+        let mut state = self.lock();
+        let at = state.queue.binary_search_by_key(&id, |queued| queued.id).ok()?;
+        state.queue.remove(at)
+    }
+
+    pub(super) fn stats(&self) -> LaneStats {
+        let state = self.lock();
+        let running = usize::from(state.worker == Worker::Busy);
+        LaneStats { queued: state.queue.len(), running, ..state.counted }
+    }
+
+    /// The error of a call whose deadline has passed.
+    pub(super) fn late(&self) -> LaneError<C::Error> {
+        match &self.lock().down {
+            Some(down) => LaneError::Unreachable(down.error.clone()),
+            None => LaneError::Deadline,
+        }
+    }
+
+    /// Gives the lane's client, dialling until there is one or no further attempt can be made by the deadline.
+    async fn client(&self, deadline: Instant) -> Result<Arc<C>, LaneError<C::Error>> {
+        let kept = self.lock().client.clone();
+        if let Some(client) = kept {
+            if !client.is_dead() {
+                return Ok(client);
+            }
+            let _dead = self.lock().client.take();
+        }
+        loop {
+            let pause = self.lock().down.as_ref().map(|down| down.until);
+            if let Some(until) = pause {
+                if until >= deadline {
+                    return Err(self.late());
+                }
+                Timer::at(until).await;
+            }
+            match (self.common.dial)(self.number).await {
+                Ok(client) => {
+                    let client = Arc::new(client);
+                    let mut state = self.lock();
+                    state.counted.dialled += 1;
+                    state.client = Some(client.clone());
+                    let _up = state.down.take();
+                    drop(state);
+                    return Ok(client);
+                }
+                Err(error) => {
+                    let _last = self.went_down(error);
+                }
+            }
+        }
+    }
+
+    fn went_down(&self, error: C::Error) -> Option<Down<C::Error>> {
+        let LaneSettings { pause, longest_pause, .. } = self.common.settings;
+        let mut state = self.lock();
+        state.counted.undialled += 1;
+        let pause = match &state.down {
+            Some(last) => last.pause.saturating_mul(2),
+            None => pause,
+        };
+        let pause = pause.clamp(SHORTEST_PAUSE, longest_pause.clamp(SHORTEST_PAUSE, FAR));
+        // So that many lanes to one place do not all come back in the same moment.
+        let chance = RandomState::new().hash_one(self.number) % 1024;
+        let varied = pause.mul_f64(0.5 + chance as f64 / 1024.0);
+        state.down.replace(Down { error: Arc::new(error), pause, until: Instant::now() + varied })
+    }
+}
+
+/// Runs a lane's calls, one at a time, until none is left.
+async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
+    let mut in_a_row = 0;
+    loop {
+        let next = lane.lock().next();
+        let Some(Queued { deadline, work, .. }) = next else { break };
+        work(lane.clone(), deadline).await;
+        in_a_row += 1;
+        if in_a_row == IN_A_ROW {
+            in_a_row = 0;
+            smol::future::yield_now().await;
+        }
+    }
+    let mut state = lane.lock();
+    let left = if state.closed { state.client.take() } else { None };
+    drop(state);
+    panic::drop_quietly(left);
+}
+
+/// Puts a job together with where its answer goes.
+pub(super) fn work<C, J, F, R>(job: J, answer: Answer<R, C::Error>) -> Work<C>
+where
+    C: LaneClient,
+    J: FnOnce(Turn<C>) -> F + Send + 'static,
+    F: Future<Output = Result<R, C::Error>> + Send + 'static,
+    R: Send + 'static,
+{
+    Box::new(move |lane, deadline| {
+        Box::pin(async move {
+            let outcome = attend(&lane, deadline, job, &answer).await;
+            // Nobody may be there to take it.
+            panic::drop_quietly((answer.send(outcome), answer));
+        })
+    })
+}
+
+/// Has a job run, or finds out why it cannot. `None` if its caller has given it up.
+async fn attend<C, J, F, R>(
+    lane: &Arc<Lane<C>>,
+    deadline: Instant,
+    job: J,
+    answer: &Answer<R, C::Error>,
+) -> Option<Result<R, LaneError<C::Error>>>
+where
+    C: LaneClient,
+    J: FnOnce(Turn<C>) -> F + Send + 'static,
+    F: Future<Output = Result<R, C::Error>> + Send + 'static,
+    R: Send + 'static,
+{
+    let work = {
+        let lane = lane.clone();
+        async move {
+            let closed = async {
+                let _ = lane.common.closing.recv().await;
+                Err(LaneError::Closed)
+            };
+            let client = lane.client(deadline).or(closed).await?;
+            let result = job(Turn { client, deadline }).await;
+            if let Err(error) = &result
+                && C::is_fatal(error)
+            {
+                let _dead = lane.lock().client.take();
+            }
+            result.map_err(LaneError::Failed)
+        }
+    };
+    let mut work = Box::pin(work);
+    let mut given_up = pin!(answer.given_up());
+    let mut timer = None;
+    let mut function = waits::Function::new(&lane.node);
+    let outcome = poll_fn(|cx| {
+        // A job with the same deadline has to see it pass no sooner than the lane does.
+        if Instant::now() >= deadline {
+            return Poll::Ready(Some(Err(lane.late())));
+        }
+        if answer.is_given_up() {
+            return Poll::Ready(None);
+        }
+        let limit = lane.common.settings.backtrace_limit;
+        let part = || panic::watch(limit, || panic::catch(|| work.as_mut().poll(cx)));
+        match function.within(part) {
+            Ok(Poll::Ready(outcome)) => return Poll::Ready(Some(outcome)),
+            Ok(Poll::Pending) => {}
+            Err(panic) => {
+                lane.lock().counted.panicked += 1;
+                log::error!(target: PANIC, "{}: a job panicked: {}", lane.node.name(), panic.message());
+                log::debug!(target: PANIC, "{}", panic.backtrace());
+                return Poll::Ready(Some(Err(LaneError::Panicked(panic))));
+            }
+        }
+        if given_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        let timer = timer.get_or_insert_with(|| Timer::at(deadline));
+        Pin::new(timer).poll(cx).map(|_| Some(Err(lane.late())))
+    })
+    .await;
+    panic::drop_quietly(work);
+    outcome
+}
+
+/// Where the answer to one call goes; nowhere in go mode. Dropped unused, it has its caller get
+/// [`LaneError::Closed`].
+pub(super) struct Answer<R, E>(pub(super) Option<Sender<Result<R, LaneError<E>>>>);
+
+impl<R, E> Answer<R, E> {
+    /// Gives the outcome back if nobody wants it.
+    fn send(&self, outcome: Option<Result<R, LaneError<E>>>) -> Option<Result<R, LaneError<E>>> {
+        match &self.0 {
+            Some(caller) => caller.try_send(outcome?).err().map(async_channel::TrySendError::into_inner),
+            None => outcome,
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.as_ref().is_some_and(Sender::is_closed)
+    }
+
+    async fn given_up(&self) {
+        match &self.0 {
+            Some(caller) => caller.closed().await,
+            None => pending().await,
+        }
+    }
+}

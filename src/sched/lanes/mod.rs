@@ -1,0 +1,404 @@
+//! An ordered pool of calls: one key's calls one after the other, different keys side by side.
+
+mod call;
+mod client;
+mod error;
+mod lane;
+
+use std::borrow::Cow;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::future::Future;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::Sender;
+use smol::Executor;
+
+use crate::chan::{Client, FunctionId, Many, Names, One, Results, Zero};
+pub use call::LaneCall;
+pub use client::{LaneClient, Turn};
+pub use error::{LaneError, LaneRefused};
+use lane::{Answer, Common, Dial, Lane, WhenFull};
+
+/// A deadline further away than this is as good as none.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What lanes may be told.
+#[derive(Clone, Debug)]
+pub struct LaneSettings {
+    /// The name in messages, which a lane's number follows; `lane` by default.
+    pub name: Cow<'static, str>,
+    /// How many lanes there are, and so how many clients and how many calls at once; 16 by default. 0 is taken
+    /// as 1.
+    pub lanes: usize,
+    /// How many calls may wait in one lane behind the one that runs; 64 by default, and 0 lets none wait.
+    pub queue: usize,
+    /// How long a call may take, from when it was made and all waiting included; 30 s by default. More than a
+    /// year is taken as a year.
+    pub timeout: Duration,
+    /// The pause after a first failed attempt to dial; 50 ms by default. It doubles with each further one, up to
+    /// [`longest_pause`](Self::longest_pause), and each pause is varied by up to a half, so that lanes do not all
+    /// come at once. Less than 1 ms is taken as 1 ms.
+    pub pause: Duration,
+    /// The longest pause between failed attempts to dial; 2 s by default.
+    pub longest_pause: Duration,
+    /// How many bytes of a panic's backtrace are kept; 4096 by default, 0 for none.
+    pub backtrace_limit: usize,
+}
+
+impl Default for LaneSettings {
+    fn default() -> Self {
+        Self {
+            name: Cow::Borrowed("lane"),
+            lanes: 16,
+            queue: 64,
+            timeout: Duration::from_secs(30),
+            pause: Duration::from_millis(50),
+            longest_pause: Duration::from_secs(2),
+            backtrace_limit: 4096,
+        }
+    }
+}
+
+/// What lanes do, and have done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LaneStats {
+    /// Calls that wait behind others, at this moment.
+    pub queued: usize,
+    /// Calls that are under way, or dialled for, at this moment.
+    pub running: usize,
+    /// Calls refused because a queue was full.
+    pub refused: u64,
+    /// Clients that were dialled.
+    pub dialled: u64,
+    /// Attempts to dial that failed.
+    pub undialled: u64,
+    /// Jobs, and attempts to dial, that panicked.
+    pub panicked: u64,
+}
+
+/// An ordered pool of calls over clients of any sort: a [`Client`] of a server in this process, a `Remote` of
+/// another node, or anything else that is a [`LaneClient`].
+///
+/// A key chooses a lane, always the same one for the life of the pool. A lane has a client of its own, runs one
+/// call at a time and keeps the others in a bounded queue; the next begins when the one before has ended: answered,
+/// failed, given up or past its deadline. So calls of one key begin and end in the order in which they were handed
+/// in, and calls in different lanes run side by side. Keys are spread over a fixed number of lanes by a hash that
+/// differs from pool to pool; two keys may share a lane, the less likely the more lanes there are.
+///
+/// A lane dials when it has something to do for the first time, and again once its client is dead. What waits
+/// meanwhile goes on waiting, each call until its deadline. While attempts fail, the lane makes pauses that grow.
+/// An attempt belongs to the call at the head of the lane, and ends when that call is given up.
+///
+/// A job that waits for a call in its own lane, which other keys may share, would wait for itself; such a call is
+/// refused with [`LaneError::WouldDeadlock`], and so is one that leads back to a waiting lane through others or
+/// through servers. Where a job has another task wait, that is not seen, and ends at a deadline.
+///
+/// Work is done by tasks of the executor, one for each lane that has something to do. Handles are cheap to clone.
+/// Dropping the last one closes the pool.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use chanrpc::chan::{Functions, Server};
+/// use chanrpc::sched::{LaneSettings, Lanes};
+///
+/// let executor = Arc::new(smol::Executor::new());
+/// smol::block_on(executor.run(async {
+///     let mut functions = Functions::new();
+///     functions.register1("add", |total: &mut i64, n: i64| { *total += n; *total })?;
+///     let server = Server::new(0, functions);
+///     let client = server.client();
+///     let _owner = executor.spawn(server.run());
+///
+///     // A client is all that a lane needs; here each lane gets one of the same server.
+///     let lanes = Lanes::new(&executor, LaneSettings::default(), move |_lane| {
+///         let client = client.clone();
+///         async move { Ok(client) }
+///     });
+///     // The key is the function, or whatever must keep its order.
+///     assert_eq!(lanes.call1::<_, i64>("add", 5_i64).await?, 5);
+///     assert_eq!(lanes.keyed("player 7").call1::<_, i64>("add", 6_i64).await?, 11);
+///     // Any job will do.
+///     let sum = lanes.run("player 7", |client| async move {
+///         let one: i64 = client.call1("add", 1_i64).await?;
+///         let two: i64 = client.call1("add", 1_i64).await?;
+///         Ok(one + two)
+///     });
+///     assert_eq!(sum.await?, 12 + 13);
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// }))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Lanes<C: LaneClient> {
+    pool: Arc<Pool<C>>,
+}
+
+/// What all handles have together.
+struct Pool<C: LaneClient> {
+    executor: Arc<Executor<'static>>,
+    hasher: RandomState,
+    lanes: Box<[Arc<Lane<C>>]>,
+    /// Closed when the pool is.
+    open: Sender<()>,
+}
+
+impl<C: LaneClient> Drop for Pool<C> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl<C: LaneClient> Pool<C> {
+    fn close(&self) {
+        self.open.close();
+        // All are closed before anything of the user's is dropped.
+        let left: Vec<_> = self.lanes.iter().map(|lane| lane.close()).collect();
+        drop(left);
+    }
+}
+
+impl<C: LaneClient> Lanes<C> {
+    /// Creates a pool whose lanes get their clients from `dial`, which is told the number of the lane, from 0.
+    ///
+    /// Nothing is dialled yet. An attempt to dial may take as long as the call that it is for.
+    pub fn new<D, F>(executor: &Arc<Executor<'static>>, settings: LaneSettings, dial: D) -> Self
+    where
+        D: Fn(usize) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<C, C::Error>> + Send + 'static,
+    {
+        let (open, closing) = async_channel::bounded(1);
+        let dial: Dial<C> = Box::new(move |lane| Box::pin(dial(lane)));
+        let count = settings.lanes.max(1);
+        let common = Arc::new(Common { settings, dial, closing });
+        let lanes = (0..count).map(|number| Arc::new(Lane::new(number, common.clone()))).collect();
+        Self { pool: Arc::new(Pool { executor: executor.clone(), hasher: RandomState::new(), lanes, open }) }
+    }
+
+    /// Returns the way into the lane of a key.
+    pub fn keyed<K: Hash + ?Sized>(&self, key: &K) -> Keyed<'_, C> {
+        let number = self.lane_of(key);
+        let lane = &self.pool.lanes[number];
+        Keyed { executor: &self.pool.executor, lane, timeout: lane.common.settings.timeout }
+    }
+
+    /// Runs a job in the lane of a key and waits for its result. See [`Keyed::run`].
+    pub fn run<K, J, F, R>(&self, key: &K, job: J) -> LaneCall<C, R>
+    where
+        K: Hash + ?Sized,
+        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        F: Future<Output = Result<R, C::Error>> + Send + 'static,
+        R: Send + 'static,
+    {
+        self.keyed(key).run(job)
+    }
+
+    /// Hands in a job in the lane of a key; its result is dropped. Never waits. See [`Keyed::go`].
+    ///
+    /// # Errors
+    /// [`LaneRefused`], with the job: queue full, lanes closed.
+    pub fn go<K, J, F, R>(&self, key: &K, job: J) -> Result<(), LaneRefused<J, C::Error>>
+    where
+        K: Hash + ?Sized,
+        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        F: Future<Output = Result<R, C::Error>> + Send + 'static,
+        R: Send + 'static,
+    {
+        self.keyed(key).go(job)
+    }
+
+    /// Returns the number of the lane that a key chooses.
+    pub fn lane_of<K: Hash + ?Sized>(&self, key: &K) -> usize {
+        let lanes = self.pool.lanes.len();
+        // Less than the number of lanes, so it fits.
+        (self.pool.hasher.hash_one(key) % lanes as u64) as usize
+    }
+
+    /// Closes the pool: calls that wait, or are dialled for, and all later calls get [`LaneError::Closed`]. Jobs
+    /// that have begun run until they end or their deadlines pass. Closing again does nothing.
+    ///
+    /// A lane drops its client when nothing runs there any more.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
+    /// Tells whether the pool is closed.
+    pub fn is_closed(&self) -> bool {
+        self.pool.open.is_closed()
+    }
+
+    /// Returns what the lanes do, and have done so far.
+    pub fn stats(&self) -> LaneStats {
+        self.pool.lanes.iter().fold(LaneStats::default(), |sum, lane| {
+            let stats = lane.stats();
+            LaneStats {
+                queued: sum.queued + stats.queued,
+                running: sum.running + stats.running,
+                refused: sum.refused + stats.refused,
+                dialled: sum.dialled + stats.dialled,
+                undialled: sum.undialled + stats.undialled,
+                panicked: sum.panicked + stats.panicked,
+            }
+        })
+    }
+}
+
+/// Calls of functions, in the order of their keys. A function's lane is that of its id; a text's is that of the
+/// text, wherever it comes from.
+impl Lanes<Client> {
+    /// Calls a function of no result in the function's lane and waits until it has run.
+    pub fn call0<A: Send + 'static>(
+        &self,
+        id: impl Names<Zero, A, ()>,
+        arguments: A,
+    ) -> LaneCall<Client, ()> {
+        let id: FunctionId = id.into();
+        self.of(&id).call0(id, arguments)
+    }
+
+    /// Calls a function of one result in the function's lane and waits for it.
+    pub fn call1<A: Send + 'static, R: Send + 'static>(
+        &self,
+        id: impl Names<One, A, R>,
+        arguments: A,
+    ) -> LaneCall<Client, R> {
+        let id: FunctionId = id.into();
+        self.of(&id).call1(id, arguments)
+    }
+
+    /// Calls a function of several results in the function's lane and waits for them.
+    pub fn call_n<A: Send + 'static, R: Results>(
+        &self,
+        id: impl Names<Many, A, R>,
+        arguments: A,
+    ) -> LaneCall<Client, R> {
+        let id: FunctionId = id.into();
+        self.of(&id).call_n(id, arguments)
+    }
+
+    fn of(&self, id: &FunctionId) -> Keyed<'_, Client> {
+        match id {
+            FunctionId::Text(text) => self.keyed(&**text),
+            FunctionId::Number(number) => self.keyed(number),
+            FunctionId::Type { id, .. } => self.keyed(id),
+        }
+    }
+}
+
+impl<C: LaneClient> Clone for Lanes<C> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone() }
+    }
+}
+
+impl<C: LaneClient> fmt::Debug for Lanes<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes")
+            .field("lanes", &self.pool.lanes.len())
+            .field("closed", &self.is_closed())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+/// The way into one lane, made by [`Lanes::keyed`].
+pub struct Keyed<'a, C: LaneClient> {
+    executor: &'a Arc<Executor<'static>>,
+    lane: &'a Arc<Lane<C>>,
+    timeout: Duration,
+}
+
+impl<C: LaneClient> Keyed<'_, C> {
+    /// Has calls made through this value end with [`LaneError::Deadline`] unless they are answered within this
+    /// time from when they are made, in place of [`LaneSettings::timeout`]. More than a year is taken as a year.
+    #[must_use]
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = time;
+        self
+    }
+
+    /// Runs a job and waits for its result.
+    ///
+    /// Nothing happens before the returned [`LaneCall`] is awaited, or waited for by [`LaneCall::wait`]. The job
+    /// gets the lane's client. It is a future of the executor, and must not block; as long as it waits, whatever
+    /// comes after it in this lane waits too.
+    pub fn run<J, F, R>(&self, job: J) -> LaneCall<C, R>
+    where
+        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        F: Future<Output = Result<R, C::Error>> + Send + 'static,
+        R: Send + 'static,
+    {
+        let (answer, answered) = async_channel::bounded(1);
+        let work = lane::work(job, Answer(Some(answer)));
+        LaneCall::new(self.executor, self.lane, work, answered, self.deadline())
+    }
+
+    /// Hands in a job, which runs when its turn comes, and whose result is dropped. Never waits.
+    ///
+    /// What becomes of it is not told. It has a deadline like any other call.
+    ///
+    /// # Errors
+    /// [`LaneRefused`], with the job: queue full, lanes closed.
+    pub fn go<J, F, R>(&self, job: J) -> Result<(), LaneRefused<J, C::Error>>
+    where
+        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        F: Future<Output = Result<R, C::Error>> + Send + 'static,
+        R: Send + 'static,
+    {
+        match self.lane.enter(WhenFull::Fail) {
+            Ok(state) => {
+                self.lane.hand_in(self.executor, state, self.deadline(), lane::work(job, Answer(None)));
+                Ok(())
+            }
+            Err(error) => Err(LaneRefused { error, job }),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout.min(FAR)
+    }
+}
+
+impl Keyed<'_, Client> {
+    /// Calls a function of no result and waits until it has run.
+    pub fn call0<A: Send + 'static>(
+        &self,
+        id: impl Names<Zero, A, ()>,
+        arguments: A,
+    ) -> LaneCall<Client, ()> {
+        let id: FunctionId = id.into();
+        self.run(move |client| async move { client.call0(id, arguments).await })
+    }
+
+    /// Calls a function of one result and waits for it.
+    pub fn call1<A: Send + 'static, R: Send + 'static>(
+        &self,
+        id: impl Names<One, A, R>,
+        arguments: A,
+    ) -> LaneCall<Client, R> {
+        let id: FunctionId = id.into();
+        self.run(move |client| async move { client.call1(id, arguments).await })
+    }
+
+    /// Calls a function of several results and waits for them.
+    pub fn call_n<A: Send + 'static, R: Results>(
+        &self,
+        id: impl Names<Many, A, R>,
+        arguments: A,
+    ) -> LaneCall<Client, R> {
+        let id: FunctionId = id.into();
+        self.run(move |client| async move { client.call_n(id, arguments).await })
+    }
+}
+
+impl<C: LaneClient> fmt::Debug for Keyed<'_, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed")
+            .field("lane", &self.lane.number)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
