@@ -10,6 +10,10 @@ export CARGO_TERM_COLOR=never
 # shellcheck disable=SC2034 # the scripts that source this use it
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
+# The core's modules, of the library and of tests/it: what is looked at more closely than the rest.
+# shellcheck disable=SC2034
+core=(chan sched lanes)
+
 # step TITLE COMMAND...: a heading, the command, its time. The script ends at the first command that fails, also inside
 # a function given here; a script's own `cleanup` is run at its end.
 doing=
@@ -42,3 +46,24 @@ need() {
 }
 
 release_build() { cargo build --release --locked --bin chanrpc; }
+
+# tests_ran PATTERN... -- COMMAND...: runs tests. For each pattern (extended, from a name's beginning) at least one test
+# must have passed: a filter that nothing matches is a failure here.
+tests_ran() {
+    local patterns=() pattern passed log=$target/tests.log
+    while [[ $1 != -- ]]; do
+        patterns+=("$1")
+        shift
+    done
+    shift
+    mkdir -p "$target"
+    "$@" </dev/null | tee "$log"
+    for pattern in "${patterns[@]}"; do
+        passed=$(grep -cE "^test $pattern.* \.\.\. ok$" "$log" || true)
+        echo "$passed tests of $pattern passed"
+        ((passed > 0)) || {
+            echo "no test has a name that begins with $pattern" >&2
+            return 1
+        }
+    done
+}

@@ -1,13 +1,13 @@
 //! The locks and atomics of the core, which loom replaces to try every order of threads.
 
-#[cfg(loom)]
+#[cfg(chanrpc_loom)]
 pub(super) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-#[cfg(not(loom))]
+#[cfg(not(chanrpc_loom))]
 pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-#[cfg(loom)]
+#[cfg(chanrpc_loom)]
 use loom::sync as inner;
-#[cfg(not(loom))]
+#[cfg(not(chanrpc_loom))]
 use std::sync as inner;
 
 use std::sync::PoisonError;

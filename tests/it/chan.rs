@@ -13,6 +13,13 @@ use chanrpc::chan::{
     CallError, Callbacks, Client, FunctionId, Functions, Kind, RegisterError, Responder, Server, Settings,
 };
 use proptest::prelude::*;
+#[cfg(not(miri))]
+use smol::block_on;
+// Without the reactor: Miri does not know all of its system calls.
+#[cfg(miri)]
+use smol::future::block_on;
+
+use crate::support::scale;
 
 /// A state that remembers everything that was done to it.
 #[derive(Default)]
@@ -66,7 +73,7 @@ fn server(capacity: usize) -> Server<Ledger> {
 fn running(capacity: usize) -> (Client, thread::JoinHandle<Ledger>) {
     let server = server(capacity);
     let client = server.client();
-    (client, thread::spawn(move || smol::block_on(server.run())))
+    (client, thread::spawn(move || block_on(server.run())))
 }
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
@@ -75,7 +82,7 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 
 /// Runs the next call, if there is one.
 fn exec<S: 'static>(server: &mut Server<S>) -> bool {
-    smol::block_on(server.exec())
+    block_on(server.exec())
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn all_kinds_and_all_sorts_of_ids() {
     assert_eq!(client.call_n::<_, Vec<u64>>(7, ()).wait().unwrap(), [5, 6]);
     let deposited: &str = client.call1(FunctionId::of::<Deposit>(), Deposit).wait().unwrap();
     assert_eq!(deposited, "deposited");
-    let awaited = smol::block_on(async { client.call1::<_, u64>("echo", 8_u64).await });
+    let awaited = block_on(async { client.call1::<_, u64>("echo", 8_u64).await });
     assert_eq!(awaited.unwrap(), 8);
     client.go("write", 9_u64).unwrap();
     client.go("push", 10_u64).unwrap();
@@ -182,7 +189,7 @@ fn the_backtrace_is_cut_as_configured() {
         let settings = Settings { backtrace_limit: limit, ..Settings::default() };
         let server = Server::with_settings(Ledger::default(), functions(), settings);
         let client = server.client();
-        let owner = thread::spawn(move || smol::block_on(server.run()));
+        let owner = thread::spawn(move || block_on(server.run()));
         let error = client.call0("panic", "x".to_owned()).wait().unwrap_err();
         let CallError::Panicked(panic) = error else { panic!("{error}") };
         assert!(panic.backtrace().len() <= limit);
@@ -231,6 +238,7 @@ fn a_dropped_call_that_has_not_begun_never_does() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a timer needs the reactor")]
 fn a_deadline_ends_a_wait_for_the_answer_and_a_wait_for_room() {
     let server = server(1);
     let client = server.client();
@@ -266,7 +274,7 @@ fn close_answers_everyone_and_closing_again_does_nothing() {
     assert!(matches!(waits.join().unwrap(), Err(CallError::Closed)));
     assert!(matches!(client.call0("write", 1_u64).wait(), Err(CallError::Closed)));
     assert!(client.is_closed());
-    assert!(!smol::block_on(server.ready()));
+    assert!(!block_on(server.ready()));
 }
 
 #[test]
@@ -354,7 +362,7 @@ fn chain(names: &[&'static str], back_to: usize) -> (Vec<Client>, Vec<thread::Jo
         let settings = Settings { name: Some((*name).into()), ..Settings::default() };
         let server = Server::with_settings(None, functions.clone(), settings);
         clients.push(server.client());
-        owners.push(thread::spawn(move || smol::block_on(server.run())));
+        owners.push(thread::spawn(move || block_on(server.run())));
     }
     for (at, client) in clients.iter().enumerate() {
         let next = clients.get(at + 1).or(clients.get(back_to)).cloned();
@@ -470,7 +478,7 @@ fn a_callback_may_start_the_next_call() {
             })
             .unwrap();
     };
-    smol::block_on(async {
+    block_on(async {
         while left > 0 {
             start(&mut callbacks, &client, left);
             callbacks.next().await.run(&mut left);
@@ -484,7 +492,7 @@ fn a_callback_may_start_the_next_call() {
 #[test]
 fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers_order() {
     const THREADS: u64 = 8;
-    const CALLS: u64 = 100_000;
+    let calls = u64::from(scale(100_000));
     let (client, owner) = running(64);
     let barrier = Arc::new(Barrier::new(THREADS as usize));
     let callers: Vec<_> = (0..THREADS)
@@ -495,8 +503,8 @@ fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers
                 let mut written = 0_u64;
                 let mut answered = 0_u64;
                 barrier.wait();
-                for n in 0..CALLS {
-                    let value = caller * CALLS + n;
+                for n in 0..calls {
+                    let value = caller * calls + n;
                     match n % 5 {
                         0 => assert_eq!(client.call1::<_, u64>("echo", value).wait().unwrap(), value),
                         1 => client.call0("write", value).wait().unwrap(),
@@ -539,7 +547,7 @@ fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers
     assert_eq!(entries.len() as u64, written, "every call that was taken has run once");
     let mut latest = HashMap::new();
     for entry in entries {
-        if let Some(before) = latest.insert(entry / CALLS, entry) {
+        if let Some(before) = latest.insert(entry / calls, entry) {
             assert!(before < entry, "{before} ran before {entry}");
         }
     }
@@ -582,7 +590,7 @@ fn has_room(client: &Client) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: scale(512), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Whatever happens in whatever order, every call is answered exactly once, with its own value or with an
     /// error that fits, and everything runs in the order in which it was queued.

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +30,15 @@ const GATE: &str = "while [ ! -e \"$1\" ] && [ -d \"${1%/*}\" ]; do sleep 0.02; 
 const STUBBORN: &str = "trap '' TERM
 (while [ -d \"${1%/*}\" ]; do sleep 0.05; done) & echo $$ $! > \"$1\"
 wait";
+
+/// The size of a heavy test: `size`, or that part of it which `CHANRPC_TEST_SCALE` says, where every call takes
+/// many times as long as usual (100: a hundredth).
+pub(crate) fn scale(size: u32) -> u32 {
+    let divisor = std::env::var("CHANRPC_TEST_SCALE").map_or(NonZeroU32::MIN, |text| {
+        text.parse().unwrap_or_else(|error| panic!("CHANRPC_TEST_SCALE={text}: {error}"))
+    });
+    (size / divisor).max(1)
+}
 
 /// Waits until `condition` gives something.
 pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
