@@ -66,7 +66,7 @@ pub(crate) async fn collect<F: Future<Output = u64>>(
 }
 
 /// Those whose server's loop runs closures for others.
-pub(crate) trait Posts: Contestant {
+pub(crate) trait Posts: Entrant {
     /// Has `job` run on the server's loop, and waits for what it gives.
     fn post(&self, job: impl FnOnce(&mut State) -> u64 + Send + 'static) -> impl Future<Output = u64> + Send;
 }

@@ -1,18 +1,23 @@
 //! chanrpc. All that knows its interface is here.
-//!
-//! `Posts` and `Timers` come with its scheduler, and then a `waterfall` of its own; their workloads say so.
 
 use std::future::Future;
+use std::time::Duration;
 
-use chanrpc::chan::{Callbacks, Client, Functions, Server, Settings};
+use chanrpc::chan::{CallError, Callbacks, Client, Functions, Server, Settings};
+use chanrpc::sched::{self, Handle, Scheduler, TimerId};
+use smol::Timer;
 
-use crate::contest::{Contestant, Entrant};
+use crate::contest::{Contestant, Entrant, Posts, Timers};
 use crate::platform::Smol;
 use crate::rivals::version;
 use crate::server::{CAPACITY, State};
 
+/// A server, and the loop of a service that calls it.
 #[derive(Clone)]
-pub(crate) struct Ours(Client);
+pub(crate) struct Ours {
+    client: Client,
+    caller: Handle<()>,
+}
 
 fn functions() -> Functions<State> {
     let mut functions = Functions::new();
@@ -37,29 +42,32 @@ impl Entrant for Ours {
         let server = Server::with_settings(state, functions(), settings);
         let client = server.client();
         on.spawn(server.run());
-        Self(client)
+        let caller = Scheduler::new(on.executor(), Functions::new(), |_| ());
+        let handle = caller.handle();
+        on.spawn(caller.run());
+        Self { client, caller: handle }
     }
 }
 
 impl Contestant for Ours {
     async fn call0(&self, n: u64) {
-        self.0.call0("nothing", n).await.expect("it is answered");
+        self.client.call0("nothing", n).await.expect("it is answered");
     }
 
     async fn call1(&self, n: u64) -> u64 {
-        self.0.call1("echo", n).await.expect("it is answered")
+        self.client.call1("echo", n).await.expect("it is answered")
     }
 
     async fn call_n(&self, n: u64) -> (u64, u64) {
-        self.0.call_n("twice", n).await.expect("it is answered")
+        self.client.call_n("twice", n).await.expect("it is answered")
     }
 
     fn wait1(&self, n: u64) -> u64 {
-        self.0.call1("echo", n).wait().expect("it is answered")
+        self.client.call1("echo", n).wait().expect("it is answered")
     }
 
     fn go(&self, n: u64) {
-        self.0.go("note", n).expect("there is room");
+        self.client.go("note", n).expect("there is room");
     }
 
     // Callbacks on the caller's own loop, which is this task.
@@ -70,7 +78,7 @@ impl Contestant for Ours {
             for _ in 0..bursts {
                 for n in 0..in_flight {
                     let add = |sum: &mut u64, n: Result<u64, _>| *sum += n.expect("it is answered");
-                    callbacks.call1(&self.0, "echo", u64::from(n), add).expect("there is room");
+                    callbacks.call1(&self.client, "echo", u64::from(n), add).expect("there is room");
                 }
                 while callbacks.pending() > 0 {
                     callbacks.next().await.run(&mut sum);
@@ -78,5 +86,64 @@ impl Contestant for Ours {
             }
             sum
         }
+    }
+
+    // The scheduler's own: no task waits, its loop goes on from step to step.
+    async fn waterfall(steps: &[Self; 3], n: u64) -> u64 {
+        let [a, b, c] = steps;
+        let (sender, answer) = oneshot::channel();
+        a.caller
+            .waterfall::<CallError>()
+            .step(move |(), ()| Ok(n))
+            .call1::<u64>(&a.client, "echo")
+            .call1::<u64>(&b.client, "echo")
+            .call1::<u64>(&c.client, "echo")
+            .finish(|(), n| sender.send(n).expect("it is awaited"))
+            .expect("there is room");
+        answer.await.expect("it ends").expect("it ends well")
+    }
+}
+
+/// A service's loop.
+pub(crate) struct Loop(Handle<State>);
+
+impl Entrant for Loop {
+    type Platform = Smol;
+
+    fn name() -> String {
+        format!("chanrpc {} scheduler", version("chanrpc"))
+    }
+
+    async fn start(on: &Smol, state: State) -> Self {
+        let settings = sched::Settings { timers: 10_000, ..sched::Settings::default() };
+        let service = Scheduler::with_settings(on.executor(), Functions::new(), settings, |_| state);
+        let handle = service.handle();
+        on.spawn(service.run());
+        Self(handle)
+    }
+}
+
+impl Posts for Loop {
+    async fn post(&self, job: impl FnOnce(&mut State) -> u64 + Send + 'static) -> u64 {
+        self.0.post(job).expect("there is room").await.expect("it runs")
+    }
+}
+
+impl Timers for Loop {
+    type Armed = Vec<TimerId>;
+
+    async fn arm(&mut self, timers: u32, after: Duration) -> Self::Armed {
+        let arm = |_| self.0.after(after, |state| state.note(0)).expect("there is room");
+        (0..timers).map(arm).collect()
+    }
+
+    async fn cancel(&mut self, armed: Self::Armed) {
+        for timer in armed {
+            assert!(self.0.cancel(timer), "it has not fired");
+        }
+    }
+
+    async fn fire(&mut self, _: Self::Armed, after: Duration) {
+        Timer::after(after).await;
     }
 }

@@ -71,6 +71,10 @@ impl Platform for Tokio {
 pub(crate) struct Smol(Arc<Executor<'static>>);
 
 impl Smol {
+    pub(crate) fn executor(&self) -> &Arc<Executor<'static>> {
+        &self.0
+    }
+
     pub(crate) fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
         self.0.spawn(task).detach();
     }

@@ -1,12 +1,11 @@
 //! A closure is posted to a server's loop, and its result awaited; server and caller are tasks of one thread.
-//!
-//! Ours enters with the scheduler's `post`: `impl Posts for Ours`, and its name in the list below.
 
 use std::hint::black_box;
 
 use super::{Calls, Workload, entrants};
 use crate::contest::Posts;
 use crate::measure::{Sample, Stopwatch};
+use crate::ours::Loop;
 use crate::platform::Platform;
 use crate::rivals::{Actix, Bare, Kameo, Ractor, Tokio, Xtra};
 use crate::server::State;
@@ -15,7 +14,7 @@ pub(super) fn workloads() -> Vec<Workload> {
     vec![Workload {
         name: "post + wait",
         calls: Calls { many: 50_000, few: 100 },
-        entrants: entrants!(run: Tokio, Bare, Actix, Ractor, Kameo, Xtra),
+        entrants: entrants!(run: Tokio, Bare, Actix, Ractor, Kameo, Xtra, Loop),
     }]
 }
 

@@ -1,13 +1,13 @@
 //! Timers that run something on a loop, a thousand at a time; what is counted is one timer.
 //!
 //! Entrants are those that have such timers. Where no actor owns the loop, it is the caller's task.
-//! Ours enters with the scheduler's timers: `impl Timers for Ours`, and its name in the lists below.
 
 use std::time::Duration;
 
 use super::{Calls, Workload, entrants};
 use crate::contest::Timers;
 use crate::measure::{Sample, Stopwatch};
+use crate::ours::Loop;
 use crate::platform::Platform;
 use crate::rivals::{Actix, Delays, Kameo, Ractor, Sleeps, SmolTimers};
 use crate::server::{Gauge, State};
@@ -23,12 +23,12 @@ pub(super) fn workloads() -> Vec<Workload> {
         workload(
             "timers, arm + cancel",
             TIMERS * 20,
-            entrants!(arm_and_cancel: Delays, Sleeps, SmolTimers, Actix, Ractor, Kameo),
+            entrants!(arm_and_cancel: Delays, Sleeps, SmolTimers, Actix, Ractor, Kameo, Loop),
         ),
         workload(
             "timers, fire (CPU time)",
             TIMERS * 3,
-            entrants!(fire: Delays, Sleeps, SmolTimers, Actix, Ractor, Kameo),
+            entrants!(fire: Delays, Sleeps, SmolTimers, Actix, Ractor, Kameo, Loop),
         ),
     ]
 }

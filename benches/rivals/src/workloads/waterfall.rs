@@ -1,7 +1,7 @@
 //! Three calls to three servers, each fed by the one before; what is counted is the whole waterfall.
 //!
-//! All of them await one call after the other, ours too; with the scheduler's waterfall, ours has a
-//! `Contestant::waterfall` of its own.
+//! The rivals await one call after the other in a task; ours is the scheduler's waterfall, whose loop has the state
+//! before, between and after the calls.
 
 use std::hint::black_box;
 
