@@ -192,6 +192,10 @@ impl<C: 'static> Callbacks<C> {
         }
     }
 
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Returns how many calls are pending: their callbacks have not been taken yet.
     pub fn pending(&self) -> usize {
         self.pending
@@ -248,33 +252,42 @@ impl<C: 'static> Callbacks<C> {
         let time = self.time.take();
         match self.prepare(client, time, callback) {
             Ok(prepared) => prepared.submit(client, id, kind, arguments),
-            Err(limit) => return Err(TooManyPending { arguments, limit }),
+            Err(_) => return Err(TooManyPending { arguments, limit: self.limit }),
         }
         Ok(())
+    }
+
+    /// Forgets a call that could not be made.
+    pub(crate) fn take_back(&mut self) {
+        self.pending -= 1;
     }
 
     /// Makes room for a call. The second half of it, which may drop values of the user's, needs no access to this.
     ///
     /// # Errors
-    /// The limit, if it is reached.
+    /// The callback, if the limit is reached.
     pub(crate) fn prepare<F, R>(
         &mut self,
         client: &Client,
         time: Option<Duration>,
         callback: F,
-    ) -> Result<Prepared<C, F, R>, usize>
+    ) -> Result<Prepared<C, F, R>, F>
     where
         F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
         R: Send + 'static,
     {
         if self.pending == self.limit {
-            return Err(self.limit);
+            return Err(callback);
         }
         self.pending += 1;
         let answers = self.answers.clone();
         let Some(at) = time.and_then(|time| Instant::now().checked_add(time)) else {
             return Ok(Prepared::Plain(Pending { answers, callback, result: None }));
         };
+        if self.deadlines.len() > 2 * self.limit {
+            // Those of calls that were taken back.
+            self.deadlines.retain(|_, call| call.strong_count() > 0);
+        }
         self.serial += 1;
         let deadline = (at, self.serial);
         let call = Arc::new(Timed {
@@ -303,6 +316,27 @@ where
     F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
     R: Send + 'static,
 {
+    /// Like [`submit`](Self::submit), but if the queue is full arguments and callback come back, and the call has
+    /// to be [taken back](Callbacks::take_back).
+    pub(crate) fn try_submit<A: Send + 'static>(
+        self,
+        client: &Client,
+        id: &FunctionId,
+        kind: Kind,
+        arguments: A,
+    ) -> Result<(), (A, Option<F>)> {
+        match self {
+            Self::Plain(call) => client
+                .try_submit(id, kind, arguments, call)
+                .map_err(|(arguments, call)| (arguments, Some(call.callback))),
+            Self::Timed(call) => client.try_submit(id, kind, arguments, call).map_err(|(arguments, call)| {
+                // Without a callback it is of no use to anyone when its deadline passes.
+                let callback = call.0.open.lock().callback.take();
+                (arguments, callback)
+            }),
+        }
+    }
+
     pub(crate) fn submit<A: Send + 'static>(
         self,
         client: &Client,

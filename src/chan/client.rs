@@ -8,9 +8,9 @@ use super::error::CallError;
 use super::id::{FunctionId, Names, Takes};
 use super::kind::{Kind, Many, One, Results, Zero};
 use super::panic;
-use super::queue::{self, Post};
-use super::reply::{ReplyTo, Responder, Sink};
-use super::shared::{Shared, Stats};
+use super::queue::Post;
+use super::reply::Sink;
+use super::shared::{NotQueued, Shared, Stats};
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
 ///
@@ -117,6 +117,33 @@ impl Client {
         }
     }
 
+    /// Like [`submit`](Self::submit), but if the queue is full everything comes back.
+    pub(crate) fn try_submit<A: Send + 'static, R: Send + 'static, K: Sink<R> + 'static>(
+        &self,
+        id: &FunctionId,
+        kind: Kind,
+        arguments: A,
+        sink: K,
+    ) -> Result<(), (A, K)> {
+        let shared = self.shared();
+        let function = match shared.directory.find::<A, R>(id, kind) {
+            Ok(found) => found.number,
+            Err(error) => {
+                Box::new(sink).answer(Err(error));
+                return Ok(());
+            }
+        };
+        match shared.call_with_sink(function, arguments, sink) {
+            Ok(()) => Ok(()),
+            Err(NotQueued::Full(back)) => Err(back),
+            Err(NotQueued::Closed((arguments, sink))) => {
+                Box::new(sink).answer(Err(CallError::Closed));
+                panic::drop_quietly(arguments);
+                Ok(())
+            }
+        }
+    }
+
     fn queue<A: Send + 'static, R: Send + 'static>(
         &self,
         function: usize,
@@ -124,10 +151,9 @@ impl Client {
         sink: impl Sink<R> + 'static,
     ) {
         let shared = self.shared();
-        let responder = Responder::new(ReplyTo::Sink(Box::new(sink)));
-        if let Err(refused) = shared.call(function, queue::Call { arguments, responder }) {
-            let (error, queue::Call { arguments, responder }) = shared.refuse(refused);
-            responder.finish(Err(error));
+        if let Err(refused) = shared.call_with_sink(function, arguments, sink) {
+            let (error, (arguments, sink)) = shared.refuse(refused);
+            Box::new(sink).answer(Err(error));
             panic::drop_quietly(arguments);
         }
     }
@@ -151,7 +177,8 @@ impl Client {
         &self.0.0
     }
 
-    fn call<A: Send + 'static, R: Send + 'static>(
+    /// Calls a function of any kind, and waits for its answer.
+    pub(crate) fn call<A: Send + 'static, R: Send + 'static>(
         &self,
         id: &FunctionId,
         kind: Kind,

@@ -40,6 +40,7 @@ mod functions;
 mod id;
 mod kind;
 pub(crate) mod panic;
+mod patience;
 mod queue;
 mod reply;
 mod server;

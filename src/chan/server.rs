@@ -171,11 +171,13 @@ impl<S: 'static> Server<S> {
             while !runner.batch.is_empty() {
                 turn += runner.work(&mut **state, TURN - turn);
                 if let Some((number, rest)) = runner.begin(&mut **state) {
+                    runner.shared.pause();
                     runner.finish(number, rest).await;
                     turn += 1;
                 }
                 if turn >= TURN {
                     turn = 0;
+                    runner.shared.pause();
                     smol::future::yield_now().await;
                 }
             }

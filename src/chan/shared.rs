@@ -15,18 +15,14 @@ use super::error::CallError;
 use super::function::Body;
 use super::functions::{Directory, Found};
 use super::panic::{self, Panic};
+use super::patience::{Hint, Patience};
 use super::queue::{Call, Post, Queue};
-use super::reply::register;
+use super::reply::{ReplyTo, Responder, Sink, register};
 use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 use super::waits::{self, Node};
 
 /// What functions panic with is logged under this target, which a log can limit.
 const PANIC: &str = "chanrpc::panic";
-
-/// How often a sync caller looks whether another one's function is still running before it queues its own call. Most
-/// functions end within that time, and the way through the queue costs several times as much. Measured with 64
-/// callers on 2 threads: a third of the time that it takes without.
-const SPINS: u32 = 100;
 
 /// A state that may be run by any thread.
 pub(super) type State = Box<dyn Any + Send>;
@@ -40,8 +36,7 @@ pub(super) struct Shared {
     capacity: usize,
     /// Calls that the loop has taken from the queue and not yet begun. Only the loop writes it.
     taken: AtomicUsize,
-    /// Whether a caller has the state; only a hint.
-    lent: AtomicBool,
+    patience: Patience,
     /// Tells the loop to answer what it has taken instead of running it.
     aborted: AtomicBool,
     inner: Mutex<Inner>,
@@ -188,7 +183,7 @@ impl Shared {
             backtrace_limit,
             capacity: capacity.max(1),
             taken: AtomicUsize::new(0),
-            lent: AtomicBool::new(false),
+            patience: Patience::new(),
             aborted: AtomicBool::new(false),
             inner: Mutex::new(inner),
         }
@@ -201,6 +196,19 @@ impl Shared {
         call: Call<A, R>,
     ) -> Result<(), NotQueued<Call<A, R>>> {
         self.enter(call, |queue, call| queue.push_call(function, call))
+    }
+
+    /// Queues a call whose answer goes to `sink`, which gets its box only if there is room.
+    pub(super) fn call_with_sink<A: Send + 'static, R: Send + 'static, K: Sink<R> + 'static>(
+        &self,
+        function: usize,
+        arguments: A,
+        sink: K,
+    ) -> Result<(), NotQueued<(A, K)>> {
+        self.enter((arguments, sink), |queue, (arguments, sink)| {
+            let responder = Responder::new(ReplyTo::Sink(Box::new(sink)));
+            queue.push_call(function, Call { arguments, responder });
+        })
     }
 
     /// Queues a call in go mode.
@@ -221,6 +229,7 @@ impl Shared {
             return Err(NotQueued::Full(item));
         }
         push(&mut inner.queue, item);
+        self.patience.hint(Hint::Free);
         self.mark(&mut inner);
         let sleeper = inner.rouse();
         drop(inner);
@@ -285,24 +294,28 @@ impl Shared {
 
     /// Lends the state to a caller, if nobody has it and no call is queued.
     fn borrow(&self) -> Option<Borrowed<'_>> {
-        let mut spins = 0;
-        while self.lent.load(Ordering::Relaxed) && spins < SPINS {
-            std::hint::spin_loop();
-            spins += 1;
-        }
-        let mut inner = self.inner.lock();
-        if !matches!(inner.holder, Holder::Free(_)) || !inner.queue.is_empty() || inner.phase != Phase::Open {
-            return None;
-        }
-        match mem::replace(&mut inner.holder, Holder::Caller) {
-            Holder::Free(state) => {
-                count(&self.counters.executed);
-                count(&self.counters.in_place);
-                self.lent.store(true, Ordering::Relaxed);
-                Some(Borrowed { shared: self, state: Some(state) })
+        let mut wait = self.patience.begin();
+        while wait.spin() {
+            let mut inner = self.inner.lock();
+            if !inner.queue.is_empty() || inner.phase != Phase::Open {
+                return None;
             }
-            _ => unreachable!("the holder was looked at under this lock"),
+            match mem::replace(&mut inner.holder, Holder::Caller) {
+                Holder::Free(state) => {
+                    self.patience.hint(Hint::Busy);
+                    count(&self.counters.executed);
+                    count(&self.counters.in_place);
+                    drop(inner);
+                    wait.paid();
+                    return Some(Borrowed { shared: self, state: Some(state) });
+                }
+                holder => inner.holder = holder,
+            }
+            if !self.patience.is_busy() {
+                return None;
+            }
         }
+        None
     }
 
     /// Takes all queued calls into `batch`, which is empty, for the loop to run; `Ready(false)` when there will be
@@ -354,6 +367,9 @@ impl Shared {
         if !inner.queue.is_empty() {
             mem::swap(&mut inner.queue, batch);
             self.taken.store(batch.len(), Ordering::Relaxed);
+            if lend.is_some() {
+                self.patience.hint(Hint::Busy);
+            }
             return Poll::Ready(true);
         }
         if inner.phase != Phase::Open {
@@ -361,6 +377,7 @@ impl Shared {
         }
         if let Some(state) = lend.and_then(Option::take) {
             inner.holder = Holder::Free(state);
+            self.patience.hint(Hint::Free);
         }
         Poll::Pending
     }
@@ -373,6 +390,11 @@ impl Shared {
             admitted.push(caller);
         }
         self.mark(inner);
+    }
+
+    /// The loop makes a pause while it has the state: nobody is to wait for it.
+    pub(super) fn pause(&self) {
+        self.patience.hint(Hint::Free);
     }
 
     /// Tells how many taken calls have not begun.
@@ -545,7 +567,7 @@ impl Drop for Borrowed<'_> {
             drop(inner);
             return panic::drop_quietly(self.state.take());
         }
-        self.shared.lent.store(false, Ordering::Relaxed);
+        self.shared.patience.hint(Hint::Free);
         if let Some(state) = self.state.take() {
             inner.holder = Holder::Free(state);
         }

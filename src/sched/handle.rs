@@ -351,7 +351,7 @@ impl<S: 'static> Calling<'_, S> {
         let prepared = self.service.callbacks().prepare(self.client, self.time, callback);
         match prepared {
             Ok(prepared) => prepared.submit(self.client, id, kind, arguments),
-            Err(limit) => return Err(TooManyPending { arguments, limit }),
+            Err(_) => return Err(TooManyPending { arguments, limit: self.service.callbacks().limit() }),
         }
         Ok(())
     }

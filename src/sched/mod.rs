@@ -55,6 +55,7 @@ mod lanes;
 mod modules;
 mod scheduler;
 mod service;
+mod sources;
 mod timers;
 mod waterfall;
 #[cfg(feature = "cron")]

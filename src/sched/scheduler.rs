@@ -11,11 +11,10 @@ use smol::Executor;
 
 use super::handle::Handle;
 use super::service::{Action, Phase, Service};
+use super::sources::{Source, Sources};
 use super::timers::Due;
 use crate::chan::{self, Callback, Client, Functions, Server, Stats};
 
-/// Events that one source may have before it is the next one's turn.
-const SHARE: usize = 16;
 /// Events after which other tasks of the executor have a turn.
 const TURN: usize = 64;
 
@@ -29,9 +28,7 @@ pub struct Scheduler<S: 'static> {
     /// Taken from the service all at once.
     posts: VecDeque<Action<S>>,
     returns: VecDeque<Action<S>>,
-    /// Whose turn it is, and how many events of its share are left.
-    source: Source,
-    left: usize,
+    sources: Sources,
 }
 
 /// What a scheduler may be told. Every number is a bound, beyond which it says [`Rejected`](super::Rejected).
@@ -72,30 +69,6 @@ impl Default for Settings {
             open: 1024,
             streams: 64,
             backtrace_limit: 4096,
-        }
-    }
-}
-
-/// The sources of events, which have their turns in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Calls,
-    Posts,
-    Callbacks,
-    Returns,
-    Timers,
-}
-
-impl Source {
-    const ALL: usize = 5;
-
-    fn next(self) -> Self {
-        match self {
-            Self::Calls => Self::Posts,
-            Self::Posts => Self::Callbacks,
-            Self::Callbacks => Self::Returns,
-            Self::Returns => Self::Timers,
-            Self::Timers => Self::Calls,
         }
     }
 }
@@ -142,7 +115,8 @@ impl<S: 'static> Scheduler<S> {
         });
         let Some(service) = service else { unreachable!("the server was created with a state") };
         let (posts, returns) = (VecDeque::new(), VecDeque::new());
-        Self { server, service, posts, returns, source: Source::Calls, left: SHARE }
+        let sources = Sources::new(&service.noted);
+        Self { server, service, posts, returns, sources }
     }
 
     /// Returns a client of the scheduler's functions.
@@ -210,42 +184,27 @@ impl<S: 'static> Scheduler<S> {
         }
     }
 
-    /// What happens next. Each source has its share before it is the next one's turn.
+    /// What happens next.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
-        let phase = self.service.phase();
-        if phase == Phase::Closed {
+        let Self { server, service, posts, returns, sources } = self;
+        if service.phase() == Phase::Closed {
             return Poll::Ready(Event::End);
         }
-        for _ in 0..=Source::ALL {
-            if self.left == 0 {
-                self.source = self.source.next();
-                self.left = SHARE;
-            }
-            if let Poll::Ready(event) = self.poll_source(cx) {
-                self.left -= 1;
-                return Poll::Ready(event);
-            }
-            self.left = 0;
-        }
-        if phase == Phase::Draining && self.service.is_idle() {
-            return Poll::Ready(Event::End);
-        }
-        Poll::Pending
-    }
-
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
-        let service = &self.service;
-        match self.source {
-            Source::Calls => match self.server.poll_ready(cx) {
+        let event = sources.poll(cx, |source, cx| match source {
+            Source::Calls => match server.poll_ready(cx) {
                 Poll::Ready(true) => Poll::Ready(Event::Call),
                 // It takes no more calls; the others may still have something.
                 Poll::Ready(false) | Poll::Pending => Poll::Pending,
             },
-            Source::Posts => service.posts.poll_next(cx, &mut self.posts).map(Event::Post),
+            Source::Posts => service.posts.poll_next(cx, posts).map(Event::Post),
             Source::Callbacks => service.callbacks().poll_next(cx).map(Event::Callback),
-            Source::Returns => service.returns.poll_next(cx, &mut self.returns).map(Event::Return),
+            Source::Returns => service.returns.poll_next(cx, returns).map(Event::Return),
             Source::Timers => service.timers().poll_due(cx).map(Event::Timer),
+        });
+        if event.is_pending() && service.phase() == Phase::Draining && service.is_idle() {
+            return Poll::Ready(Event::End);
         }
+        event
     }
 
     /// Does something with the state.

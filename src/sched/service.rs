@@ -1,8 +1,9 @@
 //! What a loop and its handles share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{future::Future, mem};
 
 use smol::{Executor, Task};
@@ -11,8 +12,9 @@ use super::error::Rejected;
 use super::inbox::{Inbox, Refused};
 use super::jobs::Jobs;
 use super::scheduler::Settings;
+use super::sources::Noted;
 use super::timers::Timers;
-use crate::chan::{Callbacks, Client, Closer, Host};
+use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind};
 
 /// Something to be done with the state.
 pub(super) type Action<S> = Box<dyn FnOnce(&mut S) + Send>;
@@ -30,8 +32,12 @@ pub(super) struct Service<S> {
     pub(super) callbacks: Mutex<Callbacks<S>>,
     pub(super) timers: Mutex<Timers<S>>,
     pub(super) jobs: Arc<Jobs>,
+    /// What the loop is to look at.
+    pub(super) noted: Arc<Noted>,
     executor: Arc<Executor<'static>>,
     tasks: Mutex<Tasks>,
+    /// Whether the phase is still the first, which the loop asks all the time.
+    open_phase: AtomicBool,
     serial: AtomicU64,
     /// Jobs, futures and waterfalls that have not given back their result.
     open: AtomicUsize,
@@ -71,8 +77,10 @@ impl<S: 'static> Service<S> {
             callbacks: Mutex::new(Callbacks::new(settings.calls)),
             timers: Mutex::new(Timers::new(settings.timers)),
             jobs: Jobs::new(settings.workers, settings.jobs),
+            noted: Arc::default(),
             executor: executor.clone(),
             tasks: Mutex::default(),
+            open_phase: AtomicBool::new(true),
             serial: AtomicU64::new(0),
             open: AtomicUsize::new(0),
             settings,
@@ -85,7 +93,7 @@ impl<S: 'static> Service<S> {
     }
 
     pub(super) fn phase(&self) -> Phase {
-        self.tasks().phase
+        if self.open_phase.load(Ordering::Relaxed) { Phase::Open } else { self.tasks().phase }
     }
 
     /// Posts a task.
@@ -99,6 +107,36 @@ impl<S: 'static> Service<S> {
     /// Hands back a result to the loop. It is dropped if the loop is gone.
     pub(super) fn give_back(&self, action: Action<S>) {
         let _ = self.returns.push(action);
+    }
+
+    /// Makes an async call, unless too many are pending or the queue is full: then arguments and callback come back.
+    pub(super) fn call<A, R, F>(
+        &self,
+        client: &Client,
+        (id, kind): (&FunctionId, Kind),
+        arguments: A,
+        time: Option<Duration>,
+        callback: F,
+    ) -> Result<(), (A, F)>
+    where
+        A: Send + 'static,
+        R: Send + 'static,
+        F: FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
+    {
+        // The lock ends before the call is made, which may drop values of the user's.
+        let prepared = self.callbacks().prepare(client, time, callback);
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(callback) => return Err((arguments, callback)),
+        };
+        match prepared.try_submit(client, id, kind, arguments) {
+            Err((arguments, Some(callback))) => {
+                self.callbacks().take_back();
+                Err((arguments, callback))
+            }
+            // Without its callback it has ended already, by its deadline.
+            Ok(()) | Err((_, None)) => Ok(()),
+        }
     }
 
     /// Counts something that will give back a result.
@@ -182,6 +220,7 @@ impl<S: 'static> Service<S> {
             return;
         }
         tasks.phase = Phase::Draining;
+        self.open_phase.store(false, Ordering::Relaxed);
         let streams = tasks.running.split_off(&STREAM);
         tasks.streams = 0;
         drop(tasks);
@@ -189,12 +228,14 @@ impl<S: 'static> Service<S> {
         let timers = self.timers().clear();
         drop(timers);
         self.posts.shut();
+        self.noted.all();
     }
 
     /// Ends everything now.
     pub(super) fn close(&self) {
         let mut tasks = self.tasks();
         tasks.phase = Phase::Closed;
+        self.open_phase.store(false, Ordering::Relaxed);
         let running = mem::take(&mut tasks.running);
         drop(tasks);
         drop(running);
@@ -203,6 +244,7 @@ impl<S: 'static> Service<S> {
         let timers = self.timers().clear();
         drop(timers);
         let left = (self.posts.close(), self.returns.close());
+        self.noted.all();
         drop(left);
     }
 

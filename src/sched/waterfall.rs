@@ -15,7 +15,7 @@ use smol::future::FutureExt;
 use super::error::Rejected;
 use super::handle::Handle;
 use super::service::Service;
-use crate::chan::{Answer, CallError, Client, Many, Names, One, Results, Zero};
+use crate::chan::{Answer, CallError, Client, FunctionId, Kind, Many, Names, One, Results, Zero};
 
 /// A chain of steps, each fed with the result of the one before, that ends at the first error. Nothing happens before
 /// [`finish`](Self::finish).
@@ -81,6 +81,10 @@ impl Run {
         }
     }
 
+    fn left(self) -> Option<Duration> {
+        self.deadline.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
     async fn limit<T>(self, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
         match self.deadline {
             Some(at) => {
@@ -98,6 +102,7 @@ impl Run {
 /// Where a chain goes on.
 enum Next<S> {
     Wait(Wait<S>),
+    /// In a callback, or nowhere.
     End,
 }
 
@@ -150,30 +155,41 @@ where
         })
     }
 
-    /// Calls a function of no result with the result so far.
-    pub fn call0(self, client: &Client, id: impl Names<Zero, T, ()> + Send + 'static) -> Waterfall<S, (), E> {
-        let client = client.clone();
-        self.then(move |_, arguments| async move { client.call0(id, arguments).await })
+    /// Calls a function of no result with the result so far, waiting for room if its queue is full.
+    pub fn call0(self, client: &Client, id: impl Names<Zero, T, ()>) -> Waterfall<S, (), E> {
+        self.call(client, id.into(), Kind::Zero)
     }
 
-    /// Calls a function of one result with the result so far.
-    pub fn call1<R: Send + 'static>(
-        self,
-        client: &Client,
-        id: impl Names<One, T, R> + Send + 'static,
-    ) -> Waterfall<S, R, E> {
-        let client = client.clone();
-        self.then(move |_, arguments| async move { client.call1(id, arguments).await })
+    /// Calls a function of one result with the result so far. See [`call0`](Self::call0).
+    pub fn call1<R: Send + 'static>(self, client: &Client, id: impl Names<One, T, R>) -> Waterfall<S, R, E> {
+        self.call(client, id.into(), Kind::One)
     }
 
-    /// Calls a function of several results with the result so far.
-    pub fn call_n<R: Results>(
-        self,
-        client: &Client,
-        id: impl Names<Many, T, R> + Send + 'static,
-    ) -> Waterfall<S, R, E> {
-        let client = client.clone();
-        self.then(move |_, arguments| async move { client.call_n(id, arguments).await })
+    /// Calls a function of several results with the result so far. See [`call0`](Self::call0).
+    pub fn call_n<R: Results>(self, client: &Client, id: impl Names<Many, T, R>) -> Waterfall<S, R, E> {
+        self.call(client, id.into(), Kind::Many)
+    }
+
+    fn call<R: Send + 'static>(self, client: &Client, id: FunctionId, kind: Kind) -> Waterfall<S, R, E> {
+        let (service, client) = (self.handle.service().clone(), client.clone());
+        self.link(move |_, run, arguments, after: After<S, R, E>| {
+            let driver = service.clone();
+            let go_on = move |state: &mut S, result: Result<R, CallError>| {
+                drive(&driver, after(state, run, result.map_err(E::from)));
+            };
+            // An async call of the loop itself is the shortest way. Only where there is no room for it, a task waits.
+            match service.call(&client, (&id, kind), arguments, run.left(), go_on) {
+                Ok(()) => Next::End,
+                Err((arguments, go_on)) => Next::Wait(Box::pin(async move {
+                    let result = run.limit(client.call(&id, kind, arguments)).await;
+                    let resume: Resume<S> = Box::new(move |state| {
+                        go_on(state, result);
+                        Next::End
+                    });
+                    resume
+                })),
+            }
+        })
     }
 
     /// Runs something that blocks on another thread, with the result so far.

@@ -1,0 +1,90 @@
+//! How long a sync caller waits for others to be done with a state before it queues its call.
+//!
+//! Most functions end sooner than a call gets through the queue and its caller is woken again. So a caller spins for
+//! a moment, as a mutex does, and for no longer than has paid off with this server before: where functions are long,
+//! that is soon next to nothing. Nobody spins behind a call that is queued, since that one is first, nor for a loop
+//! that never lends its state.
+//!
+//! Measured with 64 callers on 2 threads: nearly all calls run in place, at a quarter of the time that they take
+//! through the queue. What is kept here is only a hint; who may have the state is decided under the lock.
+
+use super::sync::{AtomicU8, AtomicU32, Ordering};
+
+/// Spins that are always tried: one or two microseconds.
+const LEAST: u32 = 100;
+/// Spins that are never exceeded.
+const MOST: u32 = 4000;
+
+/// Spins between two looks, at most.
+const LONGEST: u32 = 256;
+/// What others are doing, as far as it can be known without the lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Hint {
+    /// The state may be there to be borrowed, or nobody knows.
+    Free,
+    /// Somebody has the state who will soon give it back.
+    Busy,
+}
+
+/// How long callers of one server wait.
+pub(super) struct Patience {
+    hint: AtomicU8,
+    /// How many spins it usually took, when it paid off.
+    usual: AtomicU32,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        Self { hint: AtomicU8::new(Hint::Free as u8), usual: AtomicU32::new(0) }
+    }
+
+    /// Says what callers may expect. Said under the server's lock.
+    pub(super) fn hint(&self, hint: Hint) {
+        self.hint.store(hint as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.hint.load(Ordering::Relaxed) == Hint::Busy as u8
+    }
+
+    /// One caller's wait.
+    pub(super) fn begin(&self) -> Wait<'_> {
+        Wait { patience: self, spins: 0 }
+    }
+}
+
+/// One caller's wait, which may come in parts.
+pub(super) struct Wait<'a> {
+    patience: &'a Patience,
+    spins: u32,
+}
+
+impl Wait<'_> {
+    /// Waits while others are busy; false if it took too long.
+    pub(super) fn spin(&mut self) -> bool {
+        let usual = self.patience.usual.load(Ordering::Relaxed);
+        let limit = (2 * usual + LEAST).min(MOST);
+        while self.patience.is_busy() {
+            if self.spins >= limit {
+                self.patience.usual.store(usual - usual / 8, Ordering::Relaxed);
+                return false;
+            }
+            // To look is to take the memory from the one who works with it, so the looks become fewer.
+            let pause = (self.spins + 1).min(LONGEST);
+            for _ in 0..pause {
+                std::hint::spin_loop();
+            }
+            self.spins += pause;
+        }
+        true
+    }
+
+    /// It has paid off.
+    pub(super) fn paid(self) {
+        if self.spins > 0 {
+            let usual = self.patience.usual.load(Ordering::Relaxed);
+            self.patience.usual.store(usual - usual / 8 + self.spins / 8, Ordering::Relaxed);
+        }
+    }
+}
