@@ -19,7 +19,7 @@ use super::kind::{Kind, Many, One, Results, Zero};
 use super::panic;
 use super::reply::{Sink, register};
 use super::shared::Shared;
-use super::sync::Mutex;
+use super::sync::{AtomicBool, Mutex, Ordering};
 
 /// The async calls of one loop, whose callbacks get that loop's state `C`.
 ///
@@ -282,7 +282,7 @@ impl<C: 'static> Callbacks<C> {
         self.pending += 1;
         let answers = self.answers.clone();
         let Some(at) = time.and_then(|time| Instant::now().checked_add(time)) else {
-            return Ok(Prepared::Plain(Pending { answers, callback, result: None }));
+            return Ok(Prepared::Plain(Pending { answers: Some(answers), callback, result: None }));
         };
         if self.deadlines.len() > 2 * self.limit {
             // Those of calls that were taken back.
@@ -367,30 +367,31 @@ impl<C> fmt::Debug for Callbacks<C> {
 }
 
 /// Where the answers to one loop's calls gather.
-struct Answers<C>(Mutex<Gathered<C>>);
+struct Answers<C> {
+    gathered: Mutex<Gathered<C>>,
+    /// The loop is gone. Written under the lock; every call looks at it before it begins.
+    closed: AtomicBool,
+}
 
 struct Gathered<C> {
     ready: VecDeque<Callback<C>>,
     sleeper: Option<Waker>,
-    /// The loop is gone.
-    closed: bool,
     /// By the address of a pending call: who works on it and wants to know when nobody waits any more.
     workers: BTreeMap<usize, Waker>,
 }
 
 impl<C> Default for Answers<C> {
     fn default() -> Self {
-        let gathered =
-            Gathered { ready: VecDeque::new(), sleeper: None, closed: false, workers: BTreeMap::new() };
-        Self(Mutex::new(gathered))
+        let gathered = Gathered { ready: VecDeque::new(), sleeper: None, workers: BTreeMap::new() };
+        Self { gathered: Mutex::new(gathered), closed: AtomicBool::new(false) }
     }
 }
 
 impl<C> Answers<C> {
     fn push(&self, callback: Callback<C>, worker: Option<usize>) {
-        let mut gathered = self.0.lock();
+        let mut gathered = self.gathered.lock();
         let _worker = worker.and_then(|worker| gathered.workers.remove(&worker));
-        if gathered.closed {
+        if self.is_closed() {
             drop(gathered);
             return panic::drop_quietly(callback);
         }
@@ -404,7 +405,7 @@ impl<C> Answers<C> {
 
     /// Moves what is there into `ready`, which is empty; otherwise has the loop woken when something comes.
     fn take(&self, cx: &Context<'_>, ready: &mut VecDeque<Callback<C>>) {
-        let mut gathered = self.0.lock();
+        let mut gathered = self.gathered.lock();
         if gathered.ready.is_empty() {
             let old = register(&mut gathered.sleeper, cx);
             drop(gathered);
@@ -416,19 +417,19 @@ impl<C> Answers<C> {
 
     /// Has the loop look again: there is a new deadline.
     fn rouse(&self) {
-        let sleeper = self.0.lock().sleeper.take();
+        let sleeper = self.gathered.lock().sleeper.take();
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
     }
 
     fn is_closed(&self) -> bool {
-        self.0.lock().closed
+        self.closed.load(Ordering::Relaxed)
     }
 
     fn close(&self) {
-        let mut gathered = self.0.lock();
-        gathered.closed = true;
+        let mut gathered = self.gathered.lock();
+        self.closed.store(true, Ordering::Relaxed);
         let sleeper = gathered.sleeper.take();
         let ready = mem::take(&mut gathered.ready);
         let workers = mem::take(&mut gathered.workers);
@@ -441,7 +442,8 @@ impl<C> Answers<C> {
 
 /// A call without a deadline. It becomes its own callback when its answer is there.
 pub(crate) struct Pending<C, F, R> {
-    answers: Arc<Answers<C>>,
+    /// There until it is answered.
+    answers: Option<Arc<Answers<C>>>,
     callback: F,
     result: Option<Result<R, CallError>>,
 }
@@ -461,17 +463,20 @@ where
 {
     fn answer(mut self: Box<Self>, result: Result<R, CallError>) {
         self.result = Some(result);
-        let (answers, worker) = (self.answers.clone(), self.worker());
-        answers.push(Callback { callback: self, deadline: None }, Some(worker));
+        let worker = self.worker();
+        if let Some(answers) = self.answers.take() {
+            answers.push(Callback { callback: self, deadline: None }, Some(worker));
+        }
     }
 
     fn is_abandoned(&self) -> bool {
-        self.answers.is_closed()
+        self.answers.as_ref().is_none_or(|answers| answers.is_closed())
     }
 
     fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut gathered = self.answers.0.lock();
-        if gathered.closed {
+        let Some(answers) = &self.answers else { return Poll::Ready(()) };
+        let mut gathered = answers.gathered.lock();
+        if answers.is_closed() {
             return Poll::Ready(());
         }
         let old = gathered.workers.insert(self.worker(), cx.waker().clone());
