@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use super::deadline::Deadline;
 use super::error::CallError;
 use super::functions::Found;
+use super::lot::{self, Item as _, Post};
 use super::panic;
-use super::queue::{self, Item as _, Post, Queue};
+use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Slot};
 use super::shared::{NotQueued, Shared, Waiting};
 use super::sync::Mutex;
@@ -143,7 +144,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 }
                 let slot = Arc::new(Slot::new());
                 let responder = Responder::new(ReplyTo::Slot(slot.clone()));
-                match self.shared.call(number, queue::Call { arguments, responder }) {
+                match self.shared.call(number, lot::Call { arguments, responder }) {
                     Ok(()) => {
                         self.state = State::Waiting { slot };
                         None
@@ -271,7 +272,7 @@ struct Ticket<A, R> {
 }
 
 enum Item<A, R> {
-    Call(queue::Call<A, R>),
+    Call(lot::Call<A, R>),
     Go(Post<A>, R),
     /// What is left of a call in go mode that was queued: what to answer.
     Queued(R),

@@ -7,10 +7,11 @@ use super::call::Call;
 use super::error::CallError;
 use super::id::{FunctionId, Names, Takes};
 use super::kind::{Kind, Many, One, Results, Zero};
+use super::lot::Post;
 use super::panic;
-use super::queue::Post;
 use super::reply::Sink;
-use super::shared::{NotQueued, Shared, Stats};
+use super::shared::{NotQueued, Shared};
+use super::stats::Stats;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
 ///

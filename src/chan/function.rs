@@ -7,8 +7,8 @@ use std::pin::Pin;
 use super::error::CallError;
 use super::id::FunctionId;
 use super::kind::Kind;
+use super::lot::{Call, Lot, Post};
 use super::panic;
-use super::queue::{Call, Lot, Post};
 use super::reply::{ReplyTo, Responder};
 
 /// The rest of an async function, which has the state until it ends.

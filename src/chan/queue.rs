@@ -8,8 +8,7 @@ use std::collections::VecDeque;
 
 use super::error::CallError;
 use super::function::{AnyFunction, Rest};
-use super::panic;
-use super::reply::Responder;
+use super::lot::{Call, Lot, Post};
 
 /// Calls of any functions of one table, oldest first.
 #[derive(Default)]
@@ -27,15 +26,6 @@ struct Entry {
     function: usize,
     post: bool,
 }
-
-/// What goes with a call that wants an answer.
-pub(super) struct Call<A, R> {
-    pub(super) arguments: A,
-    pub(super) responder: Responder<R>,
-}
-
-/// What goes with a call in go mode.
-pub(super) struct Post<A>(pub(super) A);
 
 impl Queue {
     /// Creates an empty queue for the functions of a table. (The default one has room for none.)
@@ -107,54 +97,5 @@ impl Queue {
         for lot in self.calls.iter_mut().chain(&mut self.posts) {
             lot.fail(error);
         }
-    }
-}
-
-/// The calls of one function and one mode, oldest first.
-pub(super) trait Lot: Any + Send {
-    /// Answers all of them with an error.
-    fn fail(&mut self, error: &CallError);
-}
-
-impl dyn Lot {
-    pub(super) fn of<T: Item>() -> Box<Self> {
-        Box::new(VecDeque::<T>::new())
-    }
-
-    pub(super) fn pop<T: Item>(&mut self) -> Option<T> {
-        self.items().pop_front()
-    }
-
-    fn items<T: Item>(&mut self) -> &mut VecDeque<T> {
-        match (self as &mut dyn Any).downcast_mut() {
-            Some(items) => items,
-            None => unreachable!("the directory compared the types before the call was queued"),
-        }
-    }
-}
-
-impl<T: Item> Lot for VecDeque<T> {
-    fn fail(&mut self, error: &CallError) {
-        for item in std::mem::take(self) {
-            item.fail(error);
-        }
-    }
-}
-
-/// What a lot holds.
-pub(super) trait Item: Send + 'static {
-    fn fail(self, error: &CallError);
-}
-
-impl<A: Send + 'static, R: Send + 'static> Item for Call<A, R> {
-    fn fail(self, error: &CallError) {
-        self.responder.finish(Err(error.clone()));
-        panic::drop_quietly(self.arguments);
-    }
-}
-
-impl<A: Send + 'static> Item for Post<A> {
-    fn fail(self, _: &CallError) {
-        panic::drop_quietly(self.0);
     }
 }

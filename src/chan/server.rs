@@ -17,7 +17,8 @@ use super::function::Rest;
 use super::functions::Functions;
 use super::panic;
 use super::queue::Queue;
-use super::shared::{Shared, State, Stats, What};
+use super::shared::{Shared, State, What};
+use super::stats::Stats;
 use super::waits::{self, Node};
 
 /// Calls that a server runs before it lets other tasks of its executor have a turn.

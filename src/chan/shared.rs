@@ -14,11 +14,13 @@ use std::task::{Context, Poll, Waker};
 use super::error::CallError;
 use super::function::Body;
 use super::functions::{Directory, Found};
+use super::lot::{Call, Post};
 use super::panic::{self, Panic};
 use super::patience::{Hint, Patience};
-use super::queue::{Call, Post, Queue};
+use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Sink, register};
-use super::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
+use super::stats::{Counters, Stats};
+use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering};
 use super::waits::{self, Node};
 
 /// What functions panic with is logged under this target, which a log can limit.
@@ -85,64 +87,6 @@ pub(super) trait Waiting: Send + Sync {
     fn entered(&self);
     /// Answers the call with an error.
     fn fail(&self, error: &CallError);
-}
-
-#[derive(Default)]
-pub(super) struct Counters {
-    /// The first three are written only by the holder of the state, one at a time.
-    executed: AtomicU64,
-    in_place: AtomicU64,
-    cancelled: AtomicU64,
-    panicked: AtomicU64,
-    refused: AtomicU64,
-    timed_out: AtomicU64,
-}
-
-/// What a server has done so far, and how full its queue is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Calls in the queue now.
-    pub queued: usize,
-    /// Calls that the queue can hold.
-    pub capacity: usize,
-    /// The most calls that were ever in the queue.
-    pub high_water: usize,
-    /// Callers that wait now for room in the queue.
-    pub waiting: usize,
-    /// Calls whose function was begun.
-    pub executed: u64,
-    /// Those of them that their callers ran in place, since the server had nothing else to do.
-    pub in_place: u64,
-    /// Calls whose function panicked.
-    pub panicked: u64,
-    /// Calls whose caller gave up before the function began.
-    pub cancelled: u64,
-    /// Calls refused because the queue was full.
-    pub refused: u64,
-    /// Calls whose deadline passed before their answer came.
-    pub timed_out: u64,
-}
-
-/// Adds one to a counter that one thread at a time writes.
-fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-}
-
-impl Counters {
-    pub(super) fn executed(&self) {
-        count(&self.executed);
-    }
-
-    /// What was counted as executed was not.
-    pub(super) fn cancelled(&self) {
-        count(&self.cancelled);
-        self.executed.store(self.executed.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
-    }
-
-    pub(super) fn timed_out(&self) {
-        self.timed_out.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// What is run, for the log.
@@ -303,8 +247,7 @@ impl Shared {
             match mem::replace(&mut inner.holder, Holder::Caller) {
                 Holder::Free(state) => {
                     self.patience.hint(Hint::Busy);
-                    count(&self.counters.executed);
-                    count(&self.counters.in_place);
+                    self.counters.executed_in_place();
                     drop(inner);
                     wait.paid();
                     return Some(Borrowed { shared: self, state: Some(state) });
@@ -473,19 +416,12 @@ impl Shared {
 
     pub(super) fn stats(&self) -> Stats {
         let inner = self.inner.lock();
-        let Counters { executed, in_place, panicked, cancelled, refused, timed_out } = &self.counters;
-        Stats {
-            queued: self.queued(&inner),
-            capacity: self.capacity,
-            high_water: inner.high_water,
-            waiting: inner.waiting.len(),
-            executed: executed.load(Ordering::Relaxed),
-            in_place: in_place.load(Ordering::Relaxed),
-            panicked: panicked.load(Ordering::Relaxed),
-            cancelled: cancelled.load(Ordering::Relaxed),
-            refused: refused.load(Ordering::Relaxed),
-            timed_out: timed_out.load(Ordering::Relaxed),
-        }
+        let mut stats = self.counters.stats();
+        stats.queued = self.queued(&inner);
+        stats.capacity = self.capacity;
+        stats.high_water = inner.high_water;
+        stats.waiting = inner.waiting.len();
+        stats
     }
 
     /// Runs something on the state, as the server's function of this moment; its panic becomes an error.
@@ -502,7 +438,7 @@ impl Shared {
     pub(super) fn catch<T>(&self, what: What, f: impl FnOnce() -> T) -> Result<T, Panic> {
         let caught = panic::catch(f);
         if let Err(panic) = &caught {
-            self.counters.panicked.fetch_add(1, Ordering::Relaxed);
+            self.counters.panicked();
             let (server, message) = (self.node.name(), panic.message());
             match what {
                 What::Function(number) => {
@@ -520,7 +456,7 @@ impl Shared {
     pub(super) fn refuse<T>(&self, refused: NotQueued<T>) -> (CallError, T) {
         match refused {
             NotQueued::Full(item) => {
-                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                self.counters.refused();
                 (CallError::Full, item)
             }
             NotQueued::Closed(item) => (CallError::Closed, item),

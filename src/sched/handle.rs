@@ -179,7 +179,7 @@ impl<S: 'static> Handle<S> {
 
     /// Begins a chain of async steps. See [`Waterfall`].
     pub fn waterfall<E: From<CallError> + Send + 'static>(&self) -> Waterfall<S, (), E> {
-        Waterfall::new(self.clone())
+        Waterfall::new(self.0.clone())
     }
 
     /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
@@ -207,11 +207,7 @@ impl<S: 'static> Handle<S> {
         self.0.phase() != Phase::Open
     }
 
-    pub(super) fn service(&self) -> &Arc<Service<S>> {
-        &self.0
-    }
-
-    pub(super) fn too_many_jobs(&self) -> Rejected {
+    fn too_many_jobs(&self) -> Rejected {
         Rejected::Full { setting: "jobs", limit: self.0.jobs.queue() }
     }
 

@@ -55,6 +55,7 @@ mod lanes;
 mod modules;
 mod scheduler;
 mod service;
+mod settings;
 mod sources;
 mod timers;
 mod waterfall;
@@ -67,7 +68,8 @@ pub use error::Rejected;
 pub use handle::{Attached, Calling, Handle, Posted};
 pub use lanes::{Keyed, LaneCall, LaneClient, LaneError, LaneRefused, LaneSettings, LaneStats, Lanes, Turn};
 pub use modules::{ModuleError, Modules};
-pub use scheduler::{Scheduler, Settings};
+pub use scheduler::Scheduler;
+pub use settings::Settings;
 pub use timers::TimerId;
 pub use waterfall::Waterfall;
 #[cfg(feature = "cron")]

@@ -11,7 +11,7 @@ use smol::{Executor, Task};
 use super::error::Rejected;
 use super::inbox::{Inbox, Refused};
 use super::jobs::Jobs;
-use super::scheduler::Settings;
+use super::settings::Settings;
 use super::sources::Noted;
 use super::timers::Timers;
 use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind};

@@ -13,7 +13,6 @@ use smol::Timer;
 use smol::future::FutureExt;
 
 use super::error::Rejected;
-use super::handle::Handle;
 use super::service::Service;
 use crate::chan::{Answer, CallError, Client, FunctionId, Kind, Many, Names, One, Results, Zero};
 
@@ -54,7 +53,7 @@ use crate::chan::{Answer, CallError, Client, FunctionId, Kind, Many, Names, One,
 /// ```
 #[must_use = "nothing happens before `finish`"]
 pub struct Waterfall<S: 'static, T, E> {
-    handle: Handle<S>,
+    service: Arc<Service<S>>,
     deadline: Option<Duration>,
     chain: Chain<S, T, E>,
 }
@@ -107,8 +106,8 @@ enum Next<S> {
 }
 
 impl<S: 'static, E: From<CallError> + Send + 'static> Waterfall<S, (), E> {
-    pub(super) fn new(handle: Handle<S>) -> Self {
-        Self { handle, deadline: None, chain: Box::new(|state, run, after| after(state, run, Ok(()))) }
+    pub(super) fn new(service: Arc<Service<S>>) -> Self {
+        Self { service, deadline: None, chain: Box::new(|state, run, after| after(state, run, Ok(()))) }
     }
 }
 
@@ -123,7 +122,7 @@ where
         self,
         step: impl FnOnce(&mut S, T) -> Result<U, E> + Send + 'static,
     ) -> Waterfall<S, U, E> {
-        let service = self.handle.service().clone();
+        let service = self.service.clone();
         self.link(move |state, run, value, after: After<S, U, E>| {
             let result = match service.host.watch("a step", || step(state, value)) {
                 Ok(result) => result,
@@ -140,7 +139,7 @@ where
         F: Future<Output = Result<U, G>> + Send + 'static,
         G: Into<E> + Send + 'static,
     {
-        let service = self.handle.service().clone();
+        let service = self.service.clone();
         self.link(move |state, run, value, after: After<S, U, E>| {
             let future = match service.host.watch("a step", || step(state, value)) {
                 Ok(future) => future,
@@ -171,7 +170,7 @@ where
     }
 
     fn call<R: Send + 'static>(self, client: &Client, id: FunctionId, kind: Kind) -> Waterfall<S, R, E> {
-        let (service, client) = (self.handle.service().clone(), client.clone());
+        let (service, client) = (self.service.clone(), client.clone());
         self.link(move |_, run, arguments, after: After<S, R, E>| {
             let driver = service.clone();
             let go_on = move |state: &mut S, result: Result<R, CallError>| {
@@ -194,7 +193,7 @@ where
 
     /// Runs something that blocks on another thread, with the result so far.
     pub fn job<U: Send + 'static>(self, work: impl FnOnce(T) -> U + Send + 'static) -> Waterfall<S, U, E> {
-        let service = self.handle.service().clone();
+        let service = self.service.clone();
         self.then(move |_, value| {
             let (responder, answer) = Answer::from(service.host.clone());
             let host = service.host.clone();
@@ -219,8 +218,7 @@ where
         self,
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
     ) -> Result<(), Rejected> {
-        let Self { handle, deadline, chain } = self;
-        let service = handle.service().clone();
+        let Self { service, deadline, chain } = self;
         let permit = service.permit("open", service.settings.open)?;
         let run = Run { deadline: deadline.and_then(|time| Instant::now().checked_add(time)) };
         let driver = service.clone();
@@ -240,7 +238,7 @@ where
         self,
         step: impl FnOnce(&mut S, Run, T, After<S, U, E>) -> Next<S> + Send + 'static,
     ) -> Waterfall<S, U, E> {
-        let Self { handle, deadline, chain } = self;
+        let Self { service, deadline, chain } = self;
         let chain: Chain<S, U, E> = Box::new(move |state, run, after| {
             let next: After<S, T, E> = Box::new(move |state, run, result| {
                 match result.and_then(|value| run.check().map(|()| value).map_err(E::from)) {
@@ -250,7 +248,7 @@ where
             });
             chain(state, run, next)
         });
-        Waterfall { handle, deadline, chain }
+        Waterfall { service, deadline, chain }
     }
 }
 

@@ -4,6 +4,7 @@
 //! with `CHANRPC_BENCH_QUICK=1` it only shows that everything runs.
 
 mod alloc;
+mod compare;
 mod contest;
 mod measure;
 mod ours;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
     let quick = std::env::var_os("CHANRPC_BENCH_QUICK").is_some();
     let table = table::Table::for_rows_of(&chosen);
     for workload in &chosen {
-        for (entrant, result) in workload.entrants.iter().zip(measure::compare(workload, quick)) {
+        for (entrant, result) in workload.entrants.iter().zip(compare::compare(workload, quick)) {
             table.row(workload.name, &entrant.name, &result);
         }
     }

@@ -1,6 +1,6 @@
 //! The table, printed row by row as the figures come.
 
-use crate::measure::Figures;
+use crate::compare::Figures;
 use crate::workloads::Workload;
 
 /// Knows how wide the columns of names are.
