@@ -29,3 +29,14 @@ pub mod route;
 pub mod session;
 #[cfg(feature = "node")]
 pub mod transport;
+
+// The programs in the documents, compiled and run by `cargo test --doc`.
+#[cfg(all(doctest, feature = "node", feature = "cron"))]
+#[doc = include_str!("../docs/embedding.md")]
+mod embedding {}
+#[cfg(all(doctest, feature = "node"))]
+#[doc = include_str!("../docs/from-grpc.md")]
+mod from_grpc {}
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-leaf.md")]
+mod from_leaf {}

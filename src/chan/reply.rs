@@ -63,9 +63,10 @@ impl<R> Responder<R> {
 
     /// Waits until nobody waits for the answer any more, so that whoever works for it can stop.
     ///
-    /// One task at a time can wait for it; a second one takes the first one's place.
-    pub async fn abandoned(&self) {
-        poll_fn(|cx| match &self.to {
+    /// Takes the responder as `&mut`, so that a task of an executor may await it: it is `Send`, but not `Sync`.
+    pub async fn abandoned(&mut self) {
+        let to = &mut self.to;
+        poll_fn(move |cx| match to {
             ReplyTo::Slot(slot) => slot.poll_abandoned(cx),
             ReplyTo::Sink(sink) => sink.poll_abandoned(cx),
             ReplyTo::Nobody => Poll::Ready(()),

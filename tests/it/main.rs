@@ -10,6 +10,7 @@ mod docs;
 mod hostile;
 mod lanes;
 mod layering;
+mod lobby;
 mod remote;
 mod session;
 mod spec;

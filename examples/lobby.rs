@@ -1,0 +1,234 @@
+//! A lobby: players who chat and play cards at once, with a chat server that is slow on purpose.
+//!
+//! Each player is a scheduler. What it wants from the chat and from the cards are async calls, so an answer that the
+//! chat owes keeps nobody from playing. Nothing here depends on time: the chat answers when it is told to, and it is
+//! told to when all cards have been laid.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chanrpc::chan::{CallError, Client, Functions, Id0, Id1, Responder, Server, Settings};
+use chanrpc::sched::{Handle, Scheduler};
+use smol::Executor;
+
+type Name = &'static str;
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Only so that a fault ends the example; nothing takes that long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+// What a player does.
+const SAY: Id0<&str> = Id0::new("say");
+const PLAY: Id0<u32> = Id0::new("play");
+/// Answered when all cards played so far have been laid.
+const LAID: Id0<()> = Id0::new("laid");
+
+// What the chat does.
+const REMARK: Id1<(Name, &str), usize> = Id1::new("remark");
+/// Answers all remarks so far.
+const ANSWER: Id0<()> = Id0::new("answer");
+
+// What the table of cards does.
+const LAY: Id1<(Name, u32), usize> = Id1::new("lay");
+
+/// Writes down what happens.
+const NOTE: Id0<Event> = Id0::new("note");
+
+/// What happens, in the order in which it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A player has said something; the chat owes an answer.
+    Said { player: Name },
+    /// The chat has answered.
+    Heard { player: Name, listeners: usize },
+    /// A player has played a card; the table owes an answer.
+    Played { player: Name, card: u32 },
+    /// The card lies on the table.
+    Laid { player: Name, card: u32 },
+    /// The table has answered.
+    Seen { player: Name, card: u32 },
+    /// The chat was told to answer.
+    ChatWakes,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Said { player } => write!(f, "{player} says something"),
+            Self::Heard { player, listeners } => write!(f, "{player} was heard by {listeners}"),
+            Self::Played { player, card } => write!(f, "{player} plays card {card}"),
+            Self::Laid { player, card } => write!(f, "    card {card} of {player} lies on the table"),
+            Self::Seen { player, card } => write!(f, "{player} sees card {card} on the table"),
+            Self::ChatWakes => f.write_str("the chat wakes up"),
+        }
+    }
+}
+
+/// Keeps whoever says something waiting until it is told to answer.
+struct Chat {
+    diary: Client,
+    owed: Vec<Responder<usize>>,
+}
+
+impl Chat {
+    fn functions() -> Result<Functions<Self>, Failure> {
+        let mut functions = Functions::new();
+        functions.defer1(REMARK, |chat: &mut Self, _, responder| chat.owed.push(responder))?.register0(
+            ANSWER,
+            |chat, ()| {
+                note(&chat.diary, Event::ChatWakes);
+                let listeners = chat.owed.len();
+                chat.owed.drain(..).for_each(|responder| responder.reply(listeners));
+            },
+        )?;
+        Ok(functions)
+    }
+}
+
+/// Takes cards as fast as it can.
+struct Table {
+    diary: Client,
+    cards: Vec<(Name, u32)>,
+}
+
+impl Table {
+    fn functions() -> Result<Functions<Self>, Failure> {
+        let mut functions = Functions::new();
+        functions.register1(LAY, |table: &mut Self, (player, card)| {
+            note(&table.diary, Event::Laid { player, card });
+            table.cards.push((player, card));
+            table.cards.len()
+        })?;
+        Ok(functions)
+    }
+}
+
+struct Player {
+    name: Name,
+    me: Handle<Self>,
+    chat: Client,
+    table: Client,
+    diary: Client,
+    /// Cards that the table has not answered yet.
+    open: usize,
+    /// Whoever wants to know when there are none.
+    laid: Vec<Responder<()>>,
+}
+
+impl Player {
+    fn functions() -> Result<Functions<Self>, Failure> {
+        let mut functions = Functions::new();
+        functions.register0(SAY, Self::say)?.register0(PLAY, Self::play)?.defer0(
+            LAID,
+            |player, (), responder| match player.open {
+                0 => responder.reply(()),
+                _ => player.laid.push(responder),
+            },
+        )?;
+        Ok(functions)
+    }
+
+    fn say(&mut self, text: &'static str) {
+        let player = self.name;
+        note(&self.diary, Event::Said { player });
+        let call = self.me.to(&self.chat).call1(REMARK, (player, text), move |me, listeners| {
+            note(&me.diary, Event::Heard { player, listeners: answered(listeners) });
+        });
+        call.expect("fewer calls are pending than Settings::calls allows");
+    }
+
+    fn play(&mut self, card: u32) {
+        let player = self.name;
+        note(&self.diary, Event::Played { player, card });
+        self.open += 1;
+        let call = self.me.to(&self.table).call1(LAY, (player, card), move |me, on_table| {
+            answered(on_table);
+            note(&me.diary, Event::Seen { player, card });
+            me.open -= 1;
+            if me.open == 0 {
+                me.laid.drain(..).for_each(|responder| responder.reply(()));
+            }
+        });
+        call.expect("fewer calls are pending than Settings::calls allows");
+    }
+}
+
+fn answered<T>(result: Result<T, CallError>) -> T {
+    result.unwrap_or_else(|error| panic!("an answer was lost: {error}"))
+}
+
+fn note(diary: &Client, event: Event) {
+    diary.go(NOTE, event).unwrap_or_else(|refused| panic!("{event:?} was not noted: {refused}"));
+}
+
+/// Has players with these names chat and play so many cards each, and returns what happened.
+pub(crate) async fn evening(
+    executor: &Arc<Executor<'static>>,
+    names: &[Name],
+    cards: u32,
+) -> Result<Vec<Event>, Failure> {
+    // The diary, the chat and the table are servers: each ends with its last client, and gives its state back.
+    let mut notes = Functions::new();
+    notes.register0(NOTE, |events: &mut Vec<Event>, event| events.push(event))?;
+    let roomy = Settings { name: Some("diary".into()), capacity: 4096, ..Settings::default() };
+    let diary = Server::with_settings(Vec::new(), notes, roomy);
+    let chat = Server::new(Chat { diary: diary.client(), owed: Vec::new() }, Chat::functions()?);
+    let table = Server::new(Table { diary: diary.client(), cards: Vec::new() }, Table::functions()?);
+
+    // All players share one table of functions, and each has a state and a loop.
+    let functions = Arc::new(Player::functions()?);
+    let mut players = Vec::new();
+    for &name in names {
+        let player = Scheduler::new(executor, functions.clone(), |me| Player {
+            name,
+            me: me.clone(),
+            chat: chat.client(),
+            table: table.client(),
+            diary: diary.client(),
+            open: 0,
+            laid: Vec::new(),
+        });
+        players.push((player.client(), player.handle(), executor.spawn(player.run())));
+    }
+    let chat_client = chat.client();
+    let diary = executor.spawn(diary.run());
+    let chat = executor.spawn(chat.run());
+    let table = executor.spawn(table.run());
+
+    // Everybody talks before the first card and again before the last one. The chat answers none of it.
+    for card in 1..=cards {
+        for (player, ..) in &players {
+            if card == 1 || card == cards {
+                player.go(SAY, "good evening")?;
+            }
+            player.go(PLAY, card)?;
+        }
+    }
+    // All the same, all cards get laid. This would end at its deadline if the chat held up a player.
+    for (player, ..) in &players {
+        player.call0(LAID, ()).timeout(PATIENCE).await?;
+    }
+    chat_client.call0(ANSWER, ()).await?;
+
+    // Draining waits for the callbacks of all calls that are pending.
+    drop(chat_client);
+    for (player, me, ended) in players {
+        drop(player);
+        if !me.drain(PATIENCE).await {
+            return Err("a player is still waiting for an answer".into());
+        }
+        ended.await;
+    }
+    drop((chat.await, table.await));
+    Ok(diary.await)
+}
+
+fn main() -> Result<(), Failure> {
+    let executor = Arc::new(Executor::new());
+    let events = smol::block_on(executor.run(evening(&executor, &["Ann", "Ben", "Cleo"], 3)))?;
+    for event in events {
+        println!("{event}");
+    }
+    Ok(())
+}
