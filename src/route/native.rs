@@ -7,20 +7,23 @@ use std::task::{Context, Poll};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
+use smol::Executor;
 
 use super::call::{Call, Reply};
 use super::registry::{Builder, RegistryError};
 use super::{Description, Provider};
 use crate::chan::{
     CallError, Client, FunctionId, Functions, Kind, Many, Names, One, RegisterError, Responder, Results,
-    Server, Settings, Sink, Zero,
+    Running, Server, Settings, Sink, Zero,
 };
 use crate::message::{Fault, Outcome, code};
+use crate::sched::{self, Handle, Scheduler};
 
 /// A table of functions that both the network and this process can call.
 ///
 /// Each function is registered once, with arguments and results that have a JSON form, and then
-/// [`into_server`](Self::into_server) makes a server of the table. How JSON parameters become arguments: an
+/// [`into_server`](Self::into_server) makes a server of the table, or
+/// [`into_scheduler`](Self::into_scheduler) a scheduler. How JSON parameters become arguments: an
 /// array becomes a tuple, an array of one element also a plain value, an object a struct, and no parameters
 /// `()` or an `Option`.
 ///
@@ -130,6 +133,57 @@ impl<S: 'static> Native<S> {
         Ok(self.wire::<A, R>(id, Kind::Many))
     }
 
+    /// Registers an async function of no result. See [`Functions::async0`].
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn async0<A: DeserializeOwned + Send + 'static>(
+        &mut self,
+        id: impl Names<Zero, A, ()>,
+        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, ()> + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError>
+    where
+        S: Send,
+    {
+        let id = id.into();
+        self.functions.async0(id.clone(), function)?;
+        Ok(self.wire::<A, ()>(id, Kind::Zero))
+    }
+
+    /// Registers an async function of one result. See [`Functions::async0`].
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn async1<A: DeserializeOwned + Send + 'static, R: Wire>(
+        &mut self,
+        id: impl Names<One, A, R>,
+        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError>
+    where
+        S: Send,
+    {
+        let id = id.into();
+        self.functions.async1(id.clone(), function)?;
+        Ok(self.wire::<A, R>(id, Kind::One))
+    }
+
+    /// Registers an async function of several results. See [`Functions::async0`].
+    ///
+    /// # Errors
+    /// As [`Functions::register0`].
+    pub fn async_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
+        &mut self,
+        id: impl Names<Many, A, R>,
+        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError>
+    where
+        S: Send,
+    {
+        let id = id.into();
+        self.functions.async_n(id.clone(), function)?;
+        Ok(self.wire::<A, R>(id, Kind::Many))
+    }
+
     /// Makes a server of the table and has `registry` reach it under the functions' names. Functions named by a
     /// number or a type are for this process alone.
     ///
@@ -142,12 +196,25 @@ impl<S: 'static> Native<S> {
         registry: &mut Builder,
     ) -> Result<Server<S>, RegistryError> {
         let server = Server::with_settings(state, self.functions, settings);
-        for Function { id, kind, caller } in self.wires {
-            let FunctionId::Text(name) = id.clone() else { continue };
-            let provider = NativeProvider { client: server.client(), id, kind, caller };
-            registry.provide(&name, None, provider)?;
-        }
+        provide(self.wires, &server.client(), registry)?;
         Ok(server)
+    }
+
+    /// Makes a scheduler of the table, as [`Scheduler::with_settings`] does, and has `registry` reach it under the
+    /// functions' names.
+    ///
+    /// # Errors
+    /// As [`into_server`](Self::into_server).
+    pub fn into_scheduler(
+        self,
+        executor: &Arc<Executor<'static>>,
+        settings: sched::Settings,
+        registry: &mut Builder,
+        state: impl FnOnce(&Handle<S>) -> S,
+    ) -> Result<Scheduler<S>, RegistryError> {
+        let scheduler = Scheduler::with_settings(executor, self.functions, settings, state);
+        provide(self.wires, &scheduler.client(), registry)?;
+        Ok(scheduler)
     }
 
     fn wire<A: DeserializeOwned + Send + 'static, R: Wire>(
@@ -165,6 +232,16 @@ impl<S: 'static> Native<S> {
         self.wires.push(Function { id, kind, caller });
         self
     }
+}
+
+/// Has `registry` reach functions under their names.
+fn provide(wires: Vec<Function>, client: &Client, registry: &mut Builder) -> Result<(), RegistryError> {
+    for Function { id, kind, caller } in wires {
+        let FunctionId::Text(name) = id.clone() else { continue };
+        let provider = NativeProvider { client: client.clone(), id, kind, caller };
+        registry.provide(&name, None, provider)?;
+    }
+    Ok(())
 }
 
 impl<S: 'static> Default for Native<S> {

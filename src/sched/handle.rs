@@ -179,7 +179,16 @@ impl<S: 'static> Handle<S> {
 
     /// Begins a chain of async steps. See [`Waterfall`].
     pub fn waterfall<E: From<CallError> + Send + 'static>(&self) -> Waterfall<S, (), E> {
-        Waterfall::new(self.0.clone())
+        self.waterfall_with(())
+    }
+
+    /// Begins a chain of async steps whose first one is fed with `value`.
+    pub fn waterfall_with<T, E>(&self, value: T) -> Waterfall<S, T, E>
+    where
+        T: Send + 'static,
+        E: From<CallError> + Send + 'static,
+    {
+        Waterfall::new(self.0.clone(), value)
     }
 
     /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
@@ -245,7 +254,6 @@ impl<S: 'static> fmt::Debug for Handle<S> {
 }
 
 /// A posted task: a future of its result. Dropped, the task runs all the same.
-#[must_use = "the task's result, or why there is none, is here"]
 #[derive(Debug)]
 pub struct Posted<R> {
     serial: u64,

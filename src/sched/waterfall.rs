@@ -105,18 +105,17 @@ enum Next<S> {
     End,
 }
 
-impl<S: 'static, E: From<CallError> + Send + 'static> Waterfall<S, (), E> {
-    pub(super) fn new(service: Arc<Service<S>>) -> Self {
-        Self { service, deadline: None, chain: Box::new(|state, run, after| after(state, run, Ok(()))) }
-    }
-}
-
 impl<S, T, E> Waterfall<S, T, E>
 where
     S: 'static,
     T: Send + 'static,
     E: From<CallError> + Send + 'static,
 {
+    pub(super) fn new(service: Arc<Service<S>>, value: T) -> Self {
+        let chain: Chain<S, T, E> = Box::new(|state, run, after| after(state, run, Ok(value)));
+        Self { service, deadline: None, chain }
+    }
+
     /// Computes something with the state.
     pub fn step<U: Send + 'static>(
         self,
