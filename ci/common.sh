@@ -12,7 +12,7 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 
 # The core's modules, of the library and of tests/it: what is looked at more closely than the rest.
 # shellcheck disable=SC2034
-core=(chan sched lanes)
+core=(chan sched lanes waterfall modules)
 
 # step TITLE COMMAND...: a heading, the command, its time. The script ends at the first command that fails, also inside
 # a function given here; a script's own `cleanup` is run at its end.

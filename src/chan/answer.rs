@@ -1,7 +1,7 @@
 //! What a server's loop does besides calls, as those see it who hand it in: whose loop it is, and the answer.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,19 +34,35 @@ impl Host {
     }
 
     /// Awaits something of the user's off the loop.
-    pub(crate) async fn watch_future<T>(
-        &self,
-        what: &'static str,
-        future: impl Future<Output = T>,
-    ) -> Result<T, CallError> {
-        let mut future = Box::pin(future);
-        let result = poll_fn(|cx| match self.watch(what, || future.as_mut().poll(cx)) {
+    pub(crate) fn watch_future<F: Future>(&self, what: &'static str, future: F) -> Watched<F> {
+        Watched { host: self.clone(), what, future: Some(Box::pin(future)) }
+    }
+}
+
+/// A future of the user's, whose panic is an error. It may be dropped at any time, and may panic then too.
+pub(crate) struct Watched<F> {
+    host: Host,
+    what: &'static str,
+    /// There until this is dropped.
+    future: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future> Future for Watched<F> {
+    type Output = Result<F::Output, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { host, what, future } = &mut *self;
+        let Some(future) = future else { unreachable!("it is there until this is dropped") };
+        match host.watch(what, || future.as_mut().poll(cx)) {
             Ok(poll) => poll.map(Ok),
             Err(error) => Poll::Ready(Err(error)),
-        })
-        .await;
-        panic::drop_quietly(future);
-        result
+        }
+    }
+}
+
+impl<F> Drop for Watched<F> {
+    fn drop(&mut self) {
+        panic::drop_quietly(self.future.take());
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Call<'c, A, R> {
     state: State<'c, A, R>,
     deadline: Deadline,
     full: WhenFull,
+    /// Whether the function may run on this thread.
+    in_place: bool,
     /// Held while a function waits for this call.
     edge: Option<Edge>,
 }
@@ -81,7 +83,24 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             Ok(found) => State::Fresh { way: Way::Call(found), arguments },
             Err(error) => State::Refused(error),
         };
-        Self { shared, state, deadline: Deadline::default(), full: WhenFull::Wait, edge: None }
+        Self::with(shared, state)
+    }
+
+    fn with(shared: &'c Shared, state: State<'c, A, R>) -> Self {
+        Self {
+            shared,
+            state,
+            deadline: Deadline::default(),
+            full: WhenFull::Wait,
+            in_place: true,
+            edge: None,
+        }
+    }
+
+    /// Leaves the function to the server's own loop, for callers whose thread must not be held up.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        self.in_place = false;
+        self
     }
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered by then.
@@ -108,7 +127,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             Ok(function) => State::Fresh { way: Way::Go(function, queued), arguments },
             Err(error) => State::Refused(error),
         };
-        Self { shared, state, deadline: Deadline::default(), full: WhenFull::Wait, edge: None }
+        Self::with(shared, state)
     }
 
     /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
@@ -134,9 +153,12 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         match way {
             Way::Call(found) => {
                 let number = found.number;
-                let arguments = match self.shared.run_in_place(&found, arguments) {
-                    Ok(result) => return Some(result),
-                    Err(arguments) => arguments,
+                let arguments = match self.in_place {
+                    true => match self.shared.run_in_place(&found, arguments) {
+                        Ok(result) => return Some(result),
+                        Err(arguments) => arguments,
+                    },
+                    false => arguments,
                 };
                 match Edge::enter(&self.shared.node) {
                     Ok(edge) => self.edge = edge,

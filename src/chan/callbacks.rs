@@ -97,6 +97,13 @@ impl<C: 'static> Callbacks<C> {
         }
     }
 
+    /// Creates one whose loop is gone: nothing comes back.
+    pub(crate) fn closed(limit: usize) -> Self {
+        let callbacks = Self::new(limit);
+        callbacks.answers.close();
+        callbacks
+    }
+
     /// Ends the next call, and no further one, with [`CallError::Deadline`] unless it is answered within this time
     /// from when it is made: `callbacks.within(second).call1(…)`.
     pub fn within(&mut self, time: Duration) -> &mut Self {
@@ -175,14 +182,12 @@ impl<C: 'static> Callbacks<C> {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Callback<C>> {
         if self.ready.is_empty() {
             self.answers.take(cx, &mut self.ready);
+            // However many answers come, those that are late are found.
+            while let Some(callback) = self.expired(cx) {
+                self.ready.push_back(callback);
+            }
         }
-        let callback = match self.ready.pop_front() {
-            Some(callback) => callback,
-            None => match self.expired(cx) {
-                Some(callback) => callback,
-                None => return Poll::Pending,
-            },
-        };
+        let Some(callback) = self.ready.pop_front() else { return Poll::Pending };
         if let Some(expiry) = callback.expiry {
             self.deadlines.remove(&expiry);
         }
@@ -222,7 +227,7 @@ impl<C: 'static> Callbacks<C> {
         let time = self.time.take();
         match self.prepare(client, time, callback) {
             Ok(prepared) => prepared.submit(client, id, kind, arguments),
-            Err(_) => return Err(TooManyPending { arguments, limit: self.limit }),
+            Err(_callback) => return Err(TooManyPending { arguments, limit: self.limit }),
         }
         Ok(())
     }
@@ -270,6 +275,7 @@ impl<C: 'static> Callbacks<C> {
 impl<C> Drop for Callbacks<C> {
     fn drop(&mut self) {
         self.answers.close();
+        mem::take(&mut self.ready).into_iter().for_each(panic::drop_quietly);
         for call in mem::take(&mut self.deadlines).into_values() {
             panic::drop_quietly(call.upgrade().and_then(|call| call.give_up(CallError::Unanswered)));
         }

@@ -49,9 +49,8 @@ impl<S: 'static> Handle<S> {
         &self,
         task: impl FnOnce(&mut S) -> R + Send + 'static,
     ) -> Result<Posted<R>, Rejected> {
-        let serial = self.0.serial();
         let (responder, answer) = Answer::from(self.0.host.clone());
-        self.0.post(Box::new(move |state| responder.reply(task(state))))?;
+        let serial = self.0.post(Box::new(move |state| responder.reply(task(state))))?;
         Ok(Posted { serial, answer })
     }
 
@@ -242,6 +241,8 @@ impl<S: 'static> Handle<S> {
                 }
                 Ok(id)
             }
+            // It may have begun to end meanwhile.
+            Err(_) if self.is_closed() => Err(Rejected::Closed),
             Err(_) => Err(Rejected::Full { setting: "timers", limit }),
         }
     }
@@ -355,7 +356,10 @@ impl<S: 'static> Calling<'_, S> {
         let prepared = self.service.callbacks().prepare(self.client, self.time, callback);
         match prepared {
             Ok(prepared) => prepared.submit(self.client, id, kind, arguments),
-            Err(_) => return Err(TooManyPending { arguments, limit: self.service.callbacks().limit() }),
+            Err(callback) => {
+                drop(callback);
+                return Err(TooManyPending { arguments, limit: self.service.callbacks().limit() });
+            }
         }
         Ok(())
     }

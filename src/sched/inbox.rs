@@ -2,15 +2,22 @@
 
 use std::collections::VecDeque;
 use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// A bounded queue with one reader.
-pub(super) struct Inbox<T>(Mutex<State<T>>);
+pub(super) struct Inbox<T> {
+    state: Mutex<State<T>>,
+    /// Items that the reader has taken and not got yet. Only the reader writes it.
+    taken: AtomicUsize,
+}
 
 struct State<T> {
     items: VecDeque<T>,
     capacity: usize,
+    /// How many there were.
+    serial: u64,
     sleeper: Option<Waker>,
     shut: bool,
 }
@@ -23,36 +30,43 @@ pub(super) enum Refused {
 
 impl<T> Inbox<T> {
     pub(super) fn new(capacity: usize) -> Self {
-        Self(Mutex::new(State { items: VecDeque::new(), capacity, sleeper: None, shut: false }))
+        let state = State { items: VecDeque::new(), capacity, serial: 0, sleeper: None, shut: false };
+        Self { state: Mutex::new(state), taken: AtomicUsize::new(0) }
     }
 
-    /// Adds an item.
-    pub(super) fn push(&self, item: T) -> Result<(), (Refused, T)> {
+    /// Adds an item, and returns its number; items are read in the order of their numbers.
+    pub(super) fn push(&self, item: T) -> Result<u64, (Refused, T)> {
         let mut state = self.lock();
         if state.shut {
             return Err((Refused::Shut, item));
         }
-        if state.items.len() >= state.capacity {
+        if state.items.len() + self.taken.load(Ordering::Relaxed) >= state.capacity {
             return Err((Refused::Full, item));
         }
         state.items.push_back(item);
+        state.serial += 1;
+        let serial = state.serial;
         let sleeper = state.sleeper.take();
         drop(state);
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
-        Ok(())
+        Ok(serial)
     }
 
     /// Takes the next item, by way of `taken`, into which the reader takes all there are at once.
     pub(super) fn poll_next(&self, cx: &Context<'_>, taken: &mut VecDeque<T>) -> Poll<T> {
         if let Some(item) = taken.pop_front() {
+            self.taken.store(taken.len(), Ordering::Relaxed);
             return Poll::Ready(item);
         }
         let mut state = self.lock();
         mem::swap(&mut state.items, taken);
         match taken.pop_front() {
-            Some(item) => Poll::Ready(item),
+            Some(item) => {
+                self.taken.store(taken.len(), Ordering::Relaxed);
+                Poll::Ready(item)
+            }
             None => {
                 let old = state.sleeper.replace(cx.waker().clone());
                 drop(state);
@@ -64,10 +78,13 @@ impl<T> Inbox<T> {
 
     /// Takes no more; what is there stays. The reader is woken.
     pub(super) fn shut(&self) {
-        let mut state = self.lock();
-        state.shut = true;
-        let sleeper = state.sleeper.take();
-        drop(state);
+        self.lock().shut = true;
+        self.rouse();
+    }
+
+    /// Has the reader look again.
+    pub(super) fn rouse(&self) {
+        let sleeper = self.lock().sleeper.take();
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
@@ -80,6 +97,6 @@ impl<T> Inbox<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -47,7 +47,7 @@ impl Jobs {
     /// Forgets the jobs that wait.
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut self.lock().waiting);
-        drop(waiting);
+        super::service::discard(waiting);
     }
 
     fn work(&self, first: Job) {

@@ -208,7 +208,6 @@ impl<S: Send + 'static, F: FnOnce(S) + Send + 'static> Made for Module<S, F> {
 
     fn stop(self: Box<Self>) {
         let Self { scheduler, stop } = *self;
-        scheduler.handle().close();
         stop(scheduler.into_state());
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use smol::Executor;
 
 use super::handle::Handle;
-use super::service::{Action, Phase, Service};
+use super::service::{Action, Phase, Service, discard};
 use super::settings::Settings;
 use super::sources::{Source, Sources};
 use super::timers::Due;
@@ -23,8 +24,8 @@ const TURN: usize = 64;
 /// An async function holds up the whole loop until it ends, which is seldom wanted here: let it be a
 /// [deferred](Functions::defer1) one that starts an async call or a waterfall, and answers in the callback.
 pub struct Scheduler<S: 'static> {
+    service: Owned<S>,
     server: Server<S>,
-    service: Arc<Service<S>>,
     /// Taken from the service all at once.
     posts: VecDeque<Action<S>>,
     returns: VecDeque<Action<S>>,
@@ -66,15 +67,15 @@ impl<S: 'static> Scheduler<S> {
         // The state needs the handle, the handle the client, and the client the server.
         let mut service = None;
         let server = Server::create(functions, server, |client, closer| {
-            let made = Service::new(executor, client, closer, settings);
-            let state = state(&Handle::new(made.clone()));
+            let made = Owned(Service::new(executor, client, closer, settings));
+            let state = state(&Handle::new(made.0.clone()));
             service = Some(made);
             state
         });
         let Some(service) = service else { unreachable!("the server was created with a state") };
         let (posts, returns) = (VecDeque::new(), VecDeque::new());
         let sources = Sources::new(&service.noted);
-        Self { server, service, posts, returns, sources }
+        Self { service, server, posts, returns, sources }
     }
 
     /// Returns a client of the scheduler's functions.
@@ -84,7 +85,7 @@ impl<S: 'static> Scheduler<S> {
 
     /// Returns a handle to the loop.
     pub fn handle(&self) -> Handle<S> {
-        Handle::new(self.service.clone())
+        Handle::new(self.service.0.clone())
     }
 
     /// Returns the state.
@@ -106,21 +107,18 @@ impl<S: 'static> Scheduler<S> {
     ///
     /// A panic in whatever it runs is logged, reaches whoever waits for a result, and leaves the loop running. Now
     /// and then it lets other tasks of its executor have a turn. Dropping the future closes the scheduler.
-    pub async fn run(self) -> S {
-        let mut this = Running(Some(self));
-        let Some(scheduler) = &mut this.0 else { unreachable!("it was put there") };
-        scheduler.serve().await;
-        match this.0.take() {
-            Some(scheduler) => {
-                scheduler.service.close();
-                scheduler.server.into_state()
-            }
-            None => unreachable!("nobody else takes it"),
-        }
+    pub async fn run(mut self) -> S {
+        self.serve().await;
+        self.into_state()
     }
 
+    /// Closes it, and returns the state.
     pub(super) fn into_state(self) -> S {
-        self.server.into_state()
+        let Self { service, server, posts, returns, .. } = self;
+        service.close();
+        discard(posts);
+        discard(returns);
+        server.into_state()
     }
 
     async fn serve(&mut self) {
@@ -176,27 +174,27 @@ impl<S: 'static> Scheduler<S> {
         let again = due.run(|action| {
             let _ = server.enter_as("a timer", action);
         });
-        let mut timers = self.service.timers();
-        let ended = match again {
-            Ok(again) => timers.put_back(again),
-            Err(id) => {
-                timers.forget(id);
-                None
-            }
-        };
-        drop(timers);
-        drop(ended);
+        if let Some(again) = again {
+            let ended = self.service.timers().put_back(again);
+            discard(ended);
+        }
     }
 }
 
-/// A scheduler whose loop runs. However that ends, the service ends with it.
-struct Running<S: 'static>(Option<Scheduler<S>>);
+/// The service of a scheduler. However that ends, run or not, the service ends with it.
+struct Owned<S: 'static>(Arc<Service<S>>);
 
-impl<S: 'static> Drop for Running<S> {
+impl<S: 'static> Deref for Owned<S> {
+    type Target = Service<S>;
+
+    fn deref(&self) -> &Service<S> {
+        &self.0
+    }
+}
+
+impl<S: 'static> Drop for Owned<S> {
     fn drop(&mut self) {
-        if let Some(scheduler) = &self.0 {
-            scheduler.service.close();
-        }
+        self.0.close();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use std::{future::Future, mem};
 
@@ -14,6 +14,7 @@ use super::jobs::Jobs;
 use super::settings::Settings;
 use super::sources::Noted;
 use super::timers::Timers;
+use crate::chan::panic::drop_quietly;
 use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind};
 
 /// Something to be done with the state.
@@ -34,7 +35,8 @@ pub(super) struct Service<S> {
     pub(super) jobs: Arc<Jobs>,
     /// What the loop is to look at.
     pub(super) noted: Arc<Noted>,
-    executor: Arc<Executor<'static>>,
+    /// Weak, since the executor has the loop and all tasks, and they have this.
+    executor: Weak<Executor<'static>>,
     tasks: Mutex<Tasks>,
     /// Whether the phase is still the first, which the loop asks all the time.
     open_phase: AtomicBool,
@@ -78,7 +80,7 @@ impl<S: 'static> Service<S> {
             timers: Mutex::new(Timers::new(settings.timers)),
             jobs: Jobs::new(settings.workers, settings.jobs),
             noted: Arc::default(),
-            executor: executor.clone(),
+            executor: Arc::downgrade(executor),
             tasks: Mutex::default(),
             open_phase: AtomicBool::new(true),
             serial: AtomicU64::new(0),
@@ -87,8 +89,8 @@ impl<S: 'static> Service<S> {
         })
     }
 
-    /// The next number, for a post or a task.
-    pub(super) fn serial(&self) -> u64 {
+    /// The next number of what runs on the executor.
+    fn serial(&self) -> u64 {
         self.serial.fetch_add(1, Ordering::Relaxed) + 1
     }
 
@@ -96,8 +98,8 @@ impl<S: 'static> Service<S> {
         if self.open_phase.load(Ordering::Relaxed) { Phase::Open } else { self.tasks().phase }
     }
 
-    /// Posts a task.
-    pub(super) fn post(&self, action: Action<S>) -> Result<(), Rejected> {
+    /// Posts a task, and returns its number.
+    pub(super) fn post(&self, action: Action<S>) -> Result<u64, Rejected> {
         self.posts.push(action).map_err(|(refused, _action)| match refused {
             Refused::Shut => Rejected::Closed,
             Refused::Full => Rejected::Full { setting: "posts", limit: self.settings.posts },
@@ -164,13 +166,15 @@ impl<S: 'static> Service<S> {
     pub(super) fn spawn(self: &Arc<Self>, future: impl Future<Output = ()> + Send + 'static) {
         let number = self.serial();
         let service = self.clone();
+        let future = self.host.watch_future("a future", future);
+        let Some(executor) = self.executor.upgrade() else { return };
         // The task finds itself in the list, since it has to wait for this lock to leave it.
         let mut tasks = self.tasks();
         if tasks.phase == Phase::Closed {
             return;
         }
-        let task = self.executor.spawn(async move {
-            future.await;
+        let task = executor.spawn(async move {
+            let _ = future.await;
             let own = service.tasks().running.remove(&number);
             if let Some(own) = own {
                 own.detach();
@@ -186,6 +190,8 @@ impl<S: 'static> Service<S> {
     ) -> Result<u64, Rejected> {
         let number = self.serial();
         let service = self.clone();
+        let stream = self.host.watch_future("a stream", stream);
+        let Some(executor) = self.executor.upgrade() else { return Err(Rejected::Closed) };
         let mut tasks = self.tasks();
         if tasks.phase != Phase::Open {
             return Err(Rejected::Closed);
@@ -194,8 +200,8 @@ impl<S: 'static> Service<S> {
             return Err(Rejected::Full { setting: "streams", limit: self.settings.streams });
         }
         tasks.streams += 1;
-        let task = self.executor.spawn(async move {
-            stream.await;
+        let task = executor.spawn(async move {
+            let _ = stream.await;
             let own = service.stop_stream(number);
             if let Some(own) = own {
                 own.detach();
@@ -221,12 +227,11 @@ impl<S: 'static> Service<S> {
         }
         tasks.phase = Phase::Draining;
         self.open_phase.store(false, Ordering::Relaxed);
-        let streams = tasks.running.split_off(&STREAM);
+        drop(tasks.running.split_off(&STREAM));
         tasks.streams = 0;
         drop(tasks);
-        drop(streams);
         let timers = self.timers().clear();
-        drop(timers);
+        discard(timers);
         self.posts.shut();
         self.noted.all();
     }
@@ -236,16 +241,18 @@ impl<S: 'static> Service<S> {
         let mut tasks = self.tasks();
         tasks.phase = Phase::Closed;
         self.open_phase.store(false, Ordering::Relaxed);
-        let running = mem::take(&mut tasks.running);
+        // Before the loop can end, and the executor with it: it drops what these tasks have.
+        tasks.running.clear();
         drop(tasks);
-        drop(running);
         self.closer.close();
         self.jobs.clear();
         let timers = self.timers().clear();
-        drop(timers);
-        let left = (self.posts.close(), self.returns.close());
+        discard(timers);
+        discard(self.posts.close());
+        discard(self.returns.close());
+        let callbacks = mem::replace(&mut *self.callbacks(), Callbacks::closed(self.settings.calls));
+        drop(callbacks);
         self.noted.all();
-        drop(left);
     }
 
     pub(super) fn callbacks(&self) -> MutexGuard<'_, Callbacks<S>> {
@@ -269,11 +276,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Drops values of the user's, none of which keeps the others from it by a panic.
+pub(super) fn discard(values: impl IntoIterator) {
+    values.into_iter().for_each(drop_quietly);
+}
+
 /// Something that will give back a result, counted for as long as this lives: until the loop has the result.
 pub(super) struct Permit<S: 'static>(Arc<Service<S>>);
 
 impl<S: 'static> Drop for Permit<S> {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
+        if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 && self.0.phase() == Phase::Draining {
+            self.0.returns.rouse();
+        }
     }
 }

@@ -19,7 +19,7 @@ pub struct TimerId(u64);
 /// The timers of one loop, in the order in which they are due.
 pub(super) struct Timers<S> {
     due: BTreeMap<(Instant, u64), Action<S>>,
-    /// When each is due. One that is about to run is here and not there.
+    /// When each is due. A repeated one that is about to run is here and not there.
     times: HashMap<u64, Instant>,
     limit: usize,
     serial: u64,
@@ -98,7 +98,11 @@ impl<S> Timers<S> {
         while let Some(entry) = self.due.first_entry() {
             let (at, id) = *entry.key();
             if at <= Instant::now() {
-                return Poll::Ready(Due { id, at, action: entry.remove() });
+                let action = entry.remove();
+                if let Action::Once(_) = action {
+                    self.times.remove(&id);
+                }
+                return Poll::Ready(Due { id, at, action });
             }
             self.clock.set_at(at);
             if Pin::new(&mut self.clock).poll(cx).is_pending() {
@@ -130,16 +134,11 @@ impl<S> Timers<S> {
             }
         }
     }
-
-    /// Forgets a timer that has run for the last time.
-    pub(super) fn forget(&mut self, id: u64) {
-        self.times.remove(&id);
-    }
 }
 
 impl<S> Due<S> {
-    /// Runs it, and returns it if it is to be put back; otherwise its number.
-    pub(super) fn run(self, run: impl FnOnce(&mut dyn FnMut(&mut S))) -> Result<Again<S>, u64> {
+    /// Runs it, and returns it if it is to be put back.
+    pub(super) fn run(self, run: impl FnOnce(&mut dyn FnMut(&mut S))) -> Option<Again<S>> {
         let Self { id, at, action } = self;
         let mut action = match action {
             Action::Once(action) => {
@@ -149,7 +148,7 @@ impl<S> Due<S> {
                         action(state);
                     }
                 });
-                return Err(id);
+                return None;
             }
             action => action,
         };
@@ -163,7 +162,7 @@ impl<S> Due<S> {
                 }
             }
         }
-        Ok(Again(Self { id, at, action }))
+        Some(Again(Self { id, at, action }))
     }
 }
 

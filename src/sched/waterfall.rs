@@ -73,10 +73,11 @@ struct Run {
 }
 
 impl Run {
-    fn check(self) -> Result<(), CallError> {
+    /// Nothing that comes after the deadline is a result.
+    fn in_time<T, E: From<CallError>>(self, result: Result<T, E>) -> Result<T, E> {
         match self.deadline {
-            Some(at) if at <= Instant::now() => Err(CallError::Deadline),
-            _ => Ok(()),
+            Some(at) if result.is_ok() && at <= Instant::now() => Err(CallError::Deadline.into()),
+            _ => result,
         }
     }
 
@@ -179,7 +180,7 @@ where
             match service.call(&client, (&id, kind), arguments, run.left(), go_on) {
                 Ok(()) => Next::End,
                 Err((arguments, go_on)) => Next::Wait(Box::pin(async move {
-                    let result = run.limit(client.call(&id, kind, arguments)).await;
+                    let result = run.limit(client.call(&id, kind, arguments).elsewhere()).await;
                     let resume: Resume<S> = Box::new(move |state| {
                         go_on(state, result);
                         Next::End
@@ -222,9 +223,9 @@ where
         let run = Run { deadline: deadline.and_then(|time| Instant::now().checked_add(time)) };
         let driver = service.clone();
         service.give_back(Box::new(move |state| {
-            let last: After<S, T, E> = Box::new(move |state, _, result| {
+            let last: After<S, T, E> = Box::new(move |state, run, result| {
                 drop(permit);
-                callback(state, result);
+                callback(state, run.in_time(result));
                 Next::End
             });
             drive(&driver, chain(state, run, last));
@@ -239,11 +240,9 @@ where
     ) -> Waterfall<S, U, E> {
         let Self { service, deadline, chain } = self;
         let chain: Chain<S, U, E> = Box::new(move |state, run, after| {
-            let next: After<S, T, E> = Box::new(move |state, run, result| {
-                match result.and_then(|value| run.check().map(|()| value).map_err(E::from)) {
-                    Ok(value) => step(state, run, value, after),
-                    Err(error) => after(state, run, Err(error)),
-                }
+            let next: After<S, T, E> = Box::new(move |state, run, result| match run.in_time(result) {
+                Ok(value) => step(state, run, value, after),
+                Err(error) => after(state, run, Err(error)),
             });
             chain(state, run, next)
         });

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::chan::{
-    CallError, Callbacks, Client, FunctionId, Functions, Kind, RegisterError, Responder, Server, Settings,
+    CallError, Callbacks, Client, FunctionId, Functions, Id0, Id1, IdN, Kind, RegisterError, Responder,
+    Server, Settings,
 };
 use proptest::prelude::*;
 #[cfg(not(miri))]
@@ -20,6 +21,8 @@ use smol::block_on;
 use smol::future::block_on;
 
 use crate::support::scale;
+
+use crate::support::{DropGuard, Drops, LIMIT, Woken, ended, eventually, got};
 
 /// A state that remembers everything that was done to it.
 #[derive(Default)]
@@ -552,6 +555,612 @@ fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers
         }
     }
     assert_eq!(latest.len() as u64, THREADS);
+}
+
+/// Lets a server's loop fall asleep, so that callers run its functions in place.
+fn asleep<F: Future>(run: F) -> std::pin::Pin<Box<F>> {
+    let mut run = Box::pin(run);
+    assert!(poll(&mut run).is_pending());
+    run
+}
+
+#[test]
+fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
+    let mut server = server(4);
+    let client = server.client();
+    let kept = |server: &mut Server<Ledger>| {
+        assert!(exec(server));
+        server.state_mut().kept.pop().unwrap()
+    };
+
+    // A call that is dropped, one that is late, and one in go mode.
+    let mut call = Box::pin(client.call1::<_, u64>("keep", 1_u64));
+    assert!(poll(&mut call).is_pending());
+    let mut responder = kept(&mut server);
+    assert!(poll(&mut Box::pin(responder.abandoned())).is_pending());
+    // A task of any thread can wait for it.
+    let waits = smol::spawn(async move {
+        responder.abandoned().await;
+        responder
+    });
+    drop(call);
+    assert!(smol::block_on(waits).is_abandoned());
+
+    let call = client.call1::<_, u64>("keep", 1_u64).timeout(Duration::from_millis(2));
+    assert!(matches!(call.wait(), Err(CallError::Deadline)));
+    assert!(exec(&mut server));
+    assert!(server.state().kept.is_empty(), "it never began");
+    client.go("keep", 1_u64).unwrap();
+    assert!(poll(&mut Box::pin(kept(&mut server).abandoned())).is_ready());
+
+    // Async calls: a loop that is gone, and a deadline.
+    for timed in [false, true] {
+        let mut callbacks = Callbacks::<()>::new(4);
+        let time = if timed { LIMIT } else { Duration::MAX };
+        callbacks.within(time).call1(&client, "keep", 1_u64, |(), _: Result<u64, _>| ()).unwrap();
+        let mut responder = kept(&mut server);
+        assert!(poll(&mut Box::pin(responder.abandoned())).is_pending());
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| smol::block_on(responder.abandoned()));
+            drop(callbacks);
+            waits.join().unwrap();
+        });
+        assert!(poll(&mut Box::pin(responder.abandoned())).is_ready());
+        responder.reply(1);
+    }
+    let mut callbacks = Callbacks::new(1);
+    let late = |late: &mut bool, result: Result<u64, _>| *late = matches!(result, Err(CallError::Deadline));
+    callbacks.within(Duration::from_millis(2)).call1(&client, "keep", 1_u64, late).unwrap();
+    let mut responder = kept(&mut server);
+    let waits = thread::spawn(move || smol::block_on(responder.abandoned()));
+    let mut was_late = false;
+    smol::block_on(callbacks.next()).run(&mut was_late);
+    assert!(was_late);
+    ended(waits);
+}
+
+#[test]
+fn whoever_sleeps_is_woken() {
+    // One who works for a call, and for async calls with and without a deadline.
+    let mut server = server(4);
+    let client = server.client();
+    let woken = Arc::new(Woken::default());
+    let mut call = Box::pin(client.call1::<_, u64>("keep", 1_u64));
+    let mut callbacks = Callbacks::<()>::new(4);
+    for way in 0..3 {
+        match way {
+            0 => assert!(poll(&mut call).is_pending()),
+            1 => callbacks.call1(&client, "keep", 1_u64, |(), _: Result<u64, _>| ()).unwrap(),
+            _ => callbacks.within(LIMIT).call1(&client, "keep", 1_u64, |(), _: Result<u64, _>| ()).unwrap(),
+        }
+        assert!(exec(&mut server));
+        let mut responder = server.state_mut().kept.pop().unwrap();
+        let mut abandoned = Box::pin(responder.abandoned());
+        woken.sleep(&mut abandoned);
+        assert!(!woken.take());
+        match way {
+            0 => call = Box::pin(client.call1("keep", 1_u64)),
+            _ => callbacks = Callbacks::new(4),
+        }
+        assert!(woken.take(), "{way}");
+        assert!(poll(&mut abandoned).is_ready());
+    }
+    drop(call);
+    drop(callbacks);
+
+    // A loop, when the caller that had its state gives it back, and calls were queued meanwhile.
+    let (drops, gate) = (Drops::default(), Gate::default());
+    let server = placed(&drops, &gate);
+    let client = server.client();
+    let mut run = asleep(server.run());
+    let (begins, begun) = mpsc::channel();
+    let (open, opened) = mpsc::channel();
+    *gate.lock().unwrap() = Some((begins, opened));
+    let other = client.clone();
+    let caller = thread::spawn(move || other.call0("block", 1_u64).wait());
+    got(&begun);
+    woken.sleep(&mut run);
+    client.go("order", 2_u64).unwrap();
+    assert!(!woken.take(), "it could not run it");
+    drop(open);
+    ended(caller).unwrap();
+    assert!(woken.take());
+}
+
+#[test]
+fn an_async_call_has_a_deadline_if_it_is_to() {
+    let mut server = server(8);
+    let client = server.client();
+    let mut callbacks = Callbacks::new(4);
+    let note = |name: &'static str| {
+        move |log: &mut Vec<(&'static str, bool)>, result: Result<u64, CallError>| {
+            assert!(matches!(result, Ok(_) | Err(CallError::Deadline)), "{result:?}");
+            log.push((name, result.is_ok()));
+        }
+    };
+    callbacks.within(LIMIT).call1(&client, "echo", 1_u64, note("in time")).unwrap();
+    callbacks.within(Duration::ZERO).call1(&client, "echo", 2_u64, note("late")).unwrap();
+    callbacks.call1(&client, "echo", 3_u64, note("without")).unwrap();
+    callbacks.within(Duration::MAX).call1(&client, "echo", 4_u64, note("never")).unwrap();
+    let refused = callbacks.within(Duration::ZERO).call1(&client, "echo", 5_u64, note("too many"));
+    assert_eq!(refused.unwrap_err().arguments, 5);
+    let mut log = Vec::new();
+    smol::block_on(callbacks.next()).run(&mut log);
+    assert!(callbacks.try_next().is_none());
+    // The refused call has used its deadline up.
+    callbacks.call1(&client, "echo", 6_u64, note("next")).unwrap();
+    while exec(&mut server) {}
+    while let Some(callback) = callbacks.try_next() {
+        callback.run(&mut log);
+    }
+    assert_eq!(log, [("late", false), ("in time", true), ("without", true), ("never", true), ("next", true)]);
+    assert_eq!((client.stats().timed_out, client.stats().cancelled, callbacks.pending()), (1, 1, 0));
+}
+
+/// However many answers come, they do not keep the deadlines of others from being seen.
+#[test]
+fn a_deadline_is_seen_among_any_number_of_answers() {
+    let mut server = server(64);
+    let client = server.client();
+    let mut callbacks = Callbacks::new(64);
+    let mut late = false;
+    let seen = |late: &mut bool, result: Result<u64, _>| *late = matches!(result, Err(CallError::Deadline));
+    callbacks.within(Duration::ZERO).call1(&client, "keep", 1_u64, seen).unwrap();
+    let ask =
+        |callbacks: &mut Callbacks<bool>| callbacks.call1(&client, "echo", 1_u64, |_, _: Result<u64, _>| ());
+    for _ in 0..40 {
+        ask(&mut callbacks).unwrap();
+    }
+    for _ in 0..20 {
+        assert!(exec(&mut server));
+    }
+    for _ in 0..1000 {
+        assert!(exec(&mut server));
+        callbacks.try_next().unwrap().run(&mut late);
+        if late {
+            return;
+        }
+        ask(&mut callbacks).unwrap();
+    }
+    panic!("it is starved");
+}
+
+#[test]
+fn a_call_in_go_mode_may_wait_for_room() {
+    let mut server = server(1);
+    let client = server.client();
+    client.go_when_room("write", 1_u64).wait().unwrap();
+    let mut second = client.go_when_room("write", 2_u64);
+    let mut third = client.go_when_room("write", 3_u64);
+    assert!(poll(&mut second).is_pending() && poll(&mut third).is_pending());
+    assert_eq!(client.stats().waiting, 2);
+    let full = client.go_when_room("write", 4_u64).unless_full().wait();
+    assert!(matches!(full, Err(CallError::Full)));
+    let late = client.go_when_room("write", 5_u64).timeout(Duration::from_millis(2)).wait();
+    assert!(matches!(late, Err(CallError::Deadline)));
+    let mut dropped = Box::pin(client.go_when_room("write", 6_u64));
+    assert!(poll(&mut dropped).is_pending());
+    drop(dropped);
+    let mut last = client.go_when_room("write", 7_u64);
+    assert!(poll(&mut last).is_pending());
+    assert_eq!(client.stats().waiting, 3);
+    assert!(matches!(client.go("write", 8_u64).unwrap_err().error, CallError::Full), "nobody overtakes");
+    assert!(exec(&mut server) && exec(&mut server));
+    assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
+    // It is in the queue, and runs whether or not anybody waits.
+    drop(third);
+    while exec(&mut server) {}
+    assert!(matches!(poll(&mut last), Poll::Ready(Ok(()))));
+    assert!(matches!(client.go_when_room("nope", 1_u64).wait(), Err(CallError::Unknown(_))));
+    client.go("write", 9_u64).unwrap();
+    let mut closed = client.go_when_room("write", 10_u64);
+    assert!(poll(&mut closed).is_pending());
+    server.close();
+    assert!(matches!(poll(&mut closed), Poll::Ready(Err(CallError::Closed))));
+    assert!(matches!(client.go_when_room("write", 11_u64).wait(), Err(CallError::Closed)));
+    assert!(matches!(&server.state().entries[..], [1, 2, 7] | [1, 2, 3, 7]));
+}
+
+#[test]
+fn a_drain_runs_what_is_queued_and_refuses_the_rest() {
+    let server = server(1);
+    let (client, closer) = (server.client(), server.closer());
+    let mut queued = client.call0("write", 1_u64);
+    let mut for_room = client.call0("write", 2_u64);
+    assert!(poll(&mut queued).is_pending() && poll(&mut for_room).is_pending());
+    let mut drain = Box::pin(closer.drain(LIMIT));
+    let mut other = Box::pin(closer.drain(LIMIT));
+    assert!(poll(&mut drain).is_pending() && poll(&mut other).is_pending());
+    assert!(client.is_closed());
+    assert!(matches!(client.go("write", 3_u64).unwrap_err().error, CallError::Closed));
+    assert!(matches!(client.call0("write", 3_u64).wait(), Err(CallError::Closed)));
+    assert_eq!(smol::block_on(server.run()).entries, [1, 2]);
+    assert!(matches!(poll(&mut queued), Poll::Ready(Ok(()))));
+    assert!(matches!(poll(&mut for_room), Poll::Ready(Ok(()))));
+    assert!(smol::block_on(drain) && smol::block_on(other));
+    assert!(smol::block_on(closer.drain(LIMIT)), "there is nothing left to run");
+
+    // One that nobody runs, after its patience.
+    let server = self::server(2);
+    let (client, closer) = (server.client(), server.closer());
+    let mut queued = client.call0("write", 1_u64);
+    assert!(poll(&mut queued).is_pending());
+    assert!(!smol::block_on(closer.drain(Duration::from_millis(2))));
+    assert!(matches!(poll(&mut queued), Poll::Ready(Err(CallError::Closed))));
+    assert!(smol::block_on(server.run()).entries.is_empty());
+
+    // One that sleeps is woken, and so is one whose function runs in place.
+    let (client, owner) = running(4);
+    let closer = self::server(1).closer();
+    assert!(smol::block_on(closer.drain(LIMIT)), "it was dropped");
+    client.call0("write", 1_u64).wait().unwrap();
+    drop(client);
+    ended(owner);
+}
+
+/// A server of async functions over a list.
+fn awaiting() -> (Server<Vec<u64>>, smol::channel::Sender<u64>) {
+    let (sender, values) = smol::channel::unbounded::<u64>();
+    let mut functions = Functions::new();
+    let (one, many) = (values.clone(), values.clone());
+    functions
+        .async0("take", move |list: &mut Vec<u64>, (): ()| {
+            let values = values.clone();
+            Box::pin(async move { list.push(values.recv().await.unwrap()) })
+        })
+        .unwrap()
+        .async1("take1", move |list, by: u64| {
+            let values = one.clone();
+            Box::pin(async move {
+                list.push(0);
+                let value = values.recv().await.unwrap() * by;
+                list.pop();
+                list.push(value);
+                value
+            })
+        })
+        .unwrap()
+        .async_n("take_n", move |_, (): ()| {
+            let values = many.clone();
+            Box::pin(async move { (values.recv().await.unwrap(), values.recv().await.unwrap()) })
+        })
+        .unwrap()
+        .async1("panic", |_, late: bool| -> chanrpc::chan::Running<'_, u64> {
+            assert!(late, "at once");
+            Box::pin(async {
+                smol::future::yield_now().await;
+                panic!("late")
+            })
+        })
+        .unwrap()
+        .register1("list", |list, ()| list.clone())
+        .unwrap();
+    (Server::new(Vec::new(), functions), sender)
+}
+
+#[test]
+fn an_async_function_has_the_state_until_it_ends() {
+    let (server, values) = awaiting();
+    let (client, closer) = (server.client(), server.closer());
+    let mut run = asleep(server.run());
+    let mut first = client.call1::<_, u64>("take1", 2_u64);
+    let mut list = client.call1::<_, Vec<u64>>("list", ());
+    let mut dropped = Box::pin(client.call0("take", ()));
+    let mut two = client.call_n::<_, (u64, u64)>("take_n", ());
+    for _ in 0..2 {
+        assert!(poll(&mut first).is_pending() && poll(&mut list).is_pending() && poll(&mut two).is_pending());
+        assert!(poll(&mut dropped).is_pending());
+        assert!(poll(&mut run).is_pending());
+    }
+    drop(dropped);
+    client.go("take", ()).unwrap();
+    values.try_send(5).unwrap();
+    assert!(poll(&mut run).is_pending());
+    assert!(matches!(poll(&mut first), Poll::Ready(Ok(10))));
+    assert!(matches!(poll(&mut list), Poll::Ready(Ok(list)) if list == [10]), "it saw no half-done work");
+    values.try_send(6).unwrap();
+    values.try_send(7).unwrap();
+    values.try_send(8).unwrap();
+    for _ in 0..4 {
+        assert!(poll(&mut run).is_pending());
+    }
+    assert!(matches!(poll(&mut two), Poll::Ready(Ok((6, 7)))));
+    let stats = client.stats();
+    assert_eq!((stats.executed, stats.cancelled, stats.in_place), (4, 1, 0));
+
+    // Panics, before there is a future and inside of it.
+    for late in [false, true] {
+        let mut call = client.call1::<_, u64>("panic", late);
+        assert!(poll(&mut call).is_pending());
+        for _ in 0..3 {
+            assert!(poll(&mut run).is_pending());
+        }
+        let Poll::Ready(Err(CallError::Panicked(panic))) = poll(&mut call) else { panic!("no panic") };
+        assert_eq!(panic.message(), if late { "late" } else { "at once" });
+    }
+    // One that is at work runs to its end, also if nobody waits or the server is closed meanwhile.
+    let mut call = Box::pin(client.call0("take", ()));
+    assert!(poll(&mut call).is_pending() && poll(&mut run).is_pending());
+    drop(call);
+    let mut behind = client.call0("take", ());
+    assert!(poll(&mut behind).is_pending());
+    values.try_send(9).unwrap();
+    assert!(poll(&mut run).is_pending());
+    closer.close();
+    values.try_send(11).unwrap();
+    let Poll::Ready(list) = poll(&mut run) else { panic!("it is closed") };
+    assert!(matches!(poll(&mut behind), Poll::Ready(Ok(()))));
+    assert_eq!(list, [10, 8, 9, 11]);
+}
+
+#[test]
+fn an_async_function_that_awaits_its_own_server_is_told_so() {
+    struct Circle {
+        next: Option<Client>,
+    }
+    let mut functions = Functions::new();
+    functions
+        .async1("go", |circle: &mut Circle, pauses: u64| {
+            Box::pin(async move {
+                for _ in 0..pauses {
+                    smol::future::yield_now().await;
+                }
+                match circle.next.take() {
+                    Some(next) => next.call1::<_, Result<u64, CallError>>("go", pauses).await?,
+                    None => Ok(pauses),
+                }
+            })
+        })
+        .unwrap()
+        .register0("next", |circle: &mut Circle, next: Option<Client>| circle.next = next)
+        .unwrap();
+    let functions = Arc::new(functions);
+    let make = |name: &'static str| {
+        let settings = Settings { name: Some(name.into()), ..Settings::default() };
+        let server = Server::with_settings(Circle { next: None }, functions.clone(), settings);
+        (server.client(), thread::spawn(move || smol::block_on(server.run())))
+    };
+    let ((a, of_a), (b, of_b)) = (make("a"), make("b"));
+    for pauses in [0, 3] {
+        a.call0("next", Some(b.clone())).wait().unwrap();
+        b.call0("next", Some(a.clone())).wait().unwrap();
+        let result = a.call1::<_, Result<u64, CallError>>("go", pauses).timeout(LIMIT).wait().unwrap();
+        let Err(CallError::WouldDeadlock { chain }) = result else { panic!("{result:?}") };
+        assert_eq!(chain.join(" -> "), "b -> a -> b");
+        // Both have ended, so one may wait for the other again.
+        a.call0("next", Some(b.clone())).wait().unwrap();
+        let result = a.call1::<_, Result<u64, CallError>>("go", pauses).timeout(LIMIT).wait().unwrap();
+        assert_eq!(result.unwrap(), pauses);
+    }
+    drop((a, b));
+    ended(of_a);
+    ended(of_b);
+}
+
+#[test]
+fn typed_ids_name_the_same_functions_as_others() {
+    const WRITE: Id0<u64> = Id0::new("write");
+    const PUSH: Id1<u64, usize> = Id1::number(3);
+    struct Pair(u64);
+    let pair = IdN::<Pair, (u64, u64)>::of_arguments();
+    let mut functions = Functions::new();
+    functions
+        .register0(WRITE, |list: &mut Vec<u64>, n| list.push(n))
+        .unwrap()
+        .register1(PUSH, |list, n| {
+            list.push(n);
+            list.len()
+        })
+        .unwrap()
+        .register_n(pair.clone(), |_, Pair(n)| (n, n + 1))
+        .unwrap();
+    assert_eq!(
+        functions.register0("write", |_, ()| ()).unwrap_err(),
+        RegisterError::Duplicate("write".into())
+    );
+    assert_eq!(functions.kind(&FunctionId::of::<Pair>()), Some(Kind::Many));
+    let ids: Vec<_> = functions.ids().cloned().collect();
+    assert_eq!(ids, ["write".into(), 3.into(), FunctionId::of::<Pair>()]);
+    let server = Server::new(Vec::new(), functions);
+    let client = server.client();
+    let mut run = asleep(server.run());
+    client.call0(WRITE, 1).wait().unwrap();
+    client.call0("write", 2_u64).wait().unwrap();
+    assert_eq!(client.call1(PUSH, 3).wait().unwrap(), 3);
+    assert_eq!(client.call1::<_, usize>(3, 4_u64).wait().unwrap(), 4);
+    assert_eq!(client.call_n(pair, Pair(7)).wait().unwrap(), (7, 8));
+    client.go(WRITE, 5).unwrap();
+    let mut callbacks = Callbacks::new(1);
+    callbacks.call1(&client, PUSH, 6, |len: &mut usize, result| *len = result.unwrap()).unwrap();
+    assert!(poll(&mut run).is_pending());
+    let mut len = 0;
+    callbacks.try_next().unwrap().run(&mut len);
+    assert_eq!(len, 6);
+}
+
+#[test]
+fn statistics_say_what_became_of_every_call() {
+    let mut server = server(3);
+    let client = server.client();
+    let mut calls: Vec<_> = (0..5_u64).map(|n| Box::pin(client.call0("write", n))).collect();
+    for call in &mut calls {
+        assert!(poll(call).is_pending());
+    }
+    let stats = client.stats();
+    assert_eq!((stats.queued, stats.capacity, stats.waiting, stats.high_water), (3, 3, 2, 3));
+    assert!(matches!(client.go("write", 9_u64).unwrap_err().error, CallError::Full));
+    drop((calls.remove(0), calls.pop()));
+    assert_eq!(client.stats().waiting, 1);
+    let late = client.call0("write", 9_u64).deadline(std::time::Instant::now()).wait();
+    assert!(matches!(late, Err(CallError::Deadline)));
+    while exec(&mut server) {}
+    let stats = client.stats();
+    assert_eq!((stats.queued, stats.waiting, stats.high_water), (0, 0, 3));
+    assert_eq!((stats.executed, stats.cancelled, stats.in_place), (3, 1, 0));
+    assert_eq!((stats.refused, stats.timed_out, stats.panicked), (1, 1, 0));
+    assert_eq!(server.state().entries, [1, 2, 3]);
+    // Those that run in place are in no queue.
+    let run = asleep(server.run());
+    client.call0("write", 4_u64).wait().unwrap();
+    assert!(matches!(client.call0("panic", String::new()).wait(), Err(CallError::Panicked(_))));
+    let stats = client.stats();
+    assert_eq!((stats.executed, stats.in_place, stats.panicked, stats.high_water), (5, 2, 1, 3));
+    drop(run);
+}
+
+/// A state that says on which thread it is used, and when it is dropped.
+struct Placed {
+    client: Option<Client>,
+    closer: Option<chanrpc::chan::Closer>,
+    order: Vec<u64>,
+    _guard: DropGuard,
+}
+
+type Gate = Arc<Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>>;
+
+fn placed(drops: &Drops, gate: &Gate) -> Server<Placed> {
+    let gate = gate.clone();
+    let mut functions = Functions::new();
+    functions
+        .register1("where", |_: &mut Placed, (): ()| thread::current().id())
+        .unwrap()
+        .register0("order", |placed, n: u64| placed.order.push(n))
+        .unwrap()
+        .register0("block", move |placed, n: u64| {
+            placed.order.push(n);
+            let (begins, gate) = gate.lock().unwrap().take().unwrap();
+            begins.send(()).unwrap();
+            let _ = gate.recv_timeout(LIMIT);
+        })
+        .unwrap()
+        .register1("close", |placed, ()| {
+            placed.closer.take().unwrap().close();
+            7_u64
+        })
+        .unwrap()
+        .register1("self", |placed, ()| {
+            placed.client.take().unwrap().call1::<_, thread::ThreadId>("where", ()).wait().is_err()
+        })
+        .unwrap()
+        .defer1("later", |_, (): (), responder: Responder<thread::ThreadId>| {
+            responder.reply(thread::current().id());
+        })
+        .unwrap();
+    let state = Placed { client: None, closer: None, order: Vec::new(), _guard: drops.guard() };
+    let mut server = Server::new(state, functions);
+    let (client, closer) = (server.client(), server.closer());
+    server.state_mut().client = Some(client);
+    server.state_mut().closer = Some(closer);
+    server
+}
+
+#[test]
+fn a_function_runs_in_place_only_if_its_server_is_idle_and_lends_its_state() {
+    let (drops, gate) = (Drops::default(), Gate::default());
+    let here = thread::current().id();
+    let place = |client: &Client| poll(&mut Box::pin(client.call1::<_, thread::ThreadId>("where", ())));
+    let server = placed(&drops, &gate);
+    let client = server.client();
+    assert!(place(&client).is_pending(), "it is not running yet");
+    let mut run = asleep(server.run());
+    assert!(matches!(place(&client), Poll::Ready(Ok(thread)) if thread == here));
+    assert!(poll(&mut Box::pin(client.call1::<_, thread::ThreadId>("later", ()))).is_pending());
+    assert!(place(&client).is_pending(), "one is queued, and not overtaken");
+    assert!(poll(&mut run).is_pending());
+    assert!(matches!(place(&client), Poll::Ready(Ok(_))));
+    // From inside itself.
+    assert!(client.call1::<_, bool>("self", ()).wait().unwrap());
+    // Closing from inside.
+    assert_eq!(client.call1::<_, u64>("close", ()).wait().unwrap(), 7);
+    assert!(matches!(place(&client), Poll::Ready(Err(CallError::Closed))));
+    assert!(matches!(poll(&mut run), Poll::Ready(Placed { .. })));
+    assert_eq!(drops.count(), 1);
+
+    // Never that of one that is pinned, or of one that another loop drives.
+    let server = placed(&drops, &gate);
+    let client = server.client();
+    let run = asleep(server.run_pinned());
+    assert!(place(&client).is_pending());
+    drop(run);
+    let mut server = placed(&drops, &gate);
+    let client = server.client();
+    assert!(poll(&mut Box::pin(server.ready())).is_pending());
+    assert!(place(&client).is_pending());
+}
+
+#[test]
+fn a_pinned_server_ends_with_its_last_client() {
+    let server = server(4);
+    let client = server.client();
+    let owner = thread::spawn(move || smol::block_on(server.run_pinned()));
+    client.call0("write", 1_u64).wait().unwrap();
+    drop(client);
+    assert_eq!(ended(owner).entries, [1]);
+}
+
+#[test]
+fn calls_keep_their_order_around_one_that_runs_in_place() {
+    let (drops, gate) = (Drops::default(), Gate::default());
+    let server = placed(&drops, &gate);
+    let client = server.client();
+    let closer = server.closer();
+    let mut run = asleep(server.run());
+    let (begins, begun) = mpsc::channel();
+    let (open, opened) = mpsc::channel();
+    *gate.lock().unwrap() = Some((begins, opened));
+    let other = client.clone();
+    let caller = thread::spawn(move || other.call0("block", 1_u64).wait());
+    got(&begun);
+    // It is at work on that thread, and whoever comes now waits in the queue.
+    let mut second = client.call0("order", 2_u64);
+    assert!(poll(&mut second).is_pending());
+    client.go("order", 3_u64).unwrap();
+    assert!(poll(&mut run).is_pending(), "the loop has to wait for the state");
+    drop(open);
+    ended(caller).unwrap();
+    let mut fourth = client.call0("order", 4_u64);
+    assert!(poll(&mut fourth).is_pending(), "it does not overtake");
+    assert!(poll(&mut run).is_pending());
+    assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
+    assert!(matches!(poll(&mut fourth), Poll::Ready(Ok(()))));
+    client.call0("order", 5_u64).wait().unwrap();
+    closer.close();
+    let Poll::Ready(placed) = poll(&mut run) else { panic!("it is closed") };
+    assert_eq!(placed.order, [1, 2, 3, 4, 5]);
+    assert_eq!(client.stats().in_place, 2);
+}
+
+#[test]
+fn a_state_in_a_callers_hands_outlives_its_server_and_no_longer() {
+    for closed in [false, true] {
+        let (drops, gate) = (Drops::default(), Gate::default());
+        let server = placed(&drops, &gate);
+        let (client, closer) = (server.client(), server.closer());
+        let mut run = asleep(server.run());
+        let (begins, begun) = mpsc::channel();
+        let (open, opened) = mpsc::channel();
+        *gate.lock().unwrap() = Some((begins, opened));
+        let other = client.clone();
+        let caller = thread::spawn(move || other.call0("block", 1_u64).wait());
+        got(&begun);
+        let mut queued = client.call0("order", 2_u64);
+        assert!(poll(&mut queued).is_pending());
+        if closed {
+            closer.close();
+            assert!(poll(&mut run).is_pending());
+        } else {
+            drop(run);
+            assert_eq!(drops.count(), 0, "a function is at work on it");
+            run = asleep(placed(&Drops::default(), &gate).run());
+        }
+        assert!(matches!(poll(&mut queued), Poll::Ready(Err(CallError::Closed))));
+        drop(open);
+        ended(caller).unwrap();
+        if closed {
+            assert!(matches!(poll(&mut run), Poll::Ready(placed) if placed.order == [1]));
+        }
+        eventually("the state is dropped", || drops.count() == 1);
+    }
 }
 
 /// One step of a random history.

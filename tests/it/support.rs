@@ -10,12 +10,15 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, ChildStderr, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use chanrpc::chan;
+use chanrpc::sched::{Handle, Scheduler, Settings};
 use serde_json::{Value, json};
+use smol::Executor;
 
 /// How long anything may take before a test has failed. Nothing takes a tenth of it, and it is below the
 /// deadline that a node gives a call by default.
@@ -722,4 +725,123 @@ fn pass_on(mut from: &TcpStream, mut to: &TcpStream) {
 /// A TOML text in which `path` stands for itself.
 pub(crate) fn quoted(path: &Path) -> String {
     format!("'{}'", path.display())
+}
+
+/// What comes over a channel, sooner or later.
+pub(crate) fn got<T>(channel: &mpsc::Receiver<T>) -> T {
+    channel.recv_timeout(LIMIT).expect("waited in vain")
+}
+
+/// What a thread ends with, sooner or later.
+pub(crate) fn ended<T>(thread: JoinHandle<T>) -> T {
+    eventually("the thread ends", || thread.is_finished());
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Counts how many of its copies were dropped.
+#[derive(Clone, Default)]
+pub(crate) struct Drops(Arc<AtomicU32>);
+
+impl Drops {
+    pub(crate) fn count(&self) -> u32 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    /// Counts when this is dropped.
+    pub(crate) fn guard(&self) -> DropGuard {
+        DropGuard(self.clone())
+    }
+}
+
+pub(crate) struct DropGuard(Drops);
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A waker that tells whether it was woken since it was last asked.
+#[derive(Default)]
+pub(crate) struct Woken(AtomicBool);
+
+impl Woken {
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
+    }
+
+    /// Polls a future, which is to wait.
+    pub(crate) fn sleep(self: &Arc<Self>, future: &mut (impl Future + Unpin)) {
+        let waker = self.clone().into();
+        let polled = std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(&waker));
+        assert!(polled.is_pending());
+    }
+}
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A value whose end is a panic.
+pub(crate) struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+/// A scheduler whose loop, and whose executor, run on one thread: whatever blocks that stops everything.
+pub(crate) struct Service<S: 'static> {
+    pub(crate) me: Handle<S>,
+    pub(crate) client: chan::Client,
+    thread: JoinHandle<S>,
+}
+
+impl<S: Send + 'static> Service<S> {
+    pub(crate) fn start(
+        settings: Settings,
+        functions: chan::Functions<S>,
+        state: impl FnOnce(&Handle<S>) -> S,
+    ) -> Self {
+        let executor = Arc::new(Executor::new());
+        let scheduler = Scheduler::with_settings(&executor, functions, settings, state);
+        let (me, client) = (scheduler.handle(), scheduler.client());
+        let thread = thread::spawn(move || smol::block_on(executor.run(scheduler.run())));
+        Self { me, client, thread }
+    }
+
+    /// Lets the loop do something and waits for it.
+    pub(crate) fn ask<R: Send + 'static>(&self, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
+        self.me.post(f).unwrap().timeout(LIMIT).wait().unwrap()
+    }
+
+    /// Blocks the loop until the sender is dropped.
+    pub(crate) fn block(&self) -> mpsc::Sender<()> {
+        let (release, gate) = mpsc::channel::<()>();
+        let (begins, begun) = mpsc::channel();
+        let _posted = self.me.post(move |_| {
+            begins.send(()).unwrap();
+            let _ = gate.recv_timeout(LIMIT);
+        });
+        got(&begun);
+        release
+    }
+
+    pub(crate) fn close(self) -> S {
+        self.me.close();
+        ended(self.thread)
+    }
+
+    pub(crate) fn drain(self) -> S {
+        assert!(smol::block_on(self.me.drain(LIMIT)), "not everything was run");
+        ended(self.thread)
+    }
+
+    /// Waits until the loop ends by itself.
+    pub(crate) fn end(self) -> S {
+        ended(self.thread)
+    }
 }

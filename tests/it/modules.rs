@@ -1,0 +1,263 @@
+//! Several services with one beginning and one end.
+
+use std::future::{pending, ready};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use chanrpc::chan::{CallError, Client, Functions};
+use chanrpc::sched::{Handle, ModuleError, Modules, Scheduler};
+use smol::Executor;
+
+use crate::support::{Drops, LIMIT, ended, got};
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+fn note(log: &Log, what: impl Into<String>) {
+    log.lock().unwrap().push(what.into());
+}
+
+fn lines(log: &Log) -> Vec<String> {
+    log.lock().unwrap().clone()
+}
+
+struct State {
+    log: Log,
+    name: &'static str,
+}
+
+fn functions() -> Functions<State> {
+    let mut functions = Functions::new();
+    functions.register0("note", |state: &mut State, what: String| note(&state.log, what)).unwrap();
+    functions
+}
+
+/// Modules that note their beginnings and ends.
+fn modules(
+    executor: &Arc<Executor<'static>>,
+    log: &Log,
+    names: &[&'static str],
+) -> (Modules, mpsc::Receiver<Handle<State>>) {
+    let mut modules = Modules::new(executor);
+    let (sender, handles) = mpsc::channel();
+    for &name in names {
+        let (executor, log, sender) = (executor.clone(), log.clone(), sender.clone());
+        let init = move || {
+            note(&log, format!("init {name}"));
+            let scheduler = Scheduler::new(&executor, functions(), |_| State { log, name });
+            sender.send(scheduler.handle()).unwrap();
+            Ok(scheduler)
+        };
+        modules.add(name, init, |state| note(&state.log, format!("stop {}", state.name)));
+    }
+    (modules, handles)
+}
+
+/// Runs modules on a thread until `shutdown`.
+fn run(
+    executor: Arc<Executor<'static>>,
+    modules: Modules,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    patience: Duration,
+) -> Result<(), ModuleError> {
+    ended(thread::spawn(move || smol::block_on(executor.run(modules.run(shutdown, patience)))))
+}
+
+#[test]
+fn modules_begin_in_order_run_together_and_end_in_reverse() {
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let (modules, handles) = modules(&executor, &log, &["a", "b", "c"]);
+    assert!(format!("{modules:?}").contains("\"b\""));
+    let shutdown = async move {
+        let clients: Vec<Client> = handles.iter().map(|handle| handle.client()).collect();
+        for (client, name) in clients.iter().zip(["a", "b", "c"]) {
+            client.call0("note", format!("run {name}")).await.unwrap();
+        }
+    };
+    run(executor, modules, shutdown, LIMIT).unwrap();
+    let expected = ["init a", "init b", "init c", "run a", "run b", "run c", "stop c", "stop b", "stop a"];
+    assert_eq!(lines(&log), expected);
+}
+
+#[test]
+fn a_module_is_drained_while_those_before_it_still_run() {
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let (modules, handles) = modules(&executor, &log, &["storage", "game"]);
+    let shutdown = async move {
+        let (storage, game) = (got(&handles), got(&handles));
+        let own = game.clone();
+        let save = move |state: &mut State| {
+            let log = state.log.clone();
+            // It is draining by now, and what it does at its end reaches the other one.
+            let saved = move |_: &mut State, result: Result<(), CallError>| {
+                result.unwrap();
+                note(&log, "saved");
+            };
+            own.to(&storage.client()).call0("note", "save".to_owned(), saved).unwrap();
+        };
+        game.start(pending_until(game.clone()), move |state, _| save(state)).unwrap();
+    };
+    run(executor, modules, shutdown, LIMIT).unwrap();
+    assert_eq!(lines(&log)[2..], ["save", "saved", "stop game", "stop storage"]);
+}
+
+/// Waits until a module takes nothing more.
+async fn pending_until(module: Handle<State>) {
+    while !module.is_closed() {
+        smol::future::yield_now().await;
+    }
+}
+
+#[test]
+fn a_module_that_cannot_be_made_ends_those_before_it() {
+    for panics in [false, true] {
+        let (executor, log) = (Arc::new(Executor::new()), Log::default());
+        let (mut modules, handles) = modules(&executor, &log, &["a", "b"]);
+        let init = move || -> Result<Scheduler<State>, _> {
+            assert!(!panics, "no luck");
+            Err("no such file".into())
+        };
+        modules.add("bad", init, |_| ());
+        let late = log.clone();
+        let init = move || -> Result<Scheduler<State>, _> {
+            note(&late, "init late");
+            Err("never".into())
+        };
+        modules.add("late", init, |_| ());
+        let begun = log.clone();
+        let shutdown = async move { note(&begun, "run") };
+        let error = run(executor, modules, shutdown, LIMIT).unwrap_err();
+        let message = error.to_string();
+        match error {
+            ModuleError::Init { module, reason } => {
+                assert_eq!((module.as_str(), reason.to_string().as_str()), ("bad", "no such file"));
+                assert!(!panics);
+            }
+            ModuleError::Panicked { module, message } => {
+                assert_eq!((module.as_str(), message.as_str()), ("bad", "no luck"));
+                assert!(panics);
+            }
+            error => panic!("{error}"),
+        }
+        assert!(message.contains("bad"), "{message}");
+        assert_eq!(lines(&log), ["init a", "init b", "stop b", "stop a"]);
+        assert!(handles.iter().all(|handle| handle.is_closed()));
+    }
+}
+
+#[test]
+fn a_module_that_is_late_is_named_and_the_others_end_well() {
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let (modules, handles) = modules(&executor, &log, &["a", "b", "c"]);
+    let drops = Drops::default();
+    let guard = drops.guard();
+    let shutdown = async move {
+        // A call for which it waits for ever; the drain's deadline ends it, and there is time for its stop.
+        got(&handles);
+        got(&handles).start(pending::<()>(), move |_, _| drop(guard)).unwrap();
+    };
+    run(executor.clone(), modules, shutdown, Duration::from_millis(5)).unwrap();
+    assert_eq!(lines(&log)[3..], ["stop c", "stop b", "stop a"]);
+    drop(executor);
+    assert_eq!(drops.count(), 1);
+
+    // An async function that never ends cannot be ended by closing.
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let mut list = Modules::new(&executor);
+    for name in ["a", "stuck", "c"] {
+        let (executor, log) = (executor.clone(), log.clone());
+        let (guard, stop) = (drops.guard(), log.clone());
+        let init = move || {
+            let mut functions = Functions::new();
+            functions.async0("hang", |_: &mut _, (): ()| Box::pin(pending()))?;
+            let scheduler = Scheduler::new(&executor, functions, |_| guard);
+            if name == "stuck" {
+                scheduler.client().go("hang", ()).map_err(|refused| refused.error)?;
+            }
+            Ok(scheduler)
+        };
+        list.add(name, init, move |_| note(&stop, name));
+    }
+    let error = run(executor.clone(), list, ready(()), Duration::from_millis(5)).unwrap_err();
+    let ModuleError::Late { modules } = &error else { panic!("{error}") };
+    assert_eq!(modules, &["stuck"]);
+    assert!(error.to_string().contains("stuck"));
+    assert_eq!(lines(&log), ["c", "a"]);
+    drop(executor);
+    assert_eq!(drops.count(), 4, "it was cut off, and its state dropped");
+}
+
+#[test]
+fn a_stop_that_panics_ends_nothing_but_itself() {
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let (mut list, _handles) = modules(&executor, &log, &["a"]);
+    let own = executor.clone();
+    let init = move || Ok(Scheduler::new(&own, Functions::new(), |_| ()));
+    list.add("bad", init, |()| panic!("at the end"));
+    run(executor, list, ready(()), LIMIT).unwrap();
+    assert_eq!(lines(&log), ["init a", "stop a"]);
+
+    // Also of one that never ran.
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let (mut list, _handles) = modules(&executor, &log, &["a"]);
+    let own = executor.clone();
+    let init = move || Ok(Scheduler::new(&own, Functions::new(), |_| ()));
+    list.add("bad", init, |()| panic!("at the end"));
+    list.add("worse", || Err::<Scheduler<()>, _>("no".into()), |()| ());
+    assert!(matches!(run(executor, list, ready(()), LIMIT), Err(ModuleError::Init { .. })));
+    assert_eq!(lines(&log), ["init a", "stop a"]);
+}
+
+#[test]
+fn a_module_that_ends_by_itself_is_left_alone() {
+    let (executor, log) = (Arc::new(Executor::new()), Log::default());
+    let (modules, handles) = modules(&executor, &log, &["a", "b"]);
+    let seen = log.clone();
+    let shutdown = async move {
+        let (a, b) = (got(&handles), got(&handles));
+        a.close();
+        while !lines(&seen).iter().any(|line| line == "stop a") {
+            smol::future::yield_now().await;
+        }
+        b.client().call0("note", "b goes on".to_owned()).await.unwrap();
+    };
+    run(executor, modules, shutdown, LIMIT).unwrap();
+    assert_eq!(lines(&log)[2..], ["stop a", "b goes on", "stop b"]);
+}
+
+#[test]
+fn what_runs_ends_when_the_future_is_dropped() {
+    for ticks in [0, 1, 100] {
+        let executor = Arc::new(Executor::new());
+        let (drops, stops) = (Drops::default(), Arc::new(AtomicUsize::new(0)));
+        let mut modules = Modules::new(&executor);
+        let (sender, handles) = mpsc::channel();
+        for name in ["a", "b"] {
+            let (own, sender, guard, stops) =
+                (executor.clone(), sender.clone(), drops.guard(), stops.clone());
+            let init = move || {
+                let scheduler = Scheduler::new(&own, Functions::new(), |_| guard);
+                sender.send(scheduler.handle()).unwrap();
+                Ok(scheduler)
+            };
+            modules.add(name, init, move |_| _ = stops.fetch_add(1, Ordering::SeqCst));
+        }
+        drop(sender);
+        let mut run = Box::pin(modules.run(pending(), LIMIT));
+        assert!(smol::block_on(smol::future::poll_once(&mut run)).is_none());
+        for _ in 0..ticks {
+            executor.try_tick();
+        }
+        let handles: Vec<_> = handles.iter().collect();
+        let posted: Vec<_> = handles.iter().map(|handle| handle.post(|_| ()).unwrap()).collect();
+        drop(run);
+        while executor.try_tick() {}
+        assert!(handles.iter().all(Handle::is_closed), "{ticks}");
+        for posted in posted {
+            let answer = posted.timeout(LIMIT).wait();
+            assert!(matches!(answer, Err(CallError::Closed | CallError::Unanswered)), "{answer:?}");
+        }
+        assert_eq!((drops.count(), stops.load(Ordering::SeqCst)), (2, 0));
+    }
+}

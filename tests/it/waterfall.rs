@@ -1,0 +1,577 @@
+//! Chains of async steps on a scheduler.
+
+use std::future::{pending, ready};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chanrpc::chan::{CallError, Client, Functions, Server};
+use chanrpc::config::Limits;
+use chanrpc::remote::{Remote, RemoteError};
+use chanrpc::sched::{Handle, Rejected, Scheduler, Settings, Waterfall};
+use proptest::prelude::*;
+use serde_json::value::RawValue;
+use smol::Executor;
+
+use crate::support::{Bomb, Drops, LIMIT, Node, Service, ended, eventually, got};
+
+/// What a chain ends with that does not get through.
+#[derive(Debug)]
+enum Trouble {
+    Call(CallError),
+    Remote(RemoteError),
+    Own(&'static str),
+}
+
+impl From<CallError> for Trouble {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<RemoteError> for Trouble {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(error)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    log: Vec<String>,
+}
+
+impl State {
+    fn note(&mut self, what: impl Into<String>) {
+        self.log.push(what.into());
+    }
+}
+
+fn start_with(settings: Settings) -> Service<State> {
+    let settings = Settings { backtrace_limit: 0, ..settings };
+    Service::start(settings, Functions::new(), |_| State::default())
+}
+
+fn start() -> Service<State> {
+    start_with(Settings::default())
+}
+
+/// A server on a thread of its own, of the kind that lends its state to callers.
+fn helper() -> Client {
+    let mut functions = Functions::new();
+    functions
+        .register0("check", |_: &mut u64, n: u64| assert!(n < 1000, "too big"))
+        .unwrap()
+        .register1("double", |_, n: u64| n * 2)
+        .unwrap()
+        .register_n("split", |_, n: u64| (n / 10, n % 10))
+        .unwrap()
+        .register1("panic", |_, _: u64| -> u64 { panic!("in the server") })
+        .unwrap();
+    let server = Server::new(0, functions);
+    let client = server.client();
+    thread::spawn(move || smol::block_on(server.run()));
+    client
+}
+
+/// Runs a chain, and returns its end.
+fn end<S: Send, T: Send + 'static, E: From<CallError> + Send + 'static>(
+    chain: Waterfall<S, T, E>,
+) -> Result<T, E> {
+    let (sender, receiver) = mpsc::channel();
+    chain.finish(move |_, result| sender.send(result).unwrap()).unwrap();
+    let result = got(&receiver);
+    assert!(receiver.recv_timeout(LIMIT).is_err(), "it ends once");
+    result
+}
+
+#[test]
+fn each_step_is_fed_by_the_one_before() {
+    let (service, helper) = (start(), helper());
+    let chain = service
+        .me
+        .waterfall::<Trouble>()
+        .step(|state, ()| {
+            state.note("begin");
+            Ok(21_u64)
+        })
+        .call1::<u64>(&helper, "double")
+        .call_n::<(u64, u64)>(&helper, "split")
+        .then(|state, (tens, ones)| {
+            state.note(format!("{tens} {ones}"));
+            async move { Ok::<_, Trouble>(vec![tens, ones]) }
+        })
+        .job(|digits| digits.into_iter().map(|digit| digit.to_string()).collect::<String>())
+        .step(|_, text| text.parse::<u64>().map_err(|_| Trouble::Own("no number")))
+        .call0(&helper, "check")
+        .step(|state, ()| {
+            state.note("end");
+            Ok(state.log.len())
+        })
+        .timeout(LIMIT);
+    assert_eq!(service.me.post(|state| state.log.len()).unwrap().wait().unwrap(), 0, "not before `finish`");
+    assert_eq!(end(chain).unwrap(), 3);
+    assert_eq!(service.close().log, ["begin", "4 2", "end"]);
+}
+
+/// A chain of six steps of every kind, in which the one of that number fails.
+fn failing(service: &Service<State>, helper: &Client, bad: usize) -> Waterfall<State, u64, Trouble> {
+    let (client, name) = (helper.clone(), |at: usize| if bad == at { "nope" } else { "double" });
+    service
+        .me
+        .waterfall::<Trouble>()
+        .step(move |state, ()| {
+            state.note("0");
+            if bad == 0 { Err(Trouble::Own("0")) } else { Ok(1_u64) }
+        })
+        .call1::<u64>(&client, name(1))
+        .then(move |state, n| {
+            state.note("2");
+            async move { if bad == 2 { Err(Trouble::Own("2")) } else { Ok(n) } }
+        })
+        .job(move |n| {
+            assert_ne!(bad, 3, "in a job");
+            n
+        })
+        .then(move |state, n| {
+            state.note("4");
+            ready(if bad == 4 { Err(CallError::Full) } else { Ok(n) })
+        })
+        .step(move |state, n| {
+            state.note("5");
+            if bad == 5 { Err(Trouble::Own("5")) } else { Ok(n) }
+        })
+}
+
+#[test]
+fn the_first_error_ends_it_and_no_later_step_begins() {
+    let helper = helper();
+    for bad in 0..=6 {
+        let service = start();
+        let result = end(failing(&service, &helper, bad));
+        let expected = match (bad, result) {
+            (0, Err(Trouble::Own("0"))) | (1, Err(Trouble::Call(CallError::Unknown(_)))) => &["0"][..],
+            (2, Err(Trouble::Own("2"))) => &["0", "2"],
+            (3, Err(Trouble::Call(CallError::Panicked(_)))) => &["0", "2"],
+            (4, Err(Trouble::Call(CallError::Full))) => &["0", "2", "4"],
+            (5, Err(Trouble::Own("5"))) | (6, Ok(2)) => &["0", "2", "4", "5"],
+            (_, result) => panic!("{bad}: {result:?}"),
+        };
+        assert_eq!(service.close().log, expected, "{bad}");
+    }
+}
+
+#[test]
+fn a_panic_in_any_kind_of_step_is_its_error() {
+    let (service, helper) = (start(), helper());
+    let begin = || service.me.waterfall::<CallError>().step(|_, ()| Ok(1_u64));
+    let chains = [
+        begin().step(|_, _| panic!("in a step")),
+        begin().then(|_, _| -> std::future::Ready<Result<u64, CallError>> { panic!("making a future") }),
+        begin().then(|_, _| async { if true { panic!("in a future") } else { Ok::<_, CallError>(1) } }),
+        begin().job(|_| panic!("in a job")),
+        begin().call1(&helper, "panic"),
+    ];
+    for (chain, message) in
+        chains.into_iter().zip(["in a step", "making a future", "in a future", "in a job", "in the server"])
+    {
+        let unreached = chain.step(|state: &mut State, n: u64| {
+            state.note("unreached");
+            Ok(n)
+        });
+        match end(unreached) {
+            Err(CallError::Panicked(panic)) => assert_eq!(panic.message(), message),
+            result => panic!("{message}: {result:?}"),
+        }
+    }
+    // In the end itself.
+    service.me.waterfall::<CallError>().finish(|_, _| panic!("in the end")).unwrap();
+    assert!(service.drain().log.is_empty());
+}
+
+#[test]
+fn a_deadline_is_for_the_whole() {
+    const SOON: Duration = Duration::from_millis(5);
+    let service = start();
+    let begin = || service.me.waterfall::<CallError>().timeout(SOON);
+    let is_late =
+        |result: Result<(), CallError>| assert!(matches!(result, Err(CallError::Deadline)), "{result:?}");
+
+    // A step that waits, and is dropped then.
+    let drops = Drops::default();
+    let guard = drops.guard();
+    let never = move |_: &mut State, ()| async move {
+        pending::<()>().await;
+        drop(guard);
+        Ok::<_, CallError>(())
+    };
+    is_late(end(begin().then(never)));
+    assert_eq!(drops.count(), 1);
+    // One whose end is a panic.
+    let bomb = Bomb;
+    let never = move |_: &mut State, ()| async move {
+        pending::<()>().await;
+        drop(bomb);
+        Ok::<_, CallError>(())
+    };
+    is_late(end(begin().then(never)));
+    // A call that is never answered.
+    let mut functions = Functions::new();
+    functions.register0("never", |_: &mut (), ()| ()).unwrap();
+    let mut deaf = Server::new((), functions);
+    is_late(end(begin().call0(&deaf.client(), "never")));
+    assert!(smol::block_on(deaf.exec()));
+    assert_eq!((deaf.stats().executed, deaf.stats().cancelled), (0, 1), "it is given up");
+    // A job that runs on.
+    let (open, gate) = mpsc::channel::<()>();
+    is_late(end(begin().job(move |()| _ = gate.recv_timeout(LIMIT))));
+    drop(open);
+    // A step that computes for too long, last and before another.
+    let slow = |_: &mut State, ()| {
+        let begin = Instant::now();
+        while begin.elapsed() <= SOON {
+            thread::yield_now();
+        }
+        Ok(())
+    };
+    is_late(end(begin().step(slow)));
+    is_late(end(begin().step(slow).step(|state, ()| {
+        state.note("too late");
+        Ok(())
+    })));
+    // An error is what it is, however late.
+    let bad = end(begin().step(slow).timeout(LIMIT).step(|_, ()| Err::<(), _>(CallError::Full)));
+    assert!(matches!(bad, Err(CallError::Full)), "the last deadline holds");
+    let bad = end(begin().step(move |state, ()| slow(state, ()).and(Err::<(), _>(CallError::Full))));
+    assert!(matches!(bad, Err(CallError::Full)));
+    // The time begins with `finish`, and has no end if no clock can say it.
+    let (chain, made) = (begin().step(|_, ()| Ok(())).timeout(SOON), Instant::now());
+    eventually("it would be over", || made.elapsed() > SOON);
+    drop(chain);
+    end(begin().timeout(Duration::MAX).step(|_, ()| Ok(()))).unwrap();
+    assert!(service.close().log.is_empty());
+}
+
+#[test]
+fn nothing_blocks_the_loop_while_a_step_waits() {
+    let service = start();
+    // A function and a job that block their threads. The executor has only the loop's own.
+    let (open, gate) = smol::channel::bounded::<()>(1);
+    let (begins, begun) = mpsc::channel();
+    let mut functions = Functions::new();
+    let (tell, closed) = (begins.clone(), gate.clone());
+    functions
+        .register0("block", move |_: &mut (), ()| {
+            tell.send("call").unwrap();
+            let _ = closed.recv_blocking();
+        })
+        .unwrap()
+        .register0("nothing", |_, ()| ())
+        .unwrap();
+    let server = Server::new((), functions);
+    let client = server.client();
+    let owner = thread::spawn(move || smol::block_on(server.run()));
+    eventually("the server lends its state", || {
+        client.call0("nothing", ()).wait().unwrap();
+        client.stats().in_place > 0
+    });
+    let (sender, ends) = mpsc::channel();
+    let finish = |chain: Waterfall<State, (), CallError>| {
+        let sender = sender.clone();
+        chain.finish(move |_, result| sender.send(result).unwrap()).unwrap();
+    };
+    finish(service.me.waterfall().call0(&client, "block"));
+    assert_eq!(got(&begun), "call");
+    finish(service.me.waterfall().job(move |()| {
+        begins.send("job").unwrap();
+        let _ = gate.recv_blocking();
+    }));
+    assert_eq!(got(&begun), "job");
+    for n in 0..100 {
+        assert_eq!(service.ask(move |_| n), n);
+    }
+    assert!(ends.try_recv().is_err());
+    drop(open);
+    got(&ends).unwrap();
+    got(&ends).unwrap();
+    drop(client);
+    service.close();
+    ended(owner);
+}
+
+#[test]
+fn a_chain_that_is_not_taken_is_dropped() {
+    let service = start_with(Settings { open: 1, workers: 1, jobs: 0, ..Settings::default() });
+    let drops = Drops::default();
+    let chain = || {
+        let (step, last) = (drops.guard(), drops.guard());
+        let chain = service.me.waterfall::<CallError>().then(move |_, ()| {
+            drop(step);
+            pending::<Result<(), CallError>>()
+        });
+        chain.finish(move |_, _| drop(last))
+    };
+    chain().unwrap();
+    assert_eq!(chain(), Err(Rejected::Full { setting: "open", limit: 1 }));
+    assert_eq!(drops.count(), 2);
+    service.ask(|_| ());
+    eventually("the step has begun", || drops.count() == 3);
+    let me = service.me.clone();
+    service.close();
+    eventually("all is dropped", || drops.count() == 4);
+    assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(Rejected::Closed));
+
+    // A job for which there is no room is an error of the chain.
+    let service = start_with(Settings { workers: 1, jobs: 0, ..Settings::default() });
+    let (open, gate) = mpsc::channel::<()>();
+    service.me.job(move || _ = gate.recv_timeout(LIMIT), |_, _| ()).unwrap();
+    let full = end(service.me.waterfall::<CallError>().job(|()| ()));
+    assert!(matches!(full, Err(CallError::Full)), "{full:?}");
+    drop(open);
+    service.drain();
+}
+
+#[test]
+fn a_step_may_call_another_loop_and_its_own() {
+    let mut functions = Functions::new();
+    functions
+        .register1("add", |total: &mut u64, n: u64| {
+            *total += n;
+            *total
+        })
+        .unwrap();
+    let service = Service::start(Settings::default(), functions, |_| 0_u64);
+    let chain = service
+        .me
+        .waterfall::<CallError>()
+        .step(|total, ()| {
+            *total += 1;
+            Ok(*total)
+        })
+        .call1::<u64>(&service.client, "add")
+        .step(|total, n| {
+            assert_eq!(*total, n);
+            Ok(n)
+        })
+        .call1::<u64>(&service.client, "add");
+    assert_eq!(end(chain).unwrap(), 4);
+    assert_eq!(service.close(), 4);
+}
+
+#[test]
+fn a_step_may_call_another_node() {
+    let node = Node::demo();
+    let executor = Arc::new(Executor::new());
+    let scheduler = Scheduler::new(&executor, Functions::new(), |_: &Handle<State>| State::default());
+    let remote = Arc::new(Remote::new(&executor, node.address().to_string(), Limits::default()));
+    let me = scheduler.handle();
+    let owner = thread::spawn(move || smol::block_on(executor.run(scheduler.run())));
+
+    let call = |method: &'static str| {
+        let remote = remote.clone();
+        move |state: &mut State, params: String| {
+            state.note(format!("{method}{params}"));
+            async move {
+                let params = RawValue::from_string(params).unwrap();
+                let result = remote.call(method, Some(&params), Instant::now() + LIMIT, 0).await?;
+                Ok::<_, RemoteError>(result.get().to_owned())
+            }
+        }
+    };
+    let (sender, ends) = mpsc::channel();
+    let tell = || {
+        let sender = sender.clone();
+        move |_: &mut State, result| sender.send(result).unwrap()
+    };
+    let good = me
+        .waterfall::<Trouble>()
+        .step(|_, ()| Ok("[2, 3]".to_owned()))
+        .then(call("demo.add"))
+        .job(|sum| format!("[{sum}, 2]"))
+        .then(call("demo.divide"));
+    good.finish(tell()).unwrap();
+    assert_eq!(got(&ends).unwrap().replace(' ', ""), "[2,1]");
+    let bad = me.waterfall::<Trouble>().step(|_, ()| Ok("[1, 0]".to_owned())).then(call("demo.divide"));
+    bad.then(call("demo.add")).finish(tell()).unwrap();
+    assert!(matches!(got(&ends), Err(Trouble::Remote(RemoteError::Fault(_)))));
+    let slow = me.waterfall::<Trouble>().step(|_, ()| Ok("[60]".to_owned())).then(call("demo.sleep"));
+    slow.timeout(Duration::from_millis(5)).finish(tell()).unwrap();
+    assert!(matches!(got(&ends), Err(Trouble::Call(CallError::Deadline))));
+    drop(remote);
+    me.close();
+    assert_eq!(
+        ended(owner).log,
+        ["demo.add[2, 3]", "demo.divide[5, 2]", "demo.divide[1, 0]", "demo.sleep[60]"]
+    );
+}
+
+#[test]
+fn thousands_at_once_and_long_ones() {
+    const MANY: usize = 3000;
+    let service = start_with(Settings { open: MANY, jobs: MANY, ..Settings::default() });
+    let helper = helper();
+    let release = service.block();
+    for n in 0..MANY {
+        let first = service
+            .me
+            .waterfall::<CallError>()
+            .step(move |_, ()| Ok(n as u64))
+            .call1::<u64>(&helper, "double");
+        let end = move |state: &mut State, result: Result<u64, _>| {
+            assert_eq!(result.unwrap(), 2 * n as u64 + 1);
+            state.note("");
+        };
+        match n % 3 {
+            0 => first.job(|n| n + 1).finish(end).unwrap(),
+            1 => first.then(|_, n| ready(Ok::<_, CallError>(n + 1))).finish(end).unwrap(),
+            _ => first.step(|_, n| Ok(n + 1)).finish(end).unwrap(),
+        }
+    }
+    let full = service.me.waterfall::<CallError>().finish(|_, _| ());
+    assert_eq!(full, Err(Rejected::Full { setting: "open", limit: MANY }));
+    drop(release);
+    let service = {
+        assert!(smol::block_on(service.me.drain(LIMIT)));
+        service.end()
+    };
+    assert_eq!(service.log.len(), MANY);
+
+    let service = start();
+    let mut chain = service.me.waterfall::<CallError>().step(|_, ()| Ok(0_u64));
+    for n in 0..500 {
+        chain = if n % 2 == 0 {
+            chain.step(|_, n| Ok(n + 1))
+        } else {
+            chain.then(|_, n| ready(Ok::<_, CallError>(n + 1)))
+        };
+    }
+    assert_eq!(end(chain).unwrap(), 500);
+    service.close();
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Compute,
+    Wait,
+    WaitLong,
+    Job,
+    Call,
+    Fail,
+    FailLater,
+    Panic,
+    PanicInJob,
+    Unknown,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => Just(Step::Compute),
+        4 => Just(Step::Wait),
+        2 => Just(Step::WaitLong),
+        3 => Just(Step::Job),
+        4 => Just(Step::Call),
+        1 => Just(Step::Fail),
+        1 => Just(Step::FailLater),
+        1 => Just(Step::Panic),
+        1 => Just(Step::PanicInJob),
+        1 => Just(Step::Unknown),
+    ];
+    proptest::collection::vec(step, 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Chains of any steps, side by side: each runs its steps in order up to the first that fails, and ends once.
+    #[test]
+    fn chains_of_any_steps_end_as_they_should(chains in proptest::collection::vec(steps(), 1..8)) {
+        let (service, helper) = (start(), helper());
+        let (sender, ends) = mpsc::channel();
+        let release = service.block();
+        for (name, steps) in chains.iter().enumerate() {
+            let mut chain = service.me.waterfall::<Trouble>().step(|_, ()| Ok(1_u64));
+            for (at, step) in steps.iter().enumerate() {
+                let mark = move |state: &mut State| state.note(format!("{name} {at}"));
+                chain = match step {
+                    Step::Compute => chain.step(move |state, n| { mark(state); Ok(n + 1) }),
+                    Step::Wait => chain.then(move |state, n| { mark(state); ready(Ok::<_, Trouble>(n + 1)) }),
+                    Step::WaitLong => chain.then(move |state, n| {
+                        mark(state);
+                        async move { smol::future::yield_now().await; Ok::<_, Trouble>(n + 1) }
+                    }),
+                    Step::Job => chain.job(|n| n + 1),
+                    Step::Call => chain.call1::<u64>(&helper, "double"),
+                    Step::Fail => chain.step(move |state, _| { mark(state); Err(Trouble::Own("fail")) }),
+                    Step::FailLater => chain.then(move |state, _| { mark(state); async { Err(Trouble::Own("fail")) } }),
+                    Step::Panic => chain.step(move |state, _| { mark(state); panic!("panic") }),
+                    Step::PanicInJob => chain.job(|_| panic!("panic")),
+                    Step::Unknown => chain.call1::<u64>(&helper, "nope"),
+                };
+            }
+            let sender = sender.clone();
+            chain.finish(move |state, result| {
+                state.note(format!("{name} end"));
+                sender.send((name, result)).unwrap();
+            }).unwrap();
+        }
+        drop((release, sender));
+        prop_assert!(smol::block_on(service.me.drain(LIMIT)));
+        let log = service.end().log;
+        let mut results: Vec<_> = ends.iter().collect();
+        results.sort_by_key(|(name, _)| *name);
+        prop_assert_eq!(results.len(), chains.len());
+        for ((name, result), steps) in results.into_iter().zip(&chains) {
+            let (mut value, mut expected, mut error) = (1_u64, Vec::new(), None);
+            for (at, step) in steps.iter().enumerate() {
+                if !matches!(step, Step::Job | Step::Call | Step::PanicInJob | Step::Unknown) {
+                    expected.push(format!("{name} {at}"));
+                }
+                match step {
+                    Step::Compute | Step::Wait | Step::WaitLong | Step::Job => value += 1,
+                    Step::Call => value *= 2,
+                    _ => { error = Some(step); break; }
+                }
+            }
+            expected.push(format!("{name} end"));
+            let mine: Vec<_> = log.iter().filter(|line| line.starts_with(&format!("{name} "))).cloned().collect();
+            prop_assert_eq!(mine, expected);
+            let fits = match (error, &result) {
+                (None, Ok(n)) => *n == value,
+                (Some(Step::Fail | Step::FailLater), Err(Trouble::Own("fail"))) => true,
+                (Some(Step::Panic | Step::PanicInJob), Err(Trouble::Call(CallError::Panicked(_)))) => true,
+                (Some(Step::Unknown), Err(Trouble::Call(CallError::Unknown(_)))) => true,
+                _ => false,
+            };
+            prop_assert!(fits, "{:?}: {:?}", steps, result);
+        }
+    }
+}
+
+/// What a chain has is dropped with it, whatever it waits for.
+#[test]
+fn a_chain_that_the_end_overtakes_is_dropped() {
+    let service = start();
+    let (drops, ends) = (Drops::default(), Arc::new(AtomicUsize::new(0)));
+    let release = service.block();
+    for n in 0..3 {
+        let (step, last, ends) = (drops.guard(), drops.guard(), ends.clone());
+        let chain = service.me.waterfall::<CallError>().step(move |_, ()| Ok(step));
+        let chain = match n {
+            0 => chain,
+            _ => chain.then(|_, step| async move {
+                pending::<()>().await;
+                Ok::<_, CallError>(step)
+            }),
+        };
+        let finish = move |_: &mut State, _| {
+            drop(last);
+            ends.fetch_add(1, Ordering::SeqCst);
+        };
+        chain.finish(finish).unwrap();
+    }
+    drop(release);
+    eventually("the first has ended", || ends.load(Ordering::SeqCst) == 1);
+    service.close();
+    eventually("all is dropped", || drops.count() == 6);
+    assert_eq!(ends.load(Ordering::SeqCst), 1);
+}
