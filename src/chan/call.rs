@@ -28,6 +28,14 @@ thread_local! {
     static LEFT: Cell<u32> = const { Cell::new(TURN) };
 }
 
+/// Tells whether this thread may run one more call in place. One that may not goes through the queue, where it keeps
+/// its place while others have their turn.
+fn take_turn() -> bool {
+    let left = LEFT.get();
+    LEFT.set(if left == 0 { TURN } else { left - 1 });
+    left > 0
+}
+
 /// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
 ///
 /// It is made when first polled. If its server has nothing else to do, the function runs at once, on this thread.
@@ -42,8 +50,7 @@ pub struct Call<'c, A, R> {
     state: State<'c, A, R>,
     deadline: Deadline,
     full: WhenFull,
-    /// Whether the function may run on this thread.
-    in_place: bool,
+    in_place: InPlace,
     /// Held while a function waits for this call.
     edge: Option<Edge>,
 }
@@ -71,6 +78,15 @@ enum Way<'c, A, R> {
     Go(usize, R),
 }
 
+/// Whether the function may run on this thread.
+#[derive(Clone, Copy)]
+enum InPlace {
+    Always,
+    /// As long as other tasks get their turn.
+    InTurn,
+    Never,
+}
+
 #[derive(Clone, Copy)]
 enum WhenFull {
     Wait,
@@ -92,14 +108,14 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             state,
             deadline: Deadline::default(),
             full: WhenFull::Wait,
-            in_place: true,
+            in_place: InPlace::InTurn,
             edge: None,
         }
     }
 
     /// Leaves the function to the server's own loop, for callers whose thread must not be held up.
     pub(crate) fn elsewhere(mut self) -> Self {
-        self.in_place = false;
+        self.in_place = InPlace::Never;
         self
     }
 
@@ -135,7 +151,11 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     /// # Errors
     /// [`CallError`]; in particular `WouldDeadlock` from inside a function whose server the called one waits
     /// for.
-    pub fn wait(self) -> Result<R, CallError> {
+    pub fn wait(mut self) -> Result<R, CallError> {
+        // No other task waits for this thread.
+        if let InPlace::InTurn = self.in_place {
+            self.in_place = InPlace::Always;
+        }
         smol::future::block_on(self)
     }
 
@@ -153,16 +173,21 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         match way {
             Way::Call(found) => {
                 let number = found.number;
-                let arguments = match self.in_place {
+                let in_place = match self.in_place {
+                    InPlace::Always => true,
+                    InPlace::InTurn => take_turn(),
+                    InPlace::Never => false,
+                };
+                let arguments = match in_place {
                     true => match self.shared.run_in_place(&found, arguments) {
                         Ok(result) => return Some(result),
                         Err(arguments) => arguments,
                     },
                     false => arguments,
                 };
-                match Edge::enter(&self.shared.node) {
-                    Ok(edge) => self.edge = edge,
-                    Err(error) => return Some(Err(error)),
+                if let Err(error) = self.enter_edge() {
+                    panic::drop_quietly(arguments);
+                    return Some(Err(error));
                 }
                 let slot = Arc::new(Slot::new());
                 let responder = Responder::new(ReplyTo::Slot(slot.clone()));
@@ -197,6 +222,10 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     ) -> Option<Result<R, CallError>> {
         match (refused, self.full) {
             (NotQueued::Full(item), WhenFull::Wait) => {
+                if let Err(error) = self.enter_edge() {
+                    panic::drop_quietly(item);
+                    return Some(Err(error));
+                }
                 let ticket = Arc::new(ticket(item));
                 match self.shared.wait_for_room(&ticket) {
                     Ok(()) => self.state = State::Queueing { ticket },
@@ -210,6 +239,14 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 Some(Err(error))
             }
         }
+    }
+
+    /// Enters that the current function waits for the server, if there is one and it is not entered yet.
+    fn enter_edge(&mut self) -> Result<(), CallError> {
+        if self.edge.is_none() {
+            self.edge = Edge::enter(&self.shared.node)?;
+        }
+        Ok(())
     }
 
     fn late(&self) -> Result<R, CallError> {
@@ -229,16 +266,9 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
             State::Queueing { ticket } => &ticket.slot,
             State::Waiting { slot } => slot,
             State::Refused(_) | State::Fresh { .. } | State::Done => {
-                if LEFT.get() == 0 {
-                    LEFT.set(TURN);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
                 if let Some(result) = this.begin() {
-                    LEFT.set(LEFT.get() - 1);
                     return Poll::Ready(result);
                 }
-                LEFT.set(TURN);
                 return self.poll(cx);
             }
         };

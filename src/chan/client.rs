@@ -10,7 +10,7 @@ use super::kind::{Kind, Many, One, Results, Zero};
 use super::lot::Post;
 use super::panic;
 use super::reply::Sink;
-use super::shared::{NotQueued, Shared};
+use super::shared::{NotQueued, Shared, What};
 use super::stats::Stats;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
@@ -157,6 +157,12 @@ impl Client {
             Box::new(sink).answer(Err(error));
             panic::drop_quietly(arguments);
         }
+    }
+
+    /// Runs something of the user's beside a call; `what` is its name in the log, should it panic.
+    #[cfg(feature = "node")]
+    pub(crate) fn watch<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> Result<T, CallError> {
+        self.shared().watch(What::Task(what), f)
     }
 
     /// Returns the server's name.

@@ -64,5 +64,6 @@ pub use pending::Callback;
 pub use reply::Responder;
 #[cfg(feature = "node")]
 pub(crate) use reply::Sink;
+pub(crate) use server::Drained;
 pub use server::{Closer, Server, Settings};
 pub use stats::Stats;

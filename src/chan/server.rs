@@ -19,7 +19,7 @@ use super::panic;
 use super::queue::Queue;
 use super::shared::{Shared, State, What};
 use super::stats::Stats;
-use super::waits::{self, Node};
+use super::waits::{self, Edge, Node};
 
 /// Calls that a server runs before it lets other tasks of its executor have a turn.
 const TURN: usize = 64;
@@ -95,7 +95,8 @@ impl<S: 'static> Server<S> {
     }
 
     /// Closes the server: calls in the queue, callers that wait for room in it and all later calls get
-    /// [`CallError::Closed`]. A function that is running runs to its end. Closing again does nothing.
+    /// [`CallError::Closed`]. A function that is running runs to its end, but an async one only to its next `await`,
+    /// and its caller gets [`CallError::Unanswered`]. Closing again does nothing.
     pub fn close(&self) {
         self.runner.shared.close();
     }
@@ -294,7 +295,7 @@ impl Runner {
         let Self { shared, batch } = self;
         let number = batch.front()?;
         let function = shared.directory.function(number);
-        if !function.is_async() {
+        if !function.is_async() || shared.is_aborted() {
             return None;
         }
         shared.set_taken(batch.len() - 1);
@@ -311,6 +312,10 @@ impl Runner {
         let shared = &self.shared;
         let mut function = waits::Function::new(&shared.node);
         poll_fn(|cx| {
+            // A function that may wait for ever must not keep a closed server from its end.
+            if shared.poll_aborted(cx).is_ready() {
+                return Poll::Ready(());
+            }
             let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
             match function.within(|| panic::watch(shared.backtrace_limit, part)) {
                 Ok(poll) => poll,
@@ -329,6 +334,17 @@ impl Drop for Runner {
     }
 }
 
+/// How a drain has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Drained {
+    /// Everything was run.
+    All,
+    /// The server was closed before.
+    Cut,
+    /// The server itself would have to wait for its end.
+    Never,
+}
+
 /// Closes a server from anywhere.
 #[derive(Clone)]
 pub struct Closer(Arc<Shared>);
@@ -339,6 +355,11 @@ impl Closer {
         self.0.close();
     }
 
+    /// Ends a server that has done all it had.
+    pub(crate) fn finish(&self) {
+        self.0.finish();
+    }
+
     /// Closes the server for new calls only.
     pub(crate) fn shut(&self) {
         self.0.drain();
@@ -347,22 +368,28 @@ impl Closer {
     /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
     /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
     ///
-    /// Tells whether all calls were run. Dropping the future leaves the server as it is, without a limit in time.
+    /// Tells whether all calls were run: false also if the server was closed meanwhile, and at once, with nothing but
+    /// the first done, if one of the server's own functions would wait for itself here. Dropping the future leaves the
+    /// server as it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
+        self.drained(patience).await == Drained::All
+    }
+
+    pub(crate) async fn drained(&self, patience: Duration) -> Drained {
         self.0.drain();
+        let Ok(_edge) = Edge::enter(&self.0.node) else { return Drained::Never };
         let ended = async {
-            poll_fn(|cx| self.0.poll_ended(cx)).await;
-            true
+            match poll_fn(|cx| self.0.poll_ended(cx)).await {
+                true => Drained::All,
+                false => Drained::Cut,
+            }
         };
         let late = async {
             Timer::after(patience).await;
-            false
-        };
-        let all = ended.or(late).await;
-        if !all {
             self.0.close();
-        }
-        all
+            Drained::Cut
+        };
+        ended.or(late).await
     }
 }
 

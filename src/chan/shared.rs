@@ -50,6 +50,10 @@ struct Inner {
     phase: Phase,
     /// Wakes the loop. There only while it sleeps.
     sleeper: Option<Waker>,
+    /// Wakes the loop while it awaits an async function, which only a close can end before its time.
+    suspended: Option<Waker>,
+    /// Whether it was closed before it had done all it had.
+    cut: bool,
     /// Callers that wait for room in the queue, in their order.
     waiting: VecDeque<Arc<dyn Waiting>>,
     /// Those who want to know when the loop has ended.
@@ -116,6 +120,8 @@ impl Shared {
             holder: Holder::Owner,
             phase: Phase::Open,
             sleeper: None,
+            suspended: None,
+            cut: false,
             waiting: VecDeque::new(),
             watchers: Vec::new(),
             high_water: 0,
@@ -366,7 +372,27 @@ impl Shared {
 
     /// Takes no more calls, and answers those that have not begun.
     pub(super) fn close(&self) {
+        let mut inner = self.inner.lock();
+        inner.cut |= inner.phase != Phase::Ended;
+        drop(inner);
         self.shut(Phase::Closed);
+    }
+
+    /// Takes no more calls, when there are none left.
+    pub(super) fn finish(&self) {
+        self.shut(Phase::Closed);
+    }
+
+    /// Waits until it is closed.
+    pub(super) fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        if self.is_aborted() {
+            return Poll::Ready(());
+        }
+        let old = register(&mut inner.suspended, cx);
+        drop(inner);
+        drop(old);
+        Poll::Pending
     }
 
     /// The server is gone.
@@ -391,9 +417,12 @@ impl Shared {
         let mut queue = mem::take(&mut inner.queue);
         let waiting = mem::take(&mut inner.waiting);
         let sleeper = inner.rouse();
+        let suspended = inner.suspended.take();
+        self.patience.hint(Hint::Free);
         drop(inner);
 
         wake(sleeper);
+        wake(suspended);
         queue.fail(&CallError::Closed);
         for caller in waiting {
             caller.fail(&CallError::Closed);
@@ -402,11 +431,11 @@ impl Shared {
         panic::drop_quietly(state);
     }
 
-    /// Waits until the server is gone.
-    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<()> {
+    /// Waits until the server is gone, and tells whether it had done all it had.
+    pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<bool> {
         let mut inner = self.inner.lock();
         if inner.phase == Phase::Ended {
-            return Poll::Ready(());
+            return Poll::Ready(!inner.cut);
         }
         if !inner.watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
             inner.watchers.push(cx.waker().clone());

@@ -224,10 +224,11 @@ impl<S: 'static> Native<S> {
     ) -> &mut Self {
         let caller: Caller = Arc::new(move |client, id, call| {
             let Call { params, reply, .. } = call;
-            match arguments::<A>(params) {
+            // Decoding, and encoding if the function is run at once: a panic drops the reply, which answers.
+            let _ = client.watch("a call from the network", || match arguments::<A>(params) {
                 Ok(arguments) => client.submit_in_place::<A, R>(id, kind, arguments, NativeReply(reply)),
                 Err(fault) => reply.send(Err(fault)),
-            }
+            });
         });
         self.wires.push(Function { id, kind, caller });
         self

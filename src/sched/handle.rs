@@ -17,7 +17,9 @@ use super::service::{Phase, Service};
 use super::timers::Calendar;
 use super::timers::{Action, TimerId};
 use super::waterfall::Waterfall;
-use crate::chan::{Answer, CallError, Client, Kind, Many, Names, One, Results, TooManyPending, Zero};
+use crate::chan::{
+    Answer, CallError, Client, Drained, Kind, Many, Names, One, Results, TooManyPending, Zero,
+};
 
 /// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
 ///
@@ -193,6 +195,7 @@ impl<S: 'static> Handle<S> {
     /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
     /// [`CallError::Unanswered`], and the loop ends. Closing again does nothing.
     pub fn close(&self) {
+        self.0.closer.close();
         self.0.close();
     }
 
@@ -203,11 +206,11 @@ impl<S: 'static> Handle<S> {
     /// Tells whether everything was run. Dropping the future leaves the scheduler as it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.0.begin_drain();
-        let all = self.0.closer.drain(patience).await;
-        if !all {
+        let drained = self.0.closer.drained(patience).await;
+        if drained == Drained::Cut {
             self.0.close();
         }
-        all
+        drained == Drained::All
     }
 
     /// Tells whether the scheduler takes no more calls, posts, streams and timers.

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -144,7 +144,7 @@ impl Modules {
         shutdown.await;
         let mut late = Vec::new();
         for (name, Started { drain, ended }) in running.into_iter().rev() {
-            let until = Instant::now() + patience;
+            let until = Instant::now().checked_add(patience);
             drain(patience).await;
             // The functions have run by then; the rest of the time is for `stop`.
             let done = async {
@@ -152,7 +152,10 @@ impl Modules {
                 true
             };
             let out_of_time = async {
-                Timer::at(until.max(Instant::now() + GRACE)).await;
+                match until {
+                    Some(until) => Timer::at(until.max(Instant::now() + GRACE)).await,
+                    None => pending().await,
+                };
                 false
             };
             if !done.or(out_of_time).await {

@@ -143,24 +143,31 @@ impl<S: 'static> Scheduler<S> {
     /// What happens next.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
         let Self { server, service, posts, returns, sources } = self;
-        if service.phase() == Phase::Closed {
-            return Poll::Ready(Event::End);
+        loop {
+            let before = service.phase();
+            if before == Phase::Closed {
+                return Poll::Ready(Event::End);
+            }
+            let event = sources.poll(cx, |source, cx| match source {
+                Source::Calls => match server.poll_ready(cx) {
+                    Poll::Ready(true) => Poll::Ready(Event::Call),
+                    // It takes no more calls; the others may still have something.
+                    Poll::Ready(false) | Poll::Pending => Poll::Pending,
+                },
+                Source::Posts => service.posts.poll_next(cx, posts).map(Event::Post),
+                Source::Callbacks => service.callbacks().poll_next(cx).map(Event::Callback),
+                Source::Returns => service.returns.poll_next(cx, returns).map(Event::Return),
+                Source::Timers => service.timers().poll_due(cx).map(Event::Timer),
+            });
+            if event.is_ready() {
+                return event;
+            }
+            // What was noted for another phase may have been taken for this one.
+            if service.phase() == before {
+                let done = before == Phase::Draining && service.is_idle();
+                return if done { Poll::Ready(Event::End) } else { Poll::Pending };
+            }
         }
-        let event = sources.poll(cx, |source, cx| match source {
-            Source::Calls => match server.poll_ready(cx) {
-                Poll::Ready(true) => Poll::Ready(Event::Call),
-                // It takes no more calls; the others may still have something.
-                Poll::Ready(false) | Poll::Pending => Poll::Pending,
-            },
-            Source::Posts => service.posts.poll_next(cx, posts).map(Event::Post),
-            Source::Callbacks => service.callbacks().poll_next(cx).map(Event::Callback),
-            Source::Returns => service.returns.poll_next(cx, returns).map(Event::Return),
-            Source::Timers => service.timers().poll_due(cx).map(Event::Timer),
-        });
-        if event.is_pending() && service.phase() == Phase::Draining && service.is_idle() {
-            return Poll::Ready(Event::End);
-        }
-        event
     }
 
     /// Does something with the state.

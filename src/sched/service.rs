@@ -221,6 +221,7 @@ impl<S: 'static> Service<S> {
     /// Takes nothing more from outside. The loop ends when it has nothing more to wait for.
     pub(super) fn begin_drain(&self) {
         self.closer.shut();
+        self.posts.shut();
         let mut tasks = self.tasks();
         if tasks.phase > Phase::Open {
             return;
@@ -232,7 +233,6 @@ impl<S: 'static> Service<S> {
         drop(tasks);
         let timers = self.timers().clear();
         discard(timers);
-        self.posts.shut();
         self.noted.all();
     }
 
@@ -244,7 +244,7 @@ impl<S: 'static> Service<S> {
         // Before the loop can end, and the executor with it: it drops what these tasks have.
         tasks.running.clear();
         drop(tasks);
-        self.closer.close();
+        self.closer.finish();
         self.jobs.clear();
         let timers = self.timers().clear();
         discard(timers);

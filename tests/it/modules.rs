@@ -162,28 +162,46 @@ fn a_module_that_is_late_is_named_and_the_others_end_well() {
     drop(executor);
     assert_eq!(drops.count(), 1);
 
-    // An async function that never ends cannot be ended by closing.
+    // A function that blocks its thread cannot be ended by closing; one that awaits for ever can.
+    let (blocked, free) = mpsc::channel::<()>();
+    let free = Arc::new(Mutex::new(free));
+    let (begin, begun) = async_channel::bounded(1);
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let mut list = Modules::new(&executor);
     for name in ["a", "stuck", "c"] {
         let (executor, log) = (executor.clone(), log.clone());
-        let (guard, stop) = (drops.guard(), log.clone());
+        let (guard, stop, free, begin) = (drops.guard(), log.clone(), free.clone(), begin.clone());
         let init = move || {
             let mut functions = Functions::new();
             functions.async0("hang", |_: &mut _, (): ()| Box::pin(pending()))?;
+            functions.register0("block", move |_: &mut _, (): ()| {
+                begin.try_send(()).unwrap();
+                assert!(free.lock().unwrap().recv().is_err(), "nothing is sent");
+            })?;
             let scheduler = Scheduler::new(&executor, functions, |_| guard);
-            if name == "stuck" {
-                scheduler.client().go("hang", ()).map_err(|refused| refused.error)?;
+            match name {
+                "stuck" => scheduler.client().go("block", ()).map_err(|refused| refused.error)?,
+                _ => scheduler.client().go("hang", ()).map_err(|refused| refused.error)?,
             }
             Ok(scheduler)
         };
         list.add(name, init, move |_| note(&stop, name));
     }
-    let error = run(executor.clone(), list, ready(()), Duration::from_millis(5)).unwrap_err();
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    let threads = [(); 2].map(|()| {
+        let (executor, stopped) = (executor.clone(), stopped.clone());
+        thread::spawn(move || smol::block_on(executor.run(stopped.recv())).unwrap_err())
+    });
+    // This thread runs no module.
+    let shutdown = async { begun.recv().await.unwrap() };
+    let error = smol::block_on(list.run(shutdown, Duration::from_millis(5))).unwrap_err();
+    assert_eq!(lines(&log), ["c", "a"]);
+    drop(blocked);
+    drop(stop);
+    threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
     let ModuleError::Late { modules } = &error else { panic!("{error}") };
     assert_eq!(modules, &["stuck"]);
     assert!(error.to_string().contains("stuck"));
-    assert_eq!(lines(&log), ["c", "a"]);
     drop(executor);
     assert_eq!(drops.count(), 4, "it was cut off, and its state dropped");
 }
