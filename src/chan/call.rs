@@ -1,6 +1,5 @@
 //! The future of a sync call.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::mem;
@@ -17,16 +16,16 @@ use super::panic;
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Slot};
 use super::shared::{NotQueued, Shared, Waiting};
-use super::sync::Mutex;
+#[cfg(chanrpc_loom)]
+use super::sync::LocalCell as _;
+use super::sync::{Mutex, thread_cell};
 use super::waits::Edge;
 
 /// Calls that a thread may run in place one after the other before it lets other tasks have a turn: an `await` that
 /// is always ready at once would keep them from it for ever.
 const TURN: u32 = 128;
 
-thread_local! {
-    static LEFT: Cell<u32> = const { Cell::new(TURN) };
-}
+thread_cell!(LEFT: u32 = TURN);
 
 /// Tells whether this thread may run one more call in place. One that may not goes through the queue, where it keeps
 /// its place while others have their turn.

@@ -10,7 +10,9 @@ use super::kind::{Kind, Many, One, Results, Zero};
 use super::lot::Post;
 use super::panic;
 use super::reply::Sink;
-use super::shared::{NotQueued, Shared, What};
+#[cfg(feature = "node")]
+use super::shared::What;
+use super::shared::{NotQueued, Shared};
 use super::stats::Stats;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.

@@ -39,6 +39,8 @@ mod function;
 mod functions;
 mod id;
 mod kind;
+#[cfg(all(test, chanrpc_loom))]
+pub(crate) mod loom_models;
 mod lot;
 pub(crate) mod panic;
 mod patience;
@@ -48,7 +50,7 @@ mod reply;
 mod server;
 mod shared;
 mod stats;
-mod sync;
+pub(crate) mod sync;
 pub(crate) mod waits;
 
 pub(crate) use answer::{Answer, Host};

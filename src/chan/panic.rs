@@ -89,16 +89,19 @@ pub(crate) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
     // A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions,
     // which then print nothing, and hands all others to the hook that was there before.
     static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let previous = panic::take_hook();
-        panic::set_hook(Box::new(move |info| match LIMIT.get() {
-            Some(limit) => see(Panic::seen(info, limit)),
-            None => {
-                take_seen();
-                previous(info);
-            }
-        }));
-    });
+    // Under loom, where all threads are one of std's, it would hide what a model panics with.
+    if !cfg!(chanrpc_loom) {
+        HOOK.call_once(|| {
+            let previous = panic::take_hook();
+            panic::set_hook(Box::new(move |info| match LIMIT.get() {
+                Some(limit) => see(Panic::seen(info, limit)),
+                None => {
+                    take_seen();
+                    previous(info);
+                }
+            }));
+        });
+    }
 
     let _leave = Leave(LIMIT.replace(Some(backtrace_limit)));
     f()

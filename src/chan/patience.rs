@@ -11,9 +11,9 @@
 use super::sync::{AtomicU8, AtomicU32, Ordering};
 
 /// Spins that are always tried: one or two microseconds.
-const LEAST: u32 = 100;
+const LEAST: u32 = if cfg!(chanrpc_loom) { 1 } else { 100 };
 /// Spins that are never exceeded.
-const MOST: u32 = 4000;
+const MOST: u32 = if cfg!(chanrpc_loom) { 1 } else { 4000 };
 
 /// Spins between two looks, at most.
 const LONGEST: u32 = 256;

@@ -5,12 +5,14 @@
 //! An edge that would close a circle is not made: the call fails with [`CallError::WouldDeadlock`]. Calls from
 //! outside of functions, the usual case, look at one thread-local and go on.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::CallError;
+#[cfg(chanrpc_loom)]
+use super::sync::LocalCell as _;
+use super::sync::thread_cell;
 
 /// One server, as the graph sees it.
 #[derive(Debug)]
@@ -47,9 +49,7 @@ struct Current {
     waited: bool,
 }
 
-thread_local! {
-    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
-}
+thread_cell!(CURRENT: Option<Current> = None);
 
 /// The server whose function runs on this thread, which is about to wait.
 fn waiting() -> Option<u64> {

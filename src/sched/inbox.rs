@@ -1,9 +1,8 @@
 //! A queue that a loop empties all at once.
 
+use crate::chan::sync::{AtomicUsize, Mutex, Ordering};
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 /// A bounded queue with one reader.
@@ -36,7 +35,7 @@ impl<T> Inbox<T> {
 
     /// Adds an item, and returns its number; items are read in the order of their numbers.
     pub(super) fn push(&self, item: T) -> Result<u64, (Refused, T)> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.shut {
             return Err((Refused::Shut, item));
         }
@@ -60,7 +59,7 @@ impl<T> Inbox<T> {
             self.taken.store(taken.len(), Ordering::Relaxed);
             return Poll::Ready(item);
         }
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         mem::swap(&mut state.items, taken);
         match taken.pop_front() {
             Some(item) => {
@@ -78,13 +77,13 @@ impl<T> Inbox<T> {
 
     /// Takes no more; what is there stays. The reader is woken.
     pub(super) fn shut(&self) {
-        self.lock().shut = true;
+        self.state.lock().shut = true;
         self.rouse();
     }
 
     /// Has the reader look again.
     pub(super) fn rouse(&self) {
-        let sleeper = self.lock().sleeper.take();
+        let sleeper = self.state.lock().sleeper.take();
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
@@ -93,10 +92,6 @@ impl<T> Inbox<T> {
     /// Takes no more, and gives away what is there.
     pub(super) fn close(&self) -> VecDeque<T> {
         self.shut();
-        mem::take(&mut self.lock().items)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        mem::take(&mut self.state.lock().items)
     }
 }

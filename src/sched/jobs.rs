@@ -1,7 +1,8 @@
 //! Work that blocks, on a bounded number of threads.
 
+use crate::chan::sync::Mutex;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Runs jobs, some at a time, the others in their order.
 pub(super) struct Jobs {
@@ -30,7 +31,7 @@ impl Jobs {
 
     /// Runs a job as soon as a worker is free; gives it back if too many wait already.
     pub(super) fn run(self: &Arc<Self>, job: Job) -> Result<(), Job> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.running < self.workers {
             state.running += 1;
             drop(state);
@@ -46,7 +47,7 @@ impl Jobs {
 
     /// Forgets the jobs that wait.
     pub(super) fn clear(&self) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
+        let waiting = std::mem::take(&mut self.state.lock().waiting);
         super::service::discard(waiting);
     }
 
@@ -54,15 +55,11 @@ impl Jobs {
         let mut next = Some(first);
         while let Some(job) = next {
             job();
-            let mut state = self.lock();
+            let mut state = self.state.lock();
             next = state.waiting.pop_front();
             if next.is_none() {
                 state.running -= 1;
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

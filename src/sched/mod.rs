@@ -52,6 +52,8 @@ mod handle;
 mod inbox;
 mod jobs;
 mod lanes;
+#[cfg(all(test, chanrpc_loom))]
+mod loom_models;
 mod modules;
 mod scheduler;
 mod service;

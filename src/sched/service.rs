@@ -1,8 +1,7 @@
 //! What a loop and its handles share.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use std::{future::Future, mem};
 
@@ -15,6 +14,7 @@ use super::settings::Settings;
 use super::sources::Noted;
 use super::timers::Timers;
 use crate::chan::panic::drop_quietly;
+use crate::chan::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind};
 
 /// Something to be done with the state.
@@ -256,25 +256,20 @@ impl<S: 'static> Service<S> {
     }
 
     pub(super) fn callbacks(&self) -> MutexGuard<'_, Callbacks<S>> {
-        lock(&self.callbacks)
+        self.callbacks.lock()
     }
 
     pub(super) fn timers(&self) -> MutexGuard<'_, Timers<S>> {
-        lock(&self.timers)
+        self.timers.lock()
     }
 
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
-        lock(&self.tasks)
+        self.tasks.lock()
     }
 }
 
 /// Marks the numbers of streams, so that they stand together.
 const STREAM: u64 = 1 << 63;
-
-/// Nothing of the user's runs under these locks, so a panic leaves what they guard whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Drops values of the user's, none of which keeps the others from it by a panic.
 pub(super) fn discard(values: impl IntoIterator) {

@@ -2,7 +2,8 @@
 //!
 //! Each source is polled with a waker of its own, which notes the source and then wakes the loop.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use crate::chan::sync::Mutex;
+use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
 /// The sources of events, which have their turns in this order.
@@ -69,17 +70,13 @@ impl Noted {
     }
 
     fn note(&self, bits: u8) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.ready |= bits;
         let sleeper = state.sleeper.take();
         drop(state);
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,7 +115,7 @@ impl Sources {
 
     /// Takes over what was noted, and sleeps if no source may have something.
     fn poll_noted(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let mut noted = self.noted.lock();
+        let mut noted = self.noted.0.lock();
         self.ready |= std::mem::take(&mut noted.ready);
         if self.ready != 0 {
             return Poll::Ready(());

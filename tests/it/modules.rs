@@ -198,7 +198,9 @@ fn a_module_that_is_late_is_named_and_the_others_end_well() {
     assert_eq!(lines(&log), ["c", "a"]);
     drop(blocked);
     drop(stop);
-    threads.into_iter().for_each(|thread| drop(thread.join().unwrap()));
+    for thread in threads {
+        thread.join().unwrap();
+    }
     let ModuleError::Late { modules } = &error else { panic!("{error}") };
     assert_eq!(modules, &["stuck"]);
     assert!(error.to_string().contains("stuck"));

@@ -6,7 +6,7 @@ use std::future::{Future, pending, poll_fn};
 use std::hash::BuildHasher;
 use std::mem;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::client::{LaneClient, Turn};
 use super::error::LaneError;
 use super::{FAR, LaneSettings, LaneStats};
 use crate::chan::panic;
+use crate::chan::sync::{Mutex, MutexGuard};
 use crate::chan::waits::{self, Node};
 
 /// Calls that a lane makes before it lets other tasks of its executor have a turn.
@@ -120,13 +121,9 @@ impl<C: LaneClient> Lane<C> {
         Self { number, node: Node::new(name.into()), common, state: Mutex::new(state) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<C>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sees whether the queue takes one more call. If so, it goes on to do so until the lock is given back.
     pub(super) fn enter(&self, full: WhenFull) -> Result<MutexGuard<'_, State<C>>, LaneError<C::Error>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if state.closed {
             return Err(LaneError::Closed);
         }
@@ -165,7 +162,7 @@ impl<C: LaneClient> Lane<C> {
 
     /// Takes no more calls; gives what is there to be dropped, which answers it.
     pub(super) fn close(&self) -> impl Sized + use<C> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.closed = true;
         // A worker takes it when it ends.
         let client = if state.worker == Worker::Busy { None } else { state.client.take() };
@@ -174,20 +171,20 @@ impl<C: LaneClient> Lane<C> {
 
     /// Takes a call out of the queue if it is still there.
     pub(super) fn leave(&self, id: u64) -> Option<Queued<C>> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let at = state.queue.binary_search_by_key(&id, |queued| queued.id).ok()?;
         state.queue.remove(at)
     }
 
     pub(super) fn stats(&self) -> LaneStats {
-        let state = self.lock();
+        let state = self.state.lock();
         let running = usize::from(state.worker == Worker::Busy);
         LaneStats { queued: state.queue.len(), running, ..state.counted }
     }
 
     /// The error of a call whose deadline has passed.
     pub(super) fn late(&self) -> LaneError<C::Error> {
-        match &self.lock().down {
+        match &self.state.lock().down {
             Some(down) => LaneError::Unreachable(down.error.clone()),
             None => LaneError::Deadline,
         }
@@ -195,15 +192,15 @@ impl<C: LaneClient> Lane<C> {
 
     /// Gives the lane's client, dialling until there is one or no further attempt can be made by the deadline.
     async fn client(&self, deadline: Instant) -> Result<Arc<C>, LaneError<C::Error>> {
-        let kept = self.lock().client.clone();
+        let kept = self.state.lock().client.clone();
         if let Some(client) = kept {
             if !client.is_dead() {
                 return Ok(client);
             }
-            let _dead = self.lock().client.take();
+            let _dead = self.state.lock().client.take();
         }
         loop {
-            let pause = self.lock().down.as_ref().map(|down| down.until);
+            let pause = self.state.lock().down.as_ref().map(|down| down.until);
             if let Some(until) = pause {
                 if until >= deadline {
                     return Err(self.late());
@@ -213,7 +210,7 @@ impl<C: LaneClient> Lane<C> {
             match (self.common.dial)(self.number).await {
                 Ok(client) => {
                     let client = Arc::new(client);
-                    let mut state = self.lock();
+                    let mut state = self.state.lock();
                     state.counted.dialled += 1;
                     state.client = Some(client.clone());
                     let _up = state.down.take();
@@ -229,7 +226,7 @@ impl<C: LaneClient> Lane<C> {
 
     fn went_down(&self, error: C::Error) -> Option<Down<C::Error>> {
         let LaneSettings { pause, longest_pause, .. } = self.common.settings;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.counted.undialled += 1;
         let pause = match &state.down {
             Some(last) => last.pause.saturating_mul(2),
@@ -247,7 +244,7 @@ impl<C: LaneClient> Lane<C> {
 async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
     let mut in_a_row = 0;
     loop {
-        let next = lane.lock().next();
+        let next = lane.state.lock().next();
         let Some(Queued { deadline, work, .. }) = next else { break };
         work(lane.clone(), deadline).await;
         in_a_row += 1;
@@ -256,7 +253,7 @@ async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
             smol::future::yield_now().await;
         }
     }
-    let mut state = lane.lock();
+    let mut state = lane.state.lock();
     let left = if state.closed { state.client.take() } else { None };
     drop(state);
     panic::drop_quietly(left);
@@ -304,7 +301,7 @@ where
             if let Err(error) = &result
                 && C::is_fatal(error)
             {
-                let _dead = lane.lock().client.take();
+                let _dead = lane.state.lock().client.take();
             }
             result.map_err(LaneError::Failed)
         }
@@ -327,7 +324,7 @@ where
             Ok(Poll::Ready(outcome)) => return Poll::Ready(Some(outcome)),
             Ok(Poll::Pending) => {}
             Err(panic) => {
-                lane.lock().counted.panicked += 1;
+                lane.state.lock().counted.panicked += 1;
                 log::error!(target: PANIC, "{}: a job panicked: {}", lane.node.name(), panic.message());
                 log::debug!(target: PANIC, "{}", panic.backtrace());
                 return Poll::Ready(Some(Err(LaneError::Panicked(panic))));
