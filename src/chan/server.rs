@@ -360,6 +360,11 @@ impl Closer {
         self.0.finish();
     }
 
+    /// Like [`close`](Self::close), of one who knows that there is more to do than calls.
+    pub(crate) fn cut(&self) {
+        self.0.cut();
+    }
+
     /// Closes the server for new calls only.
     pub(crate) fn shut(&self) {
         self.0.drain();
@@ -368,7 +373,7 @@ impl Closer {
     /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
     /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
     ///
-    /// Tells whether all calls were run: false also if the server was closed meanwhile, and at once, with nothing but
+    /// Tells whether all calls were run: false also if the server was closed before it had done so, and at once, with nothing but
     /// the first done, if one of the server's own functions would wait for itself here. Dropping the future leaves the
     /// server as it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
@@ -386,7 +391,7 @@ impl Closer {
         };
         let late = async {
             Timer::after(patience).await;
-            self.0.close();
+            self.0.cut();
             Drained::Cut
         };
         ended.or(late).await

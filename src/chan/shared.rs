@@ -373,6 +373,15 @@ impl Shared {
     /// Takes no more calls, and answers those that have not begun.
     pub(super) fn close(&self) {
         let mut inner = self.inner.lock();
+        let left = self.queued(&inner) > 0 || !inner.waiting.is_empty() || inner.suspended.is_some();
+        inner.cut |= left;
+        drop(inner);
+        self.shut(Phase::Closed);
+    }
+
+    /// Like [`close`](Self::close), of one who knows that there is more to do.
+    pub(super) fn cut(&self) {
+        let mut inner = self.inner.lock();
         inner.cut |= inner.phase != Phase::Ended;
         drop(inner);
         self.shut(Phase::Closed);

@@ -195,7 +195,10 @@ impl<S: 'static> Handle<S> {
     /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
     /// [`CallError::Unanswered`], and the loop ends. Closing again does nothing.
     pub fn close(&self) {
-        self.0.closer.close();
+        match self.0.is_idle() {
+            true => self.0.closer.close(),
+            false => self.0.closer.cut(),
+        }
         self.0.close();
     }
 

@@ -476,9 +476,10 @@ fn reckon(server: usize, end: End, made: &[Vec<Made>], round: &Round, book: &Boo
     assert_eq!(stats.executed, ran_in_all, "{stats:?}");
     assert_eq!(stats.executed, book.ran, "{stats:?}");
     assert_eq!(stats.panicked, panics, "{stats:?}");
-    let unheard = stats.refused.checked_sub(of(Outcome::Full));
-    assert!(unheard.is_some_and(|refused| refused <= of(Outcome::Unheard)), "{counts:?} {stats:?}");
-    assert_eq!(stats.timed_out, of(Outcome::Deadline), "{stats:?}");
+    // Callbacks that nobody ran may have been told of a full queue or of a deadline.
+    let refused = stats.refused.checked_sub(of(Outcome::Full)).unwrap_or(u64::MAX);
+    let late = stats.timed_out.checked_sub(of(Outcome::Deadline)).unwrap_or(u64::MAX);
+    assert!(refused.saturating_add(late) <= of(Outcome::Unheard), "{counts:?} {stats:?}");
     assert!(stats.cancelled <= given_up, "{given_up} were given up: {stats:?}");
     assert_eq!((stats.queued, stats.waiting), (0, 0), "{stats:?}");
     assert!(stats.high_water <= stats.capacity, "{stats:?}");
@@ -555,12 +556,10 @@ fn round(seed: u64, number: usize, calls: usize) {
             }
         }
     }
-    for (closer, owner) in closers.iter().zip(&owners) {
-        assert!(
-            smol::block_on(closer.drain(HANG)),
-            "the owner {:?} does not end: {clients:#?}",
-            owner.thread()
-        );
+    for (server, closer) in closers.iter().enumerate() {
+        // Of one that was closed, not all calls were run.
+        let closed = server == target && matches!(end, End::Close);
+        assert!(smol::block_on(closer.drain(HANG)) || closed, "an owner does not end: {clients:#?}");
     }
     let books: Vec<_> = owners.into_iter().map(|owner| owner.join().unwrap()).collect();
     for (server, book) in books.iter().enumerate() {
