@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::chan::{
-    CallError, Callbacks, Client, FunctionId, Functions, Id0, Id1, IdN, Kind, RegisterError, Responder,
-    Server, Settings,
+    CallError, Callbacks, Client, Closer, FunctionId, Functions, Id0, Id1, IdN, Kind, RegisterError,
+    Responder, Server, Settings,
 };
 use proptest::prelude::*;
 #[cfg(not(miri))]
@@ -1295,4 +1295,98 @@ proptest! {
             prop_assert_eq!(in_order, expected);
         }
     }
+}
+
+#[test]
+fn calls_made_at_once_keep_their_order_also_when_their_thread_has_had_its_turn() {
+    let executor = smol::LocalExecutor::new();
+    let server = server(64);
+    let client = server.client();
+    let owner = executor.spawn(server.run());
+    block_on(executor.run(async {
+        for pair in 0..500_u64 {
+            let (first, second) = (client.call0("write", 2 * pair), client.call0("write", 2 * pair + 1));
+            let (first, second) = smol::future::zip(first, second).await;
+            first.and(second).unwrap();
+        }
+    }));
+    assert!(client.stats().in_place > 0, "some were run in place, so that both ways were taken");
+    drop(client);
+    let entries = block_on(executor.run(owner)).entries;
+    assert_eq!(entries, (0..1000).collect::<Vec<u64>>());
+}
+
+#[test]
+fn functions_that_call_others_in_place_do_so_as_often_as_they_like() {
+    let (inner, owner) = running(4);
+    let mut functions = Functions::new();
+    functions
+        .register1("both", |inner: &mut Client, value: u64| {
+            let two = [0, 1].map(|_| inner.call1::<_, u64>("echo", value).wait().unwrap());
+            two.iter().sum::<u64>()
+        })
+        .unwrap();
+    let server = Server::new(inner, functions);
+    let client = server.client();
+    let executor = smol::LocalExecutor::new();
+    let outer = executor.spawn(server.run());
+    block_on(executor.run(async {
+        for value in 0..1000_u64 {
+            assert_eq!(client.call1::<_, u64>("both", value).await.unwrap(), 2 * value);
+        }
+    }));
+    drop(client);
+    drop(block_on(executor.run(outer)));
+    owner.join().unwrap();
+}
+
+#[test]
+fn to_wait_for_room_at_ones_own_full_queue_is_a_deadlock_too() {
+    let mut functions = Functions::new();
+    functions
+        .register1("fill", |me: &mut Option<Client>, (): ()| {
+            let me = me.as_ref().unwrap();
+            me.go("nothing", ()).unwrap();
+            me.go_when_room("nothing", ()).wait()
+        })
+        .unwrap()
+        .register0("nothing", |_, ()| {})
+        .unwrap();
+    let settings = Settings { capacity: 1, ..Settings::default() };
+    let mut server = Server::with_settings(None, functions, settings);
+    let client = server.client();
+    *server.state_mut() = Some(client.clone());
+    let mut call = client.call1::<_, Result<(), CallError>>("fill", ());
+    assert!(poll(&mut call).is_pending());
+    assert!(exec(&mut server));
+    let Poll::Ready(Ok(Err(CallError::WouldDeadlock { chain }))) = poll(&mut call) else {
+        panic!("no error")
+    };
+    assert_eq!(chain.len(), 2);
+}
+
+#[test]
+fn an_async_function_that_waits_behind_one_that_closes_the_server_never_begins() {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let mut functions = Functions::new();
+    functions
+        .register0("close", |closer: &mut Option<Closer>, (): ()| closer.as_ref().unwrap().close())
+        .unwrap()
+        .async0("begin", {
+            let begun = begun.clone();
+            move |_, (): ()| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                Box::pin(async {})
+            }
+        })
+        .unwrap();
+    let mut server = Server::new(None, functions);
+    *server.state_mut() = Some(server.closer());
+    let client = server.client();
+    let (mut close, mut begin) = (client.call0("close", ()), client.call0("begin", ()));
+    assert!(poll(&mut close).is_pending() && poll(&mut begin).is_pending());
+    block_on(server.run());
+    assert!(matches!(poll(&mut close), Poll::Ready(Ok(()))));
+    assert!(matches!(poll(&mut begin), Poll::Ready(Err(CallError::Closed))));
+    assert_eq!(begun.load(Ordering::SeqCst), 0);
 }

@@ -1248,3 +1248,24 @@ fn values_may_use_the_scheduler_when_they_are_dropped() {
     });
     got(&is_done);
 }
+
+#[test]
+fn a_loop_that_would_drain_itself_is_told_so_at_once() {
+    let service = start();
+    let drained = service.me.post(|state| smol::block_on(state.me.drain(Duration::MAX))).unwrap();
+    assert!(!drained.timeout(LIMIT).wait().unwrap(), "it cannot wait for its own end");
+    assert!(smol::block_on(service.me.drain(LIMIT)), "it ends all the same");
+    service.end();
+}
+
+#[test]
+fn of_two_who_drain_both_learn_that_something_was_cut_off() {
+    let service = start();
+    service.me.start(pending::<()>(), |_, _| ()).unwrap();
+    let patient = service.me.clone();
+    let patient = thread::spawn(move || smol::block_on(patient.drain(LIMIT)));
+    eventually("it drains", || service.me.is_closed());
+    assert!(!smol::block_on(service.me.drain(Duration::from_millis(5))));
+    assert!(!ended(patient));
+    service.end();
+}

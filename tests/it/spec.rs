@@ -14,7 +14,7 @@ use chanrpc::config::Limits;
 use chanrpc::message::{Fault, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Builder, Call, Description, Forward, Native, Provider, Registry};
+use chanrpc::route::{Builder, Call, Description, Forward, Json, Native, Provider, Registry};
 use chanrpc::transport::memory::{self, Memory};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
 use futures_lite::{
@@ -1024,6 +1024,33 @@ fn a_queue_that_is_full_and_then_closed() {
         drop(server);
         assert_eq!(peer.next().await, "3: error -32014");
         assert_eq!(peer.rest().await, [""; 0]);
+    });
+}
+
+/// A result that cannot be encoded.
+struct Unspeakable;
+
+impl serde::Serialize for Unspeakable {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("no words")
+    }
+}
+
+#[test]
+fn a_panic_while_a_result_is_encoded_is_the_calls_own() {
+    run(async |executor| {
+        let mut functions = Native::<()>::new();
+        functions.register1("unspeakable", |(), ()| Json(Unspeakable)).unwrap();
+        let mut builder = Registry::builder("mute");
+        let server = functions.into_server((), Settings::default(), &mut builder).unwrap();
+        let client = executor.spawn(server.run());
+        let node = Node::new(executor.clone(), builder.build(), Limits::default());
+        let mut peer = Peer::new(&executor, &node, 512);
+        peer.send(r#"{"jsonrpc":"2.0","id":1,"method":"unspeakable"}"#).await;
+        assert_eq!(peer.next().await, "1: error -32603");
+        peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"rpc.ping"}"#).await;
+        assert_eq!(peer.next().await, r#"2: "pong""#);
+        drop(client);
     });
 }
 
