@@ -312,14 +312,11 @@ impl Runner {
         let shared = &self.shared;
         let mut function = waits::Function::new(&shared.node);
         poll_fn(|cx| {
-            // A function that may wait for ever must not keep a closed server from its end.
-            if shared.poll_aborted(cx).is_ready() {
-                return Poll::Ready(());
-            }
             let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
             match function.within(|| panic::watch(shared.backtrace_limit, part)) {
-                Ok(poll) => poll,
-                Err(_) => Poll::Ready(()),
+                // One that may wait for ever must not keep a closed server from its end.
+                Ok(Poll::Pending) => shared.poll_aborted(cx),
+                Ok(Poll::Ready(())) | Err(_) => Poll::Ready(()),
             }
         })
         .await;

@@ -17,9 +17,7 @@ use super::service::{Phase, Service};
 use super::timers::Calendar;
 use super::timers::{Action, TimerId};
 use super::waterfall::Waterfall;
-use crate::chan::{
-    Answer, CallError, Client, Drained, Kind, Many, Names, One, Results, TooManyPending, Zero,
-};
+use crate::chan::{Answer, CallError, Client, Drained, Kind, Many, Names, One, Results, Zero};
 
 /// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
 ///
@@ -315,13 +313,13 @@ impl<S: 'static> Calling<'_, S> {
     /// Calls a function of no result; `callback` gets to know when it has run.
     ///
     /// # Errors
-    /// [`TooManyPending`] if the limit is reached. Everything else goes to the callback.
+    /// [`Rejected`]: too many calls are pending, or the scheduler is closed. Everything else goes to the callback.
     pub fn call0<A: Send + 'static>(
         self,
         id: impl Names<Zero, A, ()>,
         arguments: A,
         callback: impl FnOnce(&mut S, Result<(), CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
+    ) -> Result<(), Rejected> {
         self.call(&id.into(), Kind::Zero, arguments, callback)
     }
 
@@ -334,7 +332,7 @@ impl<S: 'static> Calling<'_, S> {
         id: impl Names<One, A, R>,
         arguments: A,
         callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
+    ) -> Result<(), Rejected> {
         self.call(&id.into(), Kind::One, arguments, callback)
     }
 
@@ -347,7 +345,7 @@ impl<S: 'static> Calling<'_, S> {
         id: impl Names<Many, A, R>,
         arguments: A,
         callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
+    ) -> Result<(), Rejected> {
         self.call(&id.into(), Kind::Many, arguments, callback)
     }
 
@@ -357,14 +355,17 @@ impl<S: 'static> Calling<'_, S> {
         kind: Kind,
         arguments: A,
         callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
+    ) -> Result<(), Rejected> {
+        if self.service.phase() == Phase::Closed {
+            return Err(Rejected::Closed);
+        }
         // The lock ends before the call is made, which may drop values of the user's.
         let prepared = self.service.callbacks().prepare(self.client, self.time, callback);
         match prepared {
             Ok(prepared) => prepared.submit(self.client, id, kind, arguments),
             Err(callback) => {
                 drop(callback);
-                return Err(TooManyPending { arguments, limit: self.service.callbacks().limit() });
+                return Err(Rejected::Full { setting: "calls", limit: self.service.callbacks().limit() });
             }
         }
         Ok(())

@@ -460,7 +460,12 @@ fn reckon(server: usize, end: End, made: &[Vec<Made>], round: &Round, book: &Boo
             let fits = match outcome {
                 Outcome::Answered => ran && !matches!(call.does, Does::Panic | Does::Never),
                 Outcome::Panicked => ran && call.does == Does::Panic,
-                Outcome::Unanswered => ran && matches!(call.does, Does::Later | Does::Never),
+                Outcome::Unanswered => match call.does {
+                    Does::Later | Does::Never => ran,
+                    // Closing ends an async function where it waits.
+                    Does::Slow => ran && end == End::Close,
+                    _ => false,
+                },
                 Outcome::Full | Outcome::TooMany => !ran,
                 Outcome::Closed => !ran && end != End::Late,
                 Outcome::Queued => ran || end == End::Close,
