@@ -17,12 +17,14 @@ struct State {
     me: Handle<State>,
     log: Vec<String>,
     kept: Vec<Responder<u64>>,
+    /// Servers that never answer.
+    deaf: Vec<Server<()>>,
     count: usize,
 }
 
 impl State {
     fn new(me: &Handle<Self>) -> Self {
-        Self { me: me.clone(), log: Vec::new(), kept: Vec::new(), count: 0 }
+        Self { me: me.clone(), log: Vec::new(), kept: Vec::new(), deaf: Vec::new(), count: 0 }
     }
 
     fn note(&mut self, what: impl Into<String>) {
@@ -449,7 +451,7 @@ fn probe(state: &mut State) {
         late(state);
     });
     called.unwrap();
-    std::mem::forget(deaf);
+    state.deaf.push(deaf);
     let future = seen("future");
     me.start(ready(()), move |state, _| future(state)).unwrap();
     me.after(Duration::ZERO, seen("timer")).unwrap();
