@@ -395,7 +395,8 @@ fn a_step_may_call_another_node() {
     bad.then(call("demo.add")).finish(tell()).unwrap();
     assert!(matches!(got(&ends), Err(Trouble::Remote(RemoteError::Fault(_)))));
     let slow = me.waterfall::<Trouble>().step(|_, ()| Ok("[60]".to_owned())).then(call("demo.sleep"));
-    slow.timeout(Duration::from_millis(5)).finish(tell()).unwrap();
+    // Long enough to get there on a slow machine.
+    slow.timeout(Duration::from_millis(500)).finish(tell()).unwrap();
     assert!(matches!(got(&ends), Err(Trouble::Call(CallError::Deadline))));
     drop(remote);
     me.close();
