@@ -27,12 +27,11 @@ const TURN: u32 = 128;
 
 thread_cell!(LEFT: u32 = TURN);
 
-/// Tells whether this thread may run one more call in place. One that may not goes through the queue, where it keeps
-/// its place while others have their turn.
-fn take_turn() -> bool {
+/// Tells whether other tasks are to have a turn, now that this thread has run one more call in place.
+fn is_turn_over() -> bool {
     let left = LEFT.get();
     LEFT.set(if left == 0 { TURN } else { left - 1 });
-    left > 0
+    left == 0
 }
 
 /// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
@@ -68,6 +67,8 @@ enum State<'c, A, R> {
     Waiting {
         slot: Arc<Slot<R>>,
     },
+    /// Run in place, and held back so that other tasks have their turn.
+    Answered(Result<R, CallError>),
     Done,
 }
 
@@ -172,17 +173,12 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         match way {
             Way::Call(found) => {
                 let number = found.number;
-                let in_place = match self.in_place {
-                    InPlace::Always => true,
-                    InPlace::InTurn => take_turn(),
-                    InPlace::Never => false,
-                };
-                let arguments = match in_place {
-                    true => match self.shared.run_in_place(&found, arguments) {
+                let arguments = match self.in_place {
+                    InPlace::Never => arguments,
+                    InPlace::Always | InPlace::InTurn => match self.shared.run_in_place(&found, arguments) {
                         Ok(result) => return Some(result),
                         Err(arguments) => arguments,
                     },
-                    false => arguments,
                 };
                 if let Err(error) = self.enter_edge() {
                     panic::drop_quietly(arguments);
@@ -264,11 +260,19 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
         let slot = match &this.state {
             State::Queueing { ticket } => &ticket.slot,
             State::Waiting { slot } => slot,
+            State::Answered(_) => match mem::replace(&mut this.state, State::Done) {
+                State::Answered(result) => return Poll::Ready(result),
+                _ => unreachable!("the state was looked at above"),
+            },
             State::Refused(_) | State::Fresh { .. } | State::Done => {
-                if let Some(result) = this.begin() {
-                    return Poll::Ready(result);
+                let Some(result) = this.begin() else { return self.poll(cx) };
+                if matches!(this.in_place, InPlace::InTurn) && is_turn_over() {
+                    // It was made in its order; only the answer waits.
+                    this.state = State::Answered(result);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
-                return self.poll(cx);
+                return Poll::Ready(result);
             }
         };
         if let Poll::Ready(result) = slot.poll(cx) {
@@ -290,7 +294,7 @@ impl<A, R> Call<'_, A, R> {
         match mem::replace(&mut self.state, State::Done) {
             State::Queueing { ticket } => ticket.give_up(self.shared),
             State::Waiting { slot } => slot.abandon(),
-            State::Refused(_) | State::Fresh { .. } | State::Done => {}
+            State::Refused(_) | State::Fresh { .. } | State::Answered(_) | State::Done => {}
         }
     }
 }
@@ -308,6 +312,7 @@ impl<A, R> fmt::Debug for Call<'_, A, R> {
             State::Fresh { .. } => "fresh",
             State::Queueing { .. } => "waiting for room",
             State::Waiting { .. } => "waiting for the answer",
+            State::Answered(_) => "answered",
             State::Done => "done",
         };
         f.debug_struct("Call").field("state", &state).finish_non_exhaustive()
