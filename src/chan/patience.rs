@@ -10,13 +10,15 @@
 
 use super::sync::{AtomicU8, AtomicU32, Ordering};
 
-/// Spins that are always tried: one or two microseconds.
-const LEAST: u32 = if cfg!(chanrpc_loom) { 1 } else { 100 };
-/// Spins that are never exceeded.
+/// Spins before the next look, which is also the least that anyone waits. To look is to take the memory from the one who
+/// works with it, who would otherwise run several calls in that time.
+const SHORTEST: u32 = if cfg!(chanrpc_loom) { 1 } else { 200 };
+/// As the wait goes on, looks become fewer, down to one in so many spins.
+const LONGEST: u32 = if cfg!(chanrpc_loom) { 1 } else { 800 };
+/// What a wait may take at first, and what it may never exceed.
+const FIRST: u32 = if cfg!(chanrpc_loom) { 1 } else { 2000 };
 const MOST: u32 = if cfg!(chanrpc_loom) { 1 } else { 4000 };
 
-/// Spins between two looks, at most.
-const LONGEST: u32 = 256;
 /// What others are doing, as far as it can be known without the lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -30,13 +32,13 @@ pub(super) enum Hint {
 /// How long callers of one server wait.
 pub(super) struct Patience {
     hint: AtomicU8,
-    /// How many spins it usually took, when it paid off.
-    usual: AtomicU32,
+    /// How many spins a wait may take: more each time it pays off, less each time it does not.
+    limit: AtomicU32,
 }
 
 impl Patience {
     pub(super) fn new() -> Self {
-        Self { hint: AtomicU8::new(Hint::Free as u8), usual: AtomicU32::new(0) }
+        Self { hint: AtomicU8::new(Hint::Free as u8), limit: AtomicU32::new(FIRST) }
     }
 
     /// Says what callers may expect. Said under the server's lock.
@@ -63,15 +65,13 @@ pub(super) struct Wait<'a> {
 impl Wait<'_> {
     /// Waits while others are busy; false if it took too long.
     pub(super) fn spin(&mut self) -> bool {
-        let usual = self.patience.usual.load(Ordering::Relaxed);
-        let limit = (2 * usual + LEAST).min(MOST);
+        let limit = self.patience.limit.load(Ordering::Relaxed);
         while self.patience.is_busy() {
-            if self.spins >= limit {
-                self.patience.usual.store(usual - usual / 8, Ordering::Relaxed);
+            if self.spins >= limit.max(SHORTEST) {
+                self.patience.limit.store(limit - limit / 8, Ordering::Relaxed);
                 return false;
             }
-            // To look is to take the memory from the one who works with it, so the looks become fewer.
-            let pause = (self.spins + 1).min(LONGEST);
+            let pause = (self.spins + 1).clamp(SHORTEST, LONGEST);
             for _ in 0..pause {
                 std::hint::spin_loop();
             }
@@ -83,8 +83,8 @@ impl Wait<'_> {
     /// It has paid off.
     pub(super) fn paid(self) {
         if self.spins > 0 {
-            let usual = self.patience.usual.load(Ordering::Relaxed);
-            self.patience.usual.store(usual - usual / 8 + self.spins / 8, Ordering::Relaxed);
+            let limit = self.patience.limit.load(Ordering::Relaxed);
+            self.patience.limit.store((limit + limit / 8 + SHORTEST).min(MOST), Ordering::Relaxed);
         }
     }
 }
