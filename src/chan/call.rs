@@ -176,6 +176,11 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 let arguments = match self.in_place {
                     InPlace::Never => arguments,
                     InPlace::Always | InPlace::InTurn => match self.shared.run_in_place(&found, arguments) {
+                        Ok(result) if matches!(self.in_place, InPlace::InTurn) && is_turn_over() => {
+                            // It was made in its order; only the answer waits.
+                            self.state = State::Answered(result);
+                            return None;
+                        }
                         Ok(result) => return Some(result),
                         Err(arguments) => arguments,
                     },
@@ -265,14 +270,14 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
                 _ => unreachable!("the state was looked at above"),
             },
             State::Refused(_) | State::Fresh { .. } | State::Done => {
-                let Some(result) = this.begin() else { return self.poll(cx) };
-                if matches!(this.in_place, InPlace::InTurn) && is_turn_over() {
-                    // It was made in its order; only the answer waits.
-                    this.state = State::Answered(result);
+                if let Some(result) = this.begin() {
+                    return Poll::Ready(result);
+                }
+                if let State::Answered(_) = this.state {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                return Poll::Ready(result);
+                return self.poll(cx);
             }
         };
         if let Poll::Ready(result) = slot.poll(cx) {
