@@ -234,7 +234,8 @@ impl<C: 'static> Callbacks<C> {
 
     /// Forgets a call that could not be made.
     pub(crate) fn take_back(&mut self) {
-        self.pending -= 1;
+        // The loop may have been closed meanwhile, which leaves none pending.
+        self.pending = self.pending.saturating_sub(1);
     }
 
     /// Makes room for a call. The second half of it, which may drop values of the user's, needs no access to this.

@@ -170,19 +170,7 @@ impl<S: 'static> Server<S> {
         let mut turn = 0;
         while runner.ready(Some(&mut state)).await {
             let Some(state) = &mut state else { unreachable!("whoever is ready has the state") };
-            while !runner.batch.is_empty() {
-                turn += runner.work(&mut **state, TURN - turn);
-                if let Some((number, rest)) = runner.begin(&mut **state) {
-                    runner.shared.pause();
-                    runner.finish(number, rest).await;
-                    turn += 1;
-                }
-                if turn >= TURN {
-                    turn = 0;
-                    runner.shared.pause();
-                    smol::future::yield_now().await;
-                }
-            }
+            runner.run(&mut **state, |state| state, &mut turn).await;
         }
         match state.map(|state| (state as Box<dyn Any>).downcast()) {
             Some(Ok(state)) => *state,
@@ -196,17 +184,7 @@ impl<S: 'static> Server<S> {
         drop(handle);
         let mut turn = 0;
         while runner.ready(None).await {
-            while !runner.batch.is_empty() {
-                turn += runner.work(&mut state, TURN - turn);
-                if let Some((number, rest)) = runner.begin(&mut state) {
-                    runner.finish(number, rest).await;
-                    turn += 1;
-                }
-                if turn >= TURN {
-                    turn = 0;
-                    smol::future::yield_now().await;
-                }
-            }
+            runner.run(&mut state, |state| state, &mut turn).await;
         }
         state
     }
@@ -253,6 +231,23 @@ impl Runner {
         match self.batch.is_empty() {
             true => self.shared.poll_take(cx, &mut self.batch, lend),
             false => Poll::Ready(true),
+        }
+    }
+
+    /// Runs all calls of the batch. `turn` counts them from one pause to the next.
+    async fn run<T: ?Sized>(&mut self, state: &mut T, any: fn(&mut T) -> &mut dyn Any, turn: &mut usize) {
+        while !self.batch.is_empty() {
+            *turn += self.work(any(state), TURN - *turn);
+            if let Some((number, rest)) = self.begin(any(state)) {
+                self.shared.pause();
+                self.finish(number, rest).await;
+                *turn += 1;
+            }
+            if *turn >= TURN {
+                *turn = 0;
+                self.shared.pause();
+                smol::future::yield_now().await;
+            }
         }
     }
 
@@ -320,6 +315,7 @@ impl Runner {
             }
         })
         .await;
+        shared.resume();
         panic::drop_quietly(rest);
     }
 }
@@ -363,16 +359,16 @@ impl Closer {
     }
 
     /// Closes the server for new calls only.
-    pub(crate) fn shut(&self) {
+    pub(crate) fn begin_drain(&self) {
         self.0.drain();
     }
 
     /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
     /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
     ///
-    /// Tells whether all calls were run: false also if the server was closed before it had done so, and at once, with nothing but
-    /// the first done, if one of the server's own functions would wait for itself here. Dropping the future leaves the
-    /// server as it is, without a limit in time.
+    /// Tells whether all calls were run: false also if the server was closed before it had done so, and at once, with
+    /// nothing but the first done, if one of the server's own functions would wait for itself here. Dropping the future
+    /// leaves the server as it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.drained(patience).await == Drained::All
     }

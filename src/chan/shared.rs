@@ -404,6 +404,12 @@ impl Shared {
         Poll::Pending
     }
 
+    /// The async function that might have been ended by a close has ended.
+    pub(super) fn resume(&self) {
+        let suspended = self.inner.lock().suspended.take();
+        drop(suspended);
+    }
+
     /// The server is gone.
     pub(super) fn end(&self) {
         self.shut(Phase::Ended);

@@ -114,7 +114,7 @@ impl<S: 'static> Handle<S> {
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
     ) -> Result<(), Rejected> {
         let service = &self.0;
-        let permit = service.permit("open", service.settings.open)?;
+        let permit = service.permit()?;
         let done = service.clone();
         let job = move || {
             let result = done.host.watch("a job", work);
@@ -135,7 +135,7 @@ impl<S: 'static> Handle<S> {
         future: impl Future<Output = T> + Send + 'static,
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
     ) -> Result<(), Rejected> {
-        let permit = self.0.permit("open", self.0.settings.open)?;
+        let permit = self.0.permit()?;
         let service = self.0.clone();
         self.0.spawn(async move {
             let result = service.host.watch_future("a future", future).await;

@@ -89,6 +89,11 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Tells whether the reader has got all there was.
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.lock().items.is_empty() && self.taken.load(Ordering::Relaxed) == 0
+    }
+
     /// Takes no more, and gives away what is there.
     pub(super) fn close(&self) -> VecDeque<T> {
         self.shut();

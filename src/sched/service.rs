@@ -102,13 +102,13 @@ impl<S: 'static> Service<S> {
     pub(super) fn post(&self, action: Action<S>) -> Result<u64, Rejected> {
         self.posts.push(action).map_err(|(refused, _action)| match refused {
             Refused::Shut => Rejected::Closed,
-            Refused::Full => Rejected::Full { setting: "posts", limit: self.settings.posts },
+            Refused::Full => Rejected::Full { setting: "posts", limit: self.settings.posts.max(1) },
         })
     }
 
     /// Hands back a result to the loop. It is dropped if the loop is gone.
     pub(super) fn give_back(&self, action: Action<S>) {
-        let _ = self.returns.push(action);
+        drop_quietly(self.returns.push(action));
     }
 
     /// Makes an async call, unless too many are pending or the queue is full: then arguments and callback come back.
@@ -142,24 +142,21 @@ impl<S: 'static> Service<S> {
     }
 
     /// Counts something that will give back a result.
-    pub(super) fn permit(
-        self: &Arc<Self>,
-        setting: &'static str,
-        limit: usize,
-    ) -> Result<Permit<S>, Rejected> {
+    pub(super) fn permit(self: &Arc<Self>) -> Result<Permit<S>, Rejected> {
+        let limit = self.settings.open;
         if self.phase() == Phase::Closed {
             return Err(Rejected::Closed);
         }
         if self.open.fetch_add(1, Ordering::Relaxed) >= limit {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(Rejected::Full { setting, limit });
+            return Err(Rejected::Full { setting: "open", limit });
         }
         Ok(Permit(self.clone()))
     }
 
-    /// Tells whether nothing is on its way to the loop.
+    /// Tells whether nothing but calls is on its way to the loop.
     pub(super) fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && self.callbacks().pending() == 0
+        self.open.load(Ordering::Relaxed) == 0 && self.callbacks().pending() == 0 && self.posts.is_empty()
     }
 
     /// Runs a future on the executor, for as long as the service is there.
@@ -220,7 +217,7 @@ impl<S: 'static> Service<S> {
 
     /// Takes nothing more from outside. The loop ends when it has nothing more to wait for.
     pub(super) fn begin_drain(&self) {
-        self.closer.shut();
+        self.closer.begin_drain();
         self.posts.shut();
         let mut tasks = self.tasks();
         if tasks.phase > Phase::Open {

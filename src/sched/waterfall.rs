@@ -219,7 +219,7 @@ where
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
     ) -> Result<(), Rejected> {
         let Self { service, deadline, chain } = self;
-        let permit = service.permit("open", service.settings.open)?;
+        let permit = service.permit()?;
         let run = Run { deadline: deadline.and_then(|time| Instant::now().checked_add(time)) };
         let driver = service.clone();
         service.give_back(Box::new(move |state| {

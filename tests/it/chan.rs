@@ -1390,3 +1390,19 @@ fn an_async_function_that_waits_behind_one_that_closes_the_server_never_begins()
     assert!(matches!(poll(&mut begin), Poll::Ready(Err(CallError::Closed))));
     assert_eq!(begun.load(Ordering::SeqCst), 0);
 }
+
+#[test]
+fn a_server_that_has_awaited_something_is_idle_again() {
+    let (server, values) = awaiting();
+    let (client, closer) = (server.client(), server.closer());
+    let mut run = asleep(server.run());
+    let mut call = client.call0("take", ());
+    assert!(poll(&mut call).is_pending() && poll(&mut run).is_pending());
+    values.try_send(1).unwrap();
+    assert!(poll(&mut run).is_pending());
+    assert!(matches!(poll(&mut call), Poll::Ready(Ok(()))));
+    closer.close();
+    assert!(poll(&mut run).is_ready());
+    drop(run);
+    assert!(block_on(closer.drain(Duration::MAX)), "nothing was left to do when it was closed");
+}

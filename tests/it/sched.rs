@@ -1269,3 +1269,18 @@ fn of_two_who_drain_both_learn_that_something_was_cut_off() {
     assert!(!ended(patient));
     service.end();
 }
+
+#[test]
+fn who_drains_learns_that_a_posted_task_was_cut_off() {
+    let service = start();
+    let release = service.block();
+    let posted = service.me.post(|_| ()).unwrap();
+    let patient = service.me.clone();
+    let patient = thread::spawn(move || smol::block_on(patient.drain(LIMIT)));
+    eventually("it drains", || service.me.is_closed());
+    service.me.close();
+    drop(release);
+    assert!(!ended(patient));
+    assert!(matches!(posted.timeout(LIMIT).wait(), Err(CallError::Closed | CallError::Unanswered)));
+    service.end();
+}
