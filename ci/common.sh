@@ -3,8 +3,8 @@
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# Nothing here may fetch another toolchain.
-export RUSTUP_DIST_SERVER=http://127.0.0.1:9
+# No script here makes rustup fetch a toolchain or a target, unless the workflow lets cross do so.
+[[ -n ${CHANRPC_FETCH_RUST:-} ]] || export RUSTUP_DIST_SERVER=http://127.0.0.1:9
 export CARGO_TERM_COLOR=never
 
 # shellcheck disable=SC2034 # the scripts that source this use it

@@ -1,0 +1,125 @@
+# shellcheck shell=bash
+# How programs for the targets are built and run on this machine. Sourced after common.sh.
+
+# shellcheck disable=SC2154 # common.sh sets it
+tools=$target/tools
+export PATH=$tools/bin:$tools/zig/bin:$tools/zig/ziglang:$PATH
+# shellcheck disable=SC1091 # made by ci/setup-cross, where published images cannot be had
+[[ ! -f $tools/cross/env ]] || source "$tools/cross/env"
+
+# Where ci/build puts the release binaries, each in a folder of its target's name.
+# shellcheck disable=SC2034 # the scripts that source this use it
+dist=$target/dist
+
+engine() {
+    local engine
+    for engine in ${CROSS_CONTAINER_ENGINE:-docker podman}; do
+        if command -v "$engine" >/dev/null && timeout 20 "$engine" info >/dev/null 2>&1; then
+            echo "$engine"
+            return
+        fi
+    done
+    return 1
+}
+
+has_std() { compgen -G "$(rustc --print target-libdir --target "$1")/libstd-*" >/dev/null; }
+has_sources() { [[ -f $("$1" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]]; }
+
+# plan TRIPLE: chooses what builds for it and says so. CHANRPC_BUILDER (cross, zigbuild or cargo) overrides the choice.
+plan() {
+    local std rustc
+    glibc=
+    triple=$1
+    ci/matrix get "$triple" tier >/dev/null
+    builder=${CHANRPC_BUILDER:-}
+    if [[ -z $builder ]]; then
+        if command -v cross >/dev/null && engine >/dev/null; then
+            builder=cross
+        elif [[ $triple == *-windows-gnu ]]; then
+            builder=cargo
+        else
+            builder=zigbuild
+        fi
+    fi
+    # In CARGO_ENCODED_RUSTFLAGS no RUSTFLAGS can drop them. No path of this machine gets into the binary, and the paths
+    # that do are those inside of cross.
+    mapfile -t flags < <(ci/matrix flags "$triple")
+    flags+=("--remap-path-prefix=$PWD=/project" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
+    settings=(-u RUSTFLAGS "CARGO_TARGET_DIR=$target/$builder")
+    case $builder in
+        cross)
+            how="cross with $(engine), image ${CROSS_STAND_IN:-of Cross.toml}"
+            ;;
+        zigbuild | cargo)
+            [[ $builder == cargo ]] || need cargo-zigbuild zig
+            if [[ -n ${CHANRPC_FETCH_RUST:-} ]]; then rustup target add "$triple"; fi
+            if has_std "$triple"; then
+                std="std of the toolchain"
+            else
+                for rustc in rustc /usr/bin/rustc ""; do
+                    if command -v "$rustc" >/dev/null && has_sources "$rustc"; then break; fi
+                done
+                [[ -n $rustc ]] || {
+                    echo "there is no std for $triple, and no Rust sources to build it from: rustup target add $triple," \
+                        "or rustup component add rust-src, or on Debian 12 ci/setup-debian" >&2
+                    return 1
+                }
+                std="std from the sources of $("$rustc" --version | cut -d' ' -f1-2)"
+                flags+=("--remap-path-prefix=$("$rustc" --print sysroot)/lib/rustlib/src/rust=/rustc")
+                flags+=(-C link-self-contained=no)
+                settings+=("RUSTC=$rustc" RUSTC_BOOTSTRAP=1 "CARGO_UNSTABLE_BUILD_STD=std,panic_unwind")
+            fi
+            if [[ $builder == zigbuild ]]; then
+                flags+=(-C link-self-contained=no)
+                glibc=$(ci/matrix get "$triple" glibc)
+                how="cargo zigbuild (zig $(zig version)), $std"
+            else
+                how="cargo, $std"
+            fi
+            ;;
+        *)
+            echo "CHANRPC_BUILDER is $builder; it can be cross, zigbuild or cargo" >&2
+            return 2
+            ;;
+    esac
+    settings+=("CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")")
+    echo "$triple: by $how"
+}
+
+# planned SUBCOMMAND ARGUMENT...: runs cargo, or what stands for it, as planned.
+planned() {
+    set -- "$1" --target "$triple${glibc:+.$glibc}" "${@:2}"
+    if [[ $1 == test && " ${settings[*]} " == *" RUSTC_BOOTSTRAP=1 "* ]]; then
+        settings+=("CARGO_UNSTABLE_BUILD_STD=std,panic_unwind,test")
+    fi
+    case $builder:$1 in
+        cross:*) env "${settings[@]}" cross "$@" ;;
+        zigbuild:build) env "${settings[@]}" cargo-zigbuild zigbuild "${@:2}" ;;
+        zigbuild:*) env "${settings[@]}" cargo-zigbuild "$@" ;;
+        cargo:*) env "${settings[@]}" cargo "$@" ;;
+    esac
+}
+
+# binary_of TRIPLE: where ci/build puts it.
+binary_of() {
+    case $1 in
+        *-windows-*) echo "$dist/$1/chanrpc.exe" ;;
+        *) echo "$dist/$1/chanrpc" ;;
+    esac
+}
+
+# runner TRIPLE: sets `runner` to what runs its programs here: nothing, an emulator or Wine.
+# shellcheck disable=SC2034 # the scripts that source this use it
+runner() {
+    local kind
+    kind=$(ci/matrix get "$1" runner)
+    runner=()
+    case $kind:$(uname -sm) in
+        native:* | qemu-aarch64:"Linux aarch64" | qemu-arm:"Linux armv7l" | wine:MINGW* | wine:MSYS*) ;;
+        wine:*) runner=("$PWD/targets/wine-run") ;;
+        *)
+            need "$kind-static"
+            runner=("$kind-static")
+            ;;
+    esac
+}
