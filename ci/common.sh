@@ -67,3 +67,20 @@ tests_ran() {
         }
     done
 }
+
+# For tests of scripts, which make a directory for themselves first.
+work=
+ok() { echo "ok      $*"; }
+fail() {
+    echo "FAILED  $*; the last output was:" >&2
+    sed 's/^/    /' "$work/said" >&2
+    exit 1
+}
+# expect CODE COMMAND...: the command's exit code; what it says is kept for `said`.
+expect() {
+    local expected=$1 code=0
+    shift
+    "$@" >"$work/said" 2>&1 </dev/null || code=$?
+    ((code == expected)) || fail "exit code $code, not $expected, from: $*"
+}
+said() { grep -qF -- "$1" "$work/said" || fail "no word of '$1'"; }

@@ -1,0 +1,241 @@
+#!/bin/sh
+# Installs the chanrpc binary from a release: downloads it, compares its checksum, and puts it into a directory of
+# yours. POSIX sh, with curl or wget; on Windows from Git Bash, MSYS2 or Cygwin.
+{ # Up to the last line, so that a script of which only a part has arrived does nothing.
+repository=https://github.com/chanrpc/chanrpc
+
+usage() {
+    cat <<TEXT
+Usage: install.sh [--version vX.Y.Z] [--to DIR] [--from URL]
+
+  --version  which release (the latest)
+  --to       where the binary goes (~/.local/bin)
+  --from     where the releases are, for mirrors
+             ($repository/releases)
+
+Below URL it looks for latest/download/SHA256SUMS, or download/vX.Y.Z/SHA256SUMS,
+and for the archive in download/vX.Y.Z/. What runs already goes on running; the
+new binary takes its place in one step.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.
+TEXT
+}
+
+say() { printf '%s\n' "$*"; }
+die() {
+    printf 'install.sh: %s\n' "$*" >&2
+    exit 1
+}
+misused() {
+    printf 'install.sh: %s; --help tells what there is\n' "$*" >&2
+    exit 2
+}
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Sets $triple, $archived (the archive's ending) and $program (the binary's name).
+find_target() {
+    archived=tar.gz program=chanrpc
+    kernel=$(uname -s)
+    machine=$(uname -m)
+    case $machine in
+        x86_64 | amd64) arch=x86_64 ;;
+        aarch64 | arm64) arch=aarch64 ;;
+        *) arch= ;;
+    esac
+    case $kernel in
+        Linux) triple=$arch-unknown-linux-musl ;;
+        # Windows on ARM runs programs for x86_64 too.
+        MINGW* | MSYS* | CYGWIN*)
+            arch=x86_64 triple=x86_64-pc-windows-gnu archived=zip program=chanrpc.exe
+            ;;
+        *) die "there is no release for $kernel; build it from $repository with 'cargo build --release'" ;;
+    esac
+    case $arch/$machine in
+        /arm*) die "there is no release for 32-bit ARM ($machine); build it from $repository:" \
+            "'rustup target add armv7-unknown-linux-musleabihf', then 'cargo build --release --target' with that" ;;
+        /*) die "there is no release for $machine; build it from $repository with 'cargo build --release'" ;;
+    esac
+}
+
+find_tools() {
+    if has curl; then
+        fetch=with_curl
+    elif has wget; then
+        fetch=with_wget
+    else
+        die "neither curl nor wget is here; install one of them"
+    fi
+    if has sha256sum; then
+        digest="sha256sum"
+    elif has shasum; then
+        digest="shasum -a 256"
+    elif has openssl; then
+        digest="openssl dgst -sha256 -r"
+    elif has busybox && busybox sha256sum </dev/null >/dev/null 2>&1; then
+        digest="busybox sha256sum"
+    else
+        die "nothing here computes SHA-256, so the download could not be checked; install coreutils or openssl"
+    fi
+    case $archived in
+        zip) unpack=unzip ;;
+        *) unpack=tar ;;
+    esac
+    has $unpack || die "$unpack is missing; install it"
+}
+
+with_curl() {
+    # From an https address nothing may lead to plain http.
+    case $1 in
+        https:*) set -- "$@" --proto =https ;;
+    esac
+    address=$1 file=$2
+    shift 2
+    curl -fsSL --retry 2 "$@" -o "$file" "$address"
+}
+with_wget() { wget -q -O "$2" "$1"; }
+download() { $fetch "$1" "$2" || die "cannot download $1; is the network up, and is there such a release?"; }
+
+# Sets $name (of the archive, without its ending), $tag and $expected from the list of checksums.
+find_archive() {
+    name=
+    while read -r sum file _; do
+        file=${file#\*}
+        # shellcheck disable=SC2254 # v* is a pattern when no version is asked for
+        case $file in
+            */*) ;;
+            chanrpc-${version:-v*}-"$triple.$archived") name=${file%".$archived"} expected=$sum ;;
+        esac
+    done <"$temporary/SHA256SUMS"
+    [ -n "$name" ] || die "$sums lists no checksum of an archive for $triple, so there is nothing that could be" \
+        "checked; try another --version"
+    case $expected in
+        *[!0-9a-f]*) expected= ;;
+    esac
+    [ ${#expected} -eq 64 ] || die "$sums is damaged: no SHA-256 stands before $name.$archived; try again later"
+    tag=${name#chanrpc-}
+    tag=${tag%"-$triple"}
+}
+
+# Sets $there, the part of $to that exists already.
+find_directory() {
+    there=$to
+    until [ -e "$there" ]; do
+        there=${there%/*}
+        there=${there:-/}
+    done
+    [ -d "$there" ] || die "$there is not a directory; --to DIR takes another one"
+    [ -w "$there" ] || die "cannot write in $there; --to DIR takes another directory, or run this with sudo"
+}
+
+# However it ends, nothing but the binary stays.
+temporary=''
+staged=''
+finish() {
+    code=$?
+    [ -z "$temporary" ] || rm -rf "$temporary"
+    if [ -n "$staged" ]; then
+        rm -f "$staged"
+        [ "$there" = "$to" ] || (cd "$there" && rmdir -p "${to#"${there%/}/"}") 2>/dev/null
+    fi
+    exit "$code"
+}
+
+install_it() {
+    temporary=$(mktemp -d) || die "cannot make a temporary directory; set TMPDIR to a directory with room"
+    if [ -n "$version" ]; then
+        sums=$from/download/$version/SHA256SUMS
+    else
+        sums=$from/latest/download/SHA256SUMS
+    fi
+    download "$sums" "$temporary/SHA256SUMS"
+    find_archive
+    download "$from/download/$tag/$name.$archived" "$temporary/archive"
+    found=$($digest <"$temporary/archive") || die "cannot compute the checksum of the download"
+    [ "${found%% *}" = "$expected" ] || die "$name.$archived is not what SHA256SUMS says: the download broke off" \
+        "or was tampered with; nothing is installed, try again"
+
+    case $archived in
+        zip) unzip -q "$temporary/archive" "$name/$program" -d "$temporary" ;;
+        *) tar -xzf "$temporary/archive" -C "$temporary" "$name/$program" ;;
+    esac || die "cannot unpack $name.$archived; is the disk full?"
+
+    # Beside its place, so that it gets there by a rename: nobody meets half a binary, and one that runs stays whole.
+    staged=$to/.chanrpc-$$-$program
+    mkdir -p "$to" || die "cannot make the directory $to; --to DIR takes another one"
+    { cp "$temporary/$name/$program" "$staged" && chmod 755 "$staged"; } || die "cannot write in $to; is the disk full?"
+    said=$("$staged" --version) || die "the binary of $name does not run on this machine, nothing is installed; are" \
+        "programs in $to allowed to run, and is this system old?"
+    mv -f "$staged" "$to/$program" || die "cannot replace $to/$program; if it runs, end it first"
+    staged=
+}
+
+advise() {
+    say "installed: $said, as $to/$program"
+    case :$PATH: in
+        *":$to:"*)
+            first=$(command -v chanrpc)
+            case $first in
+                "$to/chanrpc" | "$to/$program") ;;
+                *) say "note: your shell finds $first before it; remove that one, or change the order in PATH" ;;
+            esac
+            ;;
+        *)
+            say "$to is not in PATH; for this shell and for the next ones:"
+            say "  export PATH=\"$to:\$PATH\""
+            say "  echo 'export PATH=\"$to:\$PATH\"' >>~/.profile"
+            ;;
+    esac
+    say "next:"
+    say "  chanrpc serve                 # a node on 127.0.0.1:7300 with functions to try"
+    say "  chanrpc call demo.add 2 3     # from another terminal: prints 5"
+    say "  $repository/blob/$tag/docs/operations.md tells how it becomes a service"
+}
+
+main() {
+    set -u
+    unset CDPATH
+    version='' to='' from=$repository/releases
+    while [ $# -gt 0 ]; do
+        option=$1
+        case $option in
+            -h | --help)
+                usage
+                exit 0
+                ;;
+            --*=*)
+                shift
+                set -- "${option%%=*}" "${option#*=}" "$@"
+                continue
+                ;;
+            --version | --to | --from) ;;
+            *) misused "what is $option" ;;
+        esac
+        [ -n "${2:-}" ] || misused "$option needs a value"
+        case $option in
+            --version) version=v${2#v} ;;
+            --to) to=$2 ;;
+            --from) from=${2%/} ;;
+        esac
+        shift 2
+    done
+    case $version in
+        *[!0-9A-Za-z.+-]*) misused "--version $version is none; one looks like v0.1.0" ;;
+    esac
+    [ -n "$to" ] || to=${HOME:?is not set; --to DIR tells where the binary goes}/.local/bin
+    case $to in
+        /*) ;;
+        *) to=$PWD/$to ;;
+    esac
+    [ "$to" = / ] || to=${to%/}
+
+    find_target
+    find_tools
+    find_directory
+    trap finish EXIT
+    trap 'exit 130' HUP INT TERM
+    install_it
+    advise
+}
+
+main "$@"
+}
