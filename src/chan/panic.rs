@@ -86,25 +86,28 @@ pub(crate) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
         }
     }
 
-    // A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions,
-    // which then print nothing, and hands all others to the hook that was there before.
     static HOOK: Once = Once::new();
     // Under loom, where all threads are one of std's, it would hide what a model panics with.
     if !cfg!(chanrpc_loom) {
-        HOOK.call_once(|| {
-            let previous = panic::take_hook();
-            panic::set_hook(Box::new(move |info| match LIMIT.get() {
-                Some(limit) => see(Panic::seen(info, limit)),
-                None => {
-                    take_seen();
-                    previous(info);
-                }
-            }));
-        });
+        HOOK.call_once(set_hook);
     }
 
     let _leave = Leave(LIMIT.replace(Some(backtrace_limit)));
     f()
+}
+
+/// A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions, which then
+/// print nothing, and hands all others to the hook that was there before.
+#[cold]
+fn set_hook() {
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| match LIMIT.get() {
+        Some(limit) => see(Panic::seen(info, limit)),
+        None => {
+            take_seen();
+            previous(info);
+        }
+    }));
 }
 
 /// Runs a function, or a part of one; its panic becomes an error.
@@ -112,12 +115,15 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     take_seen();
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
-    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
-        // Nothing was seen if somebody has put another hook in our place.
-        let panic = take_seen().unwrap_or_else(|| Panic::of(&*payload));
-        drop_quietly(payload);
-        panic
-    })
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(caught)
+}
+
+#[cold]
+fn caught(payload: Box<dyn Any + Send>) -> Panic {
+    // Nothing was seen if somebody has put another hook in our place.
+    let panic = take_seen().unwrap_or_else(|| Panic::of(&*payload));
+    drop_quietly(payload);
+    panic
 }
 
 /// Drops a value of the user's, whose own panic has nowhere to go.

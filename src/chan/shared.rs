@@ -480,20 +480,22 @@ impl Shared {
 
     /// Like [`guard`](Self::guard), for one who sees to the rest.
     pub(super) fn catch<T>(&self, what: What, f: impl FnOnce() -> T) -> Result<T, Panic> {
-        let caught = panic::catch(f);
-        if let Err(panic) = &caught {
-            self.counters.panicked();
-            let (server, message) = (self.node.name(), panic.message());
-            match what {
-                What::Function(number) => {
-                    let function = self.directory.id(number);
-                    log::error!(target: PANIC, "{server}: function {function} panicked: {message}");
-                }
-                What::Task(task) => log::error!(target: PANIC, "{server}: {task} panicked: {message}"),
+        panic::catch(f).inspect_err(|panic| self.report(what, panic))
+    }
+
+    /// Counts a panic and tells of it. Not generic, as it would else be there once for each function's types.
+    #[cold]
+    fn report(&self, what: What, panic: &Panic) {
+        self.counters.panicked();
+        let (server, message) = (self.node.name(), panic.message());
+        match what {
+            What::Function(number) => {
+                let function = self.directory.id(number);
+                log::error!(target: PANIC, "{server}: function {function} panicked: {message}");
             }
-            log::debug!(target: PANIC, "{}", panic.backtrace());
+            What::Task(task) => log::error!(target: PANIC, "{server}: {task} panicked: {message}"),
         }
-        caught
+        log::debug!(target: PANIC, "{}", panic.backtrace());
     }
 
     /// Says why a call was not queued, and counts it.

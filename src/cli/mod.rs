@@ -9,7 +9,9 @@ mod list;
 mod serve;
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::io::Write;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -105,18 +107,33 @@ fn with_remote(address: &str, timeout: f64, exchange: impl AsyncFnOnce(&Remote, 
     if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
         return usage(&format!("--to {address}: an address is host:port, such as {ADDRESS}"));
     }
-    let (interrupt, interrupted) = async_channel::bounded(1);
-    let _ = ctrlc::set_handler(move || _ = interrupt.try_send(()));
+    let interrupts = interrupts();
+    let interrupted = async {
+        let _ = interrupts.recv().await;
+        Exit::Interrupted
+    };
     let executor = Arc::new(Executor::new());
-    smol::block_on(executor.run(async {
-        let remote = Remote::new(&executor, address, Limits::default());
-        let interrupted = async {
-            let _ = interrupted.recv().await;
-            Exit::Interrupted
-        };
-        let exit = exchange(&remote, deadline).or(interrupted).await;
-        // So that the node learns of a call that is given up.
-        remote.close(FLUSH).await;
-        exit
-    }))
+    let remote = Remote::new(&executor, address, Limits::default());
+    let mut exit = Exit::Interrupted;
+    run_on(
+        &executor,
+        pin!(async {
+            exit = exchange(&remote, deadline).or(interrupted).await;
+            // So that the node learns of a call that is given up.
+            remote.close(FLUSH).await;
+        }),
+    );
+    exit
+}
+
+/// Gets a word when the user interrupts the program.
+fn interrupts() -> async_channel::Receiver<()> {
+    let (interrupt, interrupts) = async_channel::bounded(1);
+    let _ = ctrlc::set_handler(move || _ = interrupt.try_send(()));
+    interrupts
+}
+
+/// Runs tasks until `future` is ready. Not generic, as the executor's loop would else be there once a command.
+fn run_on(executor: &Executor<'static>, future: Pin<&mut dyn Future<Output = ()>>) {
+    smol::block_on(executor.run(future));
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use log::LevelFilter;
 use smol::Executor;
 use smol::net::TcpListener;
 
-use super::{ADDRESS, Exit, complain, demo, print};
+use super::{ADDRESS, Exit, complain, demo, print, run_on};
 use crate::chan::Settings;
 use crate::config::{Config, Listen};
 use crate::node::Node;
@@ -82,9 +83,9 @@ impl Serve {
             let executor = executor.clone();
             std::thread::Builder::new()
                 .name("chanrpc".to_owned())
-                .spawn(move || smol::block_on(executor.run(std::future::pending::<()>())))?;
+                .spawn(move || run_on(&executor, pin!(std::future::pending())))?;
         }
-        smol::block_on(executor.run(async {
+        let node = async {
             let (listeners, addresses) = listen(&config.listen).await?;
             let node = Node::new(executor.clone(), registry, config.limits.clone());
             announce(&addresses, self.ready_file.as_deref())?;
@@ -97,7 +98,10 @@ impl Serve {
             };
             node.serve(listeners, stop).await;
             Ok(())
-        }))
+        };
+        let mut ended = Ok(());
+        run_on(&executor, pin!(async { ended = node.await }));
+        ended
     }
 }
 

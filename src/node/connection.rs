@@ -9,6 +9,7 @@ use std::time::Instant;
 use smol::Timer;
 
 use crate::message::{Fault, code};
+use crate::route::Stop;
 use crate::session::Session;
 use crate::transport::{Pipe, Received};
 
@@ -18,16 +19,23 @@ const TURN: u32 = 4;
 
 /// Moves bytes from `pipe` to `session` and back until the peer has ended and everything is answered, or
 /// `stop` is there and what was begun is answered, which the `last_call` does for what is still missing.
-pub(super) async fn drive(
+/// Without a `stop` the peer is read to its end also while the node stops.
+///
+/// A plain function with one closure: an `async` one would hold everything that it is given twice, in the memory of
+/// every idle connection.
+pub(super) fn drive(
     mut session: Session,
-    mut pipe: impl Pipe,
-    mut stop: impl Future<Output = ()> + Unpin,
-    mut last_call: impl Future<Output = ()> + Unpin,
-) -> io::Result<()> {
+    mut pipe: Box<dyn Pipe + Send + '_>,
+    mut stop: Option<Stop>,
+    mut last_call: Stop,
+) -> impl Future<Output = io::Result<()>> + Send {
     let mut alarm: Option<(Instant, Timer)> = None;
-    let (mut ended, mut stopped, mut given_up) = (false, false, false);
-    poll_fn(|cx| {
+    let (mut ended, mut stopped, mut given_up, mut done) = (false, false, false, false);
+    poll_fn(move |cx| {
         for _ in 0..TURN {
+            if done {
+                return pipe.poll_close(cx);
+            }
             let now = Instant::now();
             let mut moved = session.poll_answers(cx, now).is_ready();
 
@@ -38,8 +46,10 @@ pub(super) async fn drive(
             }
             let flushed = pipe.poll_flush(cx)?.is_ready();
 
-            stopped = stopped || Pin::new(&mut stop).poll(cx).is_ready();
-            if !given_up && Pin::new(&mut last_call).poll(cx).is_ready() {
+            stopped = stopped || stop.as_mut().is_some_and(|stop| Pin::new(stop).poll(cx).is_ready());
+            // The last call comes after the signal to stop.
+            let may_give_up = !given_up && (stopped || stop.is_none());
+            if may_give_up && Pin::new(&mut last_call).poll(cx).is_ready() {
                 given_up = true;
                 session.give_up_all(&Fault::new(code::CLOSED, "the node is stopping"));
                 moved = true;
@@ -55,7 +65,10 @@ pub(super) async fn drive(
                         session.ended(now);
                         moved = true;
                     }
-                    Poll::Ready(Received::Gone) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Received::Gone) => {
+                        done = true;
+                        continue;
+                    }
                     Poll::Pending => {}
                 }
             }
@@ -64,9 +77,9 @@ pub(super) async fn drive(
                 continue;
             }
             // A peer that has said all waits for its answers only; a node that stops, for everything.
-            let done = if ended { session.is_answered() } else { stopped && session.is_idle() };
-            if done && flushed {
-                return Poll::Ready(io::Result::Ok(()));
+            done = flushed && if ended { session.is_answered() } else { stopped && session.is_idle() };
+            if done {
+                continue;
             }
             match session.next_deadline() {
                 None => alarm = None,
@@ -82,6 +95,4 @@ pub(super) async fn drive(
         cx.waker().wake_by_ref();
         Poll::Pending
     })
-    .await?;
-    poll_fn(|cx| pipe.poll_close(cx)).await
 }

@@ -36,9 +36,7 @@ impl Endpoints {
         let mut answer = Vec::new();
         let exchange = Exchange { body: Some(body), answer: &mut answer };
         // What was taken in is answered also while the node stops, so no signal is waited for here.
-        match connection::drive(session, exchange, std::future::pending(), self.node.stopper.last_call())
-            .await
-        {
+        match connection::drive(session, Box::new(exchange), None, self.node.stopper.last_call()).await {
             Ok(()) if answer.is_empty() => Reply::accepted(),
             Ok(()) => Reply::json(answer),
             Err(error) => Reply::text(500, error.to_string()),

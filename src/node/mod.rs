@@ -116,7 +116,7 @@ impl Node {
     /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends. It is not among
     /// those that the node counts, bounds and waits for.
     pub async fn connect(&self, stream: impl Stream) {
-        serve(&self.shared, stream).await;
+        serve(&self.shared, guarded(&self.shared, stream)).await;
     }
 }
 
@@ -168,6 +168,7 @@ fn keep(node: &Arc<Shared>, stream: impl Stream) {
     let key = connections.next;
     // Counted here and not in the task, which may begin late.
     let present = Present::new(node, key);
+    let stream = guarded(node, stream);
     let task = node.executor.spawn({
         let node = node.clone();
         async move {
@@ -202,41 +203,20 @@ impl Drop for Present {
     }
 }
 
-async fn serve(node: &Arc<Shared>, stream: impl Stream) {
-    let limits = &node.limits;
-    let mut stream = Peeked::new(Guarded::new(stream, limits.stall_timeout));
-    let dialect = async {
-        let mut seen = 0;
-        loop {
-            let first = stream.peek().await?;
-            match detect(first) {
-                Some(dialect) => return io::Result::Ok(Some(dialect)),
-                None if first.len() == seen => return Ok(None),
-                None => seen = first.len(),
-            }
-        }
-    };
-    let late = async {
-        Timer::after(limits.head_timeout).await;
-        node.metrics().slow_heads.add();
-        Ok(None)
-    };
-    let stopped = async {
-        node.stopper.signal().await;
-        Ok(None)
-    };
-    let ended = match dialect.or(late).or(stopped).await {
-        Ok(Some(Dialect::JsonLines)) => {
-            let (first, stream) = stream.into_parts();
-            let mut session = node.session(Framing::Lines);
-            session.input().extend_from_slice(&first);
-            session.received(Instant::now());
-            connection::drive(session, Bytes::new(stream), node.stopper.signal(), node.stopper.last_call())
-                .await
-                .map_err(Into::into)
-        }
-        Ok(Some(Dialect::Http)) => serve_http(node, stream).await,
-        Ok(Some(Dialect::Foreign(name))) => {
+/// A connection's stream. Boxed, since futures hold what they are given more than once.
+type Peer<T> = Peeked<Box<Guarded<T>>>;
+
+fn guarded<T: Stream>(node: &Shared, stream: T) -> Peer<T> {
+    Peeked::new(Box::new(Guarded::new(stream, node.limits.stall_timeout)))
+}
+
+/// Each state of a connection is boxed: in one future each would take as much memory as the largest, and those of
+/// HTTP are large.
+async fn serve(node: &Arc<Shared>, stream: Peer<impl Stream>) {
+    let ended = match Box::pin(dialect(node, stream)).await {
+        Ok(Some((Dialect::JsonLines, stream))) => serve_lines(node, stream).await.map_err(Into::into),
+        Ok(Some((Dialect::Http, stream))) => Box::pin(serve_http(node, stream)).await,
+        Ok(Some((Dialect::Foreign(name), _))) => {
             node.metrics().foreign.add();
             Err(format!("a peer speaks {name}, which this port does not").into())
         }
@@ -253,9 +233,44 @@ async fn serve(node: &Arc<Shared>, stream: impl Stream) {
     }
 }
 
+/// Waits until a peer has said enough to tell what it speaks. `None` if it does not, or the node stops.
+async fn dialect<T: Stream>(node: &Shared, mut stream: Peer<T>) -> io::Result<Option<(Dialect, Peer<T>)>> {
+    let told = async {
+        let mut seen = 0;
+        loop {
+            let first = stream.peek().await?;
+            match detect(first) {
+                Some(dialect) => return io::Result::Ok(Some(dialect)),
+                None if first.len() == seen => return Ok(None),
+                None => seen = first.len(),
+            }
+        }
+    };
+    let late = async {
+        Timer::after(node.limits.head_timeout).await;
+        node.metrics().slow_heads.add();
+        Ok(None)
+    };
+    let stopped = async {
+        node.stopper.signal().await;
+        Ok(None)
+    };
+    let told = told.or(late).or(stopped).await?;
+    Ok(told.map(|dialect| (dialect, stream)))
+}
+
+fn serve_lines(node: &Shared, stream: Peer<impl Stream>) -> smol::future::Boxed<io::Result<()>> {
+    let (first, stream) = stream.into_parts();
+    let mut session = node.session(Framing::Lines);
+    session.input().extend_from_slice(&first);
+    session.received(Instant::now());
+    let (pipe, stop) = (Box::new(Bytes::new(stream)), Some(node.stopper.signal()));
+    connection::drive(session, pipe, stop, node.stopper.last_call()).boxed()
+}
+
 async fn serve_http(
     node: &Arc<Shared>,
-    stream: Peeked<Guarded<impl Stream>>,
+    stream: Peer<impl Stream>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
     let bounds = http::Bounds {
@@ -264,19 +279,15 @@ async fn serve_http(
         body_timeout: limits.deadline,
     };
     let endpoints = Endpoints::new(node.clone());
-    let served = http::serve(stream, endpoints.clone(), bounds, node.stopper.signal()).await;
+    let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.stopper.signal())).await;
     if endpoints.was_asked() && served.as_ref().is_err_and(hyper::Error::is_timeout) {
         return Ok(());
     }
     if let Some((stream, first)) = served? {
         let pipe = WebSocket::accept(stream, first, limits.message).await;
-        connection::drive(
-            node.session(Framing::Messages),
-            pipe,
-            node.stopper.signal(),
-            node.stopper.last_call(),
-        )
-        .await?;
+        let (pipe, stop) = (Box::new(pipe), Some(node.stopper.signal()));
+        let session = node.session(Framing::Messages);
+        connection::drive(session, pipe, stop, node.stopper.last_call()).await?;
     }
     Ok(())
 }

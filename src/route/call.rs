@@ -1,6 +1,6 @@
 //! One call on its way to a provider, and the way back.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::mem;
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde_json::value::RawValue;
 
 use crate::message::{Fault, Outcome, code};
@@ -115,9 +116,9 @@ struct State {
     answers: Vec<(Token, Outcome)>,
     session: Option<Waker>,
     /// Calls that were given up and not yet answered.
-    cancelled: HashSet<Token>,
+    cancelled: FxHashSet<Token>,
     /// Providers that want to know when their call is given up.
-    providers: HashMap<Token, Waker>,
+    providers: FxHashMap<Token, Waker>,
     closed: bool,
 }
 
@@ -154,6 +155,14 @@ impl Inbox {
         if let Some(provider) = provider {
             provider.wake();
         }
+    }
+
+    /// Gives back memory that is not in use.
+    pub fn rest(&self) {
+        let mut state = self.lock();
+        state.answers.shrink_to_fit();
+        state.cancelled.shrink_to_fit();
+        state.providers.shrink_to_fit();
     }
 
     /// Gives up all calls but notifications, since the peer is gone.

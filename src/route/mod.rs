@@ -17,7 +17,7 @@ pub use exec::Exec;
 pub use forward::Forward;
 pub use native::{Json, Native, Wire};
 pub use registry::{Builder, Registry, RegistryError};
-pub(crate) use stop::Stopper;
+pub(crate) use stop::{Stop, Stopper};
 
 use smol::future::Boxed;
 

@@ -12,11 +12,12 @@
 
 mod output;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use serde_json::value::RawValue;
 
 use crate::codec::jsonrpc::{self, Bounds, Refused, Text};
@@ -55,13 +56,13 @@ pub struct Session {
     output: Output,
     inbox: Arc<Inbox>,
     next_token: Token,
-    calls: HashMap<Token, InFlight>,
+    calls: FxHashMap<Token, InFlight>,
     /// No deadline in `calls` is earlier.
     earliest: Option<Instant>,
     /// Requests that wait for a place in flight.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
-    batches: HashMap<Token, Batch>,
+    batches: FxHashMap<Token, Batch>,
     /// Answers that came while output had no room for them.
     answers: VecDeque<(Token, Outcome)>,
     /// No more input comes.
@@ -122,11 +123,11 @@ impl Session {
             framing,
             inbox: Arc::default(),
             next_token: 0,
-            calls: HashMap::new(),
+            calls: FxHashMap::default(),
             earliest: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            batches: HashMap::new(),
+            batches: FxHashMap::default(),
             answers: VecDeque::new(),
             ended: false,
         }
@@ -197,7 +198,8 @@ impl Session {
         self.earliest
     }
 
-    /// Answers the calls whose deadline has passed.
+    /// Answers the calls whose deadline has passed. If there are none, since all were answered long ago, the session
+    /// gives back what memory they took.
     pub fn expire(&mut self, now: Instant) {
         let late: Vec<Token> =
             self.calls.iter().filter(|(_, call)| call.deadline <= now).map(|(token, _)| *token).collect();
@@ -211,6 +213,20 @@ impl Session {
         let begun = self.calls.values().map(|call| call.deadline);
         self.earliest = begun.chain(self.waiting.iter().map(|waiting| waiting.deadline)).min();
         self.go_on(now);
+        if self.is_idle() {
+            self.rest();
+        }
+    }
+
+    /// Gives back the memory of what is not there any more. Not done after each call, since the next one takes it again.
+    fn rest(&mut self) {
+        self.input.shrink_to_fit();
+        self.calls.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.batches.shrink_to_fit();
+        self.answers.shrink_to_fit();
+        self.output.rest();
+        self.inbox.rest();
     }
 
     /// Answers everything that is not answered yet with `fault`.

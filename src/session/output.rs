@@ -23,6 +23,12 @@ impl Output {
         Self { bytes: Vec::new(), sent: 0, ends: VecDeque::new(), lines }
     }
 
+    /// Gives back memory that is not in use.
+    pub(super) fn rest(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }

@@ -117,9 +117,14 @@ impl<T: AsyncRead + Unpin> Peeked<T> {
 
     /// Waits for more bytes than were looked at before, and returns all. No more come if they are no more.
     pub async fn peek(&mut self) -> io::Result<&[u8]> {
-        let mut bytes = [0; 512];
-        let count = poll_fn(|cx| Pin::new(&mut self.inner).poll_read(cx, &mut bytes)).await?;
-        self.first.extend_from_slice(&bytes[..count]);
+        poll_fn(|cx| {
+            // Made anew at each look, so that it takes no memory in between.
+            let mut bytes = [0; 512];
+            let count = ready!(Pin::new(&mut self.inner).poll_read(cx, &mut bytes))?;
+            self.first.extend_from_slice(&bytes[..count]);
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await?;
         Ok(&self.first)
     }
 

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use chanrpc::config::{Config, Limits};
 
-const DOCUMENTS: [&str; 11] = [
+const DOCUMENTS: [&str; 12] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/configuration.md",
     "docs/embedding.md",
+    "docs/footprint.md",
     "docs/from-grpc.md",
     "docs/from-leaf.md",
     "docs/operations.md",

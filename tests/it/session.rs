@@ -221,6 +221,22 @@ fn the_reader_waits_while_as_many_as_allowed_are_in_flight() {
     assert!(!driven.session.is_idle(), "what was read ahead has begun");
 }
 
+#[test]
+fn a_quiet_session_gives_its_memory_back() {
+    let mut driven = Driven::lines(Limits::default());
+    driven.feed(format!("{}\n", keep(1)));
+    driven.answer(1);
+    assert_eq!(driven.settle(), ["1: 1"]);
+    assert!(driven.session.input().capacity() > 0, "the next call need not ask for memory");
+    driven.now = driven.session.next_deadline().expect("the call had one");
+    driven.session.expire(driven.now);
+    assert_eq!(driven.session.input().capacity(), 0);
+    assert_eq!(driven.session.next_deadline(), None);
+    driven.feed(format!("{}\n", keep(2)));
+    driven.answer(2);
+    assert_eq!(driven.settle(), ["2: 2"]);
+}
+
 /// A deadline counts from when a request comes, whether or not its turn does.
 #[test]
 fn deadlines_run_while_a_request_waits_for_its_place() {
