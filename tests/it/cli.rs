@@ -6,9 +6,10 @@ use std::process::Stdio;
 
 use serde_json::json;
 
+use crate::programs::{gate, program};
 use crate::support::{
     Folder, Node, Process, Stderr, await_some, binary, binary_in_shell, eventually, fake_node, is_gone,
-    listen, quoted, run,
+    listen, run,
 };
 
 /// A port that nobody but a system's own services may listen on, and these do not.
@@ -28,7 +29,7 @@ fn exit_0_when_answered() {
 
 #[test]
 fn exit_1_when_the_function_fails() {
-    let node = Node::with(Folder::new(), "[[function]]\nname = 'fail'\nexec = ['false']");
+    let node = Node::with(Folder::new(), &program("fail", "fail", &["why"], ""));
     let failed = node.run("call", &["fail"]);
     let message = failed.failed(1);
     assert!(message.contains("-32013") && message.contains("\"exit\":1"), "{message}");
@@ -136,10 +137,10 @@ fn exit_2_when_the_ready_file_cannot_be_written() {
 #[test]
 fn exit_2_for_an_argument_that_is_not_utf_8() {
     for line in [
-        "\"$0\" call \"$(printf 'f\\377')\"",
-        "\"$0\" call f \"$(printf '\\377')\"",
-        "\"$0\" call --to \"$(printf '\\377')\" f",
-        "\"$0\" \"$(printf '\\377')\"",
+        "\"$0\" \"$@\" call \"$(printf 'f\\377')\"",
+        "\"$0\" \"$@\" call f \"$(printf '\\377')\"",
+        "\"$0\" \"$@\" call --to \"$(printf '\\377')\" f",
+        "\"$0\" \"$@\" \"$(printf '\\377')\"",
     ] {
         let failed = Process::start(binary_in_shell(line)).finish();
         assert!(failed.failed(2).contains("UTF-8"), "{line}: {failed:?}");
@@ -188,9 +189,8 @@ fn exit_3_when_the_program_is_missing() {
 
 #[test]
 fn exit_3_when_the_node_stops_before_the_answer() {
-    let folder = Folder::new();
-    let config = format!("limits.drain = '100ms'\n{}", folder.gate(""));
-    let mut node = Node::with(folder, &config);
+    let config = format!("limits.drain = '100ms'\n{}", gate(""));
+    let mut node = Node::with(Folder::new(), &config);
     let call = Process::start(node.command("call", &["gate", &node.folder.name("never")]));
     await_in_flight(&node, 1);
     node.signal("TERM");
@@ -405,7 +405,7 @@ fn a_function_without_a_result_gives_null() {
 
 #[test]
 fn stdout_has_only_results() {
-    let node = Node::demo();
+    let mut node = Node::demo();
     let answered = node.run("call", &["demo.add", "1", "1"]);
     assert_eq!((answered.stdout.as_str(), answered.stderr.as_str()), ("2\n", ""));
     let listed = node.run("list", &["demo.*"]);
@@ -416,31 +416,29 @@ fn stdout_has_only_results() {
     assert!(told.result().contains("native"), "{told:?}");
     // A node prints where it listens; its log, errors of peers included, goes elsewhere.
     node.run("call", &["demo.panic"]).failed(1);
+    eventually("the panic is logged", || node.log().contains("this function always panics"));
     let address = node.address();
-    node.signal("TERM");
+    node.kill();
     let (ended, _) = node.finish();
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), &*format!("listening on {address}\n")));
-    assert!(ended.stderr.contains("this function always panics"), "{ended:?}");
+    assert_eq!(ended.stdout, format!("listening on {address}\n"));
 }
 
 #[test]
 fn a_closed_stdout_is_nobodys_fault() {
     let node = Node::demo();
-    for arguments in [
+    let mut help = binary();
+    help.arg("--help");
+    for mut command in [
         node.command("call", &["demo.add", "1", "2"]),
         node.command("list", &["-v"]),
         node.command("go", &["demo.count"]),
+        help,
     ] {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
-        let mut command = arguments;
         command.stdout(writer).stderr(Stdio::piped());
         let ended = Process::start_with(command).finish();
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
-    }
-    for line in ["\"$0\" --help | true", "\"$0\" --version >&-", "\"$0\" call --help >&-"] {
-        let ended = Process::start(binary_in_shell(line)).finish();
-        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line}: {ended:?}");
     }
     // A node whose first reader has gone serves all the same.
     let folder = Folder::new();
@@ -452,6 +450,14 @@ fn a_closed_stdout_is_nobodys_fault() {
     let _node = Process::start_with(command);
     let address = &folder.await_words("ready")[0];
     assert_eq!(run(["call", "--to", address, "demo.add", "1", "2"]).result(), "3");
+}
+
+#[test]
+fn no_stdout_at_all_is_nobodys_fault() {
+    for line in ["\"$0\" \"$@\" --version >&-", "\"$0\" \"$@\" call --help >&-"] {
+        let ended = Process::start(binary_in_shell(line)).finish();
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line}: {ended:?}");
+    }
 }
 
 // serve.
@@ -472,7 +478,7 @@ fn check_only_checks() {
 
 #[test]
 fn each_address_is_told_and_listened_on() {
-    let node = Node::launch(
+    let mut node = Node::launch(
         Folder::new(),
         None,
         &["--listen", "127.0.0.1:0", "--listen=127.0.0.1:0", "--listen", "localhost:0"],
@@ -488,7 +494,7 @@ fn each_address_is_told_and_listened_on() {
     for address in &addresses {
         assert_eq!(run(["call", "--to", &address.to_string(), "demo.add", "1", "2"]).result(), "3");
     }
-    node.signal("TERM");
+    node.kill();
     let (ended, folder) = node.finish();
     let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
     assert_eq!(folder.read("ready"), Some(lines));
@@ -522,8 +528,6 @@ fn more_threads_serve_as_well() {
     for _ in 0..5 {
         assert_eq!(node.run("call", &["demo.add", "2", "3"]).result(), "5");
     }
-    node.signal("TERM");
-    assert_eq!(node.finish().0.code, Some(0));
 }
 
 // Stopping.
@@ -539,15 +543,13 @@ fn await_refusal(node: &Node) {
 }
 
 fn gated_node(settings: &str) -> Node {
-    let folder = Folder::new();
-    let config = settings.to_owned() + &folder.gate("");
-    Node::with(folder, &config)
+    Node::with(Folder::new(), &(settings.to_owned() + &gate("")))
 }
 
 #[test]
 fn either_signal_drains() {
     for signal in ["TERM", "INT"] {
-        let mut node = gated_node("limits.drain = '1h'\n");
+        let node = gated_node("limits.drain = '1h'\n");
         let call = Process::start(node.command("call", &["gate", &node.folder.name("open")]));
         let mut raw = node.connect();
         raw.begin(1, "gate", &json!([node.folder.name("open")]));
@@ -565,13 +567,16 @@ fn either_signal_drains() {
         assert_eq!(call.finish().result(), "\"opened\"");
         assert_eq!(raw.reply()["result"], "opened");
         raw.assert_closed();
-        assert_eq!(node.wait(), Some(0), "SIG{signal}");
+        let address = node.address();
+        let (ended, _) = node.finish();
+        assert_eq!(ended.code, Some(0), "SIG{signal}");
+        assert_eq!(ended.stdout, format!("listening on {address}\n"), "stopping is no result");
     }
 }
 
 #[test]
 fn a_sleeping_function_is_waited_for() {
-    let mut node = Node::demo();
+    let mut node = Node::launch(Folder::new(), None, &["--threads", "3"], &Stderr::Read);
     let call = Process::start(node.command("call", &["demo.sleep", "0.5"]));
     await_in_flight(&node, 1);
     node.signal("TERM");
@@ -634,11 +639,8 @@ fn a_second_signal_ends_a_node_at_once() {
 
 #[test]
 fn a_configured_node_offers_what_is_configured() {
-    let folder = Folder::new();
-    let there = folder.write("there", "so it is\n");
-    let config = format!("[[function]]\nname = 'show'\nexec = ['cat', {}]\n", quoted(&there));
-    let node = Node::with(folder, &config);
-    assert_eq!(node.run("call", &["show"]).result(), "\"so it is\"");
+    let node = Node::with(Folder::new(), &program("show", "echo", &["so", "it is"], ""));
+    assert_eq!(node.run("call", &["show"]).result(), "[\"so\",\"it is\"]");
     node.run("call", &["demo.add", "1", "2"]).failed(3);
     let names = node.connect().call("rpc.list", &json!({})).unwrap();
     assert!(names.as_array().unwrap().contains(&json!("show")), "{names}");

@@ -22,6 +22,7 @@ use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 use smol::Executor;
 
+use crate::programs::gate;
 use crate::spec::run;
 use crate::support::{Folder, LIMIT, Node, Stderr, await_some, eventually};
 
@@ -1051,9 +1052,7 @@ fn lanes_to(executor: &Arc<Executor<'static>>, node: &Node) -> Lanes<Remote> {
 
 #[test]
 fn a_node_sees_each_key_in_order_and_the_others_meanwhile() {
-    let folder = Folder::new();
-    let gate = folder.gate("");
-    let node = Node::with(folder, &gate);
+    let node = Node::with(Folder::new(), &gate(""));
     let open = node.folder.name("open");
     run(async |executor| {
         let lanes = lanes_to(&executor, &node);
@@ -1091,9 +1090,7 @@ fn a_node_sees_each_key_in_order_and_the_others_meanwhile() {
 
 #[test]
 fn a_deadline_is_the_lanes_own_over_the_network_too() {
-    let folder = Folder::new();
-    let gate = folder.gate("");
-    let node = Node::with(folder, &gate);
+    let node = Node::with(Folder::new(), &gate(""));
     let never = node.folder.name("never");
     run(async |executor| {
         let lanes = lanes_to(&executor, &node);
@@ -1115,9 +1112,7 @@ fn a_deadline_is_the_lanes_own_over_the_network_too() {
 
 #[test]
 fn a_node_that_is_killed_and_started_again() {
-    let folder = Folder::new();
-    let gate = folder.gate("");
-    let node = Node::with(folder, &gate);
+    let node = Node::with(Folder::new(), &gate(""));
     let address = node.address().to_string();
     run(async |executor| {
         let lanes = lanes_to(&executor, &node);

@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{self, Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -25,9 +25,6 @@ use smol::Executor;
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);
-/// A shell script that prints `opened` once the file exists that its argument names. It gives up when the
-/// folder of that file is gone, so that a test which fails leaves nothing behind.
-const GATE: &str = "while [ ! -e \"$1\" ] && [ -d \"${1%/*}\" ]; do sleep 0.02; done; echo opened";
 /// A shell script that ignores SIGTERM, has a child that does too, writes both their process ids to the file
 /// that its argument names, and ends only when the folder of that file is gone.
 const STUBBORN: &str = "trap '' TERM
@@ -113,11 +110,6 @@ impl Folder {
         )
     }
 
-    /// The configuration of a function that answers "opened" once the file exists that its parameter names.
-    pub(crate) fn gate(&self, settings: &str) -> String {
-        self.script_of("gate", GATE, settings)
-    }
-
     /// The configuration of a function that ends by force only, and leaves its two process ids in the file
     /// that its parameter names.
     pub(crate) fn stubborn(&self, settings: &str) -> String {
@@ -131,15 +123,25 @@ impl Drop for Folder {
     }
 }
 
+/// What starts the binary: its path, after the name of what runs it if the system alone cannot
+/// (`CHANRPC_TEST_RUNNER`, such as `qemu-aarch64-static`).
+pub(crate) fn binary_words() -> Vec<String> {
+    let runner = std::env::var("CHANRPC_TEST_RUNNER").ok();
+    runner.into_iter().chain([env!("CARGO_BIN_EXE_chanrpc").to_owned()]).collect()
+}
+
 /// The binary.
 pub(crate) fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_chanrpc"))
+    let words = binary_words();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    command
 }
 
 /// The binary, started by a line of shell, in which `"$0" "$@"` stand for it and its arguments.
 pub(crate) fn binary_in_shell(line: &str) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", line, env!("CARGO_BIN_EXE_chanrpc")]);
+    command.args(["-c", line]).args(binary_words());
     command
 }
 
@@ -244,6 +246,11 @@ impl Process {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Ends it by force.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
     }
 
     /// Sends a signal by name, such as `TERM`.
@@ -390,6 +397,12 @@ impl Node {
         binary
     }
 
+    /// Ends it by force and waits for its end.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+        self.process.wait();
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
@@ -411,8 +424,7 @@ impl Node {
 
     /// Ends it by force and gives what was in the pipe that nobody read.
     pub(crate) fn unread(mut self) -> Vec<u8> {
-        let _ = self.process.child.kill();
-        self.process.wait();
+        self.kill();
         let mut bytes = Vec::new();
         self.stuck.take().unwrap().read_to_end(&mut bytes).unwrap();
         bytes
@@ -524,9 +536,14 @@ impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = await_some("a connection", || TcpStream::connect(address).ok());
         stream.set_nodelay(true).unwrap();
-        let client = Self { reader: BufReader::new(stream), next_id: 0 };
+        let client = Self::new(stream);
         client.set_limit(LIMIT);
         client
+    }
+
+    /// Uses a connection without a limit of time.
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { reader: BufReader::new(stream), next_id: 0 }
     }
 
     /// Sets how long anything may take.
@@ -564,6 +581,17 @@ impl Client {
             Ok(_) => Some(line),
             Err(error) if is_end(&error) => None,
             Err(error) => panic!("no line came: {error}"),
+        }
+    }
+
+    /// The next line that is not empty.
+    #[track_caller]
+    pub(crate) fn full_line(&mut self) -> Option<String> {
+        loop {
+            let line = self.line()?;
+            if !line.trim().is_empty() {
+                return Some(line);
+            }
         }
     }
 
@@ -665,11 +693,8 @@ pub(crate) fn is_end(error: &io::Error) -> bool {
 pub(crate) fn fake_node(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> SocketAddr {
     let answer = Arc::new(answer);
     listen(move |stream| {
-        let mut client = Client { reader: BufReader::new(stream), next_id: 0 };
-        while let Some(line) = client.line() {
-            if line.trim().is_empty() {
-                continue;
-            }
+        let mut client = Client::new(stream);
+        while let Some(line) = client.full_line() {
             let reply = answer(&serde_json::from_str(&line).unwrap());
             if client.try_send(format!("{reply}\n")).is_err() {
                 return;
@@ -686,6 +711,9 @@ pub(crate) fn listen(treat: impl Fn(TcpStream) + Clone + Send + 'static) -> Sock
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let treat = treat.clone();
+            // On Windows every process that is started inherits what `accept` gives, and so keeps the connection
+            // open; a copy is not inherited.
+            let stream = stream.try_clone().unwrap();
             thread::spawn(move || treat(stream));
         }
     });
@@ -720,11 +748,6 @@ impl Relay {
 fn pass_on(mut from: &TcpStream, mut to: &TcpStream) {
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(Shutdown::Write);
-}
-
-/// A TOML text in which `path` stands for itself.
-pub(crate) fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display())
 }
 
 /// What comes over a channel, sooner or later.

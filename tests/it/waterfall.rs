@@ -302,8 +302,8 @@ fn nothing_blocks_the_loop_while_a_step_waits() {
 #[test]
 fn a_chain_that_is_not_taken_is_dropped() {
     let service = start_with(Settings { open: 1, workers: 1, jobs: 0, ..Settings::default() });
-    let drops = Drops::default();
-    let chain = || {
+    let (taken, refused) = (Drops::default(), Drops::default());
+    let chain = |drops: &Drops| {
         let (step, last) = (drops.guard(), drops.guard());
         let chain = service.me.waterfall::<CallError>().then(move |_, ()| {
             drop(step);
@@ -311,14 +311,13 @@ fn a_chain_that_is_not_taken_is_dropped() {
         });
         chain.finish(move |_, _| drop(last))
     };
-    chain().unwrap();
-    assert_eq!(chain(), Err(Rejected::Full { setting: "open", limit: 1 }));
-    assert_eq!(drops.count(), 2);
-    service.ask(|_| ());
-    eventually("the step has begun", || drops.count() == 3);
+    chain(&taken).unwrap();
+    assert_eq!(chain(&refused), Err(Rejected::Full { setting: "open", limit: 1 }));
+    assert_eq!(refused.count(), 2);
+    eventually("the step has begun", || taken.count() == 1);
     let me = service.me.clone();
     service.close();
-    eventually("all is dropped", || drops.count() == 4);
+    eventually("all is dropped", || taken.count() == 2);
     assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(Rejected::Closed));
 
     // A job for which there is no room is an error of the chain.
