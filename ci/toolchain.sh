@@ -25,7 +25,12 @@ engine() {
 has_std() { compgen -G "$(rustc --print target-libdir --target "$1")/libstd-*" >/dev/null; }
 has_sources() { [[ -f $("$1" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]]; }
 
+# For std built from its sources: the binary is stripped, so std's means to name functions in backtraces are dead weight.
+from_sources=(RUSTC_BOOTSTRAP=1 "CARGO_UNSTABLE_BUILD_STD=std,panic_unwind"
+    "CARGO_UNSTABLE_BUILD_STD_FEATURES=panic-unwind,optimize_for_size")
+
 # plan TRIPLE: chooses what builds for it and says so. CHANRPC_BUILDER (cross, zigbuild or cargo) overrides the choice.
+# The toolchain's std is taken where it is; with CHANRPC_STD=sources, as for a release, it is built, which is smaller.
 plan() {
     local std rustc
     glibc=
@@ -49,11 +54,16 @@ plan() {
     case $builder in
         cross)
             how="cross with $(engine), image ${CROSS_STAND_IN:-of Cross.toml}"
+            if [[ -z ${CROSS_STAND_IN:-} && ${CHANRPC_STD:-} == sources ]]; then
+                rustup component add rust-src
+                settings+=("${from_sources[@]}")
+                how+=", std from its sources"
+            fi
             ;;
         zigbuild | cargo)
             [[ $builder == cargo ]] || need cargo-zigbuild zig
             if [[ -n ${CHANRPC_FETCH_RUST:-} ]]; then rustup target add "$triple"; fi
-            if has_std "$triple"; then
+            if [[ ${CHANRPC_STD:-} != sources ]] && has_std "$triple"; then
                 std="std of the toolchain"
             else
                 for rustc in rustc /usr/bin/rustc ""; do
@@ -67,7 +77,7 @@ plan() {
                 std="std from the sources of $("$rustc" --version | cut -d' ' -f1-2)"
                 flags+=("--remap-path-prefix=$("$rustc" --print sysroot)/lib/rustlib/src/rust=/rustc")
                 flags+=(-C link-self-contained=no)
-                settings+=("RUSTC=$rustc" RUSTC_BOOTSTRAP=1 "CARGO_UNSTABLE_BUILD_STD=std,panic_unwind")
+                settings+=("RUSTC=$rustc" "${from_sources[@]}")
             fi
             if [[ $builder == zigbuild ]]; then
                 flags+=(-C link-self-contained=no)

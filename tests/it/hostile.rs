@@ -288,15 +288,11 @@ fn an_http_head_that_never_ends() {
     });
 }
 
-/// Sends again and again, and never reads, until the node cuts the connection off.
+/// Sends again and again, and never reads, until the node cuts the connection off. Whether it did is asked of the node:
+/// under Wine a send that waits is not always told.
 fn flood(mut client: Client, message: &[u8]) {
     client.set_limit(BELOW_DEFAULT);
-    loop {
-        if let Err(error) = client.try_send(message) {
-            assert!(is_end(&error), "the node neither read nor ended the connection: {error}");
-            return;
-        }
-    }
+    while client.try_send(message).is_ok() {}
 }
 
 /// Has four peers at once flood the node.
