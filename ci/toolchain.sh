@@ -7,6 +7,9 @@ export PATH=$tools/bin:$tools/zig/bin:$tools/zig/ziglang:$PATH
 # shellcheck disable=SC1091 # made by ci/setup-cross, where published images cannot be had
 [[ ! -f $tools/cross/env ]] || source "$tools/cross/env"
 
+# Git Bash would take the flags for paths.
+export MSYS2_ENV_CONV_EXCL=CARGO_ENCODED_RUSTFLAGS
+
 # Where ci/build puts the release binaries, each in a folder of its target's name.
 # shellcheck disable=SC2034 # the scripts that source this use it
 dist=$target/dist
@@ -22,7 +25,11 @@ engine() {
     return 1
 }
 
-has_std() { compgen -G "$(rustc --print target-libdir --target "$1")/libstd-*" >/dev/null; }
+has_std() {
+    local libraries
+    libraries=$(rustc --print target-libdir --target "$1")
+    compgen -G "${libraries//\\//}/libstd-*" >/dev/null
+}
 has_sources() { [[ -f $("$1" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]]; }
 
 # For std built from its sources: the binary is stripped, so std's means to name functions in backtraces are dead weight.
@@ -40,19 +47,18 @@ plan() {
     if [[ -z $builder ]]; then
         if command -v cross >/dev/null && engine >/dev/null; then
             builder=cross
-        elif [[ $triple == *-windows-gnu ]]; then
-            builder=cargo
         else
-            builder=zigbuild
+            builder=$(ci/matrix get "$triple" desk)
         fi
     fi
-    # In CARGO_ENCODED_RUSTFLAGS no RUSTFLAGS can drop them. No path of this machine gets into the binary, and the paths
-    # that do are those inside of cross.
-    mapfile -t flags < <(ci/matrix flags "$triple")
-    flags+=("--remap-path-prefix=$PWD=/project" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
-    settings=(-u RUSTFLAGS "CARGO_TARGET_DIR=$target/$builder")
+    # Nothing in the environment may replace the flags of .cargo/config.toml.
+    settings=(-u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS "CARGO_TARGET_DIR=$target/$builder")
     case $builder in
         cross)
+            engine >/dev/null || {
+                echo "no container engine answers: start Docker or Podman, or leave CHANRPC_BUILDER unset" >&2
+                return 1
+            }
             how="cross with $(engine), image ${CROSS_STAND_IN:-of Cross.toml}"
             if [[ -z ${CROSS_STAND_IN:-} && ${CHANRPC_STD:-} == sources ]]; then
                 rustup component add rust-src
@@ -63,10 +69,14 @@ plan() {
         zigbuild | cargo)
             [[ $builder == cargo ]] || need cargo-zigbuild zig
             if [[ -n ${CHANRPC_FETCH_RUST:-} ]]; then rustup target add "$triple"; fi
-            if [[ ${CHANRPC_STD:-} != sources ]] && has_std "$triple"; then
+            # No path of this machine gets into the binary; those that do are as inside of cross.
+            mapfile -t flags < <(ci/matrix flags "$triple")
+            flags+=("--remap-path-prefix=$PWD=/project" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
+            if [[ -z ${CHANRPC_RUSTC:-} && ${CHANRPC_STD:-} != sources ]] && has_std "$triple"; then
                 std="std of the toolchain"
             else
-                for rustc in rustc /usr/bin/rustc ""; do
+                if [[ -n ${CHANRPC_FETCH_RUST:-} ]]; then rustup component add rust-src; fi
+                for rustc in ${CHANRPC_RUSTC:-rustc /usr/bin/rustc} ""; do
                     if command -v "$rustc" >/dev/null && has_sources "$rustc"; then break; fi
                 done
                 [[ -n $rustc ]] || {
@@ -86,13 +96,13 @@ plan() {
             else
                 how="cargo, $std"
             fi
+            settings+=("CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")")
             ;;
         *)
             echo "CHANRPC_BUILDER is $builder; it can be cross, zigbuild or cargo" >&2
             return 2
             ;;
     esac
-    settings+=("CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")")
     echo "$triple: by $how"
 }
 
@@ -101,6 +111,10 @@ planned() {
     set -- "$1" --target "$triple${glibc:+.$glibc}" "${@:2}"
     if [[ $1 == test && " ${settings[*]} " == *" RUSTC_BOOTSTRAP=1 "* ]]; then
         settings+=("CARGO_UNSTABLE_BUILD_STD=std,panic_unwind,test")
+    fi
+    if [[ $1 != build && $builder != cross ]]; then
+        runner "$triple"
+        settings+=("CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$triple")_RUNNER=${runner[*]:-env}")
     fi
     case $builder:$1 in
         cross:*) env "${settings[@]}" cross "$@" ;;
@@ -125,8 +139,12 @@ runner() {
     kind=$(ci/matrix get "$1" runner)
     runner=()
     case $kind:$(uname -sm) in
-        native:* | qemu-aarch64:"Linux aarch64" | qemu-arm:"Linux armv7l" | wine:MINGW* | wine:MSYS*) ;;
+        native:*" x86_64" | qemu-aarch64:"Linux aarch64" | qemu-arm:"Linux armv7l" | wine:MINGW* | wine:MSYS*) ;;
         wine:*) runner=("$PWD/targets/wine-run") ;;
+        native:*)
+            echo "nothing here runs programs for $1" >&2
+            return 1
+            ;;
         *)
             need "$kind-static"
             runner=("$kind-static")

@@ -51,7 +51,7 @@ find_target() {
         *) die "there is no release for $kernel; build it from $repository with 'cargo build --release'" ;;
     esac
     case $arch/$machine in
-        /arm*) die "there is no release for 32-bit ARM ($machine); build it from $repository:" \
+        /armv7* | /armv8*) die "there is no release for 32-bit ARM ($machine); build it from $repository:" \
             "'rustup target add armv7-unknown-linux-musleabihf', then 'cargo build --release --target' with that" ;;
         /*) die "there is no release for $machine; build it from $repository with 'cargo build --release'" ;;
     esac
