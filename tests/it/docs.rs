@@ -68,6 +68,25 @@ fn configurations_in_the_documents_are_valid() {
     assert!(seen >= 2);
 }
 
+/// Whoever publishes the project elsewhere changes `repository` in Cargo.toml, and learns here where else it stands.
+#[test]
+fn everything_is_fetched_from_the_repository_of_the_manifest() {
+    let repository = env!("CARGO_PKG_REPOSITORY");
+    let place = repository.strip_prefix("https://github.com/").expect("a repository on GitHub");
+    let raw = format!("https://raw.githubusercontent.com/{place}/main/scripts");
+    let expected = [
+        ("scripts/install.sh", format!("\nrepository={repository}\n")),
+        ("scripts/systemd/chanrpc.service", format!("={repository}/blob/main/docs/operations.md\n")),
+        ("README.md", format!("{raw}/install.sh | sh\n")),
+        ("docs/operations.md", format!("{raw}/install.sh\n")),
+        ("docs/operations.md", format!("\nrelease={repository}/releases/download/")),
+        ("docs/operations.md", format!(" --repo {place}\n")),
+    ];
+    for (file, text) in expected {
+        assert!(read(file).contains(&text), "{file} has no {text:?}");
+    }
+}
+
 #[test]
 fn the_table_of_limits_is_complete() {
     let table = read("docs/configuration.md");
