@@ -1,7 +1,7 @@
 //! The words that codec, session, route and the network client share: what travels, in no dialect's form.
 //!
 //! Parameters, results and error data are JSON texts that were checked to be JSON and are otherwise left as
-//! they came ([`RawValue`]), so that a node which only passes them on never takes them apart.
+//! they came ([`RawJson`]), so that a node which only passes them on never takes them apart.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,11 +31,83 @@ pub mod code {
     pub const CANCELLED: i64 = -32800;
 }
 
+/// A JSON text, checked to be one, and left as it came.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RawJson<'a>(Cow<'a, str>);
+
+impl<'a> RawJson<'a> {
+    /// `null`.
+    pub const NULL: RawJson<'static> = RawJson(Cow::Borrowed("null"));
+
+    /// Takes a text that is known to be JSON.
+    pub(crate) fn checked(text: impl Into<Cow<'a, str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// Takes what was just written as JSON.
+    ///
+    /// # Errors
+    /// [`code::INTERNAL`] if it is not even UTF-8.
+    pub(crate) fn written(json: Vec<u8>) -> Result<RawJson<'static>, Fault> {
+        match String::from_utf8(json) {
+            Ok(text) => Ok(RawJson(text.into())),
+            Err(error) => Err(Fault::new(code::INTERNAL, format!("the result is not UTF-8: {error}"))),
+        }
+    }
+
+    /// Writes a value as JSON.
+    ///
+    /// # Errors
+    /// What the value's `Serialize` meets.
+    pub fn of(value: &(impl serde::Serialize + ?Sized)) -> Result<RawJson<'static>, serde_json::Error> {
+        serde_json::to_string(value).map(|text| RawJson(text.into()))
+    }
+
+    /// Returns the text.
+    pub fn get(&self) -> &str {
+        &self.0
+    }
+
+    /// The same text, borrowed from this one.
+    pub fn borrowed(&self) -> RawJson<'_> {
+        RawJson(Cow::Borrowed(&self.0))
+    }
+
+    /// The same text, owned.
+    pub fn into_owned(self) -> RawJson<'static> {
+        RawJson(self.0.into_owned().into())
+    }
+}
+
+impl<'a> From<&'a RawValue> for RawJson<'a> {
+    fn from(value: &'a RawValue) -> Self {
+        Self(value.get().into())
+    }
+}
+
+impl From<Box<RawValue>> for RawJson<'static> {
+    fn from(value: Box<RawValue>) -> Self {
+        Self(String::from(Box::<str>::from(value)).into())
+    }
+}
+
+impl fmt::Display for RawJson<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RawJson<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// A request's id, kept as the JSON text it came in, so that it goes back the same to the byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Id(Box<str>);
+pub struct Id<'a>(Cow<'a, str>);
 
-impl Id {
+impl<'a> Id<'a> {
     /// The longest id that is accepted, in bytes of JSON text.
     pub const MAX_LEN: usize = 128;
 
@@ -45,20 +117,27 @@ impl Id {
     }
 
     /// Takes a JSON text as an id if it is a string, a number or null, and not too long.
-    pub fn from_json(text: &str) -> Option<Self> {
+    pub fn from_json(text: impl Into<Cow<'a, str>>) -> Option<Self> {
+        let text = text.into();
         let fits = text.len() <= Self::MAX_LEN;
-        let is_id =
-            text == "null" || text.starts_with(['"', '-']) || text.starts_with(|c: char| c.is_ascii_digit());
-        (fits && is_id).then(|| Self(text.into()))
+        let is_id = &*text == "null"
+            || text.starts_with(['"', '-'])
+            || text.starts_with(|c: char| c.is_ascii_digit());
+        (fits && is_id).then_some(Self(text))
     }
 
     /// Returns the id as JSON text.
     pub fn as_json(&self) -> &str {
         &self.0
     }
+
+    /// The same id, owned.
+    pub fn into_owned(self) -> Id<'static> {
+        Id(self.0.into_owned().into())
+    }
 }
 
-impl From<u64> for Id {
+impl From<u64> for Id<'static> {
     fn from(number: u64) -> Self {
         Self(number.to_string().into())
     }
@@ -70,20 +149,20 @@ pub enum Message<'a> {
     /// A call. Without an id it is a notification: never answered.
     Request(Request<'a>),
     /// The peer gives up one of its requests.
-    Cancel(Id),
+    Cancel(Id<'a>),
     /// The answer to one of our requests.
-    Reply(Id, Outcome),
+    Reply(Id<'a>, Outcome),
 }
 
 /// One call as it came.
 #[derive(Debug)]
 pub struct Request<'a> {
     /// What the reply will carry; `None` in a notification.
-    pub id: Option<Id>,
+    pub id: Option<Id<'a>>,
     /// The function's name.
     pub method: Cow<'a, str>,
     /// An array or an object, if anything.
-    pub params: Option<&'a RawValue>,
+    pub params: Option<RawJson<'a>>,
     /// What travels beside the parameters.
     pub meta: Meta,
 }
@@ -98,7 +177,10 @@ pub struct Meta {
 }
 
 /// How a call ended: a JSON text, or a fault.
-pub type Outcome = Result<Box<RawValue>, Fault>;
+pub type Outcome = Result<RawJson<'static>, Fault>;
+
+/// The same, borrowed by whoever writes it to a peer.
+pub type Answer<'a> = Result<&'a str, &'a Fault>;
 
 /// An error as it travels: a [`code`], a sentence for people, and data for programs.
 #[derive(Clone, Debug)]

@@ -182,6 +182,12 @@ impl FunctionMetrics {
         }
     }
 
+    /// Counts a call that was answered at once.
+    pub fn prompt(&self, time: Duration, fault: Option<&Fault>) {
+        self.begin();
+        self.end(time, fault);
+    }
+
     /// Returns how many calls are not answered yet.
     pub fn in_flight(&self) -> u64 {
         self.requests.get().saturating_sub(self.answered.get())

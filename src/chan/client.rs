@@ -100,23 +100,22 @@ impl Client {
         }
     }
 
-    /// Like [`submit`](Self::submit), but a plain function of a server that has nothing else to do is run at once.
+    /// Runs a plain function on this thread, now, if its server has nothing else to do. Otherwise the arguments
+    /// come back.
     #[cfg(feature = "node")]
-    pub(crate) fn submit_in_place<A: Send + 'static, R: Send + 'static>(
+    pub(crate) fn run_in_place<A: Send + 'static, R: Send + 'static>(
         &self,
         id: &FunctionId,
         kind: Kind,
         arguments: A,
-        sink: impl Sink<R> + 'static,
-    ) {
+    ) -> Result<Result<R, CallError>, A> {
         let shared = self.shared();
-        let found = match shared.directory.find::<A, R>(id, kind) {
-            Ok(found) => found,
-            Err(error) => return Box::new(sink).answer(Err(error)),
-        };
-        match shared.run_in_place(&found, arguments) {
-            Ok(result) => Box::new(sink).answer(result),
-            Err(arguments) => self.queue(found.number, arguments, sink),
+        match shared.directory.find::<A, R>(id, kind) {
+            Ok(found) => shared.run_in_place(&found, arguments),
+            Err(error) => {
+                panic::drop_quietly(arguments);
+                Ok(Err(error))
+            }
         }
     }
 

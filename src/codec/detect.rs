@@ -1,10 +1,12 @@
 //! Which dialect a peer speaks, told by its first bytes.
 
-/// A dialect that first bytes can stand for.
+use super::dialects::Dialect;
+
+/// What first bytes can stand for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// JSON-RPC, one value a line.
-    JsonLines,
+pub enum Detected {
+    /// A dialect on the bare stream.
+    Dialect(Dialect),
     /// HTTP/1, and with it WebSocket.
     Http,
     /// A TLS handshake, or HTTP/2, neither of which is spoken on this port.
@@ -19,16 +21,16 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// Tells the dialect, or `None` while the bytes could still be the beginning of more than one.
 ///
 /// What looks like nothing in particular is taken as a line of JSON, so that its sender is told what is wrong.
-pub fn detect(first: &[u8]) -> Option<Dialect> {
+pub fn detect(first: &[u8]) -> Option<Detected> {
     let starts = |method: &[u8]| first.starts_with(method);
     let could_become = |method: &[u8]| method.starts_with(first);
     match first {
         [] => None,
-        [TLS_HANDSHAKE, ..] => Some(Dialect::Foreign("TLS")),
-        _ if HTTP_METHODS.into_iter().any(starts) => Some(Dialect::Http),
-        _ if starts(HTTP2) => Some(Dialect::Foreign("HTTP/2")),
+        [TLS_HANDSHAKE, ..] => Some(Detected::Foreign("TLS")),
+        _ if HTTP_METHODS.into_iter().any(starts) => Some(Detected::Http),
+        _ if starts(HTTP2) => Some(Detected::Foreign("HTTP/2")),
         _ if HTTP_METHODS.into_iter().chain([HTTP2]).any(could_become) => None,
-        _ => Some(Dialect::JsonLines),
+        _ => Some(Detected::Dialect(Dialect::Lines)),
     }
 }
 
@@ -39,17 +41,17 @@ mod tests {
     #[test]
     fn tells_dialects_apart_by_as_few_bytes_as_it_takes() {
         for (bytes, dialect) in [
-            (&b"{"[..], Dialect::JsonLines),
-            (b"[{", Dialect::JsonLines),
-            (b"\n", Dialect::JsonLines),
-            (b"  {", Dialect::JsonLines),
-            (b"hello", Dialect::JsonLines),
-            (b"\xff\xfe", Dialect::JsonLines),
-            (b"GE{", Dialect::JsonLines),
-            (b"POST /", Dialect::Http),
-            (b"GET ", Dialect::Http),
-            (b"\x16\x03\x01", Dialect::Foreign("TLS")),
-            (b"PRI * HTTP/2.0", Dialect::Foreign("HTTP/2")),
+            (&b"{"[..], Detected::Dialect(Dialect::Lines)),
+            (b"[{", Detected::Dialect(Dialect::Lines)),
+            (b"\n", Detected::Dialect(Dialect::Lines)),
+            (b"  {", Detected::Dialect(Dialect::Lines)),
+            (b"hello", Detected::Dialect(Dialect::Lines)),
+            (b"\xff\xfe", Detected::Dialect(Dialect::Lines)),
+            (b"GE{", Detected::Dialect(Dialect::Lines)),
+            (b"POST /", Detected::Http),
+            (b"GET ", Detected::Http),
+            (b"\x16\x03\x01", Detected::Foreign("TLS")),
+            (b"PRI * HTTP/2.0", Detected::Foreign("HTTP/2")),
         ] {
             assert_eq!(detect(bytes), Some(dialect), "{bytes:?}");
         }

@@ -1,8 +1,10 @@
-//! Framing by line feeds: one value a line, CRLF tolerated, blank lines skipped.
+//! Framing by line feeds: one value a line, CRLF tolerated. A blank line is an empty frame.
 
 use std::ops::Range;
 
 use memchr::memchr;
+
+use super::frame::Next;
 
 /// Finds lines in a buffer that grows at its end and is cut at its front.
 ///
@@ -13,17 +15,6 @@ pub struct Lines {
     looked: usize,
     /// In the middle of a line that was too long.
     skipping: bool,
-}
-
-/// What stands at the front of the buffer.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    /// A line: where it is without its end, and how many bytes to cut with its end.
-    Line(Range<usize>, usize),
-    /// A line longer than the maximum began here; cut so many bytes. Its rest is skipped when it comes.
-    TooLong(usize),
-    /// No whole line yet; cut so many bytes that mean nothing.
-    Incomplete(usize),
 }
 
 impl Lines {
@@ -44,7 +35,7 @@ impl Lines {
             Some(end) if end > self.max + 1 || (end > self.max && buffer[end - 1] != b'\r') => {
                 Next::TooLong(end + 1)
             }
-            Some(end) => Next::Line(trim(buffer, end), end + 1),
+            Some(end) => Next::Frame(trim(buffer, end), end + 1),
             None if self.skipping => {
                 self.looked = 0;
                 Next::Incomplete(buffer.len())
@@ -82,7 +73,7 @@ mod tests {
             buffer.extend_from_slice(piece.as_bytes());
             loop {
                 let cut = match lines.next(&buffer) {
-                    Next::Line(at, cut) => {
+                    Next::Frame(at, cut) => {
                         found.push(String::from_utf8(buffer[at].to_vec()).unwrap());
                         cut
                     }
@@ -92,6 +83,7 @@ mod tests {
                     }
                     Next::Incomplete(0) => break,
                     Next::Incomplete(cut) => cut,
+                    Next::Broken(why) => panic!("{why}"),
                 };
                 buffer.drain(..cut);
             }

@@ -1,8 +1,13 @@
 //! Bytes ↔ messages. Pure: no sockets, no clock, no tasks; slices in, values and byte counts out.
 
 mod detect;
+mod dialects;
+mod frame;
+mod json;
 pub mod jsonrpc;
 mod lines;
 
-pub use detect::{Dialect, detect};
-pub use lines::{Lines, Next};
+pub use detect::{Detected, detect};
+pub use dialects::{Codec, Dialect};
+pub use frame::{Next, Read, Refused};
+pub use lines::Lines;

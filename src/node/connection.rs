@@ -30,7 +30,7 @@ pub(super) fn drive(
     mut last_call: Stop,
 ) -> impl Future<Output = io::Result<()>> + Send {
     let mut alarm: Option<(Instant, Timer)> = None;
-    let (mut ended, mut stopped, mut given_up, mut done) = (false, false, false, false);
+    let (mut stopped, mut given_up, mut done) = (false, false, false);
     poll_fn(move |cx| {
         for _ in 0..TURN {
             if done {
@@ -54,15 +54,14 @@ pub(super) fn drive(
                 session.give_up_all(&Fault::new(code::CLOSED, "the node is stopping"));
                 moved = true;
             }
-            if !ended && !stopped && session.wants_input() {
+            if !stopped && session.wants_input() {
                 match pipe.poll_receive(cx, session.input())? {
                     Poll::Ready(Received::Some) => {
                         session.received(now);
                         moved = true;
                     }
                     Poll::Ready(Received::End) => {
-                        ended = true;
-                        session.ended(now);
+                        session.end(now);
                         moved = true;
                     }
                     Poll::Ready(Received::Gone) => {
@@ -77,7 +76,8 @@ pub(super) fn drive(
                 continue;
             }
             // A peer that has said all waits for its answers only; a node that stops, for everything.
-            done = flushed && if ended { session.is_answered() } else { stopped && session.is_idle() };
+            done = flushed
+                && if session.has_ended() { session.is_answered() } else { stopped && session.is_idle() };
             if done {
                 continue;
             }

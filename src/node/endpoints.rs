@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use hyper::Method;
 
 use super::{Shared, connection};
-use crate::session::{Framing, Session};
+use crate::codec::Dialect;
+use crate::session::Session;
 use crate::transport::http::{Reply, Request, Service};
 use crate::transport::{Pipe, Received};
 
@@ -32,7 +33,7 @@ impl Endpoints {
 
     /// Has a session of its own answer one body.
     async fn rpc(&self, body: Vec<u8>) -> Reply {
-        let session = self.node.session(Framing::Messages);
+        let session = self.node.session(Dialect::Frames);
         let mut answer = Vec::new();
         let exchange = Exchange { body: Some(body), answer: &mut answer };
         // What was taken in is answered also while the node stops, so no signal is waited for here.
@@ -59,7 +60,7 @@ impl Service for Endpoints {
     }
 
     fn too_large(&self) -> Reply {
-        let mut session: Session = self.node.session(Framing::Messages);
+        let mut session: Session = self.node.session(Dialect::Frames);
         session.too_long(&[]);
         Reply::json(session.output().to_vec()).with_status(413)
     }

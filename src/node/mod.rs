@@ -14,11 +14,11 @@ use smol::future::FutureExt;
 use smol::net::TcpListener;
 use smol::{Executor, Task, Timer};
 
-use crate::codec::{Dialect, detect};
+use crate::codec::{Detected, Dialect, detect};
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::route::{Registry, Stopper};
-use crate::session::{Framing, Session};
+use crate::session::Session;
 use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
 use endpoints::Endpoints;
 
@@ -129,8 +129,8 @@ impl Shared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self, framing: Framing) -> Session {
-        Session::new(self.registry.clone(), self.limits.clone(), framing)
+    fn session(&self, dialect: Dialect) -> Session {
+        Session::new(self.registry.clone(), self.limits.clone(), dialect)
     }
 }
 
@@ -214,9 +214,11 @@ fn guarded<T: Stream>(node: &Shared, stream: T) -> Peer<T> {
 /// HTTP are large.
 async fn serve(node: &Arc<Shared>, stream: Peer<impl Stream>) {
     let ended = match Box::pin(dialect(node, stream)).await {
-        Ok(Some((Dialect::JsonLines, stream))) => serve_lines(node, stream).await.map_err(Into::into),
-        Ok(Some((Dialect::Http, stream))) => Box::pin(serve_http(node, stream)).await,
-        Ok(Some((Dialect::Foreign(name), _))) => {
+        Ok(Some((Detected::Dialect(dialect), stream))) => {
+            serve_stream(node, stream, dialect).await.map_err(Into::into)
+        }
+        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, stream)).await,
+        Ok(Some((Detected::Foreign(name), _))) => {
             node.metrics().foreign.add();
             Err(format!("a peer speaks {name}, which this port does not").into())
         }
@@ -234,7 +236,7 @@ async fn serve(node: &Arc<Shared>, stream: Peer<impl Stream>) {
 }
 
 /// Waits until a peer has said enough to tell what it speaks. `None` if it does not, or the node stops.
-async fn dialect<T: Stream>(node: &Shared, mut stream: Peer<T>) -> io::Result<Option<(Dialect, Peer<T>)>> {
+async fn dialect<T: Stream>(node: &Shared, mut stream: Peer<T>) -> io::Result<Option<(Detected, Peer<T>)>> {
     let told = async {
         let mut seen = 0;
         loop {
@@ -259,9 +261,13 @@ async fn dialect<T: Stream>(node: &Shared, mut stream: Peer<T>) -> io::Result<Op
     Ok(told.map(|dialect| (dialect, stream)))
 }
 
-fn serve_lines(node: &Shared, stream: Peer<impl Stream>) -> smol::future::Boxed<io::Result<()>> {
+fn serve_stream(
+    node: &Shared,
+    stream: Peer<impl Stream>,
+    dialect: Dialect,
+) -> smol::future::Boxed<io::Result<()>> {
     let (first, stream) = stream.into_parts();
-    let mut session = node.session(Framing::Lines);
+    let mut session = node.session(dialect);
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
     let (pipe, stop) = (Box::new(Bytes::new(stream)), Some(node.stopper.signal()));
@@ -286,7 +292,7 @@ async fn serve_http(
     if let Some((stream, first)) = served? {
         let pipe = WebSocket::accept(stream, first, limits.message).await;
         let (pipe, stop) = (Box::new(pipe), Some(node.stopper.signal()));
-        let session = node.session(Framing::Messages);
+        let session = node.session(Dialect::Frames);
         connection::drive(session, pipe, stop, node.stopper.last_call()).await?;
     }
     Ok(())

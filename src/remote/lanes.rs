@@ -7,6 +7,7 @@ use smol::Executor;
 
 use super::{Remote, RemoteError};
 use crate::config::Limits;
+use crate::message::RawJson;
 use crate::sched::{Keyed, LaneCall, LaneClient, LaneSettings, Lanes};
 
 /// Dead while it has no connection. Lanes then dial, and their calls wait, instead of failing at once.
@@ -69,7 +70,7 @@ impl Lanes<Remote> {
     }
 
     /// Calls a function in the function's lane and waits for its result. See [`Keyed::call`].
-    pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, Box<RawValue>> {
+    pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, RawJson<'static>> {
         self.keyed(method).call(method, params)
     }
 }
@@ -77,7 +78,7 @@ impl Lanes<Remote> {
 impl Keyed<'_, Remote> {
     /// Calls a function and waits for its result. The other node gets to know how much time is left, and when
     /// the call is given up.
-    pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, Box<RawValue>> {
+    pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, RawJson<'static>> {
         let (method, params) = (method.to_owned(), params.map(ToOwned::to_owned));
         self.run(
             move |remote| async move { remote.call(&method, params.as_deref(), remote.deadline(), 0).await },

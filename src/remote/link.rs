@@ -11,16 +11,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use event_listener::Event;
-use serde_json::value::RawValue;
 use smol::future::FutureExt;
 use smol::net::TcpStream;
 use smol::{Executor, Task, Timer};
 
 use super::RemoteError;
-use crate::codec::jsonrpc::{self, Bounds, Text};
-use crate::codec::{Lines, Next};
+use crate::codec::jsonrpc::{self, Bounds};
+use crate::codec::{Lines, Next, Read};
 use crate::config::Limits;
-use crate::message::{Fault, Id, Message, Meta, Outcome, Request, code};
+use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
 use crate::transport::{Bytes, Guarded, Pipe, Received};
 
 /// Waits between attempts to connect: the first, and the longest.
@@ -56,7 +55,7 @@ struct State {
     next_id: u64,
     /// Requests to be written.
     output: Vec<u8>,
-    pending: HashMap<Id, Sender<Result<Box<RawValue>, RemoteError>>>,
+    pending: HashMap<Id<'static>, Sender<Result<RawJson<'static>, RemoteError>>>,
     /// The task that writes, if all that there was is written.
     writer: Option<Waker>,
 }
@@ -72,7 +71,7 @@ enum Phase {
 pub(super) struct GivenUp<'a> {
     pub(super) link: &'a Link,
     /// `None` once there is an answer.
-    pub(super) id: Option<Id>,
+    pub(super) id: Option<Id<'static>>,
 }
 
 impl Drop for GivenUp<'_> {
@@ -188,11 +187,11 @@ impl Link {
     pub(super) fn send(
         &self,
         method: &str,
-        params: Option<&RawValue>,
-        answer: Option<Sender<Result<Box<RawValue>, RemoteError>>>,
+        params: Option<RawJson<'_>>,
+        answer: Option<Sender<Result<RawJson<'static>, RemoteError>>>,
         deadline: Option<Instant>,
         hops: u32,
-    ) -> Result<Option<Id>, RemoteError> {
+    ) -> Result<Option<Id<'static>>, RemoteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         // It may have been lost since it was up.
@@ -244,9 +243,9 @@ impl Link {
         }
     }
 
-    fn answer(&self, id: &Id, outcome: Outcome) {
+    fn answer(&self, id: Id<'_>, outcome: Outcome) {
         // It is not there if the call was given up.
-        if let Some(answer) = self.lock().pending.remove(id) {
+        if let Some(answer) = self.lock().pending.remove(&id.into_owned()) {
             let _ = answer.try_send(outcome.map_err(RemoteError::Fault));
         }
     }
@@ -348,11 +347,11 @@ fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
     let mut at = 0;
     loop {
         match lines.next(&input[at..]) {
-            Next::Line(line, cut) => {
-                if let Text::Single(Ok(Message::Reply(id, outcome))) =
+            Next::Frame(line, cut) => {
+                if let Read::Single(Ok(Message::Reply(id, outcome))) =
                     jsonrpc::decode(&input[at + line.start..at + line.end], bounds)
                 {
-                    link.answer(&id, outcome);
+                    link.answer(id, outcome);
                 }
                 at += cut;
             }
@@ -362,9 +361,10 @@ fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
                 let Some(id) = jsonrpc::id_at_front(&input[at..at + cut]) else {
                     return Err(io::Error::other(message));
                 };
-                link.answer(&id, Err(Fault::new(code::REPLY_TOO_LARGE, message)));
+                link.answer(id, Err(Fault::new(code::REPLY_TOO_LARGE, message)));
                 at += cut;
             }
+            Next::Broken(why) => return Err(io::Error::other(why)),
             Next::Incomplete(cut) => {
                 input.drain(..at + cut);
                 return Ok(());

@@ -12,7 +12,7 @@ use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 
 use crate::config::Limits;
-use crate::message::Fault;
+use crate::message::{Fault, RawJson};
 use link::{Chosen, GivenUp, Link};
 
 /// Connections to one node at most.
@@ -153,7 +153,18 @@ impl Remote {
         params: Option<&RawValue>,
         deadline: Instant,
         hops: u32,
-    ) -> Result<Box<RawValue>, RemoteError> {
+    ) -> Result<RawJson<'static>, RemoteError> {
+        self.pass_on(method, params.map(RawJson::from), deadline, hops).await
+    }
+
+    /// [`call`](Self::call), with parameters as they came from elsewhere.
+    pub(crate) async fn pass_on(
+        &self,
+        method: &str,
+        params: Option<RawJson<'_>>,
+        deadline: Instant,
+        hops: u32,
+    ) -> Result<RawJson<'static>, RemoteError> {
         let chosen = self.choose();
         let link = &chosen.0;
         let call = async {
@@ -180,6 +191,17 @@ impl Remote {
         &self,
         method: &str,
         params: Option<&RawValue>,
+        deadline: Instant,
+        hops: u32,
+    ) -> Result<(), RemoteError> {
+        self.pass_on_go(method, params.map(RawJson::from), deadline, hops).await
+    }
+
+    /// [`go`](Self::go), with parameters as they came from elsewhere.
+    pub(crate) async fn pass_on_go(
+        &self,
+        method: &str,
+        params: Option<RawJson<'_>>,
         deadline: Instant,
         hops: u32,
     ) -> Result<(), RemoteError> {

@@ -1,12 +1,10 @@
 //! `rpc.*`: what every node answers of itself.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
 
 use super::Description;
-use super::call::Call;
 use super::table::Table;
-use crate::message::{Fault, Outcome, code};
+use crate::message::{Fault, RawJson, code};
 
 /// What all names of this module begin with.
 pub(super) const PREFIX: &str = "rpc.";
@@ -57,15 +55,23 @@ impl Builtin {
         }
     }
 
-    pub(super) fn call(self, table: &Table, call: Call<'_>) {
-        let outcome = match self {
-            Self::Echo => Ok(call.params.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned)),
-            Self::Info => info(table),
-            Self::List => list(table, call.params),
-            Self::Ping => to_json(&"pong"),
-            Self::Stats => stats(table),
-        };
-        call.reply.send(outcome);
+    /// Appends the answer.
+    pub(super) fn answer(
+        self,
+        table: &Table,
+        params: Option<&RawJson<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
+        match self {
+            Self::Echo => {
+                out.extend_from_slice(params.unwrap_or(&RawJson::NULL).get().as_bytes());
+                Ok(())
+            }
+            Self::Info => info(table, out),
+            Self::List => list(table, params, out),
+            Self::Ping => put(out, &"pong"),
+            Self::Stats => stats(table, out),
+        }
     }
 }
 
@@ -75,11 +81,11 @@ fn functions(table: &Table) -> impl Iterator<Item = (String, Description)> {
     table.list().chain(Builtin::ALL.into_iter().map(builtin))
 }
 
-fn to_json(value: &impl Serialize) -> Outcome {
-    to_raw_value(value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
+fn put(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
+    serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn info(table: &Table) -> Outcome {
+fn info(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -87,15 +93,16 @@ fn info(table: &Table) -> Outcome {
         functions: usize,
         uptime_seconds: f64,
     }
-    to_json(&Info {
+    let info = Info {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
         functions: functions(table).count(),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
-    })
+    };
+    put(out, &info)
 }
 
-fn list(table: &Table, params: Option<&RawValue>) -> Outcome {
+fn list(table: &Table, params: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Params {
@@ -114,18 +121,18 @@ fn list(table: &Table, params: Option<&RawValue>) -> Outcome {
         "*".to_owned()
     }
 
-    let params: Params = serde_json::from_str(params.map_or("{}", RawValue::get)).map_err(|error| {
+    let params: Params = serde_json::from_str(params.map_or("{}", RawJson::get)).map_err(|error| {
         Fault::invalid_params(format!("rpc.list takes a pattern and verbose, both optional: {error}"))
     })?;
     let functions = functions(table).filter(|(name, _)| matches(&params.pattern, name));
     if params.verbose {
-        to_json(&functions.map(|(name, description)| Function { name, description }).collect::<Vec<_>>())
+        put(out, &functions.map(|(name, description)| Function { name, description }).collect::<Vec<_>>())
     } else {
-        to_json(&functions.map(|(name, _)| name).collect::<Vec<_>>())
+        put(out, &functions.map(|(name, _)| name).collect::<Vec<_>>())
     }
 }
 
-fn stats(table: &Table) -> Outcome {
+fn stats(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Stats<'a> {
         name: &'a str,
@@ -141,13 +148,14 @@ fn stats(table: &Table) -> Outcome {
         #[serde(flatten)]
         stats: crate::metrics::FunctionStats,
     }
-    to_json(&Stats {
+    let stats = Stats {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
         node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
         functions: table.stats().map(|(name, provider, stats)| Function { name, provider, stats }).collect(),
-    })
+    };
+    put(out, &stats)
 }
 
 /// Tells whether `name` is covered by `pattern`, in which `*` stands for any text.

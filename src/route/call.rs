@@ -9,9 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use serde_json::value::RawValue;
 
-use crate::message::{Fault, Outcome, code};
+use crate::message::{Fault, Outcome, RawJson, code};
 use crate::metrics::FunctionMetrics;
 
 /// One call, as a provider gets it.
@@ -20,13 +19,24 @@ pub struct Call<'a> {
     /// The function's full name.
     pub method: &'a str,
     /// An array or an object, if anything.
-    pub params: Option<&'a RawValue>,
+    pub params: Option<RawJson<'a>>,
     /// When the caller stops waiting.
     pub deadline: Instant,
     /// How many nodes have passed the call on so far.
     pub hops: u32,
     /// The right to answer.
     pub reply: Reply,
+}
+
+/// What is asked in a call, whoever will get the answer.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// The function's full name.
+    pub method: &'a str,
+    /// An array or an object, if anything.
+    pub params: Option<RawJson<'a>>,
+    /// How many nodes have passed the call on so far.
+    pub hops: u32,
 }
 
 /// Tells the calls of one connection apart.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use smol::Executor;
 use smol::future::{Boxed, FutureExt};
@@ -17,7 +17,7 @@ use super::program::{self, Finished, Program, ProgramError};
 use super::stop::Stopper;
 use super::{Description, Provider};
 use crate::config::{self, Output, Param, ParamKind, Piece, Template};
-use crate::message::{Fault, Outcome, code};
+use crate::message::{Fault, Outcome, RawJson, code};
 
 /// Runs a program for each call: a few at a time, some more wait, the rest is refused.
 #[derive(Clone)]
@@ -53,8 +53,11 @@ impl Provider for Exec {
     fn call(&self, call: Call<'_>) {
         let Call { params, deadline, reply, .. } = call;
         let config = &self.shared.config;
-        let prepared = arguments(&config.params, params).and_then(|values| {
-            Ok((command(&config.argv, &config.params, &values)?, stdin(&config.params, &values, params)))
+        let prepared = arguments(&config.params, params.as_ref()).and_then(|values| {
+            Ok((
+                command(&config.argv, &config.params, &values)?,
+                stdin(&config.params, &values, params.as_ref()),
+            ))
         });
         let (argv, stdin) = match prepared {
             Ok(prepared) => prepared,
@@ -195,18 +198,18 @@ fn outcome(name: &str, finished: Finished, output: Output) -> Outcome {
     match output {
         Output::Text => {
             let text = String::from_utf8_lossy(&stdout);
-            to_raw_value(text.trim_end_matches(['\n', '\r']))
+            RawJson::of(text.trim_end_matches(['\n', '\r']))
                 .or_else(|error| fail(format!("gave no text: {error}")))
         }
-        Output::Json => match serde_json::from_slice(&stdout) {
-            Ok(json) => Ok(json),
+        Output::Json => match serde_json::from_slice::<Box<RawValue>>(&stdout) {
+            Ok(json) => Ok(json.into()),
             Err(error) => fail(format!("did not print JSON (output = \"json\"): {error}")),
         },
     }
 }
 
 /// The declared parameters' values, in the order of their declaration.
-fn arguments(declared: &[Param], params: Option<&RawValue>) -> Result<Vec<Value>, Fault> {
+fn arguments(declared: &[Param], params: Option<&RawJson<'_>>) -> Result<Vec<Value>, Fault> {
     if declared.is_empty() {
         return Ok(Vec::new());
     }
@@ -321,10 +324,10 @@ fn command(argv: &[Template], declared: &[Param], values: &[Value]) -> Result<Ve
     Ok(command)
 }
 
-fn stdin(declared: &[Param], values: &[Value], params: Option<&RawValue>) -> Vec<u8> {
+fn stdin(declared: &[Param], values: &[Value], params: Option<&RawJson<'_>>) -> Vec<u8> {
     if declared.is_empty() {
         // Without a declaration nothing reaches argv, and all parameters the program's input.
-        return params.map_or("null", RawValue::get).as_bytes().to_vec();
+        return params.map_or("null", RawJson::get).as_bytes().to_vec();
     }
     let named: Map<_, _> =
         declared.iter().map(|param| param.name.clone()).zip(values.iter().cloned()).collect();

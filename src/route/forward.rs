@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::value::RawValue;
 use smol::Executor;
 use smol::future::FutureExt;
 
 use super::call::Call;
 use super::{Description, Provider};
-use crate::message::{Fault, code};
+use crate::message::{Fault, Outcome, RawJson, code};
 use crate::remote::{Remote, RemoteError};
 
 /// Passes calls on to another node, under the name they came with.
@@ -39,15 +38,15 @@ impl Forward {
     async fn pass_on(
         &self,
         method: &str,
-        params: Option<&RawValue>,
+        params: Option<RawJson<'_>>,
         deadline: Instant,
         hops: u32,
-    ) -> Result<Box<RawValue>, Fault> {
+    ) -> Outcome {
         let deadline = match self.timeout {
             Some(timeout) => deadline.min(Instant::now() + timeout),
             None => deadline,
         };
-        self.remote.call(method, params, deadline, hops).await.map_err(|error| self.fault(error))
+        self.remote.pass_on(method, params, deadline, hops).await.map_err(|error| self.fault(error))
     }
 
     fn fault(&self, error: RemoteError) -> Fault {
@@ -69,13 +68,11 @@ impl Provider for Forward {
             let message = format!("the call was passed on {} times already (limits.hops)", self.max_hops);
             return reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }
-        let (this, method, params) = (self.clone(), method.to_owned(), params.map(ToOwned::to_owned));
+        let (this, method, params) = (self.clone(), method.to_owned(), params.map(RawJson::into_owned));
         let task = async move {
-            let params = params.as_deref();
             if !reply.is_wanted() {
-                let sent = this.remote.go(&method, params, deadline, hops).await;
-                return reply
-                    .send(sent.map(|()| RawValue::NULL.to_owned()).map_err(|error| this.fault(error)));
+                let sent = this.remote.pass_on_go(&method, params, deadline, hops).await;
+                return reply.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
             }
             let answer = async { Some(this.pass_on(&method, params, deadline, hops).await) };
             let cancelled = async {

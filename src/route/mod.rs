@@ -11,7 +11,7 @@ mod registry;
 mod stop;
 mod table;
 
-pub use call::{Asker, Call, Inbox, Reply, Token};
+pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
 pub use configured::providers;
 pub use exec::Exec;
 pub use forward::Forward;
@@ -21,10 +21,19 @@ pub(crate) use stop::{Stop, Stopper};
 
 use smol::future::Boxed;
 
+use crate::message::Fault;
+
 /// Answers the calls of one name, or of one family of names.
 pub trait Provider: Send + Sync + 'static {
     /// Takes a call. Returns soon: what takes time is done elsewhere, and answered through `call.reply`.
     fn call(&self, call: Call<'_>);
+
+    /// Answers without waiting, if it can, by appending the result as JSON to `out`. Otherwise it does nothing, and
+    /// [`call`](Self::call) gets the call; what was appended by then is dropped. By default it never can.
+    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        let _ = (ask, out);
+        None
+    }
 
     /// Says what it is, for `rpc.list`.
     fn describe(&self) -> Description;

@@ -6,17 +6,17 @@ use std::task::{Context, Poll};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use smol::Executor;
 
-use super::call::{Call, Reply};
+use super::call::{Ask, Call, Reply};
 use super::registry::{Builder, RegistryError};
 use super::{Description, Provider};
 use crate::chan::{
     CallError, Client, FunctionId, Functions, Kind, Many, Names, One, RegisterError, Responder, Results,
     Running, Server, Settings, Sink, Zero,
 };
-use crate::message::{Fault, Outcome, code};
+use crate::message::{Fault, RawJson, code};
 use crate::sched::{self, Handle, Scheduler};
 
 /// A table of functions that both the network and this process can call.
@@ -40,8 +40,19 @@ struct Function {
     caller: Caller,
 }
 
-/// Decodes parameters, calls the function through a client and encodes its result.
-type Caller = Arc<dyn Fn(&Client, &FunctionId, Call<'_>) + Send + Sync>;
+/// Decodes parameters, calls the function through a client and encodes its result. `None` if the function was to
+/// be answered at once, and could not be.
+type Caller = Arc<
+    dyn Fn(&Client, &FunctionId, Option<&RawJson<'_>>, To<'_>) -> Option<Result<(), Fault>> + Send + Sync,
+>;
+
+/// Where a result goes.
+enum To<'a> {
+    /// To a buffer, if the function can run at once.
+    Prompt(&'a mut Vec<u8>),
+    /// To a caller who waits.
+    Later(Reply),
+}
 
 impl<S: 'static> Native<S> {
     /// Creates an empty table.
@@ -222,13 +233,25 @@ impl<S: 'static> Native<S> {
         id: FunctionId,
         kind: Kind,
     ) -> &mut Self {
-        let caller: Caller = Arc::new(move |client, id, call| {
-            let Call { params, reply, .. } = call;
-            // Decoding, and encoding if the function is run at once: a panic drops the reply, which answers.
-            let _ = client.watch("a call from the network", || match arguments::<A>(params) {
-                Ok(arguments) => client.submit_in_place::<A, R>(id, kind, arguments, NativeReply(reply)),
-                Err(fault) => reply.send(Err(fault)),
+        let caller: Caller = Arc::new(move |client, id, params, to| {
+            // Decoding, and encoding if the function is run at once.
+            let answered = client.watch("a call from the network", || {
+                let arguments = match arguments::<A>(params) {
+                    Ok(arguments) => arguments,
+                    Err(fault) => return to.refuse(fault),
+                };
+                match to {
+                    To::Prompt(out) => {
+                        let result = client.run_in_place::<A, R>(id, kind, arguments).ok()?;
+                        Some(result.map_err(|error| fault(&error)).and_then(|result| result.write(out)))
+                    }
+                    To::Later(reply) => {
+                        client.submit::<A, R>(id, kind, arguments, NativeReply(reply));
+                        None
+                    }
+                }
             });
+            answered.unwrap_or_else(|panicked| Some(Err(fault(&panicked))))
         });
         self.wires.push(Function { id, kind, caller });
         self
@@ -257,12 +280,26 @@ impl<S> fmt::Debug for Native<S> {
     }
 }
 
+impl To<'_> {
+    fn refuse(self, fault: Fault) -> Option<Result<(), Fault>> {
+        match self {
+            Self::Prompt(_) => Some(Err(fault)),
+            Self::Later(reply) => {
+                reply.send(Err(fault));
+                None
+            }
+        }
+    }
+}
+
 /// Takes a function's result to the caller.
 struct NativeReply(Reply);
 
 impl<R: Wire> Sink<R> for NativeReply {
     fn answer(self: Box<Self>, result: Result<R, CallError>) {
-        self.0.send(result.map_err(|error| fault(&error)).and_then(Wire::into_outcome));
+        let mut out = Vec::new();
+        let written = result.map_err(|error| fault(&error)).and_then(|result| result.write(&mut out));
+        self.0.send(written.and_then(|()| RawJson::written(out)));
     }
 
     fn is_abandoned(&self) -> bool {
@@ -284,7 +321,11 @@ struct NativeProvider {
 
 impl Provider for NativeProvider {
     fn call(&self, call: Call<'_>) {
-        (self.caller)(&self.client, &self.id, call);
+        (self.caller)(&self.client, &self.id, call.params.as_ref(), To::Later(call.reply));
+    }
+
+    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        (self.caller)(&self.client, &self.id, ask.params.as_ref(), To::Prompt(out))
     }
 
     fn describe(&self) -> Description {
@@ -300,8 +341,11 @@ impl Provider for NativeProvider {
 
 /// A result that can travel.
 pub trait Wire: Send + 'static {
-    /// Makes JSON, or a fault, of the result.
-    fn into_outcome(self) -> Outcome;
+    /// Appends the result as JSON, or tells the caller's fault instead.
+    ///
+    /// # Errors
+    /// The fault that the caller gets; what was appended by then is dropped.
+    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault>;
 }
 
 /// Has any type with a JSON form travel as a result.
@@ -309,28 +353,29 @@ pub trait Wire: Send + 'static {
 pub struct Json<T>(pub T);
 
 impl<T: Serialize + Send + 'static> Wire for Json<T> {
-    fn into_outcome(self) -> Outcome {
-        encode(&self.0)
+    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        encode(out, &self.0)
     }
 }
 
 impl<T: Serialize + Send + 'static, E: Into<Fault> + Send + 'static> Wire for Result<T, E> {
-    fn into_outcome(self) -> Outcome {
-        encode(&self.map_err(Into::into)?)
+    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        encode(out, &self.map_err(Into::into)?)
     }
 }
 
 impl Wire for Box<RawValue> {
-    fn into_outcome(self) -> Outcome {
-        Ok(self)
+    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
+        out.extend_from_slice(self.get().as_bytes());
+        Ok(())
     }
 }
 
 macro_rules! wire {
     ($([$($generic:ident)*] $type:ty;)+) => {$(
         impl<$($generic: Serialize + Send + 'static),*> Wire for $type {
-            fn into_outcome(self) -> Outcome {
-                encode(&self)
+            fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
+                encode(out, &self)
             }
         }
     )+};
@@ -345,13 +390,13 @@ wire! {
     [A B C D E F G H] (A, B, C, D, E, F, G, H);
 }
 
-fn encode(value: &impl Serialize) -> Outcome {
-    to_raw_value(value)
+fn encode(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
+    serde_json::to_writer(out, value)
         .map_err(|error| Fault::new(code::INTERNAL, format!("the result has no JSON form: {error}")))
 }
 
-fn arguments<A: DeserializeOwned>(params: Option<&RawValue>) -> Result<A, Fault> {
-    let text = params.map_or("null", RawValue::get);
+fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fault> {
+    let text = params.map_or("null", RawJson::get);
     serde_json::from_str(text).or_else(|error| {
         let inner = text[1..].strip_suffix([']', '}']).map(str::trim_ascii);
         let plain = match inner {

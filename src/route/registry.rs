@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Provider;
 use super::builtin::{self, Builtin};
-use super::call::Call;
-use super::table::{Table, Taken};
-use crate::message::{Fault, code};
+use super::call::{Ask, Call};
+use super::table::{Entry, Table, Taken};
+use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
 
 /// Which provider answers which name. Built once by a [`Builder`], then shared.
@@ -22,23 +23,54 @@ impl Registry {
         Builder { registry: Self { table: Table::new(name.into()), max_hops: 8 } }
     }
 
+    /// Answers what takes no waiting: appends the result as JSON to `out`, or says what is wrong. Of `None`, which
+    /// leaves nothing in `out`, [`call`](Self::call) takes care.
+    pub fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        let start = out.len();
+        let entry = match self.find(ask.method, ask.hops) {
+            Ok(Found::Entry(entry)) => entry,
+            Ok(Found::Builtin(builtin)) => {
+                return Some(builtin.answer(&self.table, ask.params.as_ref(), out));
+            }
+            Err(fault) => return Some(Err(fault)),
+        };
+        let began = Instant::now();
+        let answer = entry.provider.prompt(ask, out);
+        match &answer {
+            Some(answer) => entry.metrics.prompt(began.elapsed(), answer.as_ref().err()),
+            None => out.truncate(start),
+        }
+        answer
+    }
+
     /// Hands a call to the provider of its name, or answers why there is none.
     pub fn call(&self, mut call: Call<'_>) {
-        if call.hops > self.max_hops {
-            let message = format!("the call was passed on more than {} times (limits.hops)", self.max_hops);
-            return call.reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(self.name())));
-        }
-        if let Some(entry) = self.table.find(call.method) {
-            call.reply.meter(&entry.metrics);
-            return entry.provider.call(call);
-        }
-        match Builtin::from_name(call.method) {
-            Some(builtin) => builtin.call(&self.table, call),
-            None => {
-                let message = format!("no function {:?}; rpc.list names those there are", call.method);
-                call.reply.send(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
+        match self.find(call.method, call.hops) {
+            Ok(Found::Entry(entry)) => {
+                call.reply.meter(&entry.metrics);
+                entry.provider.call(call);
             }
+            Ok(Found::Builtin(builtin)) => {
+                let mut out = Vec::new();
+                let answer = builtin.answer(&self.table, call.params.as_ref(), &mut out);
+                call.reply.send(answer.and_then(|()| RawJson::written(out)));
+            }
+            Err(fault) => call.reply.send(Err(fault)),
         }
+    }
+
+    fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {
+        if hops > self.max_hops {
+            let message = format!("the call was passed on more than {} times (limits.hops)", self.max_hops);
+            return Err(Fault::new(code::HOP_LIMIT, message).through(self.name()));
+        }
+        if let Some(entry) = self.table.find(method) {
+            return Ok(Found::Entry(entry));
+        }
+        Builtin::from_name(method).map(Found::Builtin).ok_or_else(|| {
+            let message = format!("no function {method:?}; rpc.list names those there are");
+            Fault::new(code::UNKNOWN_FUNCTION, message)
+        })
     }
 
     /// Returns the node's name.
@@ -77,6 +109,12 @@ impl fmt::Debug for Registry {
             .field("functions", &names)
             .finish_non_exhaustive()
     }
+}
+
+/// What answers a name.
+enum Found<'a> {
+    Entry(&'a Entry),
+    Builtin(Builtin),
 }
 
 /// Collects providers for a [`Registry`].

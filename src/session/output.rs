@@ -15,12 +15,13 @@ pub(super) struct Output {
     sent: usize,
     /// Where messages end in `bytes`, if the transport wants them one by one.
     ends: VecDeque<usize>,
-    lines: bool,
+    framed: bool,
 }
 
 impl Output {
-    pub(super) fn new(lines: bool) -> Self {
-        Self { bytes: Vec::new(), sent: 0, ends: VecDeque::new(), lines }
+    /// Keeps messages apart if they are `framed`, one by one, by the transport.
+    pub(super) fn new(framed: bool) -> Self {
+        Self { bytes: Vec::new(), sent: 0, ends: VecDeque::new(), framed }
     }
 
     /// Gives back memory that is not in use.
@@ -35,9 +36,7 @@ impl Output {
 
     pub(super) fn message(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.bytes);
-        if self.lines {
-            self.bytes.push(b'\n');
-        } else {
+        if self.framed {
             self.ends.push_back(self.bytes.len());
         }
     }

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use chanrpc::codec::Dialect;
 use chanrpc::config::Limits;
-use chanrpc::message::{Fault, code};
+use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::route::{Call, Description, Provider, Registry, Reply};
-use chanrpc::session::{Framing, Session};
+use chanrpc::session::Session;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;
-use serde_json::value::{RawValue, to_raw_value};
 
 /// Answers nothing by itself: keeps each call's first parameter, a number, and the right to answer it.
 #[derive(Clone, Default)]
@@ -47,8 +47,8 @@ fn is_cancelled(reply: &Reply) -> bool {
     pin!(reply.cancelled()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
-fn json(value: &impl serde::Serialize) -> Box<RawValue> {
-    to_raw_value(value).unwrap()
+fn json(value: &impl serde::Serialize) -> RawJson<'static> {
+    RawJson::of(value).unwrap()
 }
 
 /// A session, what drives it, and what came out of it.
@@ -57,23 +57,23 @@ struct Driven {
     registry: Arc<Registry>,
     keeper: Keeper,
     now: Instant,
-    /// Everything sent so far; with [`Framing::Messages`] a line feed after each message.
+    /// Everything sent so far; with [`Dialect::Frames`] a line feed after each message.
     sent: Vec<u8>,
-    framing: Framing,
+    dialect: Dialect,
 }
 
 impl Driven {
-    fn new(limits: Limits, framing: Framing) -> Self {
+    fn new(limits: Limits, dialect: Dialect) -> Self {
         let keeper = Keeper::default();
         let mut builder = Registry::builder("test");
         builder.provide("keep", None, keeper.clone()).unwrap();
         let registry = builder.build();
-        let session = Session::new(registry.clone(), Arc::new(limits), framing);
-        Self { session, registry, keeper, now: Instant::now(), sent: Vec::new(), framing }
+        let session = Session::new(registry.clone(), Arc::new(limits), dialect);
+        Self { session, registry, keeper, now: Instant::now(), sent: Vec::new(), dialect }
     }
 
     fn lines(limits: Limits) -> Self {
-        Self::new(limits, Framing::Lines)
+        Self::new(limits, Dialect::Lines)
     }
 
     fn feed(&mut self, bytes: impl AsRef<[u8]>) {
@@ -89,13 +89,13 @@ impl Driven {
     /// Takes at most so many bytes of output, or one message.
     fn send(&mut self, most: usize) {
         let output = self.session.output();
-        let count = match self.framing {
-            Framing::Lines => output.len().min(most),
-            Framing::Messages => output.len(),
+        let count = match self.dialect {
+            Dialect::Lines => output.len().min(most),
+            Dialect::Frames => output.len(),
         };
         if count > 0 {
             self.sent.extend_from_slice(&output[..count]);
-            if self.framing == Framing::Messages {
+            if self.dialect == Dialect::Frames {
                 assert!(!self.sent.ends_with(b"\n"), "frames need no line feeds");
                 self.sent.push(b'\n');
             }
@@ -178,7 +178,7 @@ fn pieces_cut_anywhere_make_the_same_lines() {
         driven.feed(first);
         let mut lines = driven.settle();
         driven.feed(second);
-        driven.session.ended(driven.now);
+        driven.session.end(driven.now);
         lines.extend(driven.settle());
         driven.answer(1);
         assert_eq!(driven.settle(), [""; 0]);
@@ -381,7 +381,7 @@ fn an_answer_wakes_whoever_waits_for_it() {
 fn what_waits_behind_notifications_is_not_answered_yet() {
     let mut driven = Driven::lines(in_flight(1));
     driven.feed(format!("{}\n{}\n{}", notify(1), keep(2), notify(3)));
-    driven.session.ended(driven.now);
+    driven.session.end(driven.now);
     assert_eq!(driven.keeper.live(), [1]);
     assert!(!driven.session.is_answered(), "a request has not even begun");
     driven.answer(1);
@@ -397,7 +397,7 @@ fn what_waits_behind_notifications_is_not_answered_yet() {
 
 #[test]
 fn frames_are_messages_and_messages_are_frames() {
-    let mut driven = Driven::new(Limits::default(), Framing::Messages);
+    let mut driven = Driven::new(Limits::default(), Dialect::Frames);
     driven.feed(keep(1));
     driven.feed(format!("[{},\n{}]", keep(2), keep(3)));
     driven.feed("two\nlines");
@@ -619,7 +619,7 @@ struct Script {
 impl Script {
     const TOO_LONG: usize = 20_000;
 
-    fn new(items: &[Item], framing: Framing) -> Self {
+    fn new(items: &[Item], dialect: Dialect) -> Self {
         let mut script = Self::default();
         let calls: usize = items
             .iter()
@@ -655,11 +655,11 @@ impl Script {
                     script.cancelled.insert(number);
                     cancel(number)
                 }
-                Item::TooLong if framing == Framing::Lines => {
+                Item::TooLong if dialect == Dialect::Lines => {
                     script.errors += 1;
                     "x".repeat(Self::TOO_LONG)
                 }
-                Item::Blank if framing == Framing::Lines => " ".to_owned(),
+                Item::Blank if dialect == Dialect::Lines => " ".to_owned(),
                 // The transport's business.
                 Item::TooLong | Item::Blank => continue,
             };
@@ -796,7 +796,7 @@ fn run(
     items: &[Item],
     events: &[Event],
     limit: usize,
-    framing: Framing,
+    dialect: Dialect,
     last_line_ends: bool,
 ) -> Result<(), TestCaseError> {
     let limits = Limits {
@@ -806,11 +806,11 @@ fn run(
         deadline: Duration::from_millis(500),
         ..Limits::default()
     };
-    let script = Script::new(items, framing);
-    let mut driven = Driven::new(limits, framing);
-    let mut input: Vec<Vec<u8>> = match framing {
-        Framing::Messages => script.texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
-        Framing::Lines => {
+    let script = Script::new(items, dialect);
+    let mut driven = Driven::new(limits, dialect);
+    let mut input: Vec<Vec<u8>> = match dialect {
+        Dialect::Frames => script.texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        Dialect::Lines => {
             let ends = ["\n", "\r\n"];
             let lines =
                 script.texts.iter().zip(ends.iter().cycle()).map(|(text, end)| format!("{text}{end}"));
@@ -831,7 +831,7 @@ fn run(
         }
         let Some(mut bytes) = input.pop() else { return Fed::All };
         let rest =
-            bytes.split_off(bytes.len().min(if framing == Framing::Lines { most } else { usize::MAX }));
+            bytes.split_off(bytes.len().min(if dialect == Dialect::Lines { most } else { usize::MAX }));
         driven.feed(bytes);
         if !rest.is_empty() {
             input.push(rest);
@@ -863,7 +863,7 @@ fn run(
         let fed = if ended { Fed::All } else { feed(&mut driven, usize::MAX) };
         let ends = !ended && fed == Fed::All;
         if ends {
-            driven.session.ended(driven.now);
+            driven.session.end(driven.now);
             ended = true;
         }
         let kept = driven.keeper.kept().pop();
@@ -899,7 +899,7 @@ proptest! {
         lines in any::<bool>(),
         last_line_ends in any::<bool>(),
     ) {
-        run(&items, &events, limit, if lines { Framing::Lines } else { Framing::Messages }, last_line_ends)?;
+        run(&items, &events, limit, if lines { Dialect::Lines } else { Dialect::Frames }, last_line_ends)?;
     }
 
     /// Bytes of any sort, some of which look like what is understood.
@@ -918,14 +918,14 @@ proptest! {
         ),
         lines in any::<bool>(),
     ) {
-        let framing = if lines { Framing::Lines } else { Framing::Messages };
+        let dialect = if lines { Dialect::Lines } else { Dialect::Frames };
         let limits = Limits { message: 100, depth: 4, batch: 3, in_flight: 2, ..Limits::default() };
-        let mut driven = Driven::new(limits, framing);
+        let mut driven = Driven::new(limits, dialect);
         for piece in pieces {
             driven.feed(piece);
             driven.settle();
         }
-        driven.session.ended(driven.now);
+        driven.session.end(driven.now);
         driven.settle();
         prop_assert!(driven.session.is_idle());
         prop_assert_eq!(driven.metric("in_flight"), 0);

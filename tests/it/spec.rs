@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_tungstenite::tungstenite::Message;
 use chanrpc::chan::{Closer, Responder, Settings};
 use chanrpc::config::Limits;
-use chanrpc::message::{Fault, code};
+use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
 use chanrpc::route::{Builder, Call, Description, Forward, Json, Native, Provider, Registry};
@@ -921,8 +921,8 @@ struct Spread;
 
 impl Provider for Spread {
     fn call(&self, call: Call<'_>) {
-        let params: Value = serde_json::from_str(call.params.map_or("null", RawValue::get)).unwrap();
-        call.reply.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap())));
+        let params: Value = serde_json::from_str(call.params.as_ref().map_or("null", RawJson::get)).unwrap();
+        call.reply.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap()).into()));
     }
 
     fn describe(&self) -> Description {

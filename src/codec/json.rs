@@ -1,0 +1,380 @@
+//! JSON texts (RFC 8259), read once from front to end: that they are well formed, and where their values are.
+//!
+//! Nothing is taken apart or copied: whoever wants a value gets its text.
+
+use std::fmt;
+
+/// Reads one text.
+#[derive(Debug)]
+pub(super) struct Scanner<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+    max_depth: usize,
+}
+
+/// Why a text is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Error {
+    /// Arrays and objects are nested deeper than so many.
+    TooDeep(usize),
+    /// Something else should stand at this byte.
+    Expected(&'static str, usize),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooDeep(max) => write!(f, "nested deeper than {max} (limits.depth)"),
+            Self::Expected(what, at) => write!(f, "not JSON: expected {what} at byte {at}"),
+        }
+    }
+}
+
+impl<'a> Scanner<'a> {
+    /// Starts at the beginning of a text whose values may be nested `max_depth` deep.
+    pub(super) fn new(text: &'a str, max_depth: usize) -> Self {
+        Self { text, at: 0, depth: 0, max_depth }
+    }
+
+    /// The byte with which the next value begins, or `None` at the end.
+    pub(super) fn peek(&mut self) -> Option<u8> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let space = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
+        self.at += space.unwrap_or(rest.len());
+        self.byte()
+    }
+
+    /// Sees that nothing stands behind the last value.
+    pub(super) fn end(&mut self) -> Result<(), Error> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => Err(self.expected("the end of the text")),
+        }
+    }
+
+    /// Reads one value, and returns its text.
+    pub(super) fn value(&mut self) -> Result<&'a str, Error> {
+        let first = self.peek();
+        let start = self.at;
+        match first {
+            Some(b'"') => drop(self.string()?),
+            Some(b'{') => self.object(|scanner, _| scanner.value().map(drop))?,
+            Some(b'[') => self.array(|scanner| scanner.value().map(drop))?,
+            Some(b'-' | b'0'..=b'9') => self.number()?,
+            Some(b't') => self.word("true")?,
+            Some(b'f') => self.word("false")?,
+            Some(b'n') => self.word("null")?,
+            _ => return Err(self.expected("a value")),
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    /// Reads an object. `member` gets each key, as it stands between its quotes, and must read the value.
+    pub(super) fn object(
+        &mut self,
+        mut member: impl FnMut(&mut Self, &'a str) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.enter()?;
+        if self.peek() == Some(b'}') {
+            return self.leave();
+        }
+        loop {
+            if self.peek() != Some(b'"') {
+                return Err(self.expected("a key in quotes"));
+            }
+            let key = self.string()?;
+            if self.peek() != Some(b':') {
+                return Err(self.expected("a colon"));
+            }
+            self.at += 1;
+            member(self, key)?;
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => return self.leave(),
+                _ => return Err(self.expected("a comma or the end of the object")),
+            }
+        }
+    }
+
+    /// Reads an array. `element` must read each value.
+    pub(super) fn array(
+        &mut self,
+        mut element: impl FnMut(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.enter()?;
+        if self.peek() == Some(b']') {
+            return self.leave();
+        }
+        loop {
+            element(self)?;
+            match self.peek() {
+                Some(b',') => self.at += 1,
+                Some(b']') => return self.leave(),
+                _ => return Err(self.expected("a comma or the end of the array")),
+            }
+        }
+    }
+
+    fn enter(&mut self) -> Result<(), Error> {
+        self.at += 1;
+        self.depth += 1;
+        if self.depth > self.max_depth { Err(Error::TooDeep(self.max_depth)) } else { Ok(()) }
+    }
+
+    fn leave(&mut self) -> Result<(), Error> {
+        self.at += 1;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Reads a string, and returns what stands between its quotes.
+    fn string(&mut self) -> Result<&'a str, Error> {
+        self.at += 1;
+        let start = self.at;
+        loop {
+            let rest = &self.text.as_bytes()[self.at..];
+            let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+            self.at += plain.unwrap_or(rest.len());
+            match self.byte() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(&self.text[start..self.at - 1]);
+                }
+                Some(b'\\') => self.escape()?,
+                Some(_) => return Err(self.expected("no control character in a string")),
+                None => return Err(self.expected("the end of the string")),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Error> {
+        self.at += 1;
+        match self.byte() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 1;
+                Ok(())
+            }
+            Some(b'u') => {
+                let digits = self.text.as_bytes().get(self.at + 1..self.at + 5);
+                if digits.is_none_or(|digits| !digits.iter().all(u8::is_ascii_hexdigit)) {
+                    return Err(self.expected("four hexadecimal digits after \\u"));
+                }
+                self.at += 5;
+                Ok(())
+            }
+            _ => Err(self.expected("an escape that JSON knows")),
+        }
+    }
+
+    fn number(&mut self) -> Result<(), Error> {
+        if self.byte() == Some(b'-') {
+            self.at += 1;
+        }
+        if self.byte() == Some(b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.byte() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.byte() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.byte() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Error> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let count = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        self.at += count;
+        if count == 0 { Err(self.expected("a digit")) } else { Ok(()) }
+    }
+
+    fn word(&mut self, word: &'static str) -> Result<(), Error> {
+        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
+            return Err(self.expected("a value"));
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn expected(&self, what: &'static str) -> Error {
+        Error::Expected(what, self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    use super::*;
+
+    fn scan(text: &str) -> Result<&str, Error> {
+        let mut scanner = Scanner::new(text, 8);
+        let value = scanner.value()?;
+        scanner.end().map(|()| value)
+    }
+
+    #[test]
+    fn takes_values_and_nothing_else() {
+        for text in [
+            "null",
+            "true",
+            "false",
+            "0",
+            "-0",
+            "10",
+            "1.5",
+            "-1.25e+10",
+            "1E5",
+            "0e0",
+            "\"\"",
+            "\"a\\n\\u00e9\\ud800é\"",
+            "[]",
+            "[ ]",
+            "[1]",
+            "[1, [2 ,3]\n]",
+            "{}",
+            "{ }",
+            "{\"a\":1}",
+            "{\"a\" : {\"\":[]} , \"a\":2}",
+        ] {
+            assert_eq!(scan(text), Ok(text));
+            assert_eq!(scan(&format!(" \t\r\n{text}\n ")), Ok(text));
+        }
+        for text in [
+            "",
+            " ",
+            "nul",
+            "nulll",
+            "tru",
+            "True",
+            "+1",
+            "-",
+            "01",
+            "1.",
+            ".5",
+            "1.e5",
+            "1e",
+            "1e+",
+            "0x1",
+            "1 2",
+            "'a'",
+            "\"",
+            "\"a",
+            "\"\\\"",
+            "\"\\x\"",
+            "\"\\u12g4\"",
+            "\"\\u123",
+            "\"\t\"",
+            "\"\0\"",
+            "[",
+            "]",
+            "[1",
+            "[1,",
+            "[,]",
+            "[1,]",
+            "[1 2]",
+            "{",
+            "}",
+            "{\"a\"",
+            "{\"a\":",
+            "{\"a\":1",
+            "{\"a\":1,",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{1:1}",
+            "{\"a\" 1}",
+            "{\"a\":}",
+            "{,}",
+            "[}",
+            "{]",
+            "\u{feff}1",
+            "nan",
+            "\u{a0}1",
+        ] {
+            assert!(matches!(scan(text), Err(Error::Expected(..))), "{text:?}: {:?}", scan(text));
+        }
+    }
+
+    #[test]
+    fn is_bounded_in_depth() {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(scan(&nested(8)).is_ok());
+        assert_eq!(scan(&nested(9)), Err(Error::TooDeep(8)));
+        assert_eq!(scan(&"{\"a\":".repeat(100_000)), Err(Error::TooDeep(8)));
+        assert!(scan(&format!("[{}1]", "[],".repeat(1000))).is_ok(), "what is side by side is not deep");
+    }
+
+    /// Pieces of which JSON is made, whole and broken.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            Just("[".to_owned()),
+            Just("]".into()),
+            Just("{".into()),
+            Just("}".into()),
+            Just(",".into()),
+            Just(":".into()),
+            Just("\"a\"".into()),
+            Just("\"".into()),
+            Just("\\".into()),
+            Just("\\u00".into()),
+            Just(" ".into()),
+            Just("null".into()),
+            Just("-1.5e3".into()),
+            Just("0".into()),
+            Just("é".into()),
+            ".{0,3}",
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn values() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".into()),
+            any::<i64>().prop_map(|n| n.to_string()),
+            any::<f64>()
+                .prop_filter("JSON has no infinity", |n| n.is_finite())
+                .prop_map(|n| format!("{n:e}")),
+            ".{0,8}".prop_map(|text| serde_json::to_string(&text).unwrap()),
+        ];
+        leaf.prop_recursive(4, 24, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4)
+                    .prop_map(|values| format!("[{}]", values.join(" , "))),
+                prop::collection::vec((".{0,3}", inner), 0..4).prop_map(|members| {
+                    let members = members
+                        .into_iter()
+                        .map(|(key, value)| format!("{}: {value}", serde_json::to_string(&key).unwrap()));
+                    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        /// serde_json is the judge of what is JSON.
+        #[test]
+        fn agrees_with_serde(text in prop_oneof![pieces(), values()], cut in any::<prop::sample::Index>()) {
+            let cut = (0..=cut.index(text.len() + 1)).rev().find(|at| text.is_char_boundary(*at)).unwrap();
+            for text in [&text[..], &text[..cut]] {
+                let mut scanner = Scanner::new(text, 64);
+                let scanned = scanner.value().and_then(|_| scanner.end());
+                prop_assert_eq!(scanned.is_ok(), serde_json::from_str::<IgnoredAny>(text).is_ok(), "{}", text);
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! JSON texts → messages, in one pass.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{Bounds, CANCEL};
+use crate::codec::frame::{Read, Refused};
+use crate::codec::json::{Error, Scanner};
+use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
+
+/// Reads one JSON text.
+pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
+    let text = match std::str::from_utf8(text) {
+        Ok(text) => text,
+        Err(error) => {
+            let message = format!("not UTF-8 after {} bytes", error.valid_up_to());
+            return Read::Single(Err(Refused::new(code::PARSE, message)));
+        }
+    };
+    let mut scanner = Scanner::new(text, bounds.depth);
+    let read = match scanner.peek() {
+        Some(b'[') => batch(&mut scanner, bounds.batch),
+        _ => message(&mut scanner).map(Read::Single),
+    };
+    match read.and_then(|read| scanner.end().map(|()| read)) {
+        Ok(read) => read,
+        Err(error) => Read::Single(Err(Refused::new(code::PARSE, error.to_string()))),
+    }
+}
+
+fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Read<'a>, Error> {
+    let (mut messages, mut count) = (Vec::new(), 0_usize);
+    scanner.array(|scanner| {
+        count += 1;
+        if count > max {
+            return scanner.value().map(drop);
+        }
+        messages.push(message(scanner)?);
+        Ok(())
+    })?;
+    Ok(match count {
+        0 => Read::Single(Err(invalid("a batch must not be empty"))),
+        _ if count > max => {
+            let message = format!("a batch of {count}; the limit is {max} (limits.batch)");
+            Read::Single(Err(Refused::new(code::BATCH_TOO_LARGE, message)))
+        }
+        _ => Read::Batch(messages),
+    })
+}
+
+/// The members that a message of any sort may have, none of them understood yet.
+#[derive(Default)]
+struct Members<'a> {
+    jsonrpc: Option<&'a str>,
+    id: Option<&'a str>,
+    method: Option<&'a str>,
+    params: Option<&'a str>,
+    meta: Option<&'a str>,
+    result: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+impl<'a> Members<'a> {
+    fn named(&mut self, key: &str) -> Option<&mut Option<&'a str>> {
+        Some(match key {
+            "jsonrpc" => &mut self.jsonrpc,
+            "id" => &mut self.id,
+            "method" => &mut self.method,
+            "params" => &mut self.params,
+            "meta" => &mut self.meta,
+            "result" => &mut self.result,
+            "error" => &mut self.error,
+            _ => return None,
+        })
+    }
+}
+
+/// Reads one message. What is no JSON at all is an error of the text that it stands in.
+fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>, Error> {
+    if scanner.peek() != Some(b'{') {
+        return scanner.value().map(|_| Err(invalid("a request must be an object")));
+    }
+    let (mut members, mut twice) = (Members::default(), false);
+    scanner.object(|scanner, key| {
+        let value = scanner.value()?;
+        let unescaped = if key.contains('\\') { unescaped(key) } else { Some(key.into()) };
+        if let Some(member) = unescaped.and_then(|key| members.named(&key)) {
+            twice |= member.replace(value).is_some();
+        }
+        Ok(())
+    })?;
+    Ok(if twice { Err(invalid("a member is there twice")) } else { understand(&members) })
+}
+
+fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
+    let id = match members.id {
+        None => None,
+        Some(text) => Some(
+            Id::from_json(text)
+                .ok_or_else(|| invalid("\"id\" must be a string, a number or null, of at most 128 bytes"))?,
+        ),
+    };
+    if members.jsonrpc.is_none_or(|text| text != "\"2.0\"" && string(text).as_deref() != Some("2.0")) {
+        return Err(invalid("\"jsonrpc\" must be \"2.0\"").with_id(id));
+    }
+    let Some(method) = members.method else {
+        return match (id, members.result, members.error) {
+            (Some(id), Some(result), None) => {
+                Ok(Message::Reply(id, Ok(RawJson::checked(result).into_owned())))
+            }
+            (Some(id), None, Some(error)) => Ok(Message::Reply(id, Err(fault(error)))),
+            (id, ..) => Err(invalid("\"method\" is missing").with_id(id)),
+        };
+    };
+    let Some(method) = string(method) else {
+        return Err(invalid("\"method\" must be a string").with_id(id));
+    };
+    if members.params.is_some_and(|params| !params.starts_with(['[', '{'])) {
+        return Err(invalid("\"params\" must be an array or an object").with_id(id));
+    }
+    // One that names no request is a notification like any other that nobody understands.
+    if let (CANCEL, None, Some(cancelled)) = (&*method, &id, members.params.and_then(cancelled)) {
+        return Ok(Message::Cancel(cancelled));
+    }
+    match meta(members.meta) {
+        Ok(meta) => {
+            Ok(Message::Request(Request { id, method, params: members.params.map(RawJson::checked), meta }))
+        }
+        Err(refused) => Err(refused.with_id(id)),
+    }
+}
+
+fn invalid(message: &'static str) -> Refused {
+    Refused::new(code::INVALID_REQUEST, message)
+}
+
+/// The text of a JSON string.
+fn string(json: &str) -> Option<Cow<'_, str>> {
+    let text = json.strip_prefix('"')?.strip_suffix('"')?;
+    if text.contains('\\') { unescaped(text) } else { Some(text.into()) }
+}
+
+/// What stands between quotes, without its escapes. `None` if they give no text.
+fn unescaped(text: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned)
+}
+
+fn cancelled(params: &str) -> Option<Id<'_>> {
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow)]
+        id: &'a RawValue,
+    }
+    let params: Params<'_> = serde_json::from_str(params).ok()?;
+    Id::from_json(params.id.get())
+}
+
+fn meta(json: Option<&str>) -> Result<Meta, Refused> {
+    #[derive(Deserialize)]
+    struct Wire {
+        deadline_ms: Option<u64>,
+        #[serde(default)]
+        hops: u32,
+    }
+    let Some(json) = json.filter(|json| *json != "null") else { return Ok(Meta::default()) };
+    if !json.starts_with('{') {
+        return Err(invalid("\"meta\" must be an object"));
+    }
+    let wire: Wire = serde_json::from_str(json)
+        .map_err(|error| Refused::new(code::INVALID_REQUEST, format!("\"meta\": {error}")))?;
+    Ok(Meta { deadline: wire.deadline_ms.map(Duration::from_millis), hops: wire.hops })
+}
+
+fn fault(json: &str) -> Fault {
+    #[derive(Deserialize)]
+    struct Wire {
+        code: i64,
+        message: String,
+        data: Option<Box<RawValue>>,
+    }
+    match serde_json::from_str::<Wire>(json) {
+        Ok(wire) => Fault { code: wire.code, message: wire.message.into(), data: wire.data },
+        Err(_) => Fault::new(code::INTERNAL, "the peer sent an error that is not JSON-RPC's"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::jsonrpc::tests::{BOUNDS, decoded};
+
+    #[test]
+    fn requests() {
+        for (text, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f"}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","method":"f"}"#, "none f"),
+            (r#"{"jsonrpc":"2.0","id":null,"method":"f"}"#, "null f"),
+            (r#"{"params":[1, 2],"method":"f","id":"a","jsonrpc":"2.0"}"#, "\"a\" f [1, 2]"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":{"a": 1}}"#, "1 f {\"a\": 1}"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"\u0066\n"}"#, "1 f\n"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":""}"#, "1 "),
+            (r#"{"\u006asonrpc":"\u0032.0","id":1,"\u006dethod":"f"}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","more":[{}],"":0}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{}}"#, "1 f"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":1500,"hops":3,"trace":"x"}}"#,
+                "1 f deadline 1500 hops 3",
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":18446744073709551615}}"#,
+                "1 f deadline 18446744073709551615",
+            ),
+            (" \t{\"jsonrpc\":\"2.0\",\r\n\"id\":1,\"method\":\"f\"} ", "1 f"),
+            // Only as a notification is the name anything special.
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"$/cancelRequest","params":{"id":2}}"#,
+                "1 $/cancelRequest {\"id\":2}",
+            ),
+        ] {
+            assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_are_kept_to_the_byte() {
+        let longest = format!("\"{}\"", "x".repeat(Id::MAX_LEN - 2));
+        for id in [
+            "0",
+            "-7",
+            "-0",
+            "1.0",
+            "1e3",
+            "1E+3",
+            "1e999",
+            "18446744073709551616",
+            "0.10",
+            "null",
+            r#""""#,
+            r#""\u0041""#,
+            r#""A""#,
+            r#""\"\\\/\b\n""#,
+            r#""\ud83d\ude00""#,
+            "\"é😀\"",
+            r#""null""#,
+            &longest,
+        ] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id": {id} ,"method":"f"}}"#);
+            assert_eq!(decoded(text.as_bytes()), [format!("{id} f")]);
+        }
+        let too_long = format!("\"{}\"", "x".repeat(Id::MAX_LEN - 1));
+        for id in ["true", "false", "[]", "[1]", "{}", &too_long] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"f"}}"#);
+            assert_eq!(decoded(text.as_bytes()), ["refused null -32600"], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (text, expected) in [
+            ("", "refused null -32700"),
+            (" ", "refused null -32700"),
+            ("nonsense", "refused null -32700"),
+            ("{", "refused null -32700"),
+            ("[", "refused null -32700"),
+            ("{}{}", "refused null -32700"),
+            ("[] []", "refused null -32700"),
+            (r#"{"jsonrpc":"2.0","method":"f","id":01}"#, "refused null -32700"),
+            (r#"{"jsonrpc":"2.0","method":"f",}"#, "refused null -32700"),
+            ("{\"jsonrpc\":\"2.0\",\"method\":\"a\nb\"}", "refused null -32700"),
+            ("1", "refused null -32600"),
+            ("null", "refused null -32600"),
+            ("\"text\"", "refused null -32600"),
+            ("{}", "refused null -32600"),
+            ("[]", "refused null -32600"),
+            (r#"{"id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"1.0","id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":2.0,"id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":null,"id":1,"method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":null}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":["f"]}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"\ud800"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":1}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":"x"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":null}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":7}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"hops":-1}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":"1"}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"f"}"#, "refused null -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{"code":1,"message":""}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","result":1}"#, "refused null -32600"),
+        ] {
+            assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
+        }
+        assert_eq!(decoded(b"{\"jsonrpc\":\"2.0\",\"method\":\"\xff\"}"), ["refused null -32700"]);
+    }
+
+    #[test]
+    fn replies_and_cancels() {
+        for (text, expected) in [
+            (r#"{"jsonrpc":"2.0","id":1,"result":null}"#, "result 1 null"),
+            (r#"{"jsonrpc":"2.0","result":{"a": [1]},"id":"x"}"#, "result \"x\" {\"a\": [1]}"),
+            (r#"{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"m"}}"#, "error 1 -1 m none"),
+            (
+                r#"{"jsonrpc":"2.0","id":null,"error":{"code":-1,"message":"m","data":[ ]}}"#,
+                "error null -1 m [ ]",
+            ),
+            (r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1.0}}"#, "cancel 1.0"),
+            (r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":"a","more":1}}"#, "cancel \"a\""),
+        ] {
+            assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
+        }
+        for error in ["1", "null", "{}", r#"{"code":"1","message":"m"}"#, r#"{"code":1}"#] {
+            let text = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
+            let told = decoded(text.as_bytes());
+            assert!(told[0].starts_with("error 1 -32603 "), "{text}: {told:?}");
+        }
+    }
+
+    #[test]
+    fn batches() {
+        let one = r#"{"jsonrpc":"2.0","id":1,"method":"f"}"#;
+        let told = "1 f";
+        assert_eq!(decoded(format!("[{one}]").as_bytes()), ["batch", told]);
+        assert_eq!(
+            decoded(format!(" [1,{one},\n{{}}] ").as_bytes()),
+            ["batch", "refused null -32600", told, "refused null -32600"]
+        );
+        assert_eq!(decoded(format!("[{one},{one},{one}]").as_bytes()).len(), 4);
+        assert_eq!(decoded(format!("[{one},{one},{one},1]").as_bytes()), ["refused null -32010"]);
+        assert_eq!(decoded(format!("[{}1]", "1,".repeat(70_000)).as_bytes()), ["refused null -32010"]);
+        // What is no JSON is that first of all.
+        assert_eq!(decoded(format!("[{one},{one},{one},{one}").as_bytes()), ["refused null -32700"]);
+    }
+
+    /// The members of a message have names; a list of values in the order that this code has for them is none.
+    #[test]
+    fn an_array_is_no_message() {
+        for text in ["[[]]", r#"[["2.0",1,"f"]]"#, r#"[["2.0",1,"f",[1],{}]]"#] {
+            assert_eq!(decoded(text.as_bytes()), ["batch", "refused null -32600"], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_array_is_no_meta() {
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":[5,2]}"#;
+        assert_eq!(decoded(text.as_bytes()), ["refused 1 -32600"]);
+    }
+
+    #[test]
+    fn depth() {
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
+            format!(r#"{{"jsonrpc":"2.0","id":1,"method":"f","params":{open}{close}}}"#)
+        };
+        assert!(decoded(nested(BOUNDS.depth).as_bytes())[0].starts_with("1 f ["));
+        assert_eq!(decoded(nested(BOUNDS.depth + 1).as_bytes()), ["refused null -32700"]);
+        assert_eq!(decoded("[".repeat(1_000_000).as_bytes()), ["refused null -32700"]);
+        // Brackets in strings are no nesting, and a quote behind a backslash is no string's end.
+        let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","params":["\"[[[[[[[[[\\",1]}"#;
+        assert!(decoded(text.as_bytes())[0].starts_with("1 f ["));
+    }
+
+    #[test]
+    fn no_cut_of_a_message_is_a_message() {
+        let text = r#"{"jsonrpc":"2.0","id":"é","method":"f","params":[1,{"a":null}],"meta":{"hops":1}}"#;
+        for at in 0..text.len() {
+            assert_eq!(decoded(&text.as_bytes()[..at]), ["refused null -32700"], "cut after {at}");
+        }
+    }
+}

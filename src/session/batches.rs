@@ -1,0 +1,66 @@
+//! Batches whose replies go out together.
+
+use rustc_hash::FxHashMap;
+
+use crate::route::Token;
+
+/// The batches of one connection that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Batches {
+    next: Token,
+    open: FxHashMap<Token, Batch>,
+}
+
+/// The replies to a batch, gathered until none is missing.
+#[derive(Debug)]
+struct Batch {
+    missing: usize,
+    replies: Vec<u8>,
+}
+
+impl Batches {
+    /// Begins a batch. It counts as a part of its own until all its messages are looked at.
+    pub(super) fn open(&mut self) -> Token {
+        self.next += 1;
+        self.open.insert(self.next, Batch { missing: 1, replies: Vec::new() });
+        self.next
+    }
+
+    /// Says that a batch has one more part that will be answered.
+    pub(super) fn expect(&mut self, batch: Token) {
+        self.open.entry(batch).and_modify(|batch| batch.missing += 1);
+    }
+
+    /// Keeps one reply, which `write` appends.
+    pub(super) fn reply(&mut self, batch: Token, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(Batch { replies, .. }) = self.open.get_mut(&batch) {
+            replies.push(if replies.is_empty() { b'[' } else { b',' });
+            write(replies);
+        }
+    }
+
+    /// One part is dealt with; after the last, returns the replies as one array if there are any.
+    pub(super) fn part_done(&mut self, batch: Token) -> Option<Vec<u8>> {
+        let open = self.open.get_mut(&batch)?;
+        open.missing -= 1;
+        if open.missing > 0 {
+            return None;
+        }
+        let mut replies = self.open.remove(&batch)?.replies;
+        if replies.is_empty() {
+            return None;
+        }
+        replies.push(b']');
+        Some(replies)
+    }
+
+    /// Returns how many bytes of replies are kept.
+    pub(super) fn bytes(&self) -> usize {
+        if self.open.is_empty() { 0 } else { self.open.values().map(|batch| batch.replies.len()).sum() }
+    }
+
+    /// Gives back memory that is not in use.
+    pub(super) fn rest(&mut self) {
+        self.open.shrink_to_fit();
+    }
+}

@@ -1,0 +1,268 @@
+//! One connection's requests, from when they come until they are answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use super::Session;
+use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
+use crate::route::{Ask, Call, Inbox, Reply, Token};
+
+/// Longer deadlines make no difference, and so large ones no overflow.
+const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Requests that are not answered yet.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    next_token: Token,
+    begun: FxHashMap<Token, InFlight>,
+    /// Requests that wait for a place in flight.
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// No deadline is earlier.
+    earliest: Option<Instant>,
+    inbox: Arc<Inbox>,
+    /// Answers that came while output had no room for them.
+    answers: VecDeque<(Token, Outcome)>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// `None` in a notification.
+    id: Option<Id<'static>>,
+    batch: Option<Token>,
+    deadline: Instant,
+}
+
+/// A request, kept until there is a place in flight for it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    batch: Option<Token>,
+    id: Option<Id<'static>>,
+    method: String,
+    params: Option<RawJson<'static>>,
+    deadline: Instant,
+    hops: u32,
+}
+
+impl Waiting {
+    /// About what it takes in memory.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.method.len() + self.params.as_ref().map_or(0, |params| params.get().len())
+    }
+}
+
+impl Calls {
+    /// About how many bytes the requests take that wait for a place in flight.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// No deadline is earlier.
+    pub(super) fn earliest(&self) -> Option<Instant> {
+        self.earliest
+    }
+
+    /// Takes the next answer, or has the task woken when there is one.
+    pub(super) fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<(Token, Outcome)> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Poll::Ready(answer);
+            }
+            if self.begun.is_empty() || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The calls whose deadline has passed.
+    pub(super) fn late(&self, now: Instant) -> Vec<Token> {
+        self.begun.iter().filter(|(_, call)| call.deadline <= now).map(|(token, _)| *token).collect()
+    }
+
+    /// The calls that have begun.
+    pub(super) fn begun(&self) -> Vec<Token> {
+        self.begun.keys().copied().collect()
+    }
+
+    /// Takes a request whose deadline has passed before its turn. After the last, the earliest deadline is known again.
+    pub(super) fn take_late_waiting(&mut self, now: Instant) -> Option<Waiting> {
+        if let Some(at) = self.waiting.iter().position(|waiting| waiting.deadline <= now) {
+            return self.remove_waiting(at);
+        }
+        let begun = self.begun.values().map(|call| call.deadline);
+        self.earliest = begun.chain(self.waiting.iter().map(|waiting| waiting.deadline)).min();
+        None
+    }
+
+    /// Takes the first request that waits for its turn.
+    pub(super) fn take_waiting(&mut self) -> Option<Waiting> {
+        self.remove_waiting(0)
+    }
+
+    fn remove_waiting(&mut self, at: usize) -> Option<Waiting> {
+        let waiting = self.waiting.remove(at)?;
+        self.waiting_bytes -= waiting.bytes();
+        Some(waiting)
+    }
+
+    fn wait(&mut self, waiting: Waiting) {
+        self.due(waiting.deadline);
+        self.waiting_bytes += waiting.bytes();
+        self.waiting.push_back(waiting);
+    }
+
+    fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, deadline: Instant) -> Reply {
+        self.due(deadline);
+        self.next_token += 1;
+        let reply = Reply::new(&self.inbox, self.next_token, id.is_none());
+        self.begun.insert(self.next_token, InFlight { id: id.map(Id::into_owned), batch, deadline });
+        reply
+    }
+
+    fn due(&mut self, deadline: Instant) {
+        self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+    }
+
+    /// Tells whether no request waits for an answer.
+    pub(super) fn are_answered(&self) -> bool {
+        self.waiting.is_empty() && self.begun.values().all(|call| call.id.is_none())
+    }
+
+    /// Tells whether no request and no notification is here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.begun.is_empty()
+    }
+
+    /// Gives up all requests, since the peer is gone; returns how many calls had begun.
+    pub(super) fn close(&self) -> u64 {
+        self.inbox.close();
+        self.begun.len() as u64
+    }
+
+    /// Gives back memory that is not in use.
+    pub(super) fn rest(&mut self) {
+        self.begun.shrink_to_fit();
+        self.waiting.shrink_to_fit();
+        self.answers.shrink_to_fit();
+        self.inbox.rest();
+    }
+}
+
+impl Session {
+    /// Begins a request, or keeps it until there is a place for it and all before it have begun.
+    pub(super) fn take(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
+        let Request { id, method, params, meta } = request;
+        let given = meta.deadline.unwrap_or(self.limits.deadline);
+        // A notification may outlive its connection, and then it is only this that ends it.
+        let longest = if id.is_some() { MAX_DEADLINE } else { self.limits.deadline };
+        let deadline = now + given.min(longest);
+        self.metrics().calls.add();
+        if self.calls.waiting.is_empty() && self.calls.begun.len() < self.limits.in_flight {
+            let ask = Ask { method: &method, params, hops: meta.hops };
+            return self.begin(id, batch, ask, deadline);
+        }
+        self.calls.wait(Waiting {
+            batch,
+            id: id.map(Id::into_owned),
+            method: method.into_owned(),
+            params: params.map(RawJson::into_owned),
+            deadline,
+            hops: meta.hops,
+        });
+    }
+
+    /// Begins as many of the waiting requests as there are places in flight.
+    pub(super) fn begin_waiting(&mut self) {
+        while self.calls.begun.len() < self.limits.in_flight {
+            let Some(Waiting { batch, id, method, params, deadline, hops }) = self.calls.take_waiting()
+            else {
+                break;
+            };
+            self.begin(id, batch, Ask { method: &method, params, hops }, deadline);
+        }
+    }
+
+    /// Answers a request at once, or hands it to its provider.
+    fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, ask: Ask<'_>, deadline: Instant) {
+        let mut result = std::mem::take(&mut self.result);
+        match self.registry.prompt(&ask, &mut result) {
+            Some(answer) => {
+                let answer = answer.and_then(|()| text(&result));
+                let answer = answer.as_ref().map(|result| *result);
+                self.count(answer.err());
+                if let Some(id) = id {
+                    self.tell(batch, &id, answer);
+                }
+            }
+            None => {
+                let Ask { method, params, hops } = ask;
+                let reply = self.calls.begin(id, batch, deadline);
+                self.metrics().in_flight.add();
+                self.registry.call(Call { method, params, deadline, hops, reply });
+            }
+        }
+        result.clear();
+        self.result = super::output::kept(result);
+    }
+
+    pub(super) fn cancel(&mut self, id: &Id<'_>) {
+        let fault = Fault::new(code::CANCELLED, "cancelled by the caller");
+        let is_it = |other: &Option<Id<'_>>| other.as_ref() == Some(id);
+        let begun = self.calls.begun.iter().find(|(_, call)| is_it(&call.id)).map(|(token, _)| *token);
+        if let Some(token) = begun {
+            self.give_up(token, &fault);
+        } else if let Some(at) = self.calls.waiting.iter().position(|waiting| is_it(&waiting.id))
+            && let Some(waiting) = self.calls.remove_waiting(at)
+        {
+            self.drop_waiting(waiting, &fault);
+        }
+    }
+
+    /// Ends a request that has not begun.
+    pub(super) fn drop_waiting(&mut self, waiting: Waiting, fault: &Fault) {
+        self.count(Some(fault));
+        if let Some(id) = waiting.id {
+            self.tell(waiting.batch, &id, Err(fault));
+        }
+    }
+
+    /// Ends a call that its provider has not answered, or whose answer has not had room.
+    pub(super) fn give_up(&mut self, token: Token, fault: &Fault) {
+        match self.calls.answers.iter().position(|(answered, _)| *answered == token) {
+            Some(at) => drop(self.calls.answers.remove(at)),
+            None => self.calls.inbox.cancel(token),
+        }
+        self.finish(token, &Err(fault.clone()));
+    }
+
+    /// Answers a call that has begun.
+    pub(super) fn finish(&mut self, token: Token, outcome: &Outcome) {
+        // It is not there if it was given up meanwhile.
+        let Some(InFlight { id, batch, .. }) = self.calls.begun.remove(&token) else { return };
+        self.metrics().in_flight.sub(1);
+        let answer = outcome.as_ref().map(RawJson::get);
+        self.count(answer.err());
+        if let Some(id) = id {
+            self.tell(batch, &id, answer);
+        }
+    }
+
+    /// Counts a call that ends late or cancelled, whoever found it to be so.
+    fn count(&self, fault: Option<&Fault>) {
+        match fault.map(|fault| fault.code) {
+            Some(code::DEADLINE) => self.metrics().deadlines.add(),
+            Some(code::CANCELLED) => self.metrics().cancelled.add(),
+            _ => {}
+        }
+    }
+}
+
+/// A result as it was written.
+fn text(result: &[u8]) -> Result<&str, Fault> {
+    std::str::from_utf8(result)
+        .map_err(|error| Fault::new(code::INTERNAL, format!("the result is not UTF-8: {error}")))
+}
