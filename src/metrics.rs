@@ -109,6 +109,8 @@ node_metrics! {
     too_large: Counter = "chanrpc_messages_too_large_total";
     /// Replies over the size limit, sent as an error instead.
     replies_too_large: Counter = "chanrpc_replies_too_large_total";
+    /// Answers for which the peer's dialect has no form, such as an error in Leaf's.
+    unsent: Counter = "chanrpc_answers_unsent_total";
     /// Calls that were cancelled by their caller.
     cancelled: Counter = "chanrpc_calls_cancelled_total";
     /// Calls that passed their deadline.

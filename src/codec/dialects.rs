@@ -1,8 +1,13 @@
 //! All dialects behind one type: what a session reads its peer's bytes with, and writes its answers with.
 
+use std::ops::Range;
+
 use super::frame::{Next, Read};
+use super::headers::{self, Headers};
 use super::jsonrpc::{self, Bounds};
+use super::leaf::{self, Leaf};
 use super::lines::Lines;
+use super::msgpack::{self, MessagePack};
 use crate::message::{Answer, Id};
 
 /// How a peer talks.
@@ -12,6 +17,12 @@ pub enum Dialect {
     Lines,
     /// JSON-RPC, one text in each frame of the transport.
     Frames,
+    /// JSON-RPC, each text behind its `Content-Length`.
+    Headers,
+    /// MessagePack-RPC.
+    MessagePack,
+    /// The messages of Leaf's gates.
+    Leaf(Leaf),
 }
 
 /// One connection's dialect, with what it remembers of the bytes so far.
@@ -25,6 +36,9 @@ pub struct Codec {
 enum Framing {
     Lines(Lines),
     Frames,
+    Headers(Headers),
+    MessagePack(MessagePack),
+    Leaf(Leaf),
 }
 
 impl Codec {
@@ -33,13 +47,22 @@ impl Codec {
         let framing = match dialect {
             Dialect::Lines => Framing::Lines(Lines::new(max)),
             Dialect::Frames => Framing::Frames,
+            Dialect::Headers => Framing::Headers(Headers::new(max)),
+            Dialect::MessagePack => Framing::MessagePack(MessagePack::new(max)),
+            Dialect::Leaf(leaf) => Framing::Leaf(leaf),
         };
         Self { framing, bounds }
     }
 
     /// Tells whether the transport has frames: each holds one message, and the bytes need no search.
     pub fn is_framed(&self) -> bool {
-        matches!(self.framing, Framing::Frames)
+        matches!(self.framing, Framing::Frames | Framing::Leaf(Leaf { framed: false, .. }))
+    }
+
+    /// Tells whether only results are sent: who makes a mistake is cut off, and a function without a result is
+    /// not answered.
+    pub fn sends_results_only(&self) -> bool {
+        matches!(self.framing, Framing::Leaf(_))
     }
 
     /// Looks for the next message in a buffer that grows at its end, and that the caller cuts as told.
@@ -47,37 +70,64 @@ impl Codec {
         match &mut self.framing {
             Framing::Lines(lines) => lines.next(buffer),
             Framing::Frames => Next::Frame(0..buffer.len(), buffer.len()),
+            Framing::Headers(headers) => headers.next(buffer),
+            Framing::MessagePack(message_pack) => message_pack.next(buffer),
+            Framing::Leaf(leaf) => leaf.next(buffer),
         }
     }
 
     /// The last message of a stream that has ended in `buffer`, if its dialect needs no mark at the end.
-    pub fn last(&self, buffer: &[u8]) -> Option<std::ops::Range<usize>> {
+    pub fn last(&self, buffer: &[u8]) -> Option<Range<usize>> {
         match &self.framing {
             Framing::Lines(lines) => lines.last(buffer),
-            Framing::Frames => None,
+            _ => None,
         }
     }
 
     /// Reads what one frame holds.
     pub fn read<'a>(&self, frame: &'a [u8]) -> Read<'a> {
-        jsonrpc::decode(frame, self.bounds)
+        match &self.framing {
+            Framing::Lines(_) | Framing::Frames | Framing::Headers(_) => jsonrpc::decode(frame, self.bounds),
+            Framing::MessagePack(_) => Read::Single(msgpack::decode(frame, self.bounds.depth)),
+            Framing::Leaf(_) => Read::Single(leaf::decode(frame, self.bounds.depth)),
+        }
     }
 
     /// The id of a message of which only the beginning is known.
     pub fn id_at_front<'a>(&self, beginning: &'a [u8]) -> Option<Id<'a>> {
-        jsonrpc::id_at_front(beginning)
-    }
-
-    /// Appends one whole message that `write` appends the body of.
-    pub fn message(&self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
-        write(out);
-        if let Framing::Lines(_) = self.framing {
-            out.push(b'\n');
+        match &self.framing {
+            Framing::Lines(_) | Framing::Frames | Framing::Headers(_) => jsonrpc::id_at_front(beginning),
+            Framing::MessagePack(_) => msgpack::id_at_front(beginning),
+            Framing::Leaf(_) => None,
         }
     }
 
-    /// Appends the body of a reply.
-    pub fn reply(&self, out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
-        jsonrpc::encode_reply(out, id, answer);
+    /// Appends one whole message, whose body `write` appends.
+    pub fn message(&self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        match &self.framing {
+            Framing::Lines(_) => {
+                write(out);
+                out.push(b'\n');
+            }
+            Framing::Headers(_) => headers::write(out, write),
+            Framing::Frames | Framing::MessagePack(_) | Framing::Leaf(_) => write(out),
+        }
+    }
+
+    /// Appends the body of a reply. `false`, and nothing, if the dialect has no form for it.
+    pub fn reply(&self, out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) -> bool {
+        match &self.framing {
+            Framing::Lines(_) | Framing::Frames | Framing::Headers(_) => {
+                jsonrpc::encode_reply(out, id, answer);
+                true
+            }
+            // Clients in this dialect know no reply to a request without an id.
+            Framing::MessagePack(_) if *id == Id::null() => false,
+            Framing::MessagePack(_) => {
+                msgpack::encode_reply(out, id, answer);
+                true
+            }
+            Framing::Leaf(leaf) => answer.is_ok_and(|result| leaf.encode_reply(out, id, result).is_ok()),
+        }
     }
 }

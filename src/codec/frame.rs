@@ -47,3 +47,42 @@ impl Refused {
         Self { id: id.map_or(self.id, Id::into_owned), ..self }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::Next;
+
+    /// What a framer finds in `pieces`: messages, "!" for one too long, "broken" for the end of it all; and how
+    /// many bytes are left over.
+    pub(in crate::codec) fn found<'a>(
+        mut next: impl FnMut(&[u8]) -> Next,
+        pieces: impl IntoIterator<Item = &'a [u8]>,
+    ) -> (Vec<Vec<u8>>, usize) {
+        let (mut buffer, mut found) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            while !buffer.is_empty() {
+                let cut = match next(&buffer) {
+                    Next::Frame(at, cut) => {
+                        assert!(at.end <= cut && cut > 0);
+                        found.push(buffer[at].to_vec());
+                        cut
+                    }
+                    Next::TooLong(cut) => {
+                        found.push(b"!".to_vec());
+                        cut
+                    }
+                    Next::Incomplete(0) => break,
+                    Next::Incomplete(cut) => cut,
+                    Next::Broken(why) => {
+                        assert!(!why.is_empty());
+                        found.push(b"broken".to_vec());
+                        return (found, buffer.len());
+                    }
+                };
+                buffer.drain(..cut);
+            }
+        }
+        (found, buffer.len())
+    }
+}

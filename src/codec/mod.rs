@@ -3,9 +3,12 @@
 mod detect;
 mod dialects;
 mod frame;
+mod headers;
 mod json;
 pub mod jsonrpc;
+pub mod leaf;
 mod lines;
+mod msgpack;
 
 pub use detect::{Detected, detect};
 pub use dialects::{Codec, Dialect};

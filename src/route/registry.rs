@@ -59,6 +59,11 @@ impl Registry {
         }
     }
 
+    /// Tells whether a name is that of a function without a result.
+    pub fn gives_nothing(&self, method: &str) -> bool {
+        self.table.find(method).is_some_and(|entry| entry.provider.describe().kind == Some("0"))
+    }
+
     fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {
         if hops > self.max_hops {
             let message = format!("the call was passed on more than {} times (limits.hops)", self.max_hops);

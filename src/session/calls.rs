@@ -155,7 +155,10 @@ impl Calls {
 impl Session {
     /// Begins a request, or keeps it until there is a place for it and all before it have begun.
     pub(super) fn take(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
-        let Request { id, method, params, meta } = request;
+        let Request { mut id, method, params, meta } = request;
+        if self.codec.sends_results_only() && self.registry.gives_nothing(&method) {
+            id = None;
+        }
         let given = meta.deadline.unwrap_or(self.limits.deadline);
         // A notification may outlive its connection, and then it is only this that ends it.
         let longest = if id.is_some() { MAX_DEADLINE } else { self.limits.deadline };

@@ -46,8 +46,10 @@ pub struct Session {
     batches: Batches,
     /// Where a result stands from when it is known until it is in the output.
     result: Vec<u8>,
-    /// No more input comes, or it is not looked at any more.
+    /// No more input comes.
     ended: bool,
+    /// The peer makes no sense: no more of its input is looked at.
+    broken: bool,
 }
 
 impl Session {
@@ -65,6 +67,7 @@ impl Session {
             batches: Batches::default(),
             result: Vec::new(),
             ended: false,
+            broken: false,
         }
     }
 
@@ -75,7 +78,7 @@ impl Session {
 
     /// Tells whether there is room for more input.
     pub fn wants_input(&self) -> bool {
-        !self.ended && self.has_room_for_more()
+        !self.has_ended() && self.has_room_for_more()
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
@@ -98,7 +101,7 @@ impl Session {
 
     /// Tells whether no more input comes, or would be looked at.
     pub fn has_ended(&self) -> bool {
-        self.ended
+        self.ended || self.broken
     }
 
     /// Turns the answers that are there into output, as far as it has room, and begins what has waited for room.
@@ -196,7 +199,7 @@ impl Session {
     fn stream(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
         let mut at = 0;
-        while at < input.len() && self.has_room_for_more() {
+        while at < input.len() && !self.broken && self.has_room_for_more() {
             let rest = &input[at..];
             at += match self.codec.next(rest) {
                 Next::Frame(frame, cut) => {
@@ -211,7 +214,7 @@ impl Session {
                 }
                 Next::Broken(why) => {
                     self.refuse(&Id::null(), &Fault::new(code::PARSE, why));
-                    self.ended = true;
+                    self.broken = true;
                     rest.len()
                 }
                 Next::Incomplete(0) if self.ended => {
@@ -224,7 +227,7 @@ impl Session {
                 Next::Incomplete(cut) => cut,
             };
         }
-        input.drain(..at);
+        input.drain(..if self.broken { input.len() } else { at });
         self.input = output::kept(input);
     }
 
@@ -285,6 +288,9 @@ impl Session {
 
     /// Writes an answer, or keeps it until the rest of its batch is there.
     fn tell(&mut self, batch: Option<Token>, id: &Id<'_>, answer: Answer<'_>) {
+        if self.codec.sends_results_only() && answer.is_err_and(is_mistake) {
+            self.broken = true;
+        }
         let (codec, limit, metrics) = (&self.codec, self.limits.message, self.registry.metrics());
         match batch {
             None => self.output.message(|out| {
@@ -310,20 +316,38 @@ impl Session {
 
 /// Appends a reply, or that it would take more than `limit` bytes.
 fn reply(codec: &Codec, out: &mut Vec<u8>, limit: usize, metrics: &Metrics, id: &Id<'_>, answer: Answer<'_>) {
-    let (size, most) = match answer {
-        Ok(result) => (result.len(), limit),
-        Err(Fault { data: Some(data), message, .. }) if data.get().len() <= limit => {
-            (message.len() + data.get().len(), limit + SENTENCE)
+    let Some(size) = excess(answer, limit) else {
+        if !codec.reply(out, id, answer) {
+            metrics.unsent.add();
         }
-        Err(Fault { data: Some(data), .. }) => (data.get().len(), limit),
-        Err(Fault { message, .. }) => (message.len(), limit + SENTENCE),
+        return;
     };
-    if size <= most {
-        return codec.reply(out, id, answer);
-    }
     metrics.replies_too_large.add();
     let message = format!("a reply of {size} bytes; the limit leaves {limit} (limits.message)");
-    codec.reply(out, id, Err(&Fault::new(code::REPLY_TOO_LARGE, message)));
+    if !codec.reply(out, id, Err(&Fault::new(code::REPLY_TOO_LARGE, message))) {
+        metrics.unsent.add();
+    }
+}
+
+/// Tells whether a fault is the caller's, which some dialects answer by an end.
+fn is_mistake(fault: &Fault) -> bool {
+    matches!(
+        fault.code,
+        code::PARSE
+            | code::INVALID_REQUEST
+            | code::INVALID_PARAMS
+            | code::UNKNOWN_FUNCTION
+            | code::REQUEST_TOO_LARGE
+    )
+}
+
+/// The size of an answer that is larger than `limit`. The sentence of an error may go beyond it.
+fn excess(answer: Answer<'_>, limit: usize) -> Option<usize> {
+    let (result, sentence) = match answer {
+        Ok(result) => (result.len(), 0),
+        Err(Fault { data, message, .. }) => (data.as_ref().map_or(0, |data| data.get().len()), message.len()),
+    };
+    (result > limit || result + sentence > limit + SENTENCE).then_some(result + sentence)
 }
 
 impl Drop for Session {

@@ -35,8 +35,9 @@ impl Output {
     }
 
     pub(super) fn message(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.bytes.len();
         write(&mut self.bytes);
-        if self.framed {
+        if self.framed && self.bytes.len() > before {
             self.ends.push_back(self.bytes.len());
         }
     }

@@ -1,0 +1,485 @@
+//! Both ways together, against bytes that any MessagePack library writes, and against bytes that none does.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::encode::put_json;
+use super::framing::tests::{frames, with};
+use super::{decode, encode_reply, id_at_front};
+use crate::message::{Fault, Id, Message, Meta, Request, code};
+
+const DEPTH: usize = 8;
+const NIL: &[u8] = b"\xc0";
+
+/// A JSON text in MessagePack.
+#[track_caller]
+fn packed(json: &str) -> Vec<u8> {
+    let mut out = b"before".to_vec();
+    put_json(&mut out, json).unwrap_or_else(|| panic!("not taken as JSON: {json:?}"));
+    out.strip_prefix(b"before").unwrap().to_vec()
+}
+
+/// A message in a word or two, so that tables can say what they expect of it.
+fn told(frame: &[u8]) -> String {
+    match decode(frame, DEPTH) {
+        Ok(Message::Request(Request { id, method, params, meta: Meta { deadline, hops } })) => {
+            let id = id.as_ref().map_or("-", Id::as_json);
+            let params = params.map_or(String::new(), |params| format!(" {}", params.get()));
+            let deadline = deadline.map_or(String::new(), |left| format!(" deadline {}", left.as_millis()));
+            let hops = if hops == 0 { String::new() } else { format!(" hops {hops}") };
+            format!("{id} {method}{params}{deadline}{hops}")
+        }
+        Ok(Message::Cancel(id)) => format!("cancel {}", id.as_json()),
+        Ok(Message::Reply(..)) => "reply".into(),
+        Err(refused) => format!("refused {} {}", refused.id.as_json(), refused.fault.code),
+    }
+}
+
+/// What becomes of one parameter.
+fn param(bytes: &[u8]) -> String {
+    let told = told(&[b"\x94\x00\x01\xa1f\x91", bytes].concat());
+    told.strip_prefix("1 f [").and_then(|told| told.strip_suffix(']')).map_or(told.clone(), Into::into)
+}
+
+#[test]
+fn numbers_are_as_short_as_can_be() {
+    for (json, bytes) in [
+        ("0", &b"\x00"[..]),
+        ("127", b"\x7f"),
+        ("128", b"\xcc\x80"),
+        ("255", b"\xcc\xff"),
+        ("256", b"\xcd\x01\x00"),
+        ("65535", b"\xcd\xff\xff"),
+        ("65536", b"\xce\x00\x01\x00\x00"),
+        ("4294967295", b"\xce\xff\xff\xff\xff"),
+        ("4294967296", b"\xcf\x00\x00\x00\x01\x00\x00\x00\x00"),
+        ("9223372036854775807", b"\xcf\x7f\xff\xff\xff\xff\xff\xff\xff"),
+        ("18446744073709551615", b"\xcf\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ("-1", b"\xff"),
+        ("-32", b"\xe0"),
+        ("-33", b"\xd0\xdf"),
+        ("-128", b"\xd0\x80"),
+        ("-129", b"\xd1\xff\x7f"),
+        ("-32768", b"\xd1\x80\x00"),
+        ("-32769", b"\xd2\xff\xff\x7f\xff"),
+        ("-2147483648", b"\xd2\x80\x00\x00\x00"),
+        ("-2147483649", b"\xd3\xff\xff\xff\xff\x7f\xff\xff\xff"),
+        ("-9223372036854775808", b"\xd3\x80\x00\x00\x00\x00\x00\x00\x00"),
+        ("1.5", b"\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00"),
+        ("-0.0", b"\xcb\x80\x00\x00\x00\x00\x00\x00\x00"),
+        ("1e300", b"\xcb\x7e\x37\xe4\x3c\x88\x00\x75\x9c"),
+        ("null", b"\xc0"),
+        ("false", b"\xc2"),
+        ("true", b"\xc3"),
+    ] {
+        assert_eq!(packed(json), bytes, "{json}");
+        let expected = json.replace("1e300", "1e+300");
+        assert_eq!(param(bytes), expected, "{json}");
+    }
+    assert_eq!(packed("1.0"), b"\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00");
+    assert_eq!(packed("18446744073709551616"), b"\xcb\x43\xf0\x00\x00\x00\x00\x00\x00");
+    assert_eq!(packed("-9223372036854775809"), b"\xcb\xc3\xe0\x00\x00\x00\x00\x00\x00");
+    assert_eq!(packed("-1e999"), b"\xcb\xff\xf0\x00\x00\x00\x00\x00\x00");
+}
+
+#[test]
+fn numbers_may_be_longer_than_they_need() {
+    for (bytes, expected) in [
+        (&b"\xcc\x01"[..], "1"),
+        (b"\xcf\x00\x00\x00\x00\x00\x00\x00\x01", "1"),
+        (b"\xd0\x01", "1"),
+        (b"\xd3\x00\x00\x00\x00\x00\x00\x00\x01", "1"),
+        (b"\xd3\xff\xff\xff\xff\xff\xff\xff\xff", "-1"),
+        (b"\xca\x3d\xcc\xcc\xcd", "0.1"),
+        (b"\xca\x3f\x80\x00\x00", "1.0"),
+        (b"\xd9\x01x", r#""x""#),
+        (b"\xdb\x00\x00\x00\x01x", r#""x""#),
+        (b"\xdd\x00\x00\x00\x01\x01", "[1]"),
+        (b"\xdf\x00\x00\x00\x00", "{}"),
+    ] {
+        assert_eq!(param(bytes), expected, "{bytes:x?}");
+    }
+}
+
+#[test]
+fn strings_of_every_header() {
+    for (length, header) in [
+        (0, &b"\xa0"[..]),
+        (1, b"\xa1"),
+        (31, b"\xbf"),
+        (32, b"\xd9\x20"),
+        (255, b"\xd9\xff"),
+        (256, b"\xda\x01\x00"),
+        (65535, b"\xda\xff\xff"),
+        (65536, b"\xdb\x00\x01\x00\x00"),
+    ] {
+        let (json, bytes) = (format!("\"{}\"", "x".repeat(length)), with(header, length, b'x'));
+        assert_eq!(packed(&json), bytes, "{length}");
+        assert_eq!(param(&bytes), json, "{length}");
+        // The same with an escape, whose text is longer than what it stands for.
+        if length > 0 {
+            let json = format!("\"{}\\u0078\"", "x".repeat(length - 1));
+            assert_eq!(packed(&json), bytes, "{length}");
+        }
+    }
+}
+
+#[test]
+fn escapes_become_what_they_stand_for() {
+    for (json, text) in [
+        (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+        (r#""a\u00e9\u00C9\u20ac\ud83d\ude00z""#, "aéÉ€😀z"),
+        (r#""é\n😀""#, "é\n😀"),
+        (r#""\u0000""#, "\0"),
+        (r#""\ud83d""#, "\u{fffd}"),
+        (r#""\ude00\ud83d\ud83d\ude00""#, "\u{fffd}\u{fffd}😀"),
+        (r#""\ud83dx\ud83d\n\ud83d\u0041""#, "\u{fffd}x\u{fffd}\n\u{fffd}A"),
+    ] {
+        assert_eq!(packed(json), [&[0xa0 | text.len() as u8], text.as_bytes()].concat(), "{json}");
+    }
+    assert_eq!(packed(r#"{"\n":["\t"]}"#), b"\x81\xa1\n\x91\xa1\t");
+}
+
+#[test]
+fn arrays_and_maps_of_every_header() {
+    for (length, array, map) in [
+        (0, &b"\x90"[..], &b"\x80"[..]),
+        (1, b"\x91", b"\x81"),
+        (15, b"\x9f", b"\x8f"),
+        (16, b"\xdc\x00\x10", b"\xde\x00\x10"),
+        (65535, b"\xdc\xff\xff", b"\xde\xff\xff"),
+        (65536, b"\xdd\x00\x01\x00\x00", b"\xdf\x00\x01\x00\x00"),
+    ] {
+        let json = format!("[{}]", vec!["7"; length].join(","));
+        assert_eq!(packed(&json), with(array, length, 7), "{length}");
+        assert_eq!(param(&with(array, length, 7)), json, "{length}");
+
+        let json = format!("{{{}}}", vec![r#""k":7"#; length].join(","));
+        let bytes = [map, &b"\xa1k\x07".repeat(length)].concat();
+        assert_eq!(packed(&json), bytes, "{length}");
+        assert_eq!(param(&bytes), json, "{length}");
+    }
+}
+
+/// Headers that grow move what stands behind them, and the headers in it.
+#[test]
+fn wide_headers_within_wide_headers() {
+    let [inner, wide] = [15, 16].map(|length| vec!["7"; length].join(","));
+    let json = format!(r#"[[{wide}],{{"a":[{wide}],"b":[{inner}]}},{wide},[{wide}],[]]"#);
+    let wide = with(b"\xdc\x00\x10", 16, 7);
+    let object = [b"\x82\xa1a", &wide[..], b"\xa1b\x9f", &[7; 15]].concat();
+    let expected = [b"\xdc\x00\x14", &wide[..], &object, &[7; 16], &wide, b"\x90"].concat();
+    assert_eq!(packed(&json), expected);
+}
+
+#[test]
+fn white_space_is_nothing() {
+    assert_eq!(packed(" [ 1 ,\r\n\t{ \"a\" : null } ] "), b"\x92\x01\x81\xa1a\xc0");
+}
+
+#[test]
+fn what_is_not_json_is_not_put() {
+    for text in
+        ["", " ", "[", "]", "{", "[1}", "1 2", "\"", "\"\\", "\"\\u12", "\"\\u123g\"", "\"\\x\"", "nul", "é"]
+    {
+        let mut out = b"before".to_vec();
+        assert_eq!(put_json(&mut out, text), None, "{text:?}");
+        assert_eq!(out, b"before", "{text:?}");
+    }
+    for text in ["{1}", "-", "1e", "[\"\\ud800\\u\"]", "\"\\é\""] {
+        assert_eq!(put_json(&mut Vec::new(), text), None, "{text:?}");
+    }
+}
+
+#[test]
+fn requests_and_notifications() {
+    for (frame, expected) in [
+        (&b"\x94\x00\x01\xa1f\x90"[..], "1 f []"),
+        (b"\x94\x00\x00\xa5a.b/c\x92\x01\xa1x", "0 a.b/c [1,\"x\"]"),
+        (b"\x94\x00\xce\xff\xff\xff\xff\xa1f\x90", "4294967295 f []"),
+        (b"\x94\x00\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xa1f\x90", "18446744073709551615 f []"),
+        (b"\x94\x00\xd0\x07\xa1f\x90", "7 f []"),
+        (b"\xdc\x00\x04\xcc\x00\x01\xd9\x01f\xdc\x00\x00", "1 f []"),
+        (b"\xdd\x00\x00\x00\x04\x00\x01\xa1f\x90", "1 f []"),
+        (b"\x94\x00\x01\xa1f\xc0", "1 f"),
+        (b"\x93\x00\x01\xa1f", "1 f"),
+        (b"\x94\x00\x01\xa1f\x81\xa1a\x02", "1 f {\"a\":2}"),
+        (b"\x94\x00\x01\xa1f\x80", "1 f {}"),
+        (b"\x94\x00\x01\xc4\x01f\x90", "1 f []"),
+        (b"\x94\x00\x01\xa0\x90", "1  []"),
+        (b"\x93\x02\xa1f\x91\x01", "- f [1]"),
+        (b"\x92\x02\xa1f", "- f"),
+        (b"\x95\x00\x01\xa1f\x90\x80", "1 f []"),
+        (b"\x95\x00\x01\xa1f\xc0\xc0", "1 f"),
+        (b"\x95\x00\x01\xa1f\x90\x82\xabdeadline_ms\xcd\x05\xdc\xa4hops\x03", "1 f [] deadline 1500 hops 3"),
+        (b"\x94\x02\xa1f\x90\x81\xa4hops\x01", "- f [] hops 1"),
+        (b"\x94\x02\xa1f\x90\x84\xa5trace\x91\x80\x07\x80\xc4\x00\xc0\xabdeadline_ms\xc0", "- f []"),
+        // Only as a notification is the name anything special.
+        (b"\x94\x00\x01\xaf$/cancelRequest\x91\x02", "1 $/cancelRequest [2]"),
+    ] {
+        assert_eq!(told(frame), expected, "{frame:x?}");
+    }
+}
+
+#[test]
+fn cancels() {
+    let cancel = |params: &[u8]| told(&[b"\x93\x02\xaf$/cancelRequest", params].concat());
+    for params in [
+        &b"\x91\x07"[..],
+        b"\x91\xcf\0\0\0\0\0\0\0\x07",
+        b"\x81\xa2id\x07",
+        b"\x91\x81\xa2id\x07",
+        b"\x82\xa4more\x91\x07\xa2id\x07",
+    ] {
+        assert_eq!(cancel(params), "cancel 7", "{params:x?}");
+    }
+    for (params, expected) in [
+        (NIL, "- $/cancelRequest"),
+        (b"\x90", "- $/cancelRequest []"),
+        (b"\x92\x07\x08", "- $/cancelRequest [7,8]"),
+        (b"\x91\xa17", "- $/cancelRequest [\"7\"]"),
+        (b"\x80", "- $/cancelRequest {}"),
+        (b"\x81\xa2id\xff", "- $/cancelRequest {\"id\":-1}"),
+        (b"\x81\xa3idx\x01", "- $/cancelRequest {\"idx\":1}"),
+    ] {
+        assert_eq!(cancel(params), expected, "{params:x?}");
+    }
+    assert_eq!(told(b"\x92\x02\xaf$/cancelRequest"), "- $/cancelRequest");
+}
+
+#[test]
+fn replies_are_told_and_no_more() {
+    for frame in
+        [&b"\x94\x01\x01\xc0\x07"[..], b"\x94\x01\xc0\x93\x01\xa1m\xc0\xc0", b"\x91\x01", b"\x92\x01\xff"]
+    {
+        assert_eq!(told(frame), "reply", "{frame:x?}");
+    }
+}
+
+#[test]
+fn what_has_no_form_in_json() {
+    for (bytes, expected) in [
+        (&b"\xc4\x03\x00\x7f\xff"[..], "[0,127,255]"),
+        (b"\xc4\x00", "[]"),
+        (b"\xc4\x01x", "[120]"),
+        (b"\xc5\x00\x01x", "[120]"),
+        (b"\xc6\x00\x00\x00\x01x", "[120]"),
+        (b"\xa2\xff\x01", "[255,1]"),
+        (b"\xda\x00\x01\xff", "[255]"),
+        (b"\xdb\x00\x00\x00\x01\xff", "[255]"),
+        (
+            b"\x84\xa1s\x01\x02\x02\xe0\x03\xcf\xff\xff\xff\xff\xff\xff\xff\xff\x04",
+            r#"{"s":1,"2":2,"-32":3,"18446744073709551615":4}"#,
+        ),
+        (b"\xd4\x01x", "refused 1 -32602"),
+        (b"\xd6\xff\0\0\0\0", "refused 1 -32602"),
+        (b"\xd8\x01xxxxxxxxxxxxxxxx", "refused 1 -32602"),
+        (b"\xc7\x00\x01", "refused 1 -32602"),
+        (b"\xc8\x00\x01\x05x", "refused 1 -32602"),
+        (b"\xc9\x00\x00\x00\x01\x05x", "refused 1 -32602"),
+        (b"\xca\x7f\xc0\x00\x00", "refused 1 -32602"),
+        (b"\xca\xff\x80\x00\x00", "refused 1 -32602"),
+        (b"\xcb\x7f\xf0\x00\x00\x00\x00\x00\x00", "refused 1 -32602"),
+        (b"\xcb\x7f\xf8\x00\x00\x00\x00\x00\x00", "refused 1 -32602"),
+        (b"\x81\xc0\x01", "refused 1 -32602"),
+        (b"\x81\xc3\x01", "refused 1 -32602"),
+        (b"\x81\x90\x01", "refused 1 -32602"),
+        (b"\x81\xc4\x01k\x01", "refused 1 -32602"),
+        (b"\x81\xa1\xff\x01", "refused 1 -32602"),
+        (b"\x81\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x01", "refused 1 -32602"),
+    ] {
+        assert_eq!(param(bytes), expected, "{bytes:x?}");
+    }
+    let refused = decode(b"\x94\x00\x01\xa1f\x91\xca\x7f\xc0\x00\x00", DEPTH).unwrap_err();
+    assert_eq!(refused.fault.message, "NaN and Infinity have no form in JSON; send nil or a string instead");
+}
+
+#[test]
+fn what_is_refused() {
+    for (frame, expected) in [
+        (&b""[..], "refused null -32700"),
+        (b"\xc1", "refused null -32700"),
+        (b"\x94\x00\x01\xa1f\x91\xc1", "refused 1 -32700"),
+        (b"\x07", "refused null -32600"),
+        (b"\xc0", "refused null -32600"),
+        (b"\x80", "refused null -32600"),
+        (b"\xa5hello", "refused null -32600"),
+        (b"\x90", "refused null -32600"),
+        (b"\x91\x00", "refused null -32600"),
+        (b"\x91\x03", "refused null -32600"),
+        (b"\x94\xff\x01\xa1f\x90", "refused null -32600"),
+        (b"\x94\xa10\x01\xa1f\x90", "refused null -32600"),
+        (b"\x94\x00\xff\xa1f\x90", "refused null -32600"),
+        (b"\x94\x00\xa11\xa1f\x90", "refused null -32600"),
+        (b"\x94\x00\xc0\xa1f\x90", "refused null -32600"),
+        (b"\x94\x00\xcb\x3f\xf0\0\0\0\0\0\0\xa1f\x90", "refused null -32600"),
+        (b"\x92\x00\x01", "refused 1 -32600"),
+        (b"\x91\x02", "refused null -32600"),
+        (b"\x94\x00\x01\xc0\x90", "refused 1 -32600"),
+        (b"\x94\x00\x01\x91\xa1f\x90", "refused 1 -32600"),
+        (b"\x94\x00\x01\xa1\xff\x90", "refused 1 -32600"),
+        (b"\x94\x00\x01\xa1f\x01", "refused 1 -32600"),
+        (b"\x94\x00\x01\xa1f\xa1x", "refused 1 -32600"),
+        (b"\x93\x02\xa1f\x01", "refused null -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x90", "refused 1 -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x81\xa4hops\xff", "refused 1 -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x81\xa4hops\xcf\0\0\0\x01\0\0\0\0", "refused 1 -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x81\xabdeadline_ms\xa11", "refused 1 -32600"),
+        (b"\x96\x00\x01\xa1f\x90\x80\x00", "refused 1 -32600"),
+        (b"\x94\x00\x01\xa1f\x90\x00", "refused 1 -32700"),
+    ] {
+        assert_eq!(told(frame), expected, "{frame:x?}");
+    }
+}
+
+#[test]
+fn lengths_beyond_the_message_take_no_memory() {
+    for value in [
+        &b"\xdb\xff\xff\xff\xff"[..],
+        b"\xc6\xff\xff\xff\xff",
+        b"\xc9\xff\xff\xff\xff\x01",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+    ] {
+        assert!(param(value).starts_with("refused 1 "), "{value:x?}");
+        let request = [b"\x94\x00\x07\xa1f\x91", value].concat();
+        assert_eq!(frames(1 << 20, &[&request]), (vec![b"!".to_vec()], 0), "{value:x?}");
+        assert_eq!(id_at_front(&request), Some(Id::from(7)));
+    }
+    assert_eq!(told(b"\xdd\xff\xff\xff\xff\x00\x01\xa1f\x90"), "refused 1 -32700");
+    // Many of them add up to more than any number holds.
+    let endless = b"\xdf\xff\xff\xff\xff".repeat(10_000);
+    assert_eq!(frames(1 << 20, &[&endless, &endless]), (vec![b"!".to_vec()], 0));
+}
+
+#[test]
+fn depth() {
+    let nested = |depth: usize| [b"\x94\x00\x01\xa1f", &b"\x91".repeat(depth - 2)[..], b"\x90"].concat();
+    assert!(told(&nested(DEPTH)).starts_with("1 f [["));
+    assert_eq!(told(&nested(DEPTH + 1)), "refused 1 -32700");
+    let maps = [b"\x94\x00\x01\xa1f", &b"\x81\xa1k".repeat(DEPTH)[..], b"\x01"].concat();
+    assert_eq!(told(&maps), "refused 1 -32700");
+    assert!(decode(&nested(1024), 1024).is_ok());
+    assert!(decode(&nested(1_000_000), usize::MAX).is_err());
+    assert_eq!(frames(1 << 21, &[&nested(1_000_000)]).0.len(), 1);
+    // What is not read as JSON may be as deep as it likes.
+    let meta = [b"\x94\x02\xa1f\x90\x81\xa1x", &b"\x91".repeat(100_000)[..], b"\x90"].concat();
+    assert_eq!(told(&meta), "- f []");
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(packed(&deep).len(), 100_000);
+}
+
+#[test]
+fn ids_at_the_front() {
+    for (beginning, id) in [
+        (&b"\x94\x00\x07\xa1f"[..], Some(7)),
+        (b"\x95\x00\xcd\x01\x00", Some(256)),
+        (b"\x94\x00", None),
+        (b"\x94\x00\xcd\x01", None),
+        (b"\x93\x02\xa1f\x90", None),
+        (b"\x94\x01\x07", None),
+        (b"", None),
+        (b"\x07", None),
+    ] {
+        assert_eq!(id_at_front(beginning), id.map(Id::from), "{beginning:x?}");
+    }
+}
+
+#[test]
+fn encodes_replies() {
+    let encoded = |id: Id<'_>, outcome: Result<&str, &Fault>| {
+        let mut out = b"before".to_vec();
+        encode_reply(&mut out, &id, outcome);
+        out.strip_prefix(b"before").unwrap().to_vec()
+    };
+    let fault = Fault::new(code::UNKNOWN_FUNCTION, "no \"f\"");
+    assert_eq!(encoded(Id::from(1), Ok("[1,2]")), b"\x94\x01\x01\xc0\x92\x01\x02");
+    assert_eq!(encoded(Id::from(1), Ok("null")), b"\x94\x01\x01\xc0\xc0");
+    assert_eq!(encoded(Id::from(u64::MAX), Ok("0")), b"\x94\x01\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xc0\x00");
+    assert_eq!(encoded(Id::null(), Ok("0")), b"\x94\x01\xc0\xc0\x00");
+    assert_eq!(encoded(Id::from(2), Err(&fault)), b"\x94\x01\x02\x93\xd1\x80\xa7\xa6no \"f\"\xc0\xc0");
+    let fault = Fault::new(7, "").with_data(&json!({"via": ["a"]}));
+    assert_eq!(encoded(Id::null(), Err(&fault)), b"\x94\x01\xc0\x93\x07\xa0\x81\xa3via\x91\xa1a\xc0");
+    let spoilt = encoded(Id::from(3), Ok("[1,"));
+    assert_eq!(spoilt, b"\x94\x01\x03\x93\xd1\x80\xa5\xb6the result is not JSON\xc0\xc0");
+}
+
+#[test]
+fn no_cut_of_a_message_is_a_message() {
+    let message = b"\x95\x00\x01\xa1f\x93\xcd\x01\x00\x81\xa1k\xc4\x02xy\xcb\0\0\0\0\0\0\0\0\x81\xa4hops\x01";
+    assert_eq!(told(message), "1 f [256,{\"k\":[120,121]},0.0] hops 1");
+    for at in 0..message.len() {
+        assert_eq!(frames(64, &[&message[..at]]), (vec![], at), "cut after {at}");
+        let refused = if at < 3 { "refused null -32700" } else { "refused 1 -32700" };
+        assert_eq!(told(&message[..at]), refused, "cut after {at}");
+    }
+}
+
+/// Any JSON, with numbers from all of their ranges.
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (any::<u64>(), 0..64_u32).prop_map(|(number, shift)| Value::from(number >> shift)),
+        (any::<i64>(), 0..64_u32).prop_map(|(number, shift)| Value::from(number >> shift)),
+        any::<f64>().prop_map(Value::from),
+        ".{0,40}".prop_map(Value::from),
+        "[a\"\\\\\n\u{e9}\u{1f600}]{0,300}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 200, 20, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..20).prop_map(Value::from),
+            prop::collection::btree_map(".{0,9}", inner, 0..20)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn json_comes_back_the_same(value in any_json(), pretty in any::<bool>(), cut in any::<prop::sample::Index>()) {
+        let json = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+        let params = [b"\x91", &packed(&json)[..]].concat();
+        let message = [b"\x94\x00\x01\xa1f", &params[..]].concat();
+        let Ok(Message::Request(Request { params: Some(params), .. })) = decode(&message, 20) else {
+            panic!("{:?}", decode(&message, 20));
+        };
+        prop_assert_eq!(params.get(), format!("[{}]", serde_json::to_string(&value).unwrap()));
+
+        let at = cut.index(message.len());
+        prop_assert_eq!(frames(usize::MAX, &[&message[..at], &message[at..]]), (vec![message.clone()], 0));
+        prop_assert_eq!(frames(usize::MAX, &[&message[..at]]), (vec![], at));
+        prop_assert!(decode(&message[..at], 20).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_dealt_with(bytes in prop::collection::vec(any::<u8>(), 0..200), max in 1..100_usize, cut in 1..20_usize) {
+        let message = [b"\x94\x00\x01\xa1f", &bytes[..]].concat();
+        for frame in [&bytes, &message] {
+            if let Ok(Message::Request(Request { params: Some(params), .. })) = decode(frame, DEPTH) {
+                prop_assert!(serde_json::from_str::<Value>(params.get()).is_ok());
+            }
+        }
+        // However they are cut, and whole messages are never longer than the maximum.
+        let (whole, _) = frames(usize::MAX, &[&bytes]);
+        let pieces: Vec<_> = bytes.chunks(cut).collect();
+        prop_assert_eq!(&frames(usize::MAX, &pieces).0, &whole);
+        for message in frames(max, &pieces).0 {
+            prop_assert!(message.len() <= max || message == b"broken");
+        }
+    }
+
+    #[test]
+    fn any_text_is_put_or_not(text in "[\\[\\]{}\",:\\\\u0-9a-f.eE+ntl-]{0,40}") {
+        let mut out = Vec::new();
+        if serde_json::from_str::<Value>(&text).is_ok() {
+            prop_assert!(put_json(&mut out, &text).is_some());
+        } else if put_json(&mut out, &text).is_some() {
+            prop_assert_eq!(frames(usize::MAX, &[&out]), (vec![out.clone()], 0));
+        } else {
+            prop_assert!(out.is_empty());
+        }
+    }
+}
