@@ -29,6 +29,8 @@ pub mod route;
 pub mod session;
 #[cfg(feature = "node")]
 pub mod transport;
+#[cfg(feature = "node")]
+mod web;
 
 // The programs in the documents, compiled and run by `cargo test --doc`.
 #[cfg(all(doctest, feature = "node", feature = "cron"))]

@@ -161,7 +161,7 @@ fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), F
 fn suggest(address: SocketAddr) {
     let to = if address.to_string() == ADDRESS { String::new() } else { format!(" --to {address}") };
     for line in [
-        "try, from another terminal:".to_owned(),
+        format!("open http://{address}/ in a browser, or try, from another terminal:"),
         format!(
             "  curl http://{address}/ -d '{{\"jsonrpc\":\"2.0\",\"method\":\"demo.add\",\"params\":[2,3],\"id\":1}}'"
         ),

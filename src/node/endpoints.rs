@@ -12,6 +12,10 @@ use crate::codec::Dialect;
 use crate::session::Session;
 use crate::transport::http::{Reply, Request, Service};
 use crate::transport::{Pipe, Received};
+use crate::web;
+
+/// What there is, for who asks for something else.
+const USAGE: &str = "GET / for a page; POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n";
 
 /// The node's paths.
 #[derive(Clone)]
@@ -52,10 +56,12 @@ impl Service for Endpoints {
             (&Method::POST, "/" | "/rpc") => self.rpc(request.body).await,
             (&Method::GET | &Method::HEAD, "/healthz") => Reply::text(200, "ok\n"),
             (&Method::GET | &Method::HEAD, "/metrics") => Reply::text(200, self.node.registry.prometheus()),
-            (_, "/" | "/rpc" | "/healthz" | "/metrics") => {
-                Reply::text(405, "POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n")
-            }
-            _ => Reply::text(404, "POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n"),
+            (method, path) => match web::file(path) {
+                Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
+                    Reply::typed(content_type, text).with_headers(&web::HEADERS)
+                }
+                _ => misdirected(path),
+            },
         }
     }
 
@@ -64,6 +70,19 @@ impl Service for Endpoints {
         session.too_long(&[]);
         Reply::json(session.output().to_vec()).with_status(413)
     }
+}
+
+/// Says what would be answered: at this path, or where it is none.
+fn misdirected(path: &str) -> Reply {
+    let allowed: &[(&str, &str)] = match path {
+        "/" => &[("allow", "GET, HEAD, POST")],
+        "/rpc" => &[("allow", "POST")],
+        _ if matches!(path, "/healthz" | "/metrics") || web::file(path).is_some() => {
+            &[("allow", "GET, HEAD")]
+        }
+        _ => return Reply::text(404, USAGE),
+    };
+    Reply::text(405, USAGE).with_headers(allowed)
 }
 
 /// One body in, one answer out.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::{Method, StatusCode};
 use smol::Timer;
@@ -50,30 +50,44 @@ pub struct Request {
 pub struct Reply {
     status: StatusCode,
     content_type: &'static str,
+    headers: &'static [(&'static str, &'static str)],
     body: Vec<u8>,
 }
 
 impl Reply {
     /// A JSON text.
     pub fn json(body: Vec<u8>) -> Self {
-        Self { status: StatusCode::OK, content_type: JSON, body }
+        Self { status: StatusCode::OK, content_type: JSON, headers: &[], body }
     }
 
     /// A plain text.
     pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, content_type: "text/plain; version=0.0.4; charset=utf-8", body: body.into() }
+        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        Self { status, content_type, headers: &[], body: body.into() }
+    }
+
+    /// A text of another type.
+    pub fn typed(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status: StatusCode::OK, content_type, headers: &[], body: body.into() }
     }
 
     /// Taken, and nothing to say: 202 without a body.
     pub fn accepted() -> Self {
-        Self { status: StatusCode::ACCEPTED, content_type: JSON, body: Vec::new() }
+        Self { status: StatusCode::ACCEPTED, content_type: JSON, headers: &[], body: Vec::new() }
     }
 
     /// Another status than 200.
     #[must_use]
     pub fn with_status(mut self, status: u16) -> Self {
         self.status = StatusCode::from_u16(status).unwrap_or(self.status);
+        self
+    }
+
+    /// More headers; their names are in lower case.
+    #[must_use]
+    pub fn with_headers(mut self, headers: &'static [(&'static str, &'static str)]) -> Self {
+        self.headers = headers;
         self
     }
 }
@@ -174,8 +188,8 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
     if close {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if reply.status == StatusCode::METHOD_NOT_ALLOWED {
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    for &(name, value) in reply.headers {
+        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
 }

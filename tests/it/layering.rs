@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 15] = [
+const ORDER: [&str; 16] = [
     "chan",
     "sched",
     "message",
@@ -16,6 +16,7 @@ const ORDER: [&str; 15] = [
     "remote",
     "route",
     "session",
+    "web",
     "node",
     "cli",
     "lib",
@@ -23,13 +24,14 @@ const ORDER: [&str; 15] = [
 ];
 
 /// What a module must not know, besides what stands after it.
-const STRANGERS: [(&str, &[&str]); 6] = [
+const STRANGERS: [(&str, &[&str]); 7] = [
     ("chan", &["message", "config", "log", "metrics"]),
     ("codec", &["chan", "config", "log", "metrics"]),
     ("config", &["chan", "message"]),
     ("log", &["chan", "message", "config"]),
     ("transport", &["chan", "message", "config", "log", "metrics", "codec"]),
     ("session", &["chan", "transport", "remote", "log"]),
+    ("web", &ORDER),
 ];
 
 /// What a pure module must not touch: tasks, sockets, files, and the clock.

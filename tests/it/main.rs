@@ -13,6 +13,7 @@ mod layering;
 mod leaf;
 mod lobby;
 mod modules;
+mod page;
 mod programs;
 mod remote;
 mod sched;

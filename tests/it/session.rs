@@ -90,8 +90,8 @@ impl Driven {
     fn send(&mut self, most: usize) {
         let output = self.session.output();
         let count = match self.dialect {
-            Dialect::Lines => output.len().min(most),
             Dialect::Frames => output.len(),
+            _ => output.len().min(most),
         };
         if count > 0 {
             self.sent.extend_from_slice(&output[..count]);
@@ -810,7 +810,7 @@ fn run(
     let mut driven = Driven::new(limits, dialect);
     let mut input: Vec<Vec<u8>> = match dialect {
         Dialect::Frames => script.texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
-        Dialect::Lines => {
+        _ => {
             let ends = ["\n", "\r\n"];
             let lines =
                 script.texts.iter().zip(ends.iter().cycle()).map(|(text, end)| format!("{text}{end}"));

@@ -1,0 +1,422 @@
+// The page of a node. Names, descriptions and answers come from strangers: they go in as text only.
+
+const $ = (id) => document.getElementById(id);
+
+function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+function draw(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+// JSON stays the text that it is where JavaScript would change it, as it does with long numbers.
+
+function isJson(text) {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function layOut(json) {
+  if (json.length <= 60 || !isJson(json)) return json;
+  const value = JSON.parse(json);
+  return JSON.stringify(value) === json ? JSON.stringify(value, null, 2) : json;
+}
+
+// As on the command line: what parses as JSON is JSON, all else a string. Quotes hold blanks together.
+function words(text) {
+  return (text.match(/"[^"\\]*(?:\\.[^"\\]*)*"|'[^']*'|\S+/g) ?? []).map((word) => {
+    const inner = /^'(.*)'$/s.exec(word)?.[1] ?? word;
+    return isJson(inner) ? inner : JSON.stringify(inner);
+  });
+}
+
+function milliseconds(ms) {
+  if (ms >= 10000) return (ms / 1000).toFixed(1) + " s";
+  return (ms < 100 ? ms.toFixed(1) : Math.round(ms)) + " ms";
+}
+
+function duration(seconds) {
+  const [d, h, m, s] = [86400, 3600, 60, 1].map((unit) => Math.floor(seconds / unit));
+  if (h) return d ? `${d} d ${h % 24} h` : `${h} h ${m % 60} min`;
+  return m ? `${m} min ${s % 60} s` : `${s} s`;
+}
+
+// The connection.
+
+const WAITS = [500, 1000, 2000, 4000, 8000];
+const OPENING = 10000;
+const SILENCE = 5000;
+const pending = new Map();
+let socket, open = false, failures = 0, again, retryAt = 0, nextId = 1, pinged = 0, info;
+
+function show(state, text) {
+  $("state").dataset.state = state;
+  $("status").textContent = text;
+  $("wait").textContent = "";
+  $("now").hidden = state !== "lost";
+  enable();
+}
+
+function connect() {
+  clearTimeout(again);
+  retryAt = 0;
+  const url = new URL(".", location.href);
+  url.protocol = url.protocol.replace("http", "ws");
+  const token = $("token").value;
+  let mine;
+  try {
+    // A node that is offered protocols has to choose one, so they are offered only where there is a token to tell.
+    mine = new WebSocket(url, token ? ["chanrpc", "chanrpc.bearer." + token] : []);
+  } catch {
+    return show("lost", "this token has characters that a browser cannot send");
+  }
+  socket = mine;
+  if (failures) $("wait").textContent = "· trying";
+  else show("connecting", "connecting");
+  const late = setTimeout(lost, OPENING, mine);
+  mine.onopen = () => {
+    clearTimeout(late);
+    failures = pinged = 0;
+    open = true;
+    show("open", "connected");
+    refresh();
+    ping();
+  };
+  mine.onmessage = (message) => mine === socket && take(message.data);
+  mine.onclose = (event) => {
+    clearTimeout(late);
+    lost(mine, event.reason);
+  };
+}
+
+// Gives the connection up, and everything that waits for its answers.
+function abandon(why) {
+  const old = socket;
+  const waiting = [...pending.values()];
+  socket = undefined;
+  open = false;
+  pending.clear();
+  old?.close();
+  for (const { done } of waiting) done({ lost: why || "the connection broke; whether the function ran is not known" });
+}
+
+function lost(which, why) {
+  if (which !== socket) return;
+  abandon(why);
+  const wait = WAITS[Math.min(failures, WAITS.length - 1)];
+  failures += 1;
+  show("lost", info ? "connection lost" : "no connection; the node may ask for a token");
+  retryAt = performance.now() + wait;
+  again = setTimeout(connect, wait);
+  tick();
+}
+
+function reconnect() {
+  abandon();
+  failures = 0;
+  connect();
+}
+
+// Sends a request; `params` is JSON. Without `done`, which is called once, nothing comes back.
+function request(method, params, deadline, done) {
+  const id = done && nextId++;
+  let text = '{"jsonrpc":"2.0",' + (done ? `"id":${id},` : "") + `"method":${JSON.stringify(method)}`;
+  if (params) text += `,"params":${params}`;
+  if (deadline) text += `,"meta":{"deadline_ms":${deadline}}`;
+  if (done) pending.set(id, { done, began: performance.now() });
+  socket.send(text + "}");
+  return id;
+}
+
+function take(data) {
+  const now = performance.now();
+  const reply = JSON.parse(data);
+  // What the node could not read, and so cannot name, is what was sent last.
+  const id = reply.id ?? [...pending.keys()].at(-1);
+  const call = pending.get(id);
+  if (!call) return;
+  pending.delete(id);
+  const ms = now - call.began;
+  if (reply.error) return call.done({ ms, error: reply.error });
+  const text = /^\{"jsonrpc":"2\.0","id":\d+,"result":(.*)\}\s*$/s.exec(data)?.[1];
+  call.done({ ms, result: reply.result, text: text ?? JSON.stringify(reply.result) });
+}
+
+function ping() {
+  pinged = performance.now();
+  request("rpc.ping", "", 0, ({ ms, error }) => {
+    pinged = 0;
+    if (ms !== undefined) sample(error ? "failed" : "ping", ms);
+  });
+}
+
+function tick() {
+  const now = performance.now();
+  if (retryAt) $("wait").textContent = `· trying again in ${Math.max(1, Math.ceil((retryAt - now) / 1000))} s`;
+  if (info) {
+    const up = open ? ` · up ${duration(info.uptime_seconds + (now - info.at) / 1000)}` : "";
+    $("about").textContent = `chanrpc ${info.version}${up}`;
+  }
+  if (!open || document.hidden) return;
+  if (!pinged) return ping();
+  // Behind calls in flight a ping may have to wait; alone it may not, whatever the network says of the connection.
+  if (now - pinged > SILENCE && pending.size === 1) lost(socket);
+}
+
+// The functions.
+
+const KINDS = { 0: "no result", 1: "1 result", n: "n results" };
+let functions = [], chosen;
+
+function refresh() {
+  const failed = ({ error }) => error && report(error.message, "bad");
+  request("rpc.info", "", 0, (answer) => {
+    if (!answer.result) return failed(answer);
+    info = { ...answer.result, at: performance.now() };
+    $("name").textContent = info.name;
+    document.title = `${info.name} – chanrpc`;
+    tick();
+  });
+  request("rpc.list", '{"verbose":true}', 0, (answer) => {
+    if (!Array.isArray(answer.result)) return failed(answer);
+    functions = answer.result;
+    const still = functions.find((one) => one.name === chosen?.name) ?? functions[0];
+    // What is typed in stays, unless the function has become another one.
+    if (still && JSON.stringify(still) !== JSON.stringify(chosen)) choose(still);
+    list();
+  });
+}
+
+function traits(one) {
+  return [one.provider, KINDS[one.kind], one.target && "→ " + one.target].filter(Boolean)
+    .map((text) => make("span", { className: "tag", textContent: text }));
+}
+
+// Nodes take the parameters of their own functions by name, and all of them may be left out.
+const optional = (one) => one.provider === "builtin";
+
+function list() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  const shown = functions.filter((one) =>
+    `${one.name} ${one.provider} ${one.target} ${one.description}`.toLowerCase().includes(wanted));
+  $("list").replaceChildren(...shown.map((one) => {
+    const params = one.params?.map(([name, type]) => `${name}: ${type}`).join(", ");
+    const button = make("button", {},
+      make("span", { className: "name" }, one.name,
+        make("span", { className: "quiet", textContent: params && `(${params})` })),
+      make("span", { className: "quiet" }, ...traits(one), one.description ?? ""));
+    if (one.name === chosen?.name) button.setAttribute("aria-current", "true");
+    button.onclick = () => {
+      choose(one);
+      list();
+      if (matchMedia("(max-width: 48rem)").matches) $("call").scrollIntoView();
+      else $("fields").querySelector("input, textarea")?.focus();
+    };
+    return make("li", {}, button);
+  }));
+  const all = functions.length;
+  $("count").textContent = shown.length === all ? all : `${shown.length} of ${all}`;
+}
+
+// The form.
+
+function field(label, type, input) {
+  Object.assign(input, { id: "field-" + $("fields").childElementCount, oninput: preview });
+  Object.assign(input, { autocomplete: "off", autocapitalize: "off", spellcheck: false });
+  $("fields").append(make("div", {},
+    make("label", { htmlFor: input.id, textContent: label + " " }, make("span", { textContent: type })), input));
+  return input;
+}
+
+const INPUTS = {
+  string: {},
+  integer: { type: "number", step: 1 },
+  number: { type: "number", step: "any" },
+  boolean: { type: "checkbox" },
+};
+let inputs = [], family;
+
+function choose(one) {
+  chosen = one;
+  $("fields").replaceChildren();
+  $("answer").hidden = true;
+  $("chosen").textContent = one.name;
+  $("traits").replaceChildren(...traits(one));
+  $("description").textContent = one.description ?? "";
+  family = one.name.endsWith("*") && field("Function", "", make("input", { value: one.name.slice(0, -1), required: true }));
+  inputs = (one.params ?? []).map(([name, type]) => {
+    const input = field(name, type, make(INPUTS[type] ? "input" : "textarea", INPUTS[type]));
+    input.required = !optional(one) && input.type !== "text" && type !== "boolean";
+    return { name, type, input };
+  });
+  if (!inputs.length) {
+    const hint = '2 3   or   "two words"   or   {"name": 1}';
+    const input = field("Parameters", "JSON or words", make("textarea", { rows: 1, placeholder: hint }));
+    input.onkeydown = (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      $("form").requestSubmit($("sync"));
+    };
+    inputs = [{ input }];
+  }
+  preview();
+  enable();
+}
+
+function enable() {
+  $("sync").disabled = $("go").disabled = !open || !chosen;
+  $("refresh").disabled = !open;
+}
+
+function value({ type, input }) {
+  if (type === "boolean") return `${input.checked}`;
+  if (type === "string") return JSON.stringify(input.value);
+  return isJson(input.value) ? input.value : JSON.stringify(type in INPUTS ? Number(input.value) : input.value);
+}
+
+// The parameters as JSON, or nothing.
+function params() {
+  if (inputs[0].name === undefined) {
+    const text = inputs[0].input.value.trim();
+    if (!text || (/^[[{]/.test(text) && isJson(text))) return text;
+    return `[${words(text).join(", ")}]`;
+  }
+  if (!optional(chosen)) return `[${inputs.map(value).join(", ")}]`;
+  const given = inputs.filter(({ type, input }) => (type === "boolean" ? input.checked : input.value));
+  return `{${given.map((one) => `${JSON.stringify(one.name)}: ${value(one)}`).join(", ")}}`;
+}
+
+function preview() {
+  $("preview").textContent = params() || "no parameters";
+}
+
+$("form").onsubmit = (event) => {
+  event.preventDefault();
+  if (!open || !chosen) return;
+  const name = family?.value ?? chosen.name;
+  const deadline = Number($("deadline").value);
+  if (event.submitter === $("go")) {
+    request(name, params(), deadline);
+    settle(record(name), "sent", "quiet");
+    current = undefined;
+    return report("sent", "good", "nothing comes back");
+  }
+  const entry = record(name);
+  current = entry;
+  report("waiting", "");
+  const id = request(name, params(), deadline, (answer) => finish(entry, answer));
+  $("cancel").hidden = false;
+  $("cancel").onclick = () => pending.has(id) && request("$/cancelRequest", `{"id":${id}}`);
+};
+
+// Answers, and the log of calls.
+
+const ENTRIES = 200;
+const SHOWN = 100000;
+let current;
+
+function report(outcome, tone, took = "", text = "") {
+  $("answer").hidden = false;
+  $("outcome").textContent = outcome;
+  $("outcome").className = tone;
+  $("took").textContent = took;
+  const more = text.length - SHOWN;
+  $("result").textContent = more > 0 ? `${text.slice(0, SHOWN)}\n… and ${more} more characters` : text;
+  $("cancel").hidden = true;
+}
+
+function finish(entry, { ms, error, text, lost }) {
+  const took = ms === undefined ? "" : milliseconds(ms);
+  if (!lost) sample(error ? "failed" : "answered", ms);
+  let outcome = "answered", tone = "good", shown = text ?? "";
+  if (lost) [outcome, tone] = ["lost", "bad"];
+  if (error) {
+    [outcome, tone] = [`error ${error.code}: ${error.message}`, "bad"];
+    shown = error.data === undefined ? "" : JSON.stringify(error.data);
+  }
+  if (error || lost) settle(entry, outcome, tone, took);
+  else settle(entry, shown.slice(0, 200), "", took);
+  if (entry === current) report(outcome, tone, lost ?? took, layOut(shown));
+}
+
+function record(name) {
+  const now = new Date();
+  const entry = make("li", {},
+    make("time", { dateTime: now.toISOString(), textContent: now.toTimeString().slice(0, 8) }),
+    make("span", { className: "name", textContent: name, title: name }),
+    make("span", { className: "outcome", textContent: "waiting" }),
+    make("span", { className: "took" }));
+  $("log").prepend(entry);
+  while ($("log").childElementCount > ENTRIES) $("log").lastChild.remove();
+  return entry;
+}
+
+function settle(entry, outcome, tone, took = "") {
+  const [, , what, time] = entry.children;
+  Object.assign(what, { textContent: outcome, title: outcome, className: "outcome " + tone });
+  time.textContent = took;
+}
+
+// The plot: a bar a sample, the newest at the right, on a logarithmic scale.
+
+const SAMPLES = 90;
+const HEIGHT = 104;
+const LEAST = 0.1;
+let samples = [];
+
+function sample(kind, ms) {
+  samples = [...samples.slice(1 - SAMPLES), { kind, ms: Math.max(ms, LEAST) }];
+  const sorted = samples.map((one) => one.ms).sort((a, b) => a - b);
+  const most = sorted.at(-1);
+  const [last, median, worst] = [samples.at(-1).ms, sorted[sorted.length >> 1], most].map(milliseconds);
+  const figures = `last ${last} · median ${median} · most ${worst}`;
+  const decades = Math.max(2, Math.ceil(Math.log10(most / LEAST)));
+  const shapes = [];
+  for (let n = 0; n <= decades; n += 1) {
+    const y = HEIGHT * (1 - n / decades);
+    const time = LEAST * 10 ** n;
+    shapes.push(draw("line", { x2: "100%", y1: y, y2: y }));
+    shapes.push(draw("text", { x: -8, y: y + 4 }, time < 999 ? `${+time.toFixed(1)} ms` : `${Math.round(time / 1000)} s`));
+  }
+  const width = 100 / SAMPLES;
+  samples.forEach(({ kind, ms }, n) => {
+    const height = Math.max(2, (Math.log10(ms / LEAST) / decades) * HEIGHT);
+    const x = (SAMPLES - samples.length + n) * width;
+    shapes.push(draw("rect", { class: kind, x: `${x}%`, width: `${width * 0.7}%`, y: HEIGHT - height, height, rx: 1 }));
+  });
+  $("figures").textContent = figures;
+  $("plot").ariaLabel = figures;
+  $("plot").replaceChildren(...shapes);
+}
+
+// The beginning.
+
+const KEY = "chanrpc.token";
+try {
+  $("token").value = sessionStorage.getItem(KEY);
+} catch {
+  // The browser lets no page keep anything.
+}
+$("login").onsubmit = (event) => {
+  event.preventDefault();
+  $("access").open = false;
+  reconnect();
+  sessionStorage.setItem(KEY, $("token").value);
+};
+$("now").onclick = reconnect;
+$("refresh").onclick = refresh;
+$("filter").oninput = list;
+document.addEventListener("visibilitychange", tick);
+setInterval(tick, 1000);
+enable();
+connect();

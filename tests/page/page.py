@@ -1,0 +1,364 @@
+"""The page that a node serves, in headless Chromium. Usage: page.py BINARY CHROMIUM FOLDER, where the screenshots go."""
+
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+
+from checks import check, fail, same
+from playwright.sync_api import expect, sync_playwright
+
+BINARY, CHROMIUM = sys.argv[1:3]
+FOLDER = pathlib.Path(sys.argv[3])
+PHONE = {
+    "color_scheme": "dark",
+    "viewport": {"width": 360, "height": 740},
+    "device_scale_factor": 2,
+    "has_touch": True,
+    "is_mobile": True,
+}
+HTML = "<img src=x onerror=window.injected=1>"
+# What every page is watched for, from before its own script runs.
+WATCH = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
+window.offered = [];
+window.WebSocket = class extends WebSocket {
+  constructor(url, protocols) {
+    offered.push(protocols);
+    super(url, protocols);
+  }
+};
+"""
+# Texts whose contrast with what is behind them is less than 4.5 to 1 (WCAG 2.2, 1.4.3), as far as they can be seen.
+PALE = """() => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, n) => sum + v * [0.2126, 0.7152, 0.0722][n], 0);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const color = parse(getComputedStyle(element).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+  };
+  const found = [];
+  let seen = 0;
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest(":disabled, svg, noscript")) continue;
+    seen += 1;
+    const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(light).sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) found.push(walker.currentNode.data.trim());
+  }
+  return seen > 20 ? found : ["found only " + seen + " texts"];
+}"""
+NAMELESS = """() => [...document.querySelectorAll("input, textarea, select, button, summary")]
+  .filter((one) => !one.labels?.[0]?.textContent.trim() && !one.ariaLabel && !one.textContent.trim())
+  .map((one) => one.outerHTML)"""
+
+
+class Node:
+    """A node as a process; `start` after `kill` takes the same port."""
+
+    def __init__(self, config=None):
+        self.address = "127.0.0.1:0"
+        self.config = config
+        self.start()
+
+    def start(self):
+        command = [BINARY, "serve", "--log", "warn", "--listen", self.address]
+        if self.config:
+            command += ["--config", self.config]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        if not line.startswith("listening on "):
+            fail("the node listens", line)
+        self.address = line.split()[-1]
+        self.url = f"http://{self.address}/"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class Watched:
+    """A page, and what must not happen on it."""
+
+    def __init__(self, browser, node, **context):
+        self.node = node
+        self.context = browser.new_context(**context)
+        self.context.set_default_timeout(15_000)
+        self.context.add_init_script(WATCH)
+        self.page = page = self.context.new_page()
+        self.complaints, self.hosts = [], set()
+        page.on("console", lambda message: message.type in ("error", "warning") and self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.hosts.add(re.sub(r"^\w+://([^/]*)/.*", r"\1", request.url)))
+        page.on("websocket", lambda socket: self.hosts.add(re.sub(r"^\w+://([^/]*)/.*", r"\1", socket.url)))
+        page.goto(node.url)
+        self.is_connected()
+
+    def is_connected(self):
+        expect(self.page.locator("#status")).to_have_text("connected", timeout=15_000)
+
+    def choose(self, name):
+        self.page.locator("#list .name", has_text=re.compile(rf"^{re.escape(name)}(\(|$)")).click()
+        expect(self.page.locator("#chosen")).to_have_text(name)
+
+    def call(self, name, outcome, result=None, how="#sync", **fields):
+        """Calls a function through the form and looks at what is shown of its answer."""
+        self.choose(name)
+        for label, value in fields.items():
+            self.page.locator("#form").get_by_label(re.compile(f"^{label}", re.I)).fill(value)
+        self.page.click(how)
+        expect(self.page.locator("#outcome")).to_have_text(re.compile(outcome))
+        if result is not None:
+            expect(self.page.locator("#result")).to_have_text(result)
+        print(f"ok      {name} {' '.join(fields.values())[:80]}: {outcome} {result or ''}")
+
+    def fits(self):
+        """Nothing reaches beyond the screen's side."""
+        width, screen = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        check(f"nothing is wider than {screen} px", width <= screen, width)
+
+    def accessible(self):
+        same("every control has a name", self.page.evaluate(NAMELESS), [])
+        same("every text can be told from its ground", self.page.evaluate(PALE), [])
+
+    def screenshot(self, name):
+        self.page.evaluate("scrollTo(0, 0)")
+        self.page.screenshot(path=FOLDER / f"{name}.png", full_page=True)
+
+    def end(self, complaints=0):
+        same("nothing was injected", self.page.evaluate("[window.injected ?? 0, document.images.length]"), [0, 0])
+        same("the policy was never violated", self.page.evaluate("window.violations"), [])
+        same("no other host was asked", self.hosts, {self.node.address})
+        same("the console is silent", self.complaints[complaints:], [])
+        self.context.close()
+
+
+def lists(watched):
+    page = watched.page
+    expect(page.locator("#name")).to_have_text("chanrpc")
+    expect(page.locator("#about")).to_have_text(re.compile(r"^chanrpc \d+\.\d+\.\d+ · up "))
+    add = page.locator("#list button", has_text="demo.add")
+    expect(add).to_contain_text("native")
+    expect(add).to_contain_text("1 result")
+    expect(page.locator("#list button", has_text="demo.divide")).to_contain_text("n results")
+    expect(page.locator("#list button", has_text="demo.reset")).to_contain_text("no result")
+    expect(page.locator("#list button", has_text="rpc.list")).to_contain_text("(pattern: string, verbose: boolean)")
+    print("ok      the functions, with kinds, providers and parameters")
+    page.fill("#filter", "DEMO.")
+    expect(page.locator("#list button")).to_have_count(6)
+    page.fill("#filter", "")
+    expect(page.locator("#list button")).to_have_count(11)
+    print("ok      the filter")
+
+
+def calls(watched):
+    page = watched.page
+    watched.call("demo.add", "^answered$", "5", parameters="2 3")
+    expect(page.locator("#took")).to_have_text(re.compile(r"^\d+(\.\d)? ms$"))
+    expect(page.locator("#log li").first).to_have_text(re.compile(r"^\d\d:\d\d:\d\ddemo\.add5\d+(\.\d)? ms$"))
+    watched.call("demo.divide", "^answered$", "[3,2]", parameters="[17, 5]")
+    watched.call("rpc.list", "^answered$", "[]", pattern="nothing like it")
+    watched.call("rpc.echo", "^answered$", '["two words", "x", 12345678901234567890, {"a": [1, 2]}]',
+                 parameters='"two words" x 12345678901234567890 \'{"a": [1, 2]}\'')
+    page.get_by_label("Parameters").fill('{"b": 1}')
+    page.get_by_label("Parameters").press("Enter")
+    expect(page.locator("#result")).to_have_text('{"b": 1}')
+    print("ok      Enter calls")
+    watched.call("demo.reset", "^answered$", "null")
+    watched.call("demo.count", "^sent$", "", how="#go", parameters="5")
+    expect(page.locator("#log li").first).to_contain_text("sent")
+    watched.call("demo.count", "^answered$", "6", parameters="1")
+
+
+def errors(watched):
+    page = watched.page
+    watched.call("demo.divide", "^error -32602: .*must not be 0", "", parameters="1 0")
+    expect(page.locator("#log li").first).to_contain_text("error -32602")
+    watched.call("demo.panic", "^error -32603: ")
+    watched.call("rpc.echo", "^error -32700: .*limits.depth", parameters="[" * 200 + "]" * 200)
+    expect(page.locator("#log li").first).to_contain_text("error -32700")
+    watched.call("demo.sleep", "^error -32003: ", parameters="60", deadline="50")
+    page.fill("#deadline", "")
+    watched.call("demo.sleep", "^waiting$", "", parameters="60")
+    page.click("#cancel")
+    expect(page.locator("#outcome")).to_have_text(re.compile("^error -32800: "))
+    print("ok      a call is cancelled")
+
+
+def html(watched):
+    page = watched.page
+    watched.call("rpc.echo", "^answered$", f'["{HTML}"]', parameters=f'"{HTML}"')
+    expect(page.locator("#log li").first).to_contain_text(HTML)
+
+
+def comes_back(watched):
+    page, node = watched.page, watched.node
+    same("nothing to complain about so far", watched.complaints, [])
+    watched.call("demo.sleep", "^waiting$", parameters="60")
+    node.kill()
+    expect(page.locator("#outcome")).to_have_text("lost")
+    expect(page.locator("#log li").first).to_contain_text("lost")
+    expect(page.locator("#status")).to_have_text("connection lost")
+    expect(page.locator("#wait")).to_have_text(re.compile(r"^· trying( again in \d s)?$"))
+    expect(page.locator("#sync")).to_be_disabled()
+    print("ok      the node was killed, and the page says so")
+    watched.accessible()
+    watched.screenshot("desktop-lost")
+    up = page.locator("#about").text_content()
+    node.start()
+    watched.is_connected()
+    expect(page.locator("#about")).to_have_text(re.compile(r" · up \d s$"))
+    check("the page tells how long the new node is up", " · up " not in up, up)
+    expect(page.locator("#chosen")).to_have_text("demo.sleep")
+    expect(page.get_by_label("Parameters")).to_have_value("60")
+    print("ok      what was typed is still there")
+    watched.call("demo.count", "^answered$", "1")
+    # The browser itself complains about a port where nobody listens.
+    others = [text for text in watched.complaints if not text.startswith("WebSocket connection to 'ws://127.0.0.1:")]
+    same("the browser complained about the lost connection only", others, [])
+
+
+def falls_silent(watched):
+    """A node that is there and says nothing, as when the network is gone: no connection ends by itself."""
+    page, process = watched.page, watched.node.process
+    watched.choose("rpc.ping")
+    process.send_signal(signal.SIGSTOP)
+    try:
+        expect(page.locator("#status")).to_have_text("connection lost", timeout=15_000)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    watched.is_connected()
+    watched.call("rpc.ping", "^answered$", '"pong"')
+
+
+def token(watched):
+    page = watched.page
+    same("no protocol is offered without a token", page.evaluate("offered.filter((list) => list.length)"), [])
+    page.get_by_text("Token", exact=True).click()
+    page.get_by_label("Token, if").fill("secret-1")
+    page.get_by_role("button", name="Use").click()
+    page.wait_for_function("offered.at(-1).length > 0")
+    same("with a token it is", page.evaluate("offered.at(-1)"), ["chanrpc", "chanrpc.bearer.secret-1"])
+    same("the token is kept for this tab", page.evaluate("sessionStorage.length + localStorage.length * 10"), 1)
+    page.get_by_text("Token", exact=True).click()
+    page.get_by_label("Token, if").fill("")
+    page.get_by_role("button", name="Use").click()
+    watched.is_connected()
+
+
+def telephone(browser, node):
+    watched = Watched(browser, node, **PHONE)
+    watched.call("demo.divide", "^error -32602: ", parameters="1 0")
+    for n in range(20):
+        watched.call("demo.add", "^answered$", str(n), parameters=f"{n} 0")
+    watched.fits()
+    watched.accessible()
+    watched.call("rpc.list", "^answered$", pattern="demo.*")
+    watched.screenshot("phone-dark")
+    watched.end()
+
+
+def strange_functions(browser, demo, folder):
+    """Names as long as they may be, HTML in a description, parameters of each type, a family of functions."""
+    config = pathlib.Path(folder, "node.toml")
+    config.write_text(f"""
+name = "board-{'a' * 50}"
+[[function]]
+name = "greet"
+description = "{HTML}"
+exec = ["echo", "{{who}} {{times}} {{scale}} {{loud}}"]
+params = {{ who = "string", times = "integer", scale = "number", loud = "boolean" }}
+[[function]]
+name = "demo.*"
+forward = "{demo.address}"
+[[function]]
+name = "{'w' * 128}"
+description = "{'long ' * 40}"
+exec = ["echo", "-n", "x"]
+""")
+    node = Node(config)
+    try:
+        watched = Watched(browser, node, **PHONE)
+        page = watched.page
+        expect(page.locator("#list button", has_text="demo.*")).to_contain_text("→ " + demo.address)
+        expect(page.locator("#list button", has_text="greet")).to_contain_text(HTML)
+        watched.call("demo.*", "^answered$", "5", function="demo.add", parameters="2 3")
+        watched.choose("greet")
+        page.get_by_label("who").fill("Ada")
+        page.get_by_label("loud").check()
+        page.click("#sync")
+        same("a number that is missing is asked for", page.evaluate("document.activeElement.labels[0].textContent"),
+             "times integer")
+        page.get_by_label("times").fill("3")
+        page.get_by_label("scale").fill("0.5")
+        page.click("#sync")
+        expect(page.locator("#result")).to_have_text('"Ada 3 0.5 true"')
+        print("ok      typed parameters reach a program")
+        watched.choose("w" * 128)
+        page.get_by_label("Parameters").fill('"' + "y" * 500 + '"')
+        page.click("#sync")
+        expect(page.locator("#outcome")).to_have_text("answered")
+        watched.fits()
+        page.get_by_text("Token", exact=True).click()
+        watched.fits()
+        page.get_by_text("Token", exact=True).click()
+        watched.accessible()
+        watched.screenshot("phone-odd-names")
+        watched.end()
+    finally:
+        node.kill()
+
+
+def policy(browser, node):
+    """What the page never does would not work either."""
+    watched = Watched(browser, node)
+    page = watched.page
+    held = page.evaluate("""async () => {
+      const failed = [];
+      try { document.body.innerHTML = "<b>x</b>"; } catch { failed.push("html"); }
+      try { await fetch("http://127.0.0.1:1/"); } catch { failed.push("fetch"); }
+      return failed;
+    }""")
+    same("the policy lets in neither HTML nor another host", held, ["html", "fetch"])
+    page.wait_for_function("violations.length === 2")
+    watched.context.close()
+
+
+def main():
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    node = Node()
+    try:
+        with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM)
+            print(f"Chromium {browser.version}")
+            watched = Watched(browser, node, color_scheme="light", viewport={"width": 1280, "height": 860})
+            for part in (lists, calls, errors, html):
+                part(watched)
+            watched.accessible()
+            watched.fits()
+            watched.call("rpc.info", "^answered$")
+            watched.screenshot("desktop-light")
+            comes_back(watched)
+            complaints = len(watched.complaints)
+            watched.end(complaints)
+            telephone(browser, node)
+            strange_functions(browser, node, folder)
+            policy(browser, node)
+            watched = Watched(browser, node)
+            falls_silent(watched)
+            token(watched)
+            watched.context.close()
+            browser.close()
+    finally:
+        node.kill()
+
+
+main()
