@@ -115,6 +115,12 @@ node_metrics! {
     cancelled: Counter = "chanrpc_calls_cancelled_total";
     /// Calls that passed their deadline.
     deadlines: Counter = "chanrpc_calls_deadline_total";
+    /// Calls that no access rule allowed.
+    denied: Counter = "chanrpc_calls_denied_total";
+    /// Tokens that were presented and refused.
+    bad_tokens: Counter = "chanrpc_tokens_refused_total";
+    /// HTTP requests refused because of their Host or Origin.
+    misdirected: Counter = "chanrpc_http_misdirected_total";
 }
 
 impl Metrics {

@@ -6,8 +6,19 @@
 use std::ffi::OsString;
 
 /// Options of any command that take a value.
-const WITH_VALUE: [&str; 8] =
-    ["--config", "--listen", "--log", "--params", "--ready-file", "--threads", "--timeout", "--to"];
+const WITH_VALUE: [&str; 11] = [
+    "--config",
+    "--listen",
+    "--log",
+    "--name",
+    "--params",
+    "--ready-file",
+    "--threads",
+    "--timeout",
+    "--to",
+    "--token",
+    "--token-file",
+];
 
 /// Separates options from the rest.
 pub(super) fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, String> {

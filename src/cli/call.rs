@@ -1,11 +1,13 @@
 //! `chanrpc call` and `chanrpc go`.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use argh::FromArgs;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ADDRESS, Exit, complain, json, print, usage, with_remote};
+use super::{ADDRESS, Exit, complain, json, print, token, usage, with_remote};
+use crate::message::code;
 use crate::remote::RemoteError;
 
 /// Call a function and print its result as JSON.
@@ -20,6 +22,12 @@ pub(super) struct Call {
     /// seconds to wait for the answer (30)
     #[argh(option, default = "30.0")]
     timeout: f64,
+    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    #[argh(option)]
+    token: Option<String>,
+    /// a file with the token to present there
+    #[argh(option, arg_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
@@ -46,6 +54,12 @@ pub(super) struct Go {
     /// seconds to wait until the node has taken the call (30)
     #[argh(option, default = "30.0")]
     timeout: f64,
+    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    #[argh(option)]
+    token: Option<String>,
+    /// a file with the token to present there
+    #[argh(option, arg_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
@@ -63,7 +77,8 @@ impl Call {
             Ok(params) => params,
             Err(message) => return usage(&message),
         };
-        with_remote(&self.to, self.timeout, async |remote, deadline| {
+        let token = token::given(self.token, self.token_file);
+        with_remote(&self.to, self.timeout, token, async |remote, deadline| {
             match remote.call(&self.function, params.as_deref(), deadline, 0).await {
                 Ok(result) => {
                     let layout = if self.pretty { json::pretty } else { json::compact };
@@ -82,7 +97,8 @@ impl Go {
             Ok(params) => params,
             Err(message) => return usage(&message),
         };
-        with_remote(&self.to, self.timeout, async |remote, deadline| {
+        let token = token::given(self.token, self.token_file);
+        with_remote(&self.to, self.timeout, token, async |remote, deadline| {
             let handed_over = async {
                 remote.go(&self.function, params.as_deref(), deadline, 0).await?;
                 // A connection keeps its order: that this is answered shows that the call was taken in.
@@ -103,6 +119,9 @@ pub(super) fn explain(error: &RemoteError) -> Exit {
         RemoteError::Fault(fault) => {
             if let Some(data) = &fault.data {
                 complain(format_args!("data: {}", json::compact(data.get())));
+            }
+            if fault.code == code::DENIED {
+                complain(format_args!("--token-file FILE, or the variable CHANRPC_TOKEN, presents a token"));
             }
         }
         RemoteError::Unreachable { .. } => {

@@ -1,6 +1,7 @@
 //! `chanrpc list`.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use argh::FromArgs;
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 
 use super::call::explain;
-use super::{ADDRESS, Exit, complain, print, with_remote};
+use super::{ADDRESS, Exit, complain, print, token, with_remote};
 
 /// List a node's functions.
 #[derive(FromArgs)]
@@ -20,6 +21,12 @@ pub(super) struct List {
     /// seconds to wait for the answer (30)
     #[argh(option, default = "30.0")]
     timeout: f64,
+    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    #[argh(option)]
+    token: Option<String>,
+    /// a file with the token to present there
+    #[argh(option, arg_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// also print parameters, number of results, provider and description
     #[argh(switch, short = 'v')]
     verbose: bool,
@@ -40,8 +47,9 @@ struct Function {
 }
 
 impl List {
-    pub(super) fn run(self) -> Exit {
-        with_remote(&self.to, self.timeout, async |remote, deadline| {
+    pub(super) fn run(mut self) -> Exit {
+        let token = token::given(self.token.take(), self.token_file.take());
+        with_remote(&self.to, self.timeout, token, async |remote, deadline| {
             let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
             let listed = match remote.call("rpc.list", Some(&params), deadline, 0).await {
                 Ok(listed) => listed,

@@ -7,6 +7,8 @@ mod exit;
 mod json;
 mod list;
 mod serve;
+mod token;
+mod why;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -46,6 +48,8 @@ enum Command {
     Call(call::Call),
     Go(call::Go),
     List(list::List),
+    Token(token::Token),
+    Why(why::Why),
 }
 
 /// Runs the program on its arguments, without its own name.
@@ -56,6 +60,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             Command::Call(call) => call.run(),
             Command::Go(go) => go.run(),
             Command::List(list) => list.run(),
+            Command::Token(token) => token.run(),
+            Command::Why(why) => why.run(),
         },
         Err(exit) => exit,
     };
@@ -72,7 +78,9 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit>
             Err(Exit::Answered)
         }
         Ok(Top { command: Some(command), .. }) => Ok(command),
-        Ok(Top { command: None, .. }) => Err(usage("a command is missing: serve, call, go or list")),
+        Ok(Top { command: None, .. }) => {
+            Err(usage("a command is missing: serve, call, go, list, token or why"))
+        }
         Err(early) if early.status.is_ok() => {
             print(early.output.trim_end());
             Err(Exit::Answered)
@@ -97,8 +105,18 @@ fn complain(message: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "chanrpc: {message}");
 }
 
-/// Runs one exchange with the node at `address`, until it is done or the user interrupts it.
-fn with_remote(address: &str, timeout: f64, exchange: impl AsyncFnOnce(&Remote, Instant) -> Exit) -> Exit {
+/// Runs one exchange with the node at `address`, until it is done or the user interrupts it. Without a `token` that of
+/// the environment is presented, if there is one.
+fn with_remote(
+    address: &str,
+    timeout: f64,
+    token: Result<Option<String>, String>,
+    exchange: impl AsyncFnOnce(&Remote, Instant) -> Exit,
+) -> Exit {
+    let token = match token {
+        Ok(token) => token.or_else(token::of_the_environment),
+        Err(message) => return usage(&message),
+    };
     let Some(deadline) =
         Duration::try_from_secs_f64(timeout).ok().and_then(|timeout| Instant::now().checked_add(timeout))
     else {
@@ -113,7 +131,7 @@ fn with_remote(address: &str, timeout: f64, exchange: impl AsyncFnOnce(&Remote, 
         Exit::Interrupted
     };
     let executor = Arc::new(Executor::new());
-    let remote = Remote::new(&executor, address, Limits::default());
+    let remote = Remote::with_token(&executor, address, Limits::default(), token);
     let mut exit = Exit::Interrupted;
     run_on(
         &executor,

@@ -15,9 +15,9 @@ use smol::net::TcpListener;
 
 use super::{ADDRESS, Exit, complain, demo, print, run_on};
 use crate::chan::Settings;
-use crate::config::{Config, Listen};
-use crate::node::Node;
-use crate::route::{Registry, providers};
+use crate::config::{Config, ConfigError, Listen};
+use crate::node::{Listener, Node};
+use crate::route::{Access, Registry, providers};
 
 /// Run a node. Without a configuration it listens on this machine only and offers functions to try.
 ///
@@ -60,21 +60,17 @@ impl Serve {
     }
 
     fn try_run(self) -> Result<(), Failure> {
-        let mut config = match &self.config {
-            Some(path) => Config::load(path)?,
-            None => Config::default(),
-        };
-        if !self.listen.is_empty() {
-            config.listen = self.listen.into_iter().map(|address| Listen { address }).collect();
-        }
-        if config.listen.is_empty() {
-            config.listen.push(Listen { address: ADDRESS.to_owned() });
-        }
+        let config = configuration(self.config.as_deref(), self.listen)?;
+        let access = Arc::new(Access::new(&config));
         // Before the first server, whose panic hook passes on to the log's.
         crate::log::init(self.log.0)?;
         let executor = Arc::new(Executor::new());
         let registry = registry(&config, &executor, self.config.is_none())?;
         if self.check {
+            let open = |listen: &&Listen| !listen.is_local() && !access.guards(&listen.address);
+            if let Some(listen) = config.listen.iter().find(open) {
+                return Err(unguarded(&listen.address, self.config.as_deref()));
+            }
             print("the configuration is valid");
             return Ok(());
         }
@@ -86,7 +82,7 @@ impl Serve {
                 .spawn(move || run_on(&executor, pin!(std::future::pending())))?;
         }
         let node = async {
-            let (listeners, addresses) = listen(&config.listen).await?;
+            let (listeners, addresses) = listen(&config.listen, &access, self.config.as_deref()).await?;
             let node = Node::new(executor.clone(), registry, config.limits.clone());
             announce(&addresses, self.ready_file.as_deref())?;
             if self.config.is_none() {
@@ -120,22 +116,65 @@ fn registry(
     Ok(builder.build())
 }
 
-async fn listen(addresses: &[Listen]) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Failure> {
+/// Reads the configuration, with other addresses if `listen` names any.
+pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<Config, ConfigError> {
+    let mut config = file.map_or_else(|| Ok(Config::default()), Config::load)?;
+    if !listen.is_empty() {
+        let configured = std::mem::take(&mut config.listen);
+        let listen = listen.into_iter().map(|address| {
+            let same = configured.iter().find(|listen| listen.address == address);
+            same.cloned().unwrap_or_else(|| Listen::at(address))
+        });
+        config.listen = listen.collect();
+    }
+    if config.listen.is_empty() {
+        config.listen.push(Listen::at(ADDRESS));
+    }
+    Ok(config)
+}
+
+/// The error that nothing says who may call what at an address that others can reach.
+fn unguarded(address: &str, file: Option<&Path>) -> Failure {
+    let place = match file {
+        Some(file) => format!("into {}", file.display()),
+        None => "into a FILE, and name it by --config FILE".to_owned(),
+    };
+    format!(
+        "{address} can be reached from other machines, and no rule says who may call what there.\n\
+         To let everybody call everything, write these two lines {place}:\n\n\
+         [[access]]\nfunctions = [\"*\"]\n\n\
+         To let only those call who have a token, write there what `chanrpc token` prints."
+    )
+    .into()
+}
+
+async fn listen(
+    addresses: &[Listen],
+    access: &Arc<Access>,
+    file: Option<&Path>,
+) -> Result<(Vec<Listener>, Vec<SocketAddr>), Failure> {
     let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-    for Listen { address } in addresses {
-        let listener = TcpListener::bind(address.as_str()).await.map_err(|error| {
+    for listen in addresses {
+        let Listen { address: configured, .. } = listen;
+        let socket = TcpListener::bind(configured.as_str()).await.map_err(|error| {
             format!(
-                "cannot listen on {address}: {error}; --listen ADDR takes another, with port 0 any free one"
+                "cannot listen on {configured}: {error}; --listen ADDR takes another, with port 0 any free one"
             )
         })?;
-        let address = listener.local_addr()?;
-        if !address.ip().is_loopback() {
+        let address = socket.local_addr()?;
+        // A name may stand for more than it says.
+        let is_local = listen.is_local() && address.ip().to_canonical().is_loopback();
+        if !is_local && !access.guards(configured) {
+            return Err(unguarded(configured, file));
+        }
+        if !is_local && let Some(rule) = access.opens(configured) {
+            let place = &rule.place;
             log::warn!(
-                "{address} can be reached from other machines, and whoever reaches it may call everything"
+                "{address} can be reached from other machines, and everybody may call everything ({place})"
             );
         }
         bound.push(address);
-        listeners.push(listener);
+        listeners.push(Listener::new(socket, listen, access));
     }
     Ok((listeners, bound))
 }

@@ -4,13 +4,14 @@
 //! socket, starts a program or knows the rest of the crate. Each error names the file, the line, the key and what a
 //! valid value looks like, and an unknown key is an error, so that a misspelt setting never passes in silence.
 
+mod access;
 mod read;
 mod table;
 mod template;
 mod units;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{fmt, fs, io};
 
 /// Everything that a configuration file can say.
@@ -43,6 +44,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The functions that the node offers, in the order of the file; no two bear the same name.
     pub functions: Vec<Function>,
+    /// The rules that say who may call what. A call is allowed if one of them allows it.
+    pub access: Vec<Rule>,
     /// The bounds that the node keeps.
     pub limits: Limits,
 }
@@ -52,6 +55,52 @@ pub struct Config {
 pub struct Listen {
     /// Host and port as typed, such as `127.0.0.1:7300`, `[::1]:0` or `localhost:7300`; port 0 takes a free one.
     pub address: String,
+    /// Names, beside the address's own, by which HTTP clients and pages may address it.
+    pub hosts: Vec<String>,
+    /// Pages that are not the node's own and may call it, such as `https://app.example`; in lower case.
+    pub origins: Vec<String>,
+}
+
+impl Listen {
+    /// Listens at an address, with nothing else said.
+    pub fn at(address: impl Into<String>) -> Self {
+        Self { address: address.into(), hosts: Vec::new(), origins: Vec::new() }
+    }
+
+    /// Tells by what is typed whether only this machine can reach the address: a loopback one, or `localhost`.
+    pub fn is_local(&self) -> bool {
+        match self.address.parse::<std::net::SocketAddr>() {
+            Ok(address) => address.ip().to_canonical().is_loopback(),
+            Err(_) => self.address.rsplit_once(':').is_some_and(|(host, _)| {
+                let host = host.to_ascii_lowercase();
+                host == "localhost" || host.ends_with(".localhost")
+            }),
+        }
+    }
+}
+
+/// Who may call what, and where: an `[[access]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// File and line, such as `board.toml:12`.
+    pub place: String,
+    /// The functions that may be called: names in which `*` stands for any text. Never empty.
+    pub functions: Vec<String>,
+    /// What people call the rule.
+    pub name: Option<String>,
+    /// The SHA-256 of the token that the caller has to present. Without one the rule is for everybody.
+    pub token: Option<[u8; 32]>,
+    /// The addresses that it holds at, as under [`Listen::address`]; at all, if empty.
+    pub listen: Vec<String>,
+    /// From when on it allows nothing more.
+    pub expires: Option<SystemTime>,
+}
+
+impl Rule {
+    /// Tells whether the rule holds at the listener with this address.
+    pub fn holds_at(&self, address: &str) -> bool {
+        self.listen.is_empty() || self.listen.iter().any(|listen| read::same_address(listen, address))
+    }
 }
 
 /// One function that is not native to the node: a `[[function]]` table.
@@ -81,6 +130,8 @@ pub struct Forward {
     pub to: String,
     /// The longest that a call may take; without one, the node's call deadline holds.
     pub timeout: Option<Duration>,
+    /// The file that holds the token to present there, as typed.
+    pub token_file: Option<PathBuf>,
 }
 
 /// A program that answers a function. No shell is involved.
@@ -212,6 +263,7 @@ impl Default for Config {
             name: "chanrpc".to_owned(),
             listen: Vec::new(),
             functions: Vec::new(),
+            access: Vec::new(),
             limits: Limits::default(),
         }
     }

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::table::{Field, Result, Source, Table};
 use super::{
     Config, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
-    template,
+    access, template,
 };
 
 const GIB: usize = 1 << 30;
@@ -23,7 +23,7 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
     let source = Source { text, file };
     let root = DeTable::parse(text).map_err(|error| source.broken(&error))?;
     let root = Table { source, heading: "", at: 0, entries: root.get_ref() };
-    root.allow(&["name", "listen", "function", "limits"])?;
+    root.allow(&["name", "listen", "function", "access", "limits"])?;
 
     let mut config = Config::default();
     if let Some(field) = root.get("name") {
@@ -40,6 +40,10 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
     for table in root.tables("function", "[[function]]")? {
         let function = function(&table, &config)?;
         config.functions.push(function);
+    }
+    for table in root.tables("access", access::HEADING)? {
+        let rule = access::rule(&table, &config.listen)?;
+        config.access.push(rule);
     }
     Ok(config)
 }
@@ -76,14 +80,21 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
 }
 
 fn listen(table: &Table<'_>, others: &[Listen]) -> Result<Listen> {
-    table.allow(&["address"])?;
+    table.allow(&["address", "hosts", "origins"])?;
     let field = table.require("address", "\"127.0.0.1:7300\"")?;
     let (address, port) = address(field)?;
     // Port 0 asks for a fresh port each time, so it clashes with nothing.
     if port != 0 && others.iter().any(|other| same_address(&other.address, address)) {
         return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));
     }
-    Ok(Listen { address: address.to_owned() })
+    let (mut hosts, mut origins) = (Vec::new(), Vec::new());
+    if let Some(field) = table.get("hosts") {
+        hosts = access::hosts(field)?;
+    }
+    if let Some(field) = table.get("origins") {
+        origins = access::origins(field)?;
+    }
+    Ok(Listen { address: address.to_owned(), hosts, origins })
 }
 
 fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
@@ -99,6 +110,7 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
         "output_limit",
         "directory",
         "forward",
+        "token_file",
     ])?;
     let name = table.require("name", "\"disk.free\"")?;
     let provider = match (table.get("exec"), table.get("forward")) {
@@ -119,7 +131,7 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
 }
 
 fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
-    const KNOWN: [&str; 4] = ["name", "description", "forward", "timeout"];
+    const KNOWN: [&str; 5] = ["name", "description", "forward", "timeout", "token_file"];
     if let Some((key, _)) = table.entries.iter().find(|(key, _)| !KNOWN.contains(&key.get_ref().as_ref())) {
         let message =
             format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
@@ -131,12 +143,16 @@ fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
             to.fail(&format!("{address:?} has port 0, where nobody can listen; name the other node's port"))
         );
     }
-    let mut forward = Forward { to: address.to_owned(), timeout: None };
+    let token_file = table.get("token_file").map(path).transpose()?;
+    let mut forward = Forward { to: address.to_owned(), timeout: None, token_file };
     table.duration("timeout", TICK..=DAY, &mut forward.timeout)?;
     Ok(forward)
 }
 
 fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
+    if let Some(field) = table.get("token_file") {
+        return Err(field.fail("only a function with forward presents a token"));
+    }
     let params = match table.get("params") {
         Some(field) => params(field)?,
         None => Vec::new(),
@@ -159,17 +175,21 @@ fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
         };
     }
     if let Some(field) = table.get("directory") {
-        let directory = field.string()?;
-        if directory.is_empty() || directory.contains('\0') {
-            return Err(field.expected("a path such as \"/var/lib/board\""));
-        }
-        exec.directory = Some(PathBuf::from(directory));
+        exec.directory = Some(path(field)?);
     }
     table.duration("timeout", TICK..=DAY, &mut exec.timeout)?;
     table.count("concurrency", 1..=1024, &mut exec.concurrency)?;
     table.count("queue", 0..=65_536, &mut exec.queue)?;
     table.size("output_limit", 1..=GIB, &mut exec.output_limit)?;
     Ok(exec)
+}
+
+fn path(field: Field<'_>) -> Result<PathBuf> {
+    let path = field.string()?;
+    if path.is_empty() || path.contains('\0') {
+        return Err(field.expected("a path such as \"/var/lib/board\""));
+    }
+    Ok(PathBuf::from(path))
 }
 
 fn params(field: Field<'_>) -> Result<Vec<Param>> {
@@ -248,7 +268,7 @@ fn function_name(field: Field<'_>, forwarded: bool) -> Result<&str> {
 }
 
 /// Reads a name that can travel in messages, logs and shells without quotes.
-fn visible_name<'a>(field: Field<'a>, example: &str) -> Result<&'a str> {
+pub(super) fn visible_name<'a>(field: Field<'a>, example: &str) -> Result<&'a str> {
     let name = field.string()?;
     if (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic()) {
         return Ok(name);
@@ -281,7 +301,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 /// Whether two valid addresses are written differently at most.
-fn same_address(a: &str, b: &str) -> bool {
+pub(super) fn same_address(a: &str, b: &str) -> bool {
     match (a.parse::<SocketAddr>(), b.parse::<SocketAddr>()) {
         (Ok(a), Ok(b)) => a == b,
         _ => a.eq_ignore_ascii_case(b),

@@ -27,9 +27,12 @@ impl Source<'_> {
     }
 
     pub(super) fn fail(&self, at: usize, message: String) -> ConfigError {
+        ConfigError::Invalid { file: self.file.to_owned(), line: self.line(at), message }
+    }
+
+    pub(super) fn line(&self, at: usize) -> usize {
         let before = &self.text.as_bytes()[..at.min(self.text.len())];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        ConfigError::Invalid { file: self.file.to_owned(), line, message }
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
     }
 }
 
@@ -135,6 +138,14 @@ pub(super) struct Field<'a> {
 impl<'a> Field<'a> {
     pub(super) fn string(self) -> Result<&'a str> {
         self.value.get_ref().as_str().ok_or_else(|| self.expected("a string in quotes"))
+    }
+
+    /// The elements of a list that is not empty.
+    pub(super) fn list(self, wanted: &str) -> Result<impl Iterator<Item = Field<'a>>> {
+        let list = self.value.get_ref().as_array().filter(|list| !list.is_empty());
+        let list = list.ok_or_else(|| self.expected(wanted))?;
+        // An error names the line of the element, which may be far below that of the key.
+        Ok(list.iter().map(move |value| Field { value, ..self }))
     }
 
     pub(super) fn integer(self) -> Option<u64> {

@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 
 use hyper::Method;
 
+use super::listener::Entrance;
 use super::{Shared, connection};
-use crate::codec::Dialect;
-use crate::session::Session;
+use crate::codec::{Dialect, jsonrpc};
+use crate::message::{Fault, Id};
+use crate::route::Pass;
 use crate::transport::http::{Reply, Request, Service};
-use crate::transport::{Pipe, Received};
+use crate::transport::{Pipe, Received, Site};
 use crate::web;
 
 /// What there is, for who asks for something else.
@@ -21,13 +23,14 @@ const USAGE: &str = "GET / for a page; POST a JSON-RPC 2.0 request to / or /rpc;
 #[derive(Clone)]
 pub(super) struct Endpoints {
     node: Arc<Shared>,
+    entrance: Arc<Entrance>,
     /// Whether this connection has made a request.
     asked: Arc<AtomicBool>,
 }
 
 impl Endpoints {
-    pub(super) fn new(node: Arc<Shared>) -> Self {
-        Self { node, asked: Arc::default() }
+    pub(super) fn new(node: Arc<Shared>, entrance: Arc<Entrance>) -> Self {
+        Self { node, entrance, asked: Arc::default() }
     }
 
     /// Tells whether a request has come. A connection that then waits too long is idle, and no slow head.
@@ -36,8 +39,8 @@ impl Endpoints {
     }
 
     /// Has a session of its own answer one body.
-    async fn rpc(&self, body: Vec<u8>) -> Reply {
-        let session = self.node.session(Dialect::Frames);
+    async fn rpc(&self, body: Vec<u8>, pass: Pass) -> Reply {
+        let session = self.node.session(Dialect::Frames, pass);
         let mut answer = Vec::new();
         let exchange = Exchange { body: Some(body), answer: &mut answer };
         // What was taken in is answered also while the node stops, so no signal is waited for here.
@@ -49,13 +52,53 @@ impl Endpoints {
     }
 }
 
+impl Endpoints {
+    /// What the counters say, to whoever may also ask for them by `rpc.stats`.
+    fn metrics(&self, pass: &Pass) -> Reply {
+        match pass.check("rpc.stats") {
+            Ok(()) => Reply::text(200, self.node.registry.prometheus()),
+            Err(fault) => {
+                self.node.metrics().denied.add();
+                denied(&fault, if pass.is_anonymous() { 401 } else { 403 })
+            }
+        }
+    }
+}
+
+fn denied(fault: &Fault, status: u16) -> Reply {
+    let mut body = Vec::new();
+    jsonrpc::encode_reply(&mut body, &Id::null(), Err(fault));
+    Reply::json(body).with_status(status)
+}
+
 impl Service for Endpoints {
-    async fn answer(&self, request: Request) -> Reply {
+    type Pass = Pass;
+
+    fn site(&self) -> &Site {
+        &self.entrance.site
+    }
+
+    fn misdirected(&self) {
+        self.node.metrics().misdirected.add();
+    }
+
+    fn admit(&self, token: Option<&str>) -> Result<Pass, Reply> {
+        let mut pass = self.entrance.pass.clone();
+        if let Some(token) = token {
+            pass.present(token).map_err(|fault| {
+                self.node.metrics().bad_tokens.add();
+                denied(&fault, 401)
+            })?;
+        }
+        Ok(pass)
+    }
+
+    async fn answer(&self, request: Request, pass: Pass) -> Reply {
         self.asked.store(true, Ordering::Relaxed);
         match (&request.method, request.path.as_str()) {
-            (&Method::POST, "/" | "/rpc") => self.rpc(request.body).await,
+            (&Method::POST, "/" | "/rpc") => self.rpc(request.body, pass).await,
             (&Method::GET | &Method::HEAD, "/healthz") => Reply::text(200, "ok\n"),
-            (&Method::GET | &Method::HEAD, "/metrics") => Reply::text(200, self.node.registry.prometheus()),
+            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&pass),
             (method, path) => match web::file(path) {
                 Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
                     Reply::typed(content_type, text).with_headers(&web::HEADERS)
@@ -66,7 +109,7 @@ impl Service for Endpoints {
     }
 
     fn too_large(&self) -> Reply {
-        let mut session: Session = self.node.session(Dialect::Frames);
+        let mut session = self.node.session(Dialect::Frames, Pass::open());
         session.too_long(&[]);
         Reply::json(session.output().to_vec()).with_status(413)
     }

@@ -2,6 +2,7 @@
 
 mod connection;
 mod endpoints;
+mod listener;
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -11,16 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use smol::future::FutureExt;
-use smol::net::TcpListener;
 use smol::{Executor, Task, Timer};
 
 use crate::codec::{Detected, Dialect, detect};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::route::{Registry, Stopper};
+use crate::route::{Pass, Registry, Stopper};
 use crate::session::Session;
 use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
 use endpoints::Endpoints;
+use listener::Entrance;
+pub use listener::Listener;
 
 /// What a peer can cause is logged under this target, which the log sink keeps to a few lines a second.
 const PEER: &str = "chanrpc::peer";
@@ -71,10 +73,10 @@ impl Node {
 
     /// Accepts connections until `shutdown` is there, then drains: calls in flight are answered, idle
     /// connections closed; what is not done within [`Limits::drain`] is cut off.
-    pub async fn serve(&self, listeners: Vec<TcpListener>, shutdown: impl Future<Output = ()>) {
+    pub async fn serve(&self, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
         let accepting: Vec<_> = listeners
             .into_iter()
-            .map(|listener| self.shared.executor.spawn(accept(self.shared.clone(), listener)))
+            .map(|listener| self.shared.executor.spawn(accept(self.shared.clone(), listener.into())))
             .collect();
         shutdown.await;
         for task in accepting {
@@ -114,9 +116,9 @@ impl Node {
     }
 
     /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends. It is not among
-    /// those that the node counts, bounds and waits for.
+    /// those that the node counts, bounds and waits for, and may call everything.
     pub async fn connect(&self, stream: impl Stream) {
-        serve(&self.shared, guarded(&self.shared, stream)).await;
+        serve(&self.shared, &Arc::default(), guarded(&self.shared, stream)).await;
     }
 }
 
@@ -129,15 +131,15 @@ impl Shared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn session(&self, dialect: Dialect) -> Session {
-        Session::new(self.registry.clone(), self.limits.clone(), dialect)
+    fn session(&self, dialect: Dialect, pass: Pass) -> Session {
+        Session::new(self.registry.clone(), self.limits.clone(), dialect, pass)
     }
 }
 
-async fn accept(node: Arc<Shared>, listener: TcpListener) {
+async fn accept(node: Arc<Shared>, listener: Listener) {
     let mut back_off = BACK_OFF[0];
     loop {
-        match listener.accept().await {
+        match listener.socket.accept().await {
             Ok((stream, _)) => {
                 back_off = BACK_OFF[0];
                 node.metrics().accepted.add();
@@ -149,7 +151,7 @@ async fn accept(node: Arc<Shared>, listener: TcpListener) {
                 }
                 // Replies are written in batches; to hold back small ones would only delay them.
                 let _ = stream.set_nodelay(true);
-                keep(&node, stream);
+                keep(&node, &listener.entrance, stream);
             }
             Err(error) => {
                 node.metrics().accept_errors.add();
@@ -162,7 +164,7 @@ async fn accept(node: Arc<Shared>, listener: TcpListener) {
 }
 
 /// Spawns a connection and keeps its task until it ends.
-fn keep(node: &Arc<Shared>, stream: impl Stream) {
+fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: impl Stream) {
     let mut connections = node.connections();
     connections.next += 1;
     let key = connections.next;
@@ -170,10 +172,10 @@ fn keep(node: &Arc<Shared>, stream: impl Stream) {
     let present = Present::new(node, key);
     let stream = guarded(node, stream);
     let task = node.executor.spawn({
-        let node = node.clone();
+        let (node, entrance) = (node.clone(), entrance.clone());
         async move {
             let _present = present;
-            serve(&node, stream).await;
+            serve(&node, &entrance, stream).await;
         }
     });
     connections.tasks.insert(key, task);
@@ -212,12 +214,12 @@ fn guarded<T: Stream>(node: &Shared, stream: T) -> Peer<T> {
 
 /// Each state of a connection is boxed: in one future each would take as much memory as the largest, and those of
 /// HTTP are large.
-async fn serve(node: &Arc<Shared>, stream: Peer<impl Stream>) {
+async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: Peer<impl Stream>) {
     let ended = match Box::pin(dialect(node, stream)).await {
         Ok(Some((Detected::Dialect(dialect), stream))) => {
-            serve_stream(node, stream, dialect).await.map_err(Into::into)
+            serve_stream(node, entrance, stream, dialect).await.map_err(Into::into)
         }
-        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, stream)).await,
+        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, entrance, stream)).await,
         Ok(Some((Detected::Foreign(name), _))) => {
             node.metrics().foreign.add();
             Err(format!("a peer speaks {name}, which this port does not").into())
@@ -263,11 +265,12 @@ async fn dialect<T: Stream>(node: &Shared, mut stream: Peer<T>) -> io::Result<Op
 
 fn serve_stream(
     node: &Shared,
+    entrance: &Entrance,
     stream: Peer<impl Stream>,
     dialect: Dialect,
 ) -> smol::future::Boxed<io::Result<()>> {
     let (first, stream) = stream.into_parts();
-    let mut session = node.session(dialect);
+    let mut session = node.session(dialect, entrance.pass.clone());
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
     let (pipe, stop) = (Box::new(Bytes::new(stream)), Some(node.stopper.signal()));
@@ -276,6 +279,7 @@ fn serve_stream(
 
 async fn serve_http(
     node: &Arc<Shared>,
+    entrance: &Arc<Entrance>,
     stream: Peer<impl Stream>,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
@@ -284,15 +288,15 @@ async fn serve_http(
         head_timeout: limits.head_timeout,
         body_timeout: limits.deadline,
     };
-    let endpoints = Endpoints::new(node.clone());
+    let endpoints = Endpoints::new(node.clone(), entrance.clone());
     let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.stopper.signal())).await;
     if endpoints.was_asked() && served.as_ref().is_err_and(hyper::Error::is_timeout) {
         return Ok(());
     }
-    if let Some((stream, first)) = served? {
+    if let Some(http::Upgraded { stream, first, pass }) = served? {
         let pipe = WebSocket::accept(stream, first, limits.message).await;
         let (pipe, stop) = (Box::new(pipe), Some(node.stopper.signal()));
-        let session = node.session(Dialect::Frames);
+        let session = node.session(Dialect::Frames, pass);
         connection::drive(session, pipe, stop, node.stopper.last_call()).await?;
     }
     Ok(())

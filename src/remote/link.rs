@@ -15,7 +15,7 @@ use smol::future::FutureExt;
 use smol::net::TcpStream;
 use smol::{Executor, Task, Timer};
 
-use super::RemoteError;
+use super::{RemoteError, Secret};
 use crate::codec::jsonrpc::{self, Bounds};
 use crate::codec::{Lines, Next, Read};
 use crate::config::Limits;
@@ -26,6 +26,8 @@ use crate::transport::{Bytes, Guarded, Pipe, Received};
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Sent first: a blank line says which dialect is spoken, and so keeps a connection that has nothing to say yet.
 const GREETING: &[u8] = b"\n";
+/// The id of the request that presents the token; calls have higher ones.
+const AUTH: u64 = 0;
 /// Calls that may wait for an answer on one connection.
 const PENDING: usize = 4096;
 
@@ -34,6 +36,7 @@ const PENDING: usize = 4096;
 pub(super) struct Link {
     address: String,
     limits: Limits,
+    token: Option<Secret>,
     state: Mutex<State>,
     changed: Event,
     /// Calls that have chosen this connection and are not answered.
@@ -53,6 +56,8 @@ impl Drop for Chosen {
 struct State {
     phase: Phase,
     next_id: u64,
+    /// Why the other node did not take the token.
+    refused: Option<Fault>,
     /// Requests to be written.
     output: Vec<u8>,
     pending: HashMap<Id<'static>, Sender<Result<RawJson<'static>, RemoteError>>>,
@@ -102,11 +107,13 @@ impl Link {
         executor: &Executor<'static>,
         address: &str,
         limits: &Limits,
+        token: Option<&Secret>,
         lasting: bool,
     ) -> (Arc<Self>, Task<()>) {
         let state = State {
             phase: Phase::Connecting,
-            next_id: 0,
+            next_id: AUTH,
+            refused: None,
             output: Vec::new(),
             pending: HashMap::new(),
             writer: None,
@@ -114,6 +121,7 @@ impl Link {
         let link = Arc::new(Self {
             address: address.to_owned(),
             limits: limits.clone(),
+            token: token.cloned(),
             state: Mutex::new(state),
             changed: Event::new(),
             calls: AtomicUsize::new(0),
@@ -198,6 +206,9 @@ impl Link {
         if let Phase::Down(reason) = &state.phase {
             return Err(self.unreachable(reason));
         }
+        if let Some(fault) = &state.refused {
+            return Err(RemoteError::Fault(fault.clone()));
+        }
         if state.pending.len() >= PENDING || state.output.len() >= self.limits.output {
             return Err(RemoteError::Busy { address: self.address.clone() });
         }
@@ -233,6 +244,7 @@ impl Link {
     fn lost(&self, reason: &str) {
         let mut state = self.lock();
         state.phase = Phase::Down(reason.to_owned());
+        state.refused = None;
         state.output = Vec::new();
         let pending = mem::take(&mut state.pending);
         drop(state);
@@ -243,7 +255,36 @@ impl Link {
         }
     }
 
+    /// What is sent first on each connection.
+    fn greeting(&self) -> Vec<u8> {
+        let mut greeting = GREETING.to_vec();
+        if let Some(Secret(token)) = &self.token {
+            let params = RawJson::of(&[&**token]).ok();
+            let (id, method) = (Some(Id::from(AUTH)), "rpc.auth".into());
+            let request = Request { id, method, params, meta: Meta::default() };
+            jsonrpc::encode_request(&mut greeting, &request);
+            greeting.push(b'\n');
+        }
+        greeting
+    }
+
+    /// Fails the calls that wait, and those that come, until there is another connection.
+    fn refused(&self, fault: &Fault) {
+        log::warn!("{} refuses the token: {fault}", self.address);
+        let mut state = self.lock();
+        let pending = mem::take(&mut state.pending);
+        state.refused = Some(fault.clone());
+        drop(state);
+        for answer in pending.into_values() {
+            let _ = answer.try_send(Err(RemoteError::Fault(fault.clone())));
+        }
+    }
+
     fn answer(&self, id: Id<'_>, outcome: Outcome) {
+        let outcome = match outcome {
+            Err(fault) if self.token.is_some() && id == Id::from(AUTH) => return self.refused(&fault),
+            outcome => outcome,
+        };
         // It is not there if the call was given up.
         if let Some(answer) = self.lock().pending.remove(&id.into_owned()) {
             let _ = answer.try_send(outcome.map_err(RemoteError::Fault));
@@ -299,7 +340,7 @@ async fn dial(link: &Link) -> io::Result<TcpStream> {
 
 /// Writes requests and reads replies until the connection ends.
 async fn exchange(link: &Link, mut pipe: impl Pipe) -> io::Result<()> {
-    let (mut output, mut sent) = (GREETING.to_vec(), 0);
+    let (mut output, mut sent) = (link.greeting(), 0);
     let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.limits)));
     poll_fn(|cx| {
         poll_write(link, &mut pipe, &mut output, &mut sent, cx)?;

@@ -32,7 +32,18 @@ pub struct Remote {
     executor: Arc<Executor<'static>>,
     address: String,
     limits: Limits,
+    token: Option<Secret>,
     links: Mutex<Vec<Kept>>,
+}
+
+/// A token, which no log shows.
+#[derive(Clone)]
+struct Secret(Arc<str>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
 }
 
 /// A connection, and the task that keeps it for as long as this is there.
@@ -45,8 +56,14 @@ struct Kept {
 }
 
 impl Kept {
-    fn start(executor: &Executor<'static>, address: &str, limits: &Limits, lasting: bool) -> Self {
-        let (link, task) = Link::start(executor, address, limits, lasting);
+    fn start(
+        executor: &Executor<'static>,
+        address: &str,
+        limits: &Limits,
+        token: Option<&Secret>,
+        lasting: bool,
+    ) -> Self {
+        let (link, task) = Link::start(executor, address, limits, token, lasting);
         Self { link, task, lasting }
     }
 }
@@ -97,9 +114,21 @@ impl std::error::Error for RemoteError {}
 impl Remote {
     /// Starts to connect to `address`, a `host:port`.
     pub fn new(executor: &Arc<Executor<'static>>, address: impl Into<String>, limits: Limits) -> Self {
+        Self::with_token(executor, address, limits, None)
+    }
+
+    /// Starts to connect to `address`, and presents `token`, if there is one, on each connection before anything
+    /// else. If it is refused, calls fail with the fault that says so.
+    pub fn with_token(
+        executor: &Arc<Executor<'static>>,
+        address: impl Into<String>,
+        limits: Limits,
+        token: Option<String>,
+    ) -> Self {
         let (executor, address) = (executor.clone(), address.into());
-        let first = Kept::start(&executor, &address, &limits, true);
-        Self { executor, address, limits, links: Mutex::new(vec![first]) }
+        let token = token.map(|token| Secret(token.into()));
+        let first = Kept::start(&executor, &address, &limits, token.as_ref(), true);
+        Self { executor, address, limits, token, links: Mutex::new(vec![first]) }
     }
 
     /// Returns the other node's address, as it was given.
@@ -132,7 +161,8 @@ impl Remote {
         }
         // If the first one is down, so would be a further one.
         if links.len() < LINKS && !links.iter().any(|kept| kept.link.is_down()) {
-            links.push(Kept::start(&self.executor, &self.address, &self.limits, false));
+            let token = self.token.as_ref();
+            links.push(Kept::start(&self.executor, &self.address, &self.limits, token, false));
         }
         match links.iter().min_by_key(|kept| (kept.link.is_down(), kept.link.calls())) {
             Some(kept) => kept.link.choose(),

@@ -159,7 +159,7 @@ fn stats(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
 }
 
 /// Tells whether `name` is covered by `pattern`, in which `*` stands for any text.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else { return false };

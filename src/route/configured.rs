@@ -1,7 +1,9 @@
 //! Providers as the configuration names them.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fmt, fs, io};
 
 use smol::Executor;
 
@@ -11,15 +13,15 @@ use crate::config::{Config, Provider};
 use crate::remote::Remote;
 
 /// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node
-/// share one connection.
+/// with the same token share one connection.
 ///
 /// # Errors
-/// [`RegistryError`] if a name is taken twice or unfit.
-pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<Builder, RegistryError> {
+/// [`ProvidersError`].
+pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<Builder, ProvidersError> {
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
     let mut builder = Registry::builder(name.clone()).max_hops(hops);
-    let mut remotes: HashMap<&str, Arc<Remote>> = HashMap::new();
+    let mut remotes: HashMap<(&str, Option<&Path>), Arc<Remote>> = HashMap::new();
     for function in &config.functions {
         let description = function.description.clone();
         match &function.provider {
@@ -27,14 +29,66 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
                 builder.provide(&function.name, description, Exec::new(executor.clone(), exec.clone()))?;
             }
             Provider::Forward(forward) => {
-                let remote = remotes.entry(&forward.to).or_insert_with(|| {
-                    Arc::new(Remote::new(executor, forward.to.as_str(), config.limits.clone()))
-                });
-                let forward =
-                    Forward::new(executor.clone(), remote.clone(), name.clone(), hops, forward.timeout);
+                let to = (forward.to.as_str(), forward.token_file.as_deref());
+                let remote = match remotes.get(&to) {
+                    Some(remote) => remote.clone(),
+                    None => {
+                        let token = to.1.map(token).transpose()?;
+                        let remote = Remote::with_token(executor, to.0, config.limits.clone(), token);
+                        remotes.entry(to).or_insert(Arc::new(remote)).clone()
+                    }
+                };
+                let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);
                 builder.provide(&function.name, description, forward)?;
             }
         }
     }
     Ok(builder)
+}
+
+fn token(path: &Path) -> Result<String, ProvidersError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ProvidersError::TokenFile { path: path.to_owned(), source })?;
+    Ok(text.trim().to_owned())
+}
+
+/// Says why the providers of a configuration are not there.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ProvidersError {
+    /// A name was not taken.
+    Registry(RegistryError),
+    /// A function's `token_file` cannot be read.
+    TokenFile {
+        /// As configured.
+        path: PathBuf,
+        /// What reading it met.
+        source: io::Error,
+    },
+}
+
+impl From<RegistryError> for ProvidersError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl fmt::Display for ProvidersError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(error) => error.fmt(f),
+            Self::TokenFile { path, source } => {
+                write!(f, "cannot read token_file {}: {source}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ProvidersError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Registry(error) => error.source(),
+            Self::TokenFile { source, .. } => Some(source),
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Names → providers: who answers a call.
 
+mod access;
 mod builtin;
 mod call;
 mod configured;
@@ -11,8 +12,9 @@ mod registry;
 mod stop;
 mod table;
 
+pub use access::{Access, Decision, Pass, Reason, hash};
 pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
-pub use configured::providers;
+pub use configured::{ProvidersError, providers};
 pub use exec::Exec;
 pub use forward::Forward;
 pub use native::{Json, Native, Wire};

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::Session;
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
-use crate::route::{Ask, Call, Inbox, Reply, Token};
+use crate::route::{Ask, Call, Inbox, Pass, Reply, Token};
 
 /// Longer deadlines make no difference, and so large ones no overflow.
 const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -164,6 +164,9 @@ impl Session {
         let longest = if id.is_some() { MAX_DEADLINE } else { self.limits.deadline };
         let deadline = now + given.min(longest);
         self.metrics().calls.add();
+        if method == Pass::AUTH {
+            return self.authorize(id.as_ref(), batch, params.as_ref());
+        }
         if self.calls.waiting.is_empty() && self.calls.begun.len() < self.limits.in_flight {
             let ask = Ask { method: &method, params, hops: meta.hops };
             return self.begin(id, batch, ask, deadline);
@@ -176,6 +179,17 @@ impl Session {
             deadline,
             hops: meta.hops,
         });
+    }
+
+    /// Takes a token before any call that comes after it begins.
+    fn authorize(&mut self, id: Option<&Id<'_>>, batch: Option<Token>, params: Option<&RawJson<'_>>) {
+        let taken = self.pass.authorize(params);
+        if taken.as_ref().is_err_and(|fault| fault.code == code::DENIED) {
+            self.metrics().bad_tokens.add();
+        }
+        if let Some(id) = id {
+            self.tell(batch, id, taken.as_ref().map(|()| "true"));
+        }
     }
 
     /// Begins as many of the waiting requests as there are places in flight.
@@ -191,6 +205,13 @@ impl Session {
 
     /// Answers a request at once, or hands it to its provider.
     fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, ask: Ask<'_>, deadline: Instant) {
+        if let Err(fault) = self.pass.check(ask.method) {
+            self.metrics().denied.add();
+            if let Some(id) = id {
+                self.tell(batch, &id, Err(&fault));
+            }
+            return;
+        }
         let mut result = std::mem::take(&mut self.result);
         match self.registry.prompt(&ask, &mut result) {
             Some(answer) => {

@@ -23,7 +23,7 @@ use crate::codec::{Codec, Dialect, Next, Read, Refused};
 use crate::config::Limits;
 use crate::message::{Answer, Fault, Id, Message, code};
 use crate::metrics::Metrics;
-use crate::route::{Registry, Token};
+use crate::route::{Pass, Registry, Token};
 use batches::Batches;
 use calls::Calls;
 use output::Output;
@@ -39,6 +39,7 @@ const READ_AHEAD: usize = 16 * 1024;
 pub struct Session {
     registry: Arc<Registry>,
     limits: Arc<Limits>,
+    pass: Pass,
     codec: Codec,
     input: Vec<u8>,
     output: Output,
@@ -54,12 +55,13 @@ pub struct Session {
 
 impl Session {
     /// Creates the session of a new connection.
-    pub fn new(registry: Arc<Registry>, limits: Arc<Limits>, dialect: Dialect) -> Self {
+    pub fn new(registry: Arc<Registry>, limits: Arc<Limits>, dialect: Dialect, pass: Pass) -> Self {
         let bounds = Bounds { depth: limits.depth, batch: limits.batch };
         let codec = Codec::new(dialect, limits.message, bounds);
         Self {
             registry,
             limits,
+            pass,
             input: Vec::new(),
             output: Output::new(codec.is_framed()),
             codec,

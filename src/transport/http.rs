@@ -4,24 +4,29 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::{Method, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
-use super::Stream;
+use super::{Site, Stream};
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
 const BUFFER: usize = 16 * 1024;
 const JSON: &str = "application/json";
+/// The WebSocket subprotocol.
+const PROTOCOL: &str = "chanrpc";
+/// What a token follows among the subprotocols that a page offers, since it cannot set headers.
+const BEARER_PROTOCOL: &str = "chanrpc.bearer.";
 
 /// Bounds on one connection and its requests.
 #[derive(Clone, Copy, Debug)]
@@ -94,37 +99,68 @@ impl Reply {
 
 /// Answers the requests of connections.
 pub trait Service: Clone + Send + Sync + Unpin {
+    /// What whoever has presented a token, or none, may do.
+    type Pass: Send;
+
+    /// Says how the node may be addressed.
+    fn site(&self) -> &Site;
+
+    /// Gets to know of a request that was refused for its `Host` or `Origin`.
+    fn misdirected(&self);
+
+    /// Judges the token that a request presents.
+    ///
+    /// # Errors
+    /// What to answer instead.
+    fn admit(&self, token: Option<&str>) -> Result<Self::Pass, Reply>;
+
     /// Answers one. Dropped when the peer goes away before.
-    fn answer(&self, request: Request) -> impl Future<Output = Reply> + Send;
+    fn answer(&self, request: Request, pass: Self::Pass) -> impl Future<Output = Reply> + Send;
 
     /// Answers one whose body is over the limit.
     fn too_large(&self) -> Reply;
 }
 
+/// A connection that has become one of WebSocket.
+#[derive(Debug)]
+pub struct Upgraded<T, P> {
+    /// The stream.
+    pub stream: T,
+    /// What was read of it beyond the head.
+    pub first: Vec<u8>,
+    /// What its peer may do.
+    pub pass: P,
+}
+
 /// Serves one connection until it ends, or `stop` is there and the request in progress is answered.
 ///
-/// If the peer upgrades it to WebSocket, the stream comes back, with what was read of it beyond the head.
+/// If the peer upgrades it to WebSocket, the stream comes back.
 ///
 /// # Errors
 /// What hyper met: a broken stream, a head that is none or did not come in time.
-pub async fn serve<T: Stream>(
+pub async fn serve<T: Stream, S: Service>(
     stream: T,
-    service: impl Service,
+    service: S,
     bounds: Bounds,
     stop: impl Future<Output = ()> + Send,
-) -> Result<Option<(T, Vec<u8>)>, hyper::Error> {
-    let upgraded = AtomicBool::new(false);
+) -> Result<Option<Upgraded<T, S::Pass>>, hyper::Error> {
+    let upgraded = Mutex::new(None);
     let handler = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
-        let reply = if wants_websocket(&request) { upgrade(&request) } else { None };
-        if reply.as_ref().is_some_and(|reply| reply.status() == StatusCode::SWITCHING_PROTOCOLS) {
-            upgraded.store(true, Ordering::Relaxed);
-        }
-        let service = service.clone();
+        let (service, upgraded) = (service.clone(), &upgraded);
         Box::pin(async move {
-            Ok::<_, Infallible>(match reply {
-                Some(reply) => reply,
-                None => answer(request, service, bounds).await,
-            })
+            let (head, body) = request.into_parts();
+            let origin = head.headers.get(header::ORIGIN).cloned();
+            let mut response = match begin(&head, &service) {
+                Ok(Begun::Request(pass)) => answer(head, body, &service, pass, bounds).await,
+                Ok(Begun::Upgrade(response, pass)) => {
+                    *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass);
+                    response
+                }
+                Ok(Begun::Preflight(reply)) => respond(reply, false),
+                Err(reply) => respond(reply, true),
+            };
+            service.site().share(origin.as_ref(), response.headers_mut());
+            Ok::<_, Infallible>(response)
         })
     });
     let mut builder = http1::Builder::new();
@@ -142,24 +178,47 @@ pub async fn serve<T: Stream>(
     .await?;
     let parts = connection.into_parts();
     let (mut stream, first) = (parts.io.into_inner(), parts.read_buf);
-    if upgraded.load(Ordering::Relaxed) {
-        return Ok(Some((stream, first.to_vec())));
+    if let Some(pass) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Ok(Some(Upgraded { stream, first: first.to_vec(), pass }));
     }
     // The peer may be gone already.
     let _ = poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await;
     Ok(None)
 }
 
-async fn answer(
-    request: hyper::Request<Incoming>,
-    service: impl Service,
+/// What becomes of a request whose head is acceptable.
+enum Begun<P> {
+    Request(P),
+    Upgrade(hyper::Response<Full<Bytes>>, P),
+    Preflight(Reply),
+}
+
+/// Judges the head of a request, before its body is read. After an error the connection ends.
+fn begin<S: Service>(head: &Parts, service: &S) -> Result<Begun<S::Pass>, Reply> {
+    if let Err(reply) = service.site().screen(head) {
+        service.misdirected();
+        return Err(reply);
+    }
+    let headers = &head.headers;
+    if has_token(headers, header::UPGRADE, "websocket") {
+        let response = upgrade(head)?;
+        let token = bearer(headers)
+            .or_else(|| offered(headers).find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL)));
+        return Ok(Begun::Upgrade(response, service.admit(token)?));
+    }
+    if let Some(reply) = service.site().preflight(head) {
+        return Ok(Begun::Preflight(reply));
+    }
+    Ok(Begun::Request(service.admit(bearer(headers))?))
+}
+
+async fn answer<S: Service>(
+    head: Parts,
+    body: Incoming,
+    service: &S,
+    pass: S::Pass,
     bounds: Bounds,
 ) -> hyper::Response<Full<Bytes>> {
-    let (head, body) = request.into_parts();
-    if !same_origin(&head.headers) {
-        let text = "a page of another origin may not call this node\n";
-        return respond(Reply::text(403, text), true);
-    }
     let late = async {
         Timer::after(bounds.body_timeout).await;
         None
@@ -172,7 +231,8 @@ async fn answer(
         Some(Err(error)) => (Reply::text(400, format!("the body is broken: {error}\n")), true),
         Some(Ok(body)) => {
             let (method, path) = (head.method, head.uri.path().to_owned());
-            (service.answer(Request { method, path, body: body.to_bytes().to_vec() }).await, false)
+            let request = Request { method, path, body: body.to_bytes().to_vec() };
+            (service.answer(request, pass).await, false)
         }
     };
     respond(reply, close)
@@ -191,6 +251,14 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
     for &(name, value) in reply.headers {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
+    let about_status = match reply.status {
+        StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer")),
+        StatusCode::UPGRADE_REQUIRED => Some((header::SEC_WEBSOCKET_VERSION, "13")),
+        _ => None,
+    };
+    if let Some((name, value)) = about_status {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 
@@ -198,12 +266,17 @@ fn is_too_large(error: &(dyn Error + 'static)) -> bool {
     error.is::<http_body_util::LengthLimitError>()
 }
 
-/// Browsers say of which page a request is. One from elsewhere must not reach a node through its user.
-fn same_origin(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, rest)| rest);
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    authority.is_some() && authority == host
+/// The token of `Authorization: Bearer` (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The WebSocket subprotocols that the peer would speak.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|list| list.to_str().ok());
+    lists.flat_map(|list| list.split(',').map(str::trim))
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
@@ -212,34 +285,28 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
     })
 }
 
-fn wants_websocket<B>(request: &hyper::Request<B>) -> bool {
-    has_token(request.headers(), header::UPGRADE, "websocket")
-}
-
 /// Answers a WebSocket handshake (RFC 6455, section 4.2).
-fn upgrade<B>(request: &hyper::Request<B>) -> Option<hyper::Response<Full<Bytes>>> {
-    let headers = request.headers();
-    let refuse = |status, text: &str| Some(respond(Reply::text(status, text), true));
-    if request.method() != Method::GET || !has_token(headers, header::CONNECTION, "upgrade") {
-        return refuse(400, "a WebSocket handshake is a GET with \"Connection: Upgrade\"\n");
+fn upgrade(head: &Parts) -> Result<hyper::Response<Full<Bytes>>, Reply> {
+    let headers = &head.headers;
+    if head.method != Method::GET || !has_token(headers, header::CONNECTION, "upgrade") {
+        return Err(Reply::text(400, "a WebSocket handshake is a GET with \"Connection: Upgrade\"\n"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        let mut response = respond(Reply::text(426, "this node speaks WebSocket version 13\n"), true);
-        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        return Some(response);
+        return Err(Reply::text(426, "this node speaks WebSocket version 13\n"));
     }
-    let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY) else {
-        return refuse(400, "a WebSocket handshake has a Sec-WebSocket-Key\n");
-    };
-    if !same_origin(headers) {
-        return refuse(403, "a page of another origin may not call this node\n");
-    }
-    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()?;
+    let accept = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .and_then(|key| HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok())
+        .ok_or_else(|| Reply::text(400, "a WebSocket handshake has a Sec-WebSocket-Key\n"))?;
+    let speaks = offered(headers).any(|protocol| protocol == PROTOCOL);
     let mut response = hyper::Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    Some(response)
+    if speaks {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+    }
+    Ok(response)
 }

@@ -9,10 +9,12 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 mod guard;
 pub mod http;
 pub mod memory;
+mod site;
 mod stream;
 mod websocket;
 
 pub use guard::{Guarded, Peeked};
+pub use site::Site;
 pub use stream::Bytes;
 pub use websocket::WebSocket;
 

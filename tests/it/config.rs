@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use chanrpc::config::{
     Config, ConfigError, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider,
-    Template,
+    Rule, Template,
 };
 use proptest::prelude::*;
 
@@ -79,8 +79,8 @@ fn invalid_files_say_what_is_wrong() {
 #[test]
 fn an_empty_file_says_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
-    let Config { name, listen, functions, limits } = Config::default();
-    assert_eq!((name.as_str(), listen.len(), functions.len()), ("chanrpc", 0, 0));
+    let Config { name, listen, functions, access, limits } = Config::default();
+    assert_eq!((name.as_str(), listen.len(), functions.len(), access.len()), ("chanrpc", 0, 0, 0));
     let expected = Limits {
         message: 1_048_576,
         depth: 128,
@@ -111,14 +111,15 @@ fn the_documented_example() {
         output_limit: 1_048_576,
         directory: None,
     };
-    let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None };
+    let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None };
     let expected = Config {
         name: "board-a".to_owned(),
-        listen: vec![Listen { address: "127.0.0.1:7300".to_owned() }],
+        listen: vec![Listen::at("127.0.0.1:7300")],
         functions: vec![
             Function { name: "disk.free".to_owned(), description: None, provider: Provider::Exec(disk_free) },
             Function { name: "greet".to_owned(), description: None, provider: Provider::Forward(greet) },
         ],
+        access: Vec::new(),
         limits: Limits::default(),
     };
     assert_eq!(load("design.toml"), expected);
@@ -146,11 +147,37 @@ fn every_key_arrives() {
         output_limit: 1_500_000,
         directory: Some(PathBuf::from("/var/lib/camera")),
     };
-    let math = Forward { to: "10.0.0.2:7300".to_owned(), timeout: Some(Duration::from_millis(1500)) };
-    let listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"];
+    let math = Forward {
+        to: "10.0.0.2:7300".to_owned(),
+        timeout: Some(Duration::from_millis(1500)),
+        token_file: Some(PathBuf::from("/etc/chanrpc/token")),
+    };
+    let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(Listen::at);
+    listen[2].hosts = ["board-b", "board-b.lan"].map(str::to_owned).to_vec();
+    listen[2].origins = ["https://app.example", "http://localhost:3000"].map(str::to_owned).to_vec();
+    let mut token = [0; 32];
+    token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
+    let place = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
+    let everybody = Rule {
+        place: place(59),
+        functions: vec!["rpc.list".to_owned()],
+        name: None,
+        token: None,
+        listen: Vec::new(),
+        expires: None,
+    };
+    let dashboard = Rule {
+        place: place(62),
+        functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
+        name: Some("dashboard".to_owned()),
+        token: Some(token),
+        listen: vec!["board-b.local:7300".to_owned()],
+        // 2026-12-31 23:30 in Greenwich.
+        expires: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_798_759_800_500)),
+    };
     let expected = Config {
         name: "board-b".to_owned(),
-        listen: listen.map(|address| Listen { address: address.to_owned() }).to_vec(),
+        listen: listen.to_vec(),
         functions: vec![
             Function {
                 name: "camera.shot".to_owned(),
@@ -163,6 +190,7 @@ fn every_key_arrives() {
                 provider: Provider::Forward(math),
             },
         ],
+        access: vec![everybody, dashboard],
         limits: Limits {
             message: 65_536,
             depth: 32,

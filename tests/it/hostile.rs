@@ -267,7 +267,7 @@ fn an_http_head_that_never_ends() {
     beside_a_witness("head_timeout = '500ms'", |node, witness| {
         let mut silent = node.connect();
         silent.set_limit(BELOW_DEFAULT);
-        silent.send("GET /healthz HTTP/1.1\r\nHost: x\r\n");
+        silent.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n");
         // One that sends a little now and then.
         let mut trickling = node.connect();
         trickling.set_limit(Duration::from_millis(20));
@@ -635,7 +635,7 @@ fn an_http_body_too_large() {
     beside_a_witness("", |node, witness| {
         let body = request(1, "rpc.echo", &json!(["x".repeat(2 * MIB)]));
         let chunked = format!(
-            "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
             body.len()
         );
         for message in [post(&body), chunked] {
@@ -655,7 +655,8 @@ fn an_http_body_too_large() {
 fn http_lengths_that_lie() {
     beside_a_witness("", |node, witness| {
         let body = request(1, "rpc.ping", &json!([]));
-        let head = |length: &str| format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        let head =
+            |length: &str| format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
         // Shorter than the body: that is cut, and its rest is no HTTP.
         let mut client = node.connect();
         client.send(head("10") + &body);
@@ -670,7 +671,7 @@ fn http_lengths_that_lie() {
         client.rest();
         // No length at all is one of nothing.
         let mut client = node.connect();
-        client.send(format!("POST / HTTP/1.1\r\nHost: x\r\n\r\n{body}"));
+        client.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n{body}"));
         assert_fault(&client.http().json(), &json!(null), -32700);
         client.end();
         client.rest();
@@ -689,7 +690,7 @@ fn an_http_body_that_never_comes() {
     let node = node("deadline = '300ms'");
     let mut client = node.connect();
     client.set_limit(BELOW_DEFAULT);
-    client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{");
+    client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{");
     assert_eq!(client.http().status, 408);
     client.rest();
     assert_alive(&mut node.connect());
@@ -698,7 +699,7 @@ fn an_http_body_that_never_comes() {
 #[test]
 fn http_chunks_that_are_garbage() {
     beside_a_witness("", |node, witness| {
-        let head = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
         let good = request(1, "rpc.ping", &json!([]));
         let mut client = node.connect();
         client.send(format!("{head}{:x}\r\n{good}\r\n0\r\n\r\n", good.len()));
@@ -781,7 +782,7 @@ fn an_http_peer_gone_in_mid_call() {
 fn websocket(node: &Node) -> Client {
     let mut client = node.connect();
     client.send(
-        "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
     let HttpReply { status, head, .. } = client.http();

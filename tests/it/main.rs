@@ -1,6 +1,7 @@
 //! The tests that drive the library and the binary from outside.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod chan;
 mod cli;
 mod config;

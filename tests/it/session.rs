@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chanrpc::codec::Dialect;
 use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, Description, Provider, Registry, Reply};
+use chanrpc::route::{Call, Description, Pass, Provider, Registry, Reply};
 use chanrpc::session::Session;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -68,7 +68,7 @@ impl Driven {
         let mut builder = Registry::builder("test");
         builder.provide("keep", None, keeper.clone()).unwrap();
         let registry = builder.build();
-        let session = Session::new(registry.clone(), Arc::new(limits), dialect);
+        let session = Session::new(registry.clone(), Arc::new(limits), dialect, Pass::open());
         Self { session, registry, keeper, now: Instant::now(), sent: Vec::new(), dialect }
     }
 

@@ -436,7 +436,7 @@ impl Node {
         // Asked again if a test's short limits, or its many connections, have cost this one.
         let page = await_some("/metrics answers", || {
             let mut client = self.connect();
-            client.try_send("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+            client.try_send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
             client.try_http()
         });
         assert_eq!(page.status, 200);
@@ -507,7 +507,7 @@ pub(crate) fn request(id: impl Into<Value>, method: &str, params: &Value) -> Str
 /// An HTTP request that carries a JSON text.
 pub(crate) fn post(body: &str) -> String {
     format!(
-        "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     )
 }
