@@ -140,6 +140,9 @@ const LONGEST_ERROR: usize = 200;
 /// What is counted of one function.
 #[derive(Debug, Default)]
 pub struct FunctionMetrics {
+    /// Calls that were answered at once.
+    prompt: Counter,
+    /// The others.
     requests: Counter,
     answered: Counter,
     errors: Counter,
@@ -177,6 +180,10 @@ impl FunctionMetrics {
     /// Counts a call that ended after `time`, with a fault or without.
     pub fn end(&self, time: Duration, fault: Option<&Fault>) {
         self.answered.add();
+        self.took(time, fault);
+    }
+
+    fn took(&self, time: Duration, fault: Option<&Fault>) {
         self.nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Some(fault) = fault {
             self.errors.add();
@@ -192,8 +199,8 @@ impl FunctionMetrics {
 
     /// Counts a call that was answered at once.
     pub fn prompt(&self, time: Duration, fault: Option<&Fault>) {
-        self.begin();
-        self.end(time, fault);
+        self.prompt.add();
+        self.took(time, fault);
     }
 
     /// Returns how many calls are not answered yet.
@@ -203,7 +210,8 @@ impl FunctionMetrics {
 
     /// Returns the numbers.
     pub fn stats(&self) -> FunctionStats {
-        let (num_requests, answered) = (self.requests.get(), self.answered.get());
+        let prompt = self.prompt.get();
+        let (num_requests, answered) = (prompt + self.requests.get(), prompt + self.answered.get());
         let processing_time = self.nanos.load(Ordering::Relaxed);
         FunctionStats {
             num_requests,

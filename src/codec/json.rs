@@ -11,7 +11,13 @@ pub(super) struct Scanner<'a> {
     at: usize,
     depth: usize,
     max_depth: usize,
+    error: Option<Error>,
 }
+
+/// The text cannot be read on; [`Scanner::error`] says why. So small, and the reason elsewhere, since every step
+/// hands it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stop;
 
 /// Why a text is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,77 +37,101 @@ impl fmt::Display for Error {
     }
 }
 
+/// A string as it stands between its quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Quoted<'a> {
+    pub(super) text: &'a str,
+    /// Whether escapes are in it, and so it stands for another text.
+    pub(super) escaped: bool,
+}
+
 impl<'a> Scanner<'a> {
     /// Starts at the beginning of a text whose values may be nested `max_depth` deep.
     pub(super) fn new(text: &'a str, max_depth: usize) -> Self {
-        Self { text, at: 0, depth: 0, max_depth }
+        Self { text, at: 0, depth: 0, max_depth, error: None }
+    }
+
+    /// Why the text could not be read.
+    pub(super) fn error(&self) -> Error {
+        self.error.unwrap_or(Error::Expected("JSON", self.at))
     }
 
     /// The byte with which the next value begins, or `None` at the end.
+    #[inline]
     pub(super) fn peek(&mut self) -> Option<u8> {
-        let rest = &self.text.as_bytes()[self.at..];
-        let space = rest.iter().position(|byte| !matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
-        self.at += space.unwrap_or(rest.len());
-        self.byte()
+        loop {
+            match self.byte() {
+                Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
+                other => return other,
+            }
+        }
     }
 
     /// Sees that nothing stands behind the last value.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
+    pub(super) fn end(&mut self) -> Result<(), Stop> {
         match self.peek() {
             None => Ok(()),
-            Some(_) => Err(self.expected("the end of the text")),
+            Some(_) => self.expected("the end of the text"),
         }
     }
 
     /// Reads one value, and returns its text.
-    pub(super) fn value(&mut self) -> Result<&'a str, Error> {
-        let first = self.peek();
+    #[inline]
+    pub(super) fn value(&mut self) -> Result<&'a str, Stop> {
+        self.peek();
         let start = self.at;
-        match first {
-            Some(b'"') => drop(self.string()?),
-            Some(b'{') => self.object(|scanner, _| scanner.value().map(drop))?,
-            Some(b'[') => self.array(|scanner| scanner.value().map(drop))?,
-            Some(b'-' | b'0'..=b'9') => self.number()?,
-            Some(b't') => self.word("true")?,
-            Some(b'f') => self.word("false")?,
-            Some(b'n') => self.word("null")?,
-            _ => return Err(self.expected("a value")),
-        }
+        self.skip()?;
         Ok(&self.text[start..self.at])
     }
 
-    /// Reads an object. `member` gets each key, as it stands between its quotes, and must read the value.
+    /// Reads one value.
+    pub(super) fn skip(&mut self) -> Result<(), Stop> {
+        match self.peek() {
+            Some(b'"') => self.string().map(drop),
+            Some(b'{') => self.object(|scanner, _| scanner.skip()),
+            Some(b'[') => self.array(Self::skip),
+            Some(b'-' | b'0'..=b'9') => self.number(),
+            Some(b't') => self.word("true"),
+            Some(b'f') => self.word("false"),
+            Some(b'n') => self.word("null"),
+            _ => self.expected("a value"),
+        }
+    }
+
+    /// Reads an object. `member` gets each key, and must read the value.
+    #[inline]
     pub(super) fn object(
         &mut self,
-        mut member: impl FnMut(&mut Self, &'a str) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         self.enter()?;
         if self.peek() == Some(b'}') {
             return self.leave();
         }
         loop {
             if self.peek() != Some(b'"') {
-                return Err(self.expected("a key in quotes"));
+                return self.expected("a key in quotes");
             }
             let key = self.string()?;
             if self.peek() != Some(b':') {
-                return Err(self.expected("a colon"));
+                return self.expected("a colon");
             }
             self.at += 1;
             member(self, key)?;
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => return self.leave(),
-                _ => return Err(self.expected("a comma or the end of the object")),
+                _ => return self.expected("a comma or the end of the object"),
             }
         }
     }
 
     /// Reads an array. `element` must read each value.
+    #[inline]
     pub(super) fn array(
         &mut self,
-        mut element: impl FnMut(&mut Self) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        mut element: impl FnMut(&mut Self) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         self.enter()?;
         if self.peek() == Some(b']') {
             return self.leave();
@@ -111,44 +141,48 @@ impl<'a> Scanner<'a> {
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b']') => return self.leave(),
-                _ => return Err(self.expected("a comma or the end of the array")),
+                _ => return self.expected("a comma or the end of the array"),
             }
         }
     }
 
-    fn enter(&mut self) -> Result<(), Error> {
+    fn enter(&mut self) -> Result<(), Stop> {
         self.at += 1;
         self.depth += 1;
-        if self.depth > self.max_depth { Err(Error::TooDeep(self.max_depth)) } else { Ok(()) }
+        if self.depth > self.max_depth {
+            self.error = Some(Error::TooDeep(self.max_depth));
+            return Err(Stop);
+        }
+        Ok(())
     }
 
-    fn leave(&mut self) -> Result<(), Error> {
+    fn leave(&mut self) -> Result<(), Stop> {
         self.at += 1;
         self.depth -= 1;
         Ok(())
     }
 
-    /// Reads a string, and returns what stands between its quotes.
-    fn string(&mut self) -> Result<&'a str, Error> {
+    fn string(&mut self) -> Result<Quoted<'a>, Stop> {
         self.at += 1;
-        let start = self.at;
+        let (start, mut escaped) = (self.at, false);
         loop {
-            let rest = &self.text.as_bytes()[self.at..];
-            let plain = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
-            self.at += plain.unwrap_or(rest.len());
+            self.at += plain(&self.text.as_bytes()[self.at..]);
             match self.byte() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(&self.text[start..self.at - 1]);
+                    return Ok(Quoted { text: &self.text[start..self.at - 1], escaped });
                 }
-                Some(b'\\') => self.escape()?,
-                Some(_) => return Err(self.expected("no control character in a string")),
-                None => return Err(self.expected("the end of the string")),
+                Some(b'\\') => {
+                    escaped = true;
+                    self.escape()?;
+                }
+                Some(_) => return self.expected("no control character in a string"),
+                None => return self.expected("the end of the string"),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), Error> {
+    fn escape(&mut self) -> Result<(), Stop> {
         self.at += 1;
         match self.byte() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -158,16 +192,16 @@ impl<'a> Scanner<'a> {
             Some(b'u') => {
                 let digits = self.text.as_bytes().get(self.at + 1..self.at + 5);
                 if digits.is_none_or(|digits| !digits.iter().all(u8::is_ascii_hexdigit)) {
-                    return Err(self.expected("four hexadecimal digits after \\u"));
+                    return self.expected("four hexadecimal digits after \\u");
                 }
                 self.at += 5;
                 Ok(())
             }
-            _ => Err(self.expected("an escape that JSON knows")),
+            _ => self.expected("an escape that JSON knows"),
         }
     }
 
-    fn number(&mut self) -> Result<(), Error> {
+    fn number(&mut self) -> Result<(), Stop> {
         if self.byte() == Some(b'-') {
             self.at += 1;
         }
@@ -190,28 +224,54 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), Error> {
-        let rest = &self.text.as_bytes()[self.at..];
-        let count = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-        self.at += count;
-        if count == 0 { Err(self.expected("a digit")) } else { Ok(()) }
+    fn digits(&mut self) -> Result<(), Stop> {
+        let start = self.at;
+        while let Some(b'0'..=b'9') = self.byte() {
+            self.at += 1;
+        }
+        if self.at == start { self.expected("a digit") } else { Ok(()) }
     }
 
-    fn word(&mut self, word: &'static str) -> Result<(), Error> {
+    fn word(&mut self, word: &'static str) -> Result<(), Stop> {
         if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return Err(self.expected("a value"));
+            return self.expected("a value");
         }
         self.at += word.len();
         Ok(())
     }
 
+    #[inline]
     fn byte(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    fn expected(&self, what: &'static str) -> Error {
-        Error::Expected(what, self.at)
+    #[cold]
+    fn expected<T>(&mut self, what: &'static str) -> Result<T, Stop> {
+        self.error = Some(Error::Expected(what, self.at));
+        Err(Stop)
     }
+}
+
+/// How many bytes at the front of a string are neither its end, nor the beginning of an escape, nor forbidden.
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    // The highest bit of each byte that is below `limit`, as far as to the first such byte: a borrow may only reach
+    // what stands behind it. (Anderson, Bit Twiddling Hacks, "hasless".)
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
+    let mut at = 0;
+    while let Some(eight) = bytes[at..].first_chunk() {
+        let word = u64::from_le_bytes(*eight);
+        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+        let found = below(word, 0x20) | quote | backslash;
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    at + bytes[at..].iter().position(is_special).unwrap_or(bytes.len() - at)
 }
 
 #[cfg(test)]
@@ -223,8 +283,9 @@ mod tests {
 
     fn scan(text: &str) -> Result<&str, Error> {
         let mut scanner = Scanner::new(text, 8);
-        let value = scanner.value()?;
-        scanner.end().map(|()| value)
+        let value = scanner.value();
+        let read = value.and_then(|value| scanner.end().map(|()| value));
+        read.map_err(|Stop| scanner.error())
     }
 
     #[test]
@@ -306,6 +367,22 @@ mod tests {
             "\u{a0}1",
         ] {
             assert!(matches!(scan(text), Err(Error::Expected(..))), "{text:?}: {:?}", scan(text));
+        }
+    }
+
+    #[test]
+    fn strings_of_any_length_end_where_they_end() {
+        for byte in 0..=u8::MAX {
+            for at in 0..20 {
+                let mut bytes = vec![b'a'; 20];
+                bytes[at] = byte;
+                let special = matches!(byte, b'"' | b'\\' | 0..0x20);
+                assert_eq!(plain(&bytes), if special { at } else { 20 }, "{byte} at {at}");
+                assert_eq!(plain(&bytes[..at]), at);
+                // What stands behind makes no difference.
+                bytes[at..].fill(byte);
+                assert_eq!(plain(&bytes), if special { at } else { 20 }, "{byte} from {at}");
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use super::frame::{Next, Refused};
-use super::json::{Error, Scanner};
+use super::json::{Error, Scanner, Stop};
 use crate::message::{Id, Message, Meta, RawJson, Request, code};
 
 /// How a gate of Leaf's is configured (`LenMsgLen`, `LittleEndian`, `MinMsgLen`, `MaxMsgLen`).
@@ -148,17 +148,19 @@ pub fn decode(frame: &[u8], depth: usize) -> Result<Message<'_>, Refused> {
 /// The key, in its quotes, and the value of an object that has one of each.
 fn single(text: &str, depth: usize) -> Result<Option<(&str, &str)>, Error> {
     let mut scanner = Scanner::new(text, depth);
-    if scanner.peek() != Some(b'{') {
-        return scanner.value().and_then(|_| scanner.end()).map(|()| None);
-    }
     let (mut single, mut count) = (None, 0);
-    scanner.object(|scanner, key| {
-        count += 1;
-        single = Some((key, scanner.value()?));
-        Ok(())
-    })?;
-    scanner.end()?;
-    Ok(single.filter(|_| count == 1))
+    let read = match scanner.peek() {
+        Some(b'{') => scanner.object(|scanner, key| {
+            count += 1;
+            single = Some((key.text, scanner.value()?));
+            Ok(())
+        }),
+        _ => scanner.skip(),
+    };
+    match read.and_then(|()| scanner.end()) {
+        Ok(()) => Ok(single.filter(|_| count == 1)),
+        Err(Stop) => Err(scanner.error()),
+    }
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Shared {
     }
 
     fn session(&self, dialect: Dialect, pass: Pass) -> Session {
-        Session::new(self.registry.clone(), self.limits.clone(), dialect, pass)
+        Session::new(self.registry.clone(), self.limits.clone(), dialect, pass, Instant::now())
     }
 }
 

@@ -213,7 +213,7 @@ impl Session {
             return;
         }
         let mut result = std::mem::take(&mut self.result);
-        match self.registry.prompt(&ask, &mut result) {
+        match self.registry.prompt(&ask, &mut result, &mut self.clock) {
             Some(answer) => {
                 let answer = answer.and_then(|()| text(&result));
                 let answer = answer.as_ref().map(|result| *result);

@@ -47,6 +47,8 @@ pub struct Session {
     batches: Batches,
     /// Where a result stands from when it is known until it is in the output.
     result: Vec<u8>,
+    /// Until when the time is accounted for, to some function or to none.
+    clock: Instant,
     /// No more input comes.
     ended: bool,
     /// The peer makes no sense: no more of its input is looked at.
@@ -55,7 +57,13 @@ pub struct Session {
 
 impl Session {
     /// Creates the session of a new connection.
-    pub fn new(registry: Arc<Registry>, limits: Arc<Limits>, dialect: Dialect, pass: Pass) -> Self {
+    pub fn new(
+        registry: Arc<Registry>,
+        limits: Arc<Limits>,
+        dialect: Dialect,
+        pass: Pass,
+        now: Instant,
+    ) -> Self {
         let bounds = Bounds { depth: limits.depth, batch: limits.batch };
         let codec = Codec::new(dialect, limits.message, bounds);
         Self {
@@ -68,6 +76,7 @@ impl Session {
             calls: Calls::default(),
             batches: Batches::default(),
             result: Vec::new(),
+            clock: now,
             ended: false,
             broken: false,
         }
@@ -85,6 +94,7 @@ impl Session {
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
     pub fn received(&mut self, now: Instant) {
+        self.clock = now;
         if self.codec.is_framed() {
             let mut frame = std::mem::take(&mut self.input);
             self.frame(&frame, now);
@@ -110,6 +120,7 @@ impl Session {
     /// `Ready` if there were any. Otherwise the task is woken when one comes, unless output must go first.
     pub fn poll_answers(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
         let mut moved = Poll::Pending;
+        self.clock = now;
         loop {
             self.go_on(now);
             if !self.has_room() {

@@ -68,8 +68,9 @@ impl Driven {
         let mut builder = Registry::builder("test");
         builder.provide("keep", None, keeper.clone()).unwrap();
         let registry = builder.build();
-        let session = Session::new(registry.clone(), Arc::new(limits), dialect, Pass::open());
-        Self { session, registry, keeper, now: Instant::now(), sent: Vec::new(), dialect }
+        let now = Instant::now();
+        let session = Session::new(registry.clone(), Arc::new(limits), dialect, Pass::open(), now);
+        Self { session, registry, keeper, now, sent: Vec::new(), dialect }
     }
 
     fn lines(limits: Limits) -> Self {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{Bounds, CANCEL};
 use crate::codec::frame::{Read, Refused};
-use crate::codec::json::{Error, Scanner};
+use crate::codec::json::{Quoted, Scanner, Stop};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
 /// Reads one JSON text.
@@ -27,16 +27,16 @@ pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
     };
     match read.and_then(|read| scanner.end().map(|()| read)) {
         Ok(read) => read,
-        Err(error) => Read::Single(Err(Refused::new(code::PARSE, error.to_string()))),
+        Err(Stop) => Read::Single(Err(Refused::new(code::PARSE, scanner.error().to_string()))),
     }
 }
 
-fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Read<'a>, Error> {
+fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Read<'a>, Stop> {
     let (mut messages, mut count) = (Vec::new(), 0_usize);
     scanner.array(|scanner| {
         count += 1;
         if count > max {
-            return scanner.value().map(drop);
+            return scanner.skip();
         }
         messages.push(message(scanner)?);
         Ok(())
@@ -65,29 +65,33 @@ struct Members<'a> {
 
 impl<'a> Members<'a> {
     fn named(&mut self, key: &str) -> Option<&mut Option<&'a str>> {
-        Some(match key {
-            "jsonrpc" => &mut self.jsonrpc,
-            "id" => &mut self.id,
-            "method" => &mut self.method,
-            "params" => &mut self.params,
-            "meta" => &mut self.meta,
-            "result" => &mut self.result,
-            "error" => &mut self.error,
+        // As bytes, since to compare texts is a call each.
+        Some(match key.as_bytes() {
+            b"jsonrpc" => &mut self.jsonrpc,
+            b"id" => &mut self.id,
+            b"method" => &mut self.method,
+            b"params" => &mut self.params,
+            b"meta" => &mut self.meta,
+            b"result" => &mut self.result,
+            b"error" => &mut self.error,
             _ => return None,
         })
     }
 }
 
 /// Reads one message. What is no JSON at all is an error of the text that it stands in.
-fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>, Error> {
+fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>, Stop> {
     if scanner.peek() != Some(b'{') {
-        return scanner.value().map(|_| Err(invalid("a request must be an object")));
+        return scanner.skip().map(|()| Err(invalid("a request must be an object")));
     }
     let (mut members, mut twice) = (Members::default(), false);
     scanner.object(|scanner, key| {
         let value = scanner.value()?;
-        let unescaped = if key.contains('\\') { unescaped(key) } else { Some(key.into()) };
-        if let Some(member) = unescaped.and_then(|key| members.named(&key)) {
+        let member = match key {
+            Quoted { text, escaped: false } => members.named(text),
+            Quoted { text, escaped: true } => unescaped(text).and_then(|text| members.named(&text)),
+        };
+        if let Some(member) = member {
             twice |= member.replace(value).is_some();
         }
         Ok(())
@@ -122,7 +126,10 @@ fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
         return Err(invalid("\"params\" must be an array or an object").with_id(id));
     }
     // One that names no request is a notification like any other that nobody understands.
-    if let (CANCEL, None, Some(cancelled)) = (&*method, &id, members.params.and_then(cancelled)) {
+    if id.is_none()
+        && method == CANCEL
+        && let Some(cancelled) = members.params.and_then(cancelled)
+    {
         return Ok(Message::Cancel(cancelled));
     }
     match meta(members.meta) {
