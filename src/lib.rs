@@ -14,6 +14,8 @@ pub mod codec;
 #[cfg(feature = "node")]
 pub mod config;
 #[cfg(feature = "cli")]
+pub mod load;
+#[cfg(feature = "cli")]
 pub mod log;
 #[cfg(feature = "node")]
 pub mod message;

@@ -6,18 +6,24 @@
 use std::ffi::OsString;
 
 /// Options of any command that take a value.
-const WITH_VALUE: [&str; 11] = [
+const WITH_VALUE: [&str; 17] = [
     "--config",
+    "--connections",
+    "--dialect",
+    "--duration",
+    "--in-flight",
     "--listen",
     "--log",
     "--name",
     "--params",
+    "--rate",
     "--ready-file",
     "--threads",
     "--timeout",
     "--to",
     "--token",
     "--token-file",
+    "--warmup",
 ];
 
 /// Separates options from the rest.

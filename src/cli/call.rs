@@ -132,7 +132,8 @@ pub(super) fn explain(error: &RemoteError) -> Exit {
     error.into()
 }
 
-fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Option<Box<RawValue>>, String> {
+/// The parameters, given as a whole or one by one.
+pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Option<Box<RawValue>>, String> {
     let Some(mut text) = whole else {
         return Ok((!arguments.is_empty()).then(|| positional(arguments)));
     };

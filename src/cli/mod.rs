@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod arguments;
+mod bench;
 mod call;
 mod demo;
 mod exit;
@@ -50,6 +51,7 @@ enum Command {
     List(list::List),
     Token(token::Token),
     Why(why::Why),
+    Bench(bench::Bench),
 }
 
 /// Runs the program on its arguments, without its own name.
@@ -62,6 +64,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             Command::List(list) => list.run(),
             Command::Token(token) => token.run(),
             Command::Why(why) => why.run(),
+            Command::Bench(bench) => bench.run(),
         },
         Err(exit) => exit,
     };
@@ -79,7 +82,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit>
         }
         Ok(Top { command: Some(command), .. }) => Ok(command),
         Ok(Top { command: None, .. }) => {
-            Err(usage("a command is missing: serve, call, go, list, token or why"))
+            Err(usage("a command is missing: serve, call, go, list, bench, token or why"))
         }
         Err(early) if early.status.is_ok() => {
             print(early.output.trim_end());
@@ -122,8 +125,8 @@ fn with_remote(
     else {
         return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
     };
-    if !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
-        return usage(&format!("--to {address}: an address is host:port, such as {ADDRESS}"));
+    if let Err(exit) = check(address) {
+        return exit;
     }
     let interrupts = interrupts();
     let interrupted = async {
@@ -142,6 +145,14 @@ fn with_remote(
         }),
     );
     exit
+}
+
+/// Looks at the form of an address that was given with `--to`.
+fn check(address: &str) -> Result<(), Exit> {
+    if address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return Ok(());
+    }
+    Err(usage(&format!("--to {address}: an address is host:port, such as {ADDRESS}")))
 }
 
 /// Gets a word when the user interrupts the program.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "chan",
     "sched",
     "message",
@@ -18,13 +18,14 @@ const ORDER: [&str; 16] = [
     "session",
     "web",
     "node",
+    "load",
     "cli",
     "lib",
     "main",
 ];
 
 /// What a module must not know, besides what stands after it.
-const STRANGERS: [(&str, &[&str]); 7] = [
+const STRANGERS: [(&str, &[&str]); 8] = [
     ("chan", &["message", "config", "log", "metrics"]),
     ("codec", &["chan", "config", "log", "metrics"]),
     ("config", &["chan", "message"]),
@@ -32,6 +33,8 @@ const STRANGERS: [(&str, &[&str]); 7] = [
     ("transport", &["chan", "message", "config", "log", "metrics", "codec"]),
     ("session", &["chan", "transport", "remote", "log"]),
     ("web", &ORDER),
+    // What measures a node must not be made of it.
+    ("load", &["chan", "sched", "metrics", "codec", "transport", "remote", "route", "session", "node"]),
 ];
 
 /// What a pure module must not touch: tasks, sockets, files, and the clock.

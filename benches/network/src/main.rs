@@ -1,0 +1,41 @@
+//! What calls over the network cost in chanrpc, in bare echoes and in its rivals, measured side by side.
+//!
+//! `cargo run --release --manifest-path benches/network/Cargo.toml [--features rivals] [-- OPTION…]`; see
+//! [`options`] for the options. Each server is a process of its own: this program again, or the binary under test.
+
+mod budgets;
+mod child;
+mod loads;
+mod measure;
+mod options;
+mod servers;
+mod table;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let options = match options::read(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    let servers = servers::all(options.binary.as_deref());
+    if let Some(name) = &options.serve {
+        servers::serve(&servers, name);
+    }
+    if !servers.iter().any(|server| options.names(server.name)) {
+        eprintln!("no server has such a name; there are:");
+        for server in servers {
+            eprintln!("  {}", server.name);
+        }
+        return ExitCode::from(2);
+    }
+    let is_chosen = |server: &servers::Entrant| options.names(server.name) || server.name == servers::ECHO;
+    let chosen: Vec<_> = servers.into_iter().filter(is_chosen).collect();
+    let contest = measure::contest(&chosen, &options);
+    table::print(&chosen, &contest);
+    budgets::print(&chosen, &contest);
+    ExitCode::SUCCESS
+}

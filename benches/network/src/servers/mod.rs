@@ -1,0 +1,101 @@
+//! Who takes part.
+
+mod echo;
+#[cfg(feature = "rivals")]
+mod jsonrpsee;
+mod minimal;
+mod node;
+#[cfg(feature = "rivals")]
+mod own_client;
+#[cfg(feature = "rivals")]
+mod tarpc;
+#[cfg(feature = "rivals")]
+mod tonic;
+
+use std::path::Path;
+
+use chanrpc::load::Dialect;
+
+#[cfg(feature = "rivals")]
+use crate::measure::Measured;
+
+pub(crate) const ECHO: &str = "smol echo, batched";
+pub(crate) const NODE: &str = "chanrpc lines";
+pub(crate) const NODE_HTTP: &str = "chanrpc HTTP";
+pub(crate) const NODE_WS: &str = "chanrpc WebSocket";
+pub(crate) const BINARY: &str = "chanrpc binary, lines";
+pub(crate) const JSONRPSEE_HTTP: &str = "jsonrpsee 0.26 HTTP";
+pub(crate) const JSONRPSEE_WS: &str = "jsonrpsee 0.26 WebSocket";
+
+/// One server, with what drives it.
+pub(crate) struct Entrant {
+    pub(crate) name: &'static str,
+    pub(crate) start: Start,
+    pub(crate) drive: Drive,
+}
+
+/// What its process is.
+pub(crate) enum Start {
+    /// This program; the function prints `listening on ADDRESS` and does not return.
+    Here(fn()),
+    /// The binary under test, with the functions that it offers to try.
+    Binary,
+}
+
+/// What makes the calls.
+pub(crate) enum Drive {
+    /// The load that is the same for all.
+    Load { dialect: Dialect, function: &'static str },
+    /// A client of the rival's own, which says what it has measured: address, connections, in flight, how long.
+    #[cfg(feature = "rivals")]
+    Own(fn(&str, usize, usize, std::time::Duration) -> Measured),
+}
+
+/// All servers; the binary only if there is one.
+pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
+    let add = |name, serve, dialect| Entrant {
+        name,
+        start: Start::Here(serve),
+        drive: Drive::Load { dialect, function: "add" },
+    };
+    let ours = |name, dialect| Entrant {
+        name,
+        start: Start::Binary,
+        drive: Drive::Load { dialect, function: "demo.add" },
+    };
+    let mut all = vec![
+        add(ECHO, echo::serve as fn(), Dialect::Lines),
+        add("smol + serde_json, minimal", minimal::serve, Dialect::Lines),
+        add(NODE, node::serve, Dialect::Lines),
+        add(NODE_HTTP, node::serve, Dialect::Http),
+        add(NODE_WS, node::serve, Dialect::WebSocket),
+    ];
+    if binary.is_some() {
+        all.push(ours(BINARY, Dialect::Lines));
+        all.push(ours("chanrpc binary, HTTP", Dialect::Http));
+        all.push(ours("chanrpc binary, WebSocket", Dialect::WebSocket));
+    }
+    #[cfg(feature = "rivals")]
+    {
+        all.push(add(JSONRPSEE_HTTP, jsonrpsee::serve, Dialect::Http));
+        all.push(add(JSONRPSEE_WS, jsonrpsee::serve, Dialect::WebSocket));
+        let own =
+            |name, serve, client| Entrant { name, start: Start::Here(serve), drive: Drive::Own(client) };
+        all.push(own("tarpc 0.38 bincode, own client", tarpc::serve as fn(), tarpc::client as _));
+        all.push(own("tonic 0.14, own client", tonic::serve, tonic::client as _));
+    }
+    all
+}
+
+/// Is one of them, for as long as this process lives.
+pub(crate) fn serve(all: &[Entrant], name: &str) -> ! {
+    if let Some(Entrant { start: Start::Here(serve), .. }) = all.iter().find(|entrant| entrant.name == name) {
+        serve();
+    }
+    panic!("there is no server {name}");
+}
+
+/// Says where the server listens, to who started it.
+fn announce(address: std::io::Result<std::net::SocketAddr>) {
+    println!("listening on {}", address.expect("a bound socket has an address"));
+}

@@ -1,0 +1,258 @@
+//! `chanrpc bench`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use argh::FromArgs;
+use serde_json::{Value, json};
+
+use super::{ADDRESS, Exit, call, check, complain, interrupts, print, usage};
+use crate::load::{Dialect, Load, LoadError, Report};
+use crate::message::{Fault, code};
+use crate::remote::RemoteError;
+
+/// The shares of calls whose latencies are shown.
+const QUANTILES: [(&str, f64); 5] =
+    [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
+/// Call a function as often as it goes, or at a fixed rate, and tell how many calls there were and how long they took.
+///
+/// Exit codes: 0 answered, 1 every answer was an error, 2 usage, 3 nobody there, 4 no answer, 5 denied.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
+pub(super) struct Bench {
+    /// the node's address (127.0.0.1:7300)
+    #[argh(option, default = "ADDRESS.to_owned()")]
+    to: String,
+    /// lines, headers, msgpack, http or websocket (lines)
+    #[argh(option, default = "Dialect::Lines")]
+    dialect: Dialect,
+    /// connections (16)
+    #[argh(option, default = "16")]
+    connections: usize,
+    /// calls in flight on each connection (4; with --rate at most 64)
+    #[argh(option)]
+    in_flight: Option<usize>,
+    /// calls a second over all connections, whether the node keeps up or not; without it, a call follows each answer
+    #[argh(option)]
+    rate: Option<f64>,
+    /// seconds to measure (5)
+    #[argh(option, default = "5.0")]
+    duration: f64,
+    /// seconds of load before that (0.5)
+    #[argh(option, default = "0.5")]
+    warmup: f64,
+    /// threads that make the load (1)
+    #[argh(option, default = "1")]
+    threads: usize,
+    /// all parameters as one JSON array or object; - reads it from standard input
+    #[argh(option)]
+    params: Option<String>,
+    /// what to show a node that asks for a token
+    #[argh(option)]
+    token: Option<String>,
+    /// print the figures as one line of JSON
+    #[argh(switch)]
+    json: bool,
+    /// the function's name (rpc.ping) and its parameters: each is JSON if it parses as JSON, else a string
+    #[argh(positional, arg_name = "FUNCTION-AND-ARGS")]
+    call: Vec<String>,
+}
+
+impl Bench {
+    pub(super) fn run(self) -> Exit {
+        if let Err(exit) = check(&self.to) {
+            return exit;
+        }
+        let mut arguments = self.call.into_iter();
+        let function = arguments.next().unwrap_or_else(|| "rpc.ping".to_owned());
+        let params = match call::params(self.params, arguments.collect()) {
+            Ok(params) => params,
+            Err(message) => return usage(&message),
+        };
+        let seconds = |option: &str, seconds: f64| {
+            Duration::try_from_secs_f64(seconds)
+                .map_err(|_| usage(&format!("{option} {seconds}: a number of seconds, such as 2.5")))
+        };
+        let (duration, warm_up) =
+            match (seconds("--duration", self.duration), seconds("--warmup", self.warmup)) {
+                (Ok(duration), Ok(warm_up)) => (duration, warm_up),
+                (Err(exit), _) | (_, Err(exit)) => return exit,
+            };
+        let load = Load {
+            dialect: self.dialect,
+            function,
+            params,
+            token: self.token,
+            connections: self.connections,
+            in_flight: self.in_flight.unwrap_or(if self.rate.is_some() { 64 } else { 4 }),
+            rate: self.rate,
+            duration,
+            warm_up,
+            threads: self.threads,
+        };
+        match load.run(&self.to, &interrupts()) {
+            Ok(report) => {
+                print(&if self.json {
+                    as_json(&self.to, &load, &report)
+                } else {
+                    as_text(&self.to, &load, &report)
+                });
+                conclude(&report)
+            }
+            Err(error @ LoadError::Invalid(_)) => usage(&error.to_string()),
+            Err(error) => {
+                complain(format_args!("{error}"));
+                if let LoadError::Unreachable { .. } = error {
+                    complain(format_args!(
+                        "is a node there? `chanrpc serve` starts one; --to ADDR names another"
+                    ));
+                }
+                if let LoadError::Denied { .. } = error { Exit::Denied } else { Exit::Absent }
+            }
+        }
+    }
+}
+
+/// Says what went wrong, and which exit code tells so.
+fn conclude(report: &Report) -> Exit {
+    if let Some(error) = report.first_error() {
+        complain(format_args!("the first error: {}", String::from_utf8_lossy(error).trim_end()));
+    }
+    if let Some(why) = report.first_loss() {
+        let (lost, all) = (report.lost(), report.connections());
+        complain(format_args!("{lost} of {all} connections ended early; the first: {why}"));
+    }
+    if let Some(schedule) = report.schedule().filter(|schedule| !schedule.is_kept()) {
+        complain(format_args!(
+            "the schedule could not be kept: {} calls were never sent, others up to {} late; more connections or more \
+             calls in flight may help, if the server can",
+            grouped(schedule.unsent),
+            time(schedule.latest)
+        ));
+    }
+    if report.is_interrupted() {
+        Exit::Interrupted
+    } else if report.lost() == report.connections() {
+        Exit::Absent
+    } else if report.calls() > 0 {
+        Exit::Answered
+    } else if report.errors() > 0 {
+        (&RemoteError::Fault(Fault::new(first_code(report), ""))).into()
+    } else {
+        Exit::Deadline
+    }
+}
+
+/// The code of the first error.
+fn first_code(report: &Report) -> i64 {
+    let text = report.first_error().unwrap_or_default();
+    if [&b"HTTP/1.1 401"[..], b"HTTP/1.1 403"].iter().any(|denied| text.starts_with(denied)) {
+        return code::DENIED;
+    }
+    let value: Value = serde_json::from_slice(text).unwrap_or_default();
+    value["error"]["code"].as_i64().unwrap_or(code::INTERNAL)
+}
+
+fn as_text(address: &str, load: &Load, report: &Report) -> String {
+    let (dialect, function) = (load.dialect.name(), &load.function);
+    let places = format!("{} × {} in flight", load.connections, load.in_flight);
+    let way = match load.rate {
+        None => places,
+        Some(rate) => format!("{rate} calls/s due, {places} at most"),
+    };
+    let mut text =
+        format!("{function} at {address}, {dialect}, {way}, {:.2} s\n\n", report.elapsed().as_secs_f64());
+    let mut row = |name: &str, value: &str| _ = writeln!(text, "{name:<26}{value:>14}");
+    row("calls/s", &grouped(report.rate() as u64));
+    row("calls", &grouped(report.calls()));
+    row("errors", &grouped(report.errors()));
+    for (name, count) in [("unanswered", report.unanswered()), ("answers to nothing", report.strays())] {
+        if count > 0 {
+            row(name, &grouped(count));
+        }
+    }
+    for (name, share) in QUANTILES {
+        let latency = report.quantile(share).map_or("–".to_owned(), time);
+        row(&format!("latency {name}"), &latency);
+    }
+    if let Some(fairness) = report.fairness().filter(|_| load.connections > 1) {
+        row("slowest / median connection", &format!("{fairness:.2}"));
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+fn as_json(address: &str, load: &Load, report: &Report) -> String {
+    let micros = |time: Duration| time.as_nanos() as f64 / 1e3;
+    let latency = QUANTILES.map(|(name, share)| (name.to_owned(), report.quantile(share).map(micros).into()));
+    let schedule = report.schedule().map(|schedule| {
+        json!({
+            "rate": schedule.rate,
+            "kept": schedule.is_kept(),
+            "unsent": schedule.unsent,
+            "latest_us": micros(schedule.latest),
+        })
+    });
+    json!({
+        "address": address,
+        "dialect": load.dialect.name(),
+        "function": load.function,
+        "connections": load.connections,
+        "in_flight": load.in_flight,
+        "seconds": report.elapsed().as_secs_f64(),
+        "interrupted": report.is_interrupted(),
+        "calls": report.calls(),
+        "rate": report.rate(),
+        "errors": report.errors(),
+        "first_error": report.first_error().map(String::from_utf8_lossy),
+        "unanswered": report.unanswered(),
+        "strays": report.strays(),
+        "lost_connections": report.lost(),
+        "first_loss": report.first_loss(),
+        "latency_us": Value::Object(latency.into_iter().collect()),
+        "slowest_to_median": report.fairness(),
+        "schedule": schedule,
+    })
+    .to_string()
+}
+
+/// A number with its digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A time in the unit that suits it.
+fn time(time: Duration) -> String {
+    let micros = time.as_nanos() as f64 / 1e3;
+    match micros {
+        ..1e3 => format!("{micros:.1} µs"),
+        1e3..1e6 => format!("{:.2} ms", micros / 1e3),
+        _ => format!("{:.2} s", micros / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_easy_to_read() {
+        for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+        for (nanos, text) in
+            [(300, "0.3 µs"), (12_345, "12.3 µs"), (1_234_567, "1.23 ms"), (2_500_000_000, "2.50 s")]
+        {
+            assert_eq!(time(Duration::from_nanos(nanos)), text);
+        }
+    }
+}

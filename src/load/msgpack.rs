@@ -1,0 +1,183 @@
+//! As much MessagePack as load needs: writing parameters, and finding where a value ends.
+//!
+//! <https://github.com/msgpack/msgpack/blob/master/spec.md>
+
+use serde_json::Value;
+
+/// Bytes that are not MessagePack.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Broken;
+
+/// Appends a JSON value.
+pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::Null => out.push(0xc0),
+        Value::Bool(value) => out.push(0xc2 + u8::from(*value)),
+        Value::Number(number) => {
+            if let Some(number) = number.as_u64() {
+                write_uint(number, out);
+            } else if let Some(number) = number.as_i64() {
+                out.push(0xd3);
+                out.extend(number.to_be_bytes());
+            } else {
+                out.push(0xcb);
+                out.extend(number.as_f64().unwrap_or(f64::NAN).to_be_bytes());
+            }
+        }
+        Value::String(text) => {
+            match text.len() {
+                len @ ..32 => out.push(0xa0 | len as u8),
+                len => write_len(len, [0xda, 0xdb], out),
+            }
+            out.extend(text.as_bytes());
+        }
+        Value::Array(items) => {
+            match items.len() {
+                len @ ..16 => out.push(0x90 | len as u8),
+                len => write_len(len, [0xdc, 0xdd], out),
+            }
+            items.iter().for_each(|item| write(item, out));
+        }
+        Value::Object(members) => {
+            match members.len() {
+                len @ ..16 => out.push(0x80 | len as u8),
+                len => write_len(len, [0xde, 0xdf], out),
+            }
+            for (name, value) in members {
+                write(&Value::String(name.clone()), out);
+                write(value, out);
+            }
+        }
+    }
+}
+
+fn write_uint(number: u64, out: &mut Vec<u8>) {
+    match number {
+        0..0x80 => out.push(number as u8),
+        _ => {
+            out.push(0xcf);
+            out.extend(number.to_be_bytes());
+        }
+    }
+}
+
+/// Appends a length of 16 bits or of 32, after the marker of each.
+fn write_len(len: usize, [short, long]: [u8; 2], out: &mut Vec<u8>) {
+    if let Ok(len) = u16::try_from(len) {
+        out.push(short);
+        out.extend(len.to_be_bytes());
+    } else {
+        out.push(long);
+        out.extend((len as u32).to_be_bytes());
+    }
+}
+
+/// Returns how many bytes the first value takes, or `None` if it is not all there yet.
+pub(super) fn value_len(input: &[u8]) -> Result<Option<usize>, Broken> {
+    let number = |at: usize, bytes: usize| -> Option<usize> {
+        let bytes = input.get(at..)?.get(..bytes)?;
+        Some(bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    let mut at = 0;
+    // Values still to come; what nests needs no stack, since only the end is looked for.
+    let mut left: usize = 1;
+    while left > 0 {
+        let Some(&marker) = input.get(at) else { return Ok(None) };
+        at += 1;
+        left -= 1;
+        // Bytes of a length, bytes for each it counts, bytes beside, and values for each.
+        let (len_bytes, scale, fixed, values) = match marker {
+            0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => (0, 0, 0, 0),
+            0x80..=0x8f => (0, 0, 0, 2 * usize::from(marker & 0x0f)),
+            0x90..=0x9f => (0, 0, 0, usize::from(marker & 0x0f)),
+            0xa0..=0xbf => (0, 0, usize::from(marker & 0x1f), 0),
+            0xc1 => return Err(Broken),
+            0xc4 | 0xd9 => (1, 1, 0, 0),
+            0xc5 | 0xda => (2, 1, 0, 0),
+            0xc6 | 0xdb => (4, 1, 0, 0),
+            0xc7 => (1, 1, 1, 0),
+            0xc8 => (2, 1, 1, 0),
+            0xc9 => (4, 1, 1, 0),
+            0xcc | 0xd0 => (0, 0, 1, 0),
+            0xcd | 0xd1 => (0, 0, 2, 0),
+            0xca | 0xce | 0xd2 => (0, 0, 4, 0),
+            0xcb | 0xcf | 0xd3 => (0, 0, 8, 0),
+            0xd4..=0xd8 => (0, 0, 1 + (1 << (marker - 0xd4)), 0),
+            0xdc => (2, 0, 0, 1),
+            0xdd => (4, 0, 0, 1),
+            0xde => (2, 0, 0, 2),
+            0xdf => (4, 0, 0, 2),
+        };
+        if len_bytes == 0 {
+            at += fixed;
+            left += values;
+        } else {
+            let Some(len) = number(at, len_bytes) else { return Ok(None) };
+            at = (at + len_bytes + fixed).saturating_add(len.saturating_mul(scale));
+            left = left.saturating_add(len.saturating_mul(values));
+        }
+    }
+    Ok((at <= input.len()).then_some(at))
+}
+
+/// Reads an unsigned integer, and how many bytes it takes.
+pub(super) fn uint(input: &[u8]) -> Option<(u64, usize)> {
+    let bytes = match *input.first()? {
+        small @ 0..0x80 => return Some((small.into(), 1)),
+        0xcc => 1,
+        0xcd => 2,
+        0xce => 4,
+        0xcf => 8,
+        _ => return None,
+    };
+    let digits = input.get(1..1 + bytes)?;
+    Some((digits.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)), 1 + bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_has_its_length_found_and_no_shorter_one() {
+        let long = "x".repeat(70_000);
+        for value in [
+            json!(null),
+            json!([true, false, 0, 127, 128, u64::MAX, -1, i64::MIN, 1.5]),
+            json!(["", "a".repeat(31), "a".repeat(32), long]),
+            json!({ "a": { "b": [1, [2, [3, {}]]] }, "c": [] }),
+            json!(vec![7; 15]),
+            json!(vec![7; 16]),
+            json!(vec![7; 70_000]),
+            json!((0..40).map(|n| (n.to_string(), n)).collect::<std::collections::BTreeMap<_, _>>()),
+        ] {
+            let mut bytes = Vec::new();
+            write(&value, &mut bytes);
+            let len = bytes.len();
+            assert_eq!(value_len(&bytes), Ok(Some(len)), "{value}");
+            assert_eq!(value_len(&bytes[..len - 1]), Ok(None), "{value}");
+            bytes.push(0xc0);
+            assert_eq!(value_len(&bytes), Ok(Some(len)), "{value}");
+        }
+    }
+
+    #[test]
+    fn what_others_write_has_its_length_found() {
+        for (bytes, len) in [
+            (&b"\xd9\x02ab\x00"[..], Some(4)),
+            (b"\xc4\x01a", Some(3)),
+            (b"\xd6\x01abcd", Some(6)),
+            (b"\xc7\x02\x01ab", Some(5)),
+            (b"\x92\xcd\x01", None),
+            (b"\xdd\xff\xff\xff\xff", None),
+            (b"", None),
+        ] {
+            assert_eq!(value_len(bytes), Ok(len), "{bytes:?}");
+        }
+        assert_eq!(value_len(b"\x91\xc1"), Err(Broken));
+        assert_eq!(uint(b"\xcd\x01\x00"), Some((256, 3)));
+        assert_eq!(uint(b"\xa1a"), None);
+    }
+}
