@@ -16,6 +16,8 @@ use crate::transport::{Pipe, Received};
 /// Rounds of reading and answering before other connections have their turn. A socket that always has more to
 /// give would otherwise never be left.
 const TURN: u32 = 4;
+/// Messages of a framed transport that are read before what they gave is written, and bytes.
+const READ_ON: (u32, usize) = (256, 64 * 1024);
 
 /// Moves bytes from `pipe` to `session` and back until the peer has ended and everything is answered, or
 /// `stop` is there and what was begun is answered, which the `last_call` does for what is still missing.
@@ -32,6 +34,8 @@ pub(super) fn drive(
     let mut alarm: Option<(Instant, Timer)> = None;
     let (mut stopped, mut given_up, mut done) = (false, false, false);
     poll_fn(move |cx| {
+        // Once nothing is there to be read, the task will be woken when something is.
+        let mut quiet = false;
         for _ in 0..TURN {
             if done {
                 return pipe.poll_close(cx);
@@ -54,11 +58,16 @@ pub(super) fn drive(
                 session.give_up_all(&Fault::new(code::CLOSED, "the node is stopping"));
                 moved = true;
             }
-            if !stopped && session.wants_input() {
+            let mut read = 0;
+            while !quiet && !stopped && session.wants_input() {
                 match pipe.poll_receive(cx, session.input())? {
                     Poll::Ready(Received::Some) => {
                         session.received(now);
                         moved = true;
+                        read += 1;
+                        if !session.is_framed() || read >= READ_ON.0 || session.output_len() >= READ_ON.1 {
+                            break;
+                        }
                     }
                     Poll::Ready(Received::End) => {
                         session.end(now);
@@ -66,9 +75,10 @@ pub(super) fn drive(
                     }
                     Poll::Ready(Received::Gone) => {
                         done = true;
-                        continue;
+                        moved = true;
+                        break;
                     }
-                    Poll::Pending => {}
+                    Poll::Pending => quiet = true,
                 }
             }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use hyper::Method;
 
@@ -40,15 +41,21 @@ impl Endpoints {
 
     /// Has a session of its own answer one body.
     async fn rpc(&self, body: Vec<u8>, pass: Pass) -> Reply {
-        let session = self.node.session(Dialect::Frames, pass);
+        let mut session = self.node.session(Dialect::Frames, pass);
+        *session.input() = body;
+        session.received(Instant::now());
         let mut answer = Vec::new();
-        let exchange = Exchange { body: Some(body), answer: &mut answer };
-        // What was taken in is answered also while the node stops, so no signal is waited for here.
-        match connection::drive(session, Box::new(exchange), None, self.node.stopper.last_call()).await {
-            Ok(()) if answer.is_empty() => Reply::accepted(),
-            Ok(()) => Reply::json(answer),
-            Err(error) => Reply::text(500, error.to_string()),
+        if session.is_settled() {
+            answer.extend_from_slice(session.output());
+        } else {
+            let exchange = Box::new(Exchange { answer: &mut answer });
+            // What was taken in is answered also while the node stops, so no signal is waited for here.
+            let driven = connection::drive(session, exchange, None, self.node.stopper.last_call());
+            if let Err(error) = driven.await {
+                return Reply::text(500, error.to_string());
+            }
         }
+        if answer.is_empty() { Reply::accepted() } else { Reply::json(answer) }
     }
 }
 
@@ -128,21 +135,14 @@ fn misdirected(path: &str) -> Reply {
     Reply::text(405, USAGE).with_headers(allowed)
 }
 
-/// One body in, one answer out.
+/// Nothing more comes in, one answer goes out.
 struct Exchange<'a> {
-    body: Option<Vec<u8>>,
     answer: &'a mut Vec<u8>,
 }
 
 impl Pipe for Exchange<'_> {
-    fn poll_receive(&mut self, _: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<io::Result<Received>> {
-        Poll::Ready(Ok(match self.body.take() {
-            Some(body) => {
-                *into = body;
-                Received::Some
-            }
-            None => Received::End,
-        }))
+    fn poll_receive(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>) -> Poll<io::Result<Received>> {
+        Poll::Ready(Ok(Received::End))
     }
 
     fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {

@@ -24,7 +24,8 @@ pub(super) struct Calls {
     waiting_bytes: usize,
     /// No deadline is earlier.
     earliest: Option<Instant>,
-    inbox: Arc<Inbox>,
+    /// There with the first call that is not answered at once.
+    inbox: Option<Arc<Inbox>>,
     /// Answers that came while output had no room for them.
     answers: VecDeque<(Token, Outcome)>,
 }
@@ -72,7 +73,8 @@ impl Calls {
             if let Some(answer) = self.answers.pop_front() {
                 return Poll::Ready(answer);
             }
-            if self.begun.is_empty() || self.inbox.poll_answers(cx, &mut self.answers).is_pending() {
+            let inbox = self.inbox.as_ref().filter(|_| !self.begun.is_empty());
+            if inbox.is_none_or(|inbox| inbox.poll_answers(cx, &mut self.answers).is_pending()) {
                 return Poll::Pending;
             }
         }
@@ -118,7 +120,8 @@ impl Calls {
     fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, deadline: Instant) -> Reply {
         self.due(deadline);
         self.next_token += 1;
-        let reply = Reply::new(&self.inbox, self.next_token, id.is_none());
+        let inbox = self.inbox.get_or_insert_default();
+        let reply = Reply::new(inbox, self.next_token, id.is_none());
         self.begun.insert(self.next_token, InFlight { id: id.map(Id::into_owned), batch, deadline });
         reply
     }
@@ -139,7 +142,9 @@ impl Calls {
 
     /// Gives up all requests, since the peer is gone; returns how many calls had begun.
     pub(super) fn close(&self) -> u64 {
-        self.inbox.close();
+        if let Some(inbox) = &self.inbox {
+            inbox.close();
+        }
         self.begun.len() as u64
     }
 
@@ -148,7 +153,9 @@ impl Calls {
         self.begun.shrink_to_fit();
         self.waiting.shrink_to_fit();
         self.answers.shrink_to_fit();
-        self.inbox.rest();
+        if let Some(inbox) = &self.inbox {
+            inbox.rest();
+        }
     }
 }
 
@@ -258,7 +265,7 @@ impl Session {
     pub(super) fn give_up(&mut self, token: Token, fault: &Fault) {
         match self.calls.answers.iter().position(|(answered, _)| *answered == token) {
             Some(at) => drop(self.calls.answers.remove(at)),
-            None => self.calls.inbox.cancel(token),
+            None => self.calls.inbox.iter().for_each(|inbox| inbox.cancel(token)),
         }
         self.finish(token, &Err(fault.clone()));
     }

@@ -137,6 +137,16 @@ impl Session {
         self.output.front()
     }
 
+    /// Tells whether the transport has frames, each of which holds one message.
+    pub fn is_framed(&self) -> bool {
+        self.codec.is_framed()
+    }
+
+    /// How many bytes wait to be written, in all.
+    pub fn output_len(&self) -> usize {
+        self.output.len()
+    }
+
     /// Says that so many bytes of [`output`](Self::output) were written.
     pub fn sent(&mut self, bytes: usize) {
         self.output.sent(bytes);
@@ -182,9 +192,14 @@ impl Session {
         }
     }
 
+    /// Tells whether every request is answered, and every answer in the output or beyond. Notifications may still run.
+    pub fn is_settled(&self) -> bool {
+        self.calls.are_answered() && self.input.is_empty()
+    }
+
     /// Tells whether every request is answered and every answer written. Notifications may still run.
     pub fn is_answered(&self) -> bool {
-        self.calls.are_answered() && self.input.is_empty() && self.output.len() == 0
+        self.is_settled() && self.output.len() == 0
     }
 
     /// Tells whether every request and notification is done and every answer written.

@@ -164,7 +164,11 @@ pub async fn serve<T: Stream, S: Service>(
         })
     });
     let mut builder = http1::Builder::new();
-    builder.timer(SmolTimer::new()).header_read_timeout(bounds.head_timeout).max_buf_size(BUFFER);
+    builder
+        .timer(SmolTimer::new())
+        .header_read_timeout(bounds.head_timeout)
+        .max_buf_size(BUFFER)
+        .pipeline_flush(true);
     let mut connection = builder.serve_connection(FuturesIo::new(stream), handler);
     let mut stop = std::pin::pin!(stop);
     let mut stopping = false;
@@ -219,11 +223,7 @@ async fn answer<S: Service>(
     pass: S::Pass,
     bounds: Bounds,
 ) -> hyper::Response<Full<Bytes>> {
-    let late = async {
-        Timer::after(bounds.body_timeout).await;
-        None
-    };
-    let body = async { Some(Limited::new(body, bounds.body).collect().await) }.or(late).await;
+    let body = within(bounds.body_timeout, Limited::new(body, bounds.body).collect()).await;
     // Whoever did not send all of a body cannot be told where the next request begins, so we close.
     let (reply, close) = match body {
         None => (Reply::text(408, "the body did not come in time (limits.deadline)\n"), true),
@@ -236,6 +236,19 @@ async fn answer<S: Service>(
         }
     };
     respond(reply, close)
+}
+
+/// Waits for something at most so long. What is there at once costs no timer.
+async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    if let Some(done) = smol::future::poll_once(&mut future).await {
+        return Some(done);
+    }
+    let late = async {
+        Timer::after(time).await;
+        None
+    };
+    async { Some(future.await) }.or(late).await
 }
 
 fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
