@@ -15,7 +15,7 @@ use smol::net::TcpListener;
 
 use super::{ADDRESS, Exit, complain, demo, print, run_on};
 use crate::chan::Settings;
-use crate::config::{Config, ConfigError, Listen};
+use crate::config::{Config, ConfigError, Listen, about};
 use crate::node::{Listener, Node};
 use crate::route::{Access, Registry, providers};
 
@@ -72,6 +72,8 @@ impl Serve {
                 return Err(unguarded(&listen.address, self.config.as_deref()));
             }
             print("the configuration is valid");
+            let most = about(config.worst_case_memory(self.threads.0));
+            print(&format!("at all its limits at once the node takes up to {most} of memory"));
             return Ok(());
         }
         let shutdown = on_signals()?;
@@ -85,6 +87,8 @@ impl Serve {
             let (listeners, addresses) = listen(&config.listen, &access, self.config.as_deref()).await?;
             let node = Node::new(executor.clone(), registry, config.limits.clone());
             announce(&addresses, self.ready_file.as_deref())?;
+            let most = about(config.worst_case_memory(self.threads.0));
+            log::info!("at all its limits at once the node takes up to {most} of memory");
             if self.config.is_none() {
                 suggest(addresses[0]);
             }

@@ -5,10 +5,13 @@
 //! valid value looks like, and an unknown key is an error, so that a misspelt setting never passes in silence.
 
 mod access;
+mod memory;
 mod read;
 mod table;
 mod template;
 mod units;
+
+pub use units::about;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};

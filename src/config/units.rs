@@ -26,6 +26,21 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     scaled(text, &DURATIONS).map(Duration::from_nanos)
 }
 
+/// Writes about how many bytes there are.
+pub fn about(bytes: u64) -> String {
+    let mut unit = "B";
+    #[allow(clippy::cast_precision_loss)]
+    let mut number = bytes as f64;
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if number < 1024.0 {
+            break;
+        }
+        number /= 1024.0;
+        unit = larger;
+    }
+    if number < 10.0 { format!("{number:.1} {unit}") } else { format!("{number:.0} {unit}") }
+}
+
 /// Writes a number of bytes in the largest binary unit that leaves it whole.
 pub(super) fn show_size(bytes: usize) -> String {
     let mut number = bytes;

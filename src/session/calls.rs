@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::Session;
+use super::{READ_AHEAD, Session};
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
 use crate::route::{Ask, Call, Inbox, Pass, Reply, Token};
 
@@ -22,6 +22,8 @@ pub(super) struct Calls {
     /// Requests that wait for a place in flight.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
+    /// Of the parameters of all that have begun.
+    begun_bytes: usize,
     /// No deadline is earlier.
     earliest: Option<Instant>,
     /// There with the first call that is not answered at once.
@@ -36,6 +38,8 @@ struct InFlight {
     id: Option<Id<'static>>,
     batch: Option<Token>,
     deadline: Instant,
+    /// Of its parameters.
+    bytes: usize,
 }
 
 /// A request, kept until there is a place in flight for it.
@@ -57,9 +61,10 @@ impl Waiting {
 }
 
 impl Calls {
-    /// About how many bytes the requests take that wait for a place in flight.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+    /// Tells whether more requests may be read: those that wait for a place in flight hold few bytes, and those in
+    /// flight no more than one of the largest does.
+    pub(super) fn want_more(&self, largest: usize) -> bool {
+        self.waiting_bytes < READ_AHEAD && self.begun_bytes < largest
     }
 
     /// No deadline is earlier.
@@ -117,12 +122,13 @@ impl Calls {
         self.waiting.push_back(waiting);
     }
 
-    fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, deadline: Instant) -> Reply {
+    fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, deadline: Instant, bytes: usize) -> Reply {
         self.due(deadline);
+        self.begun_bytes += bytes;
         self.next_token += 1;
         let inbox = self.inbox.get_or_insert_default();
         let reply = Reply::new(inbox, self.next_token, id.is_none());
-        self.begun.insert(self.next_token, InFlight { id: id.map(Id::into_owned), batch, deadline });
+        self.begun.insert(self.next_token, InFlight { id: id.map(Id::into_owned), batch, deadline, bytes });
         reply
     }
 
@@ -231,7 +237,8 @@ impl Session {
             }
             None => {
                 let Ask { method, params, hops } = ask;
-                let reply = self.calls.begin(id, batch, deadline);
+                let bytes = params.as_ref().map_or(0, |params| params.get().len());
+                let reply = self.calls.begin(id, batch, deadline, bytes);
                 self.metrics().in_flight.add();
                 self.registry.call(Call { method, params, deadline, hops, reply });
             }
@@ -273,7 +280,8 @@ impl Session {
     /// Answers a call that has begun.
     pub(super) fn finish(&mut self, token: Token, outcome: &Outcome) {
         // It is not there if it was given up meanwhile.
-        let Some(InFlight { id, batch, .. }) = self.calls.begun.remove(&token) else { return };
+        let Some(InFlight { id, batch, bytes, .. }) = self.calls.begun.remove(&token) else { return };
+        self.calls.begun_bytes -= bytes;
         self.metrics().in_flight.sub(1);
         let answer = outcome.as_ref().map(RawJson::get);
         self.count(answer.err());

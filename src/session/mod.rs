@@ -260,7 +260,7 @@ impl Session {
     }
 
     fn has_room_for_more(&self) -> bool {
-        self.calls.waiting_bytes() < READ_AHEAD
+        self.calls.want_more(self.limits.message)
             && self.output.len() + self.batches.bytes() < self.limits.output
     }
 

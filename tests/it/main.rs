@@ -14,6 +14,7 @@ mod lanes;
 mod layering;
 mod leaf;
 mod lobby;
+mod memory;
 mod modules;
 mod page;
 mod programs;
