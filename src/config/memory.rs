@@ -32,7 +32,7 @@ impl Config {
     ///
     /// let text = "[limits]\nconnections = 64\nin_flight = 4\nmessage = \"16 KiB\"\noutput = \"16 KiB\"";
     /// let small = Config::parse(text, "router.toml")?;
-    /// assert!(small.worst_case_memory(1) < 40 << 20);
+    /// assert!(small.worst_case_memory(1) < 44 << 20);
     /// # Ok::<(), chanrpc::config::ConfigError>(())
     /// ```
     pub fn worst_case_memory(&self, threads: usize) -> u64 {
