@@ -102,12 +102,35 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(super) fn object(
         &mut self,
-        mut member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
+        member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
     ) -> Result<(), Stop> {
         self.enter()?;
         if self.peek() == Some(b'}') {
             return self.leave();
         }
+        self.members(member)
+    }
+
+    /// Reads an object of which most begin with the same members. If this one does, to the byte, these are passed
+    /// over, and it tells so. `beginning` ends in a comma.
+    #[inline]
+    pub(super) fn object_after(
+        &mut self,
+        beginning: &str,
+        member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
+    ) -> Result<bool, Stop> {
+        if !self.text.as_bytes()[self.at..].starts_with(beginning.as_bytes()) {
+            return self.object(member).map(|()| false);
+        }
+        self.enter()?;
+        self.at += beginning.len() - 1;
+        self.members(member).map(|()| true)
+    }
+
+    fn members(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         loop {
             if self.peek() != Some(b'"') {
                 return self.expected("a key in quotes");

@@ -11,6 +11,10 @@ use crate::codec::frame::{Read, Refused};
 use crate::codec::json::{Quoted, Scanner, Stop};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
+/// How most messages begin.
+const BEGINNING: &str = r#"{"jsonrpc":"2.0","#;
+const VERSION: &str = r#""2.0""#;
+
 /// Reads one JSON text.
 pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
     let text = match std::str::from_utf8(text) {
@@ -85,7 +89,7 @@ fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>
         return scanner.skip().map(|()| Err(invalid("a request must be an object")));
     }
     let (mut members, mut twice) = (Members::default(), false);
-    scanner.object(|scanner, key| {
+    let began = scanner.object_after(BEGINNING, |scanner, key| {
         let value = scanner.value()?;
         let member = match key {
             Quoted { text, escaped: false } => members.named(text),
@@ -96,6 +100,9 @@ fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>
         }
         Ok(())
     })?;
+    if began {
+        twice |= members.jsonrpc.replace(VERSION).is_some();
+    }
     Ok(if twice { Err(invalid("a member is there twice")) } else { understand(&members) })
 }
 
@@ -107,7 +114,7 @@ fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
                 .ok_or_else(|| invalid("\"id\" must be a string, a number or null, of at most 128 bytes"))?,
         ),
     };
-    if members.jsonrpc.is_none_or(|text| text != "\"2.0\"" && string(text).as_deref() != Some("2.0")) {
+    if members.jsonrpc.is_none_or(|text| text != VERSION && string(text).as_deref() != Some("2.0")) {
         return Err(invalid("\"jsonrpc\" must be \"2.0\"").with_id(id));
     }
     let Some(method) = members.method else {
@@ -297,6 +304,9 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"hops":-1}}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":"1"}}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"f"}"#, "refused null -32600"),
+            (r#"{"jsonrpc":"2.0",}"#, "refused null -32700"),
+            (r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"2.0","method":"f"}"#, "refused null -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"1.0","method":"f"}"#, "refused null -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{"code":1,"message":""}}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","result":1}"#, "refused null -32600"),
         ] {

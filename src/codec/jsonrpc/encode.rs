@@ -11,14 +11,15 @@ use crate::message::{Answer, Id, Meta, Request};
 
 /// Appends a reply.
 pub fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
-    open(out, Some(id));
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id.as_json().as_bytes());
     match answer {
         Ok(result) => {
-            out.extend_from_slice(br#""result":"#);
+            out.extend_from_slice(br#","result":"#);
             put_json(out, result);
         }
         Err(fault) => {
-            put(out, format_args!(r#""error":{{"code":{},"message":"#, fault.code));
+            put(out, format_args!(r#","error":{{"code":{},"message":"#, fault.code));
             put_string(out, &fault.message);
             if let Some(data) = &fault.data {
                 out.extend_from_slice(br#","data":"#);
