@@ -99,6 +99,10 @@ node_metrics! {
     slow_heads: Counter = "chanrpc_slow_heads_total";
     /// Connections closed because the peer spoke nothing that is spoken here.
     foreign: Counter = "chanrpc_foreign_dialects_total";
+    /// TLS handshakes that failed, also for want of one.
+    tls_failed: Counter = "chanrpc_tls_handshakes_failed_total";
+    /// WebSocket connections given up because the peer answered no ping.
+    vanished: Counter = "chanrpc_connections_vanished_total";
     /// Calls in flight now.
     in_flight: Gauge = "chanrpc_calls_in_flight";
     /// Requests and notifications that were understood.

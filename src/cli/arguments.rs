@@ -6,7 +6,8 @@
 use std::ffi::OsString;
 
 /// Options of any command that take a value.
-const WITH_VALUE: [&str; 17] = [
+const WITH_VALUE: [&str; 18] = [
+    "--ca",
     "--config",
     "--connections",
     "--dialect",

@@ -28,6 +28,9 @@ pub(super) struct Call {
     /// a file with the token to present there
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// speak TLS with a node whose certificate is of an authority in this PEM file
+    #[argh(option, arg_name = "FILE")]
+    ca: Option<PathBuf>,
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
@@ -60,6 +63,9 @@ pub(super) struct Go {
     /// a file with the token to present there
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// speak TLS with a node whose certificate is of an authority in this PEM file
+    #[argh(option, arg_name = "FILE")]
+    ca: Option<PathBuf>,
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
@@ -78,7 +84,8 @@ impl Call {
             Err(message) => return usage(&message),
         };
         let token = token::given(self.token, self.token_file);
-        with_remote(&self.to, self.timeout, token, async |remote, deadline| {
+        let ca = self.ca.as_deref();
+        with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             match remote.call(&self.function, params.as_deref(), deadline, 0).await {
                 Ok(result) => {
                     let layout = if self.pretty { json::pretty } else { json::compact };
@@ -98,7 +105,8 @@ impl Go {
             Err(message) => return usage(&message),
         };
         let token = token::given(self.token, self.token_file);
-        with_remote(&self.to, self.timeout, token, async |remote, deadline| {
+        let ca = self.ca.as_deref();
+        with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             let handed_over = async {
                 remote.go(&self.function, params.as_deref(), deadline, 0).await?;
                 // A connection keeps its order: that this is answered shows that the call was taken in.

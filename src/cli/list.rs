@@ -27,6 +27,9 @@ pub(super) struct List {
     /// a file with the token to present there
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// speak TLS with a node whose certificate is of an authority in this PEM file
+    #[argh(option, arg_name = "FILE")]
+    ca: Option<PathBuf>,
     /// also print parameters, number of results, provider and description
     #[argh(switch, short = 'v')]
     verbose: bool,
@@ -49,7 +52,8 @@ struct Function {
 impl List {
     pub(super) fn run(mut self) -> Exit {
         let token = token::given(self.token.take(), self.token_file.take());
-        with_remote(&self.to, self.timeout, token, async |remote, deadline| {
+        let ca = self.ca.as_deref();
+        with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
             let listed = match remote.call("rpc.list", Some(&params), deadline, 0).await {
                 Ok(listed) => listed,

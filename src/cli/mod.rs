@@ -14,6 +14,7 @@ mod why;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::Write;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +25,7 @@ use smol::future::FutureExt;
 
 use crate::config::Limits;
 use crate::remote::Remote;
+use crate::transport::tls::Connector;
 pub use exit::Exit;
 
 /// Where a node listens, and is looked for, if nothing else is said.
@@ -109,16 +111,21 @@ fn complain(message: std::fmt::Arguments<'_>) {
 }
 
 /// Runs one exchange with the node at `address`, until it is done or the user interrupts it. Without a `token` that of
-/// the environment is presented, if there is one.
+/// the environment is presented, if there is one. With a file of authorities, `ca`, it speaks TLS.
 fn with_remote(
     address: &str,
     timeout: f64,
     token: Result<Option<String>, String>,
+    ca: Option<&Path>,
     exchange: impl AsyncFnOnce(&Remote, Instant) -> Exit,
 ) -> Exit {
     let token = match token {
         Ok(token) => token.or_else(token::of_the_environment),
         Err(message) => return usage(&message),
+    };
+    let tls = match ca.map(|ca| Connector::load(ca, None)).transpose() {
+        Ok(tls) => tls,
+        Err(error) => return usage(&format!("--ca: {error}")),
     };
     let Some(deadline) =
         Duration::try_from_secs_f64(timeout).ok().and_then(|timeout| Instant::now().checked_add(timeout))
@@ -134,7 +141,7 @@ fn with_remote(
         Exit::Interrupted
     };
     let executor = Arc::new(Executor::new());
-    let remote = Remote::with_token(&executor, address, Limits::default(), token);
+    let remote = Remote::over_tls(&executor, address, Limits::default(), token, tls);
     let mut exit = Exit::Interrupted;
     run_on(
         &executor,

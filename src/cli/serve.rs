@@ -18,6 +18,7 @@ use crate::chan::Settings;
 use crate::config::{Config, ConfigError, Listen, about};
 use crate::node::{Listener, Node};
 use crate::route::{Access, Registry, providers};
+use crate::transport::tls::Acceptor;
 
 /// Run a node. Without a configuration it listens on this machine only and offers functions to try.
 ///
@@ -66,6 +67,7 @@ impl Serve {
         crate::log::init(self.log.0)?;
         let executor = Arc::new(Executor::new());
         let registry = registry(&config, &executor, self.config.is_none())?;
+        let tls = secured(&config.listen)?;
         if self.check {
             let open = |listen: &&Listen| !listen.is_local() && !access.guards(&listen.address);
             if let Some(listen) = config.listen.iter().find(open) {
@@ -84,7 +86,7 @@ impl Serve {
                 .spawn(move || run_on(&executor, pin!(std::future::pending())))?;
         }
         let node = async {
-            let (listeners, addresses) = listen(&config.listen, &access, self.config.as_deref()).await?;
+            let (listeners, addresses) = listen(&config.listen, tls, &access, self.config.as_deref()).await?;
             let node = Node::new(executor.clone(), registry, config.limits.clone());
             announce(&addresses, self.ready_file.as_deref())?;
             let most = about(config.worst_case_memory(self.threads.0));
@@ -152,13 +154,21 @@ fn unguarded(address: &str, file: Option<&Path>) -> Failure {
     .into()
 }
 
+/// Reads the files of the listeners with TLS.
+fn secured(addresses: &[Listen]) -> Result<Vec<Option<Acceptor>>, Failure> {
+    let tls =
+        |listen| Listener::tls(listen).map_err(|error| format!("tls of {}: {error}", listen.address).into());
+    addresses.iter().map(tls).collect()
+}
+
 async fn listen(
     addresses: &[Listen],
+    tls: Vec<Option<Acceptor>>,
     access: &Arc<Access>,
     file: Option<&Path>,
 ) -> Result<(Vec<Listener>, Vec<SocketAddr>), Failure> {
     let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-    for listen in addresses {
+    for (listen, tls) in addresses.iter().zip(tls) {
         let Listen { address: configured, .. } = listen;
         let socket = TcpListener::bind(configured.as_str()).await.map_err(|error| {
             format!(
@@ -178,7 +188,7 @@ async fn listen(
             );
         }
         bound.push(address);
-        listeners.push(Listener::new(socket, listen, access));
+        listeners.push(Listener::new(socket, listen, access).with_tls(tls));
     }
     Ok((listeners, bound))
 }

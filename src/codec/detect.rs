@@ -10,7 +10,9 @@ pub enum Detected {
     Dialect(Dialect),
     /// HTTP/1, and with it WebSocket.
     Http,
-    /// A TLS handshake, or HTTP/2, neither of which is spoken on this port.
+    /// A TLS handshake.
+    Tls,
+    /// HTTP/2, which is not spoken here.
     Foreign(&'static str),
 }
 
@@ -30,7 +32,7 @@ pub fn detect(first: &[u8]) -> Option<Detected> {
     let agrees = |header: &&[u8]| header.iter().zip(first).all(|(a, b)| a.eq_ignore_ascii_case(b));
     match first {
         [] => None,
-        [TLS_HANDSHAKE, ..] => Some(Detected::Foreign("TLS")),
+        [TLS_HANDSHAKE, ..] => Some(Detected::Tls),
         &[byte, ..] if MessagePack::starts(byte) => Some(Detected::Dialect(Dialect::MessagePack)),
         _ if HTTP_METHODS.into_iter().any(starts) => Some(Detected::Http),
         _ if starts(HTTP2) => Some(Detected::Foreign("HTTP/2")),
@@ -59,7 +61,7 @@ mod tests {
             (b"GE{", Detected::Dialect(Dialect::Lines)),
             (b"POST /", Detected::Http),
             (b"GET ", Detected::Http),
-            (b"\x16\x03\x01", Detected::Foreign("TLS")),
+            (b"\x16\x03\x01", Detected::Tls),
             (b"PRI * HTTP/2.0", Detected::Foreign("HTTP/2")),
             (b"CONNECT ", Detected::Http),
             (b"CONNECX", Detected::Dialect(Dialect::Lines)),

@@ -17,6 +17,8 @@ pub enum Dialect {
     Lines,
     /// JSON-RPC, one text in each frame of the transport.
     Frames,
+    /// JSON-RPC or MessagePack-RPC, as the first message tells, one in each frame of the transport.
+    Messages,
     /// JSON-RPC, each text behind its `Content-Length`.
     Headers,
     /// MessagePack-RPC.
@@ -36,6 +38,10 @@ pub struct Codec {
 enum Framing {
     Lines(Lines),
     Frames,
+    /// The first frame is still to come.
+    Messages,
+    /// MessagePack-RPC in frames of the transport.
+    Packed,
     Headers(Headers),
     MessagePack(MessagePack),
     Leaf(Leaf),
@@ -47,6 +53,7 @@ impl Codec {
         let framing = match dialect {
             Dialect::Lines => Framing::Lines(Lines::new(max)),
             Dialect::Frames => Framing::Frames,
+            Dialect::Messages => Framing::Messages,
             Dialect::Headers => Framing::Headers(Headers::new(max)),
             Dialect::MessagePack => Framing::MessagePack(MessagePack::new(max)),
             Dialect::Leaf(leaf) => Framing::Leaf(leaf),
@@ -56,7 +63,10 @@ impl Codec {
 
     /// Tells whether the transport has frames: each holds one message, and the bytes need no search.
     pub fn is_framed(&self) -> bool {
-        matches!(self.framing, Framing::Frames | Framing::Leaf(Leaf { framed: false, .. }))
+        matches!(
+            self.framing,
+            Framing::Frames | Framing::Messages | Framing::Packed | Framing::Leaf(Leaf { framed: false, .. })
+        )
     }
 
     /// Tells whether only results are sent: who makes a mistake is cut off, and a function without a result is
@@ -69,7 +79,9 @@ impl Codec {
     pub fn next(&mut self, buffer: &[u8]) -> Next {
         match &mut self.framing {
             Framing::Lines(lines) => lines.next(buffer),
-            Framing::Frames => Next::Frame(0..buffer.len(), buffer.len()),
+            Framing::Frames | Framing::Messages | Framing::Packed => {
+                Next::Frame(0..buffer.len(), buffer.len())
+            }
             Framing::Headers(headers) => headers.next(buffer),
             Framing::MessagePack(message_pack) => message_pack.next(buffer),
             Framing::Leaf(leaf) => leaf.next(buffer),
@@ -85,10 +97,18 @@ impl Codec {
     }
 
     /// Reads what one frame holds.
-    pub fn read<'a>(&self, frame: &'a [u8]) -> Read<'a> {
+    pub fn read<'a>(&mut self, frame: &'a [u8]) -> Read<'a> {
+        if let Framing::Messages = self.framing {
+            let packed = frame.first().is_some_and(|first| MessagePack::starts(*first));
+            self.framing = if packed { Framing::Packed } else { Framing::Frames };
+        }
         match &self.framing {
-            Framing::Lines(_) | Framing::Frames | Framing::Headers(_) => jsonrpc::decode(frame, self.bounds),
-            Framing::MessagePack(_) => Read::Single(msgpack::decode(frame, self.bounds.depth)),
+            Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_) => {
+                jsonrpc::decode(frame, self.bounds)
+            }
+            Framing::MessagePack(_) | Framing::Packed => {
+                Read::Single(msgpack::decode(frame, self.bounds.depth))
+            }
             Framing::Leaf(_) => Read::Single(leaf::decode(frame, self.bounds.depth)),
         }
     }
@@ -96,8 +116,10 @@ impl Codec {
     /// The id of a message of which only the beginning is known.
     pub fn id_at_front<'a>(&self, beginning: &'a [u8]) -> Option<Id<'a>> {
         match &self.framing {
-            Framing::Lines(_) | Framing::Frames | Framing::Headers(_) => jsonrpc::id_at_front(beginning),
-            Framing::MessagePack(_) => msgpack::id_at_front(beginning),
+            Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_) => {
+                jsonrpc::id_at_front(beginning)
+            }
+            Framing::MessagePack(_) | Framing::Packed => msgpack::id_at_front(beginning),
             Framing::Leaf(_) => None,
         }
     }
@@ -110,20 +132,24 @@ impl Codec {
                 out.push(b'\n');
             }
             Framing::Headers(_) => headers::write(out, write),
-            Framing::Frames | Framing::MessagePack(_) | Framing::Leaf(_) => write(out),
+            Framing::Frames
+            | Framing::Messages
+            | Framing::Packed
+            | Framing::MessagePack(_)
+            | Framing::Leaf(_) => write(out),
         }
     }
 
     /// Appends the body of a reply. `false`, and nothing, if the dialect has no form for it.
     pub fn reply(&self, out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) -> bool {
         match &self.framing {
-            Framing::Lines(_) | Framing::Frames | Framing::Headers(_) => {
+            Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_) => {
                 jsonrpc::encode_reply(out, id, answer);
                 true
             }
             // Clients in this dialect know no reply to a request without an id.
-            Framing::MessagePack(_) if *id == Id::null() => false,
-            Framing::MessagePack(_) => {
+            Framing::MessagePack(_) | Framing::Packed if *id == Id::null() => false,
+            Framing::MessagePack(_) | Framing::Packed => {
                 msgpack::encode_reply(out, id, answer);
                 true
             }

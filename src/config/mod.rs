@@ -5,10 +5,12 @@
 //! valid value looks like, and an unknown key is an error, so that a misspelt setting never passes in silence.
 
 mod access;
+mod leaf;
 mod memory;
 mod read;
 mod table;
 mod template;
+mod tls;
 mod units;
 
 pub use units::about;
@@ -16,6 +18,8 @@ pub use units::about;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fmt, fs, io};
+
+pub use leaf::{ByteOrder, Leaf};
 
 /// Everything that a configuration file can say.
 ///
@@ -62,12 +66,36 @@ pub struct Listen {
     pub hosts: Vec<String>,
     /// Pages that are not the node's own and may call it, such as `https://app.example`; in lower case.
     pub origins: Vec<String>,
+    /// Whether the listener is for Leaf's clients alone, and how these talk.
+    pub leaf: Option<Leaf>,
+    /// What makes it speak TLS, and nothing else.
+    pub tls: Option<ListenTls>,
+}
+
+/// How a listener speaks TLS: files in PEM, as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// The certificate that it shows, and the chain that leads to its authority.
+    pub certificate: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// The authorities of which callers must have a certificate; nobody needs one by default.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// How another node is spoken to by TLS: files in PEM, as typed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ForwardTls {
+    /// The authorities of which the other node must have a certificate.
+    pub ca: PathBuf,
+    /// The certificate to show there, and its private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl Listen {
     /// Listens at an address, with nothing else said.
     pub fn at(address: impl Into<String>) -> Self {
-        Self { address: address.into(), hosts: Vec::new(), origins: Vec::new() }
+        Self { address: address.into(), hosts: Vec::new(), origins: Vec::new(), leaf: None, tls: None }
     }
 
     /// Tells by what is typed whether only this machine can reach the address: a loopback one, or `localhost`.
@@ -135,6 +163,8 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// The file that holds the token to present there, as typed.
     pub token_file: Option<PathBuf>,
+    /// What makes it speak TLS there.
+    pub tls: Option<ForwardTls>,
 }
 
 /// A program that answers a function. No shell is involved.
@@ -236,6 +266,9 @@ pub struct Limits {
     pub queue: usize,
     /// How long connecting to another node may take; 5 s by default.
     pub connect_timeout: Duration,
+    /// How long a peer may be silent until it is asked for a sign of life, and as long again until it is given up;
+    /// 60 s by default, and 0 never asks.
+    pub keepalive: Duration,
 }
 
 impl Config {
@@ -288,6 +321,7 @@ impl Default for Limits {
             drain: Duration::from_secs(5),
             queue: 1024,
             connect_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(60),
         }
     }
 }

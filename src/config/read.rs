@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::table::{Field, Result, Source, Table};
 use super::{
     Config, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
-    access, template,
+    access, leaf, template, tls,
 };
 
 const GIB: usize = 1 << 30;
@@ -34,7 +34,7 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
         limits(&table, &mut config.limits)?;
     }
     for table in root.tables("listen", "[[listen]]")? {
-        let listen = listen(&table, &config.listen)?;
+        let listen = listen(&table, &config)?;
         config.listen.push(listen);
     }
     for table in root.tables("function", "[[function]]")? {
@@ -63,6 +63,7 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
         "drain",
         "queue",
         "connect_timeout",
+        "keepalive",
     ])?;
     table.size("message", 64..=GIB, &mut limits.message)?;
     table.count("depth", 1..=1024, &mut limits.depth)?;
@@ -76,15 +77,16 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
     table.count("hops", 1..=255, &mut limits.hops)?;
     table.duration("drain", Duration::ZERO..=HOUR, &mut limits.drain)?;
     table.count("queue", 1..=1_000_000, &mut limits.queue)?;
-    table.duration("connect_timeout", TICK..=HOUR, &mut limits.connect_timeout)
+    table.duration("connect_timeout", TICK..=HOUR, &mut limits.connect_timeout)?;
+    table.duration("keepalive", Duration::ZERO..=HOUR, &mut limits.keepalive)
 }
 
-fn listen(table: &Table<'_>, others: &[Listen]) -> Result<Listen> {
-    table.allow(&["address", "hosts", "origins"])?;
+fn listen(table: &Table<'_>, config: &Config) -> Result<Listen> {
+    table.allow(&["address", "hosts", "origins", "dialect", "leaf", "tls"])?;
     let field = table.require("address", "\"127.0.0.1:7300\"")?;
     let (address, port) = address(field)?;
     // Port 0 asks for a fresh port each time, so it clashes with nothing.
-    if port != 0 && others.iter().any(|other| same_address(&other.address, address)) {
+    if port != 0 && config.listen.iter().any(|other| same_address(&other.address, address)) {
         return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));
     }
     let (mut hosts, mut origins) = (Vec::new(), Vec::new());
@@ -94,7 +96,9 @@ fn listen(table: &Table<'_>, others: &[Listen]) -> Result<Listen> {
     if let Some(field) = table.get("origins") {
         origins = access::origins(field)?;
     }
-    Ok(Listen { address: address.to_owned(), hosts, origins })
+    let leaf = leaf::leaf(table, config.limits.message)?;
+    let tls = table.get("tls").map(tls::listen).transpose()?;
+    Ok(Listen { address: address.to_owned(), hosts, origins, leaf, tls })
 }
 
 fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
@@ -111,6 +115,7 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
         "directory",
         "forward",
         "token_file",
+        "tls",
     ])?;
     let name = table.require("name", "\"disk.free\"")?;
     let provider = match (table.get("exec"), table.get("forward")) {
@@ -131,7 +136,7 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
 }
 
 fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
-    const KNOWN: [&str; 5] = ["name", "description", "forward", "timeout", "token_file"];
+    const KNOWN: [&str; 6] = ["name", "description", "forward", "timeout", "token_file", "tls"];
     if let Some((key, _)) = table.entries.iter().find(|(key, _)| !KNOWN.contains(&key.get_ref().as_ref())) {
         let message =
             format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
@@ -144,7 +149,8 @@ fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
         );
     }
     let token_file = table.get("token_file").map(path).transpose()?;
-    let mut forward = Forward { to: address.to_owned(), timeout: None, token_file };
+    let tls = table.get("tls").map(tls::forward).transpose()?;
+    let mut forward = Forward { to: address.to_owned(), timeout: None, token_file, tls };
     table.duration("timeout", TICK..=DAY, &mut forward.timeout)?;
     Ok(forward)
 }
@@ -152,6 +158,9 @@ fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
 fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
     if let Some(field) = table.get("token_file") {
         return Err(field.fail("only a function with forward presents a token"));
+    }
+    if let Some(field) = table.get("tls") {
+        return Err(field.fail("only a function with forward speaks TLS"));
     }
     let params = match table.get("params") {
         Some(field) => params(field)?,
@@ -184,7 +193,7 @@ fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
     Ok(exec)
 }
 
-fn path(field: Field<'_>) -> Result<PathBuf> {
+pub(super) fn path(field: Field<'_>) -> Result<PathBuf> {
     let path = field.string()?;
     if path.is_empty() || path.contains('\0') {
         return Err(field.expected("a path such as \"/var/lib/board\""));

@@ -11,7 +11,7 @@ use smol::Timer;
 use crate::message::{Fault, code};
 use crate::route::Stop;
 use crate::session::Session;
-use crate::transport::{Pipe, Received};
+use crate::transport::{Closing, Pipe, Received};
 
 /// Rounds of reading and answering before other connections have their turn. A socket that always has more to
 /// give would otherwise never be left.
@@ -32,13 +32,14 @@ pub(super) fn drive(
     mut last_call: Stop,
 ) -> impl Future<Output = io::Result<()>> + Send {
     let mut alarm: Option<(Instant, Timer)> = None;
-    let (mut stopped, mut given_up, mut done) = (false, false, false);
+    let (mut stopped, mut given_up, mut busy) = (false, false, false);
+    let mut closing = None;
     poll_fn(move |cx| {
         // Once nothing is there to be read, the task will be woken when something is.
         let mut quiet = false;
         for _ in 0..TURN {
-            if done {
-                return pipe.poll_close(cx);
+            if let Some(why) = closing {
+                return pipe.poll_close(cx, why);
             }
             let now = Instant::now();
             let mut moved = session.poll_answers(cx, now).is_ready();
@@ -50,7 +51,10 @@ pub(super) fn drive(
             }
             let flushed = pipe.poll_flush(cx)?.is_ready();
 
-            stopped = stopped || stop.as_mut().is_some_and(|stop| Pin::new(stop).poll(cx).is_ready());
+            if !stopped && stop.as_mut().is_some_and(|stop| Pin::new(stop).poll(cx).is_ready()) {
+                stopped = true;
+                busy = moved || !session.is_idle();
+            }
             // The last call comes after the signal to stop.
             let may_give_up = !given_up && (stopped || stop.is_none());
             if may_give_up && Pin::new(&mut last_call).poll(cx).is_ready() {
@@ -74,7 +78,7 @@ pub(super) fn drive(
                         moved = true;
                     }
                     Poll::Ready(Received::Gone) => {
-                        done = true;
+                        closing = Some(Closing::Done);
                         moved = true;
                         break;
                     }
@@ -86,9 +90,13 @@ pub(super) fn drive(
                 continue;
             }
             // A peer that has said all waits for its answers only; a node that stops, for everything.
-            done = flushed
-                && if session.has_ended() { session.is_answered() } else { stopped && session.is_idle() };
-            if done {
+            let why = match (session.has_ended(), session.is_broken()) {
+                (true, false) => session.is_answered().then_some(Closing::Done),
+                (true, true) => session.is_answered().then_some(Closing::Refused),
+                _ => (stopped && session.is_idle()).then_some(Closing::Stopping { busy }),
+            };
+            closing = why.filter(|_| flushed);
+            if closing.is_some() {
                 continue;
             }
             match session.next_deadline() {

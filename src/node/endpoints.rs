@@ -14,11 +14,13 @@ use crate::codec::{Dialect, jsonrpc};
 use crate::message::{Fault, Id};
 use crate::route::Pass;
 use crate::transport::http::{Reply, Request, Service};
-use crate::transport::{Pipe, Received, Site};
+use crate::transport::{Closing, Pipe, Received, Site};
 use crate::web;
 
 /// What there is, for who asks for something else.
 const USAGE: &str = "GET / for a page; POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n";
+/// What there is where messages are Leaf's.
+const LEAF_USAGE: &str = "Leaf's messages in WebSocket frames are spoken here; GET /healthz or /metrics\n";
 
 /// The node's paths.
 #[derive(Clone)]
@@ -103,6 +105,11 @@ impl Service for Endpoints {
     async fn answer(&self, request: Request, pass: Pass) -> Reply {
         self.asked.store(true, Ordering::Relaxed);
         match (&request.method, request.path.as_str()) {
+            (_, path)
+                if self.entrance.speaks_only_websocket() && !matches!(path, "/healthz" | "/metrics") =>
+            {
+                Reply::text(426, LEAF_USAGE).with_headers(&[("upgrade", "websocket")])
+            }
             (&Method::POST, "/" | "/rpc") => self.rpc(request.body, pass).await,
             (&Method::GET | &Method::HEAD, "/healthz") => Reply::text(200, "ok\n"),
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&pass),
@@ -155,7 +162,7 @@ impl Pipe for Exchange<'_> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_close(&mut self, _: &mut Context<'_>, _: Closing) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use smol::net::TcpListener;
 
-use crate::config::Listen;
+use crate::codec::leaf::{ByteOrder, Leaf, LengthBytes};
+use crate::config::{self, Listen, ListenTls};
 use crate::route::{Access, Pass};
 use crate::transport::Site;
+use crate::transport::tls::{Acceptor, TlsError};
 
 /// A bound socket, and what holds for whoever comes in by it.
 ///
@@ -22,16 +24,37 @@ pub struct Listener {
 pub(super) struct Entrance {
     pub(super) pass: Pass,
     pub(super) site: Site,
+    /// Nothing but Leaf's messages is spoken here.
+    pub(super) leaf: Option<Leaf>,
+    pub(super) tls: Option<Acceptor>,
 }
 
 impl Listener {
-    /// Listens on `socket` as a configuration says.
+    /// Listens on `socket` as a configuration says, but for TLS, which [`Self::tls`] and [`Self::with_tls`] add.
     pub fn new(socket: TcpListener, configured: &Listen, access: &Arc<Access>) -> Self {
         let mut hosts = configured.hosts.clone();
         hosts.extend(configured.address.rsplit_once(':').map(|(host, _)| host.to_ascii_lowercase()));
         let site = Site::new(hosts, configured.origins.clone());
+        let leaf = configured.leaf.as_ref().map(leaf);
         let pass = access.visitor(&configured.address);
-        Self { socket, entrance: Arc::new(Entrance { pass, site }) }
+        Self { socket, entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
+    }
+
+    /// Listens for peers that shake hands first.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<Acceptor>) -> Self {
+        let Entrance { pass, site, leaf, .. } = &*self.entrance;
+        let entrance = Entrance { pass: pass.clone(), site: site.clone(), leaf: *leaf, tls };
+        Self { entrance: Arc::new(entrance), ..self }
+    }
+
+    /// Reads the files that a listener with TLS needs. None, if it is configured without.
+    ///
+    /// # Errors
+    /// If one is not what it should be, or this build has no TLS (feature `tls`).
+    pub fn tls(configured: &Listen) -> Result<Option<Acceptor>, TlsError> {
+        let load = |tls: &ListenTls| Acceptor::load(&tls.certificate, &tls.key, tls.client_ca.as_deref());
+        configured.tls.as_ref().map(load).transpose()
     }
 }
 
@@ -41,8 +64,28 @@ impl From<TcpListener> for Listener {
     }
 }
 
+impl Entrance {
+    /// Tells whether Leaf's messages are spoken here, in WebSocket frames.
+    pub(super) fn speaks_only_websocket(&self) -> bool {
+        self.leaf.is_some_and(|leaf| !leaf.framed)
+    }
+}
+
 impl Default for Entrance {
     fn default() -> Self {
-        Self { pass: Pass::open(), site: Site::default() }
+        Self { pass: Pass::open(), site: Site::default(), leaf: None, tls: None }
     }
+}
+
+fn leaf(configured: &config::Leaf) -> Leaf {
+    let length = match configured.length {
+        1 => LengthBytes::One,
+        2 => LengthBytes::Two,
+        _ => LengthBytes::Four,
+    };
+    let order = match configured.order {
+        config::ByteOrder::Big => ByteOrder::Big,
+        config::ByteOrder::Little => ByteOrder::Little,
+    };
+    Leaf { length, order, min: configured.min, max: configured.max, framed: !configured.websocket }
 }

@@ -19,6 +19,7 @@ use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::route::{Pass, Registry, Stopper};
 use crate::session::Session;
+use crate::transport::tls::Acceptor;
 use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
 use endpoints::Endpoints;
 use listener::Entrance;
@@ -151,6 +152,7 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
                 }
                 // Replies are written in batches; to hold back small ones would only delay them.
                 let _ = stream.set_nodelay(true);
+                let _ = transport::keep_alive(&stream, node.limits.keepalive);
                 keep(&node, &listener.entrance, stream);
             }
             Err(error) => {
@@ -205,17 +207,32 @@ impl Drop for Present {
     }
 }
 
-/// A connection's stream. Boxed, since futures hold what they are given more than once.
-type Peer<T> = Peeked<Box<Guarded<T>>>;
+/// A connection's stream. Boxed, since futures hold what they are given more than once, and of whatever type, since what
+/// serves it would else be there once a type.
+type Peer = Peeked<Box<dyn Stream>>;
 
-fn guarded<T: Stream>(node: &Shared, stream: T) -> Peer<T> {
+fn guarded(node: &Shared, stream: impl Stream) -> Peer {
     Peeked::new(Box::new(Guarded::new(stream, node.limits.stall_timeout)))
 }
 
 /// Each state of a connection is boxed: in one future each would take as much memory as the largest, and those of
 /// HTTP are large.
-async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: Peer<impl Stream>) {
-    let ended = match Box::pin(dialect(node, stream)).await {
+async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, mut stream: Peer) {
+    if let Some(tls) = &entrance.tls {
+        match Box::pin(secured(node, tls, stream)).await {
+            Some(secured) => stream = secured,
+            None => return,
+        }
+    }
+    let told = match entrance.leaf {
+        Some(leaf) if leaf.framed => Ok(Some((Detected::Dialect(Dialect::Leaf(leaf)), stream))),
+        _ => Box::pin(dialect(node, stream)).await,
+    };
+    let ended = match told {
+        Ok(Some((Detected::Dialect(dialect), _))) if entrance.speaks_only_websocket() => {
+            node.metrics().foreign.add();
+            Err(format!("a peer speaks {dialect:?} where only WebSocket is spoken").into())
+        }
         Ok(Some((Detected::Dialect(dialect), stream))) => {
             serve_stream(node, entrance, stream, dialect).await.map_err(Into::into)
         }
@@ -223,6 +240,10 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: Peer<impl S
         Ok(Some((Detected::Foreign(name), _))) => {
             node.metrics().foreign.add();
             Err(format!("a peer speaks {name}, which this port does not").into())
+        }
+        Ok(Some((Detected::Tls, _))) => {
+            node.metrics().foreign.add();
+            Err("a peer speaks TLS, which this port does not (tls under [[listen]])".into())
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
@@ -232,41 +253,76 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: Peer<impl S
             node.metrics().slow_readers.add();
         } else if is_slow_head(&*error) {
             node.metrics().slow_heads.add();
+        } else if transport::is_vanished(&*error) {
+            node.metrics().vanished.add();
         }
         log::info!(target: PEER, "a connection ended: {error}");
     }
 }
 
+/// Shakes hands with a peer, which is to begin with it. `None` if that fails, which is counted and told.
+async fn secured(node: &Shared, tls: &Acceptor, stream: Peer) -> Option<Peer> {
+    let failed = match dialect(node, stream).await {
+        Ok(None) => return None,
+        Ok(Some((Detected::Tls, stream))) => {
+            let shaken = async { Some(tls.accept(stream).await) };
+            match in_time(node, shaken).await {
+                None => return None,
+                Some(Ok(stream)) => return Some(Peeked::new(stream)),
+                Some(Err(error)) => error.to_string(),
+            }
+        }
+        Ok(Some((plain, mut stream))) => {
+            if plain == Detected::Http {
+                http::refuse(&mut stream, "this port speaks TLS: use https:// or wss://\n").await;
+            }
+            "the peer speaks without TLS, which this port does not".to_owned()
+        }
+        Err(error) => error.to_string(),
+    };
+    node.metrics().tls_failed.add();
+    log::info!(target: PEER, "a TLS handshake failed: {failed}");
+    None
+}
+
 /// Waits until a peer has said enough to tell what it speaks. `None` if it does not, or the node stops.
-async fn dialect<T: Stream>(node: &Shared, mut stream: Peer<T>) -> io::Result<Option<(Detected, Peer<T>)>> {
+async fn dialect(node: &Shared, mut stream: Peer) -> io::Result<Option<(Detected, Peer)>> {
     let told = async {
         let mut seen = 0;
         loop {
-            let first = stream.peek().await?;
+            let first = match stream.peek().await {
+                Ok(first) => first,
+                Err(error) => return Some(Err(error)),
+            };
             match detect(first) {
-                Some(dialect) => return io::Result::Ok(Some(dialect)),
-                None if first.len() == seen => return Ok(None),
+                Some(dialect) => return Some(Ok(dialect)),
+                None if first.len() == seen => return None,
                 None => seen = first.len(),
             }
         }
     };
+    let told = in_time(node, told).await.transpose()?;
+    Ok(told.map(|dialect| (dialect, stream)))
+}
+
+/// Waits for what comes first on a connection. `None` if it takes too long, or the node stops.
+async fn in_time<T>(node: &Shared, first: impl Future<Output = Option<T>>) -> Option<T> {
     let late = async {
         Timer::after(node.limits.head_timeout).await;
         node.metrics().slow_heads.add();
-        Ok(None)
+        None
     };
     let stopped = async {
         node.stopper.signal().await;
-        Ok(None)
+        None
     };
-    let told = told.or(late).or(stopped).await?;
-    Ok(told.map(|dialect| (dialect, stream)))
+    first.or(late).or(stopped).await
 }
 
 fn serve_stream(
     node: &Shared,
     entrance: &Entrance,
-    stream: Peer<impl Stream>,
+    stream: Peer,
     dialect: Dialect,
 ) -> smol::future::Boxed<io::Result<()>> {
     let (first, stream) = stream.into_parts();
@@ -280,7 +336,7 @@ fn serve_stream(
 async fn serve_http(
     node: &Arc<Shared>,
     entrance: &Arc<Entrance>,
-    stream: Peer<impl Stream>,
+    stream: Peer,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
     let bounds = http::Bounds {
@@ -294,9 +350,16 @@ async fn serve_http(
         return Ok(());
     }
     if let Some(http::Upgraded { stream, first, pass }) = served? {
-        let pipe = WebSocket::accept(stream, first, limits.message).await;
+        let keepalive = limits.keepalive;
+        let (dialect, pipe) = match entrance.leaf {
+            None => (Dialect::Messages, WebSocket::accept(stream, first, limits.message, keepalive).await),
+            Some(leaf) => {
+                let pipe = WebSocket::accept(stream, first, leaf.max as usize, keepalive).await;
+                (Dialect::Leaf(leaf), pipe.always_binary().bounded_by("listen.leaf.max"))
+            }
+        };
         let (pipe, stop) = (Box::new(pipe), Some(node.stopper.signal()));
-        let session = node.session(Dialect::Frames, pass);
+        let session = node.session(dialect, pass);
         connection::drive(session, pipe, stop, node.stopper.last_call()).await?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::io;
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use async_channel::Sender;
@@ -15,12 +15,12 @@ use smol::future::FutureExt;
 use smol::net::TcpStream;
 use smol::{Executor, Task, Timer};
 
-use super::{RemoteError, Secret};
+use super::{RemoteError, Secret, Target};
 use crate::codec::jsonrpc::{self, Bounds};
 use crate::codec::{Lines, Next, Read};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
-use crate::transport::{Bytes, Guarded, Pipe, Received};
+use crate::transport::{Bytes, Guarded, Pipe, Pulse, Received, Silence, Stream, keep_alive, vanished};
 
 /// Waits between attempts to connect: the first, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -34,9 +34,7 @@ const PENDING: usize = 4096;
 /// What callers share with the task that keeps the connection.
 #[derive(Debug)]
 pub(super) struct Link {
-    address: String,
-    limits: Limits,
-    token: Option<Secret>,
+    target: Arc<Target>,
     state: Mutex<State>,
     changed: Event,
     /// Calls that have chosen this connection and are not answered.
@@ -105,9 +103,7 @@ impl Link {
     /// `lasting`.
     pub(super) fn start(
         executor: &Executor<'static>,
-        address: &str,
-        limits: &Limits,
-        token: Option<&Secret>,
+        target: Arc<Target>,
         lasting: bool,
     ) -> (Arc<Self>, Task<()>) {
         let state = State {
@@ -119,9 +115,7 @@ impl Link {
             writer: None,
         };
         let link = Arc::new(Self {
-            address: address.to_owned(),
-            limits: limits.clone(),
-            token: token.cloned(),
+            target,
             state: Mutex::new(state),
             changed: Event::new(),
             calls: AtomicUsize::new(0),
@@ -157,12 +151,12 @@ impl Link {
     }
 
     fn unreachable(&self, reason: &str) -> RemoteError {
-        RemoteError::Unreachable { address: self.address.clone(), reason: reason.to_owned() }
+        RemoteError::Unreachable { address: self.target.address.clone(), reason: reason.to_owned() }
     }
 
     /// The error of a call that was on its way when the connection ended.
     pub(super) fn lost_now(&self) -> RemoteError {
-        RemoteError::Lost { address: self.address.clone(), reason: "the client has ended".to_owned() }
+        RemoteError::Lost { address: self.target.address.clone(), reason: "the client has ended".to_owned() }
     }
 
     /// Tells whether it is lost and not being made again at this moment.
@@ -209,8 +203,8 @@ impl Link {
         if let Some(fault) = &state.refused {
             return Err(RemoteError::Fault(fault.clone()));
         }
-        if state.pending.len() >= PENDING || state.output.len() >= self.limits.output {
-            return Err(RemoteError::Busy { address: self.address.clone() });
+        if state.pending.len() >= PENDING || state.output.len() >= self.target.limits.output {
+            return Err(RemoteError::Busy { address: self.target.address.clone() });
         }
         let id = answer.is_some().then(|| {
             state.next_id += 1;
@@ -222,10 +216,12 @@ impl Link {
         let request = Request { id: id.clone(), method: method.into(), params, meta };
         jsonrpc::encode_request(&mut state.output, &request);
         let size = state.output.len() - start;
-        if size > self.limits.message {
+        if size > self.target.limits.message {
             state.output.truncate(start);
-            let message =
-                format!("a request of {size} bytes; the limit is {} (limits.message)", self.limits.message);
+            let message = format!(
+                "a request of {size} bytes; the limit is {} (limits.message)",
+                self.target.limits.message
+            );
             return Err(RemoteError::Fault(Fault::new(code::REQUEST_TOO_LARGE, message)));
         }
         state.output.push(b'\n');
@@ -234,6 +230,23 @@ impl Link {
         }
         state.wake_writer();
         Ok(id)
+    }
+
+    /// Tells whether the other node may read no further before it has answered something.
+    fn is_full(&self) -> bool {
+        self.lock().pending.len() >= self.target.limits.in_flight
+    }
+
+    /// Asks for a sign of life. Whatever comes is one, so nobody waits for the answer.
+    fn ping(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.next_id += 1;
+        let (id, method) = (Some(Id::from(state.next_id)), "rpc.ping".into());
+        let request = Request { id, method, params: None, meta: Meta::default() };
+        jsonrpc::encode_request(&mut state.output, &request);
+        state.output.push(b'\n');
+        state.wake_writer();
     }
 
     fn enter(&self, phase: Phase) {
@@ -250,7 +263,7 @@ impl Link {
         drop(state);
         self.changed.notify(usize::MAX);
         for answer in pending.into_values() {
-            let (address, reason) = (self.address.clone(), reason.to_owned());
+            let (address, reason) = (self.target.address.clone(), reason.to_owned());
             let _ = answer.try_send(Err(RemoteError::Lost { address, reason }));
         }
     }
@@ -258,7 +271,7 @@ impl Link {
     /// What is sent first on each connection.
     fn greeting(&self) -> Vec<u8> {
         let mut greeting = GREETING.to_vec();
-        if let Some(Secret(token)) = &self.token {
+        if let Some(Secret(token)) = &self.target.token {
             let params = RawJson::of(&[&**token]).ok();
             let (id, method) = (Some(Id::from(AUTH)), "rpc.auth".into());
             let request = Request { id, method, params, meta: Meta::default() };
@@ -270,7 +283,7 @@ impl Link {
 
     /// Fails the calls that wait, and those that come, until there is another connection.
     fn refused(&self, fault: &Fault) {
-        log::warn!("{} refuses the token: {fault}", self.address);
+        log::warn!("{} refuses the token: {fault}", self.target.address);
         let mut state = self.lock();
         let pending = mem::take(&mut state.pending);
         state.refused = Some(fault.clone());
@@ -282,7 +295,7 @@ impl Link {
 
     fn answer(&self, id: Id<'_>, outcome: Outcome) {
         let outcome = match outcome {
-            Err(fault) if self.token.is_some() && id == Id::from(AUTH) => return self.refused(&fault),
+            Err(fault) if self.target.token.is_some() && id == Id::from(AUTH) => return self.refused(&fault),
             outcome => outcome,
         };
         // It is not there if the call was given up.
@@ -303,11 +316,10 @@ async fn keep(link: Arc<Link>, lasting: bool) {
                 back_off = BACK_OFF.0;
                 link.enter(Phase::Up);
                 if told {
-                    log::info!("connected to {} again", link.address);
+                    log::info!("connected to {} again", link.target.address);
                     told = false;
                 }
-                let pipe = Bytes::new(Guarded::new(stream, link.limits.stall_timeout));
-                match exchange(&link, pipe).await {
+                match exchange(&link, Bytes::new(stream)).await {
                     Ok(()) => "closed by the other node".to_owned(),
                     Err(error) => error.to_string(),
                 }
@@ -317,7 +329,7 @@ async fn keep(link: Arc<Link>, lasting: bool) {
         link.lost(&reason);
         // Told once, and not at each attempt.
         let level = if told { log::Level::Debug } else { log::Level::Info };
-        log::log!(level, "no connection to {}: {reason}", link.address);
+        log::log!(level, "no connection to {}: {reason}", link.target.address);
         told = true;
         if !lasting {
             return;
@@ -328,23 +340,42 @@ async fn keep(link: Arc<Link>, lasting: bool) {
     }
 }
 
-async fn dial(link: &Link) -> io::Result<TcpStream> {
+async fn dial(link: &Link) -> io::Result<Box<dyn Stream>> {
+    let Target { address, limits, tls, .. } = &*link.target;
     let late = async {
-        Timer::after(link.limits.connect_timeout).await;
+        Timer::after(limits.connect_timeout).await;
         Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time (limits.connect_timeout)"))
     };
-    let stream = TcpStream::connect(link.address.as_str()).or(late).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+    let dialled = async {
+        let stream = TcpStream::connect(address.as_str()).await?;
+        stream.set_nodelay(true)?;
+        let _ = keep_alive(&stream, limits.keepalive);
+        let stream = Guarded::new(stream, limits.stall_timeout);
+        match tls {
+            None => Ok(Box::new(stream) as Box<dyn Stream>),
+            Some(tls) => tls
+                .connect(address, stream)
+                .await
+                .map_err(|error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))),
+        }
+    };
+    dialled.or(late).await
 }
 
 /// Writes requests and reads replies until the connection ends.
 async fn exchange(link: &Link, mut pipe: impl Pipe) -> io::Result<()> {
     let (mut output, mut sent) = (link.greeting(), 0);
-    let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.limits)));
+    let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.target.limits)));
+    let mut pulse = Pulse::new(link.target.limits.keepalive);
     poll_fn(|cx| {
         poll_write(link, &mut pipe, &mut output, &mut sent, cx)?;
-        let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else { return Poll::Pending };
+        let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else {
+            // With a ping to be written, this is polled once more.
+            return pulse.as_mut().map_or(Poll::Pending, |pulse| poll_pulse(link, pulse, cx));
+        };
+        if let Some(pulse) = &mut pulse {
+            pulse.heard();
+        }
         read(link, &mut lines, &mut input)?;
         if received == Received::End {
             return Poll::Ready(Ok(()));
@@ -354,6 +385,21 @@ async fn exchange(link: &Link, mut pipe: impl Pipe) -> io::Result<()> {
         Poll::Pending
     })
     .await
+}
+
+/// Pings a node that has been silent for long. `Ready` if it has given no sign of life since.
+fn poll_pulse(link: &Link, pulse: &mut Pulse, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    loop {
+        let silence = ready!(pulse.poll(cx));
+        if link.is_full() {
+            // It reads no further before it has answered something, so that its silence says nothing.
+            pulse.heard();
+        } else if silence == Silence::Final {
+            return Poll::Ready(Err(vanished()));
+        } else {
+            link.ping();
+        }
+    }
 }
 
 fn poll_write(
@@ -372,6 +418,8 @@ fn poll_write(
                 state.writer = Some(cx.waker().clone());
                 drop(state);
                 link.changed.notify(usize::MAX);
+                // TLS may hold back what a socket has no room for.
+                let _ = pipe.poll_flush(cx)?;
                 return Ok(());
             }
             mem::swap(output, &mut state.output);
@@ -384,7 +432,7 @@ fn poll_write(
 }
 
 fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
-    let bounds = Bounds { depth: link.limits.depth, batch: 0 };
+    let bounds = Bounds { depth: link.target.limits.depth, batch: 0 };
     let mut at = 0;
     loop {
         match lines.next(&input[at..]) {
@@ -397,7 +445,7 @@ fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
                 at += cut;
             }
             Next::TooLong(cut) => {
-                let limit = link.limits.message;
+                let limit = link.target.limits.message;
                 let message = format!("a reply of more than {limit} bytes (limits.message)");
                 let Some(id) = jsonrpc::id_at_front(&input[at..at + cut]) else {
                     return Err(io::Error::other(message));

@@ -13,6 +13,7 @@ use smol::{Executor, Task, Timer};
 
 use crate::config::Limits;
 use crate::message::{Fault, RawJson};
+use crate::transport::tls::Connector;
 use link::{Chosen, GivenUp, Link};
 
 /// Connections to one node at most.
@@ -30,10 +31,17 @@ const LINKS: usize = 4;
 #[derive(Debug)]
 pub struct Remote {
     executor: Arc<Executor<'static>>,
+    target: Arc<Target>,
+    links: Mutex<Vec<Kept>>,
+}
+
+/// Where connections lead, and what is said there first.
+#[derive(Debug)]
+struct Target {
     address: String,
     limits: Limits,
     token: Option<Secret>,
-    links: Mutex<Vec<Kept>>,
+    tls: Option<Connector>,
 }
 
 /// A token, which no log shows.
@@ -56,14 +64,8 @@ struct Kept {
 }
 
 impl Kept {
-    fn start(
-        executor: &Executor<'static>,
-        address: &str,
-        limits: &Limits,
-        token: Option<&Secret>,
-        lasting: bool,
-    ) -> Self {
-        let (link, task) = Link::start(executor, address, limits, token, lasting);
+    fn start(executor: &Executor<'static>, target: &Arc<Target>, lasting: bool) -> Self {
+        let (link, task) = Link::start(executor, target.clone(), lasting);
         Self { link, task, lasting }
     }
 }
@@ -125,15 +127,28 @@ impl Remote {
         limits: Limits,
         token: Option<String>,
     ) -> Self {
+        Self::over_tls(executor, address, limits, token, None)
+    }
+
+    /// [`with_token`](Self::with_token), and speaks TLS if there is a `tls`: the other node has to show a certificate
+    /// for the host of `address` that it trusts.
+    pub fn over_tls(
+        executor: &Arc<Executor<'static>>,
+        address: impl Into<String>,
+        limits: Limits,
+        token: Option<String>,
+        tls: Option<Connector>,
+    ) -> Self {
         let (executor, address) = (executor.clone(), address.into());
         let token = token.map(|token| Secret(token.into()));
-        let first = Kept::start(&executor, &address, &limits, token.as_ref(), true);
-        Self { executor, address, limits, token, links: Mutex::new(vec![first]) }
+        let target = Arc::new(Target { address, limits, token, tls });
+        let first = Kept::start(&executor, &target, true);
+        Self { executor, target, links: Mutex::new(vec![first]) }
     }
 
     /// Returns the other node's address, as it was given.
     pub fn address(&self) -> &str {
-        &self.address
+        &self.target.address
     }
 
     /// Waits while the connection is being made. Calls do so by themselves.
@@ -155,14 +170,14 @@ impl Remote {
     fn choose(&self) -> Chosen {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.retain(|kept| !kept.task.is_finished() && (kept.lasting || !kept.link.is_down()));
-        let has_room = |kept: &&Kept| kept.link.calls() < self.limits.in_flight && !kept.link.is_down();
+        let has_room =
+            |kept: &&Kept| kept.link.calls() < self.target.limits.in_flight && !kept.link.is_down();
         if let Some(kept) = links.iter().find(has_room) {
             return kept.link.choose();
         }
         // If the first one is down, so would be a further one.
         if links.len() < LINKS && !links.iter().any(|kept| kept.link.is_down()) {
-            let token = self.token.as_ref();
-            links.push(Kept::start(&self.executor, &self.address, &self.limits, token, false));
+            links.push(Kept::start(&self.executor, &self.target, false));
         }
         match links.iter().min_by_key(|kept| (kept.link.is_down(), kept.link.calls())) {
             Some(kept) => kept.link.choose(),

@@ -9,11 +9,15 @@ use smol::Executor;
 
 use super::registry::{Builder, RegistryError};
 use super::{Exec, Forward, Registry};
-use crate::config::{Config, Provider};
+use crate::config::{Config, ForwardTls, Provider};
 use crate::remote::Remote;
+use crate::transport::tls::{Connector, TlsError};
+
+/// Where to, and with which token and which TLS.
+type Way<'a> = (&'a str, Option<&'a Path>, Option<&'a ForwardTls>);
 
 /// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node
-/// with the same token share one connection.
+/// with the same token and TLS share one connection.
 ///
 /// # Errors
 /// [`ProvidersError`].
@@ -21,7 +25,7 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
     let mut builder = Registry::builder(name.clone()).max_hops(hops);
-    let mut remotes: HashMap<(&str, Option<&Path>), Arc<Remote>> = HashMap::new();
+    let mut remotes: HashMap<Way<'_>, Arc<Remote>> = HashMap::new();
     for function in &config.functions {
         let description = function.description.clone();
         match &function.provider {
@@ -29,12 +33,13 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
                 builder.provide(&function.name, description, Exec::new(executor.clone(), exec.clone()))?;
             }
             Provider::Forward(forward) => {
-                let to = (forward.to.as_str(), forward.token_file.as_deref());
+                let to = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());
                 let remote = match remotes.get(&to) {
                     Some(remote) => remote.clone(),
                     None => {
                         let token = to.1.map(token).transpose()?;
-                        let remote = Remote::with_token(executor, to.0, config.limits.clone(), token);
+                        let tls = to.2.map(|tls| connector(to.0, tls)).transpose()?;
+                        let remote = Remote::over_tls(executor, to.0, config.limits.clone(), token, tls);
                         remotes.entry(to).or_insert(Arc::new(remote)).clone()
                     }
                 };
@@ -52,6 +57,11 @@ fn token(path: &Path) -> Result<String, ProvidersError> {
     Ok(text.trim().to_owned())
 }
 
+fn connector(to: &str, tls: &ForwardTls) -> Result<Connector, ProvidersError> {
+    let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
+    Connector::load(&tls.ca, identity).map_err(|source| ProvidersError::Tls { to: to.to_owned(), source })
+}
+
 /// Says why the providers of a configuration are not there.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -64,6 +74,13 @@ pub enum ProvidersError {
         path: PathBuf,
         /// What reading it met.
         source: io::Error,
+    },
+    /// A function's `tls` is not what it should be.
+    Tls {
+        /// The other node, as configured.
+        to: String,
+        /// What is wrong.
+        source: TlsError,
     },
 }
 
@@ -80,6 +97,7 @@ impl fmt::Display for ProvidersError {
             Self::TokenFile { path, source } => {
                 write!(f, "cannot read token_file {}: {source}", path.display())
             }
+            Self::Tls { to, source } => write!(f, "tls of forward = {to:?}: {source}"),
         }
     }
 }
@@ -89,6 +107,7 @@ impl std::error::Error for ProvidersError {
         match self {
             Self::Registry(error) => error.source(),
             Self::TokenFile { source, .. } => Some(source),
+            Self::Tls { source, .. } => Some(source),
         }
     }
 }

@@ -411,6 +411,13 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fau
     })
 }
 
+/// For functions that call others, and whose callers get to know why that failed.
+impl From<CallError> for Fault {
+    fn from(error: CallError) -> Self {
+        fault(&error)
+    }
+}
+
 fn fault(error: &CallError) -> Fault {
     let code = match error {
         CallError::Unknown(_) => code::UNKNOWN_FUNCTION,

@@ -200,9 +200,7 @@ impl Session {
         if taken.as_ref().is_err_and(|fault| fault.code == code::DENIED) {
             self.metrics().bad_tokens.add();
         }
-        if let Some(id) = id {
-            self.tell(batch, id, taken.as_ref().map(|()| "true"));
-        }
+        self.tell_if_asked(batch, id, taken.as_ref().map(|()| "true"));
     }
 
     /// Begins as many of the waiting requests as there are places in flight.
@@ -220,10 +218,7 @@ impl Session {
     fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, ask: Ask<'_>, deadline: Instant) {
         if let Err(fault) = self.pass.check(ask.method) {
             self.metrics().denied.add();
-            if let Some(id) = id {
-                self.tell(batch, &id, Err(&fault));
-            }
-            return;
+            return self.tell_if_asked(batch, id.as_ref(), Err(&fault));
         }
         let mut result = std::mem::take(&mut self.result);
         match self.registry.prompt(&ask, &mut result, &mut self.clock) {
@@ -231,9 +226,7 @@ impl Session {
                 let answer = answer.and_then(|()| text(&result));
                 let answer = answer.as_ref().map(|result| *result);
                 self.count(answer.err());
-                if let Some(id) = id {
-                    self.tell(batch, &id, answer);
-                }
+                self.tell_if_asked(batch, id.as_ref(), answer);
             }
             None => {
                 let Ask { method, params, hops } = ask;
@@ -285,9 +278,7 @@ impl Session {
         self.metrics().in_flight.sub(1);
         let answer = outcome.as_ref().map(RawJson::get);
         self.count(answer.err());
-        if let Some(id) = id {
-            self.tell(batch, &id, answer);
-        }
+        self.tell_if_asked(batch, id.as_ref(), answer);
     }
 
     /// Counts a call that ends late or cancelled, whoever found it to be so.

@@ -116,6 +116,11 @@ impl Session {
         self.ended || self.broken
     }
 
+    /// Tells whether the peer makes no sense, and none of what it still sends would be looked at.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Turns the answers that are there into output, as far as it has room, and begins what has waited for room.
     /// `Ready` if there were any. Otherwise the task is woken when one comes, unless output must go first.
     pub fn poll_answers(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
@@ -316,9 +321,7 @@ impl Session {
 
     /// Writes an answer, or keeps it until the rest of its batch is there.
     fn tell(&mut self, batch: Option<Token>, id: &Id<'_>, answer: Answer<'_>) {
-        if self.codec.sends_results_only() && answer.is_err_and(is_mistake) {
-            self.broken = true;
-        }
+        self.end_for_mistake(answer);
         let (codec, limit, metrics) = (&self.codec, self.limits.message, self.registry.metrics());
         match batch {
             None => self.output.message(|out| {
@@ -331,6 +334,19 @@ impl Session {
                 self.part_done(batch);
             }
         }
+    }
+
+    /// The same, unless it answers a notification.
+    fn tell_if_asked(&mut self, batch: Option<Token>, id: Option<&Id<'_>>, answer: Answer<'_>) {
+        match id {
+            Some(id) => self.tell(batch, id, answer),
+            None => self.end_for_mistake(answer),
+        }
+    }
+
+    /// Listens no more to a peer that has made a mistake, if its dialect has no other answer to that.
+    fn end_for_mistake(&mut self, answer: Answer<'_>) {
+        self.broken = self.broken || self.codec.sends_results_only() && answer.is_err_and(is_mistake);
     }
 
     /// One part of a batch is dealt with; after the last the replies go out, if there are any.
@@ -366,6 +382,7 @@ fn is_mistake(fault: &Fault) -> bool {
             | code::INVALID_PARAMS
             | code::UNKNOWN_FUNCTION
             | code::REQUEST_TOO_LARGE
+            | code::DENIED
     )
 }
 

@@ -4,12 +4,14 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use futures_lite::io::AsyncWriteExt;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
@@ -18,6 +20,7 @@ use smol::Timer;
 use smol::future::FutureExt;
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
+use super::linger::Linger;
 use super::{Site, Stream};
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
@@ -145,8 +148,10 @@ pub async fn serve<T: Stream, S: Service>(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Option<Upgraded<T, S::Pass>>, hyper::Error> {
     let upgraded = Mutex::new(None);
+    // Whether the stop is there, and whether the peer may still be sending when it is told the last.
+    let (stopping, unread) = (AtomicBool::new(false), AtomicBool::new(false));
     let handler = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
-        let (service, upgraded) = (service.clone(), &upgraded);
+        let (service, upgraded, stopping, unread) = (service.clone(), &upgraded, &stopping, &unread);
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let origin = head.headers.get(header::ORIGIN).cloned();
@@ -160,6 +165,9 @@ pub async fn serve<T: Stream, S: Service>(
                 Err(reply) => respond(reply, true),
             };
             service.site().share(origin.as_ref(), response.headers_mut());
+            if stopping.load(Ordering::Relaxed) || closes(&response) {
+                unread.store(true, Ordering::Relaxed);
+            }
             Ok::<_, Infallible>(response)
         })
     });
@@ -171,23 +179,44 @@ pub async fn serve<T: Stream, S: Service>(
         .pipeline_flush(true);
     let mut connection = builder.serve_connection(FuturesIo::new(stream), handler);
     let mut stop = std::pin::pin!(stop);
-    let mut stopping = false;
-    poll_fn(|cx| {
-        if !stopping && stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
+    let served = poll_fn(|cx| {
+        if !stopping.load(Ordering::Relaxed) && stop.as_mut().poll(cx).is_ready() {
+            stopping.store(true, Ordering::Relaxed);
             Pin::new(&mut connection).graceful_shutdown();
         }
         connection.poll_without_shutdown(cx)
     })
-    .await?;
+    .await;
+    // hyper has answered what it cannot read.
+    let garbled = served.as_ref().is_err_and(hyper::Error::is_parse);
+    if served.is_err() && !garbled {
+        return served.map(|()| None);
+    }
     let parts = connection.into_parts();
     let (mut stream, first) = (parts.io.into_inner(), parts.read_buf);
     if let Some(pass) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Ok(Some(Upgraded { stream, first: first.to_vec(), pass }));
     }
-    // The peer may be gone already.
-    let _ = poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await;
-    Ok(None)
+    farewell(&mut stream, garbled || unread.into_inner()).await;
+    served.map(|()| None)
+}
+
+/// Answers a peer that does not speak HTTP where and as it should, and ends.
+pub async fn refuse(stream: &mut impl Stream, text: &str) {
+    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close";
+    let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    if stream.write_all(answer.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
+        farewell(stream, true).await;
+    }
+}
+
+/// Ends a stream, whose peer may be gone already, or have left something `unread`.
+async fn farewell(stream: &mut impl Stream, unread: bool) {
+    let closed = poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await;
+    if closed.is_ok() && unread {
+        let mut linger = Linger::new();
+        poll_fn(|cx| linger.poll(cx, stream)).await;
+    }
 }
 
 /// What becomes of a request whose head is acceptable.
@@ -223,6 +252,10 @@ async fn answer<S: Service>(
     pass: S::Pass,
     bounds: Bounds,
 ) -> hyper::Response<Full<Bytes>> {
+    // Not even begun to read, since a peer that waits for leave to send it would get that (RFC 9110, section 10.1.1).
+    if body.size_hint().lower() > bounds.body as u64 {
+        return respond(service.too_large(), true);
+    }
     let body = within(bounds.body_timeout, Limited::new(body, bounds.body).collect()).await;
     // Whoever did not send all of a body cannot be told where the next request begins, so we close.
     let (reply, close) = match body {
@@ -273,6 +306,10 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+fn closes<B>(response: &hyper::Response<B>) -> bool {
+    response.headers().get(header::CONNECTION).is_some_and(|value| value == "close")
 }
 
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {

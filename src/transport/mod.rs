@@ -6,13 +6,18 @@ use std::task::{Context, Poll};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 
+mod alive;
 mod guard;
 pub mod http;
+mod linger;
 pub mod memory;
 mod site;
 mod stream;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+pub mod tls;
 mod websocket;
 
+pub use alive::{Pulse, Silence, keep_alive, vanished};
 pub use guard::{Guarded, Peeked};
 pub use site::Site;
 pub use stream::Bytes;
@@ -34,8 +39,22 @@ pub trait Pipe {
     /// Sees that what was taken gets out.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Flushes, and tells the peer that nothing more comes.
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Flushes, and tells the peer that nothing more comes, and why.
+    fn poll_close(&mut self, cx: &mut Context<'_>, why: Closing) -> Poll<io::Result<()>>;
+}
+
+/// Why a pipe is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// The peer has said all, and has its answers.
+    Done,
+    /// The peer makes no sense, and may go on.
+    Refused,
+    /// This end stops; if it was `busy` with what the peer wanted, the answers have just gone out.
+    Stopping {
+        /// There was something to answer.
+        busy: bool,
+    },
 }
 
 /// What [`Pipe::poll_receive`] has met.
@@ -51,9 +70,18 @@ pub enum Received {
 
 /// Tells whether the peer was cut off because it did not take what was sent to it.
 pub fn is_stall(error: &(dyn Error + 'static)) -> bool {
+    has_cause(error, guard::is_stall)
+}
+
+/// Tells whether the peer was given up because it gave no sign of life.
+pub fn is_vanished(error: &(dyn Error + 'static)) -> bool {
+    has_cause(error, alive::is_vanished)
+}
+
+fn has_cause(error: &(dyn Error + 'static), is_it: fn(&io::Error) -> bool) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(guard::is_stall) {
+        if error.downcast_ref::<io::Error>().is_some_and(is_it) {
             return true;
         }
         cause = error.source();

@@ -4,88 +4,148 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_tungstenite::WebSocketStream;
+use async_tungstenite::tungstenite::Utf8Bytes;
 use async_tungstenite::tungstenite::error::{CapacityError, Error};
 use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use futures_lite::stream::Stream as _;
 use futures_sink::Sink;
 
-use super::{Pipe, Received, Stream};
+use super::alive::Heard;
+use super::linger::Linger;
+use super::{Closing, Pipe, Pulse, Received, Silence, Stream, vanished};
 
 /// Bytes read at once. Every connection holds such a buffer.
 const READ: usize = 2 * 1024;
 /// Bytes that are gathered before they are written.
 const WRITE: usize = 16 * 1024;
 
-/// Carries text messages. Binary ones are taken as text; pings are answered.
+/// Carries messages, in text or binary frames as the peer did last, and answers pings. A silent peer is pinged.
 pub struct WebSocket<T> {
-    stream: WebSocketStream<T>,
+    stream: WebSocketStream<Heard<T>>,
+    /// What is sent goes into binary frames.
+    binary: bool,
+    always_binary: bool,
+    /// What sets how long a message may be.
+    setting: &'static str,
     /// Bytes taken since the last flush.
     unflushed: usize,
-    /// The peer has pinged, and its pong is to be written before anything more is read.
-    owes_pong: bool,
-    /// The close frame that says what the peer did wrong.
-    complaint: Option<CloseFrame>,
+    /// A ping, or the pong for the peer's, is to be written before anything more is read.
+    owes_frame: bool,
+    pulse: Option<Pulse>,
+    /// Only in the end.
+    farewell: Option<Box<Farewell>>,
+}
+
+/// The end of a connection.
+enum Farewell {
+    /// The close frame that says why.
+    ToSay(CloseFrame),
+    /// It is on its way.
+    Said,
+    /// It is out, and the peer has its time to take note.
+    Lingering(Linger),
 }
 
 impl<T: Stream> WebSocket<T> {
     /// Takes the server's side of a connection whose HTTP upgrade is done. `first` was read after the head.
-    /// Messages are of at most `max` bytes.
-    pub async fn accept(stream: T, first: Vec<u8>, max: usize) -> Self {
+    /// Messages are of at most `max` bytes. A peer may be silent for `keepalive` until it is pinged, and as long again.
+    pub async fn accept(stream: T, first: Vec<u8>, max: usize, keepalive: Duration) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ)
             .write_buffer_size(WRITE)
             .max_message_size(Some(max))
             .max_frame_size(Some(max));
+        let stream = Heard { inner: stream, something: false };
         let stream = WebSocketStream::from_partially_read(stream, first, Role::Server, Some(config)).await;
-        Self { stream, unflushed: 0, owes_pong: false, complaint: None }
+        Self {
+            stream,
+            binary: false,
+            always_binary: false,
+            setting: "limits.message",
+            unflushed: 0,
+            owes_frame: false,
+            pulse: Pulse::new(keepalive),
+            farewell: None,
+        }
     }
 
-    /// Says what is wrong, as far as the peer listens, and ends.
-    fn poll_complain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.complaint.is_some() {
-            ready!(Pin::new(&mut self.stream).poll_ready(cx)).map_err(into_io)?;
-            let frame = self.complaint.take();
-            Pin::new(&mut self.stream).start_send(Message::Close(frame)).map_err(into_io)?;
+    /// Sends binary frames only, whatever the peer sends.
+    #[must_use]
+    pub fn always_binary(self) -> Self {
+        Self { binary: true, always_binary: true, ..self }
+    }
+
+    /// Names another setting than `limits.message` to who sends too long a message.
+    #[must_use]
+    pub fn bounded_by(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
+    }
+
+    /// Has the peer told what it did wrong when the pipe is closed.
+    fn complain(&mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) -> Received {
+        self.farewell = Some(Box::new(Farewell::ToSay(CloseFrame { code, reason: reason.into() })));
+        Received::Gone
+    }
+
+    /// Pings a peer that has been silent for long. `Ready` if that is to be written now.
+    fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(pulse) = &mut self.pulse else { return Poll::Pending };
+        if std::mem::take(&mut self.stream.get_mut().something) {
+            pulse.heard();
         }
-        Pin::new(&mut self.stream).poll_flush(cx).map_err(into_io)
+        match ready!(pulse.poll(cx)) {
+            Silence::Final => Poll::Ready(Err(vanished())),
+            Silence::Long => {
+                // If there is no room for it, the peer has been sent enough to answer.
+                if Pin::new(&mut self.stream).poll_ready(cx).map_err(into_io)?.is_ready() {
+                    Pin::new(&mut self.stream)
+                        .start_send(Message::Ping(Default::default()))
+                        .map_err(into_io)?;
+                    self.owes_frame = true;
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 }
 
 impl<T: Stream> Pipe for WebSocket<T> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<io::Result<Received>> {
         loop {
-            if self.complaint.is_some() {
-                ready!(self.poll_complain(cx))?;
-                return Poll::Ready(Ok(Received::Gone));
-            }
-            if self.owes_pong {
+            if self.owes_frame {
                 ready!(self.poll_flush(cx))?;
-                self.owes_pong = false;
+                self.owes_frame = false;
             }
-            match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
-                Some(Ok(Message::Text(text))) => into.extend_from_slice(text.as_bytes()),
-                Some(Ok(Message::Binary(bytes))) => into.extend_from_slice(&bytes),
+            let Poll::Ready(next) = Pin::new(&mut self.stream).poll_next(cx) else {
+                ready!(self.poll_pulse(cx))?;
+                continue;
+            };
+            match next {
+                Some(Ok(Message::Text(text))) => {
+                    self.binary = self.always_binary;
+                    into.extend_from_slice(text.as_bytes());
+                }
+                Some(Ok(Message::Binary(bytes))) => {
+                    self.binary = true;
+                    into.extend_from_slice(&bytes);
+                }
                 Some(Ok(frame)) => {
-                    self.owes_pong = frame.is_ping();
+                    self.owes_frame = frame.is_ping();
                     continue;
                 }
                 Some(Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. }))) => {
-                    let reason = format!("a message of more than {max_size} bytes (limits.message)").into();
-                    self.complaint = Some(CloseFrame { code: CloseCode::Size, reason });
-                    continue;
+                    let reason = format!("a message of more than {max_size} bytes ({})", self.setting);
+                    return Poll::Ready(Ok(self.complain(CloseCode::Size, reason)));
                 }
                 Some(Err(Error::Utf8(_))) => {
-                    self.complaint =
-                        Some(CloseFrame { code: CloseCode::Invalid, reason: "not UTF-8".into() });
-                    continue;
+                    return Poll::Ready(Ok(self.complain(CloseCode::Invalid, "not UTF-8")));
                 }
                 Some(Err(Error::Protocol(error))) => {
-                    let reason = error.to_string().into();
-                    self.complaint = Some(CloseFrame { code: CloseCode::Protocol, reason });
-                    continue;
+                    return Poll::Ready(Ok(self.complain(CloseCode::Protocol, error.to_string())));
                 }
                 None | Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) => {
                     return Poll::Ready(Ok(Received::Gone));
@@ -101,8 +161,12 @@ impl<T: Stream> Pipe for WebSocket<T> {
             ready!(self.poll_flush(cx))?;
         }
         ready!(Pin::new(&mut self.stream).poll_ready(cx)).map_err(into_io)?;
-        let text = String::from_utf8(bytes.to_vec()).map_err(io::Error::other)?;
-        Pin::new(&mut self.stream).start_send(Message::text(text)).map_err(into_io)?;
+        let message = if self.binary {
+            Message::binary(bytes.to_vec())
+        } else {
+            Message::text(String::from_utf8(bytes.to_vec()).map_err(io::Error::other)?)
+        };
+        Pin::new(&mut self.stream).start_send(message).map_err(into_io)?;
         self.unflushed += bytes.len();
         Poll::Ready(Ok(bytes.len()))
     }
@@ -113,10 +177,33 @@ impl<T: Stream> Pipe for WebSocket<T> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match ready!(Pin::new(&mut self.stream).poll_close(cx)) {
-            Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => Poll::Ready(Ok(())),
-            Err(error) => Poll::Ready(Err(into_io(error))),
+    fn poll_close(&mut self, cx: &mut Context<'_>, why: Closing) -> Poll<io::Result<()>> {
+        if self.farewell.is_none() && matches!(why, Closing::Stopping { .. }) {
+            self.complain(CloseCode::Away, "the node is stopping");
+        }
+        let Some(farewell) = &mut self.farewell else {
+            return match ready!(Pin::new(&mut self.stream).poll_close(cx)) {
+                Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(into_io(error))),
+            };
+        };
+        loop {
+            match &mut **farewell {
+                Farewell::ToSay(frame) => {
+                    let frame = Message::Close(Some(frame.clone()));
+                    ready!(Pin::new(&mut self.stream).poll_ready(cx)).map_err(into_io)?;
+                    Pin::new(&mut self.stream).start_send(frame).map_err(into_io)?;
+                    **farewell = Farewell::Said;
+                }
+                Farewell::Said => {
+                    ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(into_io)?;
+                    ready!(Pin::new(&mut self.stream.get_mut().inner).poll_close(cx))?;
+                    **farewell = Farewell::Lingering(Linger::new());
+                }
+                Farewell::Lingering(linger) => {
+                    return linger.poll(cx, &mut self.stream.get_mut().inner).map(Ok);
+                }
+            }
         }
     }
 }

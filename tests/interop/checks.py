@@ -1,4 +1,4 @@
-"""What the Python clients here share: checks that print, and the node's address from the command line."""
+"""What the Python clients here share: checks that print, and the addresses of nodes from the command line."""
 
 import sys
 
@@ -20,7 +20,8 @@ def same(what, got, expected):
     check(what, got == expected and type(got) is type(expected), got, expected)
 
 
-def node_address():
-    """Splits the one argument, HOST:PORT."""
-    host, port = sys.argv[1].rsplit(":", 1)
+def node_address(which=1):
+    """Splits an argument, HOST:PORT: the first is a node with native functions, the second (near.toml) has programs
+    and forwards to the first."""
+    host, port = sys.argv[which].rsplit(":", 1)
     return host.strip("[]"), int(port)

@@ -1,4 +1,4 @@
-"""curl against a node: JSON-RPC 2.0 by POST, and the pages for monitoring, read as Prometheus reads them."""
+"""curl against two nodes: JSON-RPC 2.0 by POST, and the pages for monitoring, read as Prometheus reads them."""
 
 import json
 import pathlib
@@ -14,11 +14,12 @@ BASE = f"http://{HOST}:{PORT}"
 
 
 def curl(path, *options, data=None):
-    """Runs curl; gives the status, the content type and the body."""
+    """Runs curl; gives the status, the content type and the body. An URL in place of a path leads elsewhere."""
     command = ["curl", "--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code} %{content_type}"]
     if data is not None:
         command += ["--header", "Content-Type: application/json", "--data-binary", "@-"]
-    done = subprocess.run([*command, *options, BASE + path], input=data, capture_output=True, text=True, timeout=30)
+    command += [*options, path if "://" in path else BASE + path]
+    done = subprocess.run(command, input=data, capture_output=True, text=True, timeout=30)
     if done.returncode != 0:
         fail(f"curl {path}", done.returncode, done.stderr)
     body, _, tail = done.stdout.rpartition("\n")
@@ -89,6 +90,19 @@ def batches():
     same("batch: not a request", by_id[None]["error"]["code"], -32600)
 
 
+def near():
+    host, port = node_address(2)
+
+    def reply(method, *params):
+        return post(f"http://{host}:{port}/", call(1, method, list(params)))[1]
+
+    same("a program", reply("program.echo", "ü")["result"], "ü")
+    same("another node", reply("demo.add", 20, 22)["result"], 42)
+    same("another node, several results", reply("demo.divide", 17, 5)["result"], [3, 2])
+    same("a program that fails", reply("program.fails")["error"]["code"], -32013)
+    same("another node's panic", reply("demo.panic")["error"]["code"], -32603)
+
+
 def forms():
     """Ways in which curl sends a body, beside the plain one."""
     value = call(1, "rpc.echo", ["x" * 300_000])
@@ -146,5 +160,5 @@ def concurrent():
         same(f"{CALLS} calls, 50 at once, each its own answer", replies, wanted)
 
 
-for part in (calls, errors, notifications, batches, forms, pages, keeps_connection, concurrent):
+for part in (calls, errors, notifications, batches, near, forms, pages, keeps_connection, concurrent):
     part()

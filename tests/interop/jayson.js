@@ -1,12 +1,14 @@
-// jayson, as it comes, against a node: its TCP client first, then its HTTP and WebSocket clients.
+// jayson, as it comes, against two nodes: its TCP client first, then its HTTP and WebSocket clients.
 "use strict";
 
 const assert = require("node:assert/strict");
 const jayson = require("jayson");
 
-const at = process.argv[2].lastIndexOf(":");
-const host = process.argv[2].slice(0, at);
-const port = Number(process.argv[2].slice(at + 1));
+function split(address) {
+  const at = address.lastIndexOf(":");
+  return { host: address.slice(0, at), port: Number(address.slice(at + 1)) };
+}
+const { host, port } = split(process.argv[2]);
 const CALLS = 1000;
 // Its TCP and HTTP clients open a connection for every call.
 const AT_ONCE = 100;
@@ -103,7 +105,18 @@ async function outOfOrder(client) {
   ok("a quick call does not wait for a slow one");
 }
 
+async function programsAndNodes(client) {
+  assert.equal(await result(client, "program.echo", ["ü"]), "ü");
+  assert.equal(await result(client, "demo.add", [20, 22]), 42);
+  assert.deepEqual(await result(client, "demo.divide", [17, 5]), [3, 2]);
+  assert.equal((await exchange(client, "program.fails", [])).error.code, -32013);
+  assert.equal((await exchange(client, "demo.panic", [])).error.code, -32603);
+  ok("a program, another node, and how they fail");
+}
+
 async function main() {
+  const near = split(process.argv[3]);
+  for (const client of [jayson.Client.tcp(near), jayson.Client.http(near)]) await programsAndNodes(client);
   const webSocket = jayson.Client.websocket({ url: `ws://${host}:${port}/`, timeout: 10000 });
   await new Promise((resolve, reject) => webSocket.ws.on("open", resolve).on("error", reject));
   for (const [name, client, hangsUp] of [

@@ -1,4 +1,4 @@
-"""aiorpcX, as it comes, against a node: JSON-RPC 2.0 lines over TCP."""
+"""aiorpcX, as it comes, against two nodes: JSON-RPC 2.0 lines over TCP."""
 
 import asyncio
 import time
@@ -113,7 +113,17 @@ async def out_of_order(session):
     same("the answers overtook each other", order, ["quick", "slow"])
 
 
+async def near(session):
+    same("a program", await session.send_request("program.echo", ["ü"]), "ü")
+    same("another node", await session.send_request("demo.add", [20, 22]), 42)
+    same("another node, several results", await session.send_request("demo.divide", [17, 5]), [3, 2])
+    same("a program that fails", (await error_of(session.send_request("program.fails"))).code, -32013)
+    same("another node's panic", (await error_of(session.send_request("demo.panic"))).code, -32603)
+
+
 async def main():
+    async with aiorpcx.connect_rs(*node_address(2), session_factory=Client) as session:
+        await near(session)
     host, port = node_address()
     async with aiorpcx.connect_rs(host, port, session_factory=Client) as session:
         for part in (calls, errors, notifications, batches, concurrent, out_of_order):

@@ -1,4 +1,4 @@
-"""websockets, as it comes, against a node: JSON-RPC 2.0 over WebSocket text messages."""
+"""websockets, as it comes, against two nodes: JSON-RPC 2.0 over WebSocket, mostly in text messages."""
 
 import asyncio
 import json
@@ -121,12 +121,30 @@ async def frames(ws):
     check("a ping has its pong", await asyncio.wait_for(pong, 10) >= 0)
 
 
+async def binary(ws):
+    await ws.send(request(1, "demo.add", [20, 22]).encode())
+    reply = await asyncio.wait_for(ws.recv(), 10)
+    same("a binary message has a binary answer", type(reply), bytes)
+    same("  with the same JSON", json.loads(reply)["result"], 42)
+
+
+async def near(ws):
+    same("a program", (await ask(ws, 1, "program.echo", ["ü"]))["result"], "ü")
+    same("another node", (await ask(ws, 1, "demo.add", [20, 22]))["result"], 42)
+    same("another node, several results", (await ask(ws, 1, "demo.divide", [17, 5]))["result"], [3, 2])
+    same("a program that fails", (await ask(ws, 1, "program.fails", []))["error"]["code"], -32013)
+    same("another node's panic", (await ask(ws, 1, "demo.panic", []))["error"]["code"], -32603)
+
+
 async def main():
+    host, port = node_address(2)
+    async with websockets.connect(f"ws://{host}:{port}/") as ws:
+        await near(ws)
     host, port = node_address()
     url = f"ws://{host}:{port}/"
     # The client's own limits and time-outs stay as they are, compression offer included.
     async with websockets.connect(url) as ws:
-        for part in (calls, errors, notifications, batches, concurrent, out_of_order, frames):
+        for part in (calls, errors, notifications, batches, concurrent, out_of_order, frames, binary):
             async with asyncio.timeout(30):
                 await part(ws)
         await ws.close()

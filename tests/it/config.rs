@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use chanrpc::config::{
-    Config, ConfigError, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider,
-    Rule, Template,
+    ByteOrder, Config, ConfigError, Exec, Forward, ForwardTls, Function, Leaf, Limits, Listen, ListenTls,
+    Output, Param, ParamKind, Piece, Provider, Rule, Template,
 };
 use proptest::prelude::*;
 
@@ -95,6 +95,7 @@ fn an_empty_file_says_the_defaults() {
         drain: Duration::from_secs(5),
         queue: 1024,
         connect_timeout: Duration::from_secs(5),
+        keepalive: Duration::from_secs(60),
     };
     assert_eq!(limits, expected);
 }
@@ -111,7 +112,7 @@ fn the_documented_example() {
         output_limit: 1_048_576,
         directory: None,
     };
-    let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None };
+    let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None, tls: None };
     let expected = Config {
         name: "board-a".to_owned(),
         listen: vec![Listen::at("127.0.0.1:7300")],
@@ -151,15 +152,25 @@ fn every_key_arrives() {
         to: "10.0.0.2:7300".to_owned(),
         timeout: Some(Duration::from_millis(1500)),
         token_file: Some(PathBuf::from("/etc/chanrpc/token")),
+        tls: Some(ForwardTls {
+            ca: PathBuf::from("/etc/chanrpc/ca.pem"),
+            identity: Some((PathBuf::from("board-a.pem"), PathBuf::from("board-a.key"))),
+        }),
     };
     let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(Listen::at);
     listen[2].hosts = ["board-b", "board-b.lan"].map(str::to_owned).to_vec();
     listen[2].origins = ["https://app.example", "http://localhost:3000"].map(str::to_owned).to_vec();
+    listen[2].leaf = Some(Leaf { length: 4, order: ByteOrder::Little, min: 2, max: 32_768, websocket: true });
+    listen[2].tls = Some(ListenTls {
+        certificate: PathBuf::from("/etc/chanrpc/node.pem"),
+        key: PathBuf::from("/etc/chanrpc/node.key"),
+        client_ca: Some(PathBuf::from("/etc/chanrpc/clients.pem")),
+    });
     let mut token = [0; 32];
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let place = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        place: place(59),
+        place: place(70),
         functions: vec!["rpc.list".to_owned()],
         name: None,
         token: None,
@@ -167,7 +178,7 @@ fn every_key_arrives() {
         expires: None,
     };
     let dashboard = Rule {
-        place: place(62),
+        place: place(73),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         name: Some("dashboard".to_owned()),
         token: Some(token),
@@ -205,6 +216,7 @@ fn every_key_arrives() {
             drain: Duration::ZERO,
             queue: 512,
             connect_timeout: Duration::from_millis(250),
+            keepalive: Duration::from_secs(90),
         },
     };
     assert_eq!(load("everything.toml"), expected);
@@ -215,6 +227,22 @@ fn a_program_may_print_as_much_as_a_message_holds() {
     let text = "[[function]]\nname = 'up'\nexec = ['uptime']\n[limits]\nmessage = '2 KiB'";
     let config = Config::parse(text, "test.toml").expect("valid");
     assert!(matches!(&config.functions[0].provider, Provider::Exec(exec) if exec.output_limit == 2048));
+}
+
+#[test]
+fn leaf_as_leaf_has_it_and_no_more_than_the_limit() {
+    let leaf = |settings: &str| {
+        let text = format!("[[listen]]\naddress = '127.0.0.1:0'\ndialect = 'leaf'\n{settings}");
+        let config = Config::parse(&text, "test.toml").expect("valid");
+        config.listen[0].leaf.clone().expect("it is for Leaf")
+    };
+    let usual = Leaf { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
+    assert_eq!(leaf(""), usual);
+    assert_eq!(leaf("[listen.leaf]\nlength = 1"), Leaf { length: 1, max: 255, ..usual });
+    assert_eq!(leaf("[limits]\nmessage = 1000"), Leaf { max: 1000, ..usual });
+    assert_eq!(leaf("[listen.leaf]\nmax = 65535").max, 65_535);
+    let websocket = leaf("[listen.leaf]\nlength = 1\nmax = 100000\nwebsocket = true");
+    assert_eq!((websocket.max, websocket.websocket), (100_000, true));
 }
 
 #[test]

@@ -8,14 +8,19 @@ mod cli;
 mod config;
 #[cfg(feature = "cron")]
 mod cron;
+mod dialects;
 mod docs;
+mod endings;
 mod hostile;
 mod lanes;
 mod layering;
 mod leaf;
+mod leaf_wire;
 mod lobby;
 mod memory;
 mod modules;
+#[cfg(not(feature = "tls"))]
+mod no_tls;
 mod page;
 mod programs;
 mod remote;
@@ -24,4 +29,7 @@ mod session;
 mod spec;
 mod stress;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;
 mod waterfall;
+mod wires;

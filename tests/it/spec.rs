@@ -149,6 +149,18 @@ impl Fixture {
         Self { executor: executor.clone(), node, address, closer, server, serving, stop }
     }
 
+    /// Has the node stop.
+    pub(crate) fn stop(&self) {
+        self.stop.close();
+    }
+
+    /// Ends the server, which answers what is held with an error.
+    pub(crate) async fn end_server(self) -> Task<()> {
+        self.closer.close();
+        drop(self.server.await);
+        self.serving
+    }
+
     /// Stops the node and waits until it has ended. What is held till then is answered with an error.
     pub(crate) async fn end(self) {
         self.closer.close();

@@ -1,0 +1,233 @@
+//! How connections end: what a peer learns of it though it is still sending, when the node stops, and when the peer
+//! itself has vanished.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+
+use async_tungstenite::tungstenite::protocol::Message;
+use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use chanrpc::config::Limits;
+use futures_lite::StreamExt;
+use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
+use serde_json::{Value, json};
+use smol::net::TcpStream as Socket;
+
+use crate::spec;
+use crate::support::{Client, Folder, HttpReply, Node, eventually, got, listen, post, request};
+
+const MIB: usize = 1 << 20;
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+fn websocket(node: &Node) -> Client {
+    let mut client = node.connect();
+    client.send(UPGRADE);
+    assert_eq!(client.http().status, 101);
+    client
+}
+
+/// The beginning of a text frame with a mask of zeros.
+fn frame_of(length: usize) -> Vec<u8> {
+    [&b"\x81\xff"[..], &(length as u64).to_be_bytes(), &[0; 4]].concat()
+}
+
+/// What a node says to who sends 3 MiB after a beginning and listens then. The end has to be an orderly one.
+fn told_after_all(mut client: Client, beginning: &[u8]) -> Vec<u8> {
+    client.send(beginning);
+    client.send(vec![b'x'; 3 * MIB]);
+    let mut told = Vec::new();
+    client.stream().read_to_end(&mut told).expect("no reset");
+    told
+}
+
+#[test]
+fn a_websocket_message_too_large_is_told_to_who_is_still_sending() {
+    let node = Node::demo();
+    let told = told_after_all(websocket(&node), &frame_of(3 * MIB));
+    assert_eq!((told[0], &told[2..4]), (0x88, &1009_u16.to_be_bytes()[..]), "{told:?}");
+}
+
+#[test]
+fn an_http_body_too_large_is_told_to_who_is_still_sending() {
+    let node = Node::demo();
+    for length in ["Content-Length: 3145728\r\n", "Transfer-Encoding: chunked\r\n"] {
+        let chunk = if length.contains("chunked") { "300000\r\n" } else { "" };
+        let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{length}\r\n{chunk}");
+        let told = told_after_all(node.connect(), head.as_bytes());
+        let told = String::from_utf8(told).unwrap();
+        assert!(told.starts_with("HTTP/1.1 413 ") && told.contains("-32007"), "{told}");
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_told_to_who_is_still_sending() {
+    let node = Node::demo();
+    let told = told_after_all(node.connect(), b"Content-Length: many\r\n\r\n");
+    assert!(String::from_utf8_lossy(&told).contains("-32700"), "{told:?}");
+    let told = told_after_all(node.connect(), b"GET nowhere\r\n\r\n");
+    assert!(told.starts_with(b"HTTP/1.1 400 "), "{told:?}");
+}
+
+#[test]
+fn who_goes_on_for_ever_is_cut_off() {
+    let node = Node::demo();
+    let mut clients = [websocket(&node), node.connect(), node.connect()];
+    let endless = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40);
+    for (client, beginning) in
+        clients.iter_mut().zip([&frame_of(1 << 40)[..], endless.as_bytes(), b"Content-Length: many\r\n\r\n"])
+    {
+        client.send(beginning);
+        let more = vec![b'x'; MIB];
+        while client.try_send(&more).is_ok() {}
+    }
+    eventually("all are gone", || node.metric("chanrpc_connections") == 1);
+    // Nor is one waited for that says nothing more, and stays.
+    let mut stays = node.connect();
+    stays.send("Content-Length: many\r\n\r\n");
+    eventually("it is gone", || node.metric("chanrpc_connections") == 1);
+}
+
+#[test]
+fn nobody_is_asked_to_send_a_body_that_is_too_large() {
+    let node = Node::demo();
+    let mut client = node.connect();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2097152\r\n\r\n",
+    );
+    let HttpReply { status, head, .. } = client.http();
+    assert_eq!(status, 413);
+    assert!(head.to_lowercase().contains("\r\nconnection: close\r\n"), "{head}");
+    client.assert_closed();
+    // One that is not, is.
+    let ping = request(1, "rpc.ping", &json!([]));
+    let asked = post(&ping).replace("Host:", "Expect: 100-continue\r\nHost:");
+    let (head, body) = asked.split_at(asked.len() - ping.len());
+    let mut client = node.connect();
+    client.send(head);
+    assert_eq!(client.http().status, 100);
+    client.send(body);
+    assert_eq!(client.http().status, 200);
+}
+
+#[test]
+fn who_waits_while_the_node_stops_gets_the_answer_and_the_reason() {
+    let hold = request(1, "hold", &json!([7]));
+    spec::run(async |executor| {
+        let fixture = spec::Fixture::start(&executor, Limits::default()).await;
+        let connect = async || {
+            let stream = Socket::connect(fixture.address).await.unwrap();
+            async_tungstenite::client_async(format!("ws://{}/", fixture.address), stream).await.unwrap().0
+        };
+        let (mut idle, mut busy) = (connect().await, connect().await);
+        busy.send(Message::text(hold.clone())).await.unwrap();
+        let (mut http, mut lines) = (
+            Socket::connect(fixture.address).await.unwrap(),
+            Socket::connect(fixture.address).await.unwrap(),
+        );
+        http.write_all(post(&hold).as_bytes()).await.unwrap();
+        lines.write_all(format!("{hold}\n").as_bytes()).await.unwrap();
+        while fixture.metric("in_flight") < 3 {
+            smol::future::yield_now().await;
+        }
+        fixture.stop();
+        let close = |message: Message| match message {
+            Message::Close(Some(frame)) => (frame.code, frame.reason.to_string()),
+            other => panic!("no close frame: {other:?}"),
+        };
+        let away = (CloseCode::Away, "the node is stopping".to_owned());
+        assert_eq!(close(idle.next().await.unwrap().unwrap()), away);
+        // So that it is not read, and would be the reason of a reset.
+        lines.write_all(&[b' '; 5000]).await.unwrap();
+        // Those who hold answers give them up.
+        let serving = fixture.end_server().await;
+        let answer = busy.next().await.unwrap().unwrap();
+        assert!(answer.to_text().unwrap().contains("\"id\":1"), "{answer:?}");
+        assert_eq!(close(busy.next().await.unwrap().unwrap()), away);
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("\r\nconnection: close"), "{head}");
+        assert!(body.contains("\"id\":1"), "{body}");
+        let mut answer = String::new();
+        lines.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("\"id\":1"), "{answer}");
+        drop((idle, busy, http, lines));
+        serving.await;
+    });
+}
+
+#[test]
+fn a_websocket_whose_peer_has_vanished() {
+    let folder = Folder::new();
+    let node = Node::with(folder, "limits.keepalive = '1s'\n");
+    let mut alive = websocket(&node);
+    let mut vanished = websocket(&node);
+    for _ in 0..3 {
+        assert_eq!(alive.take(2), b"\x89\x00");
+        alive.send(b"\x8a\x80\0\0\0\0");
+    }
+    let ping = request(1, "rpc.ping", &json!([]));
+    let length = u8::try_from(ping.len()).unwrap();
+    alive.send([&[0x81, 0x80 | length, 0, 0, 0, 0], ping.as_bytes()].concat());
+    // One more ping may come before the answer.
+    eventually("the answer", || match alive.take(2)[..] {
+        [0x81, length] => !alive.take(length.into()).is_empty(),
+        ref ping => ping != b"\x89\x00",
+    });
+    // It was asked once, and not waited for much longer.
+    assert_eq!(vanished.rest(), b"\x89\x00");
+    assert_eq!(node.metric("chanrpc_connections_vanished_total"), 1);
+}
+
+/// A node that has a forwarded function.
+fn forwarding(to: std::net::SocketAddr, keepalive: &str) -> Node {
+    let config = format!("limits.keepalive = '{keepalive}'\n[[function]]\nname = 'far'\nforward = '{to}'\n");
+    Node::with(Folder::new(), &config)
+}
+
+#[test]
+fn a_neighbour_that_has_vanished_is_noticed() {
+    let to = listen(|mut stream: TcpStream| {
+        // It takes what comes, as a network does that has lost its way to it.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let node = forwarding(to, "200ms");
+    let fault = node.connect().call("far", &json!([])).unwrap_err();
+    assert_eq!(fault.code, -32001, "{fault:?}");
+    assert!(fault.message.contains("vanished"), "{fault:?}");
+}
+
+#[test]
+fn a_neighbour_that_takes_its_time_is_waited_for() {
+    let (pinged, pings) = mpsc::channel();
+    let to = listen(move |stream: TcpStream| {
+        let mut writer = stream.try_clone().unwrap();
+        let mut client = Client::new(stream);
+        let (mut call, mut count) = (Value::Null, 0);
+        while let Some(line) = client.full_line() {
+            let request: Value = serde_json::from_str(&line).unwrap();
+            let mut answer = |id: &Value| {
+                let reply = json!({ "jsonrpc": "2.0", "id": id, "result": "in the end" });
+                writer.write_all(format!("{reply}\n").as_bytes()).unwrap();
+            };
+            if request["method"] == "far" {
+                call = request["id"].clone();
+                continue;
+            }
+            answer(&request["id"]);
+            if !call.is_null() {
+                count += 1;
+                let _ = pinged.send(());
+            }
+            if count == 3 {
+                answer(&call);
+            }
+        }
+    });
+    let node = forwarding(to, "1s");
+    assert_eq!(node.connect().call("far", &json!([])).unwrap(), json!("in the end"));
+    for _ in 0..3 {
+        got(&pings);
+    }
+}

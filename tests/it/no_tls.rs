@@ -1,0 +1,20 @@
+//! What a build without TLS says to who asks for it.
+
+use crate::support::{Folder, run};
+
+#[test]
+fn who_asks_for_tls_is_told_that_it_is_not_there() {
+    let folder = Folder::new();
+    let listen = "[[listen]]\naddress = '127.0.0.1:0'\ntls = { certificate = 'a.pem', key = 'a.key' }\n";
+    let forward = "[[function]]\nname = 'greet'\nforward = '127.0.0.1:1'\ntls = { ca = 'ca.pem' }\n";
+    for (name, text, place) in
+        [("listen", listen, "tls of 127.0.0.1:0"), ("forward", forward, "tls of forward = \"127.0.0.1:1\"")]
+    {
+        folder.write(name, text);
+        let ended = run(["serve", "--check", "--config", &folder.name(name)]);
+        let said = ended.failed(2);
+        assert!(said.contains(place) && said.contains("--features tls"), "{said}");
+    }
+    let said = run(["call", "--ca", "ca.pem", "rpc.ping"]).failed(2).to_owned();
+    assert!(said.contains("--ca: this build has no TLS"), "{said}");
+}

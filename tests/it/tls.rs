@@ -1,0 +1,432 @@
+//! TLS: listeners, the command line and forwarded functions, against curl, openssl and peers that misbehave. The
+//! certificates are made by openssl.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use chanrpc::transport::Stream;
+use chanrpc::transport::tls::{Acceptor, Connector};
+use futures_lite::future::try_zip;
+use futures_lite::io::{AsyncReadExt, AsyncWriteExt, copy, split};
+use serde_json::json;
+
+use crate::support::{Client, Ended, Folder, Node, Process, eventually, listen, post, request, run};
+
+const OPENSSL: &str = "[req]
+distinguished_name = dn
+prompt = no
+[dn]
+CN = chanrpc test
+[ca]
+basicConstraints = critical, CA:TRUE
+[leaf]
+basicConstraints = CA:FALSE
+subjectAltName = DNS:localhost, IP:127.0.0.1
+";
+
+/// A folder with certificates.
+struct Certificates(Folder);
+
+impl Certificates {
+    /// Two authorities, `ca` and `other`, and a certificate of the first, `node`, for this machine.
+    fn new() -> Self {
+        let folder = Folder::new();
+        folder.write("openssl.cnf", OPENSSL);
+        let made = Self(folder);
+        made.authority("ca");
+        made.authority("other");
+        made.leaf("node", "ca", "2");
+        made
+    }
+
+    fn openssl(&self, line: &str) {
+        let mut command = Command::new("openssl");
+        command.args(line.split(' ')).current_dir(self.0.path(""));
+        let ended = Process::start(command).finish();
+        assert_eq!(ended.code, Some(0), "openssl {line}: {ended:?}");
+    }
+
+    fn authority(&self, name: &str) {
+        self.openssl(&format!(
+            "req -config openssl.cnf -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+             -keyout {name}.key -out {name}.pem -extensions ca -days 2"
+        ));
+    }
+
+    fn leaf(&self, name: &str, authority: &str, days: &str) {
+        self.openssl(&format!(
+            "req -config openssl.cnf -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {name}.key \
+             -out {name}.csr"
+        ));
+        self.openssl(&format!(
+            "x509 -req -in {name}.csr -CA {authority}.pem -CAkey {authority}.key -CAcreateserial -days {days} \
+             -extfile openssl.cnf -extensions leaf -out {name}.pem"
+        ));
+    }
+
+    fn name(&self, file: &str) -> String {
+        self.0.name(file)
+    }
+
+    /// A listener that shows a certificate.
+    fn listener(&self, certificate: &str, more: &str) -> String {
+        let (certificate, key) =
+            (self.name(&format!("{certificate}.pem")), self.name(&format!("{certificate}.key")));
+        format!(
+            "[[listen]]\naddress = '127.0.0.1:0'\n\
+             tls = {{ certificate = '{certificate}', key = '{key}'{more} }}\n"
+        )
+    }
+
+    /// A listener that asks for a certificate of `ca`.
+    fn asking_listener(&self) -> String {
+        self.listener("node", &format!(", client_ca = '{}'", self.name("ca.pem")))
+    }
+
+    fn node(&self) -> Node {
+        Node::with(Folder::new(), &self.listener("node", ""))
+    }
+
+    /// Runs a command of the binary that trusts `authority`.
+    fn run(&self, node: &Node, authority: &str, command: &[&str]) -> Ended {
+        let ca = self.name(&format!("{authority}.pem"));
+        node.run(command[0], &[&["--ca", &ca], &command[1..]].concat())
+    }
+
+    fn connector(&self) -> Connector {
+        Connector::load(&self.0.path("ca.pem"), None).unwrap()
+    }
+
+    /// Shakes hands with a node.
+    async fn connect(&self, node: &Node) -> Box<dyn Stream> {
+        let stream = smol::net::TcpStream::connect(node.address()).await.unwrap();
+        self.connector().connect("localhost:1", stream).await.unwrap()
+    }
+
+    /// A port without TLS that leads to a port with it.
+    fn tunnel(&self, to: SocketAddr) -> SocketAddr {
+        let connector = self.connector();
+        listen(move |near| {
+            smol::block_on(async {
+                let near = smol::net::TcpStream::try_from(near).unwrap();
+                let far = smol::net::TcpStream::connect(to).await.unwrap();
+                let far = connector.connect("localhost:1", far).await.unwrap();
+                let (from_near, mut to_near) = split(near);
+                let (from_far, mut to_far) = split(far);
+                let there = async {
+                    copy(from_near, &mut to_far).await?;
+                    to_far.close().await
+                };
+                let back = async {
+                    copy(from_far, &mut to_near).await?;
+                    to_near.close().await
+                };
+                let _ = try_zip(there, back).await;
+            });
+        })
+    }
+}
+
+/// Runs curl, which trusts `ca`.
+fn curl(certificates: &Certificates, arguments: &[&str]) -> Ended {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--max-time", "20", "--cacert", &certificates.name("ca.pem")]);
+    command.args(arguments);
+    Process::start(command).finish()
+}
+
+/// Reads a number off `/metrics`.
+fn metric(node: &Node, certificates: &Certificates, name: &str) -> u64 {
+    let url = format!("https://localhost:{}/metrics", node.address().port());
+    let page = curl(certificates, &[&url]);
+    let number =
+        page.stdout.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    number.unwrap_or_else(|| panic!("{name} is not in {page:?}"))
+}
+
+#[test]
+fn every_dialect() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let address = certificates.tunnel(node.address());
+    let ping = request(1, "rpc.echo", &json!(["hello"]));
+
+    let mut lines = Client::connect(address);
+    assert_eq!(lines.call("rpc.echo", &json!(["hello"])).unwrap(), json!(["hello"]));
+    // More than a record, and than a socket takes at once.
+    let long = json!(["x".repeat(900_000)]);
+    for _ in 0..3 {
+        assert_eq!(lines.call("rpc.echo", &long).unwrap(), long);
+    }
+    // The end is told in both directions.
+    lines.begin(9, "rpc.ping", &json!([]));
+    lines.end();
+    assert_eq!(lines.reply()["id"], 9);
+    lines.assert_closed();
+
+    let mut headers = Client::connect(address);
+    headers.send(format!("Content-Length: {}\r\n\r\n{ping}", ping.len()));
+    headers.end();
+    let answer = String::from_utf8(headers.rest()).unwrap();
+    assert!(answer.starts_with("Content-Length:") && answer.contains("hello"), "{answer}");
+
+    let mut msgpack = Client::connect(address);
+    msgpack.send(b"\x94\x00\x01\xa8rpc.echo\x91\xa5hello");
+    assert_eq!(msgpack.take(11), b"\x94\x01\x01\xc0\x91\xa5hello");
+
+    let mut http = Client::connect(address);
+    for _ in 0..2 {
+        http.send(post(&ping));
+        assert_eq!(http.http().json()["result"], json!(["hello"]));
+    }
+
+    let mut websocket = Client::connect(address);
+    websocket.send(
+        "GET / HTTP/1.1\r\nHost: localhost\r\nOrigin: https://localhost\r\nConnection: Upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(websocket.http().status, 101);
+    let mut frame = vec![0x81, 0x80 | u8::try_from(ping.len()).unwrap(), 0, 0, 0, 0];
+    frame.extend(ping.as_bytes());
+    websocket.send(frame);
+    assert_eq!(websocket.take(2)[0], 0x81);
+}
+
+#[test]
+fn curl_speaks_both_versions() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let url = format!("https://localhost:{}/", node.address().port());
+    let call = request(1, "rpc.echo", &json!(["hello"]));
+    for version in [["--tlsv1.2", "--tls-max", "1.2"], ["--tlsv1.3", "--tls-max", "1.3"]] {
+        let ended = curl(&certificates, &[&version[..], &["-d", &call, &url]].concat());
+        assert!(ended.stdout.contains("[\"hello\"]"), "{ended:?}");
+    }
+    let old = curl(&certificates, &["--tls-max", "1.1", &url]);
+    assert_ne!(old.code, Some(0), "{old:?}");
+    let stranger = Certificates::new();
+    assert_eq!(curl(&stranger, &[&url]).code, Some(60));
+}
+
+#[test]
+fn the_command_line_trusts_whom_it_is_told_to() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    assert_eq!(certificates.run(&node, "ca", &["call", "rpc.echo", "1"]).result(), "[1]");
+    assert_eq!(certificates.run(&node, "ca", &["go", "rpc.echo", "1"]).code, Some(0));
+    assert!(certificates.run(&node, "ca", &["list"]).result().contains("rpc.ping"));
+    let said = certificates.run(&node, "other", &["call", "rpc.ping"]).failed(3).to_owned();
+    assert!(said.contains("the TLS handshake failed"), "{said}");
+    node.run("call", &["rpc.ping"]).failed(3);
+    let plain = Node::demo();
+    certificates.run(&plain, "ca", &["call", "--timeout", "5", "rpc.ping"]).failed(3);
+    assert_eq!(plain.metric("chanrpc_foreign_dialects_total"), 1);
+    eventually("it is told", || plain.log().contains("(tls under [[listen]])"));
+}
+
+#[test]
+fn a_certificate_of_the_caller_is_asked_for() {
+    let certificates = Certificates::new();
+    certificates.leaf("stranger", "other", "2");
+    let node = Node::with(Folder::new(), &certificates.asking_listener());
+    let url = format!("https://localhost:{}/healthz", node.address().port());
+    let with = |name: &str| {
+        let (certificate, key) =
+            (certificates.name(&format!("{name}.pem")), certificates.name(&format!("{name}.key")));
+        curl(&certificates, &["--cert", &certificate, "--key", &key, &url])
+    };
+    assert_eq!(with("node").result(), "ok");
+    for refused in [curl(&certificates, &[&url]), with("stranger")] {
+        assert_ne!(refused.code, Some(0), "{refused:?}");
+        assert_eq!(refused.stdout, "");
+    }
+    certificates.run(&node, "ca", &["call", "rpc.ping"]).failed(3);
+    eventually("it is told", || node.log().matches("a TLS handshake failed").count() == 3);
+}
+
+#[test]
+fn nodes_forward_by_tls() {
+    let certificates = Certificates::new();
+    let far = Node::with(Folder::new(), &certificates.asking_listener());
+    let forward = |ca: &str, identity: &str| {
+        let ca = certificates.name(ca);
+        Node::with(
+            Folder::new(),
+            &format!(
+                "[[function]]\nname = 'far.*'\nforward = '{}'\ntls = {{ ca = '{ca}'{identity} }}\n",
+                far.address()
+            ),
+        )
+    };
+    let identity = format!(
+        ", certificate = '{}', key = '{}'",
+        certificates.name("node.pem"),
+        certificates.name("node.key")
+    );
+    let near = forward("ca.pem", &identity);
+    // It is the other node that does not know the function.
+    let fault = near.connect().call("far.away", &json!([])).unwrap_err();
+    assert_eq!((fault.code, &fault.data["via"]), (-32601, &json!(["chanrpc"])));
+    for near in [forward("other.pem", &identity), forward("ca.pem", "")] {
+        let fault = near.connect().call("far.away", &json!([])).unwrap_err();
+        assert_eq!(fault.code, -32001, "{fault:?}");
+    }
+}
+
+#[test]
+fn an_expired_certificate() {
+    let certificates = Certificates::new();
+    // It ends within this second.
+    certificates.leaf("old", "ca", "0");
+    let node = Node::with(Folder::new(), &certificates.listener("old", ""));
+    eventually("it has expired", || {
+        let ended = certificates.run(&node, "ca", &["call", "rpc.ping"]);
+        ended.code == Some(3) && ended.failed(3).contains("certificate expired")
+    });
+}
+
+#[test]
+fn files_that_are_not_what_they_should_be() {
+    let certificates = Certificates::new();
+    certificates.0.write("empty.pem", "");
+    certificates.0.write("empty.key", "");
+    let check = |certificate: &str, key: &str, more: &str| {
+        let config = format!(
+            "[[listen]]\naddress = '127.0.0.1:0'\ntls = {{ certificate = '{}', key = '{}'{more} }}\n",
+            certificates.name(certificate),
+            certificates.name(key)
+        );
+        let file = certificates.0.write("config.toml", &config);
+        run(["serve", "--check", "--config", file.to_str().unwrap()])
+    };
+    assert_eq!(check("node.pem", "node.key", "").result(), "the configuration is valid");
+    let empty = format!(", client_ca = '{}'", certificates.name("empty.pem"));
+    for (certificate, key, more, wanted) in [
+        ("absent.pem", "node.key", "", "absent.pem"),
+        ("node.pem", "absent.key", "", "absent.key"),
+        ("empty.pem", "node.key", "", "empty.pem: holds no certificate"),
+        ("node.pem", "empty.key", "", "empty.key: holds no private key"),
+        ("node.pem", "ca.key", "", "ca.key"),
+        ("node.key", "node.key", "", "node.key: holds no certificate"),
+        ("node.pem", "node.key", empty.as_str(), "empty.pem: holds no certificate"),
+    ] {
+        let said = check(certificate, key, more).failed(2).to_owned();
+        assert!(said.contains("tls of 127.0.0.1:0") && said.contains(wanted), "{said}");
+    }
+}
+
+#[test]
+fn no_handshake_at_all() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let mut browser = node.connect();
+    browser.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let reply = browser.http();
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains("https://"), "{reply:?}");
+    browser.assert_closed();
+    let mut lines = node.connect();
+    lines.send(request(1, "rpc.ping", &json!([])) + "\n");
+    lines.assert_closed();
+    let mut garbage = node.connect();
+    garbage.send(b"\x16\x03\x01\x00\x05hello and so on");
+    garbage.rest();
+    let mut broken_off = node.connect();
+    broken_off.send(b"\x16\x03\x01\x02\x00\x01");
+    broken_off.end();
+    broken_off.rest();
+    eventually("all are counted", || {
+        metric(&node, &certificates, "chanrpc_tls_handshakes_failed_total") == 4
+    });
+    assert!(node.log().contains("the peer speaks without TLS"), "{}", node.log());
+}
+
+#[test]
+fn a_handshake_that_takes_its_time() {
+    let certificates = Certificates::new();
+    let listener = certificates.listener("node", "");
+    let node = Node::with(Folder::new(), &format!("limits.head_timeout = '300ms'\n{listener}"));
+    let mut silent = node.connect();
+    let mut slow = node.connect();
+    slow.send(b"\x16\x03\x01\x02");
+    let mut never_reads = node.connect();
+    never_reads.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    silent.assert_closed();
+    slow.assert_closed();
+    never_reads.rest();
+    assert_eq!(metric(&node, &certificates, "chanrpc_slow_heads_total"), 2);
+}
+
+#[test]
+fn an_end_that_anybody_could_have_made_completes_no_request() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let calls = || metric(&node, &certificates, "chanrpc_calls_total");
+    let unended = request(1, "rpc.echo", &json!([1]));
+    smol::block_on(async {
+        let mut stream = certificates.connect(&node).await;
+        stream.write_all(unended.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        // Without a word of TLS.
+        drop(stream);
+    });
+    eventually("it is told", || node.log().contains("close_notify"));
+    assert_eq!(calls(), 0);
+    smol::block_on(async {
+        let mut stream = certificates.connect(&node).await;
+        stream.write_all(unended.as_bytes()).await.unwrap();
+        stream.close().await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.contains("[1]"), "{reply}");
+    });
+    assert_eq!(calls(), 1);
+}
+
+#[test]
+fn an_answer_that_is_cut_off_is_none() {
+    let certificates = Certificates::new();
+    let acceptor =
+        Acceptor::load(&certificates.0.path("node.pem"), &certificates.0.path("node.key"), None).unwrap();
+    let address = listen(move |stream| {
+        smol::block_on(async {
+            let stream = smol::net::TcpStream::try_from(stream).unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut first = [0; 16];
+            let _ = stream.read(&mut first).await;
+            stream.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":5}").await.unwrap();
+            stream.flush().await.unwrap();
+        });
+    });
+    let ended = run(["call", "--to", &address.to_string(), "--ca", &certificates.name("ca.pem"), "rpc.ping"]);
+    assert!(ended.failed(3).contains("was lost"), "{ended:?}");
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_cut_off() {
+    let certificates = Certificates::new();
+    let listener = certificates.listener("node", "");
+    let node = Node::with(Folder::new(), &format!("limits.stall_timeout = '300ms'\n{listener}"));
+    smol::block_on(async {
+        let mut stream = certificates.connect(&node).await;
+        let long = request(1, "rpc.echo", &json!(["x".repeat(500_000)])) + "\n";
+        // It ends, since the node reads no more, and then is gone.
+        while stream.write_all(long.as_bytes()).await.is_ok() {}
+    });
+    eventually("it is told", || node.log().contains("limits.stall_timeout"));
+}
+
+#[test]
+fn openssl_meets_an_orderly_end() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let mut command = Command::new("openssl");
+    let (address, ca) = (node.address().to_string(), certificates.name("ca.pem"));
+    command.args(["s_client", "-quiet", "-verify_return_error", "-connect", &address, "-CAfile", &ca]);
+    // The request ends the connection; s_client would tell of an end without close_notify.
+    let call = "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 46\r\n\r\n\
+                {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}\r\n";
+    let ended = Process::run_with_input(command, call);
+    assert!(ended.stdout.contains("\"id\":1"), "{ended:?}");
+    assert!(!ended.stderr.contains("unexpected eof"), "{ended:?}");
+}
