@@ -257,3 +257,55 @@ pub fn write_functions<'a>(
         }
     }
 }
+
+/// The state of workers: of a function's, of those that functions with one sort of provider share, or of the node's.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct WorkerStats {
+    /// Whose they are: `node`, `provider` or `function`.
+    pub level: &'static str,
+    /// The function or family, if they are one's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// The sort of provider, unless they are the node's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<&'static str>,
+    /// How many there are.
+    pub workers: u64,
+    /// How many run a call.
+    pub busy: u64,
+    /// Calls that wait to pass here, whatever for.
+    pub waiting: u64,
+    /// Calls refused because as many as may were waiting here.
+    pub refused: u64,
+    /// Calls that had waited and were refused then, to make room for newer ones.
+    pub shed: u64,
+}
+
+/// Appends the numbers of workers in Prometheus's text format.
+pub fn write_workers(out: &mut String, workers: &[WorkerStats]) {
+    type Value = fn(&WorkerStats) -> u64;
+    let families: [(&str, &str, &str, Value); 5] = [
+        ("chanrpc_workers", "gauge", "Calls that may run at once.", |stats| stats.workers),
+        ("chanrpc_workers_busy", "gauge", "Calls that run.", |stats| stats.busy),
+        ("chanrpc_workers_waiting", "gauge", "Calls that wait for a worker.", |stats| stats.waiting),
+        ("chanrpc_workers_refused_total", "counter", "Calls refused because too many waited.", |stats| {
+            stats.refused
+        }),
+        ("chanrpc_workers_shed_total", "counter", "Waiting calls refused for newer ones.", |stats| {
+            stats.shed
+        }),
+    ];
+    for (name, kind, help, value) in families {
+        family(out, name, kind, help);
+        for stats in workers {
+            let _ = write!(out, "{name}{{level=\"{}\"", stats.level);
+            for (label, text) in [("function", stats.function.as_deref()), ("provider", stats.provider)] {
+                if let Some(text) = text {
+                    let _ = write!(out, ",{label}=\"{text}\"");
+                }
+            }
+            let _ = writeln!(out, "}} {}", value(stats));
+        }
+    }
+}

@@ -12,6 +12,7 @@ mod table;
 mod template;
 mod tls;
 mod units;
+mod workers;
 
 pub use units::about;
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub functions: Vec<Function>,
     /// The rules that say who may call what. A call is allowed if one of them allows it.
     pub access: Vec<Rule>,
+    /// How many calls run at once; as many as come, where nothing is said.
+    pub workers: NodeWorkers,
     /// The bounds that the node keeps.
     pub limits: Limits,
 }
@@ -141,6 +144,8 @@ pub struct Function {
     pub name: String,
     /// What the function does, for people who list it.
     pub description: Option<String>,
+    /// How many of its calls run at once; of a program, [`Exec::concurrency`] says it.
+    pub workers: Option<Workers>,
     /// What answers the name.
     pub provider: Provider,
 }
@@ -182,6 +187,8 @@ pub struct Exec {
     pub concurrency: usize,
     /// How many more calls may wait for a turn; 16 by default, and 0 refuses whatever cannot run at once.
     pub queue: usize,
+    /// What becomes of calls when so many wait.
+    pub when_full: WhenFull,
     /// How many bytes a run may print; [`Limits::message`] by default.
     pub output_limit: usize,
     /// The program's working directory, as typed; the node's own by default.
@@ -234,6 +241,54 @@ pub enum Piece {
     Literal(String),
     /// The caller's value for a parameter: an index into [`Exec::params`].
     Param(usize),
+}
+
+/// How many calls run at once, by what answers them: the `[workers]` tables.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeWorkers {
+    /// `[workers]`: calls of all functions together.
+    pub node: Option<Workers>,
+    /// `[workers.exec]`: calls of all functions that are programs.
+    pub exec: Option<Workers>,
+    /// `[workers.forward]`: calls of all functions of other nodes.
+    pub forward: Option<Workers>,
+    /// `[workers.native]`: calls of all functions of this process.
+    pub native: Option<Workers>,
+}
+
+/// How many calls run at once, how many more wait, and what becomes of the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workers {
+    /// How many calls run at once; at least one does.
+    pub count: usize,
+    /// How many more may wait, of all functions together. With [`WhenFull::Wait`] it bounds only notifications, for each
+    /// function by itself.
+    pub queue: usize,
+    /// What becomes of calls when so many wait.
+    pub when_full: WhenFull,
+    /// How many of the workers a single function may hold. By default all but one, so that a slow function leaves one
+    /// to the others; all, if there is but one worker or one function.
+    pub share: Option<usize>,
+}
+
+impl Workers {
+    /// So many workers, with a queue of 256 and else the defaults.
+    pub fn new(count: usize) -> Self {
+        Self { count, queue: 256, when_full: WhenFull::Refuse, share: None }
+    }
+}
+
+/// What becomes of calls when as many wait as may. The function that has the most calls waiting bears it, so
+/// that a flood of one function costs the others no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// `"refuse"`, the default: its newest call is answered that the node is busy.
+    #[default]
+    Refuse,
+    /// `"shed"`: its oldest waiting call is.
+    Shed,
+    /// `"wait"`: none is; only the calls in flight that each connection may have bound those that wait.
+    Wait,
 }
 
 /// The bounds that a node keeps: the `[limits]` table. Sizes are in bytes.
@@ -300,6 +355,7 @@ impl Default for Config {
             listen: Vec::new(),
             functions: Vec::new(),
             access: Vec::new(),
+            workers: NodeWorkers::default(),
             limits: Limits::default(),
         }
     }

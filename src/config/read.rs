@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::table::{Field, Result, Source, Table};
 use super::{
     Config, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
-    access, leaf, template, tls,
+    WhenFull, access, leaf, template, tls, workers,
 };
 
 const GIB: usize = 1 << 30;
@@ -23,7 +23,7 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
     let source = Source { text, file };
     let root = DeTable::parse(text).map_err(|error| source.broken(&error))?;
     let root = Table { source, heading: "", at: 0, entries: root.get_ref() };
-    root.allow(&["name", "listen", "function", "access", "limits"])?;
+    root.allow(&["name", "listen", "function", "access", "limits", "workers"])?;
 
     let mut config = Config::default();
     if let Some(field) = root.get("name") {
@@ -32,6 +32,10 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
     if let Some(field) = root.get("limits") {
         let table = field.table("[limits]").ok_or_else(|| field.expected("a table: [limits]"))?;
         limits(&table, &mut config.limits)?;
+    }
+    if let Some(field) = root.get("workers") {
+        let table = field.table("[workers]").ok_or_else(|| field.expected("a table: [workers]"))?;
+        config.workers = workers::tables(&table)?;
     }
     for table in root.tables("listen", "[[listen]]")? {
         let listen = listen(&table, &config)?;
@@ -111,16 +115,18 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
         "timeout",
         "concurrency",
         "queue",
+        "when_full",
         "output_limit",
         "directory",
         "forward",
         "token_file",
         "tls",
+        "workers",
     ])?;
     let name = table.require("name", "\"disk.free\"")?;
-    let provider = match (table.get("exec"), table.get("forward")) {
-        (Some(argv), None) => Provider::Exec(exec(table, argv, &config.limits)?),
-        (None, Some(to)) => Provider::Forward(forward(table, to)?),
+    let (provider, workers) = match (table.get("exec"), table.get("forward")) {
+        (Some(argv), None) => (Provider::Exec(exec(table, argv, &config.limits)?), None),
+        (None, Some(to)) => (Provider::Forward(forward(table, to)?), workers::of_function(table)?),
         _ => {
             let wanted = "exactly one of exec = [\"program\", \"argument\"] and forward = \"host:port\"";
             return Err(table.fail(&format!("needs {wanted}")));
@@ -132,11 +138,12 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
         return Err(name.fail(&format!("there is another function {name_text:?}; each name may appear once")));
     }
     let description = table.get("description").map(Field::string).transpose()?.map(str::to_owned);
-    Ok(Function { name: name_text.to_owned(), description, provider })
+    Ok(Function { name: name_text.to_owned(), description, workers, provider })
 }
 
 fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
-    const KNOWN: [&str; 6] = ["name", "description", "forward", "timeout", "token_file", "tls"];
+    const KNOWN: [&str; 9] =
+        ["name", "description", "forward", "timeout", "token_file", "tls", "workers", "queue", "when_full"];
     if let Some((key, _)) = table.entries.iter().find(|(key, _)| !KNOWN.contains(&key.get_ref().as_ref())) {
         let message =
             format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
@@ -162,6 +169,9 @@ fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
     if let Some(field) = table.get("tls") {
         return Err(field.fail("only a function with forward speaks TLS"));
     }
+    if let Some(field) = table.get("workers") {
+        return Err(field.fail("a program's workers are called concurrency"));
+    }
     let params = match table.get("params") {
         Some(field) => params(field)?,
         None => Vec::new(),
@@ -172,7 +182,8 @@ fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
         output: Output::default(),
         timeout: None,
         concurrency: 4,
-        queue: 16,
+        queue: workers::FUNCTION_QUEUE,
+        when_full: WhenFull::default(),
         output_limit: limits.message,
         directory: None,
     };
@@ -189,6 +200,7 @@ fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
     table.duration("timeout", TICK..=DAY, &mut exec.timeout)?;
     table.count("concurrency", 1..=1024, &mut exec.concurrency)?;
     table.count("queue", 0..=65_536, &mut exec.queue)?;
+    workers::when_full(table, &mut exec.when_full)?;
     table.size("output_limit", 1..=GIB, &mut exec.output_limit)?;
     Ok(exec)
 }

@@ -140,6 +140,7 @@ fn stats(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
         uptime_seconds: f64,
         node: serde_json::Map<String, serde_json::Value>,
         functions: Vec<Function>,
+        workers: Vec<crate::metrics::WorkerStats>,
     }
     #[derive(Serialize)]
     struct Function {
@@ -154,6 +155,7 @@ fn stats(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
         node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
         functions: table.stats().map(|(name, provider, stats)| Function { name, provider, stats }).collect(),
+        workers: table.workers(),
     };
     put(out, &stats)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::admission::Permit;
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::metrics::FunctionMetrics;
 
@@ -49,19 +50,25 @@ pub struct Reply {
     lasting: bool,
     inbox: Option<Arc<Inbox>>,
     meter: Option<(Arc<FunctionMetrics>, Instant)>,
+    permit: Option<Permit>,
 }
 
 impl Reply {
     /// Creates the right to answer the call `token` into `inbox`. The answer to a `notification` tells only
     /// that the function has run, and the peer's leaving does not cancel it.
     pub fn new(inbox: &Arc<Inbox>, token: Token, notification: bool) -> Self {
-        Self { token, lasting: notification, inbox: Some(inbox.clone()), meter: None }
+        Self { token, lasting: notification, inbox: Some(inbox.clone()), meter: None, permit: None }
     }
 
     /// From now on counts the call, and the time until it is answered, as one of this function's.
     pub(super) fn meter(&mut self, metrics: &Arc<FunctionMetrics>) {
         metrics.begin();
         self.meter = Some((metrics.clone(), Instant::now()));
+    }
+
+    /// Holds the workers of the call until it is answered, wanted or not.
+    pub(super) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
     }
 
     /// Tells whether anybody wants to know the answer; nobody does of a notification.
@@ -98,6 +105,8 @@ impl Reply {
         if let Some(inbox) = self.inbox.take() {
             inbox.push(self.token, outcome);
         }
+        // Last, since the next call may be answered in it.
+        self.permit = None;
     }
 }
 

@@ -9,7 +9,7 @@ use smol::Executor;
 
 use super::registry::{Builder, RegistryError};
 use super::{Exec, Forward, Registry};
-use crate::config::{Config, ForwardTls, Provider};
+use crate::config::{Config, ForwardTls, NodeWorkers, Provider};
 use crate::remote::Remote;
 use crate::transport::tls::{Connector, TlsError};
 
@@ -25,6 +25,15 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
     let mut builder = Registry::builder(name.clone()).max_hops(hops);
+    let NodeWorkers { node, exec, forward, native } = &config.workers;
+    if let Some(workers) = node {
+        builder.node_workers(workers.clone());
+    }
+    for (kind, workers) in [("exec", exec), ("forward", forward), ("native", native)] {
+        if let Some(workers) = workers {
+            builder.provider_workers(kind, workers.clone());
+        }
+    }
     let mut remotes: HashMap<Way<'_>, Arc<Remote>> = HashMap::new();
     for function in &config.functions {
         let description = function.description.clone();
@@ -46,6 +55,9 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
                 let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);
                 builder.provide(&function.name, description, forward)?;
             }
+        }
+        if let Some(workers) = &function.workers {
+            builder.function_workers(&function.name, workers.clone())?;
         }
     }
     Ok(builder)

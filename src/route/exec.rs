@@ -10,16 +10,16 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use smol::Executor;
 use smol::future::{Boxed, FutureExt};
-use smol::lock::Semaphore;
 
 use super::call::{Call, Reply, remaining};
 use super::program::{self, Finished, Program, ProgramError};
 use super::stop::Stopper;
 use super::{Description, Provider};
-use crate::config::{self, Output, Param, ParamKind, Piece, Template};
+use crate::config::{self, Output, Param, ParamKind, Piece, Template, Workers};
 use crate::message::{Fault, Outcome, RawJson, code};
 
-/// Runs a program for each call: a few at a time, some more wait, the rest is refused.
+/// Runs a program for each call: a few at a time, some more wait, the rest is refused. It is the registry that
+/// counts them.
 #[derive(Clone)]
 pub struct Exec {
     shared: Arc<Shared>,
@@ -28,8 +28,7 @@ pub struct Exec {
 struct Shared {
     executor: Arc<Executor<'static>>,
     config: config::Exec,
-    running: Semaphore,
-    /// Calls that wait or run.
+    /// Calls that run.
     present: AtomicUsize,
     stopper: Stopper,
 }
@@ -37,9 +36,8 @@ struct Shared {
 impl Exec {
     /// Runs what `config` says, on threads beside `executor`.
     pub fn new(executor: Arc<Executor<'static>>, config: config::Exec) -> Self {
-        let running = Semaphore::new(config.concurrency);
         let (present, stopper) = (AtomicUsize::new(0), Stopper::new());
-        Self { shared: Arc::new(Shared { executor, config, running, present, stopper }) }
+        Self { shared: Arc::new(Shared { executor, config, present, stopper }) }
     }
 }
 
@@ -52,23 +50,21 @@ impl fmt::Debug for Exec {
 impl Provider for Exec {
     fn call(&self, call: Call<'_>) {
         let Call { params, deadline, reply, .. } = call;
-        let config = &self.shared.config;
-        let prepared = arguments(&config.params, params.as_ref()).and_then(|values| {
-            Ok((
-                command(&config.argv, &config.params, &values)?,
-                stdin(&config.params, &values, params.as_ref()),
-            ))
-        });
-        let (argv, stdin) = match prepared {
+        let (argv, stdin) = match prepare(&self.shared.config, params.as_ref()) {
             Ok(prepared) => prepared,
             Err(fault) => return reply.send(Err(fault)),
         };
-        let place = match Place::enter(&self.shared) {
-            Ok(place) => place,
-            Err(fault) => return reply.send(Err(fault)),
-        };
-        let task = run(self.shared.clone(), argv, stdin, deadline, reply, place);
+        let task = run(Present::new(&self.shared), argv, stdin, deadline, reply);
         self.shared.executor.spawn(task).detach();
+    }
+
+    fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
+        prepare(&self.shared.config, params).map(|_| ())
+    }
+
+    fn workers(&self) -> Option<Workers> {
+        let &config::Exec { concurrency, queue, when_full, .. } = &self.shared.config;
+        Some(Workers { queue, when_full, ..Workers::new(concurrency) })
     }
 
     fn describe(&self) -> Description {
@@ -93,41 +89,26 @@ impl Provider for Exec {
     }
 }
 
-/// A place among the calls that wait or run; there are `concurrency + queue` of them.
-struct Place(Arc<Shared>);
+/// One of the calls that run.
+struct Present(Arc<Shared>);
 
-impl Place {
-    fn enter(shared: &Arc<Shared>) -> Result<Self, Fault> {
-        let config = &shared.config;
-        let place = Self(shared.clone());
-        if shared.present.fetch_add(1, Ordering::Relaxed) < config.concurrency + config.queue {
-            return Ok(place);
-        }
-        let message = format!(
-            "{} programs run and {} more calls wait (concurrency and queue of this function)",
-            config.concurrency, config.queue
-        );
-        Err(Fault::new(code::BUSY, message))
+impl Present {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.present.fetch_add(1, Ordering::Relaxed);
+        Self(shared.clone())
     }
 }
 
-impl Drop for Place {
+impl Drop for Present {
     fn drop(&mut self) {
         self.0.present.fetch_sub(1, Ordering::Relaxed);
         self.0.stopper.one_ended();
     }
 }
 
-async fn run(
-    shared: Arc<Shared>,
-    argv: Vec<String>,
-    stdin: Vec<u8>,
-    deadline: Instant,
-    reply: Reply,
-    place: Place,
-) {
+async fn run(present: Present, argv: Vec<String>, stdin: Vec<u8>, deadline: Instant, reply: Reply) {
+    let shared = &*present.0;
     let answer = async {
-        let _running = shared.running.acquire().await;
         let config = &shared.config;
         let Some(time_left) = remaining(deadline) else {
             return Err(Fault::new(code::DEADLINE, "the deadline passed before the program could start"));
@@ -151,7 +132,7 @@ async fn run(
         Err(Fault::new(code::CLOSED, "the node is stopping"))
     };
     let outcome = answer.or(given_up).or(stopped).await;
-    drop(place);
+    drop(present);
     reply.send(outcome);
 }
 
@@ -206,6 +187,12 @@ fn outcome(name: &str, finished: Finished, output: Output) -> Outcome {
             Err(error) => fail(format!("did not print JSON (output = \"json\"): {error}")),
         },
     }
+}
+
+/// What a program is started with: its arguments and its input.
+fn prepare(config: &config::Exec, params: Option<&RawJson<'_>>) -> Result<(Vec<String>, Vec<u8>), Fault> {
+    let values = arguments(&config.params, params)?;
+    Ok((command(&config.argv, &config.params, &values)?, stdin(&config.params, &values, params)))
 }
 
 /// The declared parameters' values, in the order of their declaration.

@@ -1,6 +1,7 @@
 //! Names → providers: who answers a call.
 
 mod access;
+mod admission;
 mod builtin;
 mod call;
 mod configured;
@@ -23,7 +24,8 @@ pub(crate) use stop::{Stop, Stopper};
 
 use smol::future::Boxed;
 
-use crate::message::Fault;
+use crate::config::Workers;
+use crate::message::{Fault, RawJson};
 
 /// Answers the calls of one name, or of one family of names.
 pub trait Provider: Send + Sync + 'static {
@@ -34,6 +36,21 @@ pub trait Provider: Send + Sync + 'static {
     /// [`call`](Self::call) gets the call; what was appended by then is dropped. By default it never can.
     fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
         let _ = (ask, out);
+        None
+    }
+
+    /// Tells what is wrong with the parameters of a call that would have to wait, so that it is told at once. By
+    /// default nothing is known before the call is taken.
+    ///
+    /// # Errors
+    /// The fault that the caller gets.
+    fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
+        let _ = params;
+        Ok(())
+    }
+
+    /// Says how many calls it takes at once, unless the [`Builder`] is told otherwise. By default as many as come.
+    fn workers(&self) -> Option<Workers> {
         None
     }
 

@@ -1,13 +1,16 @@
 //! Who answers a call.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Provider;
+use super::admission::{Admission, Level};
 use super::builtin::{self, Builtin};
 use super::call::{Ask, Call};
 use super::table::{Entry, Table, Taken};
+use crate::config::Workers;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
 
@@ -20,7 +23,8 @@ pub struct Registry {
 impl Registry {
     /// Starts a registry for the node `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> Builder {
-        Builder { registry: Self { table: Table::new(name.into()), max_hops: 8 } }
+        let registry = Self { table: Table::new(name.into()), max_hops: 8 };
+        Builder { registry, node: None, providers: BTreeMap::new(), functions: BTreeMap::new() }
     }
 
     /// Answers what takes no waiting: appends the result as JSON to `out`, or says what is wrong. Of `None`, which
@@ -36,6 +40,11 @@ impl Registry {
                 return Some(builtin.answer(&self.table, ask.params.as_ref(), out));
             }
             Err(fault) => return Some(Err(fault)),
+        };
+        // Without a free worker the call waits for one, or is refused.
+        let _held = match entry.lane {
+            Some(lane) => Some(self.table.admission.hold(lane)?),
+            None => None,
         };
         let answer = entry.provider.prompt(ask, out);
         match &answer {
@@ -53,7 +62,10 @@ impl Registry {
         match self.find(call.method, call.hops) {
             Ok(Found::Entry(entry)) => {
                 call.reply.meter(&entry.metrics);
-                entry.provider.call(call);
+                match entry.lane {
+                    Some(lane) => self.table.admission.admit(lane, call),
+                    None => entry.provider.call(call),
+                }
             }
             Ok(Found::Builtin(builtin)) => {
                 let mut out = Vec::new();
@@ -103,8 +115,9 @@ impl Registry {
         self.table.in_flight()
     }
 
-    /// Ends what providers still run.
+    /// Ends what providers still run, and what waits for a worker.
     pub async fn stop(&self) {
+        self.table.admission.close();
         for (_, entry) in self.table.entries() {
             entry.provider.stop().await;
         }
@@ -131,6 +144,9 @@ enum Found<'a> {
 #[derive(Debug)]
 pub struct Builder {
     registry: Registry,
+    node: Option<Workers>,
+    providers: BTreeMap<&'static str, Workers>,
+    functions: BTreeMap<String, Workers>,
 }
 
 impl Builder {
@@ -163,21 +179,82 @@ impl Builder {
         if key.is_empty() || key.len() > 128 || !key.bytes().all(fits) {
             return Err(RegistryError::Unfit(name.to_owned()));
         }
-        let entered = self.registry.table.insert(key, description, Box::new(provider));
+        let entered = self.registry.table.insert(key, description, Arc::new(provider));
         entered.map_err(|Taken| RegistryError::Duplicate(name.to_owned()))?;
+        Ok(self)
+    }
+
+    /// Bounds how many calls of all functions together run at once. Those of `rpc.*` are not counted.
+    pub fn node_workers(&mut self, workers: Workers) -> &mut Self {
+        self.node = Some(workers);
+        self
+    }
+
+    /// Bounds how many calls run at once of all functions with one sort of provider, as [`Description::provider`]
+    /// names it.
+    ///
+    /// [`Description::provider`]: super::Description::provider
+    pub fn provider_workers(&mut self, kind: &'static str, workers: Workers) -> &mut Self {
+        self.providers.insert(kind, workers);
+        self
+    }
+
+    /// Bounds how many calls of the function or family `name` run at once, in place of what its provider says.
+    ///
+    /// # Errors
+    /// [`RegistryError::Absent`] if no provider has been entered for it.
+    pub fn function_workers(&mut self, name: &str, workers: Workers) -> Result<&mut Self, RegistryError> {
+        if !self.registry.table.entries().any(|(entered, _)| entered == name) {
+            return Err(RegistryError::Absent(name.to_owned()));
+        }
+        self.functions.insert(name.to_owned(), workers);
         Ok(self)
     }
 
     /// Ends the collection.
     pub fn build(self) -> Arc<Registry> {
-        Arc::new(self.registry)
+        let Self { mut registry, node, providers, mut functions } = self;
+        let mut members: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, entry) in registry.table.entries() {
+            *members.entry(entry.provider.describe().provider).or_default() += 1;
+        }
+        let mut admission = Admission::default();
+        let of_all = members.values().sum();
+        let node = node.map(|workers| admission.gate(Level::Node, &shared(workers, of_all)));
+        let mut gates = BTreeMap::new();
+        for (kind, workers) in providers {
+            if let Some(count) = members.get(kind) {
+                gates.insert(kind, admission.gate(Level::Provider(kind), &shared(workers, *count)));
+            }
+        }
+        for (name, entry) in registry.table.entries_mut() {
+            let kind = entry.provider.describe().provider;
+            let own = functions.remove(&name).or_else(|| entry.provider.workers());
+            let own = own.map(|workers| admission.gate(Level::Function(name, kind), &workers));
+            let path: Vec<_> = own.into_iter().chain(gates.get(kind).copied()).chain(node).collect();
+            if !path.is_empty() {
+                entry.lane = Some(admission.lane(entry.provider.clone(), path));
+            }
+        }
+        registry.table.admission = Arc::new(admission);
+        Arc::new(registry)
     }
+}
+
+/// What `functions` functions share: a slow one must leave a worker to the others.
+fn shared(mut workers: Workers, functions: usize) -> Workers {
+    if functions > 1 && workers.share.is_none() {
+        workers.share = Some(workers.count.saturating_sub(1));
+    }
+    workers
 }
 
 /// Says why a name was not taken into a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegistryError {
+    /// Nothing answers that name.
+    Absent(String),
     /// Something answers that name already.
     Duplicate(String),
     /// Names that begin with `rpc.` or `$/` are the protocol's.
@@ -190,6 +267,7 @@ pub enum RegistryError {
 impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Absent(name) => write!(f, "function {name:?} is not there; provide it before its workers"),
             Self::Duplicate(name) => write!(f, "function {name:?} is there twice"),
             Self::Reserved(name) => {
                 write!(f, "function {name:?}: names that begin with \"rpc.\" or \"$/\" are reserved")

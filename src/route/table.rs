@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::admission::Admission;
 use super::{Description, Provider};
-use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics};
+use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics, WorkerStats};
 
 /// Providers by name, without those that every node has.
 pub(super) struct Table {
     pub(super) name: Arc<str>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) admission: Arc<Admission>,
     exact: BTreeMap<String, Entry>,
     /// `family.` → what answers `family.*`.
     families: BTreeMap<String, Entry>,
@@ -17,8 +19,10 @@ pub(super) struct Table {
 
 /// What answers one name or family.
 pub(super) struct Entry {
-    pub(super) provider: Box<dyn Provider>,
+    pub(super) provider: Arc<dyn Provider>,
     pub(super) metrics: Arc<FunctionMetrics>,
+    /// Its number in the admission, if its calls pass any gate.
+    pub(super) lane: Option<usize>,
     description: Option<String>,
 }
 
@@ -27,7 +31,8 @@ pub(super) struct Taken;
 
 impl Table {
     pub(super) fn new(name: Arc<str>) -> Self {
-        Self { name, metrics: Arc::default(), exact: BTreeMap::new(), families: BTreeMap::new() }
+        let (exact, families) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families }
     }
 
     /// Enters what answers a name, or with a `name` that ends in a dot a family.
@@ -35,13 +40,13 @@ impl Table {
         &mut self,
         name: &str,
         description: Option<String>,
-        provider: Box<dyn Provider>,
+        provider: Arc<dyn Provider>,
     ) -> Result<(), Taken> {
         let table = if name.ends_with('.') { &mut self.families } else { &mut self.exact };
         if table.contains_key(name) {
             return Err(Taken);
         }
-        table.insert(name.to_owned(), Entry { provider, metrics: Arc::default(), description });
+        table.insert(name.to_owned(), Entry { provider, metrics: Arc::default(), lane: None, description });
         Ok(())
     }
 
@@ -59,6 +64,11 @@ impl Table {
         self.entries().map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
     }
 
+    /// Returns the numbers of all gates, the node's first.
+    pub(super) fn workers(&self) -> Vec<WorkerStats> {
+        self.admission.stats()
+    }
+
     /// Returns how many calls are not answered yet, notifications included.
     pub(super) fn in_flight(&self) -> u64 {
         self.entries().map(|(_, entry)| entry.metrics.in_flight()).sum()
@@ -71,12 +81,18 @@ impl Table {
         let stats: Vec<_> = self.stats().collect();
         let stats = stats.iter().map(|(name, provider, stats)| (name.as_str(), *provider, stats.clone()));
         metrics::write_functions(&mut out, &stats);
+        metrics::write_workers(&mut out, &self.workers());
         out
     }
 
     pub(super) fn entries(&self) -> impl Iterator<Item = (String, &Entry)> {
         let families = self.families.iter().map(|(prefix, entry)| (format!("{prefix}*"), entry));
         self.exact.iter().map(|(name, entry)| (name.clone(), entry)).chain(families)
+    }
+
+    pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = (String, &mut Entry)> {
+        let families = self.families.iter_mut().map(|(prefix, entry)| (format!("{prefix}*"), entry));
+        self.exact.iter_mut().map(|(name, entry)| (name.clone(), entry)).chain(families)
     }
 
     /// The exact name if it is there, else its longest family.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use chanrpc::config::{
     ByteOrder, Config, ConfigError, Exec, Forward, ForwardTls, Function, Leaf, Limits, Listen, ListenTls,
-    Output, Param, ParamKind, Piece, Provider, Rule, Template,
+    NodeWorkers, Output, Param, ParamKind, Piece, Provider, Rule, Template, WhenFull, Workers,
 };
 use proptest::prelude::*;
 
@@ -79,7 +79,8 @@ fn invalid_files_say_what_is_wrong() {
 #[test]
 fn an_empty_file_says_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
-    let Config { name, listen, functions, access, limits } = Config::default();
+    let Config { name, listen, functions, access, workers, limits } = Config::default();
+    assert_eq!(workers, NodeWorkers::default());
     assert_eq!((name.as_str(), listen.len(), functions.len(), access.len()), ("chanrpc", 0, 0, 0));
     let expected = Limits {
         message: 1_048_576,
@@ -109,6 +110,7 @@ fn the_documented_example() {
         timeout: Some(Duration::from_secs(2)),
         concurrency: 2,
         queue: 16,
+        when_full: WhenFull::Refuse,
         output_limit: 1_048_576,
         directory: None,
     };
@@ -117,10 +119,21 @@ fn the_documented_example() {
         name: "board-a".to_owned(),
         listen: vec![Listen::at("127.0.0.1:7300")],
         functions: vec![
-            Function { name: "disk.free".to_owned(), description: None, provider: Provider::Exec(disk_free) },
-            Function { name: "greet".to_owned(), description: None, provider: Provider::Forward(greet) },
+            Function {
+                name: "disk.free".to_owned(),
+                description: None,
+                workers: None,
+                provider: Provider::Exec(disk_free),
+            },
+            Function {
+                name: "greet".to_owned(),
+                description: None,
+                workers: None,
+                provider: Provider::Forward(greet),
+            },
         ],
         access: Vec::new(),
+        workers: NodeWorkers::default(),
         limits: Limits::default(),
     };
     assert_eq!(load("design.toml"), expected);
@@ -145,6 +158,7 @@ fn every_key_arrives() {
         timeout: Some(Duration::from_secs(10)),
         concurrency: 1,
         queue: 0,
+        when_full: WhenFull::Shed,
         output_limit: 1_500_000,
         directory: Some(PathBuf::from("/var/lib/camera")),
     };
@@ -170,7 +184,7 @@ fn every_key_arrives() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let place = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        place: place(70),
+        place: place(92),
         functions: vec!["rpc.list".to_owned()],
         name: None,
         token: None,
@@ -178,7 +192,7 @@ fn every_key_arrives() {
         expires: None,
     };
     let dashboard = Rule {
-        place: place(73),
+        place: place(95),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         name: Some("dashboard".to_owned()),
         token: Some(token),
@@ -193,15 +207,23 @@ fn every_key_arrives() {
             Function {
                 name: "camera.shot".to_owned(),
                 description: Some("Takes one picture.".to_owned()),
+                workers: None,
                 provider: Provider::Exec(shot),
             },
             Function {
                 name: "math.*".to_owned(),
                 description: Some("Whatever the other board computes.".to_owned()),
+                workers: Some(Workers { queue: 0, when_full: WhenFull::Wait, ..Workers::new(2) }),
                 provider: Provider::Forward(math),
             },
         ],
         access: vec![everybody, dashboard],
+        workers: NodeWorkers {
+            node: Some(Workers { count: 64, queue: 100, when_full: WhenFull::Shed, share: Some(32) }),
+            exec: Some(Workers { count: 4, queue: 256, when_full: WhenFull::Wait, share: None }),
+            forward: Some(Workers { count: 40, queue: 0, when_full: WhenFull::Refuse, share: None }),
+            native: Some(Workers::new(65_536)),
+        },
         limits: Limits {
             message: 65_536,
             depth: 32,
@@ -227,6 +249,15 @@ fn a_program_may_print_as_much_as_a_message_holds() {
     let text = "[[function]]\nname = 'up'\nexec = ['uptime']\n[limits]\nmessage = '2 KiB'";
     let config = Config::parse(text, "test.toml").expect("valid");
     assert!(matches!(&config.functions[0].provider, Provider::Exec(exec) if exec.output_limit == 2048));
+}
+
+/// Those of one sort of provider do without those of the node, and a function's queue is shorter than a shared one.
+#[test]
+fn workers_of_one_sort() {
+    let text = "workers.exec.count = 4\n[[function]]\nname = 'far'\nforward = 'b:1'\nworkers = 3";
+    let config = Config::parse(text, "test.toml").expect("valid");
+    assert_eq!(config.workers, NodeWorkers { exec: Some(Workers::new(4)), ..NodeWorkers::default() });
+    assert_eq!(config.functions[0].workers, Some(Workers { queue: 16, ..Workers::new(3) }));
 }
 
 #[test]
@@ -258,7 +289,7 @@ proptest! {
 
     /// A file of which a part was overwritten is valid or has a clear error: nothing panics.
     #[test]
-    fn no_text_panics(start in 0_usize..800, length in 0_usize..20, patch in "[\\PC\n\"{}=\\[\\]]{0,12}") {
+    fn no_text_panics(start in 0_usize..1100, length in 0_usize..20, patch in "[\\PC\n\"{}=\\[\\]]{0,12}") {
         let text: Vec<char> = include_str!("config/valid/everything.toml").chars().collect();
         let (start, end) = (start.min(text.len()), (start + length).min(text.len()));
         let text: String = text[..start].iter().copied().chain(patch.chars()).chain(text[end..].iter().copied()).collect();

@@ -33,3 +33,4 @@ mod support;
 mod tls;
 mod waterfall;
 mod wires;
+mod workers;

@@ -1,0 +1,1092 @@
+//! Workers: how many calls run at once, which of those that wait comes next, and what becomes of the rest.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chanrpc::codec::Dialect;
+use chanrpc::config::{Limits, WhenFull, Workers};
+use chanrpc::message::{Fault, Outcome, RawJson, code};
+use chanrpc::node::Node;
+use chanrpc::route::{
+    Ask, Builder, Call, Description, Inbox, Pass, Provider, Registry, RegistryError, Reply,
+};
+use chanrpc::session::Session;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use serde_json::{Value, json};
+
+use crate::support::{Client, assert_fault, ended, eventually, request};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a provider of a test does with its calls.
+#[derive(Clone, Copy, PartialEq)]
+enum Manner {
+    /// It keeps them until the test answers.
+    Keeps,
+    /// It answers while it takes them, and at once if it may.
+    Answers,
+    /// It panics.
+    Panics,
+}
+
+/// Calls that have begun, in their order: function and number.
+#[derive(Clone, Default)]
+struct Begun {
+    log: Arc<Mutex<Vec<(String, u64)>>>,
+    kept: Arc<Mutex<BTreeMap<u64, Reply>>>,
+}
+
+impl Begun {
+    fn log(&self) -> MutexGuard<'_, Vec<(String, u64)>> {
+        self.log.lock().unwrap()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<u64, Reply>> {
+        self.kept.lock().unwrap()
+    }
+}
+
+struct Fake {
+    kind: &'static str,
+    manner: Manner,
+    begun: Begun,
+}
+
+fn number(params: Option<&RawJson<'_>>) -> u64 {
+    serde_json::from_str::<[u64; 1]>(params.unwrap().get()).unwrap()[0]
+}
+
+impl Provider for Fake {
+    fn call(&self, call: Call<'_>) {
+        let number = number(call.params.as_ref());
+        self.begun.log().push((call.method.to_owned(), number));
+        match self.manner {
+            Manner::Keeps => drop(self.begun.kept().insert(number, call.reply)),
+            Manner::Answers => call.reply.send(Ok(RawJson::of(&number).unwrap())),
+            Manner::Panics => panic!("as the test wants it"),
+        }
+    }
+
+    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        if self.manner != Manner::Answers {
+            return None;
+        }
+        let number = number(ask.params.as_ref());
+        self.begun.log().push((ask.method.to_owned(), number));
+        out.extend_from_slice(number.to_string().as_bytes());
+        Some(Ok(()))
+    }
+
+    fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
+        if params.is_none() { Err(Fault::invalid_params("a number is missing")) } else { Ok(()) }
+    }
+
+    fn describe(&self) -> Description {
+        Description { provider: self.kind, ..Description::default() }
+    }
+}
+
+/// A registry, and one peer that calls its functions.
+struct Desk {
+    registry: Arc<Registry>,
+    begun: Begun,
+    inbox: Arc<Inbox>,
+}
+
+impl Desk {
+    /// Provides functions, each by its name, the sort of its provider and its manner.
+    fn new(functions: &[(&str, &'static str, Manner)], workers: impl FnOnce(&mut Builder)) -> Self {
+        let begun = Begun::default();
+        let mut builder = Registry::builder("test");
+        for (name, kind, manner) in functions {
+            let fake = Fake { kind, manner: *manner, begun: begun.clone() };
+            builder.provide(name, None, fake).unwrap();
+        }
+        workers(&mut builder);
+        Self { registry: builder.build(), begun, inbox: Arc::default() }
+    }
+
+    fn begin(&self, method: &str, number: u64) {
+        self.begin_until(method, number, false, Instant::now() + HOUR);
+    }
+
+    fn begin_until(&self, method: &str, number: u64, notification: bool, deadline: Instant) {
+        begin(&self.registry, method, number, Reply::new(&self.inbox, number, notification), deadline);
+    }
+
+    fn answer(&self, number: u64) {
+        let reply = self.begun.kept().remove(&number).expect("it is kept");
+        reply.send(Ok(RawJson::NULL));
+    }
+
+    /// The calls that have begun since it was asked last, such as `slow 1`.
+    fn begun(&self) -> Vec<String> {
+        self.begun.log().drain(..).map(|(function, number)| format!("{function} {number}")).collect()
+    }
+
+    fn answers(&self) -> Vec<(u64, Outcome)> {
+        let mut answers = VecDeque::new();
+        let _ = self.inbox.poll_answers(&Context::from_waker(Waker::noop()), &mut answers);
+        answers.into()
+    }
+
+    /// The answers that have come: numbers with 0, or the code of an error.
+    fn codes(&self) -> Vec<(u64, i64)> {
+        let code = |outcome: Outcome| outcome.map_or_else(|fault| fault.code, |_| 0);
+        self.answers().into_iter().map(|(number, outcome)| (number, code(outcome))).collect()
+    }
+
+    fn stats(&self) -> BTreeMap<String, Numbers> {
+        stats(&self.registry)
+    }
+
+    #[track_caller]
+    fn assert_idle(&self) {
+        for (gate, numbers) in self.stats() {
+            assert_eq!((numbers.busy, numbers.waiting), (0, 0), "{gate}");
+        }
+        assert_eq!(self.registry.in_flight(), 0);
+    }
+}
+
+fn begin(registry: &Registry, method: &str, number: u64, reply: Reply, deadline: Instant) {
+    let params = Some(RawJson::of(&[number]).unwrap());
+    registry.call(Call { method, params, deadline, hops: 0, reply });
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Numbers {
+    workers: u64,
+    busy: u64,
+    waiting: u64,
+    refused: u64,
+    shed: u64,
+}
+
+/// What `rpc.stats` tells of each gate.
+fn numbers(registry: &Registry) -> BTreeMap<String, Numbers> {
+    told(registry).iter().map(|gate| read(gate, |_, key| gate[key].as_u64().unwrap())).collect()
+}
+
+/// The same; and that `/metrics` tells it too.
+fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
+    let gates = told(registry);
+    let metrics = registry.prometheus();
+    let of = |gate: &Value| {
+        let mut labels = format!("level={}", gate["level"]);
+        for key in ["function", "provider"] {
+            labels += &gate[key].as_str().map_or_else(String::new, |text| format!(",{key}=\"{text}\""));
+        }
+        read(gate, |family, key| {
+            let line = format!("{family}{{{labels}}} {}", gate[key]);
+            assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+            gate[key].as_u64().unwrap()
+        })
+    };
+    gates.iter().map(of).collect()
+}
+
+fn told(registry: &Registry) -> Vec<Value> {
+    let mut out = Vec::new();
+    registry
+        .prompt(&Ask { method: "rpc.stats", params: None, hops: 0 }, &mut out, &mut Instant::now())
+        .unwrap()
+        .unwrap();
+    let mut stats: Value = serde_json::from_slice(&out).unwrap();
+    match stats["workers"].take() {
+        Value::Array(gates) => gates,
+        other => panic!("{other}"),
+    }
+}
+
+fn read(gate: &Value, number: impl Fn(&str, &str) -> u64) -> (String, Numbers) {
+    let name = ["function", "provider", "level"].iter().find_map(|key| gate[key].as_str()).unwrap();
+    let numbers = Numbers {
+        workers: number("chanrpc_workers", "workers"),
+        busy: number("chanrpc_workers_busy", "busy"),
+        waiting: number("chanrpc_workers_waiting", "waiting"),
+        refused: number("chanrpc_workers_refused_total", "refused"),
+        shed: number("chanrpc_workers_shed_total", "shed"),
+    };
+    (name.to_owned(), numbers)
+}
+
+fn workers(count: usize, queue: usize, when_full: WhenFull) -> Workers {
+    Workers { queue, when_full, ..Workers::new(count) }
+}
+
+const SLOW_AND_QUICK: [(&str, &str, Manner); 2] =
+    [("slow", "fake", Manner::Keeps), ("quick", "fake", Manner::Keeps)];
+
+// Turns
+
+#[test]
+fn a_flood_delays_the_calls_of_others_by_one_round() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(Workers::new(1));
+    });
+    (0..100).for_each(|number| desk.begin("slow", number));
+    (100..103).for_each(|number| desk.begin("quick", number));
+    for number in [0, 1, 100, 2, 101, 3, 102, 4, 5] {
+        desk.answer(number);
+    }
+    let expected = [
+        "slow 0",
+        "slow 1",
+        "quick 100",
+        "slow 2",
+        "quick 101",
+        "slow 3",
+        "quick 102",
+        "slow 4",
+        "slow 5",
+        "slow 6",
+    ];
+    assert_eq!(desk.begun(), expected);
+    let answered: Vec<_> = desk.answers().into_iter().map(|(number, _)| number).collect();
+    assert_eq!(answered, [0, 1, 100, 2, 101, 3, 102, 4, 5]);
+}
+
+#[test]
+fn one_function_leaves_a_worker_to_the_others() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(Workers::new(3));
+    });
+    (0..10).for_each(|number| desk.begin("slow", number));
+    assert_eq!(desk.begun(), ["slow 0", "slow 1"], "the third worker is for others");
+    (10..13).for_each(|number| desk.begin("quick", number));
+    [10, 11, 12].into_iter().for_each(|number| desk.answer(number));
+    assert_eq!(desk.begun(), ["quick 10", "quick 11", "quick 12"], "none of the slow ones has ended");
+    assert_eq!(desk.stats()["node"], Numbers { workers: 3, busy: 2, waiting: 8, ..Numbers::default() });
+
+    let share = |share, expected: u64| {
+        let workers = Workers { share, ..Workers::new(3) };
+        let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+            builder.provider_workers("fake", workers);
+        });
+        (0..10).for_each(|number| desk.begin("slow", number));
+        assert_eq!(desk.stats()["fake"].busy, expected, "{share:?}");
+    };
+    share(Some(3), 3);
+    share(Some(1), 1);
+    share(None, 2);
+    // Where there are no others, nothing is left to them.
+    let alone = Desk::new(&SLOW_AND_QUICK[..1], |builder| {
+        builder.node_workers(Workers::new(3));
+    });
+    (0..10).for_each(|number| alone.begin("slow", number));
+    assert_eq!(alone.stats()["node"].busy, 3);
+}
+
+/// What waits for its own function's workers keeps none of those that it shares.
+#[test]
+fn a_call_waits_with_no_worker_at_all() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(Workers { share: Some(2), ..Workers::new(2) });
+        builder.provider_workers("fake", Workers { share: Some(2), ..Workers::new(2) });
+        builder.function_workers("slow", Workers::new(1)).unwrap();
+    });
+    (0..3).for_each(|number| desk.begin("slow", number));
+    (3..5).for_each(|number| desk.begin("quick", number));
+    assert_eq!(desk.begun(), ["slow 0", "quick 3"]);
+    desk.answer(3);
+    assert_eq!(desk.begun(), ["quick 4"], "not slow 1: its function's worker is held");
+    desk.answer(0);
+    assert_eq!(desk.begun(), ["slow 1"]);
+    let stats = desk.stats();
+    assert_eq!(stats["slow"], Numbers { workers: 1, busy: 1, waiting: 1, ..Numbers::default() });
+    assert_eq!(stats["fake"], Numbers { workers: 2, busy: 2, waiting: 1, ..Numbers::default() });
+    assert_eq!(stats["node"], stats["fake"]);
+    for number in [1, 2, 4] {
+        desk.answer(number);
+    }
+    desk.assert_idle();
+}
+
+#[test]
+fn what_has_no_gate_is_bounded_by_none() {
+    let functions = [("free", "other", Manner::Keeps), ("bound", "fake", Manner::Keeps)];
+    let desk = Desk::new(&functions, |builder| {
+        builder.provider_workers("fake", Workers::new(1));
+    });
+    (0..50).for_each(|number| desk.begin("free", number));
+    (50..60).for_each(|number| desk.begin("bound", number));
+    assert_eq!(desk.begun().len(), 51);
+    assert_eq!(desk.stats().keys().collect::<Vec<_>>(), ["fake"]);
+    let mut builder = Registry::builder("test");
+    let absent = builder.function_workers("bound", Workers::new(1)).map(drop).unwrap_err();
+    assert_eq!(absent, RegistryError::Absent("bound".into()));
+    assert!(absent.to_string().contains("\"bound\""), "{absent}");
+}
+
+#[test]
+fn quick_functions_are_answered_at_once_while_a_worker_is_free() {
+    let functions = [("at.once", "fake", Manner::Answers), ("slow", "fake", Manner::Keeps)];
+    let desk = Desk::new(&functions, |builder| {
+        builder.node_workers(workers(1, 1, WhenFull::Refuse));
+    });
+    let prompt = |number: u64| {
+        let params = Some(RawJson::of(&[number]).unwrap());
+        let mut out = Vec::new();
+        let answer =
+            desk.registry.prompt(&Ask { method: "at.once", params, hops: 0 }, &mut out, &mut Instant::now());
+        answer.map(|answer| answer.map(|()| String::from_utf8(out).unwrap()).map_err(|fault| fault.code))
+    };
+    for number in 0..3 {
+        assert_eq!(prompt(number), Some(Ok(number.to_string())), "the worker is free again each time");
+    }
+    desk.begin("slow", 3);
+    assert_eq!(prompt(4), None, "it has to wait");
+    desk.begin("at.once", 4);
+    assert_eq!(prompt(5), None);
+    desk.begin("at.once", 5);
+    assert_eq!(desk.codes(), [(5, code::BUSY)]);
+    desk.answer(3);
+    assert_eq!(desk.codes(), [(3, 0), (4, 0)], "each answer before those that it makes possible");
+    assert_eq!(prompt(6), Some(Ok("6".into())));
+    desk.assert_idle();
+}
+
+/// What answers while it begins makes room for the next; thousands in a row need no deeper stack than one.
+#[test]
+fn a_chain_of_calls_that_are_answered_at_once_is_a_loop() {
+    let thread = thread::Builder::new().stack_size(256 * 1024).spawn(|| {
+        let functions = [("at.once", "fake", Manner::Answers), ("slow", "fake", Manner::Keeps)];
+        let desk = Desk::new(&functions, |builder| {
+            builder.node_workers(workers(1, 0, WhenFull::Wait));
+        });
+        desk.begin("slow", 0);
+        (1..=20_000).for_each(|number| desk.begin("at.once", number));
+        assert_eq!(desk.begun(), ["slow 0"]);
+        desk.answer(0);
+        let answered: Vec<_> = desk.codes();
+        assert!(answered.iter().copied().eq((0..=20_000).map(|number| (number, 0))));
+        desk.assert_idle();
+    });
+    ended(thread.unwrap());
+}
+
+#[test]
+fn a_provider_that_panics_keeps_no_worker() {
+    let functions = [("slow", "fake", Manner::Keeps), ("broken", "fake", Manner::Panics)];
+    let desk = Desk::new(&functions, |builder| {
+        builder.node_workers(Workers::new(1));
+    });
+    desk.begin("slow", 0);
+    (1..4).for_each(|number| desk.begin("broken", number));
+    desk.begin("slow", 4);
+    desk.answer(0);
+    assert_eq!(desk.codes(), [(0, 0), (1, code::INTERNAL)]);
+    let kept = std::mem::take(&mut *desk.begun.kept());
+    assert_eq!(kept.keys().copied().collect::<Vec<_>>(), [4]);
+    drop(kept);
+    assert_eq!(desk.codes(), [(4, code::INTERNAL), (2, code::INTERNAL), (3, code::INTERNAL)]);
+    desk.assert_idle();
+}
+
+// Policies
+
+#[test]
+fn a_full_queue_refuses_and_names_the_setting() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 2, WhenFull::Refuse));
+    });
+    (0..4).for_each(|number| desk.begin("slow", number));
+    let answers = desk.answers();
+    let [(3, Err(fault))] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(fault.code, code::BUSY);
+    assert_eq!(fault.message, "1 calls run and 2 wait (count and queue in [workers])");
+    assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 2, refused: 1, shed: 0 });
+    // The flood bears it: its newest call leaves a place to one of another function; then both have as many.
+    desk.begin("quick", 4);
+    assert_eq!(desk.codes(), [(2, code::BUSY)]);
+    desk.begin("quick", 5);
+    assert_eq!(desk.codes(), [(5, code::BUSY)]);
+    for number in [0, 1, 4] {
+        desk.answer(number);
+    }
+    assert_eq!(desk.begun(), ["slow 0", "slow 1", "quick 4"]);
+
+    let setting = |set: fn(&mut Builder), expected: &str| {
+        let desk = Desk::new(&SLOW_AND_QUICK, set);
+        (0..2).for_each(|number| desk.begin("slow", number));
+        let answers = desk.answers();
+        let [(1, Err(fault))] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(fault.message, format!("1 calls run and 0 wait ({expected})"));
+    };
+    setting(
+        |builder| {
+            builder.provider_workers("fake", workers(1, 0, WhenFull::Refuse));
+        },
+        "count and queue in [workers.fake]",
+    );
+    setting(
+        |builder| {
+            builder.function_workers("slow", workers(1, 0, WhenFull::Shed)).unwrap();
+        },
+        "workers and queue of this function",
+    );
+}
+
+#[test]
+fn a_full_queue_sheds_the_oldest_of_the_function_with_most() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 3, WhenFull::Shed));
+    });
+    (0..5).for_each(|number| desk.begin("slow", number));
+    let answers = desk.answers();
+    let [(1, Err(fault))] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(
+        (fault.code, &*fault.message),
+        (
+            code::BUSY,
+            "1 calls run, 2 wait, and a newer one took this one's place (count and queue in [workers])"
+        )
+    );
+    desk.begin("quick", 5);
+    desk.begin("quick", 6);
+    desk.begin("quick", 7);
+    assert_eq!(desk.codes(), [(2, code::BUSY), (3, code::BUSY), (5, code::BUSY)]);
+    assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 3, refused: 0, shed: 4 });
+    for number in [0, 4, 6, 7] {
+        desk.answer(number);
+    }
+    assert_eq!(desk.begun(), ["slow 0", "slow 4", "quick 6", "quick 7"]);
+    desk.assert_idle();
+}
+
+#[test]
+fn where_calls_wait_only_notifications_are_bounded_by_the_queue() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 2, WhenFull::Wait));
+    });
+    (0..500).for_each(|number| desk.begin("slow", number));
+    let later = Instant::now() + HOUR;
+    (500..504).for_each(|number| desk.begin_until("slow", number, true, later));
+    (504..507).for_each(|number| desk.begin_until("quick", number, true, later));
+    assert_eq!(desk.codes(), [(502, code::BUSY), (503, code::BUSY), (506, code::BUSY)]);
+    assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 503, refused: 3, shed: 0 });
+}
+
+#[test]
+fn the_first_full_queue_of_several_decides() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 3, WhenFull::Refuse));
+        builder.function_workers("slow", workers(1, 2, WhenFull::Shed)).unwrap();
+    });
+    (0..4).for_each(|number| desk.begin("slow", number));
+    assert_eq!(desk.codes(), [(1, code::BUSY)], "the function's queue is full, and sheds");
+    (4..6).for_each(|number| desk.begin("quick", number));
+    assert_eq!(desk.codes(), [(5, code::BUSY)], "the node's is, and refuses");
+    let stats = desk.stats();
+    assert_eq!(stats["slow"], Numbers { workers: 1, busy: 1, waiting: 2, refused: 0, shed: 1 });
+    assert_eq!(stats["node"], Numbers { workers: 1, busy: 1, waiting: 3, refused: 1, shed: 0 });
+}
+
+#[test]
+fn what_is_wrong_with_a_call_is_told_before_it_waits() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 0, WhenFull::Refuse));
+    });
+    desk.begin("slow", 0);
+    let reply = Reply::new(&desk.inbox, 1, false);
+    let deadline = Instant::now() + HOUR;
+    desk.registry.call(Call { method: "slow", params: None, deadline, hops: 0, reply });
+    assert_eq!(desk.codes(), [(1, code::INVALID_PARAMS)]);
+}
+
+// Giving up
+
+#[test]
+fn who_is_given_up_while_waiting_leaves_its_place_at_once() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 2, WhenFull::Refuse));
+    });
+    (0..3).for_each(|number| desk.begin("slow", number));
+    desk.inbox.cancel(1);
+    assert_eq!(desk.stats()["node"].waiting, 1);
+    desk.begin("slow", 3);
+    assert_eq!(desk.codes(), [], "there was room, and nobody is told of what is given up");
+    // One that has begun keeps its worker until the function is done with it.
+    desk.inbox.cancel(0);
+    assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 2, ..Numbers::default() });
+    desk.answer(0);
+    assert_eq!(desk.begun(), ["slow 0", "slow 2"]);
+    // A peer that is gone takes its calls along, and leaves its notifications.
+    desk.begin_until("slow", 4, true, Instant::now() + HOUR);
+    desk.inbox.close();
+    assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 1, ..Numbers::default() });
+    desk.begin("slow", 5);
+    assert_eq!(desk.stats()["node"].waiting, 1, "who is gone already need not wait");
+    desk.answer(2);
+    assert_eq!(desk.begun(), ["slow 4"]);
+    desk.answer(4);
+    desk.assert_idle();
+}
+
+#[test]
+fn a_deadline_that_nobody_watches_keeps_no_place() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 2, WhenFull::Refuse));
+    });
+    desk.begin("slow", 0);
+    let now = Instant::now();
+    desk.begin_until("slow", 1, true, now);
+    desk.begin_until("slow", 2, true, now);
+    desk.begin("slow", 3);
+    assert_eq!(desk.codes(), [(1, code::DEADLINE), (2, code::DEADLINE)], "both made room");
+    desk.begin_until("slow", 4, true, now);
+    assert_eq!(desk.stats()["node"].waiting, 1, "who asks for numbers is told none that are dead");
+    desk.begin_until("slow", 5, true, now);
+    desk.answer(0);
+    desk.answer(3);
+    assert_eq!(desk.begun(), ["slow 0", "slow 3"], "what is late does not begin");
+    assert_eq!(desk.codes(), [(4, code::DEADLINE), (0, 0), (3, 0), (5, code::DEADLINE)]);
+    desk.assert_idle();
+}
+
+/// The session beside it all: places in flight, deadlines, batches, notifications, the peer's end.
+#[test]
+fn a_session_whose_calls_wait() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(workers(1, 8, WhenFull::Refuse));
+    });
+    let session = || {
+        let limits = Arc::new(Limits { in_flight: 3, ..Limits::default() });
+        Session::new(desk.registry.clone(), limits, Dialect::Lines, Pass::open(), Instant::now())
+    };
+    let now = Instant::now();
+    let feed = |session: &mut Session, text: &str| {
+        session.input().extend_from_slice(text.as_bytes());
+        session.received(now);
+    };
+    let lines = |session: &mut Session| {
+        while session.poll_answers(&Context::from_waker(Waker::noop()), now).is_ready() {}
+        let text = String::from_utf8(session.output().to_vec()).unwrap();
+        session.sent(text.len());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
+    };
+    let call = |id: u64, meta: &str| {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"slow","params":[{id}]{meta}}}"#)
+    };
+    let (mut first, mut other) = (session(), session());
+    let short = ",\"meta\":{\"deadline_ms\":100}";
+    feed(&mut first, &format!("{}\n{}\n{}\n{}\n", call(1, ""), call(2, short), call(3, ""), call(4, "")));
+    let node = || desk.stats()["node"];
+    assert_eq!((node().busy, node().waiting), (1, 2), "the fourth has no place in flight");
+    feed(&mut other, &format!("[{},{}]\n", call(11, ""), call(12, "")));
+    feed(&mut other, "{\"jsonrpc\":\"2.0\",\"method\":\"quick\",\"params\":[13]}\n");
+    assert_eq!(node().waiting, 5);
+    first.expire(now + Duration::from_millis(100));
+    let late = lines(&mut first);
+    assert_eq!((&late[0]["id"], &late[0]["error"]["code"]), (&json!(2), &json!(code::DEADLINE)), "{late:?}");
+    assert_eq!(node().waiting, 5, "the second has left, and the fourth has come");
+    feed(&mut first, "{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":3}}\n");
+    assert_eq!(lines(&mut first)[0]["error"]["code"], code::CANCELLED);
+    assert_eq!(node().waiting, 4);
+    // The peer goes; its call that runs is for the function to end.
+    drop(first);
+    assert_eq!((node().busy, node().waiting), (1, 3));
+    desk.answer(1);
+    for number in [11, 13, 12] {
+        desk.answer(number);
+    }
+    assert_eq!(desk.begun(), ["slow 1", "slow 11", "quick 13", "slow 12"]);
+    let batch = lines(&mut other);
+    assert_eq!((batch.len(), batch[0].as_array().unwrap().len()), (1, 2), "{batch:?}");
+    assert!(other.is_idle());
+    desk.assert_idle();
+}
+
+#[test]
+fn a_registry_that_stops_or_goes_answers_what_waits() {
+    let one = |builder: &mut Builder| {
+        builder.node_workers(Workers::new(1));
+    };
+    let desk = Desk::new(&SLOW_AND_QUICK, one);
+    (0..3).for_each(|number| desk.begin("slow", number));
+    smol::block_on(desk.registry.stop());
+    assert_eq!(desk.codes(), [(1, code::CLOSED), (2, code::CLOSED)]);
+    desk.begin("slow", 3);
+    assert_eq!(desk.codes(), [(3, code::CLOSED)]);
+    desk.answer(0);
+    desk.assert_idle();
+
+    let Desk { registry, begun, inbox } = Desk::new(&SLOW_AND_QUICK, one);
+    for number in 0..3 {
+        begin(&registry, "slow", number, Reply::new(&inbox, number, false), Instant::now() + HOUR);
+    }
+    drop(registry);
+    begun.kept().remove(&0).unwrap().send(Ok(RawJson::NULL));
+    let mut answers = VecDeque::new();
+    assert!(inbox.poll_answers(&Context::from_waker(Waker::noop()), &mut answers).is_ready());
+    assert_eq!(answers.len(), 3);
+}
+
+// Over the network
+
+/// A node on a port of its own, with the functions of a desk, until it is told to stop.
+struct Running {
+    address: SocketAddr,
+    stop: smol::channel::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Running {
+    fn new(desk: &Desk, limits: Limits) -> Self {
+        let executor = Arc::new(smol::Executor::new());
+        let node = Node::new(executor.clone(), desk.registry.clone(), limits);
+        let listener = smol::block_on(smol::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = smol::channel::bounded::<()>(1);
+        let thread = thread::spawn(move || {
+            let shutdown = async {
+                let _ = stopped.recv().await;
+            };
+            smol::block_on(executor.run(async { node.serve(vec![listener], shutdown).await }));
+        });
+        Self { address, stop, thread }
+    }
+}
+
+fn call(id: u64, method: &str) -> String {
+    request(id, method, &json!([id])) + "\n"
+}
+
+/// The flood never ends, and its calls are given up and made again: it is still bounded, and the other client's calls
+/// are answered, in their order.
+#[test]
+fn a_flood_over_the_network_holds_up_nobody_else() {
+    let functions = [("slow", "fake", Manner::Keeps), ("quick", "fake", Manner::Answers)];
+    let desk = Desk::new(&functions, |builder| {
+        builder.node_workers(workers(4, 10, WhenFull::Refuse));
+    });
+    let node = Running::new(&desk, Limits::default());
+    let mut flood = Client::connect(node.address);
+    flood.send((0..60).map(|id| call(id, "slow")).collect::<String>());
+    for id in 13..60 {
+        assert_fault(&flood.reply(), &json!(id), code::BUSY);
+    }
+    let mut other = Client::connect(node.address);
+    other.send((100..150).map(|id| call(id, "quick")).collect::<String>());
+    for id in 100..150 {
+        assert_eq!(other.reply()["result"], id);
+    }
+    // What is given up and still runs holds its worker, so that no more of it begins.
+    flood.reset();
+    eventually("those that wait have left", || desk.registry.in_flight() == 3);
+    let mut flood = Client::connect(node.address);
+    flood.send((60..80).map(|id| call(id, "slow")).collect::<String>());
+    for id in 70..80 {
+        assert_fault(&flood.reply(), &json!(id), code::BUSY);
+    }
+    assert_eq!(desk.begun.kept().keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(other.ask(call(150, "quick"))["result"], 150);
+    desk.answer(1);
+    assert_eq!(desk.begun.kept().keys().copied().collect::<Vec<_>>(), [0, 2, 60]);
+    flood.reset();
+    eventually("those that wait have left", || desk.registry.in_flight() == 3);
+    for number in [0, 2, 60] {
+        desk.answer(number);
+    }
+    desk.assert_idle();
+    node.stop.close();
+    ended(node.thread);
+}
+
+#[test]
+fn a_node_that_stops_runs_what_waits() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(Workers::new(1));
+    });
+    let node = Running::new(&desk, Limits { drain: HOUR, ..Limits::default() });
+    let mut client = Client::connect(node.address);
+    client.send((0..3).map(|id| call(id, "slow")).collect::<String>());
+    client.send("{\"jsonrpc\":\"2.0\",\"method\":\"quick\",\"params\":[3]}\n");
+    eventually("all but one wait", || desk.stats()["node"].waiting == 3);
+    node.stop.close();
+    eventually("the node accepts nothing more", || std::net::TcpStream::connect(node.address).is_err());
+    [0, 1, 3, 2].into_iter().for_each(|number| desk.answer(number));
+    let answered: Vec<_> = (0..3).map(|_| client.reply()["id"].clone()).collect();
+    assert_eq!(answered, [0, 1, 2]);
+    client.assert_closed();
+    ended(node.thread);
+    desk.assert_idle();
+}
+
+#[test]
+fn what_waits_too_long_for_a_node_that_stops_is_told_so() {
+    let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
+        builder.node_workers(Workers::new(1));
+    });
+    let node = Running::new(&desk, Limits { drain: Duration::ZERO, ..Limits::default() });
+    let mut client = Client::connect(node.address);
+    client.send((0..2).map(|id| call(id, "slow")).collect::<String>());
+    client.send("{\"jsonrpc\":\"2.0\",\"method\":\"quick\",\"params\":[2]}\n");
+    eventually("all but one wait", || desk.stats()["node"].waiting == 2);
+    node.stop.close();
+    let mut told = [client.reply(), client.reply()];
+    told.sort_by_key(|reply| reply["id"].as_u64());
+    for (id, reply) in told.iter().enumerate() {
+        assert_fault(reply, &json!(id), code::CLOSED);
+    }
+    ended(node.thread);
+    assert_eq!(desk.begun(), ["slow 0"]);
+    desk.answer(0);
+    desk.assert_idle();
+}
+
+// Any order of events
+
+/// What the documentation says of workers, in the plainest form.
+struct Model {
+    /// Path, calls that run, calls that wait.
+    lanes: Vec<(Vec<usize>, usize, Vec<u64>)>,
+    /// Bounds, share, and numbers.
+    gates: Vec<(Workers, usize, Numbers)>,
+    turns: Vec<usize>,
+    begun: Vec<u64>,
+    answered: BTreeMap<u64, i64>,
+}
+
+impl Model {
+    fn fits(&self, lane: usize) -> bool {
+        let (path, busy, _) = &self.lanes[lane];
+        path.iter().all(|gate| {
+            let (bounds, share, numbers) = &self.gates[*gate];
+            numbers.busy < bounds.count as u64 && busy < share
+        })
+    }
+
+    fn run(&mut self, lane: usize, number: u64) {
+        self.lanes[lane].1 += 1;
+        for gate in self.lanes[lane].0.clone() {
+            self.gates[gate].2.busy += 1;
+        }
+        self.begun.push(number);
+    }
+
+    fn begin(&mut self, lane: usize, number: u64) {
+        if self.lanes[lane].2.is_empty() && self.fits(lane) {
+            return self.run(lane, number);
+        }
+        for gate in self.lanes[lane].0.clone() {
+            let (bounds, _, numbers) = &self.gates[gate];
+            if bounds.when_full == WhenFull::Wait || numbers.waiting < bounds.queue as u64 {
+                continue;
+            }
+            let sheds = bounds.when_full == WhenFull::Shed;
+            let mut most: Option<usize> = None;
+            for other in (0..self.lanes.len()).filter(|other| self.lanes[*other].0.contains(&gate)) {
+                let key =
+                    |lane: usize| (self.lanes[lane].2.len(), std::cmp::Reverse(self.lanes[lane].2.first()));
+                if !self.lanes[other].2.is_empty() && most.is_none_or(|most| key(other) > key(most)) {
+                    most = Some(other);
+                }
+            }
+            let most = most.filter(|most| sheds || self.lanes[*most].2.len() > self.lanes[lane].2.len() + 1);
+            let numbers = &mut self.gates[gate].2;
+            *if sheds && most.is_some() { &mut numbers.shed } else { &mut numbers.refused } += 1;
+            let Some(most) = most else {
+                self.answered.insert(number, code::BUSY);
+                return;
+            };
+            let queue = &self.lanes[most].2;
+            let loser = if sheds { queue[0] } else { queue[queue.len() - 1] };
+            self.leave(loser);
+            self.answered.insert(loser, code::BUSY);
+        }
+        if self.lanes[lane].2.is_empty() {
+            self.turns.push(lane);
+        }
+        self.lanes[lane].2.push(number);
+        for gate in self.lanes[lane].0.clone() {
+            self.gates[gate].2.waiting += 1;
+        }
+    }
+
+    /// Takes a call out of its queue.
+    fn leave(&mut self, number: u64) {
+        let lane = self.lanes.iter().position(|lane| lane.2.contains(&number)).unwrap();
+        self.lanes[lane].2.retain(|waiting| *waiting != number);
+        for gate in self.lanes[lane].0.clone() {
+            self.gates[gate].2.waiting -= 1;
+        }
+        if self.lanes[lane].2.is_empty() {
+            self.turns.retain(|turn| *turn != lane);
+        }
+    }
+
+    fn end(&mut self, lane: usize) {
+        self.lanes[lane].1 -= 1;
+        for gate in self.lanes[lane].0.clone() {
+            self.gates[gate].2.busy -= 1;
+        }
+        while let Some(next) = self.turns.iter().copied().find(|lane| self.fits(*lane)) {
+            let number = self.lanes[next].2[0];
+            self.leave(number);
+            self.turns.retain(|turn| *turn != next);
+            if !self.lanes[next].2.is_empty() {
+                self.turns.push(next);
+            }
+            self.run(next, number);
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Call(usize),
+    Answer(Index),
+    Drop(Index),
+    Cancel(Index),
+    AnswerOldest,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0_usize..4).prop_map(Event::Call),
+        2 => any::<Index>().prop_map(Event::Answer),
+        1 => any::<Index>().prop_map(Event::Drop),
+        1 => any::<Index>().prop_map(Event::Cancel),
+    ]
+}
+
+fn bounds() -> impl Strategy<Value = Option<Workers>> {
+    let when_full = prop_oneof![Just(WhenFull::Refuse), Just(WhenFull::Shed), Just(WhenFull::Wait)];
+    let share = proptest::option::of(1_usize..4);
+    let workers = (1_usize..4, 0_usize..5, when_full, share);
+    proptest::option::of(workers.prop_map(|(count, queue, when_full, share)| {
+        let share = share.map(|share| share.min(count));
+        Workers { count, queue, when_full, share }
+    }))
+}
+
+const FUNCTIONS: [(&str, &str, Manner); 4] = [
+    ("a", "one", Manner::Keeps),
+    ("b", "one", Manner::Keeps),
+    ("c", "two", Manner::Keeps),
+    ("d", "two", Manner::Keeps),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the gates and the order of calls, answers, drops and cancels: what runs, waits, is refused and is
+    /// shed is what the model says, nothing is lost, and in the end every worker is free.
+    #[test]
+    fn every_order_of_events_is_as_documented(
+        node in bounds(),
+        one in bounds(),
+        of_a in bounds(),
+        of_c in bounds(),
+        events in proptest::collection::vec(event(), 1..80),
+    ) {
+        let desk = Desk::new(&FUNCTIONS, |builder| {
+            node.iter().for_each(|node| { builder.node_workers(node.clone()); });
+            one.iter().for_each(|one| { builder.provider_workers("one", one.clone()); });
+            of_a.iter().for_each(|of_a| { builder.function_workers("a", of_a.clone()).unwrap(); });
+            of_c.iter().for_each(|of_c| { builder.function_workers("c", of_c.clone()).unwrap(); });
+        });
+        let mut model = Model {
+            lanes: Vec::new(), gates: Vec::new(), turns: Vec::new(), begun: Vec::new(), answered: BTreeMap::new(),
+        };
+        let mut names = Vec::new();
+        let mut gate = |name: &'static str, bounds: &Option<Workers>, shared: bool| {
+            bounds.as_ref().map(|bounds| {
+                let share = if shared { (bounds.count - 1).max(1) } else { bounds.count };
+                let numbers = Numbers { workers: bounds.count as u64, ..Numbers::default() };
+                names.push(name);
+                model.gates.push((bounds.clone(), bounds.share.unwrap_or(share), numbers));
+                names.len() - 1
+            })
+        };
+        let (a, c) = (gate("a", &of_a, false), gate("c", &of_c, false));
+        let (one, node) = (gate("one", &one, true), gate("node", &node, true));
+        for own in [[a, one, node], [None, one, node], [c, None, node], [None, None, node]] {
+            model.lanes.push((own.into_iter().flatten().collect(), 0, Vec::new()));
+        }
+
+        let mut lane_of = Vec::new();
+        let mut given_up = BTreeSet::new();
+        let mut told = BTreeMap::new();
+        let done = events.len();
+        // At last everything is answered.
+        for event in events.into_iter().chain(std::iter::repeat_n(Event::AnswerOldest, done)) {
+            let kept: Vec<u64> = desk.begun.kept().keys().copied().collect();
+            match event {
+                Event::Call(lane) => {
+                    let number = lane_of.len() as u64;
+                    lane_of.push(lane);
+                    model.begin(lane, number);
+                    desk.begin(FUNCTIONS[lane].0, number);
+                }
+                Event::Answer(_) | Event::Drop(_) | Event::AnswerOldest if kept.is_empty() => {}
+                Event::Answer(_) | Event::AnswerOldest => {
+                    let number = if let Event::Answer(index) = event { *index.get(&kept) } else { kept[0] };
+                    model.end(lane_of[number as usize]);
+                    if !given_up.contains(&number) {
+                        model.answered.insert(number, 0);
+                    }
+                    desk.answer(number);
+                }
+                Event::Drop(index) => {
+                    let number = *index.get(&kept);
+                    model.end(lane_of[number as usize]);
+                    if !given_up.contains(&number) {
+                        model.answered.insert(number, code::INTERNAL);
+                    }
+                    let reply = desk.begun.kept().remove(&number);
+                    drop(reply);
+                }
+                Event::Cancel(index) => {
+                    let open = |number: &u64| !model.answered.contains_key(number) && !given_up.contains(number);
+                    let open: Vec<u64> = (0..lane_of.len() as u64).filter(open).collect();
+                    if open.is_empty() {
+                        continue;
+                    }
+                    let number = *index.get(&open);
+                    given_up.insert(number);
+                    if model.lanes.iter().any(|lane| lane.2.contains(&number)) {
+                        model.leave(number);
+                    }
+                    desk.inbox.cancel(number);
+                }
+            }
+            for (number, code) in desk.codes() {
+                prop_assert_eq!(told.insert(number, code), None, "{} is answered twice", number);
+            }
+            prop_assert_eq!(&told, &model.answered);
+            let begun: Vec<u64> = desk.begun.log().iter().map(|(_, number)| *number).collect();
+            prop_assert_eq!(&begun, &model.begun);
+            let stats = numbers(&desk.registry);
+            prop_assert_eq!(stats.len(), names.len());
+            for (name, (.., numbers)) in names.iter().zip(&model.gates) {
+                prop_assert_eq!(&stats[*name], numbers, "{}", name);
+            }
+        }
+        prop_assert_eq!(told.len() + given_up.len(), lane_of.len(), "every call has one end");
+        prop_assert_eq!(desk.stats(), numbers(&desk.registry));
+        prop_assert_eq!(desk.registry.in_flight(), 0);
+    }
+}
+
+/// How many calls run at a time.
+#[derive(Clone, Default)]
+struct Count(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Count {
+    fn begin(&self) {
+        let running = self.0.0.fetch_add(1, Ordering::SeqCst) + 1;
+        self.0.1.fetch_max(running, Ordering::SeqCst);
+    }
+
+    fn end(&self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.0.1.load(Ordering::SeqCst)
+    }
+}
+
+/// Answers some calls at once and others on a thread.
+struct Threaded {
+    counts: [Count; 2],
+    later: Sender<(Reply, [Count; 2])>,
+}
+
+impl Provider for Threaded {
+    fn call(&self, call: Call<'_>) {
+        self.counts.iter().for_each(Count::begin);
+        if number(call.params.as_ref()).is_multiple_of(3) {
+            return self.later.send((call.reply, self.counts.clone())).unwrap();
+        }
+        self.counts.iter().for_each(Count::end);
+        call.reply.send(Ok(RawJson::NULL));
+    }
+
+    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        if !number(ask.params.as_ref()).is_multiple_of(5) {
+            return None;
+        }
+        self.counts.iter().for_each(Count::begin);
+        out.extend_from_slice(b"null");
+        self.counts.iter().for_each(Count::end);
+        Some(Ok(()))
+    }
+
+    fn describe(&self) -> Description {
+        Description { provider: "threaded", ..Description::default() }
+    }
+}
+
+#[test]
+fn many_threads_lose_no_worker_and_no_call() {
+    const CALLS: u64 = 3000;
+    let (later, replies) = channel::<(Reply, [Count; 2])>();
+    let (all, of_a) = (Count::default(), Count::default());
+    let mut builder = Registry::builder("test");
+    for (name, own) in [("a", of_a.clone()), ("b", Count::default()), ("c", Count::default())] {
+        let provider = Threaded { counts: [own, all.clone()], later: later.clone() };
+        builder.provide(name, None, provider).unwrap();
+    }
+    drop(later);
+    builder.node_workers(workers(3, 0, WhenFull::Wait));
+    builder.function_workers("a", workers(1, 0, WhenFull::Wait)).unwrap();
+    let registry = builder.build();
+    let answerer = thread::spawn(move || {
+        for (reply, counts) in replies {
+            counts.iter().for_each(Count::end);
+            reply.send(Ok(RawJson::NULL));
+        }
+    });
+    let callers: Vec<_> = (0..4_u64)
+        .map(|caller| {
+            let registry = registry.clone();
+            thread::spawn(move || {
+                let inbox = Arc::<Inbox>::default();
+                let mut open = BTreeSet::new();
+                for call in 0..CALLS {
+                    let method = ["a", "b", "c"][(call + caller) as usize % 3];
+                    let params = Some(RawJson::of(&[call]).unwrap());
+                    let ask = Ask { method, params, hops: 0 };
+                    if registry.prompt(&ask, &mut Vec::new(), &mut Instant::now()).is_some() {
+                        continue;
+                    }
+                    let reply = Reply::new(&inbox, call, false);
+                    open.insert(call);
+                    begin(&registry, method, call, reply, Instant::now() + HOUR);
+                    if call % 7 == 0 && open.remove(&call) {
+                        inbox.cancel(call);
+                    }
+                }
+                // Those that were answered before they were cancelled are answered too.
+                let mut answers = VecDeque::new();
+                while !open.is_empty() {
+                    smol::block_on(std::future::poll_fn(|cx| inbox.poll_answers(cx, &mut answers)));
+                    for (call, outcome) in answers.drain(..) {
+                        assert!(outcome.is_ok(), "{outcome:?}");
+                        assert!(open.remove(&call), "{call} is answered twice");
+                    }
+                }
+            })
+        })
+        .collect();
+    callers.into_iter().for_each(ended);
+    // What was given up may still run.
+    eventually("all calls have ended", || registry.in_flight() == 0);
+    for (gate, numbers) in stats(&registry) {
+        assert_eq!((numbers.busy, numbers.waiting, numbers.refused), (0, 0, 0), "{gate}");
+    }
+    assert!((1..=3).contains(&all.most()) && of_a.most() == 1, "{} and {}", all.most(), of_a.most());
+    drop(registry);
+    ended(answerer);
+}
