@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -20,6 +21,7 @@ use smol::Timer;
 use smol::future::FutureExt;
 use smol_hyper::rt::{FuturesIo, SmolTimer};
 
+use super::cork::Cork;
 use super::linger::Linger;
 use super::{Site, Stream};
 
@@ -172,19 +174,27 @@ pub async fn serve<T: Stream, S: Service>(
         })
     });
     let mut builder = http1::Builder::new();
-    builder
-        .timer(SmolTimer::new())
-        .header_read_timeout(bounds.head_timeout)
-        .max_buf_size(BUFFER)
-        .pipeline_flush(true);
+    builder.timer(SmolTimer::new()).header_read_timeout(bounds.head_timeout).max_buf_size(BUFFER);
+    let (cork, stream) = Cork::new(stream);
     let mut connection = builder.serve_connection(FuturesIo::new(stream), handler);
     let mut stop = std::pin::pin!(stop);
+    let mut served = None;
     let served = poll_fn(|cx| {
         if !stopping.load(Ordering::Relaxed) && stop.as_mut().poll(cx).is_ready() {
             stopping.store(true, Ordering::Relaxed);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.poll_without_shutdown(cx)
+        if served.is_none()
+            && let Poll::Ready(result) = connection.poll_without_shutdown(cx)
+        {
+            served = Some(result);
+        }
+        // Answers to requests that came together go out together.
+        let out = cork.poll_out(cx);
+        if served.is_some() {
+            ready!(out);
+        }
+        served.take().map_or(Poll::Pending, Poll::Ready)
     })
     .await;
     // hyper has answered what it cannot read.
@@ -193,7 +203,9 @@ pub async fn serve<T: Stream, S: Service>(
         return served.map(|()| None);
     }
     let parts = connection.into_parts();
-    let (mut stream, first) = (parts.io.into_inner(), parts.read_buf);
+    let first = parts.read_buf;
+    drop(parts.io);
+    let Some(mut stream) = cork.into_inner() else { return served.map(|()| None) };
     if let Some(pass) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
         return Ok(Some(Upgraded { stream, first: first.to_vec(), pass }));
     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 
 mod alive;
+mod cork;
 mod guard;
 pub mod http;
 mod linger;

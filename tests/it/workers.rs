@@ -177,8 +177,13 @@ fn numbers(registry: &Registry) -> BTreeMap<String, Numbers> {
 
 /// The same; and that `/metrics` tells it too.
 fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
-    let gates = told(registry);
-    let metrics = registry.prometheus();
+    // Both of the same moment, since other threads may go on meanwhile.
+    let (gates, metrics) = loop {
+        let (gates, metrics) = (told(registry), registry.prometheus());
+        if told(registry) == gates {
+            break (gates, metrics);
+        }
+    };
     let of = |gate: &Value| {
         let mut labels = format!("level={}", gate["level"]);
         for key in ["function", "provider"] {
