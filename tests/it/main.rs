@@ -6,10 +6,12 @@ mod bench;
 mod chan;
 mod cli;
 mod config;
+mod corpus;
 #[cfg(feature = "cron")]
 mod cron;
 mod dialects;
 mod docs;
+mod drain;
 mod endings;
 mod hostile;
 mod lanes;
@@ -26,11 +28,14 @@ mod programs;
 mod remote;
 mod sched;
 mod session;
+mod smuggling;
 mod spec;
+mod storms;
 mod stress;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
 mod waterfall;
+mod websocket;
 mod wires;
 mod workers;

@@ -304,6 +304,8 @@ pub(crate) enum Stderr {
     Read,
     /// The node has none.
     Closed,
+    /// As this line of shell has it, in which `"$0" "$@"` stand for the node.
+    Shell(&'static str),
     /// To a pipe whose reader has gone.
     Broken,
     /// To a pipe that nobody reads.
@@ -334,6 +336,7 @@ impl Node {
     pub(crate) fn launch(folder: Folder, config: Option<&str>, arguments: &[&str], stderr: &Stderr) -> Self {
         let mut command = match stderr {
             Stderr::Closed => binary_in_shell("exec \"$0\" \"$@\" 2>&-"),
+            Stderr::Shell(line) => binary_in_shell(line),
             _ => binary(),
         };
         command.arg("serve").arg("--ready-file").arg(folder.path("ready"));

@@ -1,0 +1,60 @@
+//! Access rules: which patterns allow which names, with which tokens.
+
+use std::sync::Arc;
+
+use chanrpc::config::{Config, Rule};
+use chanrpc::message::code;
+use chanrpc::route::{Access, hash};
+
+use super::source::Source;
+
+const LISTENER: &str = "192.0.2.1:7300";
+
+/// What a pass allows is what its rules say, word for word.
+pub(super) fn access(input: &[u8]) {
+    let mut source = Source::new(input);
+    let mut text = || String::from_utf8_lossy(source_text(&mut source)).into_owned();
+    let (open, closed, method, token) = (text(), text(), text(), text());
+    let rule = |pattern: &str, token: Option<&str>| Rule {
+        place: "fuzz.toml:1".to_owned(),
+        functions: vec![pattern.to_owned()],
+        name: None,
+        token: token.map(hash),
+        listen: Vec::new(),
+        expires: None,
+    };
+    let rules = vec![rule(&open, None), rule(&closed, Some("right"))];
+    let access = Arc::new(Access::new(&Config { access: rules, ..Config::default() }));
+    let mut pass = access.visitor(LISTENER);
+    let ping = method == "rpc.ping";
+
+    let before = pass.check(&method).map_err(|fault| fault.code);
+    let allowed = ping || matches(open.as_bytes(), method.as_bytes());
+    assert_eq!(before, if allowed { Ok(()) } else { Err(code::DENIED) }, "{open:?} {method:?}");
+    assert_eq!(pass.present(&token).is_ok(), token == "right");
+    pass.present("right").expect("one wrong token does not close the door");
+    let allowed = [&open, &closed].into_iter().any(|rule| matches(rule.as_bytes(), method.as_bytes()));
+    assert_eq!(pass.check(&method).is_ok(), ping || allowed, "{open:?} {closed:?} {method:?}");
+}
+
+/// Up to 31 bytes, behind their count.
+fn source_text<'a>(source: &mut Source<'a>) -> &'a [u8] {
+    let count = source.below(32);
+    source.take(count)
+}
+
+/// `*` stands for any text: tried for each beginning of the name.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    // Whether so many bytes of the name match what was seen of the pattern.
+    let mut fits = vec![false; name.len() + 1];
+    fits[0] = true;
+    for sign in pattern {
+        if *sign == b'*' {
+            (1..fits.len()).for_each(|at| fits[at] |= fits[at - 1]);
+        } else {
+            (1..fits.len()).rev().for_each(|at| fits[at] = fits[at - 1] && name[at - 1] == *sign);
+            fits[0] = false;
+        }
+    }
+    fits[name.len()]
+}

@@ -1,0 +1,147 @@
+//! What messages hold.
+
+use chanrpc::codec::jsonrpc::{self, Bounds};
+use chanrpc::codec::{Codec, Dialect, Next, Read, Refused};
+use chanrpc::message::{Fault, Id, Message, RawJson, Request, code};
+use serde::de::IgnoredAny;
+
+use super::framing::BOUNDS;
+
+/// One JSON text is understood the same as by serde_json, as far as that goes.
+pub(super) fn jsonrpc(input: &[u8]) {
+    let read = jsonrpc::decode(input, BOUNDS);
+    let valid = std::str::from_utf8(input).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    let taken = match &read {
+        Read::Single(Ok(_)) | Read::Batch(_) => true,
+        Read::Single(Err(Refused { fault, .. })) => fault.code != code::PARSE,
+    };
+    assert!(valid || !taken, "this is no JSON");
+    let deep = depth(input) > BOUNDS.depth;
+    assert!(taken || !valid || deep, "this is JSON");
+    readable(Dialect::Frames, read);
+    let _ = jsonrpc::id_at_front(input);
+}
+
+/// At least how deep a valid text nests: brackets in strings count too.
+fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut most) = (0_usize, 0);
+    for byte in text {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(depth);
+    }
+    most
+}
+
+/// What was read of a message is what it says it is: it can be passed on, and answered.
+pub(super) fn readable(dialect: Dialect, read: Read<'_>) {
+    match read {
+        Read::Single(message) => one(dialect, message),
+        Read::Batch(messages) => {
+            assert!((1..=BOUNDS.batch).contains(&messages.len()));
+            messages.into_iter().for_each(|message| one(dialect, message));
+        }
+    }
+}
+
+fn one(dialect: Dialect, message: Result<Message<'_>, Refused>) {
+    match message {
+        Ok(Message::Request(request)) => {
+            passed_on(&request);
+            if let Some(id) = &request.id {
+                answered(dialect, id);
+            }
+        }
+        Ok(Message::Cancel(id)) => checked_id(&id),
+        Ok(Message::Reply(id, outcome)) => {
+            checked_id(&id);
+            match outcome {
+                Ok(result) => checked_json(result.get()),
+                Err(Fault { data, .. }) => data.iter().for_each(|data| checked_json(data.get())),
+            }
+        }
+        Err(Refused { id, fault }) => {
+            checked_id(&id);
+            assert!(!fault.message.is_empty() && fault.code < 0);
+        }
+    }
+}
+
+fn checked_json(text: &str) {
+    // No deeper than the bound, so within what serde_json reads.
+    serde_json::from_str::<IgnoredAny>(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+}
+
+fn checked_id(id: &Id<'_>) {
+    assert!(id.as_json().len() <= Id::MAX_LEN);
+    checked_json(id.as_json());
+}
+
+/// A request means the same to the next node.
+fn passed_on(request: &Request<'_>) {
+    let mut text = Vec::new();
+    jsonrpc::encode_request(&mut text, request);
+    let deeper = Bounds { depth: BOUNDS.depth + 2, ..BOUNDS };
+    let again = match jsonrpc::decode(&text, deeper) {
+        Read::Single(Ok(Message::Request(again))) => again,
+        // A function's name that is the cancellation's, from a dialect that has cancellations of its own.
+        Read::Single(Ok(Message::Cancel(_)) | Err(_)) if request.method == jsonrpc::CANCEL => return,
+        other => panic!("{other:?} instead of {request:?}: {}", String::from_utf8_lossy(&text)),
+    };
+    assert_eq!((&again.id, &again.method), (&request.id, &request.method));
+    // A text that goes on one line has no line ends.
+    let params = request.params.as_ref().map(|params| params.get().replace(['\r', '\n'], " "));
+    assert_eq!(again.params.as_ref().map(RawJson::get), params.as_deref());
+    assert_eq!(again.meta.hops, request.meta.hops);
+}
+
+/// An answer to this id is one message, and carries the id.
+fn answered(dialect: Dialect, id: &Id<'_>) {
+    checked_id(id);
+    let fault = Fault::new(code::BUSY, "\u{1}\"\\ \u{10ffff}").with_data(&[1]);
+    for answer in [Ok("[1,{\"a\":\"\u{e4}\\n\"},-0.5e3]"), Err(&fault)] {
+        let mut codec = Codec::new(dialect, 1 << 16, BOUNDS);
+        let (mut out, mut said) = (Vec::new(), false);
+        codec.message(&mut out, |out| said = codec.reply(out, id, answer));
+        let results_only = codec.sends_results_only();
+        if !said {
+            assert!(results_only || *id == Id::null(), "no answer to {id:?}");
+            continue;
+        }
+        let Next::Frame(at, cut) = codec.next(&out) else { panic!("{out:?} is no message") };
+        assert_eq!(cut, out.len());
+        if !results_only {
+            assert_eq!(replied(dialect, &mut codec, &out[at]), [id.as_json()]);
+        }
+    }
+}
+
+/// The ids that a message from a node answers: one, or those of a batch.
+pub(super) fn replied(dialect: Dialect, codec: &mut Codec, message: &[u8]) -> Vec<String> {
+    if dialect == Dialect::MessagePack {
+        return vec![msgpack_id(message).to_string()];
+    }
+    let messages = match codec.read(message) {
+        Read::Single(message) => vec![message],
+        Read::Batch(messages) => messages,
+    };
+    let id = |message| match message {
+        Ok(Message::Reply(id, _)) => id.as_json().to_owned(),
+        other => panic!("{other:?} is no answer"),
+    };
+    messages.into_iter().map(id).collect()
+}
+
+/// A node asks nothing in MessagePack, and so has no use for the ids of answers.
+fn msgpack_id(message: &[u8]) -> u64 {
+    let [0x94, 1, first, rest @ ..] = message else { panic!("{message:?} is no answer") };
+    let number = |count: usize| rest[..count].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+    match first {
+        0..0x80 => u64::from(*first),
+        0xcc..=0xcf => number(1 << (first - 0xcc)),
+        _ => panic!("{first:#x} is no id"),
+    }
+}

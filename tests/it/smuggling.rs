@@ -1,0 +1,146 @@
+//! HTTP requests that two readers could cut in two ways. A node stands behind proxies, which pass on what they take for
+//! one request; what they may cut otherwise must end the connection, so that nothing of it is taken for the next one.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, Node, request};
+
+/// What somebody wants to slip in behind a request that a proxy lets pass.
+fn smuggled() -> String {
+    let body = request("smuggled", "demo.count", &json!([1]));
+    format!(
+        "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// How often `demo.count` was called, without counting that.
+fn count(node: &Node) -> Value {
+    node.connect().call("demo.count", &json!([0])).unwrap()
+}
+
+/// Everything that a node says to these bytes until it ends the connection, which it has to do by itself.
+#[track_caller]
+fn told(node: &Node, bytes: &str) -> String {
+    let mut client: Client = node.connect();
+    // It may end the connection before all is sent.
+    let _ = client.try_send(bytes);
+    String::from_utf8_lossy(&client.rest()).into_owned()
+}
+
+/// Asserts that a head is refused, and what follows it is no request.
+#[track_caller]
+fn assert_refused(head: &str, body: &str) {
+    let node = Node::demo();
+    let bytes = format!("POST / HTTP/1.1\r\n{head}\r\n\r\n{body}{}", smuggled());
+    let said = told(&node, &bytes);
+    let status = said.split(' ').nth(1).unwrap_or_default();
+    assert!(said.is_empty() || status.starts_with('4'), "{head:?}: {said}");
+    assert_eq!(said.matches("HTTP/1.").count(), usize::from(!said.is_empty()), "{head:?}: {said}");
+    assert_eq!(count(&node), 0, "{head:?} let something in: {said}");
+}
+
+#[test]
+fn two_different_lengths() {
+    assert_refused("Host: localhost\r\nContent-Length: 4\r\nContent-Length: 0", "null");
+    assert_refused("Host: localhost\r\nContent-Length: 4, 0", "null");
+    assert_refused("Host: localhost\r\nContent-Length: +4", "null");
+    assert_refused("Host: localhost\r\nContent-Length: 0x4", "null");
+    assert_refused("Host: localhost\r\nContent-Length: 4 0", "null");
+}
+
+#[test]
+fn transfer_encodings_that_are_not_only_chunked() {
+    assert_refused("Host: localhost\r\nTransfer-Encoding: xchunked", "0\r\n\r\n");
+    assert_refused("Host: localhost\r\nTransfer-Encoding: chunked, identity", "0\r\n\r\n");
+    assert_refused("Host: localhost\r\nTransfer-Encoding: identity", "0\r\n\r\n");
+}
+
+#[test]
+fn names_and_values_with_strange_spaces() {
+    assert_refused("Host: localhost\r\nContent-Length : 4", "null");
+    assert_refused("Host: localhost\r\nTransfer-Encoding : chunked", "0\r\n\r\n");
+    assert_refused("Host: localhost\r\n Content-Length: 4", "null");
+    // A line that goes on the next one.
+    assert_refused("Host: localhost\r\nTransfer-Encoding:\r\n chunked", "0\r\n\r\n");
+    assert_refused("Host: localhost\r\nX: a\r\n\tContent-Length: 4", "null");
+    assert_refused("Host: localhost\r\nContent-Length\0: 4", "null");
+    assert_refused("Host: localhost\r\nContent-Length:\u{b}4", "null");
+}
+
+#[test]
+fn chunks_that_can_be_read_in_two_ways() {
+    let head = "Host: localhost\r\nTransfer-Encoding: chunked";
+    for body in [
+        "4\nnull\r\n0\r\n\r\n",
+        "4\r\nnullX0\r\n\r\n",
+        "0x4\r\nnull\r\n0\r\n\r\n",
+        "10000000000000004\r\nnull\r\n0\r\n\r\n",
+        "4;a=\"\nb\"\r\nnull\r\n0\r\n\r\n",
+    ] {
+        assert_refused(head, body);
+    }
+}
+
+/// A length beside an encoding is one of the two too many; the encoding counts (RFC 9112, section 6.3), and nothing
+/// of the body is a request.
+#[test]
+fn a_length_beside_chunks() {
+    for head in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4",
+        "Content-Length: 400\r\ntransfer-encoding: CHUNKED",
+    ] {
+        let node = Node::demo();
+        let inner = smuggled();
+        let body = format!("{:x}\r\n{inner}\r\n0\r\n\r\n", inner.len());
+        let mut client = node.connect();
+        client.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n{body}"));
+        client.end();
+        let said = String::from_utf8_lossy(&client.rest()).into_owned();
+        assert!(said.matches("HTTP/1.").count() <= 1, "{head:?}: {said}");
+        assert_eq!(count(&node), 0, "{head:?} let something in: {said}");
+    }
+}
+
+/// Extensions and trailers mean nothing, and are no part of the body.
+#[test]
+fn chunk_extensions_and_trailers_are_skipped() {
+    let node = Node::demo();
+    let call = request(1, "demo.add", &json!([20, 22]));
+    let body = format!("{:x};name=value\r\n{call}\r\n0\r\nContent-Length: 400\r\n\r\n", call.len());
+    let mut client = node.connect();
+    for _ in 0..2 {
+        client
+            .send(format!("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{body}"));
+        assert_eq!(client.http().json()["result"], 42);
+    }
+}
+
+/// If the target names a host, that is the one, and the header counts for nothing (RFC 9112, section 3.2.2).
+#[test]
+fn a_target_that_names_a_host() {
+    let node = Node::demo();
+    let call = request(1, "demo.count", &json!([1]));
+    for (target, host) in [
+        ("http://evil.example/", "localhost"),
+        ("http://evil.example/", "evil.example"),
+        ("/", "evil.example"),
+        ("/", "localhost\r\nHost: evil.example"),
+        ("/", "localhost, evil.example"),
+    ] {
+        let said = told(
+            &node,
+            &format!(
+                "POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{call}",
+                call.len()
+            ),
+        );
+        assert!(said.starts_with("HTTP/1.1 4"), "{target} {host}: {said}");
+    }
+    assert_eq!(count(&node), 0);
+    let head = "POST http://localhost/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close";
+    let said = told(&node, &format!("{head}\r\nContent-Length: {}\r\n\r\n{call}", call.len()));
+    assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
+    assert_eq!(count(&node), 1);
+}

@@ -1,0 +1,160 @@
+//! Many peers at once, and those that vanish without a word. `ci/soak` has more of them, for longer.
+
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use serde_json::json;
+
+use crate::programs::gate;
+use crate::support::{Client, Folder, Node, Stderr, eventually, listen, request, scale};
+
+/// A node that tells with its counters when its connections are gone.
+fn node(limits: &str) -> Node {
+    Node::with(Folder::new(), &format!("[limits]\n{limits}\n{}", gate("concurrency = 100")))
+}
+
+/// Waits until only the connection is open that asks.
+#[track_caller]
+fn await_alone(node: &Node) {
+    eventually("all places are given back", || node.metric("chanrpc_connections") == 1);
+}
+
+/// Each dialect's first call, as one peer sends it.
+const FIRST: [&[u8]; 4] = [
+    b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}\n",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 46\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}  ",
+    b"Content-Length: 44\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}",
+    b"\x94\x00\x01\xa8rpc.ping\x90",
+];
+
+/// Asserts that a peer's call was answered, whatever the dialect: no other word of the answer is `pong`.
+#[track_caller]
+fn assert_answered(client: &mut Client) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"pong") {
+        answer.extend(client.take(1));
+    }
+}
+
+/// As many as fit into what most systems let a process have; `ci/soak` has 10,000.
+#[test]
+fn two_thousand_connections_from_one_host() {
+    let peers = scale(2_000) as usize;
+    let node = node(&format!("connections = {}\nhead_timeout = '1h'", peers + 10));
+    let mut open: Vec<_> = (0..peers).map(|_| node.connect()).collect();
+    for (index, client) in open.iter_mut().enumerate() {
+        client.send(FIRST[index % FIRST.len()]);
+    }
+    open.iter_mut().for_each(assert_answered);
+    assert_eq!(node.metric("chanrpc_connections"), peers as u64 + 1);
+    assert_eq!(node.metric("chanrpc_connections_turned_away_total"), 0);
+    drop(open);
+    await_alone(&node);
+}
+
+/// Eight threads connect and leave, each time at another point of a call: before a word, in the middle of it, before the
+/// answer, after it.
+#[test]
+fn storms_of_peers_that_come_and_go() {
+    let node = node("connections = 5000");
+    thread::scope(|scope| {
+        for thread in 0..8 {
+            let node = &node;
+            scope.spawn(move || {
+                for round in 0..scale(200) as usize {
+                    let mut client = node.connect();
+                    let first = FIRST[(thread + round) % FIRST.len()];
+                    let _ = match round % 5 {
+                        0 => Ok(()),
+                        1 => client.try_send(&first[..first.len() / 2]),
+                        2 => client.stream().shutdown(Shutdown::Both),
+                        _ => client.try_send(first),
+                    };
+                    if round % 5 == 4 {
+                        assert_answered(&mut client);
+                    }
+                }
+            });
+        }
+    });
+    await_alone(&node);
+    assert_eq!(node.metric("chanrpc_connections_turned_away_total"), 0);
+    let mut client = node.connect();
+    assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
+}
+
+/// Of a peer that has vanished nothing comes, not even an end: as a proxy that stops to pass anything on has it look.
+#[test]
+fn peers_that_vanish_before_a_whole_head() {
+    let node = node("head_timeout = '200ms'");
+    let mut vanished = Vec::new();
+    for first in ["", "P", "POST / HTTP/1.1\r\nHost: loc", "Content-L"] {
+        let mut client = node.connect();
+        client.send(first);
+        vanished.push(client);
+    }
+    await_alone(&node);
+    assert_eq!(node.metric("chanrpc_slow_heads_total"), 4);
+}
+
+/// One that vanishes while the node has much to say to it is cut off once its window is full.
+#[test]
+fn a_peer_that_vanishes_while_it_is_answered() {
+    let node = node("stall_timeout = '300ms'\nmessage = '2 MiB'\noutput = '1 MiB'\nin_flight = 64");
+    let address = node.address();
+    // Passes on what the peer says, and nothing that the node says.
+    let proxy = listen(move |near| {
+        let far = TcpStream::connect(address).unwrap();
+        let _ = std::io::copy(&mut &near, &mut &far);
+        thread::park();
+    });
+    let mut client = Client::connect(proxy);
+    let long = "x".repeat(1 << 20);
+    for id in 0..32 {
+        if client.try_send(request(id, "rpc.echo", &json!([long])) + "\n").is_err() {
+            break;
+        }
+        if node.metric("chanrpc_slow_readers_total") > 0 {
+            break;
+        }
+    }
+    eventually("it is cut off", || node.metric("chanrpc_slow_readers_total") == 1);
+    await_alone(&node);
+}
+
+// What runs out.
+
+/// Who is in goes on, who comes waits, and programs are refused; when there are descriptors again, all is well.
+#[test]
+fn descriptors_run_out() {
+    let config = format!("limits.head_timeout = '1h'\n{}", gate(""));
+    let few = Stderr::Shell("ulimit -n 32 && exec \"$0\" \"$@\"");
+    let node = Node::launch(Folder::new(), Some(&config), &[], &few);
+    let mut client = node.connect();
+    assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
+    let crowd: Vec<_> = (0..64).map(|_| node.connect()).collect();
+    eventually("accepting fails", || {
+        client.call("rpc.stats", &json!([])).unwrap()["node"]["accept_errors"].as_u64().unwrap() > 0
+    });
+    let refused = client.call("gate", &json!([node.folder.name("open")])).unwrap_err();
+    assert!(refused.code < 0 && !refused.message.is_empty(), "{refused:?}");
+    drop(crowd);
+    node.folder.write("open", "");
+    let mut late = node.connect();
+    assert_eq!(late.call("rpc.ping", &json!([])), Ok(json!("pong")));
+    eventually("programs run again", || {
+        client.call("gate", &json!([node.folder.name("open")])) == Ok(json!("opened"))
+    });
+}
+
+#[test]
+fn the_disk_of_the_log_is_full() {
+    let full = Stderr::Shell("exec \"$0\" \"$@\" 2>/dev/full");
+    let mut node = Node::launch(Folder::new(), None, &["--log", "trace"], &full);
+    let mut client = node.connect();
+    for id in 0..500 {
+        assert_eq!(client.call("rpc.echo", &json!([id])), Ok(json!([id])));
+    }
+    node.signal("TERM");
+    assert_eq!(node.wait(), Some(0));
+}

@@ -1,0 +1,96 @@
+//! WebSocket as others understand it: every case of the suite kosoku, against an echo over the transport.
+
+use std::env;
+use std::future::{pending, poll_fn};
+use std::io;
+use std::process::Command;
+use std::task::{Poll, ready};
+use std::thread;
+use std::time::Duration;
+
+use chanrpc::transport::http::{self, Bounds, Reply, Request, Service};
+use chanrpc::transport::{Closing, Pipe, Received, Site, WebSocket};
+use smol::net::{TcpListener, TcpStream};
+use smol::{LocalExecutor, block_on};
+
+/// The largest message of the suite has 16 MiB.
+const MAX: usize = 32 << 20;
+/// So many cases there are without those of compression, which is not offered.
+const CASES: usize = 301;
+const COMPRESSION: [&str; 4] = ["--exclude", "12.*", "--exclude", "13.*"];
+
+/// Lets everybody upgrade, and answers nothing else.
+#[derive(Default)]
+struct Door(Site);
+
+impl Service for &'static Door {
+    type Pass = ();
+
+    fn site(&self) -> &Site {
+        &self.0
+    }
+
+    fn misdirected(&self) {}
+
+    fn admit(&self, _: Option<&str>) -> Result<(), Reply> {
+        Ok(())
+    }
+
+    async fn answer(&self, _: Request, (): ()) -> Reply {
+        Reply::text(404, "only WebSocket")
+    }
+
+    fn too_large(&self) -> Reply {
+        Reply::text(413, "too large")
+    }
+}
+
+/// Says back each message until the peer goes.
+async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
+    let wait = Duration::from_secs(60);
+    let bounds = Bounds { body: MAX, head_timeout: wait, body_timeout: wait };
+    let upgraded = http::serve(stream, door, bounds, pending()).await.map_err(io::Error::other)?;
+    let Some(http::Upgraded { stream, first, .. }) = upgraded else { return Ok(()) };
+    let mut pipe = WebSocket::accept(stream, first, MAX, Duration::ZERO).await;
+    let mut message = Vec::new();
+    loop {
+        message.clear();
+        if poll_fn(|cx| pipe.poll_receive(cx, &mut message)).await? != Received::Some {
+            return poll_fn(|cx| pipe.poll_close(cx, Closing::Done)).await;
+        }
+        poll_fn(|cx| {
+            ready!(pipe.poll_send(cx, &message))?;
+            Poll::Ready(io::Result::Ok(()))
+        })
+        .await?;
+        poll_fn(|cx| pipe.poll_flush(cx)).await?;
+    }
+}
+
+/// `ci/websocket` installs the suite and says where it is.
+#[test]
+#[ignore = "needs the suite: ci/websocket"]
+fn every_case_of_the_suite_passes() {
+    let suite = env::var_os("CHANRPC_KOSOKU").expect("CHANRPC_KOSOKU names the program kosoku");
+    let reports = env::var_os("CHANRPC_KOSOKU_REPORTS").expect("CHANRPC_KOSOKU_REPORTS names a folder");
+    let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    let door: &'static Door = Box::leak(Box::default());
+    // It lives as long as the tests do.
+    thread::spawn(move || {
+        let executor = LocalExecutor::new();
+        block_on(executor.run(async {
+            while let Ok((stream, _)) = listener.accept().await {
+                // What a case does to its connection is the case's business.
+                executor.spawn(async move { drop(echo(stream, door).await) }).detach();
+            }
+        }));
+    });
+    let mut run = Command::new(suite);
+    run.arg(address.to_string()).args(COMPRESSION).arg("--outdir").arg(reports);
+    let ended = run.output().expect("it starts");
+    let (said, complaints) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
+    assert!(ended.status.success(), "{said}{complaints}");
+    let passed = said.lines().find_map(|line| line.strip_suffix(" cases passed")?.parse::<usize>().ok());
+    assert_eq!(passed, Some(CASES), "not every case ran: {said}");
+}
