@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::frame::{Next, Read};
+use super::frame::{Next, Read, Refused};
 use super::headers::{self, Headers};
 use super::jsonrpc::{self, Bounds};
 use super::leaf::{self, Leaf};
 use super::lines::Lines;
 use super::msgpack::{self, MessagePack};
-use crate::message::{Answer, Id};
+use crate::message::{Answer, Id, Message, Request, code};
 
 /// How a peer talks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Dialect {
 pub struct Codec {
     framing: Framing,
     bounds: Bounds,
+    /// Bytes of a message at most.
+    max: usize,
 }
 
 #[derive(Debug)]
@@ -56,9 +58,11 @@ impl Codec {
             Dialect::Messages => Framing::Messages,
             Dialect::Headers => Framing::Headers(Headers::new(max)),
             Dialect::MessagePack => Framing::MessagePack(MessagePack::new(max)),
-            Dialect::Leaf(leaf) => Framing::Leaf(leaf),
+            Dialect::Leaf(leaf) => {
+                Framing::Leaf(Leaf { max: leaf.max.min(u32::try_from(max).unwrap_or(u32::MAX)), ..leaf })
+            }
         };
-        Self { framing, bounds }
+        Self { framing, bounds, max }
     }
 
     /// Tells whether the transport has frames: each holds one message, and the bytes need no search.
@@ -107,10 +111,22 @@ impl Codec {
                 jsonrpc::decode(frame, self.bounds)
             }
             Framing::MessagePack(_) | Framing::Packed => {
-                Read::Single(msgpack::decode(frame, self.bounds.depth))
+                Read::Single(msgpack::decode(frame, self.bounds.depth).and_then(|message| self.fit(message)))
             }
             Framing::Leaf(_) => Read::Single(leaf::decode(frame, self.bounds.depth)),
         }
+    }
+
+    /// Refuses parameters that have outgrown a message on their way to JSON.
+    fn fit<'a>(&self, message: Message<'a>) -> Result<Message<'a>, Refused> {
+        let Message::Request(Request { id, params: Some(params), .. }) = &message else { return Ok(message) };
+        let size = params.get().len();
+        if size <= self.max {
+            return Ok(message);
+        }
+        let limit = self.max;
+        let text = format!("parameters of {size} bytes as JSON; the limit is {limit} (limits.message)");
+        Err(Refused::new(code::REQUEST_TOO_LARGE, text).with_id(id.clone()))
     }
 
     /// The id of a message of which only the beginning is known.

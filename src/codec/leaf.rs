@@ -26,6 +26,9 @@ pub struct Leaf {
     pub framed: bool,
 }
 
+/// A result nested deeper is not looked into: each level takes some of the stack.
+const DEEPEST: usize = 128;
+
 /// How many bytes a length takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -93,7 +96,7 @@ impl Leaf {
         let start = out.len();
         let prefix = if self.framed { self.length as usize } else { 0 };
         out.resize(start + prefix, 0);
-        if matches!(single(result, usize::MAX), Ok(Some(_))) {
+        if matches!(single(result, DEEPEST), Ok(Some(_))) {
             out.extend_from_slice(result.as_bytes());
         } else if id.as_json().starts_with('"') {
             for part in ["{", id.as_json(), ":", result, "}"] {

@@ -3,7 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use smol::Timer;
@@ -16,8 +16,8 @@ use crate::transport::{Closing, Pipe, Received};
 /// Rounds of reading and answering before other connections have their turn. A socket that always has more to
 /// give would otherwise never be left.
 const TURN: u32 = 4;
-/// Messages of a framed transport that are read before what they gave is written, and bytes.
-const READ_ON: (u32, usize) = (256, 64 * 1024);
+/// Messages of a framed transport that are read before what they gave is flushed.
+const READ_ON: u32 = 64;
 
 /// Moves bytes from `pipe` to `session` and back until the peer has ended and everything is answered, or
 /// `stop` is there and what was begun is answered, which the `last_call` does for what is still missing.
@@ -41,12 +41,10 @@ pub(super) fn drive(
             if let Some(why) = closing {
                 return pipe.poll_close(cx, why);
             }
-            let now = Instant::now();
+            let mut now = Instant::now();
             let mut moved = session.poll_answers(cx, now).is_ready();
-
-            while !session.output().is_empty() {
-                let Poll::Ready(sent) = pipe.poll_send(cx, session.output())? else { break };
-                session.sent(sent);
+            if send(&mut session, &mut *pipe, cx)? {
+                now = Instant::now();
                 moved = true;
             }
             let flushed = pipe.poll_flush(cx)?.is_ready();
@@ -69,9 +67,11 @@ pub(super) fn drive(
                         session.received(now);
                         moved = true;
                         read += 1;
-                        if !session.is_framed() || read >= READ_ON.0 || session.output_len() >= READ_ON.1 {
+                        if !session.is_framed() || read >= READ_ON || session.is_turn_over(now) {
                             break;
                         }
+                        // Not yet flushed, but before what comes next, which may be the end.
+                        send(&mut session, &mut *pipe, cx)?;
                     }
                     Poll::Ready(Received::End) => {
                         session.end(now);
@@ -86,7 +86,10 @@ pub(super) fn drive(
                 }
             }
 
-            if moved {
+            if session.is_turn_over(now) {
+                break;
+            }
+            if moved || session.is_interrupted() {
                 continue;
             }
             // A peer that has said all waits for its answers only; a node that stops, for everything.
@@ -113,4 +116,15 @@ pub(super) fn drive(
         cx.waker().wake_by_ref();
         Poll::Pending
     })
+}
+
+/// Hands output to the pipe, as far as it takes some; tells whether it took any.
+fn send(session: &mut Session, pipe: &mut dyn Pipe, cx: &mut Context<'_>) -> io::Result<bool> {
+    let mut some = false;
+    while !session.output().is_empty() {
+        let Poll::Ready(sent) = pipe.poll_send(cx, session.output())? else { break };
+        session.sent(sent);
+        some = true;
+    }
+    Ok(some)
 }

@@ -17,7 +17,7 @@ use smol::{Executor, Task, Timer};
 
 use super::{RemoteError, Secret, Target};
 use crate::codec::jsonrpc::{self, Bounds};
-use crate::codec::{Lines, Next, Read};
+use crate::codec::{Lines, Next, Read, Refused};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
 use crate::transport::{Bytes, Guarded, Pipe, Pulse, Received, Silence, Stream, keep_alive, vanished};
@@ -281,7 +281,7 @@ impl Link {
         greeting
     }
 
-    /// Fails the calls that wait, and those that come, until there is another connection.
+    /// Fails the calls that wait, and those that come until there is another connection.
     fn refused(&self, fault: &Fault) {
         log::warn!("{} refuses the token: {fault}", self.target.address);
         let mut state = self.lock();
@@ -437,10 +437,17 @@ fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
     loop {
         match lines.next(&input[at..]) {
             Next::Frame(line, cut) => {
-                if let Read::Single(Ok(Message::Reply(id, outcome))) =
-                    jsonrpc::decode(&input[at + line.start..at + line.end], bounds)
-                {
-                    link.answer(id, outcome);
+                let line = &input[at + line.start..at + line.end];
+                match jsonrpc::decode(line, bounds) {
+                    Read::Single(Ok(Message::Reply(id, outcome))) => link.answer(id, outcome),
+                    // Nested too deeply, say. Who waits for it should not wait for what never comes.
+                    Read::Single(Err(Refused { fault, .. })) => {
+                        if let Some(id) = jsonrpc::id_at_front(line) {
+                            let message = format!("a reply that cannot be read: {}", fault.message);
+                            link.answer(id, Err(Fault::new(code::INTERNAL, message)));
+                        }
+                    }
+                    _ => {}
                 }
                 at += cut;
             }

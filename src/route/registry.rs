@@ -37,7 +37,9 @@ impl Registry {
         let entry = match self.find(ask.method, ask.hops) {
             Ok(Found::Entry(entry)) => entry,
             Ok(Found::Builtin(builtin)) => {
-                return Some(builtin.answer(&self.table, ask.params.as_ref(), out));
+                let answer = builtin.answer(&self.table, ask.params.as_ref(), out);
+                *clock = Instant::now();
+                return Some(answer);
             }
             Err(fault) => return Some(Err(fault)),
         };
@@ -47,9 +49,9 @@ impl Registry {
             None => None,
         };
         let answer = entry.provider.prompt(ask, out);
+        let began = std::mem::replace(clock, Instant::now());
         match &answer {
             Some(answer) => {
-                let began = std::mem::replace(clock, Instant::now());
                 entry.metrics.prompt(clock.saturating_duration_since(began), answer.as_ref().err());
             }
             None => out.truncate(start),

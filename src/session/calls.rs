@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::{READ_AHEAD, Session};
+use crate::config::Limits;
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
 use crate::route::{Ask, Call, Inbox, Pass, Reply, Token};
 
@@ -61,10 +62,15 @@ impl Waiting {
 }
 
 impl Calls {
-    /// Tells whether more requests may be read: those that wait for a place in flight hold few bytes, and those in
-    /// flight no more than one of the largest does.
-    pub(super) fn want_more(&self, largest: usize) -> bool {
-        self.waiting_bytes < READ_AHEAD && self.begun_bytes < largest
+    /// Tells whether more requests may be read: those that wait for a place in flight hold few bytes.
+    pub(super) fn want_more(&self) -> bool {
+        self.waiting_bytes < READ_AHEAD
+    }
+
+    /// Tells whether there is a place in flight. All that have begun hold no more than one of the largest requests does,
+    /// but for the last.
+    fn has_place(&self, limits: &Limits) -> bool {
+        self.begun.len() < limits.in_flight && self.begun_bytes < limits.message
     }
 
     /// No deadline is earlier.
@@ -180,7 +186,7 @@ impl Session {
         if method == Pass::AUTH {
             return self.authorize(id.as_ref(), batch, params.as_ref());
         }
-        if self.calls.waiting.is_empty() && self.calls.begun.len() < self.limits.in_flight {
+        if self.calls.waiting.is_empty() && self.calls.has_place(&self.limits) {
             let ask = Ask { method: &method, params, hops: meta.hops };
             return self.begin(id, batch, ask, deadline);
         }
@@ -205,7 +211,7 @@ impl Session {
 
     /// Begins as many of the waiting requests as there are places in flight.
     pub(super) fn begin_waiting(&mut self) {
-        while self.calls.begun.len() < self.limits.in_flight {
+        while self.calls.has_place(&self.limits) && self.has_room() {
             let Some(Waiting { batch, id, method, params, deadline, hops }) = self.calls.take_waiting()
             else {
                 break;

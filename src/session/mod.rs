@@ -16,7 +16,7 @@ mod output;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::codec::jsonrpc::Bounds;
 use crate::codec::{Codec, Dialect, Next, Read, Refused};
@@ -30,6 +30,8 @@ use output::Output;
 
 /// What an error may say beside its data, over the limit.
 const SENTENCE: usize = 128;
+/// Messages of a stream that are taken in, and time that this takes, before other connections have their turn.
+const TURN: (u32, Duration) = (64, Duration::from_millis(1));
 /// Requests beyond those in flight are taken in up to so many bytes: what they cancel is cancelled at once, and
 /// a peer that breaks off is noticed while its calls run.
 const READ_AHEAD: usize = 16 * 1024;
@@ -49,6 +51,8 @@ pub struct Session {
     result: Vec<u8>,
     /// Until when the time is accounted for, to some function or to none.
     clock: Instant,
+    /// There may be more in the input that could be taken in at once.
+    interrupted: bool,
     /// No more input comes.
     ended: bool,
     /// The peer makes no sense: no more of its input is looked at.
@@ -77,6 +81,7 @@ impl Session {
             batches: Batches::default(),
             result: Vec::new(),
             clock: now,
+            interrupted: false,
             ended: false,
             broken: false,
         }
@@ -89,12 +94,12 @@ impl Session {
 
     /// Tells whether there is room for more input.
     pub fn wants_input(&self) -> bool {
-        !self.has_ended() && self.has_room_for_more()
+        !self.has_ended() && !self.interrupted && self.has_room_for_more()
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
     pub fn received(&mut self, now: Instant) {
-        self.clock = now;
+        self.clock = self.clock.max(now);
         if self.codec.is_framed() {
             let mut frame = std::mem::take(&mut self.input);
             self.frame(&frame, now);
@@ -103,6 +108,16 @@ impl Session {
         } else {
             self.go_on(now);
         }
+    }
+
+    /// Tells whether input was left for later, so that others have their turn.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// Tells whether what came at `now` has taken so long that others should have their turn.
+    pub fn is_turn_over(&self, now: Instant) -> bool {
+        self.clock.saturating_duration_since(now) > TURN.1
     }
 
     /// Says that no more input comes. A last message that its sender did not mark as whole is taken as such.
@@ -125,9 +140,12 @@ impl Session {
     /// `Ready` if there were any. Otherwise the task is woken when one comes, unless output must go first.
     pub fn poll_answers(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
         let mut moved = Poll::Pending;
-        self.clock = now;
+        self.clock = self.clock.max(now);
         loop {
             self.go_on(now);
+            if self.interrupted {
+                return Poll::Ready(());
+            }
             if !self.has_room() {
                 return moved;
             }
@@ -145,11 +163,6 @@ impl Session {
     /// Tells whether the transport has frames, each of which holds one message.
     pub fn is_framed(&self) -> bool {
         self.codec.is_framed()
-    }
-
-    /// How many bytes wait to be written, in all.
-    pub fn output_len(&self) -> usize {
-        self.output.len()
     }
 
     /// Says that so many bytes of [`output`](Self::output) were written.
@@ -223,16 +236,24 @@ impl Session {
     /// Begins what has waited for room, and takes in more.
     fn go_on(&mut self, now: Instant) {
         self.begin_waiting();
+        self.interrupted = false;
         if !self.input.is_empty() && !self.codec.is_framed() {
             self.stream(now);
+            // A cancellation may have made room.
+            self.begin_waiting();
         }
     }
 
     /// Takes in what stands in the input, message by message.
     fn stream(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
-        let mut at = 0;
+        let (mut at, mut left) = (0, TURN.0);
         while at < input.len() && !self.broken && self.has_room_for_more() {
+            if left == 0 || (left < TURN.0 && self.is_turn_over(now)) {
+                self.interrupted = true;
+                break;
+            }
+            left -= 1;
             let rest = &input[at..];
             at += match self.codec.next(rest) {
                 Next::Frame(frame, cut) => {
@@ -265,8 +286,7 @@ impl Session {
     }
 
     fn has_room_for_more(&self) -> bool {
-        self.calls.want_more(self.limits.message)
-            && self.output.len() + self.batches.bytes() < self.limits.output
+        self.calls.want_more() && self.output.len() + self.batches.bytes() < self.limits.output
     }
 
     /// Answers a message that the transport or the framing found to be over the limit; `beginning` is what is

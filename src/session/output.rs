@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// A buffer larger than this is given back when it is empty.
-const KEPT: usize = 2 * 1024;
+const KEPT: usize = 512;
 /// So many bytes that have gone out may stay in front of those that have not.
 const GONE: usize = 16 * 1024;
 

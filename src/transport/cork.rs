@@ -23,7 +23,7 @@ struct Corked<T> {
     gathered: Vec<u8>,
     /// How many of these have gone out.
     sent: usize,
-    /// Why they do not go out. The one who reads is told.
+    /// Why they do not go out. The one who reads and writes is told.
     error: Option<io::Error>,
 }
 
@@ -40,8 +40,6 @@ impl<T: Stream> Cork<T> {
         let mut corked = self.lock();
         if let Err(error) = ready!(corked.poll_out(cx)) {
             corked.error = Some(error);
-            corked.gathered = Vec::new();
-            corked.sent = 0;
             cx.waker().wake_by_ref();
         }
         Poll::Ready(())
@@ -59,17 +57,24 @@ impl<T: Stream> Cork<T> {
 }
 
 impl<T: Stream> Corked<T> {
+    /// Writes what was gathered. After an error there is nothing left to write.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = ready!(self.poll_write_all(cx));
+        self.sent = 0;
+        self.gathered.clear();
+        self.gathered.shrink_to(KEPT);
+        written?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.gathered.len() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.sent += count,
             }
         }
-        self.sent = 0;
-        self.gathered.clear();
-        self.gathered.shrink_to(KEPT);
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -86,6 +91,9 @@ impl<T: Stream> AsyncRead for Cork<T> {
 impl<T: Stream> AsyncWrite for Cork<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut corked = self.lock();
+        if let Some(error) = corked.error.take() {
+            return Poll::Ready(Err(error));
+        }
         if corked.gathered.len() - corked.sent >= ROOM {
             ready!(corked.poll_out(cx))?;
         }

@@ -1395,7 +1395,7 @@ fn a_provider_that_answers_with_nonsense() {
     let a = Chain::link("a", &rude.to_string());
     let mut client = a.connect();
     let reply = ask_with(&mut client, "deep.show", &json!([]), &json!({ "deadline_ms": 300 }));
-    assert_fault(&reply, &json!(1), -32003);
+    assert_fault(&reply, &json!(1), -32603);
     assert_alive(&mut client);
     // One that answers without an end.
     let endless =

@@ -114,6 +114,10 @@ impl Driven {
         text.lines().map(told).collect()
     }
 
+    fn live(&self) -> Vec<u64> {
+        self.keeper.live()
+    }
+
     fn answer(&mut self, number: u64) {
         let at = self.keeper.kept().iter().position(|(kept, _)| *kept == number).expect("it is kept");
         let (_, reply) = self.keeper.kept().remove(at);
@@ -931,4 +935,53 @@ proptest! {
         prop_assert!(driven.session.is_idle());
         prop_assert_eq!(driven.metric("in_flight"), 0);
     }
+}
+
+/// Requests that wait for their turn do not begin while output has no room, also if each is answered at once.
+#[test]
+fn what_waits_does_not_fill_the_output_when_its_turn_comes() {
+    let limits = Limits { in_flight: 1, output: 1000, ..Limits::default() };
+    let mut driven = Driven::lines(limits);
+    driven.feed(keep(0) + "\n");
+    let echo = |id: usize| {
+        let text = "x".repeat(400);
+        format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"rpc.echo\",\"params\":[\"{text}\"]}}\n")
+    };
+    driven.feed((1..=20).map(echo).collect::<String>());
+    driven.answer(0);
+    driven.poll();
+    assert!(driven.session.output().len() < 2000, "{}", driven.session.output().len());
+    assert_eq!(driven.settle().len(), 21);
+}
+
+/// However large the requests in flight are.
+#[test]
+fn a_cancel_behind_large_requests_is_seen() {
+    let mut driven = Driven::lines(Limits { message: 10_000, ..Limits::default() });
+    let large = |id: usize| {
+        let text = "x".repeat(9_000);
+        format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"keep\",\"params\":[{id},\"{text}\"]}}\n")
+    };
+    driven.feed(large(1));
+    driven.feed(large(2));
+    assert!(driven.session.wants_input(), "what cancels must be read");
+    driven.feed(large(3));
+    // The third waits: two of them hold more than one of the largest.
+    assert_eq!(driven.live(), [1, 2]);
+    driven.feed("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
+    assert_eq!(driven.settle(), ["1: error -32800"]);
+    assert_eq!(driven.live(), [2, 3]);
+}
+
+/// A flood of messages, each of which is answered at once, is taken in some at a time.
+#[test]
+fn a_flood_leaves_others_their_turn() {
+    let mut driven = Driven::lines(Limits::default());
+    let ping = |id: usize| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"rpc.ping\"}}\n");
+    driven.feed((0..1000).map(ping).collect::<String>());
+    let first = driven.session.output().iter().filter(|byte| **byte == b'\n').count();
+    assert!((1..=64).contains(&first), "{first} at once");
+    assert!(driven.session.is_interrupted() && !driven.session.wants_input());
+    assert_eq!(driven.settle().len(), 1000);
+    assert!(!driven.session.is_interrupted() && driven.session.wants_input());
 }

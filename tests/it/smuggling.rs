@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Node, request};
+use crate::support::{Client, Folder, Node, post, request};
 
 /// What somebody wants to slip in behind a request that a proxy lets pass.
 fn smuggled() -> String {
@@ -143,4 +143,54 @@ fn a_target_that_names_a_host() {
     let said = told(&node, &format!("{head}\r\nContent-Length: {}\r\n\r\n{call}", call.len()));
     assert!(said.starts_with("HTTP/1.1 200 "), "{said}");
     assert_eq!(count(&node), 1);
+}
+
+/// Nothing waits for the rest of the next request: neither an answer, nor a handshake, nor a refusal.
+#[test]
+fn what_was_asked_is_answered_whatever_follows() {
+    let node = Node::demo();
+    let quick = post(&request(1, "rpc.ping", &json!([])));
+    for follows in ["P", "\r\n", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab"] {
+        let mut client = node.connect();
+        client.send(format!("{quick}{follows}"));
+        assert_eq!(client.http().json()["result"], "pong", "{follows:?}");
+    }
+    // The first of three does not wait for the second.
+    let slow = post(&request(2, "demo.sleep", &json!([3600])));
+    let mut client = node.connect();
+    client.send(format!("{quick}{slow}{quick}"));
+    assert_eq!(client.http().json()["result"], "pong");
+
+    let mut client = node.connect();
+    client.send(format!("GET / HTTP/1.1\r\nHost: localhost\r\nBad Header\r\n\r\n{quick}"));
+    assert_eq!(client.http().status, 400);
+    let mut client = node.connect();
+    client.send(format!("POST / HTTP/1.1\r\nHost: elsewhere.example\r\nContent-Length: 0\r\n\r\n{quick}"));
+    assert_eq!(client.http().status, 421);
+
+    let mut client = node.connect();
+    let handshake = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    client.send([handshake.as_bytes(), b"\x89\x80\0\0\0\0"].concat());
+    assert!(client.take(12).starts_with(b"HTTP/1.1 101"));
+}
+
+/// Who asks and never reads holds what its limit of output allows, and not more.
+#[test]
+fn requests_that_end_within_the_next_hold_no_memory() {
+    let node = Node::with(Folder::new(), "limits.stall_timeout = '1h'");
+    let get = "GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    node.assert_growth_below(24, || {
+        let mut client = node.connect();
+        client.set_limit(std::time::Duration::from_millis(500));
+        client.send(&get[..10]);
+        for _ in 0..400 {
+            // Each write ends in the middle of a request, forty behind its beginning.
+            let round = get.repeat(40);
+            if client.try_send([&round.as_bytes()[10..], &round.as_bytes()[..10]].concat()).is_err() {
+                break;
+            }
+        }
+        assert_eq!(node.connect().call("rpc.ping", &json!([])), Ok(json!("pong")));
+    });
 }

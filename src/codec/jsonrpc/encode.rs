@@ -63,8 +63,11 @@ fn open(out: &mut Vec<u8>, id: Option<&Id<'_>>) {
 /// Returns the id of a message of which only the beginning is known, if it comes as early as in ours.
 pub fn id_at_front(beginning: &[u8]) -> Option<Id<'_>> {
     let rest = beginning.strip_prefix(br#"{"jsonrpc":"2.0","id":"#)?;
-    let id = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>().next()?.ok()?;
-    Id::from_json(id.get())
+    let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+    let id = values.next()?.ok()?;
+    // Without its end in sight, a number may go on.
+    matches!(rest.get(values.byte_offset())?, b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n')
+        .then(|| Id::from_json(id.get()))?
 }
 
 /// Appends the notification that gives up the request `id`.
@@ -136,6 +139,21 @@ mod tests {
             ),
         ] {
             assert_eq!(encoded(|out| encode_reply(out, &id, answer(&outcome))), expected);
+        }
+    }
+
+    #[test]
+    fn an_id_of_which_more_may_come_is_none() {
+        for (beginning, id) in [
+            (r#"{"jsonrpc":"2.0","id":12"#, None),
+            (r#"{"jsonrpc":"2.0","id":12,"#, Some("12")),
+            (r#"{"jsonrpc":"2.0","id":12}"#, Some("12")),
+            (r#"{"jsonrpc":"2.0","id":"a" ,"#, Some("\"a\"")),
+            (r#"{"jsonrpc":"2.0","id":"a"#, None),
+            (r#"{"jsonrpc":"2.0","method":"f","id":1,"#, None),
+        ] {
+            let found = id_at_front(beginning.as_bytes());
+            assert_eq!(found.as_ref().map(Id::as_json), id, "{beginning}");
         }
     }
 
