@@ -1,12 +1,13 @@
 //! `chanrpc bench`.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::FromArgs;
 use serde_json::{Value, json};
 
-use super::{ADDRESS, Exit, call, check, complain, interrupts, print, usage};
+use super::{ADDRESS, Exit, call, check, complain, interrupts, print, token, usage};
 use crate::load::{Dialect, Load, LoadError, Report};
 use crate::message::{Fault, code};
 use crate::remote::RemoteError;
@@ -48,9 +49,12 @@ pub(super) struct Bench {
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
-    /// what to show a node that asks for a token
+    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
     #[argh(option)]
     token: Option<String>,
+    /// a file with the token to present there
+    #[argh(option, arg_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// print the figures as one line of JSON
     #[argh(switch)]
     json: bool,
@@ -79,11 +83,15 @@ impl Bench {
                 (Ok(duration), Ok(warm_up)) => (duration, warm_up),
                 (Err(exit), _) | (_, Err(exit)) => return exit,
             };
+        let token = match token::given(self.token, self.token_file) {
+            Ok(given) => given.or_else(token::of_the_environment),
+            Err(message) => return usage(&message),
+        };
         let load = Load {
             dialect: self.dialect,
             function,
             params,
-            token: self.token,
+            token,
             connections: self.connections,
             in_flight: self.in_flight.unwrap_or(if self.rate.is_some() { 64 } else { 4 }),
             rate: self.rate,

@@ -16,6 +16,7 @@ mod workers;
 
 pub use units::about;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fmt, fs, io};
@@ -302,6 +303,9 @@ pub struct Limits {
     pub batch: usize,
     /// How many connections may be open at once; 1024 by default.
     pub connections: usize,
+    /// How many of them one host may have. By default three quarters, and as many as it likes for this machine, so that
+    /// no stranger shuts all others out.
+    pub per_host: Option<usize>,
     /// How many calls of one connection may be under way before its reader waits; 64 by default.
     pub in_flight: usize,
     /// How much output may wait for one connection before nothing more is read from it or answered; 1 MiB by
@@ -361,6 +365,17 @@ impl Default for Config {
     }
 }
 
+impl Limits {
+    /// Returns how many connections a host may have.
+    pub fn of_one_host(&self, host: IpAddr) -> usize {
+        match self.per_host {
+            Some(limit) => limit,
+            None if host.is_loopback() => usize::MAX,
+            None => self.connections - self.connections / 4,
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -368,6 +383,7 @@ impl Default for Limits {
             depth: 128,
             batch: 100,
             connections: 1024,
+            per_host: None,
             in_flight: 64,
             output: 1 << 20,
             head_timeout: Duration::from_secs(10),

@@ -58,6 +58,7 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
         "depth",
         "batch",
         "connections",
+        "per_host",
         "in_flight",
         "output",
         "head_timeout",
@@ -73,6 +74,9 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
     table.count("depth", 1..=1024, &mut limits.depth)?;
     table.count("batch", 1..=65_536, &mut limits.batch)?;
     table.count("connections", 1..=1_000_000, &mut limits.connections)?;
+    if table.get("per_host").is_some() {
+        table.count("per_host", 1..=1_000_000, limits.per_host.insert(1))?;
+    }
     table.count("in_flight", 1..=65_536, &mut limits.in_flight)?;
     table.size("output", 64..=GIB, &mut limits.output)?;
     table.duration("head_timeout", TICK..=HOUR, &mut limits.head_timeout)?;

@@ -64,13 +64,13 @@ pub(super) fn block(
             None => Ok(()),
         }
     };
-    while !is_stopped() {
+    let lost = loop {
         let lost = step(&mut exchange, &mut now, tally).err();
-        if lost.is_some() || exchange.is_done(now) {
-            exchange.finish(now, lost, tally);
-            break;
+        if lost.is_some() || exchange.is_done(now) || is_stopped() {
+            break lost;
         }
-    }
+    };
+    exchange.finish(now, lost, tally);
     Ok(())
 }
 
@@ -95,6 +95,17 @@ pub(super) struct Driven<'a> {
     pub(super) start: Instant,
     pub(super) common: Arc<Mutex<Common>>,
     pub(super) timer: Option<(Duration, Timer)>,
+    pub(super) finished: bool,
+}
+
+/// Broken off, it still tells what it waits for.
+impl Drop for Driven<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            let mut common = self.common.lock().unwrap_or_else(PoisonError::into_inner);
+            self.exchange.finish(self.start.elapsed(), None, &mut common.tally);
+        }
+    }
 }
 
 impl Driven<'_> {
@@ -144,6 +155,7 @@ impl Future for Driven<'_> {
             if moved.is_err() || this.exchange.is_done(now) {
                 let mut common = this.common.lock().unwrap_or_else(PoisonError::into_inner);
                 this.exchange.finish(now, moved.err(), &mut common.tally);
+                this.finished = true;
                 return Poll::Ready(());
             }
             if moved == Ok(Moved::Some) {

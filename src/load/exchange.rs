@@ -207,8 +207,8 @@ impl<'a> Exchange<'a> {
         due.unwrap_or(if now < self.plan.end { self.plan.end } else { self.plan.end + DRAIN })
     }
 
-    /// Enters what was not answered, at the end. What a lost connection had in flight is not slow but gone, so it
-    /// has no age.
+    /// Enters what was not answered or sent, at the end, or earlier if the load is broken off. What a lost connection had
+    /// in flight is not slow but gone, so it has no age.
     pub(super) fn finish(&mut self, now: Duration, lost: Option<String>, tally: &mut Tally) {
         let slots = std::mem::take(&mut self.slots);
         for due in slots.iter().filter_map(|slot| slot.due).filter(|due| self.is_measured(*due)) {
@@ -219,11 +219,12 @@ impl<'a> Exchange<'a> {
         }
         if let Some(rate) = self.plan.rate {
             let first = self.begun.max(self.calls_before(self.plan.begin, rate));
-            let calls = self.calls_before(self.plan.end, rate).saturating_sub(first);
+            let end = if lost.is_none() { now.min(self.plan.end) } else { self.plan.end };
+            let calls = self.calls_before(end, rate).saturating_sub(first);
             match lost {
                 None => {
                     let age = |due| now.saturating_sub(due);
-                    tally.unsent(calls, age(self.due(first, rate)), age(self.plan.end));
+                    tally.unsent(calls, age(self.due(first, rate)), age(end));
                 }
                 Some(_) => tally.unsent += calls,
             }

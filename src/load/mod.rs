@@ -250,7 +250,8 @@ fn run_share(plan: &Arc<Plan>, share: Vec<(usize, TcpStream)>, start: Instant, s
         let exchange = Exchange::new(plan, number, index);
         match smol::net::TcpStream::try_from(stream) {
             Ok(stream) => {
-                let driven = Driven { exchange, stream, start, common: common.clone(), timer: None };
+                let common = common.clone();
+                let driven = Driven { exchange, stream, start, common, timer: None, finished: false };
                 tasks.push(executor.spawn(driven));
             }
             Err(error) => lock(&common).tally.lose(error.to_string()),

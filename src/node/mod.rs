@@ -5,9 +5,11 @@ mod endpoints;
 mod listener;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,20 @@ struct Shared {
 struct Connections {
     next: u64,
     tasks: HashMap<u64, Task<()>>,
+    /// How many there are of each host.
+    hosts: HashMap<IpAddr, usize>,
+}
+
+impl Connections {
+    fn remove(&mut self, key: u64, host: IpAddr) -> Option<Task<()>> {
+        if let Entry::Occupied(mut count) = self.hosts.entry(host) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        self.tasks.remove(&key)
+    }
 }
 
 impl Node {
@@ -132,6 +148,17 @@ impl Shared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says why there is no room for one more connection of a host, if so.
+    fn is_full_for(&self, host: IpAddr) -> Option<String> {
+        let limit = self.limits.connections;
+        if self.metrics().connections.get() >= limit as u64 {
+            return Some(format!("{limit} are open (limits.connections)"));
+        }
+        let limit = self.limits.of_one_host(host);
+        let open = self.connections().hosts.get(&host).copied().unwrap_or(0);
+        (open >= limit).then(|| format!("it has {open} (limits.per_host)"))
+    }
+
     fn session(&self, dialect: Dialect, pass: Pass) -> Session {
         Session::new(self.registry.clone(), self.limits.clone(), dialect, pass, Instant::now())
     }
@@ -141,19 +168,20 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
     let mut back_off = BACK_OFF[0];
     loop {
         match listener.socket.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 back_off = BACK_OFF[0];
                 node.metrics().accepted.add();
-                if node.metrics().connections.get() >= node.limits.connections as u64 {
+                // An IPv4 address may come as one of IPv6.
+                let host = peer.ip().to_canonical();
+                if let Some(why) = node.is_full_for(host) {
                     node.metrics().turned_away.add();
-                    let limit = node.limits.connections;
-                    log::warn!(target: PEER, "a connection was turned away: {limit} are open (limits.connections)");
+                    log::warn!(target: PEER, "a connection of {host} was turned away: {why}");
                     continue;
                 }
                 // Replies are written in batches; to hold back small ones would only delay them.
                 let _ = stream.set_nodelay(true);
                 let _ = transport::keep_alive(&stream, node.limits.keepalive);
-                keep(&node, &listener.entrance, stream);
+                keep(&node, &listener.entrance, host, stream);
             }
             Err(error) => {
                 node.metrics().accept_errors.add();
@@ -166,12 +194,13 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
 }
 
 /// Spawns a connection and keeps its task until it ends.
-fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: impl Stream) {
+fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, host: IpAddr, stream: impl Stream) {
     let mut connections = node.connections();
     connections.next += 1;
     let key = connections.next;
     // Counted here and not in the task, which may begin late.
-    let present = Present::new(node, key);
+    *connections.hosts.entry(host).or_default() += 1;
+    let present = Present::new(node, key, host);
     let stream = guarded(node, stream);
     let task = node.executor.spawn({
         let (node, entrance) = (node.clone(), entrance.clone());
@@ -187,18 +216,19 @@ fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, stream: impl Stream) {
 struct Present {
     node: Arc<Shared>,
     key: u64,
+    host: IpAddr,
 }
 
 impl Present {
-    fn new(node: &Arc<Shared>, key: u64) -> Self {
+    fn new(node: &Arc<Shared>, key: u64, host: IpAddr) -> Self {
         node.metrics().connections.add();
-        Self { node: node.clone(), key }
+        Self { node: node.clone(), key, host }
     }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        let task = self.node.connections().tasks.remove(&self.key);
+        let task = self.node.connections().remove(self.key, self.host);
         if let Some(task) = task {
             task.detach();
         }

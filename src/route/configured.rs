@@ -64,9 +64,12 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
 }
 
 fn token(path: &Path) -> Result<String, ProvidersError> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| ProvidersError::TokenFile { path: path.to_owned(), source })?;
-    Ok(text.trim().to_owned())
+    let fail = |source| ProvidersError::TokenFile { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(fail)?;
+    match text.trim() {
+        "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "it holds no token"))),
+        token => Ok(token.to_owned()),
+    }
 }
 
 fn connector(to: &str, tls: &ForwardTls) -> Result<Connector, ProvidersError> {

@@ -87,6 +87,7 @@ fn an_empty_file_says_the_defaults() {
         depth: 128,
         batch: 100,
         connections: 1024,
+        per_host: None,
         in_flight: 64,
         output: 1_048_576,
         head_timeout: Duration::from_secs(10),
@@ -184,7 +185,7 @@ fn every_key_arrives() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let place = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        place: place(92),
+        place: place(93),
         functions: vec!["rpc.list".to_owned()],
         name: None,
         token: None,
@@ -192,7 +193,7 @@ fn every_key_arrives() {
         expires: None,
     };
     let dashboard = Rule {
-        place: place(95),
+        place: place(96),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         name: Some("dashboard".to_owned()),
         token: Some(token),
@@ -229,6 +230,7 @@ fn every_key_arrives() {
             depth: 32,
             batch: 10,
             connections: 50,
+            per_host: Some(30),
             in_flight: 8,
             output: 262_144,
             head_timeout: Duration::from_secs(3),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use chanrpc::config::Limits;
 use serde_json::{Value, json};
 
 use crate::programs::{assert_ends, await_begin, endless, gate, program, program_of};
@@ -461,6 +462,30 @@ fn more_connections_than_allowed() {
         third.line().filter(|line| line.contains("pong"))
     });
     assert_alive(&mut first);
+}
+
+/// So one host does not shut all others out. By default this machine's own connections are not counted.
+#[test]
+fn more_connections_of_one_host_than_allowed() {
+    let node = node("connections = 10\nper_host = 2");
+    let (mut first, second) = (node.connect(), node.connect());
+    assert_alive(&mut first);
+    assert_eq!(node.connect().rest(), b"");
+    drop(second);
+    await_some("there is room again", || {
+        let mut third = node.connect();
+        let _ = third.try_send(request(1, "rpc.ping", &json!([])) + "\n");
+        third.line().filter(|line| line.contains("pong"))
+    });
+    let turned_away = first.call("rpc.stats", &json!({})).unwrap()["node"]["turned_away"].clone();
+    assert!(turned_away.as_u64() >= Some(1), "{turned_away}");
+
+    let limits = Limits { connections: 100, ..Limits::default() };
+    let of = |host: &str| limits.of_one_host(host.parse().unwrap());
+    assert_eq!(
+        (of("192.0.2.1"), of("2001:db8::1"), of("127.0.0.1"), of("::1")),
+        (75, 75, usize::MAX, usize::MAX)
+    );
 }
 
 #[test]
