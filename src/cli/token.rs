@@ -9,7 +9,7 @@ use argh::FromArgs;
 
 use super::{Exit, complain, print, usage};
 use crate::config::Config;
-use crate::route::hash;
+use crate::route::token_hash;
 
 /// The variable that holds a token.
 const VARIABLE: &str = "CHANRPC_TOKEN";
@@ -72,7 +72,7 @@ impl Token {
         let functions: &[String] = if self.functions.is_empty() { &everything } else { &self.functions };
         let _ = writeln!(rule, "functions = {functions:?}");
         rule.push_str("token = \"sha256:");
-        for byte in hash(token) {
+        for byte in token_hash(token) {
             let _ = write!(rule, "{byte:02x}");
         }
         rule.push('"');

@@ -43,7 +43,7 @@ impl Endpoints {
 
     /// Has a session of its own answer one body.
     async fn rpc(&self, body: Vec<u8>, pass: Pass) -> Reply {
-        let mut session = self.node.session(Dialect::Frames, pass);
+        let mut session = self.node.session(Dialect::Frames, pass.of_one_request());
         *session.input() = body;
         session.received(Instant::now());
         let mut answer = Vec::new();
@@ -117,7 +117,7 @@ impl Service for Endpoints {
                 Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
                     Reply::typed(content_type, text).with_headers(&web::HEADERS)
                 }
-                _ => misdirected(path),
+                _ => not_here(path),
             },
         }
     }
@@ -130,7 +130,7 @@ impl Service for Endpoints {
 }
 
 /// Says what would be answered: at this path, or where it is none.
-fn misdirected(path: &str) -> Reply {
+fn not_here(path: &str) -> Reply {
     let allowed: &[(&str, &str)] = match path {
         "/" => &[("allow", "GET, HEAD, POST")],
         "/rpc" => &[("allow", "POST")],

@@ -20,7 +20,7 @@ const PING: &str = "rpc.ping";
 const WRONG_TOKENS: u8 = 5;
 
 /// Returns the hash by which a rule knows a token. Tokens are random and long, so a fast hash is as good as a slow one.
-pub fn hash(token: &str) -> [u8; 32] {
+pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
@@ -111,6 +111,15 @@ impl Pass {
         Self(None)
     }
 
+    /// The pass of one of many requests, to which a peer brings its token each time: it takes one wrong token only.
+    #[must_use]
+    pub fn of_one_request(mut self) -> Self {
+        if let Some(rights) = &mut self.0 {
+            rights.wrong = WRONG_TOKENS - 1;
+        }
+        self
+    }
+
     /// Presents a token. What it allows is allowed too from now on.
     ///
     /// # Errors
@@ -169,7 +178,7 @@ impl Rights {
         let refused = if self.wrong >= WRONG_TOKENS {
             "too many wrong tokens came by this connection, which takes no more"
         } else {
-            let hash = hash(token);
+            let hash = token_hash(token);
             // All are compared, and each to its end: the time tells nothing.
             let same = |rule: &Rule| rule.token.is_some_and(|other| other.ct_eq(&hash).into());
             let rules = self.access.rules.iter().enumerate();

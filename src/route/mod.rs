@@ -13,7 +13,7 @@ mod registry;
 mod stop;
 mod table;
 
-pub use access::{Access, Decision, Pass, Reason, hash};
+pub use access::{Access, Decision, Pass, Reason, token_hash};
 pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
 pub use configured::{ProvidersError, providers};
 pub use exec::Exec;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chanrpc::config::{Config, Rule};
 use chanrpc::message::code;
-use chanrpc::route::{Access, hash};
+use chanrpc::route::{Access, token_hash};
 
 use super::source::Source;
 
@@ -19,7 +19,7 @@ pub(super) fn access(input: &[u8]) {
         place: "fuzz.toml:1".to_owned(),
         functions: vec![pattern.to_owned()],
         name: None,
-        token: token.map(hash),
+        token: token.map(token_hash),
         listen: Vec::new(),
         expires: None,
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use chanrpc::config::{Config, Limits, Listen};
 use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
-use chanrpc::route::{Access, Pass, Registry, hash};
+use chanrpc::route::{Access, Pass, Registry, token_hash};
 use serde_json::{Value, json};
 
 use crate::programs::program;
@@ -28,7 +28,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrad
 
 /// The line of a rule that names a token.
 fn token(token: &str) -> String {
-    let digits = hash(token).iter().fold(String::new(), |mut digits, byte| {
+    let digits = token_hash(token).iter().fold(String::new(), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");
         digits
     });

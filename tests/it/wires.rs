@@ -8,7 +8,7 @@ use chanrpc::chan::{Client as Calls, Responder, Settings};
 use chanrpc::config::Config;
 use chanrpc::message::Fault;
 use chanrpc::node::{Listener, Node};
-use chanrpc::route::{Access, Native, hash, providers};
+use chanrpc::route::{Access, Native, providers, token_hash};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smol::Executor;
@@ -48,7 +48,7 @@ impl Fixture {
             "{config}\n[[access]]\nfunctions = [\"{prefix}.*\", \"far.*\", \"nobody.*\", \"program.*\", \"gone\", \
              \"Hello\", \"rpc.*\"]\n\
              [[access]]\nfunctions = [\"secret\"]\ntoken = \"sha256:{}\"",
-            hash(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+            token_hash(TOKEN).iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         );
         let config = Config::parse(&config, "wires.toml").unwrap();
         let (tell, told) = async_channel::bounded(1);
