@@ -299,7 +299,8 @@ fn files_that_are_not_what_they_should_be() {
         let file = certificates.0.write("config.toml", &config);
         run(["serve", "--check", "--config", file.to_str().unwrap()])
     };
-    assert_eq!(check("node.pem", "node.key", "").result(), "the configuration is valid");
+    let valid = check("node.pem", "node.key", "");
+    assert!(valid.result().starts_with("the configuration is valid"), "{}", valid.result());
     let empty = format!(", client_ca = '{}'", certificates.name("empty.pem"));
     for (certificate, key, more, wanted) in [
         ("absent.pem", "node.key", "", "absent.pem"),
