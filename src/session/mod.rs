@@ -31,7 +31,7 @@ use output::Output;
 /// What an error may say beside its data, over the limit.
 const SENTENCE: usize = 128;
 /// Messages of a stream that are taken in, and time that this takes, before other connections have their turn.
-const TURN: (u32, Duration) = (64, Duration::from_millis(1));
+const TURN: (u32, Duration) = (64, Duration::from_millis(10));
 /// Requests beyond those in flight are taken in up to so many bytes: what they cancel is cancelled at once, and
 /// a peer that breaks off is noticed while its calls run.
 const READ_AHEAD: usize = 16 * 1024;

@@ -571,6 +571,9 @@ fn a_session_whose_calls_wait() {
     let feed = |session: &mut Session, text: &str| {
         session.input().extend_from_slice(text.as_bytes());
         session.received(now);
+        while session.is_interrupted() {
+            session.received(now);
+        }
     };
     let lines = |session: &mut Session| {
         while session.poll_answers(&Context::from_waker(Waker::noop()), now).is_ready() {}
