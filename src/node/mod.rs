@@ -19,7 +19,7 @@ use smol::{Executor, Task, Timer};
 use crate::codec::{Detected, Dialect, detect};
 use crate::config::Limits;
 use crate::metrics::Metrics;
-use crate::route::{Pass, Registry, Stopper};
+use crate::route::{PEER, Pass, Registry, Stopper};
 use crate::session::Session;
 use crate::transport::tls::Acceptor;
 use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
@@ -27,8 +27,6 @@ use endpoints::Endpoints;
 use listener::Entrance;
 pub use listener::Listener;
 
-/// What a peer can cause is logged under this target, which the log sink keeps to a few lines a second.
-const PEER: &str = "chanrpc::peer";
 /// How long peers may take to read that their calls are given up.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Between looks at whether notifications are done, while the node stops.

@@ -13,10 +13,11 @@ use crate::config::{Config, Listen, Rule};
 use crate::message::{Fault, RawJson, code};
 
 /// What a peer can cause is logged under this target, which the log sink keeps to a few lines a second.
-const PEER: &str = "chanrpc::peer";
+pub(crate) const PEER: &str = "chanrpc::peer";
 /// Allowed always: who asks whether somebody is there learns nothing more.
 const PING: &str = "rpc.ping";
-/// After so many wrong tokens a connection takes none any more, so that guessing costs a connection each time.
+/// After so many wrong tokens a connection takes none any more, and a request over HTTP after one: guessing costs a
+/// connection, or a request, each time.
 const WRONG_TOKENS: u8 = 5;
 
 /// Returns the hash by which a rule knows a token. Tokens are random and long, so a fast hash is as good as a slow one.

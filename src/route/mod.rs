@@ -13,6 +13,7 @@ mod registry;
 mod stop;
 mod table;
 
+pub(crate) use access::PEER;
 pub use access::{Access, Decision, Pass, Reason, token_hash};
 pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
 pub use configured::{ProvidersError, providers};
