@@ -249,7 +249,9 @@ impl Run {
             self.receive(usize::MAX);
             self.poll();
             self.write(usize::MAX);
-            idle = if before == (self.coming.len(), self.out.len()) { idle + 1 } else { 0 };
+            // On a slow machine a turn may end before anything comes of it.
+            let still = before == (self.coming.len(), self.out.len()) && !self.session.is_interrupted();
+            idle = if still { idle + 1 } else { 0 };
             if idle == 1 {
                 while let Some(reply) = self.held.take(0) {
                     reply.send(Ok(RawJson::NULL));

@@ -520,11 +520,20 @@ fn a_flood_of_one_source_leaves_every_other_its_turn() {
 fn timers_fire_in_the_order_in_which_they_are_due() {
     let service = start();
     let release = service.block();
-    for (time, name) in [(3, "c"), (1, "a"), (2, "b")] {
-        service.me.after(Duration::from_millis(time), move |state| state.note(name)).unwrap();
-    }
-    let (ended, end) = mpsc::channel();
-    service.me.after(Duration::from_millis(4), move |_| ended.send(()).unwrap()).unwrap();
+    // They are due in this order if all were set within one unit; on a slow machine that takes a longer one.
+    let mut unit = Duration::from_millis(1);
+    let end = loop {
+        let began = Instant::now();
+        let timers = [(3, "c"), (1, "a"), (2, "b")]
+            .map(|(units, name)| service.me.after(unit * units, move |state| state.note(name)).unwrap());
+        let (ended, end) = mpsc::channel();
+        let last = service.me.after(unit * 4, move |_| ended.send(()).unwrap()).unwrap();
+        if began.elapsed() < unit {
+            break end;
+        }
+        timers.into_iter().chain([last]).for_each(|timer| assert!(service.me.cancel(timer)));
+        unit *= 2;
+    };
     service.me.after(Duration::MAX, |state| state.note("never")).unwrap();
     service.me.every(Duration::MAX, |state| state.note("never")).unwrap();
     // The others are set while the loop sleeps for ever.
