@@ -140,12 +140,13 @@ impl Codec {
         }
     }
 
-    /// Appends one whole message, whose body `write` appends.
-    pub fn message(&self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends one whole message, whose body `write` appends; returns what that does.
+    pub fn message<R>(&self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         match &self.framing {
             Framing::Lines(_) => {
-                write(out);
+                let written = write(out);
                 out.push(b'\n');
+                written
             }
             Framing::Headers(_) => headers::write(out, write),
             Framing::Frames
@@ -154,6 +155,26 @@ impl Codec {
             | Framing::MessagePack(_)
             | Framing::Leaf(_) => write(out),
         }
+    }
+
+    /// Tells whether results stand in replies as the JSON texts that they are, so that
+    /// [`result`](Self::result) may append them.
+    pub fn sends_json(&self) -> bool {
+        matches!(
+            self.framing,
+            Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_)
+        )
+    }
+
+    /// Appends the body of the reply whose result `write` appends, as JSON. If it does not, nothing is left, and what it
+    /// says instead returned. For dialects that [send JSON](Self::sends_json).
+    pub fn result<E>(
+        &self,
+        out: &mut Vec<u8>,
+        id: &Id<'_>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        jsonrpc::encode_result(out, id, write)
     }
 
     /// Appends the body of a reply. `false`, and nothing, if the dialect has no form for it.

@@ -140,13 +140,14 @@ fn content_length(header: &[u8]) -> Result<Option<u64>, &'static str> {
 const NO_LENGTH: &str = "Content-Length must be a number of bytes, in decimal digits, below 2^64";
 
 /// Appends what `body` appends, with its head before it.
-pub(super) fn write(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn write<R>(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let start = out.len();
-    body(out);
+    let written = body(out);
     let end = out.len();
     write!(out, "Content-Length: {}\r\n\r\n", end - start).expect("a Vec takes every byte");
     let head = out.len() - end;
     out[start..].rotate_right(head);
+    written
 }
 
 #[cfg(test)]

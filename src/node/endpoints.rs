@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use hyper::Method;
+use smol::future::{Boxed, FutureExt};
 
 use super::listener::Entrance;
 use super::{Shared, connection};
@@ -43,21 +44,34 @@ impl Endpoints {
 
     /// Has a session of its own answer one body.
     async fn rpc(&self, body: Vec<u8>, pass: Pass) -> Reply {
+        let answer = match self.begin(body, pass) {
+            Ok(answer) => answer,
+            Err(driven) => match driven.await {
+                Ok(answer) => answer,
+                Err(error) => return Reply::text(500, error.to_string()),
+            },
+        };
+        if answer.is_empty() { Reply::accepted() } else { Reply::json(answer) }
+    }
+
+    /// The answer if it is there at once, and otherwise what waits for it. So what most requests need not take is not in
+    /// the future of each.
+    fn begin(&self, body: Vec<u8>, pass: Pass) -> Result<Vec<u8>, Boxed<io::Result<Vec<u8>>>> {
         let mut session = self.node.session(Dialect::Frames, pass.of_one_request());
         *session.input() = body;
         session.received(Instant::now());
-        let mut answer = Vec::new();
         if session.is_settled() {
-            answer.extend_from_slice(session.output());
-        } else {
+            return Ok(session.take_output());
+        }
+        let last_call = self.node.stopper.last_call();
+        let driven = async {
+            let mut answer = Vec::new();
             let exchange = Box::new(Exchange { answer: &mut answer });
             // What was taken in is answered also while the node stops, so no signal is waited for here.
-            let driven = connection::drive(session, exchange, None, self.node.stopper.last_call());
-            if let Err(error) = driven.await {
-                return Reply::text(500, error.to_string());
-            }
-        }
-        if answer.is_empty() { Reply::accepted() } else { Reply::json(answer) }
+            connection::drive(session, exchange, None, last_call).await?;
+            Ok(answer)
+        };
+        Err(driven.boxed())
     }
 }
 
@@ -102,9 +116,9 @@ impl Service for Endpoints {
         Ok(pass)
     }
 
-    async fn answer(&self, request: Request, pass: Pass) -> Reply {
+    async fn answer(&self, request: Request<'_>, pass: Pass) -> Reply {
         self.asked.store(true, Ordering::Relaxed);
-        match (&request.method, request.path.as_str()) {
+        match (request.method, request.path) {
             (_, path)
                 if self.entrance.speaks_only_websocket() && !matches!(path, "/healthz" | "/metrics") =>
             {
@@ -125,7 +139,7 @@ impl Service for Endpoints {
     fn too_large(&self) -> Reply {
         let mut session = self.node.session(Dialect::Frames, Pass::open());
         session.too_long(&[]);
-        Reply::json(session.output().to_vec()).with_status(413)
+        Reply::json(session.take_output()).with_status(413)
     }
 }
 

@@ -374,7 +374,7 @@ async fn serve_http(
     };
     let endpoints = Endpoints::new(node.clone(), entrance.clone());
     let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.stopper.signal())).await;
-    if endpoints.was_asked() && served.as_ref().is_err_and(hyper::Error::is_timeout) {
+    if endpoints.was_asked() && matches!(served, Err(http::ServeError::SlowHead)) {
         return Ok(());
     }
     if let Some(http::Upgraded { stream, first, pass }) = served? {
@@ -394,5 +394,5 @@ async fn serve_http(
 }
 
 fn is_slow_head(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_timeout)
+    matches!(error.downcast_ref(), Some(http::ServeError::SlowHead))
 }

@@ -226,24 +226,65 @@ impl Session {
             self.metrics().denied.add();
             return self.tell_if_asked(batch, id.as_ref(), Err(&fault));
         }
+        let answered = match &id {
+            Some(id) if batch.is_none() && self.codec.sends_json() => self.answer_in_place(id, &ask),
+            id => self.answer_apart(batch, id.as_ref(), &ask),
+        };
+        if !answered {
+            let Ask { method, params, hops } = ask;
+            let bytes = params.as_ref().map_or(0, |params| params.get().len());
+            let reply = self.calls.begin(id, batch, deadline, bytes);
+            self.metrics().in_flight.add();
+            self.registry.call(Call { method, params, deadline, hops, reply });
+        }
+    }
+
+    /// Answers a request at once, with the result written straight to where it goes out. `false` if its function has no
+    /// answer at once.
+    fn answer_in_place(&mut self, id: &Id<'_>, ask: &Ask<'_>) -> bool {
+        let Self { codec, registry, clock, output, limits, .. } = self;
+        let (limit, metrics) = (limits.message, registry.metrics());
+        let answered = output.message(|out| {
+            let start = out.len();
+            let answered = codec.message(out, |out| {
+                let answered = codec.result(out, id, |out| {
+                    let start = out.len();
+                    registry.prompt(ask, out, clock).ok_or(None)??;
+                    let result = text(&out[start..])?;
+                    super::excess(Ok(result), limit).map_or(Ok(()), |size| {
+                        Err(Some(super::too_large(size, limit, metrics)))
+                    })
+                });
+                if let Err(Some(fault)) = &answered {
+                    super::reply(codec, out, limit, metrics, id, Err(fault));
+                }
+                answered
+            });
+            if let Err(None) = answered {
+                out.truncate(start);
+            }
+            answered
+        });
+        if let Err(Some(fault)) = &answered {
+            self.count(Some(fault));
+        }
+        !matches!(answered, Err(None))
+    }
+
+    /// The same for an answer that takes another form on its way, or waits for others, or is none.
+    fn answer_apart(&mut self, batch: Option<Token>, id: Option<&Id<'_>>, ask: &Ask<'_>) -> bool {
         let mut result = std::mem::take(&mut self.result);
-        match self.registry.prompt(&ask, &mut result, &mut self.clock) {
-            Some(answer) => {
-                let answer = answer.and_then(|()| text(&result));
-                let answer = answer.as_ref().map(|result| *result);
-                self.count(answer.err());
-                self.tell_if_asked(batch, id.as_ref(), answer);
-            }
-            None => {
-                let Ask { method, params, hops } = ask;
-                let bytes = params.as_ref().map_or(0, |params| params.get().len());
-                let reply = self.calls.begin(id, batch, deadline, bytes);
-                self.metrics().in_flight.add();
-                self.registry.call(Call { method, params, deadline, hops, reply });
-            }
+        let answer = self.registry.prompt(ask, &mut result, &mut self.clock);
+        let answered = answer.is_some();
+        if let Some(answer) = answer {
+            let answer = answer.and_then(|()| text(&result));
+            let answer = answer.as_ref().map(|result| *result);
+            self.count(answer.err());
+            self.tell_if_asked(batch, id, answer);
         }
         result.clear();
         self.result = super::output::kept(result);
+        answered
     }
 
     pub(super) fn cancel(&mut self, id: &Id<'_>) {

@@ -47,7 +47,7 @@ pub struct Session {
     output: Output,
     calls: Calls,
     batches: Batches,
-    /// Where a result stands from when it is known until it is in the output.
+    /// Where a result stands from when it is known until it is in the output, unless it is written there at once.
     result: Vec<u8>,
     /// Until when the time is accounted for, to some function or to none.
     clock: Instant,
@@ -158,6 +158,11 @@ impl Session {
     /// The next bytes to write: all that there are, or if the transport has frames those of one.
     pub fn output(&self) -> &[u8] {
         self.output.front()
+    }
+
+    /// Takes all output, which then needs no [`sent`](Self::sent).
+    pub fn take_output(&mut self) -> Vec<u8> {
+        self.output.take()
     }
 
     /// Tells whether the transport has frames, each of which holds one message.
@@ -380,17 +385,20 @@ impl Session {
 
 /// Appends a reply, or that it would take more than `limit` bytes.
 fn reply(codec: &Codec, out: &mut Vec<u8>, limit: usize, metrics: &Metrics, id: &Id<'_>, answer: Answer<'_>) {
-    let Some(size) = excess(answer, limit) else {
-        if !codec.reply(out, id, answer) {
-            metrics.unsent.add();
-        }
-        return;
+    let sent = match excess(answer, limit) {
+        None => codec.reply(out, id, answer),
+        Some(size) => codec.reply(out, id, Err(&too_large(size, limit, metrics))),
     };
-    metrics.replies_too_large.add();
-    let message = format!("a reply of {size} bytes; the limit leaves {limit} (limits.message)");
-    if !codec.reply(out, id, Err(&Fault::new(code::REPLY_TOO_LARGE, message))) {
+    if !sent {
         metrics.unsent.add();
     }
+}
+
+/// What is told in place of a reply of so many bytes.
+fn too_large(size: usize, limit: usize, metrics: &Metrics) -> Fault {
+    metrics.replies_too_large.add();
+    let message = format!("a reply of {size} bytes; the limit leaves {limit} (limits.message)");
+    Fault::new(code::REPLY_TOO_LARGE, message)
 }
 
 /// Tells whether a fault is the caller's, which some dialects answer by an end.

@@ -34,12 +34,22 @@ impl Output {
         self.bytes.len() - self.sent
     }
 
-    pub(super) fn message(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Takes the message that `write` appends, if it does; returns what that does.
+    pub(super) fn message<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let before = self.bytes.len();
-        write(&mut self.bytes);
+        let written = write(&mut self.bytes);
         if self.framed && self.bytes.len() > before {
             self.ends.push_back(self.bytes.len());
         }
+        written
+    }
+
+    /// Takes all that has not gone out.
+    pub(super) fn take(&mut self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.drain(..std::mem::take(&mut self.sent));
+        self.ends.clear();
+        bytes
     }
 
     pub(super) fn front(&self) -> &[u8] {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 
 use super::Stream;
+use super::sparing::Sparing;
 
 /// With so many bytes gathered, writing goes on before more are.
 const ROOM: usize = 16 * 1024;
@@ -19,7 +20,7 @@ const KEPT: usize = 1024;
 pub(super) struct Cork<T>(Arc<Mutex<Corked<T>>>);
 
 struct Corked<T> {
-    stream: T,
+    stream: Sparing<T>,
     gathered: Vec<u8>,
     /// How many of these have gone out.
     sent: usize,
@@ -30,6 +31,7 @@ struct Corked<T> {
 impl<T: Stream> Cork<T> {
     /// Takes hold of a stream with both hands.
     pub(super) fn new(stream: T) -> (Self, Self) {
+        let stream = Sparing::new(stream);
         let corked = Corked { stream, gathered: Vec::new(), sent: 0, error: None };
         let corked = Arc::new(Mutex::new(corked));
         (Self(corked.clone()), Self(corked))
@@ -45,10 +47,15 @@ impl<T: Stream> Cork<T> {
         Poll::Ready(())
     }
 
+    /// Lets the stream be read again, with what was gathered on its way. Tells whether the other hand must try that.
+    pub(super) fn resume(&self) -> bool {
+        self.lock().stream.resume()
+    }
+
     /// Lets go of the stream, once the other hand has. What was gathered and not let out is lost.
     pub(super) fn into_inner(self) -> Option<T> {
         let corked = Arc::into_inner(self.0)?;
-        Some(corked.into_inner().unwrap_or_else(PoisonError::into_inner).stream)
+        Some(corked.into_inner().unwrap_or_else(PoisonError::into_inner).stream.into_inner())
     }
 
     fn lock(&self) -> MutexGuard<'_, Corked<T>> {

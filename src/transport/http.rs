@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::task::{Poll, ready};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 use futures_lite::io::AsyncWriteExt;
@@ -19,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::{Method, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
-use smol_hyper::rt::{FuturesIo, SmolTimer};
+use smol_hyper::rt::FuturesIo;
 
 use super::cork::Cork;
 use super::linger::Linger;
@@ -46,11 +47,11 @@ pub struct Bounds {
 
 /// A request, its body read.
 #[derive(Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// `GET`, `POST` and so on.
-    pub method: Method,
+    pub method: &'a Method,
     /// The path, without a query.
-    pub path: String,
+    pub path: &'a str,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -120,7 +121,7 @@ pub trait Service: Clone + Send + Sync + Unpin {
     fn admit(&self, token: Option<&str>) -> Result<Self::Pass, Reply>;
 
     /// Answers one. Dropped when the peer goes away before.
-    fn answer(&self, request: Request, pass: Self::Pass) -> impl Future<Output = Reply> + Send;
+    fn answer(&self, request: Request<'_>, pass: Self::Pass) -> impl Future<Output = Reply> + Send;
 
     /// Answers one whose body is over the limit.
     fn too_large(&self) -> Reply;
@@ -142,63 +143,76 @@ pub struct Upgraded<T, P> {
 /// If the peer upgrades it to WebSocket, the stream comes back.
 ///
 /// # Errors
-/// What hyper met: a broken stream, a head that is none or did not come in time.
+/// [`ServeError`]: a broken stream, a head that is none or did not come in time.
 pub async fn serve<T: Stream, S: Service>(
     stream: T,
     service: S,
     bounds: Bounds,
     stop: impl Future<Output = ()> + Send,
-) -> Result<Option<Upgraded<T, S::Pass>>, hyper::Error> {
+) -> Result<Option<Upgraded<T, S::Pass>>, ServeError> {
     let upgraded = Mutex::new(None);
+    let progress = Progress::default();
     // Whether the stop is there, and whether the peer may still be sending when it is told the last.
     let (stopping, unread) = (AtomicBool::new(false), AtomicBool::new(false));
     let handler = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
         let (service, upgraded, stopping, unread) = (service.clone(), &upgraded, &stopping, &unread);
+        let under_way = progress.begin();
         Box::pin(async move {
+            let _under_way = under_way;
             let (head, body) = request.into_parts();
             let origin = head.headers.get(header::ORIGIN).cloned();
-            let mut response = match begin(&head, &service) {
-                Ok(Begun::Request(pass)) => answer(head, body, &service, pass, bounds).await,
+            let (mut response, close) = match begin(&head, &service) {
+                Ok(Begun::Request(pass)) => {
+                    let (reply, close) = answer(&head, body, &service, pass, bounds).await;
+                    (respond(reply, close), close)
+                }
                 Ok(Begun::Upgrade(response, pass)) => {
                     *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass);
-                    response
+                    (response, false)
                 }
-                Ok(Begun::Preflight(reply)) => respond(reply, false),
-                Err(reply) => respond(reply, true),
+                Ok(Begun::Preflight(reply)) => (respond(reply, false), false),
+                Err(reply) => (respond(reply, true), true),
             };
             service.site().share(origin.as_ref(), response.headers_mut());
-            if stopping.load(Ordering::Relaxed) || closes(&response) {
+            if close || stopping.load(Ordering::Relaxed) {
                 unread.store(true, Ordering::Relaxed);
             }
             Ok::<_, Infallible>(response)
         })
     });
     let mut builder = http1::Builder::new();
-    builder.timer(SmolTimer::new()).header_read_timeout(bounds.head_timeout).max_buf_size(BUFFER);
+    builder.header_read_timeout(None).max_buf_size(BUFFER);
     let (cork, stream) = Cork::new(stream);
     let mut connection = builder.serve_connection(FuturesIo::new(stream), handler);
     let mut stop = std::pin::pin!(stop);
+    let mut head = HeadTimeout::new(bounds.head_timeout);
     let mut served = None;
     let served = poll_fn(|cx| {
         if !stopping.load(Ordering::Relaxed) && stop.as_mut().poll(cx).is_ready() {
             stopping.store(true, Ordering::Relaxed);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        if served.is_none()
-            && let Poll::Ready(result) = connection.poll_without_shutdown(cx)
-        {
-            served = Some(result);
+        loop {
+            if served.is_none()
+                && let Poll::Ready(result) = connection.poll_without_shutdown(cx)
+            {
+                served = Some(result.map_err(ServeError::Http));
+            }
+            // Answers to requests that came together go out together, and before more is read.
+            let out = cork.poll_out(cx);
+            if served.is_some() {
+                ready!(out);
+            } else if cork.resume() {
+                continue;
+            } else if head.poll(cx, &progress, out.is_ready()).is_ready() {
+                served = Some(Err(ServeError::SlowHead));
+            }
+            return served.take().map_or(Poll::Pending, Poll::Ready);
         }
-        // Answers to requests that came together go out together.
-        let out = cork.poll_out(cx);
-        if served.is_some() {
-            ready!(out);
-        }
-        served.take().map_or(Poll::Pending, Poll::Ready)
     })
     .await;
     // hyper has answered what it cannot read.
-    let garbled = served.as_ref().is_err_and(hyper::Error::is_parse);
+    let garbled = served.as_ref().is_err_and(ServeError::is_garbled);
     if served.is_err() && !garbled {
         return served.map(|()| None);
     }
@@ -211,6 +225,101 @@ pub async fn serve<T: Stream, S: Service>(
     }
     farewell(&mut stream, garbled || unread.into_inner()).await;
     served.map(|()| None)
+}
+
+/// Says why a connection ended before its time.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The stream broke, or brought what is no HTTP.
+    Http(hyper::Error),
+    /// No request came, or not all of its head, within [`Bounds::head_timeout`].
+    SlowHead,
+}
+
+impl ServeError {
+    fn is_garbled(&self) -> bool {
+        matches!(self, Self::Http(error) if error.is_parse())
+    }
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(error) => error.fmt(f),
+            Self::SlowHead => f.write_str("the head of a request did not come in time (limits.head_timeout)"),
+        }
+    }
+}
+
+impl Error for ServeError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Http(error) => error.source(),
+            Self::SlowHead => None,
+        }
+    }
+}
+
+/// Which requests of a connection have come.
+#[derive(Debug, Default)]
+struct Progress {
+    heads: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Progress {
+    /// Counts a request whose head is there, until it is answered or dropped.
+    fn begin(&self) -> UnderWay<'_> {
+        self.heads.fetch_add(1, Ordering::Relaxed);
+        UnderWay(self)
+    }
+}
+
+struct UnderWay<'a>(&'a Progress);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.answered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Bounds how long a connection waits for the next head.
+///
+/// hyper's own bound sets a timer for each request, and each timer wakes the thread that waits for them all.
+struct HeadTimeout {
+    limit: Duration,
+    /// How many heads had come when the waiting began, and when that was.
+    waiting: Option<(u64, Instant)>,
+    /// Not later than the waiting may end.
+    timer: Timer,
+}
+
+impl HeadTimeout {
+    fn new(limit: Duration) -> Self {
+        Self { limit, waiting: None, timer: Timer::after(limit) }
+    }
+
+    /// `Ready` once a connection whose answers are all `out` has waited for too long.
+    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress, out: bool) -> Poll<()> {
+        let heads = progress.heads.load(Ordering::Relaxed);
+        if !out || heads != progress.answered.load(Ordering::Relaxed) {
+            self.waiting = None;
+            return Poll::Pending;
+        }
+        let since = match self.waiting {
+            Some((before, since)) if before == heads => since,
+            _ => self.waiting.insert((heads, Instant::now())).1,
+        };
+        loop {
+            ready!(Pin::new(&mut self.timer).poll(cx));
+            let end = since + self.limit;
+            if end <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.timer.set_at(end);
+        }
+    }
 }
 
 /// Answers a peer that does not speak HTTP where and as it should, and ends.
@@ -257,30 +366,30 @@ fn begin<S: Service>(head: &Parts, service: &S) -> Result<Begun<S::Pass>, Reply>
     Ok(Begun::Request(service.admit(bearer(headers))?))
 }
 
+/// Reads the body of a request and has it answered. Tells whether the connection ends with the answer.
 async fn answer<S: Service>(
-    head: Parts,
+    head: &Parts,
     body: Incoming,
     service: &S,
     pass: S::Pass,
     bounds: Bounds,
-) -> hyper::Response<Full<Bytes>> {
+) -> (Reply, bool) {
     // Not even begun to read, since a peer that waits for leave to send it would get that (RFC 9110, section 10.1.1).
     if body.size_hint().lower() > bounds.body as u64 {
-        return respond(service.too_large(), true);
+        return (service.too_large(), true);
     }
     let body = within(bounds.body_timeout, Limited::new(body, bounds.body).collect()).await;
     // Whoever did not send all of a body cannot be told where the next request begins, so we close.
-    let (reply, close) = match body {
+    match body {
         None => (Reply::text(408, "the body did not come in time (limits.deadline)\n"), true),
         Some(Err(error)) if is_too_large(&*error) => (service.too_large(), true),
         Some(Err(error)) => (Reply::text(400, format!("the body is broken: {error}\n")), true),
         Some(Ok(body)) => {
-            let (method, path) = (head.method, head.uri.path().to_owned());
-            let request = Request { method, path, body: body.to_bytes().to_vec() };
+            let body = body.to_bytes().into();
+            let request = Request { method: &head.method, path: head.uri.path(), body };
             (service.answer(request, pass).await, false)
         }
-    };
-    respond(reply, close)
+    }
 }
 
 /// Waits for something at most so long. What is there at once costs no timer.
@@ -318,10 +427,6 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-fn closes<B>(response: &hyper::Response<B>) -> bool {
-    response.headers().get(header::CONNECTION).is_some_and(|value| value == "close")
 }
 
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {

@@ -13,6 +13,7 @@ pub mod http;
 mod linger;
 pub mod memory;
 mod site;
+mod sparing;
 mod stream;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 pub mod tls;

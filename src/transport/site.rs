@@ -51,9 +51,11 @@ impl Site {
     /// Answers the question whether a page elsewhere may send what it wants to (the preflight of
     /// <https://fetch.spec.whatwg.org/#http-cors-protocol>).
     pub(super) fn preflight(&self, head: &Parts) -> Option<Reply> {
-        let asked = head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if head.method != Method::OPTIONS || !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+            return None;
+        }
         let welcome = head.headers.get(header::ORIGIN).is_some_and(|origin| self.is_welcome(origin));
-        (head.method == Method::OPTIONS && asked && welcome).then(|| Reply::text(204, ""))
+        welcome.then(|| Reply::text(204, ""))
     }
 
     /// Adds what lets a page elsewhere see the answer, if it may call.

@@ -16,6 +16,7 @@ use futures_sink::Sink;
 
 use super::alive::Heard;
 use super::linger::Linger;
+use super::sparing::Sparing;
 use super::{Closing, Pipe, Pulse, Received, Silence, Stream, vanished};
 
 /// Bytes read at once. Every connection holds such a buffer.
@@ -25,7 +26,7 @@ const WRITE: usize = 16 * 1024;
 
 /// Carries messages, in text or binary frames as the peer did last, and answers pings. A silent peer is pinged.
 pub struct WebSocket<T> {
-    stream: WebSocketStream<Heard<T>>,
+    stream: WebSocketStream<Heard<Sparing<T>>>,
     /// What is sent goes into binary frames.
     binary: bool,
     always_binary: bool,
@@ -59,7 +60,7 @@ impl<T: Stream> WebSocket<T> {
             .write_buffer_size(WRITE)
             .max_message_size(Some(max))
             .max_frame_size(Some(max));
-        let stream = Heard { inner: stream, something: false };
+        let stream = Heard { inner: Sparing::new(stream), something: false };
         let stream = WebSocketStream::from_partially_read(stream, first, Role::Server, Some(config)).await;
         Self {
             stream,
@@ -121,6 +122,11 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 self.owes_frame = false;
             }
             let Poll::Ready(next) = Pin::new(&mut self.stream).poll_next(cx) else {
+                if self.stream.get_mut().inner.resume() {
+                    // What does not get out yet is no reason not to read.
+                    let _ = self.unflushed > 0 && self.poll_flush(cx)?.is_ready();
+                    continue;
+                }
                 ready!(self.poll_pulse(cx))?;
                 continue;
             };
@@ -197,11 +203,11 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 }
                 Farewell::Said => {
                     ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(into_io)?;
-                    ready!(Pin::new(&mut self.stream.get_mut().inner).poll_close(cx))?;
+                    ready!(Pin::new(self.stream.get_mut().inner.get_mut()).poll_close(cx))?;
                     **farewell = Farewell::Lingering(Linger::new());
                 }
                 Farewell::Lingering(linger) => {
-                    return linger.poll(cx, &mut self.stream.get_mut().inner).map(Ok);
+                    return linger.poll(cx, self.stream.get_mut().inner.get_mut()).map(Ok);
                 }
             }
         }

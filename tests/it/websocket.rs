@@ -36,7 +36,7 @@ impl Service for &'static Door {
         Ok(())
     }
 
-    async fn answer(&self, _: Request, (): ()) -> Reply {
+    async fn answer(&self, _: Request<'_>, (): ()) -> Reply {
         Reply::text(404, "only WebSocket")
     }
 

@@ -9,6 +9,9 @@ use serde_json::value::RawValue;
 use super::CANCEL;
 use crate::message::{Answer, Id, Meta, Request};
 
+/// What most replies take beside their ids.
+const ROOM: usize = 64;
+
 /// Appends a reply.
 pub fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
     out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
@@ -29,6 +32,27 @@ pub fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
         }
     }
     out.push(b'}');
+}
+
+/// Appends the reply whose result `write` appends. If it does not, nothing is left, and what it says instead returned.
+pub fn encode_result<E>(
+    out: &mut Vec<u8>,
+    id: &Id<'_>,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    let start = out.len();
+    out.reserve(ROOM + id.as_json().len());
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id.as_json().as_bytes());
+    out.extend_from_slice(br#","result":"#);
+    let result = out.len();
+    if let Err(instead) = write(out) {
+        out.truncate(start);
+        return Err(instead);
+    }
+    put_on_one_line(&mut out[result..]);
+    out.push(b'}');
+    Ok(())
 }
 
 /// Appends a request, or a notification if it has no id.
@@ -79,14 +103,17 @@ fn put(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     out.write_fmt(text).expect("a Vec takes every byte");
 }
 
-/// JSON as it came, but on one line: a line feed in it can only be white space, and would end our frame.
 fn put_json(out: &mut Vec<u8>, json: &str) {
     let start = out.len();
     out.extend_from_slice(json.as_bytes());
-    let mut at = start;
-    while let Some(found) = memchr2(b'\n', b'\r', &out[at..]) {
-        at += found;
-        out[at] = b' ';
+    put_on_one_line(&mut out[start..]);
+}
+
+/// JSON otherwise left as it came: a line feed in it can only be white space, and would end our frame.
+fn put_on_one_line(mut json: &mut [u8]) {
+    while let Some(found) = memchr2(b'\n', b'\r', json) {
+        json[found] = b' ';
+        json = &mut json[found + 1..];
     }
 }
 
@@ -118,6 +145,23 @@ mod tests {
 
     fn answer(outcome: &Outcome) -> Answer<'_> {
         outcome.as_ref().map(RawJson::get)
+    }
+
+    #[test]
+    fn encodes_results_as_they_are_written() {
+        let id = Id::from_json("7").unwrap();
+        let mut out = b"before".to_vec();
+        let written = encode_result(&mut out, &id, |out| {
+            out.extend_from_slice(b"[1,\r\n2]");
+            Ok::<_, ()>(())
+        });
+        assert_eq!((written, &out[..]), (Ok(()), &br#"before{"jsonrpc":"2.0","id":7,"result":[1,  2]}"#[..]));
+        let refused = encode_result(&mut out, &id, |out| {
+            out.extend_from_slice(b"half of i");
+            Err("no")
+        });
+        assert_eq!(refused, Err("no"));
+        assert_eq!(out, br#"before{"jsonrpc":"2.0","id":7,"result":[1,  2]}"#);
     }
 
     #[test]

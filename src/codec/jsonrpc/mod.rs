@@ -4,7 +4,7 @@ mod decode;
 mod encode;
 
 pub use decode::decode;
-pub use encode::{encode_cancel, encode_reply, encode_request, id_at_front};
+pub use encode::{encode_cancel, encode_reply, encode_request, encode_result, id_at_front};
 
 /// The notification by which a peer gives up one of its requests.
 pub const CANCEL: &str = "$/cancelRequest";
