@@ -160,10 +160,7 @@ impl Codec {
     /// Tells whether results stand in replies as the JSON texts that they are, so that
     /// [`result`](Self::result) may append them.
     pub fn sends_json(&self) -> bool {
-        matches!(
-            self.framing,
-            Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_)
-        )
+        matches!(self.framing, Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_))
     }
 
     /// Appends the body of the reply whose result `write` appends, as JSON. If it does not, nothing is left, and what it

@@ -251,9 +251,8 @@ impl Session {
                     let start = out.len();
                     registry.prompt(ask, out, clock).ok_or(None)??;
                     let result = text(&out[start..])?;
-                    super::excess(Ok(result), limit).map_or(Ok(()), |size| {
-                        Err(Some(super::too_large(size, limit, metrics)))
-                    })
+                    super::excess(Ok(result), limit)
+                        .map_or(Ok(()), |size| Err(Some(super::too_large(size, limit, metrics))))
                 });
                 if let Err(Some(fault)) = &answered {
                     super::reply(codec, out, limit, metrics, id, Err(fault));

@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_lite::io::{AsyncRead, AsyncWrite};
 use smol::Timer;
 use smol::net::TcpStream;
 use socket2::{SockRef, TcpKeepalive};
@@ -78,36 +77,6 @@ impl Pulse {
                 _ => {}
             }
         }
-    }
-}
-
-/// A stream that notes when bytes come: of a message on a slow line, the first ones are a sign of life.
-#[derive(Debug)]
-pub(super) struct Heard<T> {
-    pub(super) inner: T,
-    /// Something has come since this was last set back.
-    pub(super) something: bool,
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let read = Pin::new(&mut self.inner).poll_read(cx, into);
-        self.something |= read.is_ready();
-        read
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx)
     }
 }
 

@@ -6,33 +6,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
+use hyper::rt::{Read, ReadBufCursor, Write};
 
 use super::Stream;
+use super::outbox::Outbox;
 use super::sparing::Sparing;
+use super::stream::with_landing;
 
-/// With so many bytes gathered, writing goes on before more are.
-const ROOM: usize = 16 * 1024;
-/// A buffer larger than this is given back when it is empty.
-const KEPT: usize = 1024;
-
-/// One of two hands on a stream. Who has the one reads and writes, and its flushes do nothing; who has the other lets
+/// One of two hands on a stream. hyper has the one and reads and writes, and its flushes do nothing; who has the other lets
 /// out what was gathered. So all answers to what was read at once are written at once.
 pub(super) struct Cork<T>(Arc<Mutex<Corked<T>>>);
 
 struct Corked<T> {
     stream: Sparing<T>,
-    gathered: Vec<u8>,
-    /// How many of these have gone out.
-    sent: usize,
-    /// Why they do not go out. The one who reads and writes is told.
+    gathered: Outbox,
+    /// Why it does not go out. The one who reads and writes is told.
     error: Option<io::Error>,
+    /// A read or a write had to wait.
+    blocked: bool,
 }
 
 impl<T: Stream> Cork<T> {
     /// Takes hold of a stream with both hands.
     pub(super) fn new(stream: T) -> (Self, Self) {
         let stream = Sparing::new(stream);
-        let corked = Corked { stream, gathered: Vec::new(), sent: 0, error: None };
+        let corked = Corked { stream, gathered: Outbox::default(), error: None, blocked: false };
         let corked = Arc::new(Mutex::new(corked));
         (Self(corked.clone()), Self(corked))
     }
@@ -45,6 +43,11 @@ impl<T: Stream> Cork<T> {
             cx.waker().wake_by_ref();
         }
         Poll::Ready(())
+    }
+
+    /// Tells whether the other hand has had to wait since the last time.
+    pub(super) fn take_blocked(&self) -> bool {
+        std::mem::take(&mut self.lock().blocked)
     }
 
     /// Lets the stream be read again, with what was gathered on its way. Tells whether the other hand must try that.
@@ -64,55 +67,52 @@ impl<T: Stream> Cork<T> {
 }
 
 impl<T: Stream> Corked<T> {
-    /// Writes what was gathered. After an error there is nothing left to write.
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let written = ready!(self.poll_write_all(cx));
-        self.sent = 0;
-        self.gathered.clear();
-        self.gathered.shrink_to(KEPT);
-        written?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.gathered.len() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.sent..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                count => self.sent += count,
-            }
-        }
-        Poll::Ready(Ok(()))
+        self.gathered.poll_out(cx, &mut self.stream)
     }
 }
 
-impl<T: Stream> AsyncRead for Cork<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+impl<T: Stream> Read for Cork<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        mut into: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let mut corked = self.lock();
-        match corked.error.take() {
-            Some(error) => Poll::Ready(Err(error)),
-            None => Pin::new(&mut corked.stream).poll_read(cx, into),
+        if let Some(error) = corked.error.take() {
+            return Poll::Ready(Err(error));
         }
+        // hyper's buffer is not initialised, and to do that takes longer than to copy what comes.
+        let read = with_landing(|landing| {
+            let room = into.remaining().min(landing.len());
+            let count = ready!(Pin::new(&mut corked.stream).poll_read(cx, &mut landing[..room]))?;
+            into.put_slice(&landing[..count]);
+            Poll::Ready(Ok(()))
+        });
+        corked.blocked |= read.is_pending();
+        read
     }
 }
 
-impl<T: Stream> AsyncWrite for Cork<T> {
+impl<T: Stream> Write for Cork<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut corked = self.lock();
         if let Some(error) = corked.error.take() {
             return Poll::Ready(Err(error));
         }
-        if corked.gathered.len() - corked.sent >= ROOM {
-            ready!(corked.poll_out(cx))?;
+        if corked.gathered.is_full() {
+            let out = corked.poll_out(cx);
+            corked.blocked |= out.is_pending();
+            ready!(out)?;
         }
-        corked.gathered.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        Poll::Ready(Ok(corked.gathered.take_some(bytes)))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut corked = self.lock();
         ready!(corked.poll_out(cx))?;
         Pin::new(&mut corked.stream).poll_close(cx)

@@ -20,7 +20,6 @@ use hyper::server::conn::http1;
 use hyper::{Method, StatusCode};
 use smol::Timer;
 use smol::future::FutureExt;
-use smol_hyper::rt::FuturesIo;
 
 use super::cork::Cork;
 use super::linger::Linger;
@@ -28,7 +27,10 @@ use super::{Site, Stream};
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
 const BUFFER: usize = 16 * 1024;
-const JSON: &str = "application/json";
+/// hyper pauses after 16 requests of a row. It has to go on so often before their answers go out, and others have their
+/// turn.
+const PAUSES: u32 = 3;
+static JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The WebSocket subprotocol.
 const PROTOCOL: &str = "chanrpc";
 /// What a token follows among the subprotocols that a page offers, since it cannot set headers.
@@ -60,7 +62,7 @@ pub struct Request<'a> {
 #[derive(Debug)]
 pub struct Reply {
     status: StatusCode,
-    content_type: &'static str,
+    content_type: HeaderValue,
     headers: &'static [(&'static str, &'static str)],
     body: Vec<u8>,
 }
@@ -68,24 +70,25 @@ pub struct Reply {
 impl Reply {
     /// A JSON text.
     pub fn json(body: Vec<u8>) -> Self {
-        Self { status: StatusCode::OK, content_type: JSON, headers: &[], body }
+        Self { status: StatusCode::OK, content_type: JSON.clone(), headers: &[], body }
     }
 
     /// A plain text.
     pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         Self { status, content_type, headers: &[], body: body.into() }
     }
 
     /// A text of another type.
     pub fn typed(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        let content_type = HeaderValue::from_static(content_type);
         Self { status: StatusCode::OK, content_type, headers: &[], body: body.into() }
     }
 
     /// Taken, and nothing to say: 202 without a body.
     pub fn accepted() -> Self {
-        Self { status: StatusCode::ACCEPTED, content_type: JSON, headers: &[], body: Vec::new() }
+        Self { status: StatusCode::ACCEPTED, content_type: JSON.clone(), headers: &[], body: Vec::new() }
     }
 
     /// Another status than 200.
@@ -157,7 +160,7 @@ pub async fn serve<T: Stream, S: Service>(
     let handler = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
         let (service, upgraded, stopping, unread) = (service.clone(), &upgraded, &stopping, &unread);
         let under_way = progress.begin();
-        Box::pin(async move {
+        async move {
             let _under_way = under_way;
             let (head, body) = request.into_parts();
             let origin = head.headers.get(header::ORIGIN).cloned();
@@ -178,12 +181,12 @@ pub async fn serve<T: Stream, S: Service>(
                 unread.store(true, Ordering::Relaxed);
             }
             Ok::<_, Infallible>(response)
-        })
+        }
     });
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None).max_buf_size(BUFFER);
     let (cork, stream) = Cork::new(stream);
-    let mut connection = builder.serve_connection(FuturesIo::new(stream), handler);
+    let mut connection = builder.serve_connection(stream, handler);
     let mut stop = std::pin::pin!(stop);
     let mut head = HeadTimeout::new(bounds.head_timeout);
     let mut served = None;
@@ -192,11 +195,17 @@ pub async fn serve<T: Stream, S: Service>(
             stopping.store(true, Ordering::Relaxed);
             Pin::new(&mut connection).graceful_shutdown();
         }
+        let mut pauses = 0;
         loop {
             if served.is_none()
                 && let Poll::Ready(result) = connection.poll_without_shutdown(cx)
             {
                 served = Some(result.map_err(ServeError::Http));
+            }
+            let paused = served.is_none() && !cork.take_blocked() && progress.is_settled();
+            if paused && pauses < PAUSES {
+                pauses += 1;
+                continue;
             }
             // Answers to requests that came together go out together, and before more is read.
             let out = cork.poll_out(cx);
@@ -274,8 +283,14 @@ impl Progress {
         self.heads.fetch_add(1, Ordering::Relaxed);
         UnderWay(self)
     }
+
+    /// Tells whether no request is under way.
+    fn is_settled(&self) -> bool {
+        self.heads.load(Ordering::Relaxed) == self.answered.load(Ordering::Relaxed)
+    }
 }
 
+/// A request from when its head is there.
 struct UnderWay<'a>(&'a Progress);
 
 impl Drop for UnderWay<'_> {
@@ -302,11 +317,11 @@ impl HeadTimeout {
 
     /// `Ready` once a connection whose answers are all `out` has waited for too long.
     fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress, out: bool) -> Poll<()> {
-        let heads = progress.heads.load(Ordering::Relaxed);
-        if !out || heads != progress.answered.load(Ordering::Relaxed) {
+        if !out || !progress.is_settled() {
             self.waiting = None;
             return Poll::Pending;
         }
+        let heads = progress.heads.load(Ordering::Relaxed);
         let since = match self.waiting {
             Some((before, since)) if before == heads => since,
             _ => self.waiting.insert((heads, Instant::now())).1,
@@ -410,7 +425,7 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
     let mut response = hyper::Response::new(Full::new(reply.body.into()));
     *response.status_mut() = reply.status;
     if !empty {
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(reply.content_type));
+        response.headers_mut().insert(header::CONTENT_TYPE, reply.content_type);
     }
     if close {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

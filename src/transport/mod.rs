@@ -12,11 +12,13 @@ mod guard;
 pub mod http;
 mod linger;
 pub mod memory;
+mod outbox;
 mod site;
 mod sparing;
 mod stream;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 pub mod tls;
+mod underlay;
 mod websocket;
 
 pub use alive::{Pulse, Silence, keep_alive, vanished};

@@ -51,7 +51,8 @@ impl Site {
     /// Answers the question whether a page elsewhere may send what it wants to (the preflight of
     /// <https://fetch.spec.whatwg.org/#http-cors-protocol>).
     pub(super) fn preflight(&self, head: &Parts) -> Option<Reply> {
-        if head.method != Method::OPTIONS || !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        if head.method != Method::OPTIONS || !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+        {
             return None;
         }
         let welcome = head.headers.get(header::ORIGIN).is_some_and(|origin| self.is_welcome(origin));
@@ -88,15 +89,23 @@ impl Site {
             });
         }
         let name = name(host);
-        let is_localhost = |name: &str| name == "localhost" || name.ends_with(".localhost");
-        name.parse::<Ipv4Addr>().is_ok() || is_localhost(&name) || self.hosts.contains(&name)
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        name.parse::<Ipv4Addr>().is_ok()
+            || is("localhost")
+            || ends_with_ignore_case(name, ".localhost")
+            || self.hosts.iter().any(|host| is(host))
     }
 }
 
-/// A host without its port and the root's dot, in lower case.
-fn name(host: &str) -> String {
+/// A host without its port and the root's dot.
+fn name(host: &str) -> &str {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+    name.strip_suffix('.').unwrap_or(name)
+}
+
+fn ends_with_ignore_case(text: &str, end: &str) -> bool {
+    let beginning = text.len().checked_sub(end.len());
+    beginning.and_then(|at| text.get(at..)).is_some_and(|text| text.eq_ignore_ascii_case(end))
 }
 
 /// The host and port that a request is for. Only HTTP/1.0 knows requests that do not tell.
@@ -117,7 +126,7 @@ fn host(head: &Parts) -> Result<Option<&str>, Reply> {
 
 /// Tells how to make a name known, if it can be one.
 fn misdirected(host: &str) -> Reply {
-    let name = name(host);
+    let name = name(host).to_ascii_lowercase();
     let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     let known = !name.is_empty() && name.bytes().all(fits);
     let name = if known { name.as_str() } else { "name" };

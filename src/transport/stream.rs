@@ -17,6 +17,11 @@ thread_local! {
     static LANDING: RefCell<Vec<u8>> = RefCell::new(vec![0; READ]);
 }
 
+/// Lends the place where reads land.
+pub(super) fn with_landing<R>(read: impl FnOnce(&mut [u8]) -> R) -> R {
+    LANDING.with_borrow_mut(|landing| read(landing))
+}
+
 /// Carries bytes as they come.
 #[derive(Debug)]
 pub struct Bytes<T> {
@@ -34,7 +39,7 @@ impl<T: Stream> Bytes<T> {
 
 impl<T: Stream> Pipe for Bytes<T> {
     fn poll_receive(&mut self, cx: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<io::Result<Received>> {
-        LANDING.with_borrow_mut(|landing| {
+        with_landing(|landing| {
             let count = ready!(Pin::new(&mut self.stream).poll_read(cx, landing))?;
             into.extend_from_slice(&landing[..count]);
             Poll::Ready(Ok(if count == 0 { Received::End } else { Received::Some }))

@@ -9,31 +9,27 @@ use std::time::Duration;
 use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::Utf8Bytes;
 use async_tungstenite::tungstenite::error::{CapacityError, Error};
-use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
 use futures_lite::stream::Stream as _;
 use futures_sink::Sink;
 
-use super::alive::Heard;
 use super::linger::Linger;
-use super::sparing::Sparing;
+use super::underlay::Underlay;
 use super::{Closing, Pipe, Pulse, Received, Silence, Stream, vanished};
 
-/// Bytes read at once. Every connection holds such a buffer.
-const READ: usize = 2 * 1024;
-/// Bytes that are gathered before they are written.
-const WRITE: usize = 16 * 1024;
+/// Bytes that tungstenite takes at once. Every connection holds such a buffer.
+const READ: usize = 512;
 
 /// Carries messages, in text or binary frames as the peer did last, and answers pings. A silent peer is pinged.
 pub struct WebSocket<T> {
-    stream: WebSocketStream<Heard<Sparing<T>>>,
+    stream: WebSocketStream<Underlay<T>>,
     /// What is sent goes into binary frames.
     binary: bool,
     always_binary: bool,
     /// What sets how long a message may be.
     setting: &'static str,
-    /// Bytes taken since the last flush.
-    unflushed: usize,
     /// A ping, or the pong for the peer's, is to be written before anything more is read.
     owes_frame: bool,
     pulse: Option<Pulse>,
@@ -57,17 +53,16 @@ impl<T: Stream> WebSocket<T> {
     pub async fn accept(stream: T, first: Vec<u8>, max: usize, keepalive: Duration) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ)
-            .write_buffer_size(WRITE)
+            .write_buffer_size(0)
             .max_message_size(Some(max))
             .max_frame_size(Some(max));
-        let stream = Heard { inner: Sparing::new(stream), something: false };
+        let stream = Underlay::new(stream);
         let stream = WebSocketStream::from_partially_read(stream, first, Role::Server, Some(config)).await;
         Self {
             stream,
             binary: false,
             always_binary: false,
             setting: "limits.message",
-            unflushed: 0,
             owes_frame: false,
             pulse: Pulse::new(keepalive),
             farewell: None,
@@ -95,7 +90,7 @@ impl<T: Stream> WebSocket<T> {
     /// Pings a peer that has been silent for long. `Ready` if that is to be written now.
     fn poll_pulse(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(pulse) = &mut self.pulse else { return Poll::Pending };
-        if std::mem::take(&mut self.stream.get_mut().something) {
+        if std::mem::take(&mut self.stream.get_mut().heard) {
             pulse.heard();
         }
         match ready!(pulse.poll(cx)) {
@@ -122,9 +117,10 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 self.owes_frame = false;
             }
             let Poll::Ready(next) = Pin::new(&mut self.stream).poll_next(cx) else {
-                if self.stream.get_mut().inner.resume() {
+                let underlay = self.stream.get_mut();
+                if underlay.stream.resume() {
                     // What does not get out yet is no reason not to read.
-                    let _ = self.unflushed > 0 && self.poll_flush(cx)?.is_ready();
+                    let _ = !underlay.outbox.is_empty() && self.poll_flush(cx)?.is_ready();
                     continue;
                 }
                 ready!(self.poll_pulse(cx))?;
@@ -163,24 +159,21 @@ impl<T: Stream> Pipe for WebSocket<T> {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.unflushed >= WRITE {
-            ready!(self.poll_flush(cx))?;
+        let underlay = self.stream.get_mut();
+        ready!(underlay.poll_room(cx))?;
+        // tungstenite would copy it twice more, and keep room for the longest ever.
+        let opcode = OpCode::Data(if self.binary { Data::Binary } else { Data::Text });
+        if opcode == OpCode::Data(Data::Text) {
+            std::str::from_utf8(bytes).map_err(io::Error::other)?;
         }
-        ready!(Pin::new(&mut self.stream).poll_ready(cx)).map_err(into_io)?;
-        let message = if self.binary {
-            Message::binary(bytes.to_vec())
-        } else {
-            Message::text(String::from_utf8(bytes.to_vec()).map_err(io::Error::other)?)
-        };
-        Pin::new(&mut self.stream).start_send(message).map_err(into_io)?;
-        self.unflushed += bytes.len();
+        let header = FrameHeader { opcode, ..FrameHeader::default() };
+        header.format(bytes.len() as u64, underlay.outbox.bytes()).map_err(into_io)?;
+        underlay.outbox.bytes().extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(into_io)?;
-        self.unflushed = 0;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(cx).map_err(into_io)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Closing) -> Poll<io::Result<()>> {
@@ -203,11 +196,11 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 }
                 Farewell::Said => {
                     ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(into_io)?;
-                    ready!(Pin::new(self.stream.get_mut().inner.get_mut()).poll_close(cx))?;
+                    ready!(Pin::new(self.stream.get_mut().stream.get_mut()).poll_close(cx))?;
                     **farewell = Farewell::Lingering(Linger::new());
                 }
                 Farewell::Lingering(linger) => {
-                    return linger.poll(cx, self.stream.get_mut().inner.get_mut()).map(Ok);
+                    return linger.poll(cx, self.stream.get_mut().stream.get_mut()).map(Ok);
                 }
             }
         }
@@ -216,7 +209,7 @@ impl<T: Stream> Pipe for WebSocket<T> {
 
 impl<T> fmt::Debug for WebSocket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WebSocket").field("unflushed", &self.unflushed).finish_non_exhaustive()
+        f.debug_struct("WebSocket").field("binary", &self.binary).finish_non_exhaustive()
     }
 }
 

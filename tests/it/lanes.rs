@@ -568,9 +568,14 @@ fn a_deadline_that_has_passed_already() {
 #[test]
 fn a_deadline_that_passes_in_the_call() {
     let fakes = Fakes::one_lane(1);
-    let (job, gate) = gated();
-    let mut late = fakes.lanes.run(&0, job.into_job()).timeout(SOON);
-    assert!(poll(&mut late).is_pending());
+    // On a busy machine it may be late before it has begun.
+    let (late, gate) = loop {
+        let (job, gate) = gated();
+        let mut late = fakes.lanes.run(&0, job.into_job()).timeout(SOON);
+        if poll(&mut late).is_pending() {
+            break (late, gate);
+        }
+    };
     // Its caller does not look: the lane goes on all the same.
     assert_eq!(fakes.answer(sum(&fakes.lanes, 0)).unwrap(), 2);
     assert!(gate.has_begun() && gate.is_over());
