@@ -198,7 +198,7 @@ pub async fn serve<T: Stream, S: Service>(
         let mut pauses = 0;
         loop {
             if served.is_none()
-                && let Poll::Ready(result) = connection.poll_without_shutdown(cx)
+                && let Poll::Ready(result) = Pin::new(&mut connection).poll(cx)
             {
                 served = Some(result.map_err(ServeError::Http));
             }
