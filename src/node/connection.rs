@@ -13,9 +13,9 @@ use crate::route::Stop;
 use crate::session::Session;
 use crate::transport::{Closing, Pipe, Received};
 
-/// Rounds of reading and answering before other connections have their turn. A socket that always has more to
-/// give would otherwise never be left.
-const TURN: u32 = 4;
+/// Rounds of reading and answering, or messages, after which other connections have their turn. A socket that always has
+/// more to give would otherwise never be left.
+const TURN: (u32, u64) = (4, 64);
 /// Messages of a framed transport that are read before what they gave is flushed.
 const READ_ON: u32 = 64;
 
@@ -37,7 +37,8 @@ pub(super) fn drive(
     poll_fn(move |cx| {
         // Once nothing is there to be read, the task will be woken when something is.
         let mut quiet = false;
-        for _ in 0..TURN {
+        let (begun, taken) = (Instant::now(), session.taken());
+        for round in 1..=TURN.0 {
             if let Some(why) = closing {
                 return pipe.poll_close(cx, why);
             }
@@ -67,7 +68,7 @@ pub(super) fn drive(
                         session.received(now);
                         moved = true;
                         read += 1;
-                        if !session.is_framed() || read >= READ_ON || session.is_turn_over(now) {
+                        if !session.is_framed() || read >= READ_ON || session.is_turn_over(begun) {
                             break;
                         }
                         // Not yet flushed, but before what comes next, which may be the end.
@@ -86,7 +87,14 @@ pub(super) fn drive(
                 }
             }
 
-            if session.is_turn_over(now) {
+            if closing.is_some() {
+                continue;
+            }
+            let over = round == TURN.0 || session.taken() - taken >= TURN.1 || session.is_turn_over(begun);
+            if moved && over {
+                // Nobody waits for answers until it is this connection's turn again.
+                send(&mut session, &mut *pipe, cx)?;
+                let _ = pipe.poll_flush(cx)?;
                 break;
             }
             if moved || session.is_interrupted() {

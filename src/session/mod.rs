@@ -51,6 +51,8 @@ pub struct Session {
     result: Vec<u8>,
     /// Until when the time is accounted for, to some function or to none.
     clock: Instant,
+    /// Messages that were taken in so far.
+    taken: u64,
     /// There may be more in the input that could be taken in at once.
     interrupted: bool,
     /// No more input comes.
@@ -81,6 +83,7 @@ impl Session {
             batches: Batches::default(),
             result: Vec::new(),
             clock: now,
+            taken: 0,
             interrupted: false,
             ended: false,
             broken: false,
@@ -118,6 +121,11 @@ impl Session {
     /// Tells whether what came at `now` has taken so long that others should have their turn.
     pub fn is_turn_over(&self, now: Instant) -> bool {
         self.clock.saturating_duration_since(now) > TURN.1
+    }
+
+    /// How many messages were taken in so far.
+    pub fn taken(&self) -> u64 {
+        self.taken
     }
 
     /// Says that no more input comes. A last message that its sender did not mark as whole is taken as such.
@@ -305,6 +313,7 @@ impl Session {
 
     /// Takes in one message, or a batch.
     fn frame(&mut self, frame: &[u8], now: Instant) {
+        self.taken += 1;
         match self.codec.read(frame) {
             Read::Single(Ok(message)) => self.message(message, None, now),
             Read::Single(Err(Refused { id, fault })) => self.refuse(&id, &fault),

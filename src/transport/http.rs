@@ -30,6 +30,8 @@ const BUFFER: usize = 16 * 1024;
 /// hyper pauses after 16 requests of a row. It has to go on so often before their answers go out, and others have their
 /// turn.
 const PAUSES: u32 = 3;
+/// Requests after which others have their turn before more is read.
+const TURN: u64 = 64;
 static JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The WebSocket subprotocol.
 const PROTOCOL: &str = "chanrpc";
@@ -195,7 +197,7 @@ pub async fn serve<T: Stream, S: Service>(
             stopping.store(true, Ordering::Relaxed);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        let mut pauses = 0;
+        let (mut pauses, before) = (0, progress.heads());
         loop {
             if served.is_none()
                 && let Poll::Ready(result) = Pin::new(&mut connection).poll(cx)
@@ -212,7 +214,10 @@ pub async fn serve<T: Stream, S: Service>(
             if served.is_some() {
                 ready!(out);
             } else if cork.resume() {
-                continue;
+                if progress.heads() - before < TURN {
+                    continue;
+                }
+                cx.waker().wake_by_ref();
             } else if head.poll(cx, &progress, out.is_ready()).is_ready() {
                 served = Some(Err(ServeError::SlowHead));
             }
@@ -284,9 +289,13 @@ impl Progress {
         UnderWay(self)
     }
 
+    fn heads(&self) -> u64 {
+        self.heads.load(Ordering::Relaxed)
+    }
+
     /// Tells whether no request is under way.
     fn is_settled(&self) -> bool {
-        self.heads.load(Ordering::Relaxed) == self.answered.load(Ordering::Relaxed)
+        self.heads() == self.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -321,7 +330,7 @@ impl HeadTimeout {
             self.waiting = None;
             return Poll::Pending;
         }
-        let heads = progress.heads.load(Ordering::Relaxed);
+        let heads = progress.heads();
         let since = match self.waiting {
             Some((before, since)) if before == heads => since,
             _ => self.waiting.insert((heads, Instant::now())).1,
