@@ -30,6 +30,8 @@ use output::Output;
 
 /// What an error may say beside its data, over the limit.
 const SENTENCE: usize = 128;
+/// What stands around a result or an error of which only a sentence is over the limit: the id, and names.
+const AROUND: usize = SENTENCE + 2 * Id::MAX_LEN;
 /// Messages of a stream that are taken in, and time that this takes, before other connections have their turn.
 const TURN: (u32, Duration) = (64, Duration::from_millis(10));
 /// Requests beyond those in flight are taken in up to so many bytes: what they cancel is cancelled at once, and
@@ -394,10 +396,17 @@ impl Session {
 
 /// Appends a reply, or that it would take more than `limit` bytes.
 fn reply(codec: &Codec, out: &mut Vec<u8>, limit: usize, metrics: &Metrics, id: &Id<'_>, answer: Answer<'_>) {
-    let sent = match excess(answer, limit) {
+    let start = out.len();
+    let mut sent = match excess(answer, limit) {
         None => codec.reply(out, id, answer),
         Some(size) => codec.reply(out, id, Err(&too_large(size, limit, metrics))),
     };
+    // A dialect other than JSON's may need more for the same.
+    let size = out.len() - start;
+    if size > limit.saturating_add(AROUND) {
+        out.truncate(start);
+        sent = codec.reply(out, id, Err(&too_large(size, limit, metrics)));
+    }
     if !sent {
         metrics.unsent.add();
     }

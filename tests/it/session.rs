@@ -183,6 +183,30 @@ fn in_flight(limit: usize) -> Limits {
 }
 
 #[test]
+fn replies_that_outgrow_their_json_are_bounded() {
+    let limits = Limits { message: 2000, ..Limits::default() };
+    let mut driven = Driven::new(limits, Dialect::MessagePack);
+    let echo = |count: u16| {
+        let mut request = b"\x94\x00\x07\xa8rpc.echo\xdc".to_vec();
+        request.extend_from_slice(&count.to_be_bytes());
+        // Half, in five bytes; as JSON in three with a comma, and back in nine.
+        request.extend_from_slice(&b"\xca\x3f\x00\x00\x00".repeat(count.into()));
+        request
+    };
+    driven.feed(echo(200));
+    driven.send(usize::MAX);
+    assert_eq!(driven.sent.len(), b"\x94\x01\x07\xc0".len() + b"\xdc\x00\xc8".len() + 200 * 9);
+    driven.sent.clear();
+    driven.feed(echo(390));
+    driven.send(usize::MAX);
+    let reply = String::from_utf8_lossy(&driven.sent);
+    assert!(reply.contains("a reply of 3517 bytes; the limit leaves 2000 (limits.message)"), "{reply}");
+    assert!(reply.len() < 200, "{reply}");
+    let too_large = driven.registry.metrics().replies_too_large.get();
+    assert_eq!(too_large, 1);
+}
+
+#[test]
 fn pieces_cut_anywhere_make_the_same_lines() {
     let echo = |id| format!(r#"{{"jsonrpc":"2.0","id":"{id}","method":"rpc.echo","params":["é\n"]}}"#);
     let text = format!("{}\r\n\n nonsense\n[{},7]\n{}\n{}", echo("a"), echo("b"), notify(1), echo("c"));

@@ -1,8 +1,15 @@
 //! The goals for calls over the network, and whether this run met them.
+//!
+//! Those in calls a second and in microseconds were set on a machine on which the minimal loop made 1.9 million calls a
+//! second over one connection and 2.8 over a hundred, for 0.36 µs each. What stands beside them is what they come to as
+//! ratios, which other machines can meet.
 
 use crate::loads::{MANY, PINNED, PIPELINED, SINGLE};
 use crate::measure::{Results, Sample};
-use crate::servers::{BINARY, ECHO, Entrant, JSONRPSEE_HTTP, JSONRPSEE_WS, NODE, NODE_HTTP, NODE_WS};
+use crate::servers::{
+    BINARY, BINARY_HTTP, BINARY_WS, ECHO, Entrant, JSONRPSEE_HTTP, JSONRPSEE_WS, MINIMAL, NODE, NODE_HTTP,
+    NODE_WS,
+};
 use crate::table::{median, ratio};
 
 type Figure = fn(&Sample) -> f64;
@@ -33,6 +40,8 @@ pub(crate) fn print(entrants: &[Entrant], all: &[Results]) {
     let p50: Figure = |sample| sample.p50;
     let fairness: Figure = |sample| sample.fairness;
 
+    let idle = |us: &str| of(us).map(|us| us.memory.connection / 1e3);
+
     println!("\nBudgets\n");
     for us in [NODE, BINARY] {
         if of(us).is_none() {
@@ -47,20 +56,41 @@ pub(crate) fn print(entrants: &[Entrant], all: &[Results]) {
                 alone(us, PIPELINED, rate).map(|rate| rate / 1e6),
                 Goal::AtLeast(1.2),
             ),
+            (
+                "1 × 64: rate against the minimal loop",
+                against(us, PIPELINED, rate, MINIMAL),
+                Goal::AtLeast(0.63),
+            ),
             ("1 × 64: CPU µs a call", alone(us, PIPELINED, cpu), Goal::AtMost(0.6)),
+            (
+                "1 × 64: CPU against the minimal loop",
+                against(us, PIPELINED, cpu, MINIMAL),
+                Goal::AtMost(1.67),
+            ),
             ("100 × 32: million calls/s", alone(us, MANY, rate).map(|rate| rate / 1e6), Goal::AtLeast(1.5)),
+            (
+                "100 × 32: rate against the minimal loop",
+                against(us, MANY, rate, MINIMAL),
+                Goal::AtLeast(0.54),
+            ),
             ("100 × 32: CPU µs a call", alone(us, MANY, cpu), Goal::AtMost(0.6)),
+            ("100 × 32: CPU against the minimal loop", against(us, MANY, cpu, MINIMAL), Goal::AtMost(1.67)),
             (
                 "100 × 32: slowest connection against the median",
                 alone(us, MANY, fairness),
                 Goal::AtLeast(0.5),
             ),
-            ("KB an idle connection", of(us).map(|us| us.memory.connection / 1e3), Goal::AtMost(4.0)),
+            ("KB an idle connection", idle(us), Goal::AtMost(4.0)),
         ] {
             line(what, value, &goal);
         }
     }
-    for (us, rival) in [(NODE_WS, JSONRPSEE_WS), (NODE_HTTP, JSONRPSEE_HTTP)] {
+    for (us, rival) in [
+        (NODE_WS, JSONRPSEE_WS),
+        (BINARY_WS, JSONRPSEE_WS),
+        (NODE_HTTP, JSONRPSEE_HTTP),
+        (BINARY_HTTP, JSONRPSEE_HTTP),
+    ] {
         if of(us).is_none() {
             continue;
         }
@@ -70,6 +100,7 @@ pub(crate) fn print(entrants: &[Entrant], all: &[Results]) {
         {
             line(what, against(us, load, rate, rival), &Goal::AtLeast(3.0));
         }
+        line("KB an idle connection", idle(us), &Goal::AtMost(4.0));
     }
 }
 

@@ -20,10 +20,13 @@ use chanrpc::load::Dialect;
 use crate::measure::Measured;
 
 pub(crate) const ECHO: &str = "smol echo, batched";
+pub(crate) const MINIMAL: &str = "smol + serde_json, minimal";
 pub(crate) const NODE: &str = "chanrpc lines";
 pub(crate) const NODE_HTTP: &str = "chanrpc HTTP";
 pub(crate) const NODE_WS: &str = "chanrpc WebSocket";
 pub(crate) const BINARY: &str = "chanrpc binary, lines";
+pub(crate) const BINARY_HTTP: &str = "chanrpc binary, HTTP";
+pub(crate) const BINARY_WS: &str = "chanrpc binary, WebSocket";
 pub(crate) const JSONRPSEE_HTTP: &str = "jsonrpsee 0.26 HTTP";
 pub(crate) const JSONRPSEE_WS: &str = "jsonrpsee 0.26 WebSocket";
 
@@ -65,15 +68,15 @@ pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
     };
     let mut all = vec![
         add(ECHO, echo::serve as fn(), Dialect::Lines),
-        add("smol + serde_json, minimal", minimal::serve, Dialect::Lines),
+        add(MINIMAL, minimal::serve, Dialect::Lines),
         add(NODE, node::serve, Dialect::Lines),
         add(NODE_HTTP, node::serve, Dialect::Http),
         add(NODE_WS, node::serve, Dialect::WebSocket),
     ];
     if binary.is_some() {
         all.push(ours(BINARY, Dialect::Lines));
-        all.push(ours("chanrpc binary, HTTP", Dialect::Http));
-        all.push(ours("chanrpc binary, WebSocket", Dialect::WebSocket));
+        all.push(ours(BINARY_HTTP, Dialect::Http));
+        all.push(ours(BINARY_WS, Dialect::WebSocket));
     }
     #[cfg(feature = "rivals")]
     {
