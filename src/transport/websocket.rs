@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::Utf8Bytes;
-use async_tungstenite::tungstenite::error::{CapacityError, Error};
+use async_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError};
 use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
@@ -145,6 +145,10 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 }
                 Some(Err(Error::Utf8(_))) => {
                     return Poll::Ready(Ok(self.complain(CloseCode::Invalid, "not UTF-8")));
+                }
+                // The peer is gone without a word, so there is nobody to tell.
+                Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+                    return Poll::Ready(Ok(Received::Gone));
                 }
                 Some(Err(Error::Protocol(error))) => {
                     return Poll::Ready(Ok(self.complain(CloseCode::Protocol, error.to_string())));

@@ -242,16 +242,52 @@ def falls_silent(watched):
 def token(watched):
     page = watched.page
     same("no protocol is offered without a token", page.evaluate("offered.filter((list) => list.length)"), [])
-    page.get_by_text("Token", exact=True).click()
-    page.get_by_label("Token, if").fill("secret-1")
-    page.get_by_role("button", name="Use").click()
+    use_token(page, "secret-1")
     page.wait_for_function("offered.at(-1).length > 0")
     same("with a token it is", page.evaluate("offered.at(-1)"), ["chanrpc", "chanrpc.bearer.secret-1"])
     same("the token is kept for this tab", page.evaluate("sessionStorage.length + localStorage.length * 10"), 1)
-    page.get_by_text("Token", exact=True).click()
-    page.get_by_label("Token, if").fill("")
-    page.get_by_role("button", name="Use").click()
+    use_token(page, "")
     watched.is_connected()
+
+
+def use_token(page, token):
+    field = page.get_by_label("Token, if")
+    if not field.is_visible():
+        page.get_by_text("Token", exact=True).click()
+    field.fill(token)
+    page.get_by_role("button", name="Use").click()
+
+
+def guarded(browser, folder):
+    """A node with access rules: what is for everybody, what is for who has the token, and a token that is none."""
+    made = subprocess.run([BINARY, "token"], capture_output=True, text=True, check=True)
+    secret, digest = made.stdout.strip(), re.search(r"sha256:\w+", made.stderr)[0]
+    config = pathlib.Path(folder, "guarded.toml")
+    config.write_text(f"""
+[[access]]
+functions = ["rpc.*"]
+[[access]]
+functions = ["greet"]
+token = "{digest}"
+[[function]]
+name = "greet"
+exec = ["echo", "-n", "hi"]
+""")
+    node = Node(config)
+    try:
+        watched = Watched(browser, node)
+        watched.call("greet", "^error -32002: ")
+        use_token(watched.page, "none-of-this-node")
+        expect(watched.page.locator("#status")).to_have_text("connection lost")
+        use_token(watched.page, secret)
+        watched.is_connected()
+        watched.call("greet", "^answered$", '"hi"')
+        same("nobody complained but of the token that is none", [
+            text for text in watched.complaints if "HTTP Authentication failed" not in text
+        ], [])
+        watched.context.close()
+    finally:
+        node.kill()
 
 
 def telephone(browser, node):
@@ -352,6 +388,7 @@ def main():
             telephone(browser, node)
             strange_functions(browser, node, folder)
             policy(browser, node)
+            guarded(browser, folder)
             watched = Watched(browser, node)
             falls_silent(watched)
             token(watched)
