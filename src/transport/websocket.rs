@@ -12,6 +12,7 @@ use async_tungstenite::tungstenite::error::{CapacityError, Error, ProtocolError}
 use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSocketConfig};
+use futures_lite::io::AsyncWrite as _;
 use futures_lite::stream::Stream as _;
 use futures_sink::Sink;
 
@@ -85,6 +86,12 @@ impl<T: Stream> WebSocket<T> {
     fn complain(&mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) -> Received {
         self.farewell = Some(Box::new(Farewell::ToSay(CloseFrame { code, reason: reason.into() })));
         Received::Gone
+    }
+
+    /// Lets out what tungstenite has left behind: once a connection is closed, it flushes nothing.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let underlay = self.stream.get_mut();
+        if underlay.outbox.is_empty() { Poll::Ready(Ok(())) } else { Pin::new(underlay).poll_flush(cx) }
     }
 
     /// Pings a peer that has been silent for long. `Ready` if that is to be written now.
@@ -177,7 +184,8 @@ impl<T: Stream> Pipe for WebSocket<T> {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx).map_err(into_io)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(into_io)?;
+        self.poll_out(cx)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, why: Closing) -> Poll<io::Result<()>> {
@@ -186,7 +194,7 @@ impl<T: Stream> Pipe for WebSocket<T> {
         }
         let Some(farewell) = &mut self.farewell else {
             return match ready!(Pin::new(&mut self.stream).poll_close(cx)) {
-                Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => Poll::Ready(Ok(())),
+                Ok(()) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => self.poll_out(cx),
                 Err(error) => Poll::Ready(Err(into_io(error))),
             };
         };
@@ -200,6 +208,7 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 }
                 Farewell::Said => {
                     ready!(Pin::new(&mut self.stream).poll_flush(cx)).map_err(into_io)?;
+                    ready!(Pin::new(self.stream.get_mut()).poll_flush(cx))?;
                     ready!(Pin::new(self.stream.get_mut().stream.get_mut()).poll_close(cx))?;
                     **farewell = Farewell::Lingering(Linger::new());
                 }
