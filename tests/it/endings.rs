@@ -42,6 +42,32 @@ fn told_after_all(mut client: Client, beginning: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_websocket_close_is_answered_with_one() {
+    let node = Node::demo();
+    for code in [1000_u16, 1001, 4321] {
+        let mut client = websocket(&node);
+        // A call, a ping and the close at once: all three are answered, in this order.
+        let call = br#"{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}"#;
+        let frame = |opcode: u8, payload: &[u8]| {
+            let head = [0x80 | opcode, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
+            [&head[..], payload].concat()
+        };
+        client.send([frame(1, call), frame(9, b"p"), frame(8, &code.to_be_bytes())].concat());
+        let mut told = Vec::new();
+        client.stream().read_to_end(&mut told).expect("no reset");
+        let answer = br#"{"jsonrpc":"2.0","id":1,"result":"pong"}"#;
+        let expected = [
+            &[0x81, u8::try_from(answer.len()).unwrap()][..],
+            answer,
+            &[0x8a, 1, b'p'],
+            &[0x88, 2],
+            &code.to_be_bytes(),
+        ];
+        assert_eq!(told, expected.concat());
+    }
+}
+
+#[test]
 fn a_websocket_message_too_large_is_told_to_who_is_still_sending() {
     let node = Node::demo();
     let told = told_after_all(websocket(&node), &frame_of(3 * MIB));
