@@ -59,9 +59,21 @@ impl Lanes<Remote> {
         limits: Limits,
         settings: LaneSettings,
     ) -> Self {
-        let (address, executor_of_dial) = (address.into(), executor.clone());
+        let (address, executor_of_remotes) = (address.into(), executor.clone());
+        Self::over(executor, settings, move || {
+            Remote::new(&executor_of_remotes, address.as_str(), limits.clone())
+        })
+    }
+
+    /// Creates a pool of connections that `remote` begins, one for each lane: to a node that asks for a token, say
+    /// ([`Remote::with_token`]), or that speaks TLS ([`Remote::over_tls`]).
+    pub fn over(
+        executor: &Arc<Executor<'static>>,
+        settings: LaneSettings,
+        remote: impl Fn() -> Remote + Send + Sync + 'static,
+    ) -> Self {
         Self::new(executor, settings, move |_| {
-            let remote = Remote::new(&executor_of_dial, address.as_str(), limits.clone());
+            let remote = remote();
             async move {
                 remote.connected().await?;
                 Ok(remote)

@@ -10,8 +10,11 @@ use std::time::{Duration, SystemTime};
 use chanrpc::config::{Config, Limits, Listen};
 use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
+use chanrpc::remote::{Remote, RemoteError};
 use chanrpc::route::{Access, Pass, Registry, token_hash};
+use chanrpc::sched::{LaneError, LaneSettings, Lanes};
 use serde_json::{Value, json};
+use smol::Executor;
 
 use crate::programs::program;
 use crate::spec::run;
@@ -450,6 +453,27 @@ fn a_token_file_that_is_not_there_keeps_a_node_from_starting() {
     let config = folder.write("config.toml", config);
     let ended = support::run(["serve", "--check", "--config", config.to_str().unwrap()]);
     assert!(ended.failed(2).contains("/no/such/file"), "{ended:?}");
+}
+
+#[test]
+fn lanes_present_a_token() {
+    let node = guarded();
+    let executor = Arc::new(Executor::new());
+    smol::block_on(executor.run(async {
+        for (token, code) in
+            [(Some(TOKEN), None), (Some(OTHER), Some(code::DENIED)), (None, Some(code::DENIED))]
+        {
+            let (of_remotes, address) = (executor.clone(), node.address().to_string());
+            let lanes = Lanes::over(&executor, LaneSettings::default(), move || {
+                Remote::with_token(&of_remotes, address.as_str(), Limits::default(), token.map(str::to_owned))
+            });
+            match lanes.call("rpc.echo", None).await {
+                Ok(echoed) => assert_eq!((echoed.get(), code), ("null", None)),
+                Err(LaneError::Failed(RemoteError::Fault(fault))) => assert_eq!(Some(fault.code), code),
+                Err(error) => panic!("{token:?}: {error}"),
+            }
+        }
+    }));
 }
 
 // The command line.
