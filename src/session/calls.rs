@@ -113,7 +113,7 @@ impl Calls {
 
     /// Takes the first request that waits for its turn.
     pub(super) fn take_waiting(&mut self) -> Option<Waiting> {
-        self.remove_waiting(0)
+        if self.waiting.is_empty() { None } else { self.remove_waiting(0) }
     }
 
     fn remove_waiting(&mut self, at: usize) -> Option<Waiting> {

@@ -122,7 +122,7 @@ impl Session {
 
     /// Tells whether what came at `now` has taken so long that others should have their turn.
     pub fn is_turn_over(&self, now: Instant) -> bool {
-        self.clock.saturating_duration_since(now) > TURN.1
+        self.clock > now + TURN.1
     }
 
     /// How many messages were taken in so far.
@@ -262,9 +262,9 @@ impl Session {
     /// Takes in what stands in the input, message by message.
     fn stream(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
-        let (mut at, mut left) = (0, TURN.0);
+        let (mut at, mut left, end) = (0, TURN.0, now + TURN.1);
         while at < input.len() && !self.broken && self.has_room_for_more() {
-            if left == 0 || (left < TURN.0 && self.is_turn_over(now)) {
+            if left == 0 || (left < TURN.0 && self.clock > end) {
                 self.interrupted = true;
                 break;
             }
