@@ -18,7 +18,8 @@ const QUANTILES: [(&str, f64); 5] =
 
 /// Call a function as often as it goes, or at a fixed rate, and tell how many calls there were and how long they took.
 ///
-/// Exit codes: 0 answered, 1 every answer was an error, 2 usage, 3 nobody there, 4 no answer, 5 denied.
+/// Exit codes: 0 answered, 1 every answer was an error, 2 usage, 3 nobody there, or no such function, 4 no answer,
+/// 5 denied, 130 interrupted.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
 pub(super) struct Bench {
@@ -65,7 +66,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = check(&self.to) {
+        if let Err(exit) = check("--to", &self.to) {
             return exit;
         }
         let mut arguments = self.call.into_iter();

@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use argh::FromArgs;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ADDRESS, Exit, complain, json, print, token, usage, with_remote};
+use super::{ADDRESS, Exit, LARGEST, complain, json, print, token, usage, with_remote};
 use crate::message::code;
 use crate::remote::RemoteError;
 
 /// Call a function and print its result as JSON.
 ///
-/// Exit codes: 0 answered, 1 the function answered with an error, 2 usage, 3 nobody there, 4 deadline, 5 denied.
+/// Exit codes: 0 answered, 1 the function answered with an error, 2 usage, 3 nobody there, or no such function,
+/// 4 deadline, 5 denied, 130 interrupted.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "call", help_triggers("-h", "--help"))]
 pub(super) struct Call {
@@ -47,7 +48,7 @@ pub(super) struct Call {
 
 /// Call a function and do not wait until it has run; its result is dropped.
 ///
-/// Exit codes: 0 handed over, 2 usage, 3 nobody there, 4 deadline.
+/// Exit codes: 0 handed over, 2 usage, 3 nobody there, 4 deadline, 5 denied, 130 interrupted.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "go", help_triggers("-h", "--help"))]
 pub(super) struct Go {
@@ -151,8 +152,12 @@ pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Op
     if text == "-" {
         text.clear();
         std::io::stdin()
+            .take(LARGEST as u64 + 1)
             .read_to_string(&mut text)
             .map_err(|error| format!("--params -: reading standard input failed: {error}"))?;
+        if text.len() > LARGEST {
+            return Err(format!("--params -: more than {LARGEST} bytes"));
+        }
     }
     let text = text.trim();
     if !text.starts_with(['[', '{']) {

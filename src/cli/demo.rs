@@ -27,8 +27,11 @@ pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo
     native
         .register1("demo.add", |_: &mut Demo, (a, b): (f64, f64)| number(a + b))?
         .register_n("demo.divide", |_, (a, b): (i64, i64)| {
-            let by_zero = || Fault::invalid_params("the second number must not be 0");
-            Ok::<_, Fault>((a.checked_div(b).ok_or_else(by_zero)?, a.checked_rem(b).ok_or_else(by_zero)?))
+            let whole = a.checked_div(b).zip(a.checked_rem(b));
+            whole.ok_or_else(|| match b {
+                0 => Fault::invalid_params("the second number must not be 0"),
+                _ => Fault::invalid_params("the result is beyond 64 bits"),
+            })
         })?
         .register1("demo.count", |demo, by: Option<i64>| {
             demo.count = demo.count.wrapping_add(by.unwrap_or(1));

@@ -13,10 +13,11 @@ mod why;
 
 use std::ffi::OsString;
 use std::future::Future;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
@@ -58,7 +59,9 @@ enum Command {
 
 /// Runs the program on its arguments, without its own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let exit = match parse(arguments) {
+    let command = parse(arguments);
+    let is_node = matches!(command, Ok(Command::Serve(_)));
+    let exit = match command {
         Ok(command) => match command {
             Command::Serve(serve) => serve.run(),
             Command::Call(call) => call.run(),
@@ -71,7 +74,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Err(exit) => exit,
     };
     crate::log::flush(FLUSH);
-    exit
+    // A node goes on when nobody hears from it; of other commands the result is what counts.
+    let in_vain = exit == Exit::Answered && !is_node && UNWRITTEN.load(Ordering::Relaxed);
+    if in_vain { Exit::Failed } else { exit }
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
@@ -99,10 +104,22 @@ fn usage(message: &str) -> Exit {
     Exit::Usage
 }
 
-/// Prints a result. That nobody reads it is no failure of ours.
+/// Bytes of a request, and of an answer, that a command takes at most.
+const LARGEST: usize = 64 << 20;
+
+/// Whether a result could not be printed.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Prints a result. That nobody reads it is no failure of ours; that there is no room for it is one.
 fn print(line: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        complain(format_args!("writing the result failed: {error}"));
+        UNWRITTEN.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Tells a person what went wrong.
@@ -132,7 +149,7 @@ fn with_remote(
     else {
         return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
     };
-    if let Err(exit) = check(address) {
+    if let Err(exit) = check("--to", address) {
         return exit;
     }
     let interrupts = interrupts();
@@ -141,7 +158,9 @@ fn with_remote(
         Exit::Interrupted
     };
     let executor = Arc::new(Executor::new());
-    let remote = Remote::over_tls(&executor, address, Limits::default(), token, tls);
+    // How much may be asked and answered is for the node to say.
+    let limits = Limits { message: LARGEST, output: LARGEST, ..Limits::default() };
+    let remote = Remote::over_tls(&executor, address, limits, token, tls);
     let mut exit = Exit::Interrupted;
     run_on(
         &executor,
@@ -154,12 +173,12 @@ fn with_remote(
     exit
 }
 
-/// Looks at the form of an address that was given with `--to`.
-fn check(address: &str) -> Result<(), Exit> {
+/// Looks at the form of an address that was given with an option.
+fn check(option: &str, address: &str) -> Result<(), Exit> {
     if address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
         return Ok(());
     }
-    Err(usage(&format!("--to {address}: an address is host:port, such as {ADDRESS}")))
+    Err(usage(&format!("{option} {address}: an address is host:port, such as {ADDRESS}")))
 }
 
 /// Gets a word when the user interrupts the program.

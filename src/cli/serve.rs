@@ -13,7 +13,7 @@ use log::LevelFilter;
 use smol::Executor;
 use smol::net::TcpListener;
 
-use super::{ADDRESS, Exit, complain, demo, print, run_on};
+use super::{ADDRESS, Exit, check, complain, demo, print, run_on};
 use crate::chan::Settings;
 use crate::config::{Config, ConfigError, Listen, about};
 use crate::node::{Listener, Node};
@@ -51,6 +51,9 @@ type Failure = Box<dyn std::error::Error>;
 
 impl Serve {
     pub(super) fn run(self) -> Exit {
+        if let Some(exit) = self.listen.iter().find_map(|address| check("--listen", address).err()) {
+            return exit;
+        }
         match self.try_run() {
             Ok(()) => Exit::Answered,
             Err(error) => {

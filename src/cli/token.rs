@@ -19,6 +19,8 @@ const RANDOM: usize = 24;
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// Characters of a token that somebody else made. A shorter one could be found from its hash.
 const SHORTEST: usize = 20;
+/// Bytes that are read to find a token.
+const LONGEST: u64 = 64 * 1024;
 
 /// Make a token that allows to call functions.
 ///
@@ -41,9 +43,9 @@ pub(super) struct Token {
 
 impl Token {
     pub(super) fn run(self) -> Exit {
-        let token = if self.hash { read() } else { make() };
-        let token = match token {
+        let token = match if self.hash { read() } else { make() } {
             Ok(token) => token,
+            Err(message) if self.hash => return usage(&message),
             Err(message) => {
                 complain(format_args!("{message}"));
                 return Exit::Failed;
@@ -58,7 +60,9 @@ impl Token {
             print(&rule);
         } else {
             print(&token);
-            let _ = writeln!(std::io::stderr(), "{rule}");
+            if writeln!(std::io::stderr(), "{rule}").is_err() {
+                return Exit::Failed;
+            }
         }
         Exit::Answered
     }
@@ -94,6 +98,7 @@ fn make() -> Result<String, String> {
 fn read() -> Result<String, String> {
     let mut text = String::new();
     std::io::stdin()
+        .take(LONGEST)
         .read_to_string(&mut text)
         .map_err(|error| format!("reading standard input failed: {error}"))?;
     let token = checked(&text)?;
@@ -119,7 +124,9 @@ pub(super) fn given(token: Option<String>, file: Option<PathBuf>) -> Result<Opti
         (Some(token), None) => checked(&token).map(Some).map_err(|message| format!("--token: {message}")),
         (None, Some(file)) => {
             let fail = |message: String| format!("--token-file {}: {message}", file.display());
-            let text = fs::read_to_string(&file).map_err(|error| fail(error.to_string()))?;
+            let mut text = String::new();
+            let read = fs::File::open(&file).and_then(|file| file.take(LONGEST).read_to_string(&mut text));
+            read.map_err(|error| fail(error.to_string()))?;
             checked(&text).map(Some).map_err(fail)
         }
         (None, None) => Ok(None),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
-use super::{Exit, complain, print, serve, token, usage};
+use super::{Exit, check, complain, print, serve, token, usage};
 use crate::config::Rule;
 use crate::route::{Access, Decision};
 
@@ -21,7 +21,7 @@ pub(super) struct Why {
     /// an address to look at instead of the configured ones; may be given more than once
     #[argh(option, arg_name = "ADDR")]
     listen: Vec<String>,
-    /// the token that the caller presents
+    /// the token that the caller presents; CHANRPC_TOKEN holds one too
     #[argh(option)]
     token: Option<String>,
     /// a file with the token that the caller presents
@@ -34,8 +34,11 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn run(self) -> Exit {
+        if let Some(exit) = self.listen.iter().find_map(|address| check("--listen", address).err()) {
+            return exit;
+        }
         let token = match token::given(self.token, self.token_file) {
-            Ok(token) => token,
+            Ok(token) => token.or_else(token::of_the_environment),
             Err(message) => return usage(&message),
         };
         let config = match serve::configuration(Some(&self.config), self.listen) {

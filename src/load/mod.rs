@@ -197,7 +197,9 @@ impl Load {
     fn check(&self, request: &Template) -> Result<(), LoadError> {
         let in_flight = self.connections.saturating_mul(self.in_flight);
         let sound = [
-            (self.connections > 0 && self.in_flight > 0 && self.threads > 0, "nothing to do: a number is 0"),
+            (self.connections > 0, "no connections: at least 1"),
+            (self.in_flight > 0, "no calls in flight: at least 1"),
+            (self.threads > 0, "no threads: at least 1"),
             (in_flight <= MOST_IN_FLIGHT, "more than 1,000,000 calls in flight over all connections"),
             (
                 in_flight.saturating_mul(request.len()) <= MOST_BYTES,

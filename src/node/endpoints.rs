@@ -79,7 +79,10 @@ impl Endpoints {
     /// What the counters say, to whoever may also ask for them by `rpc.stats`.
     fn metrics(&self, pass: &Pass) -> Reply {
         match pass.check("rpc.stats") {
-            Ok(()) => Reply::text(200, self.node.registry.prometheus()),
+            Ok(()) => {
+                let exposition = "text/plain; version=0.0.4; charset=utf-8";
+                Reply::typed(exposition, self.node.registry.prometheus())
+            }
             Err(fault) => {
                 self.node.metrics().denied.add();
                 denied(&fault, if pass.is_anonymous() { 401 } else { 403 })

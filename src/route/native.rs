@@ -405,10 +405,15 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fau
             _ => None,
         };
         // Several elements are no JSON text, so only one alone passes here.
-        plain
-            .and_then(|text| serde_json::from_str(text).ok())
-            .ok_or_else(|| Fault::invalid_params(error.to_string()))
+        plain.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| misfit(&error))
     })
+}
+
+/// What is wrong with parameters. Where they are so in our text tells the caller nothing.
+fn misfit(error: &serde_json::Error) -> Fault {
+    let text = error.to_string();
+    let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+    Fault::invalid_params(format!("the parameters do not fit: {what}"))
 }
 
 /// For functions that call others, and whose callers get to know why that failed.

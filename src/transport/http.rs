@@ -78,7 +78,7 @@ impl Reply {
     /// A plain text.
     pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        let content_type = HeaderValue::from_static("text/plain; charset=utf-8");
         Self { status, content_type, headers: &[], body: body.into() }
     }
 

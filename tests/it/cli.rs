@@ -1,10 +1,11 @@
 //! The command line: commands, options, exit codes, and what goes where.
 
+use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::programs::{gate, program};
 use crate::support::{
@@ -461,6 +462,47 @@ fn no_stdout_at_all_is_nobodys_fault() {
 }
 
 // serve.
+
+#[test]
+fn a_result_for_which_there_is_no_room_is_a_failure() {
+    let node = Node::demo();
+    let address = node.address().to_string();
+    let ended = |line: &str, arguments: &[&str]| {
+        let mut command = binary_in_shell(line);
+        command.args(arguments);
+        Process::start(command).finish()
+    };
+    for arguments in [
+        &["call", "--to", &address, "demo.add", "1", "2"][..],
+        &["list", "--to", &address],
+        &["token"],
+        &["--version"],
+    ] {
+        let ended = ended("exec \"$0\" \"$@\" >/dev/full", arguments);
+        assert!(ended.failed(1).contains("writing the result failed"), "{arguments:?}: {ended:?}");
+    }
+    // The rule that goes with a token is a result too.
+    assert_eq!(ended("exec \"$0\" \"$@\" 2>/dev/full", &["token"]).code, Some(1));
+}
+
+#[test]
+fn what_is_too_deep_for_a_node_is_told_to_who_asked() {
+    let node = Node::demo();
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let refused = node.run("call", &["rpc.echo", &deep]);
+    assert!(refused.failed(1).contains("nested deeper than 128 (limits.depth)"), "{refused:?}");
+}
+
+#[test]
+fn how_large_a_message_may_be_is_for_the_node_to_say() {
+    let node = Node::with(Folder::new(), "limits.message = \"4 MiB\"\nlimits.output = \"4 MiB\"\n");
+    let text = "x".repeat(3 << 20);
+    let params = node.folder.write("params", &json!([text]).to_string());
+    let mut command = node.command("call", &["--params", "-", "rpc.echo"]);
+    command.stdin(File::open(params).unwrap());
+    let echoed = Process::start(command).finish();
+    assert_eq!(serde_json::from_str::<Value>(echoed.result()).unwrap(), json!([text]));
+}
 
 #[test]
 fn check_only_checks() {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Bounds, CANCEL};
+use super::{Bounds, CANCEL, id_at_front};
 use crate::codec::frame::{Read, Refused};
-use crate::codec::json::{Quoted, Scanner, Stop};
+use crate::codec::json::{Error, Quoted, Scanner, Stop};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
 /// How most messages begin.
@@ -31,7 +31,13 @@ pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
     };
     match read.and_then(|read| scanner.end().map(|()| read)) {
         Ok(read) => read,
-        Err(Stop) => Read::Single(Err(Refused::new(code::PARSE, scanner.error().to_string()))),
+        Err(Stop) => {
+            let error = scanner.error();
+            // A limit of ours, and not nonsense: who asked can be told, as when a message is too long.
+            let too_deep = matches!(error, Error::TooDeep(_));
+            let id = too_deep.then(|| id_at_front(text.as_bytes())).flatten();
+            Read::Single(Err(Refused::new(code::PARSE, error.to_string()).with_id(id)))
+        }
     }
 }
 
@@ -374,7 +380,7 @@ mod tests {
             format!(r#"{{"jsonrpc":"2.0","id":1,"method":"f","params":{open}{close}}}"#)
         };
         assert!(decoded(nested(BOUNDS.depth).as_bytes())[0].starts_with("1 f ["));
-        assert_eq!(decoded(nested(BOUNDS.depth + 1).as_bytes()), ["refused null -32700"]);
+        assert_eq!(decoded(nested(BOUNDS.depth + 1).as_bytes()), ["refused 1 -32700"]);
         assert_eq!(decoded("[".repeat(1_000_000).as_bytes()), ["refused null -32700"]);
         // Brackets in strings are no nesting, and a quote behind a backslash is no string's end.
         let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","params":["\"[[[[[[[[[\\",1]}"#;
