@@ -30,8 +30,8 @@ const BUFFER: usize = 16 * 1024;
 /// hyper pauses after 16 requests of a row. It has to go on so often before their answers go out, and others have their
 /// turn.
 const PAUSES: u32 = 3;
-/// Requests after which others have their turn before more is read.
-const TURN: u64 = 64;
+/// Requests, and time that they take, after which others have their turn before more is read.
+const TURN: (u64, Duration) = (64, Duration::from_millis(10));
 static JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The WebSocket subprotocol.
 const PROTOCOL: &str = "chanrpc";
@@ -197,7 +197,9 @@ pub async fn serve<T: Stream, S: Service>(
             stopping.store(true, Ordering::Relaxed);
             Pin::new(&mut connection).graceful_shutdown();
         }
-        let (mut pauses, before) = (0, progress.heads());
+        let (before, begun) = (progress.heads(), Instant::now());
+        let is_over = || progress.heads() - before >= TURN.0 || begun.elapsed() > TURN.1;
+        let mut pauses = 0;
         loop {
             if served.is_none()
                 && let Poll::Ready(result) = Pin::new(&mut connection).poll(cx)
@@ -205,7 +207,7 @@ pub async fn serve<T: Stream, S: Service>(
                 served = Some(result.map_err(ServeError::Http));
             }
             let paused = served.is_none() && !cork.take_blocked() && progress.is_settled();
-            if paused && pauses < PAUSES {
+            if paused && pauses < PAUSES && !is_over() {
                 pauses += 1;
                 continue;
             }
@@ -214,7 +216,7 @@ pub async fn serve<T: Stream, S: Service>(
             if served.is_some() {
                 ready!(out);
             } else if cork.resume() {
-                if progress.heads() - before < TURN {
+                if !is_over() {
                     continue;
                 }
                 cx.waker().wake_by_ref();

@@ -17,6 +17,8 @@ pub(super) struct Outbox {
     gathered: Vec<u8>,
     /// How many of these have gone out.
     sent: usize,
+    /// Whoever wanted it out was told to wait.
+    awaited: bool,
 }
 
 impl Outbox {
@@ -42,12 +44,33 @@ impl Outbox {
     }
 
     /// Writes all of it, and flushes. After an error there is nothing left to write.
+    ///
+    /// It is tried from several places. A stream that takes the bytes in one wakes nobody who was told to wait in
+    /// another, so that is done here.
     pub(super) fn poll_out(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut (impl AsyncWrite + Unpin),
     ) -> Poll<io::Result<()>> {
-        let written = ready!(self.poll_write_all(cx, stream));
+        let out = self.poll_write_and_flush(cx, stream);
+        if out.is_pending() {
+            self.awaited = true;
+        } else if std::mem::take(&mut self.awaited) {
+            cx.waker().wake_by_ref();
+        }
+        out
+    }
+
+    fn poll_write_and_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        let written = self.poll_write_all(cx, stream);
+        if written.is_pending() {
+            self.forget_sent();
+        }
+        let written = ready!(written);
         self.sent = 0;
         self.gathered.clear();
         self.gathered.shrink_to(KEPT);
@@ -67,5 +90,58 @@ impl Outbox {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Drops what has gone out, which would otherwise pile up while a peer always leaves something. Moves fewer bytes than
+    /// it drops.
+    fn forget_sent(&mut self) {
+        if self.sent > ROOM && self.sent > self.gathered.len() / 2 {
+            self.gathered.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes so many bytes, and then none until it is given room again.
+    struct Narrow(usize);
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let count = bytes.len().min(self.0);
+            self.0 -= count;
+            if count == 0 { Poll::Pending } else { Poll::Ready(Ok(count)) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn holds_little_more_than_what_has_yet_to_go_out() {
+        let mut outbox = Outbox::default();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        // One message stays behind all the time.
+        outbox.take_some(&[0; 1000]);
+        for _ in 0..1000 {
+            assert!(!outbox.is_full());
+            outbox.take_some(&[0; 1000]);
+            assert!(outbox.poll_out(&mut cx, &mut Narrow(1000)).is_pending());
+        }
+        assert!(outbox.gathered.capacity() < 4 * ROOM, "{}", outbox.gathered.capacity());
+        assert!(outbox.poll_out(&mut cx, &mut Narrow(1000)).is_ready());
+        assert!(outbox.is_empty());
     }
 }

@@ -542,7 +542,7 @@ fn what_the_token_command_prints_works_as_it_is() {
     for short in ["", "secret", "two words and some more characters"] {
         let mut command = binary();
         command.args(["token", "--hash"]);
-        Process::run_with_input(command, short).failed(1);
+        Process::run_with_input(command, short).failed(2);
     }
     support::run(["token", "--name", "two words"]).failed(2);
     support::run(["token", "disk free"]).failed(2);

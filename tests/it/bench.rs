@@ -274,7 +274,9 @@ fn what_was_asked_for_in_vain_has_its_exit_code() {
     assert!(dead.failed(3).contains("chanrpc serve"), "{dead:?}");
     for (arguments, told) in [
         (&["--dialect", "morse"][..], "lines, headers, msgpack"),
-        (&["--connections", "0"], "0"),
+        (&["--connections", "0"], "no connections"),
+        (&["--in-flight", "0"], "no calls in flight"),
+        (&["--threads", "0"], "no threads"),
         (&["--connections", "many"], "connections"),
         (&["--connections", "100000", "--in-flight", "100000"], "1,000,000"),
         (&["--rate", "0"], "rate"),

@@ -1,6 +1,5 @@
 //! The command line: commands, options, exit codes, and what goes where.
 
-use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 use std::process::Stdio;
@@ -497,10 +496,8 @@ fn what_is_too_deep_for_a_node_is_told_to_who_asked() {
 fn how_large_a_message_may_be_is_for_the_node_to_say() {
     let node = Node::with(Folder::new(), "limits.message = \"4 MiB\"\nlimits.output = \"4 MiB\"\n");
     let text = "x".repeat(3 << 20);
-    let params = node.folder.write("params", &json!([text]).to_string());
-    let mut command = node.command("call", &["--params", "-", "rpc.echo"]);
-    command.stdin(File::open(params).unwrap());
-    let echoed = Process::start(command).finish();
+    let command = node.command("call", &["--params", "-", "rpc.echo"]);
+    let echoed = Process::run_with_input(command, &json!([text]).to_string());
     assert_eq!(serde_json::from_str::<Value>(echoed.result()).unwrap(), json!([text]));
 }
 

@@ -868,6 +868,21 @@ fn websocket_frames_that_are_garbage() {
     });
 }
 
+#[test]
+fn a_websocket_that_ends_gets_its_answers_and_a_close_frame() {
+    let node = node("");
+    let ping = request(1, "rpc.ping", &json!([]));
+    let goodbye = frame(8, &1000_u16.to_be_bytes());
+    let answer = br#"{"jsonrpc":"2.0","id":1,"result":"pong"}"#;
+    let answer = [&[0x81, u8::try_from(answer.len()).unwrap()], &answer[..]].concat();
+    for calls in [0, 1, 3] {
+        let mut client = websocket(&node);
+        // At once, so that nothing else sends the answers out before the end is there.
+        client.send([frame(1, ping.as_bytes()).repeat(calls), goodbye.clone()].concat());
+        assert_eq!(client.rest(), [answer.repeat(calls), vec![0x88, 2, 3, 232]].concat());
+    }
+}
+
 // Programs.
 
 /// A node with functions made by `config`. Its own deadline ends no call that something else should end.

@@ -35,6 +35,7 @@ mod stress;
 mod support;
 #[cfg(feature = "tls")]
 mod tls;
+mod wakes;
 mod waterfall;
 mod websocket;
 mod wires;

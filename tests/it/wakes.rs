@@ -1,0 +1,175 @@
+//! Who waits for a transport is woken, and leaves others their turn: over a stream that takes bytes when it likes.
+
+use std::future::{Future, pending};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use chanrpc::transport::http::{self, Bounds, Reply, Request, Service};
+use chanrpc::transport::{Pipe, Received, Site, WebSocket};
+use smol::block_on;
+use smol::io::{AsyncRead, AsyncWrite};
+
+use crate::support::Woken;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// What a [`Fitful`] has been told, and whom it would wake.
+#[derive(Default)]
+struct Taken {
+    bytes: Vec<u8>,
+    waiting: Option<Waker>,
+}
+
+/// A stream whose first write of any two has to wait. As with a socket, nobody is woken for a write that had to wait
+/// once the next one has found room.
+struct Fitful {
+    input: Vec<u8>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+impl Fitful {
+    fn new(input: impl Into<Vec<u8>>) -> (Self, Arc<Mutex<Taken>>) {
+        let taken = Arc::default();
+        (Self { input: input.into(), taken: Arc::clone(&taken) }, taken)
+    }
+}
+
+impl AsyncRead for Fitful {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() {
+            return Poll::Pending;
+        }
+        let count = into.len().min(self.input.len());
+        into[..count].copy_from_slice(&self.input[..count]);
+        self.input.drain(..count);
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl AsyncWrite for Fitful {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut taken = self.taken.lock().unwrap();
+        if taken.waiting.take().is_none() {
+            taken.waiting = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        taken.bytes.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Answers every request with so many bytes, and takes its time for each.
+#[derive(Clone, Copy)]
+struct Answers {
+    site: &'static Site,
+    bytes: usize,
+    time: Duration,
+    given: &'static AtomicUsize,
+}
+
+impl Answers {
+    fn new(bytes: usize, time: Duration) -> Self {
+        Self { site: Box::leak(Box::default()), bytes, time, given: Box::leak(Box::default()) }
+    }
+}
+
+impl Service for Answers {
+    type Pass = ();
+
+    fn site(&self) -> &Site {
+        self.site
+    }
+
+    fn misdirected(&self) {}
+
+    fn admit(&self, _: Option<&str>) -> Result<(), Reply> {
+        Ok(())
+    }
+
+    async fn answer(&self, _: Request<'_>, (): ()) -> Reply {
+        // Work that holds the thread.
+        thread::sleep(self.time);
+        self.given.fetch_add(1, Ordering::Relaxed);
+        Reply::text(200, vec![b'x'; self.bytes])
+    }
+
+    fn too_large(&self) -> Reply {
+        Reply::text(413, "")
+    }
+}
+
+const BOUNDS: Bounds = Bounds { body: 1024, head_timeout: LONG, body_timeout: LONG };
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Tells whether the task is to be polled again: it is woken, or it will be by what it waits for.
+fn is_woken(woken: &Woken, taken: &Mutex<Taken>) -> bool {
+    if woken.take() {
+        return true;
+    }
+    // Not for what has been waited for already.
+    let waiting = taken.lock().unwrap().waiting.clone();
+    waiting.inspect(Waker::wake_by_ref).is_some()
+}
+
+#[test]
+fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
+    const LARGE: usize = 200_000;
+    let (stream, taken) = Fitful::new(GET);
+    let service = Answers::new(LARGE, Duration::ZERO);
+    let mut served = pin!(http::serve(stream, service, BOUNDS, pending()));
+    let woken = Arc::<Woken>::default();
+    let waker = woken.clone().into();
+    let mut cx = Context::from_waker(&waker);
+    while taken.lock().unwrap().bytes.len() < LARGE {
+        assert!(served.as_mut().poll(&mut cx).is_pending());
+        let out = taken.lock().unwrap().bytes.len();
+        assert!(is_woken(&woken, &taken) || out > LARGE, "nobody sees to the rest after {out} bytes");
+    }
+}
+
+#[test]
+fn who_waits_to_send_over_websocket_is_woken() {
+    let (stream, taken) = Fitful::new([0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
+    let mut pipe = block_on(WebSocket::accept(stream, Vec::new(), 1024, Duration::ZERO));
+    let woken = Arc::<Woken>::default();
+    let waker = woken.clone().into();
+    let mut cx = Context::from_waker(&waker);
+    let mut message = Vec::new();
+    let Poll::Ready(Ok(Received::Some)) = pipe.poll_receive(&mut cx, &mut message) else { panic!() };
+    let large = vec![b'x'; 20_000];
+    let Poll::Ready(Ok(_)) = pipe.poll_send(&mut cx, &large) else { panic!() };
+    assert!(pipe.poll_send(&mut cx, &large).is_pending(), "there is room for two");
+    // What it sends out before it reads makes room for the second.
+    assert!(pipe.poll_receive(&mut cx, &mut message).is_pending());
+    assert!(taken.lock().unwrap().bytes.len() > large.len());
+    assert!(woken.take(), "nobody sends the second");
+    let Poll::Ready(Ok(_)) = pipe.poll_send(&mut cx, &large) else { panic!() };
+}
+
+#[test]
+fn http_requests_that_take_long_leave_others_their_turn() {
+    const REQUESTS: usize = 64;
+    let (stream, _) = Fitful::new(GET.repeat(REQUESTS));
+    let service = Answers::new(1, Duration::from_millis(1));
+    let mut served = pin!(http::serve(stream, service, BOUNDS, pending()));
+    let woken = Arc::<Woken>::default();
+    let waker = woken.clone().into();
+    let mut cx = Context::from_waker(&waker);
+    assert!(served.as_mut().poll(&mut cx).is_pending());
+    let given = service.given.load(Ordering::Relaxed);
+    assert!((1..REQUESTS / 2).contains(&given), "{given} answers in one turn");
+    assert!(woken.take());
+}
