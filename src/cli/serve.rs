@@ -51,7 +51,7 @@ type Failure = Box<dyn std::error::Error>;
 
 impl Serve {
     pub(super) fn run(self) -> Exit {
-        if let Some(exit) = self.listen.iter().find_map(|address| check("--listen", address).err()) {
+        if let Err(exit) = self.listen.iter().try_for_each(|address| check("--listen", address)) {
             return exit;
         }
         match self.try_run() {

@@ -34,7 +34,7 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn run(self) -> Exit {
-        if let Some(exit) = self.listen.iter().find_map(|address| check("--listen", address).err()) {
+        if let Err(exit) = self.listen.iter().try_for_each(|address| check("--listen", address)) {
             return exit;
         }
         let token = match token::given(self.token, self.token_file) {

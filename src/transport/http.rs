@@ -5,9 +5,9 @@ use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -22,6 +22,7 @@ use smol::Timer;
 use smol::future::FutureExt;
 
 use super::cork::Cork;
+use super::heads::{HeadTimeout, Progress};
 use super::linger::Linger;
 use super::{Site, Stream};
 
@@ -273,77 +274,6 @@ impl Error for ServeError {
         match self {
             Self::Http(error) => error.source(),
             Self::SlowHead => None,
-        }
-    }
-}
-
-/// Which requests of a connection have come.
-#[derive(Debug, Default)]
-struct Progress {
-    heads: AtomicU64,
-    answered: AtomicU64,
-}
-
-impl Progress {
-    /// Counts a request whose head is there, until it is answered or dropped.
-    fn begin(&self) -> UnderWay<'_> {
-        self.heads.fetch_add(1, Ordering::Relaxed);
-        UnderWay(self)
-    }
-
-    fn heads(&self) -> u64 {
-        self.heads.load(Ordering::Relaxed)
-    }
-
-    /// Tells whether no request is under way.
-    fn is_settled(&self) -> bool {
-        self.heads() == self.answered.load(Ordering::Relaxed)
-    }
-}
-
-/// A request from when its head is there.
-struct UnderWay<'a>(&'a Progress);
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.0.answered.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// Bounds how long a connection waits for the next head.
-///
-/// hyper's own bound sets a timer for each request, and each timer wakes the thread that waits for them all.
-struct HeadTimeout {
-    limit: Duration,
-    /// How many heads had come when the waiting began, and when that was.
-    waiting: Option<(u64, Instant)>,
-    /// Not later than the waiting may end.
-    timer: Timer,
-}
-
-impl HeadTimeout {
-    fn new(limit: Duration) -> Self {
-        Self { limit, waiting: None, timer: Timer::after(limit) }
-    }
-
-    /// `Ready` once a connection whose answers are all `out` has waited for too long.
-    fn poll(&mut self, cx: &mut Context<'_>, progress: &Progress, out: bool) -> Poll<()> {
-        if !out || !progress.is_settled() {
-            self.waiting = None;
-            return Poll::Pending;
-        }
-        let heads = progress.heads();
-        let since = match self.waiting {
-            Some((before, since)) if before == heads => since,
-            _ => self.waiting.insert((heads, Instant::now())).1,
-        };
-        loop {
-            ready!(Pin::new(&mut self.timer).poll(cx));
-            let end = since + self.limit;
-            if end <= Instant::now() {
-                return Poll::Ready(());
-            }
-            self.timer.set_at(end);
         }
     }
 }

@@ -9,6 +9,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 mod alive;
 mod cork;
 mod guard;
+mod heads;
 pub mod http;
 mod linger;
 pub mod memory;

@@ -14,8 +14,7 @@ const ROOM: usize = 64;
 
 /// Appends a reply.
 pub fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
-    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
-    out.extend_from_slice(id.as_json().as_bytes());
+    open_reply(out, id);
     match answer {
         Ok(result) => {
             out.extend_from_slice(br#","result":"#);
@@ -41,9 +40,7 @@ pub fn encode_result<E>(
     write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
     let start = out.len();
-    out.reserve(ROOM + id.as_json().len());
-    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
-    out.extend_from_slice(id.as_json().as_bytes());
+    open_reply(out, id);
     out.extend_from_slice(br#","result":"#);
     let result = out.len();
     if let Err(instead) = write(out) {
@@ -53,6 +50,12 @@ pub fn encode_result<E>(
     put_on_one_line(&mut out[result..]);
     out.push(b'}');
     Ok(())
+}
+
+fn open_reply(out: &mut Vec<u8>, id: &Id<'_>) {
+    out.reserve(ROOM + id.as_json().len());
+    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
+    out.extend_from_slice(id.as_json().as_bytes());
 }
 
 /// Appends a request, or a notification if it has no id.
