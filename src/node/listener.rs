@@ -1,8 +1,12 @@
 //! Where connections come in.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use smol::net::TcpListener;
+use smol::Async;
+use smol::net::{TcpListener, TcpStream};
+use socket2::SockRef;
 
 use crate::codec::leaf::{ByteOrder, Leaf, LengthBytes};
 use crate::config::{self, Listen, ListenTls};
@@ -15,7 +19,7 @@ use crate::transport::tls::{Acceptor, TlsError};
 /// Made of nothing but a socket, it lets everybody call everything.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) socket: TcpListener,
+    socket: Arc<Async<std::net::TcpListener>>,
     pub(super) entrance: Arc<Entrance>,
 }
 
@@ -37,7 +41,7 @@ impl Listener {
         let site = Site::new(hosts, configured.origins.clone());
         let leaf = configured.leaf.as_ref().map(leaf);
         let pass = access.visitor(&configured.address);
-        Self { socket, entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
+        Self { socket: socket.into(), entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
     }
 
     /// Listens for peers that shake hands first.
@@ -46,6 +50,14 @@ impl Listener {
         let Entrance { pass, site, leaf, .. } = &*self.entrance;
         let entrance = Entrance { pass: pass.clone(), site: site.clone(), leaf: *leaf, tls };
         Self { entrance: Arc::new(entrance), ..self }
+    }
+
+    /// Waits for a connection. No program that starts while it is open inherits it: its peer would see the end only with
+    /// that of the program. On Windows the standard library does not see to that.
+    pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, peer) = self.socket.read_with(|socket| SockRef::from(socket).accept()).await?;
+        let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        Ok((TcpStream::try_from(std::net::TcpStream::from(stream))?, peer))
     }
 
     /// Reads the files that a listener with TLS needs. None, if it is configured without.
@@ -60,7 +72,7 @@ impl Listener {
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket, entrance: Arc::default() }
+        Self { socket: socket.into(), entrance: Arc::default() }
     }
 }
 

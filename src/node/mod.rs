@@ -165,7 +165,7 @@ impl Shared {
 async fn accept(node: Arc<Shared>, listener: Listener) {
     let mut back_off = BACK_OFF[0];
     loop {
-        match listener.socket.accept().await {
+        match listener.accept().await {
             Ok((stream, peer)) => {
                 back_off = BACK_OFF[0];
                 node.metrics().accepted.add();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chanrpc::config::Limits;
 use serde_json::{Value, json};
 
-use crate::programs::{assert_ends, await_begin, endless, gate, program, program_of};
+use crate::programs::{assert_ends, await_begin, await_gate, endless, gate, program, program_of};
 use crate::support::{
     Client, Folder, HttpReply, Node, Relay, Stderr, assert_fault, await_some, eventually, fake_node, fault,
     is_end, is_gone, outcome, post, request, run, scale,
@@ -32,6 +32,7 @@ impl Witness {
     fn new(node: &Node) -> Self {
         let mut client = node.connect();
         client.begin("in flight", "gate", &json!([node.folder.name("open")]));
+        await_gate(&node.folder, "open");
         let mut witness = Self { client, calls: 0 };
         witness.check();
         witness

@@ -34,9 +34,14 @@ pub(crate) fn program_of(function: &str, method: &str, settings: &str) -> String
     program(function, method, &["{file}"], &format!("params = {{ file = 'string' }}\n{settings}"))
 }
 
-/// A function that answers "opened" once the file exists that its parameter names.
+/// A function that answers "opened" once the file exists that its parameter names. See [`await_gate`].
 pub(crate) fn gate(settings: &str) -> String {
     program_of("gate", "gate", settings)
+}
+
+/// Waits until the function `gate` runs.
+pub(crate) fn await_gate(folder: &Folder, file: &str) {
+    folder.await_words(&format!("{file}.begun"));
 }
 
 /// A function that never answers. See [`await_begin`] and [`assert_ends`] for the file that its parameter names.
@@ -69,6 +74,7 @@ fn play(stream: TcpStream) {
         "text" => Ok("x".repeat(params[0].as_u64().unwrap().try_into().unwrap()).into()),
         "note" => fs::write(&file, "noted\n").map(|()| Value::Null).map_err(|error| json!(error.to_string())),
         "gate" => {
+            log(&file.with_extension("begun"), "begun");
             await_file(&file);
             Ok("opened".into())
         }
