@@ -377,7 +377,8 @@ async fn serve_http(
     if endpoints.was_asked() && matches!(served, Err(http::ServeError::SlowHead)) {
         return Ok(());
     }
-    if let Some(http::Upgraded { stream, first, pass }) = served? {
+    if let Some(http::Upgraded { stream, pass }) = served? {
+        let (first, stream) = stream.into_parts();
         let keepalive = limits.keepalive;
         let (dialect, pipe) = match entrance.leaf {
             None => (Dialect::Messages, WebSocket::accept(stream, first, limits.message, keepalive).await),

@@ -55,8 +55,9 @@ impl<T: Stream> Cork<T> {
         self.lock().stream.resume()
     }
 
-    /// Lets go of the stream, once the other hand has. What was gathered and not let out is lost.
-    pub(super) fn into_inner(self) -> Option<T> {
+    /// Lets go of the stream, if `other` is the other hand. What was gathered and not let out is lost.
+    pub(super) fn into_inner(self, other: Self) -> Option<T> {
+        drop(other);
         let corked = Arc::into_inner(self.0)?;
         Some(corked.into_inner().unwrap_or_else(PoisonError::into_inner).stream.into_inner())
     }

@@ -133,9 +133,11 @@ impl<T: AsyncRead + Unpin> Peeked<T> {
         (self.first, self.inner)
     }
 
-    /// Puts bytes back in front of a stream.
-    pub fn from_parts(first: Vec<u8>, inner: T) -> Self {
-        Self { inner, first }
+    /// Puts bytes in front that were read already.
+    #[must_use]
+    pub fn preceded_by(mut self, bytes: &[u8]) -> Self {
+        self.first.splice(..0, bytes.iter().copied());
+        self
     }
 }
 

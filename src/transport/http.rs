@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,9 +23,9 @@ use smol::Timer;
 use smol::future::FutureExt;
 
 use super::cork::Cork;
-use super::heads::{HeadTimeout, Progress};
+use super::heads::{Progress, Rested, Wait};
 use super::linger::Linger;
-use super::{Site, Stream};
+use super::{Peeked, Site, Stream};
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
 const BUFFER: usize = 16 * 1024;
@@ -136,33 +137,39 @@ pub trait Service: Clone + Send + Sync + Unpin {
 /// A connection that has become one of WebSocket.
 #[derive(Debug)]
 pub struct Upgraded<T, P> {
-    /// The stream.
-    pub stream: T,
-    /// What was read of it beyond the head.
-    pub first: Vec<u8>,
+    /// The stream, with what was read of it beyond the head.
+    pub stream: Peeked<T>,
     /// What its peer may do.
     pub pass: P,
 }
 
+/// What the requests of a connection, and whoever sees to it, know of each other.
+#[derive(Debug, Default)]
+struct Course {
+    progress: Progress,
+    /// The node stops.
+    stopping: AtomicBool,
+    /// The peer may still be sending when it is told the last.
+    unread: AtomicBool,
+}
+
 /// Serves one connection until it ends, or `stop` is there and the request in progress is answered.
 ///
-/// If the peer upgrades it to WebSocket, the stream comes back.
+/// If the peer upgrades it to WebSocket, the stream comes back. Between requests it has buffers for a moment only.
 ///
 /// # Errors
 /// [`ServeError`]: a broken stream, a head that is none or did not come in time.
 pub async fn serve<T: Stream, S: Service>(
-    stream: T,
+    mut stream: Peeked<T>,
     service: S,
     bounds: Bounds,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Option<Upgraded<T, S::Pass>>, ServeError> {
     let upgraded = Mutex::new(None);
-    let progress = Progress::default();
-    // Whether the stop is there, and whether the peer may still be sending when it is told the last.
-    let (stopping, unread) = (AtomicBool::new(false), AtomicBool::new(false));
+    let course = Course::default();
     let handler = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
-        let (service, upgraded, stopping, unread) = (service.clone(), &upgraded, &stopping, &unread);
-        let under_way = progress.begin();
+        let (service, upgraded, course) = (service.clone(), &upgraded, &course);
+        let under_way = course.progress.begin();
         async move {
             let _under_way = under_way;
             let (head, body) = request.into_parts();
@@ -176,22 +183,69 @@ pub async fn serve<T: Stream, S: Service>(
                     *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(pass);
                     (response, false)
                 }
-                Ok(Begun::Preflight(reply)) => (respond(reply, false), false),
+                Ok(Begun::Preflight(reply)) => {
+                    let close = !body.is_end_stream();
+                    (respond(reply, close), close)
+                }
                 Err(reply) => (respond(reply, true), true),
             };
             service.site().share(origin.as_ref(), response.headers_mut());
-            if close || stopping.load(Ordering::Relaxed) {
-                unread.store(true, Ordering::Relaxed);
+            if close || course.stopping.load(Ordering::Relaxed) {
+                course.unread.store(true, Ordering::Relaxed);
             }
             Ok::<_, Infallible>(response)
         }
     });
+    let mut stop = std::pin::pin!(stop);
+    let mut wait = Wait::new(bounds.head_timeout);
+    let served = loop {
+        // In a box, which is gone while the connection rests.
+        let exchanged = Box::pin(exchange(stream, &handler, &course, &mut wait, stop.as_mut())).await?;
+        stream = exchanged.stream;
+        if let Some(served) = exchanged.served {
+            break served;
+        }
+        match wait.rest(&mut stream, stop.as_mut()).await.map_err(ServeError::Stream)? {
+            Rested::Woken => {}
+            Rested::Late => return Err(ServeError::SlowHead),
+            Rested::Interrupted => break Ok(()),
+        }
+    };
+    if let Some(pass) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Ok(Some(Upgraded { stream, pass }));
+    }
+    farewell(&mut stream, served.is_err() || course.unread.into_inner()).await;
+    served.map(|()| None)
+}
+
+/// Requests and their answers, until there are no more for now.
+struct Exchanged<T> {
+    stream: Peeked<T>,
+    /// How the connection ended. `None` if it rests.
+    served: Option<Result<(), ServeError>>,
+}
+
+/// Has hyper read requests and write answers, until the connection ends or rests. An error with which the stream is given
+/// back is one that hyper has told the peer.
+async fn exchange<T: Stream, H>(
+    stream: Peeked<T>,
+    handler: &H,
+    course: &Course,
+    wait: &mut Wait,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Exchanged<T>, ServeError>
+where
+    H: hyper::service::Service<
+            hyper::Request<Incoming>,
+            Response = hyper::Response<Full<Bytes>>,
+            Error = Infallible,
+        >,
+{
+    let Course { progress, stopping, .. } = course;
     let mut builder = http1::Builder::new();
     builder.header_read_timeout(None).max_buf_size(BUFFER);
     let (cork, stream) = Cork::new(stream);
     let mut connection = builder.serve_connection(stream, handler);
-    let mut stop = std::pin::pin!(stop);
-    let mut head = HeadTimeout::new(bounds.head_timeout);
     let mut served = None;
     let served = poll_fn(|cx| {
         if !stopping.load(Ordering::Relaxed) && stop.as_mut().poll(cx).is_ready() {
@@ -221,27 +275,20 @@ pub async fn serve<T: Stream, S: Service>(
                     continue;
                 }
                 cx.waker().wake_by_ref();
-            } else if head.poll(cx, &progress, out.is_ready()).is_ready() {
-                served = Some(Err(ServeError::SlowHead));
+            } else if wait.poll(cx, progress, out.is_ready()).is_ready() {
+                return Poll::Ready(None);
             }
-            return served.take().map_or(Poll::Pending, Poll::Ready);
+            return served.take().map_or(Poll::Pending, |served| Poll::Ready(Some(served)));
         }
     })
     .await;
-    // hyper has answered what it cannot read.
-    let garbled = served.as_ref().is_err_and(ServeError::is_garbled);
-    if served.is_err() && !garbled {
-        return served.map(|()| None);
-    }
+    let served = match served {
+        Some(Err(error)) if !error.is_garbled() => return Err(error),
+        served => served,
+    };
     let parts = connection.into_parts();
-    let first = parts.read_buf;
-    drop(parts.io);
-    let Some(mut stream) = cork.into_inner() else { return served.map(|()| None) };
-    if let Some(pass) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Ok(Some(Upgraded { stream, first: first.to_vec(), pass }));
-    }
-    farewell(&mut stream, garbled || unread.into_inner()).await;
-    served.map(|()| None)
+    let stream = cork.into_inner(parts.io).ok_or(ServeError::Stream(io::ErrorKind::BrokenPipe.into()))?;
+    Ok(Exchanged { stream: stream.preceded_by(&parts.read_buf), served })
 }
 
 /// Says why a connection ended before its time.
@@ -250,6 +297,8 @@ pub async fn serve<T: Stream, S: Service>(
 pub enum ServeError {
     /// The stream broke, or brought what is no HTTP.
     Http(hyper::Error),
+    /// The stream broke between two requests.
+    Stream(io::Error),
     /// No request came, or not all of its head, within [`Bounds::head_timeout`].
     SlowHead,
 }
@@ -264,6 +313,7 @@ impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Http(error) => error.fmt(f),
+            Self::Stream(error) => error.fmt(f),
             Self::SlowHead => f.write_str("the head of a request did not come in time (limits.head_timeout)"),
         }
     }
@@ -273,6 +323,7 @@ impl Error for ServeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Http(error) => error.source(),
+            Self::Stream(error) => Some(error),
             Self::SlowHead => None,
         }
     }

@@ -780,6 +780,16 @@ fn only_pages_that_are_welcome_get_to_see_answers() {
     ] {
         assert_eq!(header(&reply, name), Some(value));
     }
+    // Its body would be taken for what follows.
+    let mut client = node.connect();
+    let behind = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    client.send(format!(
+        "OPTIONS /rpc HTTP/1.1\r\nHost: localhost\r\nOrigin: https://app.example\r\n\
+         Access-Control-Request-Method: POST\r\nContent-Length: {}\r\n\r\n{behind}",
+        behind.len()
+    ));
+    let said = String::from_utf8(client.rest()).unwrap();
+    assert!(said.starts_with("HTTP/1.1 204 ") && said.matches("HTTP/1.").count() == 1, "{said}");
     let echo = request(1, "rpc.echo", &json!([7]));
     let welcome = format!("Origin: https://app.example\r\nAuthorization: Bearer {TOKEN}\r\n");
     let reply = post(node.address(), &welcome, &echo);

@@ -26,6 +26,7 @@ mod no_tls;
 mod page;
 mod programs;
 mod remote;
+mod rest;
 mod sched;
 mod session;
 mod smuggling;

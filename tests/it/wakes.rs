@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::transport::http::{self, Bounds, Reply, Request, Service};
-use chanrpc::transport::{Pipe, Received, Site, WebSocket};
+use chanrpc::transport::{Peeked, Pipe, Received, Site, WebSocket};
 use smol::block_on;
 use smol::io::{AsyncRead, AsyncWrite};
 
@@ -129,7 +129,7 @@ fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
     const LARGE: usize = 200_000;
     let (stream, taken) = Fitful::new(GET);
     let service = Answers::new(LARGE, Duration::ZERO);
-    let mut served = pin!(http::serve(stream, service, BOUNDS, pending()));
+    let mut served = pin!(http::serve(Peeked::new(stream), service, BOUNDS, pending()));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);
@@ -164,7 +164,7 @@ fn http_requests_that_take_long_leave_others_their_turn() {
     const REQUESTS: usize = 64;
     let (stream, _) = Fitful::new(GET.repeat(REQUESTS));
     let service = Answers::new(1, Duration::from_millis(1));
-    let mut served = pin!(http::serve(stream, service, BOUNDS, pending()));
+    let mut served = pin!(http::serve(Peeked::new(stream), service, BOUNDS, pending()));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::transport::http::{self, Bounds, Reply, Request, Service};
-use chanrpc::transport::{Closing, Pipe, Received, Site, WebSocket};
+use chanrpc::transport::{Closing, Peeked, Pipe, Received, Site, WebSocket};
 use smol::net::{TcpListener, TcpStream};
 use smol::{LocalExecutor, block_on};
 
@@ -49,8 +49,9 @@ impl Service for &'static Door {
 async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
     let wait = Duration::from_secs(60);
     let bounds = Bounds { body: MAX, head_timeout: wait, body_timeout: wait };
-    let upgraded = http::serve(stream, door, bounds, pending()).await.map_err(io::Error::other)?;
-    let Some(http::Upgraded { stream, first, .. }) = upgraded else { return Ok(()) };
+    let upgraded = http::serve(Peeked::new(stream), door, bounds, pending()).await.map_err(io::Error::other)?;
+    let Some(http::Upgraded { stream, .. }) = upgraded else { return Ok(()) };
+    let (first, stream) = stream.into_parts();
     let mut pipe = WebSocket::accept(stream, first, MAX, Duration::ZERO).await;
     let mut message = Vec::new();
     loop {

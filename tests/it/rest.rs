@@ -1,0 +1,195 @@
+//! A connection of HTTP that waits for its next request rests: it has no buffers, and goes on where it was.
+
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use chanrpc::transport::http::{self, Bounds, Reply, Request, ServeError, Service};
+use chanrpc::transport::memory::{self, Memory};
+use chanrpc::transport::{Peeked, Site};
+use smol::future::FutureExt;
+use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use smol::{Timer, block_on};
+
+use crate::support::LIMIT;
+
+const LONG: Duration = Duration::from_secs(3600);
+/// Who waits with a smaller buffer than this rests.
+const SMALL: usize = 1024;
+const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// A stream that tells with how large a buffer its reader waits.
+struct Watched {
+    inner: Memory,
+    room: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.inner).poll_read(cx, into);
+        self.room.store(if read.is_pending() { into.len() } else { usize::MAX }, Ordering::Relaxed);
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+/// Answers every request with its body.
+#[derive(Clone)]
+struct Echo(&'static Site);
+
+impl Service for Echo {
+    type Pass = ();
+
+    fn site(&self) -> &Site {
+        self.0
+    }
+
+    fn misdirected(&self) {}
+
+    fn admit(&self, _: Option<&str>) -> Result<(), Reply> {
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request<'_>, (): ()) -> Reply {
+        Reply::text(200, request.body)
+    }
+
+    fn too_large(&self) -> Reply {
+        Reply::text(413, "")
+    }
+}
+
+/// The other end of a connection that is served.
+struct Peer {
+    stream: Memory,
+    room: Arc<AtomicUsize>,
+}
+
+impl Peer {
+    async fn say(&mut self, bytes: &str) {
+        self.room.store(usize::MAX, Ordering::Relaxed);
+        self.stream.write_all(bytes.as_bytes()).await.unwrap();
+    }
+
+    /// Waits until the served end rests.
+    async fn await_rest(&self) {
+        while self.room.load(Ordering::Relaxed) > SMALL {
+            Timer::after(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Reads an answer that ends with this.
+    async fn expect(&mut self, end: &str) {
+        let mut said = Vec::new();
+        while !said.ends_with(end.as_bytes()) {
+            let mut byte = [0];
+            self.stream.read_exact(&mut byte).await.unwrap();
+            said.push(byte[0]);
+        }
+        assert!(said.starts_with(b"HTTP/1.1 200 OK\r\n"), "{}", String::from_utf8_lossy(&said));
+    }
+}
+
+/// Serves a peer that does this until both have ended, and tells how that was.
+fn served<F: Future<Output = ()>>(
+    head_timeout: Duration,
+    stop: impl Future<Output = ()> + Send,
+    deed: impl FnOnce(Peer) -> F,
+) -> Result<(), ServeError> {
+    let (stream, inner) = memory::pair(64 * 1024);
+    let room = Arc::new(AtomicUsize::new(usize::MAX));
+    let peer = Peer { stream, room: room.clone() };
+    let bounds = Bounds { body: 64 * 1024, head_timeout, body_timeout: LONG };
+    let echo = Echo(Box::leak(Box::default()));
+    let served = http::serve(Peeked::new(Watched { inner, room }), echo, bounds, stop);
+    let late = async {
+        Timer::after(LIMIT).await;
+        panic!("waited in vain")
+    };
+    block_on(smol::future::zip(served, deed(peer)).or(late)).0.map(|upgraded| assert!(upgraded.is_none()))
+}
+
+#[test]
+fn requests_before_after_and_across_a_rest() {
+    let post = |text: &str| {
+        format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}", text.len())
+    };
+    let done = served(LONG, pending(), |mut peer| async move {
+        peer.say(GET).await;
+        peer.expect("\r\n\r\n").await;
+        peer.await_rest().await;
+        // More than is read at once by one who rests.
+        let large = "x".repeat(10_000) + "!";
+        peer.say(&post(&large)).await;
+        peer.expect("!").await;
+        peer.await_rest().await;
+        let (before, after) = GET.split_at(10);
+        peer.say(before).await;
+        peer.await_rest().await;
+        peer.say(after).await;
+        peer.expect("\r\n\r\n").await;
+        // Two that come together.
+        peer.await_rest().await;
+        peer.say(&(post("one") + &post("two"))).await;
+        peer.expect("one").await;
+        peer.expect("two").await;
+    });
+    // The peer has gone.
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[test]
+fn a_peer_that_goes_during_the_rest() {
+    let done = served(LONG, pending(), |mut peer| async move {
+        peer.say(GET).await;
+        peer.expect("\r\n\r\n").await;
+        peer.await_rest().await;
+    });
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[test]
+fn a_stop_during_the_rest() {
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    let stopped = async move { assert!(stopped.recv().await.is_err()) };
+    let done = served(LONG, stopped, |mut peer| async move {
+        peer.say(GET).await;
+        peer.expect("\r\n\r\n").await;
+        peer.await_rest().await;
+        stop.close();
+        assert_eq!(peer.stream.read(&mut [0]).await.unwrap(), 0, "the connection goes on");
+    });
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[test]
+fn a_head_that_begins_in_the_rest_and_never_ends() {
+    let limit = Duration::from_millis(500);
+    let done = served(limit, pending(), |mut peer| async move {
+        peer.say(GET).await;
+        peer.expect("\r\n\r\n").await;
+        peer.await_rest().await;
+        peer.say("GET / HTTP/1.1\r\n").await;
+        while peer.stream.write_all(b"x: y\r\n").await.is_ok() {
+            Timer::after(Duration::from_millis(20)).await;
+        }
+    });
+    assert!(matches!(done, Err(ServeError::SlowHead)), "{done:?}");
+}
