@@ -60,7 +60,7 @@ enum Command {
 /// Runs the program on its arguments, without its own name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let command = parse(arguments);
-    let is_node = matches!(command, Ok(Command::Serve(_)));
+    let is_node = matches!(&command, Ok(Command::Serve(serve)) if serve.stays());
     let exit = match command {
         Ok(command) => match command {
             Command::Serve(serve) => serve.run(),

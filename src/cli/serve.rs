@@ -50,6 +50,11 @@ pub(super) struct Serve {
 type Failure = Box<dyn std::error::Error>;
 
 impl Serve {
+    /// Tells whether a node runs, and not only its configuration is checked.
+    pub(super) fn stays(&self) -> bool {
+        !self.check
+    }
+
     pub(super) fn run(self) -> Exit {
         if let Err(exit) = self.listen.iter().try_for_each(|address| check("--listen", address)) {
             return exit;

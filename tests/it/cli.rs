@@ -475,6 +475,7 @@ fn a_result_for_which_there_is_no_room_is_a_failure() {
         &["call", "--to", &address, "demo.add", "1", "2"][..],
         &["list", "--to", &address],
         &["token"],
+        &["serve", "--check"],
         &["--version"],
     ] {
         let ended = ended("exec \"$0\" \"$@\" >/dev/full", arguments);

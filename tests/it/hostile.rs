@@ -340,6 +340,22 @@ fn a_peer_that_never_reads_batches() {
 }
 
 #[test]
+fn a_peer_that_never_reads_content_length() {
+    let echo = request(1, "rpc.echo", &json!(["x".repeat(100_000)]));
+    let message = format!("Content-Length: {}\r\n\r\n{echo}", echo.len());
+    assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
+}
+
+#[test]
+fn a_peer_that_never_reads_messagepack() {
+    // [0, 1, "rpc.echo", [a text of 32 bits of length]]
+    let mut message = b"\x94\x00\x01\xa8rpc.echo\x91\xdb".to_vec();
+    message.extend(100_000_u32.to_be_bytes());
+    message.extend([b'x'; 100_000]);
+    assert_slow_readers_are_cut_off(&message, Node::connect);
+}
+
+#[test]
 fn a_peer_that_never_reads_http() {
     let message = post(&request(1, "rpc.echo", &json!(["x".repeat(100_000)])));
     assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
