@@ -13,7 +13,7 @@ use async_channel::Sender;
 use event_listener::Event;
 use smol::future::FutureExt;
 use smol::net::TcpStream;
-use smol::{Executor, Task, Timer};
+use smol::{Async, Executor, Task, Timer};
 
 use super::{RemoteError, Secret, Target};
 use crate::codec::jsonrpc::{self, Bounds};
@@ -347,7 +347,7 @@ async fn dial(link: &Link) -> io::Result<Box<dyn Stream>> {
         Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time (limits.connect_timeout)"))
     };
     let dialled = async {
-        let stream = TcpStream::connect(address.as_str()).await?;
+        let stream = connect(address).await?;
         stream.set_nodelay(true)?;
         let _ = keep_alive(&stream, limits.keepalive);
         let stream = Guarded::new(stream, limits.stall_timeout);
@@ -360,6 +360,13 @@ async fn dial(link: &Link) -> io::Result<Box<dyn Stream>> {
         }
     };
     dialled.or(late).await
+}
+
+/// Connects. No program that starts while the connection is open inherits it, unless it starts while it is made.
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream: Arc<Async<std::net::TcpStream>> = TcpStream::connect(address).await?.into();
+    // On Windows this one would be inherited, and its clone is not.
+    stream.get_ref().try_clone()?.try_into()
 }
 
 /// Writes requests and reads replies until the connection ends.

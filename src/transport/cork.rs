@@ -24,15 +24,23 @@ struct Corked<T> {
     error: Option<io::Error>,
     /// A read or a write had to wait.
     blocked: bool,
+    /// The latest write had to wait: the other hand has more.
+    held_up: bool,
 }
 
 impl<T: Stream> Cork<T> {
     /// Takes hold of a stream with both hands.
     pub(super) fn new(stream: T) -> (Self, Self) {
         let stream = Sparing::new(stream);
-        let corked = Corked { stream, gathered: Outbox::default(), error: None, blocked: false };
+        let corked =
+            Corked { stream, gathered: Outbox::default(), error: None, blocked: false, held_up: false };
         let corked = Arc::new(Mutex::new(corked));
         (Self(corked.clone()), Self(corked))
+    }
+
+    /// Tells whether the other hand has something to write for which there was no room.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.lock().held_up
     }
 
     /// Writes what was gathered. If that fails, the other hand will find the stream broken.
@@ -103,7 +111,8 @@ impl<T: Stream> Write for Cork<T> {
         }
         if corked.gathered.is_full() {
             let out = corked.poll_out(cx);
-            corked.blocked |= out.is_pending();
+            corked.held_up = out.is_pending();
+            corked.blocked |= corked.held_up;
             ready!(out)?;
         }
         Poll::Ready(Ok(corked.gathered.take_some(bytes)))

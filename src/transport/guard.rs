@@ -133,6 +133,11 @@ impl<T: AsyncRead + Unpin> Peeked<T> {
         (self.first, self.inner)
     }
 
+    /// Tells whether bytes were looked at that are not yet read.
+    pub fn is_ahead(&self) -> bool {
+        !self.first.is_empty()
+    }
+
     /// Puts bytes in front that were read already.
     #[must_use]
     pub fn preceded_by(mut self, bytes: &[u8]) -> Self {

@@ -59,21 +59,23 @@ pub(super) struct Wait {
     began: Option<(u64, Instant)>,
     /// Not later than the rest may begin.
     timer: Timer,
+    /// When the latest rest ended.
+    rested: Option<Instant>,
 }
 
 /// What ends a rest.
 pub(super) enum Rested {
-    /// More is there, or nothing more will come.
-    Woken,
+    /// More of the head is there.
+    More,
     /// The head has not come in time.
     Late,
-    /// Whoever was to interrupt it did.
-    Interrupted,
+    /// The peer has gone without a word, or whoever was to end the rest did.
+    Over,
 }
 
 impl Wait {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, began: None, timer: Timer::after(limit.min(LULL)) }
+        Self { limit, began: None, timer: Timer::after(limit.min(LULL)), rested: None }
     }
 
     /// `Ready` once a connection whose answers are all `out` has waited long enough to rest.
@@ -87,37 +89,49 @@ impl Wait {
             Some((before, began)) if before == heads => began,
             _ => self.began.insert((heads, Instant::now())).1,
         };
+        // One that has just rested has a while for the remainder of the head.
+        let lull = self.rested.map_or(began, |rested| rested.max(began)) + LULL;
+        let lull = began.checked_add(self.limit).map_or(lull, |end| end.min(lull));
         loop {
             ready!(Pin::new(&mut self.timer).poll(cx));
-            let lull = began + self.limit.min(LULL);
+            // Also if it has fired: it has to fire again the next time.
+            self.timer.set_at(lull);
             if lull <= Instant::now() {
-                self.timer.set_at(lull);
                 return Poll::Ready(());
             }
-            self.timer.set_at(lull);
         }
     }
 
-    /// Waits on until more of the head comes, or it is too late, or `interrupt` is there.
+    /// Waits on until more of the head comes, or it is too late, or there is a reason to `end`.
     ///
     /// # Errors
-    /// The stream's.
+    /// The stream's, if a part of the head had come.
     pub(super) async fn rest<T: Stream>(
-        &self,
+        &mut self,
         stream: &mut Peeked<T>,
-        interrupt: impl Future<Output = ()>,
+        end: impl Future<Output = ()>,
     ) -> io::Result<Rested> {
-        let end = self.began.map_or_else(Instant::now, |(_, began)| began + self.limit);
-        let woken = async { stream.peek().await.map(|_| Rested::Woken) };
+        let has_begun = stream.is_ahead();
+        let more = async {
+            match stream.peek().await {
+                Ok(_) => Ok(Rested::More),
+                Err(error) if has_begun => Err(error),
+                // Many end a connection that nobody needs any more by a reset, or without TLS's last words.
+                Err(_) => Ok(Rested::Over),
+            }
+        };
+        let deadline = self.began.and_then(|(_, began)| began.checked_add(self.limit));
         let late = async {
-            Timer::at(end).await;
+            deadline.map_or_else(Timer::never, Timer::at).await;
             Ok(Rested::Late)
         };
-        let interrupted = async {
-            interrupt.await;
-            Ok(Rested::Interrupted)
+        let over = async {
+            end.await;
+            Ok(Rested::Over)
         };
         // Late first: a peer that sends bit by bit would put it off.
-        late.or(woken).or(interrupted).await
+        let rested = late.or(more).or(over).await;
+        self.rested = Some(Instant::now());
+        rested
     }
 }

@@ -205,10 +205,13 @@ pub async fn serve<T: Stream, S: Service>(
         if let Some(served) = exchanged.served {
             break served;
         }
+        if course.stopping.load(Ordering::Relaxed) {
+            break Ok(());
+        }
         match wait.rest(&mut stream, stop.as_mut()).await.map_err(ServeError::Stream)? {
-            Rested::Woken => {}
+            Rested::More => {}
             Rested::Late => return Err(ServeError::SlowHead),
-            Rested::Interrupted => break Ok(()),
+            Rested::Over => break Ok(()),
         }
     };
     if let Some(pass) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -275,7 +278,7 @@ where
                     continue;
                 }
                 cx.waker().wake_by_ref();
-            } else if wait.poll(cx, progress, out.is_ready()).is_ready() {
+            } else if wait.poll(cx, progress, out.is_ready() && !cork.is_held_up()).is_ready() {
                 return Poll::Ready(None);
             }
             return served.take().map_or(Poll::Pending, |served| Poll::Ready(Some(served)));
@@ -297,7 +300,7 @@ where
 pub enum ServeError {
     /// The stream broke, or brought what is no HTTP.
     Http(hyper::Error),
-    /// The stream broke between two requests.
+    /// The stream broke while a head was coming.
     Stream(io::Error),
     /// No request came, or not all of its head, within [`Bounds::head_timeout`].
     SlowHead,

@@ -135,6 +135,8 @@ fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
     let mut cx = Context::from_waker(&waker);
     while taken.lock().unwrap().bytes.len() < LARGE {
         assert!(served.as_mut().poll(&mut cx).is_pending());
+        // So slow that a connection that had nothing to do would rest long before the end.
+        thread::sleep(Duration::from_millis(50));
         let out = taken.lock().unwrap().bytes.len();
         assert!(is_woken(&woken, &taken) || out > LARGE, "nobody sees to the rest after {out} bytes");
     }
