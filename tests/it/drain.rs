@@ -3,13 +3,16 @@
 use serde_json::json;
 
 use crate::programs::gate;
-use crate::support::{Client, Folder, Node, eventually, outcome, post, request};
+use crate::support::{Client, Folder, Node, eventually, outcome, post, request, scale};
 
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 fn node() -> Node {
-    Node::with(Folder::new(), &format!("limits.drain = '1h'\n{}", gate("concurrency = 100")))
+    Node::with(
+        Folder::new(),
+        &format!("limits.drain = '1h'\nlimits.deadline = '1h'\n{}", gate("concurrency = 100")),
+    )
 }
 
 /// Has the node stop while so many calls are in flight, and answers them once it has begun to.
@@ -95,11 +98,12 @@ fn an_idle_websocket_is_told_that_the_node_goes_away() {
 fn a_connection_with_many_calls_gets_every_answer() {
     let mut node = node();
     let mut client = node.connect();
-    for id in 0..60 {
+    let calls = u64::from(scale(60).max(8));
+    for id in 0..calls {
         client.begin(id, "gate", &json!([node.folder.name("open")]));
     }
-    stop_amid(&mut node, 60);
-    let mut ids: Vec<_> = (0..60)
+    stop_amid(&mut node, calls);
+    let mut ids: Vec<_> = (0..calls)
         .map(|_| {
             let reply = client.reply();
             assert_eq!(outcome(&reply), Ok(json!("opened")));
@@ -107,7 +111,7 @@ fn a_connection_with_many_calls_gets_every_answer() {
         })
         .collect();
     ids.sort_unstable();
-    assert_eq!(ids, (0..60).collect::<Vec<_>>());
+    assert_eq!(ids, (0..calls).collect::<Vec<_>>());
     client.assert_closed();
     assert_eq!(node.wait(), Some(0));
 }
