@@ -52,8 +52,8 @@ impl Listener {
         Self { entrance: Arc::new(entrance), ..self }
     }
 
-    /// Waits for a connection. No program that starts while it is open inherits it, unless in this very moment: the peer
-    /// would see the end only with that of the program. On Windows the standard library does not see to that.
+    /// Waits for a connection. A program that inherited it would keep it open, so none does but one that starts in this very
+    /// moment; on Windows the standard library does not see to that.
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.socket.read_with(|socket| SockRef::from(socket).accept()).await?;
         let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;

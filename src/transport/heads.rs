@@ -65,7 +65,7 @@ pub(super) struct Wait {
 
 /// What ends a rest.
 pub(super) enum Rested {
-    /// More of the head is there.
+    /// More of the head is there, or the peer says no more.
     More,
     /// The head has not come in time.
     Late,

@@ -4,7 +4,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,15 +22,19 @@ const LONG: Duration = Duration::from_secs(3600);
 const SMALL: usize = 1024;
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A stream that tells with how large a buffer its reader waits.
+/// A stream that tells with how large a buffer its reader waits, and can be broken.
 struct Watched {
     inner: Memory,
     room: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
 }
 
 impl AsyncRead for Watched {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let read = Pin::new(&mut self.inner).poll_read(cx, into);
+        if self.broken.load(Ordering::Relaxed) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         self.room.store(if read.is_pending() { into.len() } else { usize::MAX }, Ordering::Relaxed);
         read
     }
@@ -80,9 +84,16 @@ impl Service for Echo {
 struct Peer {
     stream: Memory,
     room: Arc<AtomicUsize>,
+    broken: Arc<AtomicBool>,
 }
 
 impl Peer {
+    async fn break_off(&mut self) {
+        self.broken.store(true, Ordering::Relaxed);
+        // Wakes the other end.
+        self.say("x").await;
+    }
+
     async fn say(&mut self, bytes: &str) {
         self.room.store(usize::MAX, Ordering::Relaxed);
         self.stream.write_all(bytes.as_bytes()).await.unwrap();
@@ -115,10 +126,11 @@ fn served<F: Future<Output = ()>>(
 ) -> Result<(), ServeError> {
     let (stream, inner) = memory::pair(64 * 1024);
     let room = Arc::new(AtomicUsize::new(usize::MAX));
-    let peer = Peer { stream, room: room.clone() };
+    let broken = Arc::<AtomicBool>::default();
+    let peer = Peer { stream, room: room.clone(), broken: broken.clone() };
     let bounds = Bounds { body: 64 * 1024, head_timeout, body_timeout: LONG };
     let echo = Echo(Box::leak(Box::default()));
-    let served = http::serve(Peeked::new(Watched { inner, room }), echo, bounds, stop);
+    let served = http::serve(Peeked::new(Watched { inner, room, broken }), echo, bounds, stop);
     let late = async {
         Timer::after(LIMIT).await;
         panic!("waited in vain")
@@ -161,6 +173,40 @@ fn a_peer_that_goes_during_the_rest() {
         peer.say(GET).await;
         peer.expect("\r\n\r\n").await;
         peer.await_rest().await;
+    });
+    assert!(done.is_ok(), "{done:?}");
+}
+
+#[test]
+fn a_peer_that_breaks_off_during_the_rest() {
+    for (part, is_orderly) in [("", true), ("GET / HTTP/1.1\r\n", false)] {
+        let done = served(LONG, pending(), |mut peer| async move {
+            peer.say(GET).await;
+            peer.expect("\r\n\r\n").await;
+            peer.await_rest().await;
+            if !part.is_empty() {
+                peer.say(part).await;
+                peer.await_rest().await;
+            }
+            peer.break_off().await;
+        });
+        assert_eq!(done.is_ok(), is_orderly, "{part:?}: {done:?}");
+        assert!(is_orderly || matches!(done, Err(ServeError::Stream(_))), "{done:?}");
+    }
+}
+
+#[test]
+fn a_stop_while_the_first_head_is_coming() {
+    let (stop, stopped) = async_channel::bounded::<()>(1);
+    let stopped = async move { assert!(stopped.recv().await.is_err()) };
+    let done = served(LONG, stopped, |mut peer| async move {
+        peer.say("GET / HTTP/1.1\r\n").await;
+        // It has been read, and the rest has not begun.
+        while peer.room.load(Ordering::Relaxed) == usize::MAX {
+            Timer::after(Duration::from_millis(1)).await;
+        }
+        stop.close();
+        assert_eq!(peer.stream.read(&mut [0]).await.unwrap(), 0, "the connection goes on");
     });
     assert!(done.is_ok(), "{done:?}");
 }
