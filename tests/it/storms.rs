@@ -102,11 +102,14 @@ fn peers_that_vanish_before_a_whole_head() {
 fn a_peer_that_vanishes_while_it_is_answered() {
     let node = node("stall_timeout = '300ms'\nmessage = '2 MiB'\noutput = '1 MiB'\nin_flight = 64");
     let address = node.address();
-    // Passes on what the peer says, and nothing that the node says.
+    // Passes on what the peer says, and nothing that the node says. When it can pass on no more it hangs up on the peer,
+    // which else would wait in a write until its own time is up; towards the node it stays as it is.
     let proxy = listen(move |near| {
         let far = TcpStream::connect(address).unwrap();
         let _ = std::io::copy(&mut &near, &mut &far);
+        drop(near);
         thread::park();
+        drop(far);
     });
     let mut client = Client::connect(proxy);
     let long = "x".repeat(1 << 20);

@@ -565,8 +565,23 @@ impl Client {
         self.try_send(bytes).expect("the node takes what is sent");
     }
 
+    /// Sends bytes, all of them within the limit: each write that gets something through would have one of its own.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
-        self.stream().write_all(bytes.as_ref())
+        let mut stream = self.stream();
+        let until = stream.write_timeout()?.map(|limit| Instant::now() + limit);
+        let mut rest = bytes.as_ref();
+        while !rest.is_empty() {
+            match stream.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+            if !rest.is_empty() && until.is_some_and(|until| Instant::now() >= until) {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        Ok(())
     }
 
     /// Says that nothing more comes.
