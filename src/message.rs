@@ -25,6 +25,7 @@ pub mod code {
     pub const REPLY_TOO_LARGE: i64 = -32008;
     pub const BUSY: i64 = -32009;
     pub const BATCH_TOO_LARGE: i64 = -32010;
+    pub const LOST: i64 = -32011;
     pub const HOP_LIMIT: i64 = -32012;
     pub const PROGRAM_FAILED: i64 = -32013;
     pub const CLOSED: i64 = -32014;
@@ -193,6 +194,12 @@ pub struct Fault {
     pub data: Option<Box<RawValue>>,
 }
 
+/// What a fault tells of a call that nobody has answered.
+#[derive(serde::Serialize)]
+struct Sent {
+    sent: bool,
+}
+
 impl Fault {
     /// Creates a fault without data.
     pub fn new(code: i64, message: impl Into<Cow<'static, str>>) -> Self {
@@ -202,6 +209,18 @@ impl Fault {
     /// Creates a fault of [`code::INVALID_PARAMS`].
     pub fn invalid_params(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(code::INVALID_PARAMS, message)
+    }
+
+    /// Creates a fault of [`code::NO_PROVIDER`]: there was nobody to give the call to, so it has not run, and may be
+    /// made again. Its data says so: `{"sent": false}`.
+    pub fn not_sent(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(code::NO_PROVIDER, message).with_data(&Sent { sent: false })
+    }
+
+    /// Creates a fault of [`code::LOST`]: the call was under way when whoever had it was lost, so it may have run. Its
+    /// data says so: `{"sent": true}`.
+    pub fn lost(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(code::LOST, message).with_data(&Sent { sent: true })
     }
 
     /// Adds data, in place of any that is there.

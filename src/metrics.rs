@@ -119,6 +119,10 @@ node_metrics! {
     cancelled: Counter = "chanrpc_calls_cancelled_total";
     /// Calls that passed their deadline.
     deadlines: Counter = "chanrpc_calls_deadline_total";
+    /// Calls whose provider was not there, so that they were not sent and have not run.
+    not_sent: Counter = "chanrpc_calls_not_sent_total";
+    /// Calls whose provider was lost while it had them, so that they may have run.
+    lost: Counter = "chanrpc_calls_lost_total";
     /// Calls that no access rule allowed.
     denied: Counter = "chanrpc_calls_denied_total";
     /// Tokens that were presented and refused.

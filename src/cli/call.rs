@@ -7,7 +7,7 @@ use argh::FromArgs;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{ADDRESS, Exit, LARGEST, complain, json, print, token, usage, with_remote};
-use crate::message::code;
+use crate::message::{Fault, code};
 use crate::remote::RemoteError;
 
 /// Call a function and print its result as JSON.
@@ -111,7 +111,12 @@ impl Go {
             let handed_over = async {
                 remote.go(&self.function, params.as_deref(), deadline, 0).await?;
                 // A connection keeps its order: that this is answered shows that the call was taken in.
-                remote.call("rpc.ping", None, deadline, 0).await
+                let taken = remote.call("rpc.ping", None, deadline, 0).await;
+                // The call went before, and may have been sent if this was not.
+                taken.map_err(|error| match error {
+                    RemoteError::Unreachable { address, reason } => RemoteError::Lost { address, reason },
+                    error => error,
+                })
             };
             match handed_over.await {
                 Ok(_) => Exit::Answered,
@@ -135,6 +140,15 @@ pub(super) fn explain(error: &RemoteError) -> Exit {
         }
         RemoteError::Unreachable { .. } => {
             complain(format_args!("is a node there? `chanrpc serve` starts one; --to ADDR names another"));
+        }
+        _ => {}
+    }
+    match error {
+        RemoteError::Unreachable { .. } | RemoteError::Fault(Fault { code: code::NO_PROVIDER, .. }) => {
+            complain(format_args!("the call was not sent: it is safe to repeat"));
+        }
+        RemoteError::Lost { .. } | RemoteError::Fault(Fault { code: code::LOST, .. }) => {
+            complain(format_args!("the call may have run: repeat it only if it may run twice"));
         }
         _ => {}
     }

@@ -15,7 +15,7 @@ pub enum Exit {
     Failed = 1,
     /// The command line or the configuration is wrong.
     Usage = 2,
-    /// Nobody is there: no connection, no such function, no provider.
+    /// Nobody is there: no connection, no such function, no provider; or whoever had the call was lost.
     Absent = 3,
     /// The deadline passed.
     Deadline = 4,
@@ -38,7 +38,7 @@ impl From<&RemoteError> for Exit {
             RemoteError::Busy { .. } => Self::Failed,
             RemoteError::Deadline => Self::Deadline,
             RemoteError::Fault(fault) => match fault.code {
-                code::UNKNOWN_FUNCTION | code::NO_PROVIDER | code::CLOSED => Self::Absent,
+                code::UNKNOWN_FUNCTION | code::NO_PROVIDER | code::LOST | code::CLOSED => Self::Absent,
                 code::DENIED => Self::Denied,
                 code::DEADLINE => Self::Deadline,
                 _ => Self::Failed,

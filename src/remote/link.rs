@@ -54,13 +54,23 @@ impl Drop for Chosen {
 struct State {
     phase: Phase,
     next_id: u64,
+    /// Bytes of requests that were put into the output of this connection.
+    queued: u64,
     /// Why the other node did not take the token.
     refused: Option<Fault>,
     /// Requests to be written.
     output: Vec<u8>,
-    pending: HashMap<Id<'static>, Sender<Result<RawJson<'static>, RemoteError>>>,
+    pending: HashMap<Id<'static>, Pending>,
     /// The task that writes, if all that there was is written.
     writer: Option<Waker>,
+}
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+struct Pending {
+    answer: Sender<Result<RawJson<'static>, RemoteError>>,
+    /// Where its request begins among the bytes that were queued.
+    at: u64,
 }
 
 #[derive(Debug)]
@@ -82,15 +92,22 @@ impl Drop for GivenUp<'_> {
         if let Some(id) = &self.id {
             let mut state = self.link.lock();
             if state.pending.remove(id).is_some() {
-                jsonrpc::encode_cancel(&mut state.output, id);
-                state.output.push(b'\n');
-                state.wake_writer();
+                state.put(|out| jsonrpc::encode_cancel(out, id));
             }
         }
     }
 }
 
 impl State {
+    /// Has one message written.
+    fn put(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.output.len();
+        encode(&mut self.output);
+        self.output.push(b'\n');
+        self.queued += (self.output.len() - start) as u64;
+        self.wake_writer();
+    }
+
     fn wake_writer(&mut self) {
         if let Some(writer) = self.writer.take() {
             writer.wake();
@@ -109,6 +126,7 @@ impl Link {
         let state = State {
             phase: Phase::Connecting,
             next_id: AUTH,
+            queued: 0,
             refused: None,
             output: Vec::new(),
             pending: HashMap::new(),
@@ -212,7 +230,7 @@ impl Link {
         });
         let deadline = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let meta = Meta { deadline, hops };
-        let start = state.output.len();
+        let (start, at) = (state.output.len(), state.queued);
         let request = Request { id: id.clone(), method: method.into(), params, meta };
         jsonrpc::encode_request(&mut state.output, &request);
         let size = state.output.len() - start;
@@ -225,8 +243,9 @@ impl Link {
             return Err(RemoteError::Fault(Fault::new(code::REQUEST_TOO_LARGE, message)));
         }
         state.output.push(b'\n');
+        state.queued += size as u64 + 1;
         if let (Some(id), Some(answer)) = (&id, answer) {
-            state.pending.insert(id.clone(), answer);
+            state.pending.insert(id.clone(), Pending { answer, at });
         }
         state.wake_writer();
         Ok(id)
@@ -244,9 +263,7 @@ impl Link {
         state.next_id += 1;
         let (id, method) = (Some(Id::from(state.next_id)), "rpc.ping".into());
         let request = Request { id, method, params: None, meta: Meta::default() };
-        jsonrpc::encode_request(&mut state.output, &request);
-        state.output.push(b'\n');
-        state.wake_writer();
+        state.put(|out| jsonrpc::encode_request(out, &request));
     }
 
     fn enter(&self, phase: Phase) {
@@ -254,17 +271,26 @@ impl Link {
         self.changed.notify(usize::MAX);
     }
 
-    fn lost(&self, reason: &str) {
+    /// Fails the calls that wait, since the connection is lost. `kept` bytes had been taken out of the output, and were
+    /// never written.
+    fn lost(&self, reason: &str, kept: usize) {
         let mut state = self.lock();
         state.phase = Phase::Down(reason.to_owned());
         state.refused = None;
-        state.output = Vec::new();
+        let unsent = (mem::take(&mut state.output).len() + kept) as u64;
+        let sent = mem::take(&mut state.queued).saturating_sub(unsent);
         let pending = mem::take(&mut state.pending);
         drop(state);
         self.changed.notify(usize::MAX);
-        for answer in pending.into_values() {
+        for Pending { answer, at } in pending.into_values() {
             let (address, reason) = (self.target.address.clone(), reason.to_owned());
-            let _ = answer.try_send(Err(RemoteError::Lost { address, reason }));
+            // Where the first byte has gone, all may have, and the call have run.
+            let error = if at < sent {
+                RemoteError::Lost { address, reason }
+            } else {
+                RemoteError::Unreachable { address, reason }
+            };
+            let _ = answer.try_send(Err(error));
         }
     }
 
@@ -288,7 +314,7 @@ impl Link {
         let pending = mem::take(&mut state.pending);
         state.refused = Some(fault.clone());
         drop(state);
-        for answer in pending.into_values() {
+        for Pending { answer, .. } in pending.into_values() {
             let _ = answer.try_send(Err(RemoteError::Fault(fault.clone())));
         }
     }
@@ -299,7 +325,7 @@ impl Link {
             outcome => outcome,
         };
         // It is not there if the call was given up.
-        if let Some(answer) = self.lock().pending.remove(&id.into_owned()) {
+        if let Some(Pending { answer, .. }) = self.lock().pending.remove(&id.into_owned()) {
             let _ = answer.try_send(outcome.map_err(RemoteError::Fault));
         }
     }
@@ -311,7 +337,7 @@ async fn keep(link: Arc<Link>, lasting: bool) {
     let mut told = false;
     loop {
         link.enter(Phase::Connecting);
-        let reason = match dial(&link).await {
+        let (reason, kept) = match dial(&link).await {
             Ok(stream) => {
                 back_off = BACK_OFF.0;
                 link.enter(Phase::Up);
@@ -319,14 +345,16 @@ async fn keep(link: Arc<Link>, lasting: bool) {
                     log::info!("connected to {} again", link.target.address);
                     told = false;
                 }
-                match exchange(&link, Bytes::new(stream)).await {
+                let mut writing = Writing { bytes: link.greeting(), sent: 0 };
+                let reason = match exchange(&link, Bytes::new(stream), &mut writing).await {
                     Ok(()) => "closed by the other node".to_owned(),
                     Err(error) => error.to_string(),
-                }
+                };
+                (reason, writing.left())
             }
-            Err(error) => error.to_string(),
+            Err(error) => (error.to_string(), 0),
         };
-        link.lost(&reason);
+        link.lost(&reason, kept);
         // Told once, and not at each attempt.
         let level = if told { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "no connection to {}: {reason}", link.target.address);
@@ -369,13 +397,25 @@ async fn connect(address: &str) -> io::Result<TcpStream> {
     stream.get_ref().try_clone()?.try_into()
 }
 
+/// What was taken out of a link's output to be written.
+struct Writing {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Writing {
+    /// How many bytes have not been written, for sure.
+    fn left(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+}
+
 /// Writes requests and reads replies until the connection ends.
-async fn exchange(link: &Link, mut pipe: impl Pipe) -> io::Result<()> {
-    let (mut output, mut sent) = (link.greeting(), 0);
+async fn exchange(link: &Link, mut pipe: impl Pipe, writing: &mut Writing) -> io::Result<()> {
     let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.target.limits)));
     let mut pulse = Pulse::new(link.target.limits.keepalive);
     poll_fn(|cx| {
-        poll_write(link, &mut pipe, &mut output, &mut sent, cx)?;
+        poll_write(link, &mut pipe, writing, cx)?;
         let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else {
             // With a ping to be written, this is polled once more.
             return pulse.as_mut().map_or(Poll::Pending, |pulse| poll_pulse(link, pulse, cx));
@@ -412,13 +452,13 @@ fn poll_pulse(link: &Link, pulse: &mut Pulse, cx: &mut Context<'_>) -> Poll<io::
 fn poll_write(
     link: &Link,
     pipe: &mut impl Pipe,
-    output: &mut Vec<u8>,
-    sent: &mut usize,
+    writing: &mut Writing,
     cx: &mut Context<'_>,
 ) -> io::Result<()> {
     loop {
-        if *sent == output.len() {
-            output.clear();
+        let Writing { bytes, sent } = &mut *writing;
+        if *sent == bytes.len() {
+            bytes.clear();
             *sent = 0;
             let mut state = link.lock();
             if state.output.is_empty() {
@@ -429,10 +469,17 @@ fn poll_write(
                 let _ = pipe.poll_flush(cx)?;
                 return Ok(());
             }
-            mem::swap(output, &mut state.output);
+            mem::swap(bytes, &mut state.output);
         }
-        match pipe.poll_send(cx, &output[*sent..])? {
-            Poll::Ready(count) => *sent += count,
+        match pipe.poll_send(cx, &bytes[*sent..]) {
+            Poll::Ready(Ok(count)) => *sent += count,
+            Poll::Ready(Err(error)) => {
+                // A socket that fails has taken nothing of it. TLS may have, and sent some.
+                if link.target.tls.is_some() {
+                    *sent = bytes.len();
+                }
+                return Err(error);
+            }
             Poll::Pending => return Ok(()),
         }
     }

@@ -74,21 +74,21 @@ impl Kept {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum RemoteError {
-    /// There is no connection. The call was not sent.
+    /// There is no connection. No byte of the call was sent, so it may be made again.
     Unreachable {
         /// Where to.
         address: String,
         /// Why not.
         reason: String,
     },
-    /// The connection was lost while the call was on its way; it may or may not have been run.
+    /// The connection was lost while the call was on its way; it may or may not have run, and is not made again.
     Lost {
         /// Where to.
         address: String,
         /// How.
         reason: String,
     },
-    /// Too much waits for that node already. The call was not sent.
+    /// Too much waits for that node already. The call was not sent, so it may be made again.
     Busy {
         /// Which node.
         address: String,
@@ -103,7 +103,10 @@ impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable { address, reason } => write!(f, "no connection to {address}: {reason}"),
-            Self::Lost { address, reason } => write!(f, "the connection to {address} was lost: {reason}"),
+            Self::Lost { address, reason } => write!(
+                f,
+                "the connection to {address} was lost with the call under way, which may have run: {reason}"
+            ),
             Self::Busy { address } => write!(f, "too many calls wait for {address} already"),
             Self::Deadline => f.write_str("the deadline passed"),
             Self::Fault(fault) => fault.fmt(f),

@@ -50,13 +50,15 @@ impl Forward {
     }
 
     fn fault(&self, error: RemoteError) -> Fault {
-        let code = match error {
-            RemoteError::Fault(fault) => return fault.through(&self.node),
-            RemoteError::Unreachable { .. } | RemoteError::Lost { .. } => code::NO_PROVIDER,
-            RemoteError::Busy { .. } => code::BUSY,
-            RemoteError::Deadline => code::DEADLINE,
+        let message = error.to_string();
+        let fault = match error {
+            RemoteError::Fault(fault) => fault,
+            RemoteError::Unreachable { .. } => Fault::not_sent(message),
+            RemoteError::Lost { .. } => Fault::lost(message),
+            RemoteError::Busy { .. } => Fault::new(code::BUSY, message),
+            RemoteError::Deadline => Fault::new(code::DEADLINE, message),
         };
-        Fault::new(code, error.to_string()).through(&self.node)
+        fault.through(&self.node)
     }
 }
 

@@ -327,11 +327,13 @@ impl Session {
         self.tell_if_asked(batch, id.as_ref(), answer);
     }
 
-    /// Counts a call that ends late or cancelled, whoever found it to be so.
+    /// Counts a call that ends late, cancelled, unsent or lost, whoever found it to be so.
     fn count(&self, fault: Option<&Fault>) {
         match fault.map(|fault| fault.code) {
             Some(code::DEADLINE) => self.metrics().deadlines.add(),
             Some(code::CANCELLED) => self.metrics().cancelled.add(),
+            Some(code::NO_PROVIDER) => self.metrics().not_sent.add(),
+            Some(code::LOST) => self.metrics().lost.add(),
             _ => {}
         }
     }

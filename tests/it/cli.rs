@@ -1,6 +1,6 @@
 //! The command line: commands, options, exit codes, and what goes where.
 
-use std::io;
+use std::io::{self, BufRead};
 use std::net::TcpStream;
 use std::process::Stdio;
 
@@ -176,6 +176,20 @@ fn exit_3_when_the_provider_is_gone() {
     let failed = node.run("call", &["away"]);
     assert!(failed.failed(3).contains("-32001"), "{failed:?}");
     assert!(failed.stderr.contains(DEAD), "{failed:?}");
+    assert!(failed.stderr.contains("safe to repeat"), "{failed:?}");
+}
+
+#[test]
+fn exit_3_when_the_answer_never_comes() {
+    let rude = listen(|stream| {
+        let mut lines = io::BufReader::new(&stream).lines().map_while(Result::ok);
+        while lines.next().is_some_and(|line| line.is_empty()) {}
+    });
+    let config = format!("[[function]]\nname = 'away'\nforward = '{rude}'");
+    let node = Node::with(Folder::new(), &config);
+    for failed in [node.run("call", &["away"]), run(["call", "--to", &rude.to_string(), "away"])] {
+        assert!(failed.failed(3).contains("the call may have run"), "{failed:?}");
+    }
 }
 
 #[test]
@@ -263,6 +277,7 @@ fn every_error_code_has_its_exit_code() {
         (-32008, 1),
         (-32009, 1),
         (-32010, 1),
+        (-32011, 3),
         (-32012, 1),
         (-32013, 1),
         (-32014, 3),

@@ -149,7 +149,7 @@ fn errors_of_functions_and_nodes() {
             case(-32603, "t.panic", &json!(["with é"]), "with é"),
             case(-5, "t.fail", &json!([null]), "an \"error\" of its own,\nin two lines: é"),
             case(-5, "t.fail", &json!([data]), "of its own").data(data.clone()),
-            case(-32001, "nobody.home", &json!([]), "").data(json!({ "via": ["near"] })),
+            case(-32001, "nobody.home", &json!([]), "").data(json!({ "sent": false, "via": ["near"] })),
             case(-32002, "secret", &json!([]), "secret"),
             case(-32003, "t.hold", &json!([]), "deadline").meta(json!({ "deadline_ms": 1 })),
             case(-32004, "t.ask_itself", &json!([]), "wait"),

@@ -220,7 +220,7 @@ fn a_neighbour_that_has_vanished_is_noticed() {
     });
     let node = forwarding(to, "200ms");
     let fault = node.connect().call("far", &json!([])).unwrap_err();
-    assert_eq!(fault.code, -32001, "{fault:?}");
+    assert_eq!(fault.code, -32011, "{fault:?}");
     assert!(fault.message.contains("vanished"), "{fault:?}");
 }
 
