@@ -1,6 +1,6 @@
 //! What calls over the network cost in chanrpc, in bare echoes and in its rivals, measured side by side.
 //!
-//! `cargo run --release --manifest-path benches/network/Cargo.toml [--features rivals] [-- OPTION…]`; see
+//! `cargo run --profile bench -p network [--features rivals] [-- OPTION…]`; see
 //! [`options`] for the options. Each server is a process of its own: this program again, or the binary under test.
 
 mod budgets;

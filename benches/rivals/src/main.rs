@@ -1,6 +1,6 @@
 //! What calls cost in chanrpc and in its rivals, measured side by side.
 //!
-//! `cargo run --release --manifest-path benches/rivals/Cargo.toml [-- PART-OF-A-WORKLOAD'S-NAME]`;
+//! `cargo run --profile bench -p rivals [-- PART-OF-A-WORKLOAD'S-NAME]`;
 //! with `CHANRPC_BENCH_QUICK=1` it only shows that everything runs.
 
 mod alloc;

@@ -16,7 +16,7 @@ pub(crate) use self::xtra::Xtra;
 
 /// The version of a package that this program was built with.
 pub(crate) fn version(package: &str) -> &'static str {
-    let lock = include_str!("../../Cargo.lock");
+    let lock = include_str!("../../../../Cargo.lock");
     let entry = format!("name = \"{package}\"\nversion = \"");
     let (_, version) = lock.split_once(&entry).expect("all contestants are in the lock file");
     version.split('"').next().unwrap_or_default()
