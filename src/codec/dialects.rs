@@ -6,7 +6,7 @@ use super::frame::{Next, Read, Refused};
 use super::headers::{self, Headers};
 use super::jsonrpc::{self, Bounds};
 use super::leaf::{self, Leaf};
-use super::lines::Lines;
+use super::lines::{Lines, begins_json};
 use super::msgpack::{self, MessagePack};
 use crate::message::{Answer, Id, Message, Request, code};
 
@@ -98,6 +98,16 @@ impl Codec {
             Framing::Lines(lines) => lines.last(buffer),
             _ => None,
         }
+    }
+
+    /// Returns `false` if the beginning of a connection's first message shows that the peer speaks something else.
+    pub fn is_plausible(&self, beginning: &[u8]) -> bool {
+        !matches!(self.framing, Framing::Lines(_)) || begins_json(beginning) == Some(true)
+    }
+
+    /// Returns `true` if the dialect of a framed transport is not known yet.
+    pub fn is_undecided(&self) -> bool {
+        matches!(self.framing, Framing::Messages)
     }
 
     /// Reads what one frame holds.

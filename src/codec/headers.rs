@@ -117,6 +117,11 @@ impl Headers {
 
 const TOO_LONG_A_HEAD: &str = "headers of more than 4096 bytes";
 
+/// Returns `true` if a head may begin with a header of this name, by which the dialect is recognized.
+pub(super) fn begins(name: &[u8]) -> bool {
+    [&b"Content-Length"[..], b"Content-Type"].iter().any(|known| known.eq_ignore_ascii_case(name))
+}
+
 /// The value of a header if it is the one that says the length.
 fn content_length(header: &[u8]) -> Result<Option<u64>, &'static str> {
     let colon = memchr(b':', header).ok_or("a header without a colon; expected Content-Length: N")?;

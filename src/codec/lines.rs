@@ -56,6 +56,22 @@ impl Lines {
     }
 }
 
+/// The byte order mark that some tools put in front of a text.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Returns whether a line begins like a JSON object or array, or `None` if more of it is needed to tell.
+pub(super) fn begins_json(line: &[u8]) -> Option<bool> {
+    let (text, marked) = match line.strip_prefix(BOM) {
+        Some(text) => (text, true),
+        None if !line.is_empty() && BOM.starts_with(line) => return None,
+        None => (line, false),
+    };
+    match text.iter().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
+        None if marked => None,
+        first => Some(matches!(first, Some(b'{' | b'['))),
+    }
+}
+
 fn trim(buffer: &[u8], end: usize) -> Range<usize> {
     let trimmed = buffer[..end].trim_ascii();
     let start = buffer[..end].len() - buffer[..end].trim_ascii_start().len();

@@ -10,7 +10,7 @@ pub mod leaf;
 mod lines;
 mod msgpack;
 
-pub use detect::{Detected, detect};
+pub use detect::{Detected, LONGEST, detect};
 pub use dialects::{Codec, Dialect};
 pub use frame::{Next, Read, Refused};
 pub use lines::Lines;

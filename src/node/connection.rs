@@ -40,7 +40,10 @@ pub(super) fn drive(
         let (begun, taken) = (Instant::now(), session.taken());
         for round in 1..=TURN.0 {
             if let Some(why) = closing {
-                return pipe.poll_close(cx, why);
+                return pipe.poll_close(cx, why).map(|closed| match session.verdict() {
+                    Some(verdict) if verdict.is_told() => closed.and(Err(io::Error::other(verdict))),
+                    _ => closed,
+                });
             }
             let mut now = Instant::now();
             let mut moved = session.poll_answers(cx, now).is_ready();

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 
-use crate::codec::{Detected, Dialect, detect};
+use crate::codec::{Detected, Dialect, Read, detect, jsonrpc};
 use crate::config::Limits;
+use crate::message::{Fault, Id, code};
 use crate::metrics::Metrics;
 use crate::route::{PEER, Pass, Registry, Stopper};
 use crate::session::Session;
@@ -29,6 +30,9 @@ pub use listener::Listener;
 
 /// How long peers may take to read that their calls are given up.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// What a peer is told that does not shake hands first.
+const ONLY_TLS: &str = "this port speaks TLS: a client needs the certificate of its authority (--ca FILE, or tls under \
+                        [[function]] of a node)";
 /// Between looks at whether notifications are done, while the node stops.
 const POLL: Duration = Duration::from_millis(5);
 /// Waits between attempts to accept, while accepting fails.
@@ -157,6 +161,16 @@ impl Shared {
         (open >= limit).then(|| format!("it has {open} (limits.per_host)"))
     }
 
+    /// Returns the code for a first line that begins with no bracket: a text or a number is JSON, and no request.
+    fn code_of(&self, first: &[u8]) -> i64 {
+        let line = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let bounds = jsonrpc::Bounds { depth: self.limits.depth, batch: self.limits.batch };
+        match jsonrpc::decode(line, bounds) {
+            Read::Single(Err(refused)) => refused.fault.code,
+            _ => code::PARSE,
+        }
+    }
+
     fn session(&self, dialect: Dialect, pass: Pass) -> Session {
         Session::new(self.registry.clone(), self.limits.clone(), dialect, pass, Instant::now())
     }
@@ -265,13 +279,10 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, mut stream: Peer) {
             serve_stream(node, entrance, stream, dialect).await.map_err(Into::into)
         }
         Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, entrance, stream)).await,
-        Ok(Some((Detected::Foreign(name), _))) => {
+        Ok(Some((foreign, stream))) => {
             node.metrics().foreign.add();
-            Err(format!("a peer speaks {name}, which this port does not").into())
-        }
-        Ok(Some((Detected::Tls, _))) => {
-            node.metrics().foreign.add();
-            Err("a peer speaks TLS, which this port does not (tls under [[listen]])".into())
+            Box::pin(refuse(node, stream, foreign, entrance)).await;
+            Err(format!("a peer speaks {}", foreign_name(foreign)).into())
         }
         Ok(None) => Ok(()),
         Err(error) => Err(error.into()),
@@ -301,8 +312,15 @@ async fn secured(node: &Shared, tls: &Acceptor, stream: Peer) -> Option<Peer> {
             }
         }
         Ok(Some((plain, mut stream))) => {
-            if plain == Detected::Http {
-                http::refuse(&mut stream, "this port speaks TLS: use https:// or wss://\n").await;
+            match plain {
+                Detected::Http | Detected::Http2 => {
+                    http::refuse(&mut stream, "this port speaks TLS: use https:// or wss://\n").await;
+                }
+                // A client in another dialect could not read it.
+                Detected::Dialect(Dialect::Lines) | Detected::Foreign(_) => {
+                    tell_error(&mut stream, &Fault::new(code::INVALID_REQUEST, ONLY_TLS)).await;
+                }
+                _ => {}
             }
             "the peer speaks without TLS, which this port does not".to_owned()
         }
@@ -311,6 +329,42 @@ async fn secured(node: &Shared, tls: &Acceptor, stream: Peer) -> Option<Peer> {
     node.metrics().tls_failed.add();
     log::info!(target: PEER, "a TLS handshake failed: {failed}");
     None
+}
+
+/// Tells a peer what is spoken here, in the form that it most likely understands, and ends the stream.
+async fn refuse(node: &Shared, stream: Peer, foreign: Detected, entrance: &Entrance) {
+    let (first, mut stream) = stream.into_parts();
+    match foreign {
+        Detected::Tls => {
+            http::refuse(&mut stream, "this port does not speak TLS: use http:// or ws://\n").await;
+        }
+        Detected::Http2 => http::refuse(&mut stream, "HTTP/2 is not spoken here: use HTTP/1.1\n").await,
+        _ if entrance.speaks_only_websocket() => {}
+        _ => {
+            let name = foreign_name(foreign);
+            let text =
+                format!("this is {name}: a line begins with {{ or [ here, or is a request of HTTP/1.1");
+            tell_error(&mut stream, &Fault::new(node.code_of(&first), text)).await;
+        }
+    }
+}
+
+/// Writes a line with an error for nobody's request, and ends the stream.
+async fn tell_error(stream: &mut impl Stream, fault: &Fault) {
+    let mut line = Vec::new();
+    jsonrpc::encode_reply(&mut line, &Id::null(), Err(fault));
+    line.push(b'\n');
+    // Whoever does not take it has gone.
+    let _ = transport::last_words(stream, &line).await;
+}
+
+fn foreign_name(foreign: Detected) -> &'static str {
+    match foreign {
+        Detected::Foreign(name) => name,
+        Detected::Tls => "TLS, which this port does not (tls under [[listen]])",
+        Detected::Http2 => "HTTP/2, which this port does not",
+        Detected::Http | Detected::Dialect(_) => "another dialect",
+    }
 }
 
 /// Waits until a peer has said enough to tell what it speaks. `None` if it does not, or the node stops.
@@ -324,7 +378,11 @@ async fn dialect(node: &Shared, mut stream: Peer) -> io::Result<Option<(Detected
             };
             match detect(first) {
                 Some(dialect) => return Some(Ok(dialect)),
-                None if first.len() == seen => return None,
+                // It says no more.
+                None if first.len() == seen => {
+                    let blank = first.trim_ascii().is_empty();
+                    return (!blank).then_some(Ok(Detected::Foreign("neither JSON nor HTTP")));
+                }
                 None => seen = first.len(),
             }
         }

@@ -13,6 +13,7 @@
 mod batches;
 mod calls;
 mod output;
+mod verdict;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,6 +28,8 @@ use crate::route::{Pass, Registry, Token};
 use batches::Batches;
 use calls::Calls;
 use output::Output;
+use verdict::Nonsense;
+pub use verdict::Verdict;
 
 /// What an error may say beside its data, over the limit.
 const SENTENCE: usize = 128;
@@ -37,6 +40,9 @@ const TURN: (u32, Duration) = (64, Duration::from_millis(10));
 /// Requests beyond those in flight are taken in up to so many bytes: what they cancel is cancelled at once, and
 /// a peer that breaks off is noticed while its calls run.
 const READ_AHEAD: usize = 16 * 1024;
+
+/// What a first line is told that begins with no bracket.
+const NO_JSON: &str = "no JSON: a message begins with { or [";
 
 /// One connection's state. See the [module](self).
 #[derive(Debug)]
@@ -59,8 +65,9 @@ pub struct Session {
     interrupted: bool,
     /// No more input comes.
     ended: bool,
-    /// The peer makes no sense: no more of its input is looked at.
-    broken: bool,
+    nonsense: Nonsense,
+    /// Why no more of the peer's input is looked at.
+    verdict: Option<Verdict>,
 }
 
 impl Session {
@@ -88,7 +95,8 @@ impl Session {
             taken: 0,
             interrupted: false,
             ended: false,
-            broken: false,
+            nonsense: Nonsense::default(),
+            verdict: None,
         }
     }
 
@@ -106,6 +114,9 @@ impl Session {
     pub fn received(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
         if self.codec.is_framed() {
+            if self.codec.is_undecided() && self.input.is_empty() {
+                return;
+            }
             let mut frame = std::mem::take(&mut self.input);
             self.frame(&frame, now);
             frame.clear();
@@ -138,12 +149,17 @@ impl Session {
 
     /// Tells whether no more input comes, or would be looked at.
     pub fn has_ended(&self) -> bool {
-        self.ended || self.broken
+        self.ended || self.is_broken()
     }
 
     /// Tells whether the peer makes no sense, and none of what it still sends would be looked at.
     pub fn is_broken(&self) -> bool {
-        self.broken
+        self.verdict.is_some()
+    }
+
+    /// Returns why no more of the peer's input is looked at.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.verdict
     }
 
     /// Turns the answers that are there into output, as far as it has room, and begins what has waited for room.
@@ -263,7 +279,7 @@ impl Session {
     fn stream(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
         let (mut at, mut left, end) = (0, TURN.0, now + TURN.1);
-        while at < input.len() && !self.broken && self.has_room_for_more() {
+        while at < input.len() && !self.is_broken() && self.has_room_for_more() {
             if left == 0 || (left < TURN.0 && self.clock > end) {
                 self.interrupted = true;
                 break;
@@ -282,8 +298,8 @@ impl Session {
                     cut
                 }
                 Next::Broken(why) => {
-                    self.refuse(&Id::null(), &Fault::new(code::PARSE, why));
-                    self.broken = true;
+                    self.refuse(&Id::null(), Fault::new(code::PARSE, why), rest);
+                    self.verdict = Some(Verdict::Unreadable);
                     rest.len()
                 }
                 Next::Incomplete(0) if self.ended => {
@@ -296,7 +312,7 @@ impl Session {
                 Next::Incomplete(cut) => cut,
             };
         }
-        input.drain(..if self.broken { input.len() } else { at });
+        input.drain(..if self.is_broken() { input.len() } else { at });
         self.input = output::kept(input);
     }
 
@@ -307,6 +323,9 @@ impl Session {
     /// Answers a message that the transport or the framing found to be over the limit; `beginning` is what is
     /// known of it.
     pub fn too_long(&mut self, beginning: &[u8]) {
+        if !self.nonsense.has_spoken() && !self.codec.is_plausible(beginning) {
+            return self.refuse(&Id::null(), Fault::new(code::PARSE, NO_JSON), beginning);
+        }
         self.metrics().too_large.add();
         let id = self.codec.id_at_front(beginning).unwrap_or_else(Id::null);
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
@@ -317,9 +336,13 @@ impl Session {
     fn frame(&mut self, frame: &[u8], now: Instant) {
         self.taken += 1;
         match self.codec.read(frame) {
-            Read::Single(Ok(message)) => self.message(message, None, now),
-            Read::Single(Err(Refused { id, fault })) => self.refuse(&id, &fault),
+            Read::Single(Ok(message)) => {
+                self.nonsense.understood();
+                self.message(message, None, now);
+            }
+            Read::Single(Err(Refused { id, fault })) => self.refuse(&id, fault, frame),
             Read::Batch(messages) => {
+                self.judge_batch(&messages);
                 let batch = self.batches.open();
                 for message in messages {
                     match message {
@@ -350,9 +373,32 @@ impl Session {
         }
     }
 
-    fn refuse(&mut self, id: &Id<'_>, fault: &Fault) {
+    /// Answers what is no message, of which `text` is at least the beginning.
+    fn refuse(&mut self, id: &Id<'_>, mut fault: Fault, text: &[u8]) {
         self.metrics().refused.add();
-        self.tell(None, id, Err(fault));
+        if *id != Id::null() {
+            self.nonsense.understood();
+        } else if let Some(verdict) = self.nonsense.judge(&fault, &self.codec, text) {
+            self.end_for(verdict);
+            fault.message = format!("{}; {verdict}", fault.message).into();
+        }
+        self.tell(None, id, Err(&fault));
+    }
+
+    /// Judges a batch as one message, which makes sense if a part of it does.
+    fn judge_batch(&mut self, messages: &[Result<Message<'_>, Refused>]) {
+        let makes_sense =
+            |part: &Result<_, Refused>| part.as_ref().map_or_else(|e| e.id != Id::null(), |_| true);
+        if messages.iter().any(makes_sense) {
+            self.nonsense.understood();
+        } else if let Some(verdict) = self.nonsense.again() {
+            self.end_for(verdict);
+        }
+    }
+
+    fn end_for(&mut self, verdict: Verdict) {
+        self.metrics().foreign.add();
+        self.verdict = Some(verdict);
     }
 
     /// Writes an answer, or keeps it until the rest of its batch is there.
@@ -382,7 +428,9 @@ impl Session {
 
     /// Listens no more to a peer that has made a mistake, if its dialect has no other answer to that.
     fn end_for_mistake(&mut self, answer: Answer<'_>) {
-        self.broken = self.broken || self.codec.sends_results_only() && answer.is_err_and(is_mistake);
+        if self.codec.sends_results_only() && answer.is_err_and(is_mistake) {
+            self.verdict.get_or_insert(Verdict::Mistake);
+        }
     }
 
     /// One part of a batch is dealt with; after the last the replies go out, if there are any.

@@ -12,7 +12,6 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
-use futures_lite::io::AsyncWriteExt;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -24,7 +23,7 @@ use smol::future::FutureExt;
 
 use super::cork::Cork;
 use super::heads::{Progress, Rested, Wait};
-use super::linger::Linger;
+use super::linger::{farewell, last_words};
 use super::{Peeked, Site, Stream};
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
@@ -336,18 +335,8 @@ impl Error for ServeError {
 pub async fn refuse(stream: &mut impl Stream, text: &str) {
     let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close";
     let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
-    if stream.write_all(answer.as_bytes()).await.is_ok() && stream.flush().await.is_ok() {
-        farewell(stream, true).await;
-    }
-}
-
-/// Ends a stream, whose peer may be gone already, or have left something `unread`.
-async fn farewell(stream: &mut impl Stream, unread: bool) {
-    let closed = poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await;
-    if closed.is_ok() && unread {
-        let mut linger = Linger::new();
-        poll_fn(|cx| linger.poll(cx, stream)).await;
-    }
+    // Whoever does not take it has gone.
+    let _ = last_words(stream, answer.as_bytes()).await;
 }
 
 /// What becomes of a request whose head is acceptable.

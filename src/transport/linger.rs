@@ -1,10 +1,12 @@
 //! The end of a connection whose peer may still be sending.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_lite::io::AsyncWriteExt;
 use smol::Timer;
 
 use super::Stream;
@@ -15,6 +17,26 @@ const TIME: Duration = Duration::from_secs(1);
 const BYTES: usize = 4 << 20;
 /// Bytes read at once.
 const READ: usize = 16 * 1024;
+
+/// Writes the last bytes to a peer that may still be sending, and ends the stream.
+///
+/// # Errors
+/// If the peer takes them not, or not in time.
+pub async fn last_words(stream: &mut impl Stream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await?;
+    farewell(stream, true).await;
+    Ok(())
+}
+
+/// Ends a stream, whose peer may be gone already, or have left something `unread`.
+pub(super) async fn farewell(stream: &mut impl Stream, unread: bool) {
+    let closed = poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await;
+    if closed.is_ok() && unread {
+        let mut linger = Linger::new();
+        poll_fn(|cx| linger.poll(cx, stream)).await;
+    }
+}
 
 /// Reads and drops what a peer sends, after it was told the last and until it ends too, or has had its time.
 ///

@@ -24,6 +24,7 @@ mod websocket;
 
 pub use alive::{Pulse, Silence, keep_alive, vanished};
 pub use guard::{Guarded, Peeked};
+pub use linger::last_words;
 pub use site::Site;
 pub use stream::Bytes;
 pub use websocket::WebSocket;

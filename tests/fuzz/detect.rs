@@ -1,22 +1,28 @@
 //! Which dialect first bytes are.
 
-use chanrpc::codec::{self, Detected, Dialect};
+use chanrpc::codec::{self, Detected, Dialect, LONGEST};
 
-/// More than this a dialect is never waited for.
-const LONGEST: usize = "Content-Length:".len();
+/// Prefixes that are looked at.
+const PREFIXES: usize = 256;
 
-/// What is told by some bytes is told by them and any more, and few are enough.
+/// What is told by some bytes is told by them and any more, and a line is enough. What is taken for a line of JSON
+/// begins like one.
 pub(super) fn detect(input: &[u8]) {
     let mut told = None;
-    for end in 0..=input.len().min(4 * LONGEST) {
+    for end in (0..=input.len().min(PREFIXES)).chain([input.len()]) {
         let now = codec::detect(&input[..end]);
-        match told {
-            None => assert!(now.is_some() || end < LONGEST, "{end} bytes do not tell"),
-            Some(_) => assert_eq!(now, told, "after {end} bytes"),
-        }
+        assert!(told.is_none() || now == told, "{now:?} and not {told:?} after {end} bytes");
         told = now;
     }
-    if let [b'{' | b'[' | b'\n' | b' ', ..] = input {
-        assert_eq!(told, Some(Detected::Dialect(Dialect::Lines)));
+    assert!(told.is_some() || input.len() < LONGEST, "{} bytes do not tell", input.len());
+    assert!(told.is_some() || !input.trim_ascii_start().contains(&b'\n'), "a line does not tell");
+    let is_lines = told == Some(Detected::Dialect(Dialect::Lines));
+    match input {
+        [b'{' | b'[' | b'\n', ..] => assert!(is_lines),
+        _ => {
+            let text = input.strip_prefix(b"\xef\xbb\xbf").unwrap_or(input).trim_ascii_start();
+            let blank = input.first().is_some_and(u8::is_ascii_whitespace);
+            assert!(!is_lines || blank || matches!(text, [b'{' | b'[', ..]), "{input:?}");
+        }
     }
 }

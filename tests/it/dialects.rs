@@ -278,6 +278,7 @@ fn what_is_no_message_of_message_pack() {
     let (node, _far) = nodes();
     for wire in [Wire::MessagePack, Wire::WebSocketPacked] {
         let mut peer = Peer::connect(wire, node.address());
+        assert_eq!(peer.call("t.add", &json!([1, 1])), Ok(json!(2)), "{wire:?}");
         for no_message in
             [json!([]), json!([3, 1, "t.add", []]), json!([0, -1, "t.add", []]), json!([1, 7, null, 1])]
         {

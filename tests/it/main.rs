@@ -32,6 +32,7 @@ mod session;
 mod smuggling;
 mod spec;
 mod storms;
+mod strangers;
 mod stress;
 mod support;
 #[cfg(feature = "tls")]
