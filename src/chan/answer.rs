@@ -112,7 +112,8 @@ impl<R> Future for Answer<R> {
                     }
                 }
                 std::task::ready!(self.deadline.poll(cx));
-                Err(CallError::Deadline)
+                // If the answer came in this moment, that is what happened.
+                self.slot.abandon().unwrap_or(Err(CallError::Deadline))
             }
         };
         self.done = true;
@@ -125,7 +126,7 @@ impl<R> Unpin for Answer<R> {}
 
 impl<R> Drop for Answer<R> {
     fn drop(&mut self) {
-        self.slot.abandon();
+        panic::drop_quietly(self.slot.abandon());
     }
 }
 

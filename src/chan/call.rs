@@ -15,7 +15,7 @@ use super::lot::{self, Item as _, Post};
 use super::panic;
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Slot};
-use super::shared::{NotQueued, Shared, Waiting};
+use super::shared::{NotQueued, Place, Shared, Waiting};
 #[cfg(chanrpc_loom)]
 use super::sync::LocalCell as _;
 use super::sync::{Mutex, thread_cell};
@@ -36,9 +36,12 @@ fn is_turn_over() -> bool {
 
 /// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
 ///
-/// It is made when first polled. If its server has nothing else to do, the function runs at once, on this thread.
-/// Otherwise the call enters the server's queue, waiting there for room if the queue is full. Dropping it gives the
-/// call up; a function that has not begun by then never will.
+/// It is made when first polled. If its server has nothing else to do, a plain function runs at once, on this thread,
+/// unless the call has a deadline: nothing could end it while it holds up this thread. Otherwise the call enters the
+/// server's queue, waiting there for room if the queue is full.
+///
+/// Dropping it gives the call up; a function that has not begun by then never will. A call in go mode
+/// ([`Client::go_when_room`](super::Client::go_when_room)) is over once it is queued, and runs.
 ///
 /// # Panics
 /// If it is polled again after its end.
@@ -63,6 +66,7 @@ enum State<'c, A, R> {
     /// Waiting for room in the queue.
     Queueing {
         ticket: Arc<Ticket<A, R>>,
+        place: Place,
     },
     Waiting {
         slot: Arc<Slot<R>>,
@@ -119,13 +123,17 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         self
     }
 
-    /// Ends the call with [`CallError::Deadline`] unless it is answered by then.
+    /// Ends the call with [`CallError::Deadline`] unless it is answered by then. The function runs on the server's own
+    /// loop, never on this thread.
+    ///
+    /// A function that has not begun when the call ends never will. One that has begun runs to its end.
     pub fn deadline(mut self, at: Instant) -> Self {
         self.deadline = Deadline::at(at);
         self
     }
 
-    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now.
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now. See
+    /// [`deadline`](Self::deadline).
     pub fn timeout(mut self, time: Duration) -> Self {
         self.deadline = Deadline::after(time);
         self
@@ -175,6 +183,8 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 let number = found.number;
                 let arguments = match self.in_place {
                     InPlace::Never => arguments,
+                    // A deadline could not end a function on this thread.
+                    _ if !self.deadline.is_never() => arguments,
                     InPlace::Always | InPlace::InTurn => match self.shared.run_in_place(&found, arguments) {
                         Ok(result) if matches!(self.in_place, InPlace::InTurn) && is_turn_over() => {
                             // It was made in its order; only the answer waits.
@@ -198,6 +208,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                     }
                     Err(refused) => self.refused(refused, |call| Ticket {
                         function: number,
+                        go: false,
                         slot,
                         item: Mutex::new(Some(Item::Call(call))),
                     }),
@@ -207,6 +218,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 Ok(()) => Some(Ok(queued)),
                 Err(refused) => self.refused(refused, |post| Ticket {
                     function,
+                    go: true,
                     slot: Arc::new(Slot::new()),
                     item: Mutex::new(Some(Item::Go(post, queued))),
                 }),
@@ -228,8 +240,11 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 }
                 let ticket = Arc::new(ticket(item));
                 match self.shared.wait_for_room(&ticket) {
-                    Ok(()) => self.state = State::Queueing { ticket },
-                    Err(error) => return Some(Err(error)),
+                    Ok(place) => self.state = State::Queueing { ticket, place },
+                    Err(error) => {
+                        ticket.withdraw();
+                        return Some(Err(error));
+                    }
                 }
                 None
             }
@@ -248,11 +263,6 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         }
         Ok(())
     }
-
-    fn late(&self) -> Result<R, CallError> {
-        self.shared.counters.timed_out();
-        Err(CallError::Deadline)
-    }
 }
 
 impl<A, R> Unpin for Call<'_, A, R> {}
@@ -263,7 +273,7 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let slot = match &this.state {
-            State::Queueing { ticket } => &ticket.slot,
+            State::Queueing { ticket, .. } => &ticket.slot,
             State::Waiting { slot } => slot,
             State::Answered(_) => match mem::replace(&mut this.state, State::Done) {
                 State::Answered(result) => return Poll::Ready(result),
@@ -286,27 +296,68 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
             return Poll::Ready(result);
         }
         if this.deadline.poll(cx).is_ready() {
-            this.give_up();
-            return Poll::Ready(this.late());
+            return this.overdue();
         }
         Poll::Pending
     }
 }
 
 impl<A, R> Call<'_, A, R> {
-    fn give_up(&mut self) {
+    /// Ends a call whose deadline has passed. If the answer, or room in the queue, came in the same moment, the call
+    /// ends with that instead.
+    pub(super) fn overdue(&mut self) -> Poll<Result<R, CallError>> {
+        let result = match self.withdraw() {
+            Withdrawn::Yes => self.late(),
+            Withdrawn::Answered(result) => result,
+            Withdrawn::No => return Poll::Pending,
+        };
         self.edge = None;
-        match mem::replace(&mut self.state, State::Done) {
-            State::Queueing { ticket } => ticket.give_up(self.shared),
-            State::Waiting { slot } => slot.abandon(),
-            State::Refused(_) | State::Fresh { .. } | State::Answered(_) | State::Done => {}
-        }
+        self.state = State::Done;
+        Poll::Ready(result)
     }
+
+    fn late(&self) -> Result<R, CallError> {
+        self.shared.counters.timed_out();
+        Err(CallError::Deadline)
+    }
+
+    /// Withdraws the call if it has not ended.
+    fn withdraw(&self) -> Withdrawn<R> {
+        let slot = match &self.state {
+            State::Queueing { ticket, place } => match ticket.withdraw() {
+                Taken::Item => {
+                    self.shared.leave(*place);
+                    return Withdrawn::Yes;
+                }
+                Taken::Queued(result) => return Withdrawn::Answered(Ok(result)),
+                // It has been queued, or refused, and whoever did so is about to say it.
+                Taken::Nothing if ticket.go => {
+                    return ticket.slot.take().map_or(Withdrawn::No, Withdrawn::Answered);
+                }
+                Taken::Nothing => &ticket.slot,
+            },
+            State::Waiting { slot } => slot,
+            State::Refused(_) | State::Fresh { .. } | State::Answered(_) | State::Done => {
+                return Withdrawn::Yes;
+            }
+        };
+        slot.abandon().map_or(Withdrawn::Yes, Withdrawn::Answered)
+    }
+}
+
+/// What became of a call whose caller wants to withdraw it.
+enum Withdrawn<R> {
+    /// If its function has not begun, it never will.
+    Yes,
+    /// It has ended with this before.
+    Answered(Result<R, CallError>),
+    /// Too late: the answer is coming.
+    No,
 }
 
 impl<A, R> Drop for Call<'_, A, R> {
     fn drop(&mut self) {
-        self.give_up();
+        panic::drop_quietly(self.withdraw());
     }
 }
 
@@ -327,6 +378,8 @@ impl<A, R> fmt::Debug for Call<'_, A, R> {
 /// The place of a call among those that wait for room in the queue.
 struct Ticket<A, R> {
     function: usize,
+    /// Go mode: what is to be answered is that it was queued.
+    go: bool,
     slot: Arc<Slot<R>>,
     /// Taken when there is room, or when the call is given up.
     item: Mutex<Option<Item<A, R>>>,
@@ -339,14 +392,26 @@ enum Item<A, R> {
     Queued(R),
 }
 
+/// What a caller that withdraws its call found in its ticket.
+enum Taken<R> {
+    /// The call, which is dropped.
+    Item,
+    /// The answer to a call in go mode that was queued.
+    Queued(R),
+    Nothing,
+}
+
 impl<A, R> Ticket<A, R> {
-    fn give_up(self: Arc<Self>, shared: &Shared) {
-        self.slot.abandon();
+    fn withdraw(&self) -> Taken<R> {
         let item = self.item.lock().take();
-        if item.is_some() {
-            shared.leave(Arc::as_ptr(&self).cast());
+        match item {
+            Some(Item::Queued(queued)) => Taken::Queued(queued),
+            None => Taken::Nothing,
+            item => {
+                panic::drop_quietly(item);
+                Taken::Item
+            }
         }
-        panic::drop_quietly(item);
     }
 }
 

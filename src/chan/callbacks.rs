@@ -62,7 +62,7 @@ pub struct Callbacks<C> {
 }
 
 /// The call was not made, since as many as allowed are pending. Run some callbacks first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct TooManyPending<A> {
     /// The arguments, to try again.
     pub arguments: A,
@@ -80,7 +80,13 @@ impl<A> fmt::Display for TooManyPending<A> {
     }
 }
 
-impl<A: fmt::Debug> std::error::Error for TooManyPending<A> {}
+impl<A> fmt::Debug for TooManyPending<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TooManyPending").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl<A> std::error::Error for TooManyPending<A> {}
 
 impl<C: 'static> Callbacks<C> {
     /// Creates a place for up to `limit` pending calls. 0 is taken as 1.

@@ -1,6 +1,7 @@
 //! A caller's handle to a server.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use super::call::Call;
@@ -19,8 +20,14 @@ use super::stats::Stats;
 ///
 /// Calls enter the server's queue, and are run, in the order in which they are made; those that wait for room in
 /// the queue do so in that order too.
+///
+/// A process that forks has no server loop in the child, so a call made there never ends. Create servers after the fork.
 #[derive(Clone)]
 pub struct Client(Arc<Handle>);
+
+// Nothing of the user's runs under a lock of the server's, so a panic leaves what clients share whole.
+impl UnwindSafe for Client {}
+impl RefUnwindSafe for Client {}
 
 /// What all clients of a server have together: the server ends with the last of them.
 pub(super) struct Handle(pub(super) Arc<Shared>);
@@ -79,6 +86,9 @@ impl Client {
 
     /// Calls a function in go mode, waiting for room if the queue is full. See [`Call::unless_full`], and
     /// [`Call::deadline`] for how long.
+    ///
+    /// Once the call is queued it will run, even if the returned [`Call`] is dropped. One that ends with
+    /// [`CallError::Deadline`] was not queued, and never runs.
     pub fn go_when_room<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Call<'_, A, ()> {
         let found = self.shared().directory.find_to_go::<A>(&id.into());
         Call::go(self.shared(), found, arguments, ())
@@ -204,7 +214,7 @@ impl fmt::Debug for Client {
 }
 
 /// A call in go mode that was not queued.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Refused<A> {
     /// Why not.
     pub error: CallError,
@@ -218,7 +228,14 @@ impl<A> fmt::Display for Refused<A> {
     }
 }
 
-impl<A: fmt::Debug> std::error::Error for Refused<A> {
+// Without a bound on the arguments, so that `?` and `unwrap` work whatever they are.
+impl<A> fmt::Debug for Refused<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<A> std::error::Error for Refused<A> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }

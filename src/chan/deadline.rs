@@ -27,6 +27,10 @@ impl Deadline {
         Instant::now().checked_add(time).map_or(Self::Never, Self::At)
     }
 
+    pub(super) fn is_never(&self) -> bool {
+        matches!(self, Self::Never)
+    }
+
     /// Tells whether it has passed, if nobody has polled it yet.
     pub(super) fn has_passed(&self) -> bool {
         matches!(self, Self::At(at) if *at <= Instant::now())

@@ -41,7 +41,8 @@ pub enum CallError {
     Panicked(Panic),
     /// The function's [`Responder`](super::Responder) was dropped without an answer.
     Unanswered,
-    /// The call's deadline passed. If the function had not begun by then, it never will.
+    /// The call's deadline passed. If the function had not begun when the call ended, it never will; if it had, it
+    /// runs to its end, and its result is dropped.
     Deadline,
     /// To wait for this call would be to wait for ever: the servers in the chain each wait for the next,
     /// and the last for the first.

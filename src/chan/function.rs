@@ -36,10 +36,6 @@ type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> Rest<'s> 
 /// A function of any types. `run` is for those that are not async, `begin` for those that are.
 pub(super) trait AnyFunction: Any + Send + Sync {
     fn is_async(&self) -> bool;
-    /// Makes room for calls that wait.
-    fn calls(&self) -> Box<dyn Lot>;
-    /// Makes room for calls in go mode.
-    fn posts(&self) -> Box<dyn Lot>;
     /// Runs the oldest call that waits, and tells whether it did: not if its caller has given up. Unwinds if the
     /// function does.
     fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool;
@@ -54,14 +50,6 @@ pub(super) trait AnyFunction: Any + Send + Sync {
 impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
     fn is_async(&self) -> bool {
         matches!(self.body, Body::Async(_))
-    }
-
-    fn calls(&self) -> Box<dyn Lot> {
-        <dyn Lot>::of::<Call<A, R>>()
-    }
-
-    fn posts(&self) -> Box<dyn Lot> {
-        <dyn Lot>::of::<Post<A>>()
     }
 
     fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool {

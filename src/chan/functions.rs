@@ -14,7 +14,6 @@ use super::error::{CallError, RegisterError};
 use super::function::{AnyFunction, Body, Function, Signature, Type};
 use super::id::{FunctionId, Names};
 use super::kind::{Kind, KindMarker, Many, One, Results, Zero};
-use super::queue::Queue;
 use super::reply::Responder;
 
 /// A table of functions over a state `S`, which one server or any number of servers run.
@@ -333,10 +332,5 @@ impl Directory {
 
     pub(super) fn id(&self, number: usize) -> &FunctionId {
         &self.entries[number].id
-    }
-
-    /// Creates an empty queue for calls of these functions.
-    pub(super) fn queue(&self) -> Queue {
-        Queue::of(self.entries.iter().map(|entry| &*entry.function))
     }
 }

@@ -9,7 +9,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -370,6 +370,29 @@ fn who_gives_up_waiting_for_room_leaves_the_line() {
 }
 
 #[test]
+fn a_call_in_go_mode_that_is_overdue_was_either_queued_or_never_runs() {
+    model(|| {
+        let Made { mut server, client, values, .. } = made(1);
+        client.go("add", values.value(1)).unwrap();
+        let owner = spawn(move || {
+            assert!(block_on(server.exec()));
+            server
+        });
+        let mut call = client.go_when_room("add", values.value(2));
+        let polled = Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop()));
+        let ended = if polled.is_ready() { polled } else { call.overdue() };
+        let result = match ended {
+            Poll::Ready(result) => result,
+            Poll::Pending => block_on(call),
+        };
+        let mut server = owner.join().unwrap();
+        while block_on(server.exec()) {}
+        assert_eq!(server.state().numbers.contains(&2), result.is_ok(), "{result:?}");
+        assert_eq!((client.stats().waiting, values.count()), (0, 2));
+    });
+}
+
+#[test]
 fn closing_answers_those_who_wait_for_room() {
     large_model(|| {
         let Made { server, client, values, .. } = made(1);
@@ -429,6 +452,26 @@ fn draining_runs_what_was_taken_and_ends() {
         drains.join().unwrap();
         let log = owner.join().unwrap();
         assert_eq!(log.numbers.len(), posted + ran);
+        assert_eq!(values.count(), 2);
+    });
+}
+
+#[test]
+fn a_drain_knows_what_a_loop_that_is_dropped_has_left() {
+    large_model(|| {
+        let Made { server, client, values, .. } = made(2);
+        let shared = client.shared().clone();
+        let owner = spawn(move || {
+            let mut run = Box::pin(server.run());
+            assert!(run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(run);
+        });
+        let posted = client.go("add", values.value(1)).is_ok();
+        let ran = add(&client, values.value(2));
+        owner.join().unwrap();
+        let all = block_on(poll_fn(|cx| shared.poll_ended(cx)));
+        let executed = client.stats().executed;
+        assert!(!all || executed == u64::from(posted) + u64::from(ran), "{executed}, {posted}, {ran}");
         assert_eq!(values.count(), 2);
     });
 }

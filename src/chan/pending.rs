@@ -13,6 +13,7 @@ use super::error::CallError;
 use super::id::FunctionId;
 use super::kind::Kind;
 use super::panic;
+use super::queue::KEEP;
 use super::reply::{Sink, register};
 use super::shared::Shared;
 use super::sync::{AtomicBool, Mutex, Ordering};
@@ -151,8 +152,10 @@ impl<C> Answers<C> {
         let mut gathered = self.gathered.lock();
         if gathered.ready.is_empty() {
             let old = register(&mut gathered.sleeper, cx);
+            // After a burst an idle loop gives its memory back.
+            let large = [release(&mut gathered.ready), release(ready)];
             drop(gathered);
-            drop(old);
+            drop((old, large));
         } else {
             mem::swap(&mut gathered.ready, ready);
         }
@@ -181,6 +184,11 @@ impl<C> Answers<C> {
         workers.into_values().for_each(Waker::wake);
         ready.into_iter().for_each(panic::drop_quietly);
     }
+}
+
+/// Returns the buffer of an empty list that has grown large.
+fn release<T>(list: &mut VecDeque<T>) -> Option<VecDeque<T>> {
+    (list.is_empty() && list.capacity() * size_of::<T>() > KEEP).then(|| mem::take(list))
 }
 
 /// A call without a deadline. It becomes its own callback when its answer is there.

@@ -1,42 +1,50 @@
 //! Calls in the order in which they came, without a box for each.
 //!
-//! The order is a list of function numbers; what goes with a call waits in a list of its function, whose element type
+//! The order is a list of function numbers. The arguments of a call wait in a list of its function, whose element type
 //! is the function's. So a call costs no allocation of its own, whatever its arguments are, and no `unsafe`.
+//!
+//! A function's lists are made at its first call, so an idle server pays nothing for the size of its table. A buffer
+//! that has grown large is released when the server has nothing to do ([`Queue::release`]).
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::mem;
 
 use super::error::CallError;
 use super::function::{AnyFunction, Rest};
-use super::lot::{Call, Lot, Post};
+use super::lot::{Call, Item, Lot, Post};
+
+/// Buffers up to this size in bytes are kept when they are empty.
+pub(super) const KEEP: usize = 4096;
 
 /// Calls of any functions of one table, oldest first.
 #[derive(Default)]
 pub(super) struct Queue {
     order: VecDeque<Entry>,
-    /// By function: the calls that want an answer.
-    calls: Vec<Box<dyn Lot>>,
-    /// By function: the calls in go mode.
-    posts: Vec<Box<dyn Lot>>,
+    /// The calls of each function and mode, sorted by entry.
+    lots: Vec<(Entry, Box<dyn Lot>)>,
+    /// Index of the list used last; most calls are for the same function as the call before.
+    last: usize,
+    /// Set once a buffer has grown beyond [`KEEP`].
+    large: bool,
 }
 
-/// Says in which lot the next call waits.
-#[derive(Clone, Copy)]
+/// Names the list in which a call waits: the function's number, and whether the call is in go mode.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
-    function: usize,
+    function: u32,
     post: bool,
 }
 
-impl Queue {
-    /// Creates an empty queue for the functions of a table. (The default one has room for none.)
-    pub(super) fn of<'f>(functions: impl Iterator<Item = &'f dyn AnyFunction> + Clone) -> Self {
-        Self {
-            order: VecDeque::new(),
-            calls: functions.clone().map(AnyFunction::calls).collect(),
-            posts: functions.map(AnyFunction::posts).collect(),
-        }
+impl Entry {
+    fn new(function: usize, post: bool) -> Self {
+        let function =
+            u32::try_from(function).unwrap_or_else(|_| unreachable!("a table has fewer functions"));
+        Self { function, post }
     }
+}
 
+impl Queue {
     pub(super) fn len(&self) -> usize {
         self.order.len()
     }
@@ -50,31 +58,57 @@ impl Queue {
         function: usize,
         call: Call<A, R>,
     ) {
-        self.calls[function].items().push_back(call);
-        self.order.push_back(Entry { function, post: false });
+        self.push(Entry::new(function, false), call);
     }
 
     pub(super) fn push_post<A: Send + 'static>(&mut self, function: usize, post: Post<A>) {
-        self.posts[function].items().push_back(post);
-        self.order.push_back(Entry { function, post: true });
+        self.push(Entry::new(function, true), post);
+    }
+
+    fn push<T: Item>(&mut self, entry: Entry, item: T) {
+        if self.find(entry).is_none() {
+            let at = self.lots.partition_point(|(other, _)| *other < entry);
+            self.lots.insert(at, (entry, <dyn Lot>::of::<T>()));
+            self.last = at;
+        }
+        let items = self.lots[self.last].1.items::<T>();
+        items.push_back(item);
+        self.large |= items.capacity() * size_of::<T>() > KEEP;
+        self.order.push_back(entry);
+        self.large |= self.order.capacity() * size_of::<Entry>() > KEEP;
+    }
+
+    /// Returns the list of an entry, if it exists.
+    fn find(&mut self, entry: Entry) -> Option<&mut dyn Lot> {
+        if self.lots.get(self.last).is_none_or(|(last, _)| *last != entry) {
+            self.last = self.lots.binary_search_by_key(&entry, |(other, _)| *other).ok()?;
+        }
+        Some(&mut *self.lots[self.last].1)
+    }
+
+    /// Takes the oldest call's entry out of the order, and returns it with its list.
+    fn pop(&mut self) -> Option<(Entry, &mut dyn Lot)> {
+        let entry = self.order.pop_front()?;
+        match self.find(entry) {
+            Some(lot) => Some((entry, lot)),
+            None => unreachable!("a call's list is made before its entry"),
+        }
     }
 
     /// Returns the number of the function that the oldest call is for.
     pub(super) fn front(&self) -> Option<usize> {
-        Some(self.order.front()?.function)
+        Some(self.order.front()?.function as usize)
     }
 
-    /// Runs the oldest call with its function, which is that of the number that [`front`](Self::front) gave, and
-    /// tells whether it did: not if its caller has given up.
+    /// Runs the oldest call with its function, which is that of the number that [`front`](Self::front) gave. Returns
+    /// `false` if it did not run since its caller has given up.
     pub(super) fn run_front(&mut self, function: &dyn AnyFunction, state: &mut dyn Any) -> bool {
-        match self.order.pop_front() {
-            Some(Entry { function: number, post: true }) => {
-                function.run_post(&mut *self.posts[number], state);
+        match self.pop() {
+            Some((Entry { post: true, .. }, posts)) => {
+                function.run_post(posts, state);
                 true
             }
-            Some(Entry { function: number, post: false }) => {
-                function.run_call(&mut *self.calls[number], state)
-            }
+            Some((_, calls)) => function.run_call(calls, state),
             None => false,
         }
     }
@@ -85,17 +119,75 @@ impl Queue {
         function: &dyn AnyFunction,
         state: &'s mut dyn Any,
     ) -> Option<Rest<'s>> {
-        match self.order.pop_front()? {
-            Entry { function: number, post: true } => function.begin_post(&mut *self.posts[number], state),
-            Entry { function: number, post: false } => function.begin_call(&mut *self.calls[number], state),
+        match self.pop()? {
+            (Entry { post: true, .. }, posts) => function.begin_post(posts, state),
+            (_, calls) => function.begin_call(calls, state),
         }
     }
 
     /// Answers all calls with an error.
     pub(super) fn fail(&mut self, error: &CallError) {
         self.order.clear();
-        for lot in self.calls.iter_mut().chain(&mut self.posts) {
+        for (_, lot) in &mut self.lots {
             lot.fail(error);
         }
+    }
+
+    /// Returns the buffers of an empty queue if some of them have grown large. To free much memory takes time, so the
+    /// caller drops them without a lock.
+    pub(super) fn release(&mut self) -> Option<Self> {
+        (self.large && self.is_empty()).then(|| mem::take(self))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::chan::functions::{Directory, Functions};
+
+    type Block = [u8; 1024];
+
+    fn table(functions: i64) -> Functions<u64> {
+        let mut table = Functions::new();
+        for number in 0..functions {
+            table.register0(number, |sum: &mut u64, block: Block| *sum += u64::from(block[0])).unwrap();
+        }
+        table
+    }
+
+    fn run(queue: &mut Queue, directory: &Directory) -> u64 {
+        let mut sum = 0_u64;
+        while let Some(number) = queue.front() {
+            assert!(queue.run_front(directory.function(number), &mut sum));
+        }
+        sum
+    }
+
+    #[test]
+    fn lists_are_made_at_a_functions_first_call() {
+        let table = table(50);
+        let mut queue = Queue::default();
+        assert_eq!(queue.lots.capacity(), 0);
+        for function in [49, 7, 49, 8, 7] {
+            queue.push_post(function, Post([1_u8; 1024]));
+        }
+        assert_eq!(queue.lots.len(), 3);
+        assert_eq!(run(&mut queue, table.directory()), 5);
+    }
+
+    #[test]
+    fn only_large_buffers_are_released_and_only_empty_ones() {
+        let table = table(1);
+        let mut queue = Queue::default();
+        queue.push_post(0, Post([1_u8; 1024]));
+        assert!(run(&mut queue, table.directory()) == 1 && queue.release().is_none(), "it is small");
+        for _ in 0..100 {
+            queue.push_post(0, Post([1_u8; 1024]));
+        }
+        assert!(queue.release().is_none(), "it is not empty");
+        assert_eq!(run(&mut queue, table.directory()), 100);
+        assert!(queue.release().is_some());
+        assert!(queue.lots.is_empty() && queue.order.capacity() == 0 && queue.release().is_none());
     }
 }

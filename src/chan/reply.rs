@@ -143,12 +143,27 @@ impl<R> Slot<R> {
         }
     }
 
-    /// Gives up the answer, which is dropped when it comes, or now if it is there.
-    pub(super) fn abandon(&self) {
-        // The old state, with the user's value or waker in it, is dropped after the lock.
+    /// Gives up the answer, which is dropped when it comes. Returns it if it is there already.
+    pub(super) fn abandon(&self) -> Option<Result<R, CallError>> {
+        // The old state, with the user's value or waker in it, outlives the lock.
         let old = mem::replace(&mut *self.0.lock(), State::Abandoned);
-        if let State::Waiting { worker: Some(worker), .. } = old {
-            worker.wake();
+        match old {
+            State::Answered(result) => return Some(result),
+            State::Waiting { worker: Some(worker), .. } => worker.wake(),
+            State::Waiting { .. } | State::Abandoned => {}
+        }
+        None
+    }
+
+    /// Takes the answer if it is there.
+    pub(super) fn take(&self) -> Option<Result<R, CallError>> {
+        let mut state = self.0.lock();
+        match &*state {
+            State::Answered(_) => match mem::replace(&mut *state, State::Abandoned) {
+                State::Answered(result) => Some(result),
+                _ => unreachable!("the state was looked at under this lock"),
+            },
+            State::Waiting { .. } | State::Abandoned => None,
         }
     }
 

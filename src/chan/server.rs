@@ -4,6 +4,7 @@ use std::any::{Any, type_name};
 use std::borrow::Cow;
 use std::fmt;
 use std::future::poll_fn;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -73,11 +74,10 @@ impl<S: 'static> Server<S> {
         let directory = functions.into().directory().clone();
         let name = settings.name.unwrap_or_else(|| Cow::Borrowed(short_name(type_name::<S>())));
         let node = Node::new(Arc::from(name));
-        let batch = directory.queue();
         let shared = Arc::new(Shared::new(node, directory, settings.capacity, settings.backtrace_limit));
         let handle = Arc::new(Handle(shared.clone()));
         let state = state(Client::new(handle.clone()), Closer(shared.clone()));
-        Self { state, handle, runner: Runner { shared, batch } }
+        Self { state, handle, runner: Runner { shared, batch: Queue::default(), awaiting: false } }
     }
 
     pub(crate) fn into_state(self) -> S {
@@ -219,6 +219,8 @@ struct Runner {
     shared: Arc<Shared>,
     /// Calls that were taken all at once and are run one after the other without the lock.
     batch: Queue,
+    /// [`run`](Self::run) is awaiting an async function.
+    awaiting: bool,
 }
 
 impl Runner {
@@ -240,7 +242,9 @@ impl Runner {
             *turn += self.work(any(state), TURN - *turn);
             if let Some((number, rest)) = self.begin(any(state)) {
                 self.shared.pause();
+                self.awaiting = true;
                 self.finish(number, rest).await;
+                self.awaiting = false;
                 *turn += 1;
             }
             if *turn >= TURN {
@@ -253,7 +257,7 @@ impl Runner {
 
     /// Runs calls of the batch, up to `most`, and returns how many. Stops before an async one.
     fn work(&mut self, state: &mut dyn Any, most: usize) -> usize {
-        let Self { shared, batch } = self;
+        let Self { shared, batch, .. } = self;
         let mut ran = 0;
         // What is true of every function that runs here is said once for all of them.
         let mut current = waits::Function::new(&shared.node);
@@ -263,7 +267,7 @@ impl Runner {
                     && let Some(number) = batch.front()
                 {
                     if shared.is_aborted() {
-                        shared.set_taken(0);
+                        shared.leave_taken();
                         return batch.fail(&CallError::Closed);
                     }
                     let function = shared.directory.function(number);
@@ -287,7 +291,7 @@ impl Runner {
 
     /// Begins the next call of the batch if it is for an async function.
     fn begin<'s>(&mut self, state: &'s mut dyn Any) -> Option<(usize, Rest<'s>)> {
-        let Self { shared, batch } = self;
+        let Self { shared, batch, .. } = self;
         let number = batch.front()?;
         let function = shared.directory.function(number);
         if !function.is_async() || shared.is_aborted() {
@@ -305,25 +309,43 @@ impl Runner {
     /// Runs an async function to its end.
     async fn finish(&mut self, number: usize, mut rest: Rest<'_>) {
         let shared = &self.shared;
+        let mut under_way = UnderWay { shared, ended: false };
         let mut function = waits::Function::new(&shared.node);
-        poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
             match function.within(|| panic::watch(shared.backtrace_limit, part)) {
                 // One that may wait for ever must not keep a closed server from its end.
-                Ok(Poll::Pending) => shared.poll_aborted(cx),
-                Ok(Poll::Ready(())) | Err(_) => Poll::Ready(()),
+                Ok(Poll::Pending) => shared.poll_aborted(cx).map(|()| false),
+                Ok(Poll::Ready(())) | Err(_) => Poll::Ready(true),
             }
         })
         .await;
-        shared.resume();
+        under_way.ended = ended;
+        drop(under_way);
         panic::drop_quietly(rest);
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        self.shared.end();
+        let left = self.awaiting || !self.batch.is_empty();
+        self.shared.end(left);
         self.batch.fail(&CallError::Closed);
+    }
+}
+
+/// An async function, until it has ended or is dropped before its end.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    ended: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        match self.ended {
+            true => self.shared.resume(),
+            false => self.shared.broke_off(),
+        }
     }
 }
 
@@ -342,18 +364,17 @@ pub(crate) enum Drained {
 #[derive(Clone)]
 pub struct Closer(Arc<Shared>);
 
+// As for clients.
+impl UnwindSafe for Closer {}
+impl RefUnwindSafe for Closer {}
+
 impl Closer {
     /// Closes the server at once. See [`Server::close`].
     pub fn close(&self) {
         self.0.close();
     }
 
-    /// Ends a server that has done all it had.
-    pub(crate) fn finish(&self) {
-        self.0.finish();
-    }
-
-    /// Like [`close`](Self::close), of one who knows that there is more to do than calls.
+    /// Like [`close`](Self::close), by an owner that leaves other things than calls undone.
     pub(crate) fn cut(&self) {
         self.0.cut();
     }
@@ -366,9 +387,10 @@ impl Closer {
     /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
     /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
     ///
-    /// Tells whether all calls were run: false also if the server was closed before it had done so, and at once, with
-    /// nothing but the first done, if one of the server's own functions would wait for itself here. Dropping the future
-    /// leaves the server as it is, without a limit in time.
+    /// Returns `true` if all calls were run. Returns `false` if the server ended before, in whatever way: closed,
+    /// dropped, or with the task or executor that ran it. Returns `false` at once, having only closed the server for new
+    /// calls, if one of the server's own functions would wait for itself here. Dropping the future leaves the server as
+    /// it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.drained(patience).await == Drained::All
     }
@@ -401,4 +423,28 @@ impl fmt::Debug for Closer {
 fn short_name(name: &'static str) -> &'static str {
     let name = name.split('<').next().unwrap_or(name);
     name.rsplit("::").next().unwrap_or(name)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn an_idle_server_keeps_no_large_buffers() {
+        let mut functions = Functions::new();
+        functions.register0("take", |_: &mut (), _: [u8; 1024]| ()).unwrap();
+        let mut server = Server::new((), functions);
+        let client = server.client();
+        for _ in 0..2 {
+            for _ in 0..100 {
+                client.go("take", [0_u8; 1024]).unwrap();
+            }
+            while smol::block_on(server.exec()) {}
+            assert!(server.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending());
+            assert!(server.runner.batch.release().is_none() && server.runner.shared.release().is_none());
+        }
+    }
 }

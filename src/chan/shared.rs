@@ -6,7 +6,7 @@
 //! which they came. Nothing of the user's runs under the lock.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -52,10 +52,11 @@ struct Inner {
     sleeper: Option<Waker>,
     /// Wakes the loop while it awaits an async function, which only a close can end before its time.
     suspended: Option<Waker>,
-    /// Whether it was closed before it had done all it had.
+    /// Something was left undone, so a drain must not report that everything was run.
     cut: bool,
     /// Callers that wait for room in the queue, in their order.
-    waiting: VecDeque<Arc<dyn Waiting>>,
+    waiting: BTreeMap<Place, Arc<dyn Waiting>>,
+    next_place: u64,
     /// Those who want to know when the loop has ended.
     watchers: Vec<Waker>,
     high_water: usize,
@@ -69,7 +70,9 @@ enum Holder {
     Free(State),
     /// A caller that runs a function in place.
     Caller,
-    /// The server is gone; a caller that still has the state drops it.
+    /// A caller that runs a function in place, and drops the state afterwards: the loop has ended meanwhile.
+    LastCaller,
+    /// The server is gone.
     Nobody,
 }
 
@@ -82,6 +85,10 @@ enum Phase {
     /// The loop has ended.
     Ended,
 }
+
+/// A caller's place among those that wait for room in the queue.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(u64);
 
 /// A caller that waits for room in the queue.
 pub(super) trait Waiting: Send + Sync {
@@ -116,13 +123,14 @@ impl Shared {
         backtrace_limit: usize,
     ) -> Self {
         let inner = Inner {
-            queue: directory.queue(),
+            queue: Queue::default(),
             holder: Holder::Owner,
             phase: Phase::Open,
             sleeper: None,
             suspended: None,
             cut: false,
-            waiting: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            next_place: 0,
             watchers: Vec::new(),
             high_water: 0,
         };
@@ -187,18 +195,20 @@ impl Shared {
         Ok(())
     }
 
-    /// Has a caller wait for room, unless there is some by now.
-    pub(super) fn wait_for_room(&self, caller: &Arc<impl Waiting + 'static>) -> Result<(), CallError> {
+    /// Has a caller wait for room, unless there is some by now. Returns its place, by which it can leave.
+    pub(super) fn wait_for_room(&self, caller: &Arc<impl Waiting + 'static>) -> Result<Place, CallError> {
         let mut inner = self.inner.lock();
         if inner.phase != Phase::Open {
             return Err(CallError::Closed);
         }
+        let place = Place(inner.next_place);
+        inner.next_place += 1;
         let entered = self.has_room(&inner);
         if entered {
             caller.enter(&mut inner.queue);
             self.mark(&mut inner);
         } else {
-            inner.waiting.push_back(caller.clone());
+            inner.waiting.insert(place, caller.clone());
         }
         let sleeper = inner.rouse();
         drop(inner);
@@ -206,15 +216,13 @@ impl Shared {
         if entered {
             caller.entered();
         }
-        Ok(())
+        Ok(place)
     }
 
     /// Forgets a caller that waits for room no longer.
-    pub(super) fn leave(&self, caller: *const ()) {
-        let mut inner = self.inner.lock();
-        let found = inner.waiting.iter().position(|waiting| Arc::as_ptr(waiting).cast() == caller);
-        let _left = found.and_then(|at| inner.waiting.remove(at));
-        drop(inner);
+    pub(super) fn leave(&self, place: Place) {
+        let left = self.inner.lock().waiting.remove(&place);
+        drop(left);
     }
 
     fn has_room(&self, inner: &Inner) -> bool {
@@ -279,12 +287,13 @@ impl Shared {
         let mut inner = self.inner.lock();
         let mut admitted = Vec::new();
         let taken = self.take(&mut inner, batch, lend, &mut admitted);
-        let old = match taken {
-            Poll::Ready(_) => None,
-            Poll::Pending => register(&mut inner.sleeper, cx),
+        let (old, large) = match taken {
+            Poll::Ready(_) => (None, [None, None]),
+            // After a burst an idle server gives its memory back.
+            Poll::Pending => (register(&mut inner.sleeper, cx), [inner.queue.release(), batch.release()]),
         };
         drop(inner);
-        drop(old);
+        drop((old, large));
         for caller in admitted {
             caller.entered();
         }
@@ -334,7 +343,7 @@ impl Shared {
     /// Lets those who wait for room into the queue, as far as there is some.
     fn admit(&self, inner: &mut Inner, admitted: &mut Vec<Arc<dyn Waiting>>) {
         while self.queued(inner) < self.capacity {
-            let Some(caller) = inner.waiting.pop_front() else { break };
+            let Some((_, caller)) = inner.waiting.pop_first() else { break };
             caller.enter(&mut inner.queue);
             admitted.push(caller);
         }
@@ -349,6 +358,12 @@ impl Shared {
     /// Tells how many taken calls have not begun.
     pub(super) fn set_taken(&self, calls: usize) {
         self.taken.store(calls, Ordering::Relaxed);
+    }
+
+    /// The loop answers the calls that it has taken instead of running them.
+    pub(super) fn leave_taken(&self) {
+        self.set_taken(0);
+        self.inner.lock().cut = true;
     }
 
     pub(super) fn is_aborted(&self) -> bool {
@@ -372,24 +387,12 @@ impl Shared {
 
     /// Takes no more calls, and answers those that have not begun.
     pub(super) fn close(&self) {
-        let mut inner = self.inner.lock();
-        let left = self.queued(&inner) > 0 || !inner.waiting.is_empty() || inner.suspended.is_some();
-        inner.cut |= left;
-        drop(inner);
-        self.shut(Phase::Closed);
+        self.shut(Phase::Closed, false);
     }
 
-    /// Like [`close`](Self::close), of one who knows that there is more to do.
+    /// Like [`close`](Self::close), by an owner that leaves other things than calls undone.
     pub(super) fn cut(&self) {
-        let mut inner = self.inner.lock();
-        inner.cut |= inner.phase != Phase::Ended;
-        drop(inner);
-        self.shut(Phase::Closed);
-    }
-
-    /// Takes no more calls, when there are none left.
-    pub(super) fn finish(&self) {
-        self.shut(Phase::Closed);
+        self.shut(Phase::Closed, true);
     }
 
     /// Waits until it is closed.
@@ -404,30 +407,46 @@ impl Shared {
         Poll::Pending
     }
 
-    /// The async function that might have been ended by a close has ended.
+    /// No async function is under way any longer.
     pub(super) fn resume(&self) {
         let suspended = self.inner.lock().suspended.take();
         drop(suspended);
     }
 
-    /// The server is gone.
-    pub(super) fn end(&self) {
-        self.shut(Phase::Ended);
+    /// An async function was dropped before its end. Before a drain or a close that is its owner's affair.
+    pub(super) fn broke_off(&self) {
+        let mut inner = self.inner.lock();
+        inner.cut |= inner.phase != Phase::Open;
+        let suspended = inner.suspended.take();
+        drop(inner);
+        drop(suspended);
     }
 
-    fn shut(&self, phase: Phase) {
+    /// The loop has ended. `left` says whether it leaves calls that it has taken.
+    pub(super) fn end(&self, left: bool) {
+        self.shut(Phase::Ended, left);
+    }
+
+    /// Every end comes here, so here it is decided whether something is left undone.
+    fn shut(&self, phase: Phase, left: bool) {
         self.aborted.store(true, Ordering::Relaxed);
         let mut inner = self.inner.lock();
         let mut state = None;
         let mut watchers = Vec::new();
-        if phase == Phase::Ended {
-            if let Holder::Free(left) = mem::replace(&mut inner.holder, Holder::Nobody) {
-                state = Some(left);
-            }
-            watchers = mem::take(&mut inner.watchers);
-        }
         if inner.phase != Phase::Ended {
+            // What the loop has taken or is awaiting it reports itself: it may end before it sees that it is closed.
+            inner.cut |= left || !inner.queue.is_empty() || !inner.waiting.is_empty();
             inner.phase = phase;
+        }
+        if phase == Phase::Ended {
+            match mem::replace(&mut inner.holder, Holder::Nobody) {
+                Holder::Caller => inner.holder = Holder::LastCaller,
+                Holder::Free(left) => state = Some(left),
+                Holder::LastCaller | Holder::Owner | Holder::Nobody => {}
+            }
+            if inner.is_over() {
+                watchers = mem::take(&mut inner.watchers);
+            }
         }
         let mut queue = mem::take(&mut inner.queue);
         let waiting = mem::take(&mut inner.waiting);
@@ -439,23 +458,28 @@ impl Shared {
         wake(sleeper);
         wake(suspended);
         queue.fail(&CallError::Closed);
-        for caller in waiting {
+        for caller in waiting.into_values() {
             caller.fail(&CallError::Closed);
         }
         watchers.into_iter().for_each(Waker::wake);
         panic::drop_quietly(state);
     }
 
-    /// Waits until the server is gone, and tells whether it had done all it had.
+    /// Waits until the server is gone. Returns `true` if it had done all it had.
     pub(super) fn poll_ended(&self, cx: &Context<'_>) -> Poll<bool> {
         let mut inner = self.inner.lock();
-        if inner.phase == Phase::Ended {
+        if inner.is_over() {
             return Poll::Ready(!inner.cut);
         }
         if !inner.watchers.iter().any(|watcher| watcher.will_wake(cx.waker())) {
             inner.watchers.push(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    #[cfg(test)]
+    pub(super) fn release(&self) -> Option<Queue> {
+        self.inner.lock().queue.release()
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -511,6 +535,11 @@ impl Shared {
 }
 
 impl Inner {
+    /// Returns `true` if the loop has ended and no function is running in place.
+    fn is_over(&self) -> bool {
+        self.phase == Phase::Ended && !matches!(self.holder, Holder::LastCaller)
+    }
+
     /// Returns what wakes the loop, if it sleeps and can have the state.
     fn rouse(&mut self) -> Option<Waker> {
         match self.holder {
@@ -545,8 +574,11 @@ impl Borrowed<'_> {
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
         let mut inner: MutexGuard<'_, Inner> = self.shared.inner.lock();
-        if matches!(inner.holder, Holder::Nobody) {
+        if matches!(inner.holder, Holder::LastCaller) {
+            inner.holder = Holder::Nobody;
+            let watchers = mem::take(&mut inner.watchers);
             drop(inner);
+            watchers.into_iter().for_each(Waker::wake);
             return panic::drop_quietly(self.state.take());
         }
         self.shared.patience.hint(Hint::Free);

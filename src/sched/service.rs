@@ -241,7 +241,7 @@ impl<S: 'static> Service<S> {
         // Before the loop can end, and the executor with it: it drops what these tasks have.
         tasks.running.clear();
         drop(tasks);
-        self.closer.finish();
+        self.closer.close();
         self.jobs.clear();
         let timers = self.timers().clear();
         discard(timers);

@@ -1,5 +1,8 @@
 //! The channel-RPC core.
 
+mod late;
+mod undone;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
