@@ -47,16 +47,22 @@ need() {
 
 release_build() { cargo build --release --locked --bin chanrpc; }
 
+# The binary that is released for this machine, which is what the checks of binaries look at; .ci/run has a step for it.
+# shellcheck disable=SC2034
+shipped=$target/dist/$(uname -m)-unknown-linux-musl/chanrpc
+shipped_build() { [[ -n ${CHANRPC_STEPS-} ]] || ci/build "$(uname -m)-unknown-linux-musl"; }
+
 # tests_ran PATTERN... -- COMMAND...: runs tests. For each pattern (extended, from a name's beginning) at least one test
 # must have passed: a filter that nothing matches is a failure here.
 tests_ran() {
-    local patterns=() pattern passed log=$target/tests.log
+    local patterns=() pattern passed log
     while [[ $1 != -- ]]; do
         patterns+=("$1")
         shift
     done
     shift
     mkdir -p "$target"
+    log=$(mktemp "$target/tests.XXXXXX")
     "$@" </dev/null | tee "$log"
     for pattern in "${patterns[@]}"; do
         passed=$(grep -cE "^test $pattern.* \.\.\. ok$" "$log" || true)
@@ -66,6 +72,7 @@ tests_ran() {
             return 1
         }
     done
+    rm "$log"
 }
 
 # For tests of scripts, which make a directory for themselves first.

@@ -7,6 +7,9 @@ export PATH=$tools/bin:$tools/zig/bin:$tools/zig/ziglang:$PATH
 # shellcheck disable=SC1091 # made by ci/setup-cross, where published images cannot be had
 [[ ! -f $tools/cross/env ]] || source "$tools/cross/env"
 
+# By this .ci/run finds the containers that it has started.
+export CROSS_CONTAINER_OPTS="${CROSS_CONTAINER_OPTS-} --label chanrpc.steps=${CHANRPC_STEPS-}"
+
 # Git Bash would take the flags for paths.
 export MSYS2_ENV_CONV_EXCL=CARGO_ENCODED_RUSTFLAGS
 

@@ -2,7 +2,7 @@
 //! bounded number of preemptions allows, and finds a wait that never ends, too.
 //!
 //! ```sh
-//! RUSTFLAGS="--cfg chanrpc_loom" cargo test --release --lib --no-default-features loom -- --test-threads=1
+//! RUSTFLAGS="--cfg chanrpc_loom" cargo test --profile checked --lib --no-default-features loom -- --test-threads=1
 //! ```
 //!
 //! A wait that never ends may abort the tests; with one test at a time, the last one named is the one.

@@ -35,8 +35,6 @@ mod storms;
 mod strangers;
 mod stress;
 mod support;
-#[cfg(feature = "tls")]
-mod tls;
 mod wakes;
 mod waterfall;
 mod websocket;

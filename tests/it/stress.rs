@@ -4,7 +4,7 @@
 //! done in some seconds. In full:
 //!
 //! ```sh
-//! CHANRPC_TEST_SCALE=1 cargo test --release --test it stress
+//! CHANRPC_TEST_SCALE=1 cargo test --profile checked --package stress
 //! ```
 //!
 //! What is called when comes from `CHANRPC_TEST_SEED`, which a failure names; how the threads meet does not.

@@ -1,5 +1,10 @@
 //! TLS: listeners, the command line and forwarded functions, against curl, openssl and peers that misbehave. The
 //! certificates are made by openssl.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../it/support.rs"]
+#[allow(dead_code)]
+mod support;
 
 use std::net::SocketAddr;
 use std::process::Command;

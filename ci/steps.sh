@@ -1,0 +1,135 @@
+# Sourced by .ci/run: runs the steps of the table ci/steps, two at a time (CHANRPC_JOBS) or as many as there are processors,
+# each when those that it needs have passed. What a step says is kept apart, in target/steps/NAME.log, and shown in one
+# piece when it ends. The first that fails ends all, and nothing that was started here is left.
+# shellcheck shell=bash
+
+# shellcheck disable=SC2154 # common.sh sets it
+logs=$target/steps
+at_once=${CHANRPC_JOBS:-$(($(nproc) > 2 ? $(nproc) : 2))}
+declare -A command=() lane=() needs=() state=() began=() took=()
+# By process id.
+declare -A running=()
+order=() chosen='' failed=''
+# Marks all that is started, for what has left the process group of its step.
+mark=$$.$(date +%s)
+
+# read_steps push|night [GROUP]...: the steps of groups with what they need, or all.
+read_steps() {
+    local mode=$1 name when in of after line need i all=()
+    local -A group=() wanted=()
+    shift
+    while read -r name when in of after line; do
+        [[ $when == every || $when == "$mode" ]] || continue
+        all+=("$name")
+        command[$name]=$line lane[$name]=$in group[$name]=$of
+        needs[$name]=${after//,/ }
+        [[ $after != - ]] || needs[$name]=
+    done < <(grep -v '^#' ci/steps)
+    for ((i = ${#all[@]} - 1; i >= 0; i--)); do
+        name=${all[i]}
+        (($# == 0)) || [[ " $* " == *" ${group[$name]} "* || -n ${wanted[$name]-} ]] || continue
+        order=("$name" ${order[@]+"${order[@]}"})
+        for need in ${needs[$name]}; do wanted[$need]=yes; done
+    done
+    ((${#order[@]} > 0)) || {
+        echo "no step of ci/steps is of a group $*; there are: $(printf '%s\n' "${group[@]}" | sort -u | tr '\n' ' ')" >&2
+        return 2
+    }
+}
+
+is_ready() { # NAME
+    local need
+    [[ -z ${state[$1]-} ]] || return 1
+    for need in ${needs[$1]}; do [[ ${state[$need]-} == passed ]] || return 1; done
+}
+# The first step that is ready, but rather one of a lane in which nothing runs.
+choose() {
+    local name busy=
+    for name in ${running[@]+"${running[@]}"}; do busy+=" ${lane[$name]}"; done
+    chosen=
+    for name in "${order[@]}"; do
+        is_ready "$name" || continue
+        chosen=${chosen:-$name}
+        if [[ $busy != *"${lane[$name]}"* ]]; then
+            chosen=$name
+            break
+        fi
+    done
+    [[ -n $chosen ]]
+}
+begin() { # NAME
+    state[$1]=running began[$1]=$SECONDS
+    printf -- '--> %s: %s\n' "$1" "${command[$1]}"
+    # In a process group of its own.
+    set -m
+    # shellcheck disable=SC2086 # a command and its words
+    env CHANRPC_STEPS="$mark" ${command[$1]} </dev/null >"$logs/$1.log" 2>&1 &
+    set +m
+    running[$!]=$1
+}
+show() { # NAME
+    printf '\n==> %s\n' "$1"
+    cat "$logs/$1.log"
+    printf '==> %s: %s, %d s\n\n' "$1" "${state[$1]}" "${took[$1]}"
+}
+ended() { # PROCESS CODE
+    local name=${running[$1]}
+    unset "running[$1]"
+    took[$name]=$((SECONDS - began[$name])) state[$name]=passed
+    if (($2 == 0)); then
+        show "$name"
+    else
+        state[$name]="FAILED with exit code $2"
+        failed=$name
+        return 1
+    fi
+}
+run_steps() {
+    local process code
+    rm -rf "$logs"
+    mkdir -p "$logs"
+    while :; do
+        while ((${#running[@]} < at_once)) && choose; do begin "$chosen"; done
+        ((${#running[@]} > 0)) || break
+        code=0
+        wait -n -p process "${!running[@]}" || code=$?
+        ended "$process" "$code" || return 1
+    done
+}
+
+table() {
+    local name
+    printf '\n%-14s %6s %6s\n' step began took
+    for name in "${order[@]}"; do
+        [[ -n ${began[$name]-} ]] || continue
+        printf '%-14s %4d s %4d s  %s\n' "$name" "${began[$name]}" "${took[$name]:-$((SECONDS - began[$name]))}" "${state[$name]}"
+    done
+}
+strays() { grep -lszxF "CHANRPC_STEPS=$mark" /proc/[0-9]*/environ | cut -d / -f 3; }
+cleanup() {
+    local process containers
+    # Once is enough.
+    trap '' INT TERM
+    for process in "${!running[@]}"; do
+        state[${running[$process]}]="ended, see $logs/${running[$process]}.log"
+        kill -TERM -- "-$process" 2>/dev/null
+    done
+    strays | xargs -r kill -TERM 2>/dev/null
+    for _ in {1..50}; do
+        [[ -n $(strays) ]] || break
+        sleep 0.1
+    done
+    for process in "${!running[@]}"; do kill -KILL -- "-$process"; done 2>/dev/null
+    strays | xargs -r kill -KILL 2>/dev/null
+    # What runs in a container has another parent.
+    if [[ -n ${CROSS_CONTAINER_ENGINE-} ]]; then
+        containers=$("$CROSS_CONTAINER_ENGINE" ps --quiet --filter "label=chanrpc.steps=$mark")
+        [[ -z $containers ]] || xargs "$CROSS_CONTAINER_ENGINE" kill >/dev/null <<<"$containers"
+    fi
+    table
+    [[ -z $failed ]] || show "$failed" >&2
+    # shellcheck disable=SC2154 # at_end sets it
+    ((code != 0)) || printf '\nall checks passed in %d s\n' "$SECONDS"
+}
+trap 'exit 130' INT
+trap 'exit 143' TERM
