@@ -1,11 +1,11 @@
-# Sourced by .ci/run: runs the steps of the table ci/steps, two at a time (CHANRPC_JOBS) or as many as there are processors,
-# each when those that it needs have passed. What a step says is kept apart, in target/steps/NAME.log, and shown in one
+# Sourced by .ci/run: runs the steps of the table ci/steps, one more at a time than there are processors (CHANRPC_JOBS), each
+# when those that it needs have passed. What a step says is kept apart, in target/steps/NAME.log, and shown in one
 # piece when it ends. The first that fails ends all, and nothing that was started here is left.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154 # common.sh sets it
 logs=$target/steps
-at_once=${CHANRPC_JOBS:-$(($(nproc) > 2 ? $(nproc) : 2))}
+at_once=${CHANRPC_JOBS:-$(($(nproc) + 1))}
 declare -A command=() lane=() needs=() state=() began=() took=()
 # By process id.
 declare -A running=()
@@ -107,7 +107,7 @@ table() {
 }
 strays() { grep -lszxF "CHANRPC_STEPS=$mark" /proc/[0-9]*/environ | cut -d / -f 3; }
 cleanup() {
-    local process containers
+    local process engine containers
     # Once is enough.
     trap '' INT TERM
     for process in "${!running[@]}"; do
@@ -122,10 +122,11 @@ cleanup() {
     for process in "${!running[@]}"; do kill -KILL -- "-$process"; done 2>/dev/null
     strays | xargs -r kill -KILL 2>/dev/null
     # What runs in a container has another parent.
-    if [[ -n ${CROSS_CONTAINER_ENGINE-} ]]; then
-        containers=$("$CROSS_CONTAINER_ENGINE" ps --quiet --filter "label=chanrpc.steps=$mark")
-        [[ -z $containers ]] || xargs "$CROSS_CONTAINER_ENGINE" kill >/dev/null <<<"$containers"
-    fi
+    for engine in docker podman; do
+        command -v $engine >/dev/null || continue
+        containers=$(timeout 20 $engine ps --quiet --filter "label=chanrpc.steps=$mark" 2>/dev/null)
+        [[ -z $containers ]] || xargs $engine kill >/dev/null <<<"$containers"
+    done
     table
     [[ -z $failed ]] || show "$failed" >&2
     # shellcheck disable=SC2154 # at_end sets it
