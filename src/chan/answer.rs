@@ -82,7 +82,10 @@ enum Wait {
 
 impl<R> Answer<R> {
     /// Creates an answer that the server's loop will give, and the right to give it.
-    pub(crate) fn from(server: Host) -> (Responder<R>, Self) {
+    pub(crate) fn from(server: Host) -> (Responder<R>, Self)
+    where
+        R: 'static,
+    {
         let slot = Arc::new(Slot::new());
         let responder = Responder::new(ReplyTo::Slot(slot.clone()));
         (responder, Self { slot, deadline: Deadline::Never, wait: Wait::Begins(server), done: false })

@@ -51,6 +51,7 @@ mod server;
 mod shared;
 mod stats;
 pub(crate) mod sync;
+pub(crate) mod turn;
 pub(crate) mod waits;
 
 pub(crate) use answer::{Answer, Host};

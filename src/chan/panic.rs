@@ -1,10 +1,19 @@
 //! Catching a function's panic, with its message and the way that led to it.
+//!
+//! The message comes from the panic's payload, which every panic has, however it came about. Place and backtrace are
+//! known only to the process's panic hook, which keeps them until the panic is caught. It is not called for panics that
+//! are resumed, and is called for those that a function catches itself, so what it saw is used only if it fits the
+//! payload. Functions may run inside others; each [`catch`] has a level of its own.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::backtrace::Backtrace;
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::mem;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::{Arc, Once};
+
+use super::error::CallError;
 
 /// What is known of a panic in a function.
 #[derive(Clone, Debug)]
@@ -18,7 +27,7 @@ pub struct Panic {
 }
 
 impl Panic {
-    /// Returns the panic's message.
+    /// Returns the panic's message: its payload, if that is a text.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -39,14 +48,7 @@ impl Panic {
     }
 
     fn of(payload: &(dyn Any + Send)) -> Self {
-        let message = if let Some(text) = payload.downcast_ref::<&str>() {
-            (*text).to_owned()
-        } else if let Some(text) = payload.downcast_ref::<String>() {
-            text.clone()
-        } else {
-            "a panic without a text".to_owned()
-        };
-        Self { message, place: None, backtrace: None, limit: 0 }
+        Self { message: text(payload), place: None, backtrace: None, limit: 0 }
     }
 
     fn seen(info: &PanicHookInfo<'_>, limit: usize) -> Self {
@@ -59,22 +61,108 @@ impl Panic {
     }
 }
 
+/// The text of a payload.
+fn text(mut payload: &(dyn Any + Send)) -> String {
+    // One that was thrown again by `panic_any` is boxed twice.
+    while let Some(inner) = payload.downcast_ref::<Box<dyn Any + Send>>() {
+        payload = &**inner;
+    }
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text.clone()
+    } else if let Some(text) = payload.downcast_ref::<Box<str>>() {
+        text.to_string()
+    } else if let Some(text) = payload.downcast_ref::<Cow<'static, str>>() {
+        text.to_string()
+    } else if let Some(panic) = payload.downcast_ref::<Panic>() {
+        panic.message.clone()
+    } else if let Some(error) = payload.downcast_ref::<CallError>() {
+        error.to_string()
+    } else {
+        "a panic without a text".to_owned()
+    }
+}
+
 thread_local! {
     /// `Some(limit)` while a function runs on this thread.
     static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
-    /// What the hook saw of the latest panic on this thread.
-    static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
-    /// Whether there is something in `SEEN`, which costs more to look at.
-    static ANY: Cell<bool> = const { Cell::new(false) };
+    static CATCH: Cell<Catch> = const { Cell::new(Catch { active: false, unwinding: false, any: false }) };
+    /// What belongs to the innermost `catch` on this thread.
+    static LEVEL: RefCell<Level> = const { RefCell::new(Level { seen: None, dropped: Vec::new() }) };
 }
 
-fn see(panic: Panic) {
-    SEEN.set(Some(panic));
-    ANY.set(true);
+/// The innermost `catch` on this thread, in little.
+#[derive(Clone, Copy)]
+struct Catch {
+    active: bool,
+    /// The thread was unwinding before: the function is called by a destructor.
+    unwinding: bool,
+    /// Something is in `LEVEL`, which costs more to look at.
+    any: bool,
 }
 
-fn take_seen() -> Option<Panic> {
-    if ANY.replace(false) { SEEN.take() } else { None }
+#[derive(Default)]
+struct Level {
+    /// The panic that the hook saw last.
+    seen: Option<Seen>,
+    /// Responders that a panic may have dropped. They answer when it is caught, and so known.
+    dropped: Vec<Dropped>,
+}
+
+struct Seen {
+    panic: Panic,
+    payload: TypeId,
+}
+
+impl Seen {
+    fn fits(&self, payload: &(dyn Any + Send), message: &str) -> bool {
+        self.payload == payload.type_id() && self.panic.message == message
+    }
+}
+
+struct Dropped {
+    answer: Box<dyn FnOnce(CallError)>,
+    /// The answer if no panic arrives.
+    otherwise: CallError,
+}
+
+/// Changes the level of the innermost `catch`. Does nothing while the thread's locals are destroyed.
+fn note(f: impl FnOnce(&mut Level)) {
+    let noted = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| f(&mut level)));
+    if let Ok(Ok(())) = noted {
+        CATCH.set(Catch { any: true, ..CATCH.get() });
+    }
+}
+
+fn take_level() -> Level {
+    let level = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| mem::take(&mut *level)));
+    level.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+static HOOK: Once = Once::new();
+
+/// Sets the process's panic hook, if that has not been done.
+pub(crate) fn install_hook() {
+    // Under loom, where all threads are one of std's, it would hide what a model panics with. And std panics if the hook
+    // is changed by a thread that is unwinding: then it is left to the next one.
+    if !cfg!(chanrpc_loom) && !HOOK.is_completed() && !std::thread::panicking() {
+        HOOK.call_once(set_hook);
+    }
+}
+
+/// A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions, which then
+/// print nothing, and hands all others to the hook that was there before.
+#[cold]
+fn set_hook() {
+    let previous = panic::take_hook();
+    panic::set_hook(Box::new(move |info| match LIMIT.get() {
+        Some(limit) => {
+            let seen = Seen { panic: Panic::seen(info, limit), payload: info.payload().type_id() };
+            note(|level| level.seen = Some(seen));
+        }
+        None => previous(info),
+    }));
 }
 
 /// Runs `f`, in which functions are [caught](catch): what they panic with is kept and not printed.
@@ -86,56 +174,93 @@ pub(crate) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
         }
     }
 
-    static HOOK: Once = Once::new();
-    // Under loom, where all threads are one of std's, it would hide what a model panics with.
-    if !cfg!(chanrpc_loom) {
-        HOOK.call_once(set_hook);
-    }
-
+    install_hook();
     let _leave = Leave(LIMIT.replace(Some(backtrace_limit)));
     f()
 }
 
-/// A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions, which then
-/// print nothing, and hands all others to the hook that was there before.
-#[cold]
-fn set_hook() {
-    let previous = panic::take_hook();
-    panic::set_hook(Box::new(move |info| match LIMIT.get() {
-        Some(limit) => see(Panic::seen(info, limit)),
-        None => {
-            take_seen();
-            previous(info);
-        }
-    }));
-}
-
 /// Runs a function, or a part of one; its panic becomes an error.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
-    take_seen();
+    catch_with(f, |_| ())
+}
+
+/// Like [`catch`]; `report` learns of the panic before anyone who waits for the function.
+pub(crate) fn catch_with<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, Panic> {
+    catch_level(f, report).map_err(|(panic, payload)| {
+        drop_quietly(payload);
+        panic
+    })
+}
+
+type Payload = Box<dyn Any + Send>;
+
+fn catch_level<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, (Panic, Payload)> {
+    let unwinding = std::thread::panicking();
+    let outer = CATCH.replace(Catch { active: true, unwinding, any: false });
+    let outer_level = outer.any.then(take_level);
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
-    panic::catch_unwind(AssertUnwindSafe(f)).map_err(caught)
+    let result = panic::catch_unwind(AssertUnwindSafe(f));
+    let level = CATCH.get().any.then(take_level);
+    CATCH.set(outer);
+    if let Some(outer) = outer_level {
+        note(|level| *level = outer);
+    }
+    match result {
+        Ok(value) => {
+            for Dropped { answer, otherwise } in level.into_iter().flat_map(|level| level.dropped) {
+                answer(otherwise);
+            }
+            Ok(value)
+        }
+        Err(payload) => Err((caught(level.unwrap_or_default(), &*payload, report), payload)),
+    }
 }
 
 #[cold]
-fn caught(payload: Box<dyn Any + Send>) -> Panic {
-    // Nothing was seen if somebody has put another hook in our place.
-    let panic = take_seen().unwrap_or_else(|| Panic::of(&*payload));
-    drop_quietly(payload);
+fn caught(level: Level, payload: &(dyn Any + Send), report: impl FnOnce(&Panic)) -> Panic {
+    let panic = Panic::of(payload);
+    let panic = match level.seen {
+        Some(seen) if seen.fits(payload, &panic.message) => seen.panic,
+        _ => panic,
+    };
+    report(&panic);
+    for Dropped { answer, .. } in level.dropped {
+        answer(CallError::Panicked(panic.clone()));
+    }
     panic
 }
 
 /// Drops a value of the user's, whose own panic has nowhere to go.
 pub(crate) fn drop_quietly(value: impl Sized) {
-    if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(move || drop(value))) {
-        std::mem::forget(payload);
+    if let Err((_, payload)) = catch_level(move || drop(value), |_| ()) {
+        // To drop that could panic again, without end.
+        mem::forget(payload);
     }
 }
 
-/// The panic that is unwinding this thread, for one who is dropped by it.
-pub(super) fn current() -> Option<Panic> {
-    std::thread::panicking().then(|| {
-        SEEN.with_borrow(Clone::clone).unwrap_or_else(|| Panic::of(&"a panic that nothing is known of"))
-    })
+/// Answers a call whose responder is dropped: because of the panic that unwinds this thread, if there is one. Its payload
+/// is not known before it is caught, and then the call is answered.
+pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
+    if !std::thread::panicking() {
+        return answer(CallError::Unanswered);
+    }
+    let Catch { active, unwinding, .. } = CATCH.get();
+    let unknown = || {
+        let message = "a panic of the thread that held the responder".to_owned();
+        CallError::Panicked(Panic { message, place: None, backtrace: None, limit: 0 })
+    };
+    if !active {
+        return answer(unknown());
+    }
+    // If the thread was unwinding before the function began, most likely nothing has happened since.
+    let mut answer = Some(Box::new(answer) as Box<dyn FnOnce(CallError)>);
+    note(|level| {
+        let seen = level.seen.as_ref().map(|seen| CallError::Panicked(seen.panic.clone()));
+        let otherwise = seen.unwrap_or_else(|| if unwinding { CallError::Unanswered } else { unknown() });
+        level.dropped.extend(answer.take().map(|answer| Dropped { answer, otherwise }));
+    });
+    if let Some(answer) = answer {
+        answer(unknown());
+    }
 }

@@ -13,9 +13,13 @@ use super::sync::Mutex;
 /// The right to answer one call, once, now or later and from any thread.
 ///
 /// Dropped unanswered, it answers with [`CallError::Unanswered`], or with [`CallError::Panicked`] if a panic
-/// is what drops it, so no caller waits in vain.
+/// drops it, so no caller waits in vain. In the latter case it answers when the function has ended, since the panic is
+/// not known before.
 pub struct Responder<R> {
     to: ReplyTo<R>,
+    /// Answers for a responder that is dropped. A pointer, since only where the responder is made its `R` is known to be
+    /// `'static`.
+    drop: fn(ReplyTo<R>),
 }
 
 /// Where an answer goes. Whoever takes it out of a [`Responder`] must answer.
@@ -41,8 +45,11 @@ pub(crate) trait Sink<R>: Send {
 }
 
 impl<R> Responder<R> {
-    pub(super) fn new(to: ReplyTo<R>) -> Self {
-        Self { to }
+    pub(super) fn new(to: ReplyTo<R>) -> Self
+    where
+        R: 'static,
+    {
+        Self { to, drop: |to| panic::answer_dropped(|error| to.answer(Err(error))) }
     }
 
     /// Answers the call.
@@ -80,14 +87,16 @@ impl<R> Responder<R> {
     }
 
     pub(super) fn finish(mut self, result: Result<R, CallError>) {
-        self.send(result);
+        mem::replace(&mut self.to, ReplyTo::Nobody).answer(result);
     }
+}
 
-    fn send(&mut self, result: Result<R, CallError>) {
-        match mem::replace(&mut self.to, ReplyTo::Nobody) {
-            ReplyTo::Slot(slot) => slot.answer(result),
-            ReplyTo::Sink(sink) => sink.answer(result),
-            ReplyTo::Nobody => {}
+impl<R> ReplyTo<R> {
+    fn answer(self, result: Result<R, CallError>) {
+        match self {
+            Self::Slot(slot) => slot.answer(result),
+            Self::Sink(sink) => sink.answer(result),
+            Self::Nobody => {}
         }
     }
 }
@@ -95,7 +104,8 @@ impl<R> Responder<R> {
 impl<R> Drop for Responder<R> {
     fn drop(&mut self) {
         if !matches!(self.to, ReplyTo::Nobody) {
-            self.send(Err(panic::current().map_or(CallError::Unanswered, CallError::Panicked)));
+            let to = mem::replace(&mut self.to, ReplyTo::Nobody);
+            (self.drop)(to);
         }
     }
 }

@@ -20,10 +20,11 @@ use super::panic;
 use super::queue::Queue;
 use super::shared::{Shared, State, What};
 use super::stats::Stats;
+use super::turn::Turn;
 use super::waits::{self, Edge, Node};
 
-/// Calls that a server runs before it lets other tasks of its executor have a turn.
-const TURN: usize = 64;
+/// Most calls that a server runs before it lets other tasks of its executor run.
+const TURN: u32 = 64;
 
 /// Owns a state, a table of functions and one bounded queue of calls.
 ///
@@ -71,6 +72,7 @@ impl<S: 'static> Server<S> {
         settings: Settings,
         state: impl FnOnce(Client, Closer) -> S,
     ) -> Self {
+        panic::install_hook();
         let directory = functions.into().directory().clone();
         let name = settings.name.unwrap_or_else(|| Cow::Borrowed(short_name(type_name::<S>())));
         let node = Node::new(Arc::from(name));
@@ -145,7 +147,7 @@ impl<S: 'static> Server<S> {
                 return false;
             }
         }
-        if self.runner.work(&mut self.state, 1) == 0
+        if !self.runner.work(&mut self.state, &mut Turn::new(1))
             && let Some((number, rest)) = self.runner.begin(&mut self.state)
         {
             self.runner.finish(number, rest).await;
@@ -167,7 +169,7 @@ impl<S: 'static> Server<S> {
         let Self { state, mut runner, handle } = self;
         drop(handle);
         let mut state: Option<State> = Some(Box::new(state));
-        let mut turn = 0;
+        let mut turn = Turn::new(TURN);
         while runner.ready(Some(&mut state)).await {
             let Some(state) = &mut state else { unreachable!("whoever is ready has the state") };
             runner.run(&mut **state, |state| state, &mut turn).await;
@@ -182,7 +184,7 @@ impl<S: 'static> Server<S> {
     pub async fn run_pinned(self) -> S {
         let Self { mut state, mut runner, handle } = self;
         drop(handle);
-        let mut turn = 0;
+        let mut turn = Turn::new(TURN);
         while runner.ready(None).await {
             runner.run(&mut state, |state| state, &mut turn).await;
         }
@@ -236,34 +238,35 @@ impl Runner {
         }
     }
 
-    /// Runs all calls of the batch. `turn` counts them from one pause to the next.
-    async fn run<T: ?Sized>(&mut self, state: &mut T, any: fn(&mut T) -> &mut dyn Any, turn: &mut usize) {
+    /// Runs all calls of the batch.
+    async fn run<T: ?Sized>(&mut self, state: &mut T, any: fn(&mut T) -> &mut dyn Any, turn: &mut Turn) {
         while !self.batch.is_empty() {
-            *turn += self.work(any(state), TURN - *turn);
-            if let Some((number, rest)) = self.begin(any(state)) {
+            let mut over = self.work(any(state), turn);
+            if !over
+                && let Some((number, rest)) = self.begin(any(state)) {
                 self.shared.pause();
                 self.awaiting = true;
                 self.finish(number, rest).await;
                 self.awaiting = false;
-                *turn += 1;
+                over = turn.is_over();
             }
-            if *turn >= TURN {
-                *turn = 0;
+            if over {
+                turn.reset();
                 self.shared.pause();
                 smol::future::yield_now().await;
             }
         }
     }
 
-    /// Runs calls of the batch, up to `most`, and returns how many. Stops before an async one.
-    fn work(&mut self, state: &mut dyn Any, most: usize) -> usize {
+    /// Runs calls of the batch until the turn is over, and returns `true` then. Stops before an async one.
+    fn work(&mut self, state: &mut dyn Any, turn: &mut Turn) -> bool {
         let Self { shared, batch, .. } = self;
-        let mut ran = 0;
+        let mut over = false;
         // What is true of every function that runs here is said once for all of them.
         let mut current = waits::Function::new(&shared.node);
         current.within(|| {
             panic::watch(shared.backtrace_limit, || {
-                while ran < most
+                while !over
                     && let Some(number) = batch.front()
                 {
                     if shared.is_aborted() {
@@ -274,6 +277,7 @@ impl Runner {
                     if function.is_async() {
                         return;
                     }
+                    turn.begin();
                     shared.set_taken(batch.len() - 1);
                     shared.counters.executed();
                     if let Ok(false) =
@@ -282,11 +286,11 @@ impl Runner {
                         shared.counters.cancelled();
                     }
                     waits::ended();
-                    ran += 1;
+                    over = turn.is_over();
                 }
             });
         });
-        ran
+        over
     }
 
     /// Begins the next call of the batch if it is for an async function.

@@ -504,7 +504,7 @@ impl Shared {
 
     /// Like [`guard`](Self::guard), for one who sees to the rest.
     pub(super) fn catch<T>(&self, what: What, f: impl FnOnce() -> T) -> Result<T, Panic> {
-        panic::catch(f).inspect_err(|panic| self.report(what, panic))
+        panic::catch_with(f, |panic| self.report(what, panic))
     }
 
     /// Counts a panic and tells of it. Not generic, as it would else be there once for each function's types.

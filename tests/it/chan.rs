@@ -1,6 +1,7 @@
 //! The channel-RPC core.
 
 mod late;
+mod panics;
 mod undone;
 
 use std::collections::HashMap;
@@ -326,27 +327,6 @@ fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
     drop(server);
     assert!(matches!(poll(&mut bomb), Poll::Ready(Err(CallError::Closed))));
     assert!(matches!(poll(&mut behind), Poll::Ready(Err(CallError::Closed))));
-}
-
-#[test]
-fn a_panic_that_a_function_catches_is_not_taken_for_a_later_one() {
-    let mut functions = functions();
-    functions
-        .register0("twice", |_: &mut Ledger, ()| {
-            let _ = std::panic::catch_unwind(|| panic!("caught"));
-        })
-        .unwrap()
-        .register0("resume", |_, ()| std::panic::resume_unwind(Box::new("the real one")))
-        .unwrap();
-    let mut server = Server::new(Ledger::default(), functions);
-    let client = server.client();
-    let (mut fine, mut resumed) = (client.call0("twice", ()), client.call0("resume", ()));
-    assert!(poll(&mut fine).is_pending() && poll(&mut resumed).is_pending());
-    while exec(&mut server) {}
-    assert!(matches!(poll(&mut fine), Poll::Ready(Ok(()))));
-    let Poll::Ready(Err(CallError::Panicked(panic))) = poll(&mut resumed) else { panic!("no panic") };
-    // Nothing reports one that is resumed, so it has no message; but not another one's.
-    assert!(!panic.message().contains("caught"), "{}", panic.message());
 }
 
 /// Servers in a row, each with a function that calls the next and waits; the last calls `back_to`.
