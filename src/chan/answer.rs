@@ -13,7 +13,7 @@ use super::error::CallError;
 use super::panic;
 use super::reply::{ReplyTo, Responder, Slot};
 use super::shared::{Shared, What};
-use super::waits::Edge;
+use super::waits::Wait;
 
 /// Whose loop it is.
 #[derive(Clone)]
@@ -70,14 +70,10 @@ impl<F> Drop for Watched<F> {
 pub(crate) struct Answer<R> {
     slot: Arc<Slot<R>>,
     deadline: Deadline,
-    wait: Wait,
+    server: Host,
+    /// There once somebody has waited.
+    wait: Option<Wait>,
     done: bool,
-}
-
-/// Who answers, for as long as nobody has waited.
-enum Wait {
-    Begins(Host),
-    Began { _edge: Option<Edge> },
 }
 
 impl<R> Answer<R> {
@@ -88,7 +84,7 @@ impl<R> Answer<R> {
     {
         let slot = Arc::new(Slot::new());
         let responder = Responder::new(ReplyTo::Slot(slot.clone()));
-        (responder, Self { slot, deadline: Deadline::Never, wait: Wait::Begins(server), done: false })
+        (responder, Self { slot, deadline: Deadline::Never, server, wait: None, done: false })
     }
 
     /// Ends the wait with [`CallError::Deadline`] after this time from now.
@@ -104,24 +100,35 @@ impl<R> Future for Answer<R> {
         assert!(!self.done, "the answer was polled after its end");
         let result = match self.slot.poll(cx) {
             Poll::Ready(result) => result,
-            Poll::Pending => {
-                if let Wait::Begins(server) = &self.wait {
-                    match Edge::enter(&server.0.node) {
-                        Ok(edge) => self.wait = Wait::Began { _edge: edge },
-                        Err(error) => {
-                            self.done = true;
-                            return Poll::Ready(Err(error));
-                        }
-                    }
-                }
-                std::task::ready!(self.deadline.poll(cx));
+            Poll::Pending => match self.poll_late(cx) {
                 // If the answer came in this moment, that is what happened.
-                self.slot.abandon().unwrap_or(Err(CallError::Deadline))
-            }
+                Poll::Ready(error) => self.slot.abandon().unwrap_or(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            },
         };
         self.done = true;
-        self.wait = Wait::Began { _edge: None };
+        self.wait = None;
         Poll::Ready(result)
+    }
+}
+
+impl<R> Answer<R> {
+    /// Waits until the wait has to end without an answer.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<CallError> {
+        let node = &self.server.0.node;
+        let mut wait = match self.wait.take() {
+            Some(wait) => wait,
+            None => match Wait::begin(node, cx) {
+                Ok(wait) => wait,
+                Err(error) => return Poll::Ready(error),
+            },
+        };
+        let in_vain = wait.poll_in_vain(node, cx);
+        self.wait = Some(wait);
+        if in_vain.is_ready() {
+            return in_vain;
+        }
+        self.deadline.poll(cx).map(|()| CallError::Deadline)
     }
 }
 

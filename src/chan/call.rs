@@ -19,20 +19,14 @@ use super::shared::{NotQueued, Place, Shared, Waiting};
 #[cfg(chanrpc_loom)]
 use super::sync::LocalCell as _;
 use super::sync::{Mutex, thread_cell};
-use super::waits::Edge;
+use super::turn::TurnInPlace;
+use super::waits::{self, Wait};
 
-/// Calls that a thread may run in place one after the other before it lets other tasks have a turn: an `await` that
-/// is always ready at once would keep them from it for ever.
+/// Most calls that a thread runs in place one after the other before it lets other tasks run: an `await` that is always
+/// ready at once would keep them from it for ever. Slow calls are fewer; see [`TurnInPlace`].
 const TURN: u32 = 128;
 
-thread_cell!(LEFT: u32 = TURN);
-
-/// Tells whether other tasks are to have a turn, now that this thread has run one more call in place.
-fn is_turn_over() -> bool {
-    let left = LEFT.get();
-    LEFT.set(if left == 0 { TURN } else { left - 1 });
-    left == 0
-}
+thread_cell!(TURN_HERE: TurnInPlace = TurnInPlace::new(TURN));
 
 /// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
 ///
@@ -52,8 +46,8 @@ pub struct Call<'c, A, R> {
     deadline: Deadline,
     full: WhenFull,
     in_place: InPlace,
-    /// Held while a function waits for this call.
-    edge: Option<Edge>,
+    /// There while this call is waited for.
+    wait: Option<Wait>,
 }
 
 enum State<'c, A, R> {
@@ -113,7 +107,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             deadline: Deadline::default(),
             full: WhenFull::Wait,
             in_place: InPlace::InTurn,
-            edge: None,
+            wait: None,
         }
     }
 
@@ -164,11 +158,11 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         if let InPlace::InTurn = self.in_place {
             self.in_place = InPlace::Always;
         }
-        smol::future::block_on(self)
+        waits::block_on(self)
     }
 
     /// Makes the call; returns its answer if it is there at once.
-    fn begin(&mut self) -> Option<Result<R, CallError>> {
+    fn begin(&mut self, cx: &Context<'_>) -> Option<Result<R, CallError>> {
         let (way, arguments) = match mem::replace(&mut self.state, State::Done) {
             State::Fresh { way, arguments } => (way, arguments),
             State::Refused(error) => return Some(Err(error)),
@@ -176,7 +170,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         };
         if self.deadline.has_passed() {
             panic::drop_quietly(arguments);
-            return Some(self.late());
+            return Some(self.failed(CallError::Deadline));
         }
         match way {
             Way::Call(found) => {
@@ -185,17 +179,29 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                     InPlace::Never => arguments,
                     // A deadline could not end a function on this thread.
                     _ if !self.deadline.is_never() => arguments,
-                    InPlace::Always | InPlace::InTurn => match self.shared.run_in_place(&found, arguments) {
-                        Ok(result) if matches!(self.in_place, InPlace::InTurn) && is_turn_over() => {
-                            // It was made in its order; only the answer waits.
-                            self.state = State::Answered(result);
-                            return None;
-                        }
+                    InPlace::Always => match self.shared.run_in_place(&found, arguments) {
                         Ok(result) => return Some(result),
                         Err(arguments) => arguments,
                     },
+                    InPlace::InTurn => {
+                        let mut turn = TURN_HERE.get();
+                        let began = turn.begin();
+                        match self.shared.run_in_place(&found, arguments) {
+                            Ok(result) => {
+                                let over = turn.is_over(began);
+                                TURN_HERE.set(turn);
+                                if over {
+                                    // It was made in its order; only the answer waits.
+                                    self.state = State::Answered(result);
+                                    return None;
+                                }
+                                return Some(result);
+                            }
+                            Err(arguments) => arguments,
+                        }
+                    }
                 };
-                if let Err(error) = self.enter_edge() {
+                if let Err(error) = self.begin_wait(cx) {
                     panic::drop_quietly(arguments);
                     return Some(Err(error));
                 }
@@ -206,7 +212,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                         self.state = State::Waiting { slot };
                         None
                     }
-                    Err(refused) => self.refused(refused, |call| Ticket {
+                    Err(refused) => self.refused(cx, refused, |call| Ticket {
                         function: number,
                         go: false,
                         slot,
@@ -216,7 +222,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             }
             Way::Go(function, queued) => match self.shared.post(function, Post(arguments)) {
                 Ok(()) => Some(Ok(queued)),
-                Err(refused) => self.refused(refused, |post| Ticket {
+                Err(refused) => self.refused(cx, refused, |post| Ticket {
                     function,
                     go: true,
                     slot: Arc::new(Slot::new()),
@@ -229,12 +235,13 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     /// Waits for room in a full queue if the call is to.
     fn refused<T>(
         &mut self,
+        cx: &Context<'_>,
         refused: NotQueued<T>,
         ticket: impl FnOnce(T) -> Ticket<A, R>,
     ) -> Option<Result<R, CallError>> {
         match (refused, self.full) {
             (NotQueued::Full(item), WhenFull::Wait) => {
-                if let Err(error) = self.enter_edge() {
+                if let Err(error) = self.begin_wait(cx) {
                     panic::drop_quietly(item);
                     return Some(Err(error));
                 }
@@ -256,10 +263,10 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         }
     }
 
-    /// Enters that the current function waits for the server, if there is one and it is not entered yet.
-    fn enter_edge(&mut self) -> Result<(), CallError> {
-        if self.edge.is_none() {
-            self.edge = Edge::enter(&self.shared.node)?;
+    /// Notes that the current function waits for the server, if there is one and it is not noted yet.
+    fn begin_wait(&mut self, cx: &Context<'_>) -> Result<(), CallError> {
+        if self.wait.is_none() {
+            self.wait = Some(Wait::begin(&self.shared.node, cx)?);
         }
         Ok(())
     }
@@ -280,7 +287,7 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
                 _ => unreachable!("the state was looked at above"),
             },
             State::Refused(_) | State::Fresh { .. } | State::Done => {
-                if let Some(result) = this.begin() {
+                if let Some(result) = this.begin(cx) {
                     return Poll::Ready(result);
                 }
                 if let State::Answered(_) = this.state {
@@ -291,9 +298,14 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
             }
         };
         if let Poll::Ready(result) = slot.poll(cx) {
-            this.edge = None;
+            this.wait = None;
             this.state = State::Done;
             return Poll::Ready(result);
+        }
+        if let Some(wait) = &mut this.wait
+            && let Poll::Ready(error) = wait.poll_in_vain(&this.shared.node, cx)
+        {
+            return this.end(error);
         }
         if this.deadline.poll(cx).is_ready() {
             return this.overdue();
@@ -306,19 +318,26 @@ impl<A, R> Call<'_, A, R> {
     /// Ends a call whose deadline has passed. If the answer, or room in the queue, came in the same moment, the call
     /// ends with that instead.
     pub(super) fn overdue(&mut self) -> Poll<Result<R, CallError>> {
+        self.end(CallError::Deadline)
+    }
+
+    /// Ends the call with an error, unless it has ended.
+    fn end(&mut self, error: CallError) -> Poll<Result<R, CallError>> {
         let result = match self.withdraw() {
-            Withdrawn::Yes => self.late(),
+            Withdrawn::Yes => self.failed(error),
             Withdrawn::Answered(result) => result,
             Withdrawn::No => return Poll::Pending,
         };
-        self.edge = None;
+        self.wait = None;
         self.state = State::Done;
         Poll::Ready(result)
     }
 
-    fn late(&self) -> Result<R, CallError> {
-        self.shared.counters.timed_out();
-        Err(CallError::Deadline)
+    fn failed(&self, error: CallError) -> Result<R, CallError> {
+        if let CallError::Deadline = error {
+            self.shared.counters.timed_out();
+        }
+        Err(error)
     }
 
     /// Withdraws the call if it has not ended.

@@ -21,7 +21,7 @@ use super::queue::Queue;
 use super::shared::{Shared, State, What};
 use super::stats::Stats;
 use super::turn::Turn;
-use super::waits::{self, Edge, Node};
+use super::waits::{self, Node, Wait};
 
 /// Most calls that a server runs before it lets other tasks of its executor run.
 const TURN: u32 = 64;
@@ -107,7 +107,7 @@ impl<S: 'static> Server<S> {
     ///
     /// Dropping the future loses no call.
     pub async fn ready(&mut self) -> bool {
-        self.runner.ready(None).await
+        self.runner.ready().await
     }
 
     /// Like [`ready`](Self::ready), for a loop that polls its sources itself.
@@ -142,7 +142,7 @@ impl<S: 'static> Server<S> {
     /// `exec` is not known to be such, and would wait for ever unless it has a deadline.
     pub async fn exec(&mut self) -> bool {
         if self.runner.batch.is_empty() {
-            let there = smol::future::poll_once(self.runner.ready(None)).await;
+            let there = smol::future::poll_once(self.runner.ready()).await;
             if there != Some(true) {
                 return false;
             }
@@ -158,10 +158,17 @@ impl<S: 'static> Server<S> {
     /// Runs calls until the server is closed or its last client is gone, and returns the state.
     ///
     /// While there is nothing to do, sync callers run plain functions in place, on their own threads, one at a time:
-    /// that is many times quicker than to wake this task and to be woken by it. Functions that block their thread,
-    /// or whose state belongs to a thread, want [`run_pinned`](Self::run_pinned).
+    /// that is many times quicker than to wake this task and to be woken by it. Calls with a deadline run on this task.
     ///
-    /// Now and then it lets other tasks of its executor have a turn. Dropping the future drops the server.
+    /// So a plain function must not count on its surroundings: it runs on this task's thread or on any caller's, inside
+    /// or outside of a runtime (`tokio::spawn` needs a `Handle` in the state), on whatever stack is left there, and holds
+    /// up whichever thread it is. Functions that block, or whose state belongs to a thread or runtime, need
+    /// [`run_pinned`](Self::run_pinned). Functions in place that wait for others in place nest at most 64 deep; a deeper
+    /// call is queued, and needs another thread to run the loop.
+    ///
+    /// Arguments and results are moved several times on their way: box large ones.
+    ///
+    /// After 64 calls or a millisecond it lets other tasks of its executor run. Dropping the future drops the server.
     pub async fn run(self) -> S
     where
         S: Send,
@@ -170,7 +177,7 @@ impl<S: 'static> Server<S> {
         drop(handle);
         let mut state: Option<State> = Some(Box::new(state));
         let mut turn = Turn::new(TURN);
-        while runner.ready(Some(&mut state)).await {
+        while runner.next(Some(&mut state), &mut turn).await {
             let Some(state) = &mut state else { unreachable!("whoever is ready has the state") };
             runner.run(&mut **state, |state| state, &mut turn).await;
         }
@@ -185,7 +192,7 @@ impl<S: 'static> Server<S> {
         let Self { mut state, mut runner, handle } = self;
         drop(handle);
         let mut turn = Turn::new(TURN);
-        while runner.ready(None).await {
+        while runner.next(None, &mut turn).await {
             runner.run(&mut state, |state| state, &mut turn).await;
         }
         state
@@ -227,11 +234,24 @@ struct Runner {
 
 impl Runner {
     /// Waits until the batch holds a call; false when there will be none any more.
-    async fn ready(&mut self, mut lend: Option<&mut Option<State>>) -> bool {
-        poll_fn(|cx| self.poll_ready(cx, lend.as_deref_mut())).await
+    async fn ready(&mut self) -> bool {
+        poll_fn(|cx| self.poll_ready(cx, None)).await
+    }
+
+    /// Like [`ready`](Self::ready). While it waits, other tasks run.
+    async fn next(&mut self, mut lend: Option<&mut Option<State>>, turn: &mut Turn) -> bool {
+        poll_fn(|cx| {
+            let ready = self.poll_ready(cx, lend.as_deref_mut());
+            if ready.is_pending() {
+                turn.reset();
+            }
+            ready
+        })
+        .await
     }
 
     fn poll_ready(&mut self, cx: &Context<'_>, lend: Option<&mut Option<State>>) -> Poll<bool> {
+        self.shared.node.polled();
         match self.batch.is_empty() {
             true => self.shared.poll_take(cx, &mut self.batch, lend),
             false => Poll::Ready(true),
@@ -242,10 +262,10 @@ impl Runner {
     async fn run<T: ?Sized>(&mut self, state: &mut T, any: fn(&mut T) -> &mut dyn Any, turn: &mut Turn) {
         while !self.batch.is_empty() {
             let mut over = self.work(any(state), turn);
-            if !over
-                && let Some((number, rest)) = self.begin(any(state)) {
+            if !over && let Some((number, rest)) = self.begin(any(state)) {
                 self.shared.pause();
                 self.awaiting = true;
+                turn.begin();
                 self.finish(number, rest).await;
                 self.awaiting = false;
                 over = turn.is_over();
@@ -266,9 +286,7 @@ impl Runner {
         let mut current = waits::Function::new(&shared.node);
         current.within(|| {
             panic::watch(shared.backtrace_limit, || {
-                while !over
-                    && let Some(number) = batch.front()
-                {
+                while !over && let Some(number) = batch.front() {
                     if shared.is_aborted() {
                         shared.leave_taken();
                         return batch.fail(&CallError::Closed);
@@ -316,8 +334,12 @@ impl Runner {
         let mut under_way = UnderWay { shared, ended: false };
         let mut function = waits::Function::new(&shared.node);
         let ended = poll_fn(|cx| {
-            let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
-            match function.within(|| panic::watch(shared.backtrace_limit, part)) {
+            shared.node.polled();
+            let polled = function.poll(cx, |cx| {
+                let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
+                panic::watch(shared.backtrace_limit, part)
+            });
+            match polled {
                 // One that may wait for ever must not keep a closed server from its end.
                 Ok(Poll::Pending) => shared.poll_aborted(cx).map(|()| false),
                 Ok(Poll::Ready(())) | Err(_) => Poll::Ready(true),
@@ -392,7 +414,7 @@ impl Closer {
     /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
     ///
     /// Returns `true` if all calls were run. Returns `false` if the server ended before, in whatever way: closed,
-    /// dropped, or with the task or executor that ran it. Returns `false` at once, having only closed the server for new
+    /// dropped, or with the task or executor that ran it. Returns `false`, having only closed the server for new
     /// calls, if one of the server's own functions would wait for itself here. Dropping the future leaves the server as
     /// it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
@@ -401,7 +423,14 @@ impl Closer {
 
     pub(crate) async fn drained(&self, patience: Duration) -> Drained {
         self.0.drain();
-        let Ok(_edge) = Edge::enter(&self.0.node) else { return Drained::Never };
+        let node = &self.0.node;
+        let Ok(mut wait) = poll_fn(|cx| Poll::Ready(Wait::begin(node, cx))).await else {
+            return Drained::Never;
+        };
+        let in_vain = async {
+            let _ = poll_fn(|cx| wait.poll_in_vain(node, cx)).await;
+            Drained::Never
+        };
         let ended = async {
             match poll_fn(|cx| self.0.poll_ended(cx)).await {
                 true => Drained::All,
@@ -413,7 +442,7 @@ impl Closer {
             self.0.cut();
             Drained::Cut
         };
-        ended.or(late).await
+        ended.or(in_vain).or(late).await
     }
 }
 

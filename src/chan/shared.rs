@@ -20,7 +20,9 @@ use super::patience::{Hint, Patience};
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Sink, register};
 use super::stats::{Counters, Stats};
-use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering};
+#[cfg(chanrpc_loom)]
+use super::sync::LocalCell as _;
+use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, thread_cell};
 use super::waits::{self, Node};
 
 /// What functions panic with is logged under this target, which a log can limit.
@@ -246,6 +248,7 @@ impl Shared {
         arguments: A,
     ) -> Result<Result<R, CallError>, A> {
         let Body::Now(function) = &found.function.body else { return Err(arguments) };
+        let Some(_depth) = Depth::enter() else { return Err(arguments) };
         let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
         Ok(self.guard(What::Function(found.number), || function(borrowed.state(), arguments)))
     }
@@ -553,6 +556,32 @@ impl Inner {
 fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
+    }
+}
+
+/// Most functions that run in place one inside the other. Deeper calls are queued, so that no chain of servers uses up
+/// the stack of the thread that calls the first.
+const DEEPEST: u32 = 64;
+
+thread_cell!(DEPTH: u32 = 0);
+
+/// One more function runs in place on this thread.
+struct Depth;
+
+impl Depth {
+    fn enter() -> Option<Self> {
+        let depth = DEPTH.get();
+        if depth == DEEPEST {
+            return None;
+        }
+        DEPTH.set(depth + 1);
+        Some(Self)
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
     }
 }
 

@@ -16,19 +16,20 @@ pub(crate) struct Turn {
     /// Most calls of a turn.
     most: u32,
     calls: u32,
-    began: Option<Instant>,
+    /// A moment of this turn, and the calls that had ended by then.
+    since: Option<(Instant, u32)>,
     stride: Stride,
 }
 
 impl Turn {
     pub(crate) fn new(most: u32) -> Self {
-        Self { most, calls: 0, began: None, stride: Stride::default() }
+        Self { most, calls: 0, since: None, stride: Stride::default() }
     }
 
     /// A call is about to begin.
     pub(crate) fn begin(&mut self) {
-        if self.began.is_none() {
-            self.began = Some(Instant::now());
+        if self.since.is_none() && self.stride.is_short() && self.most > 1 {
+            self.since = Some((Instant::now(), self.calls));
         }
     }
 
@@ -38,13 +39,55 @@ impl Turn {
         if self.calls >= self.most {
             return true;
         }
-        self.stride.is_due() && self.began.is_none_or(|began| self.stride.look(began.elapsed(), self.calls))
+        if !self.stride.is_due() {
+            return false;
+        }
+        let now = Instant::now();
+        let (since, calls) = *self.since.get_or_insert((now, self.calls));
+        self.stride.look(now - since, self.calls - calls)
     }
 
     /// The loop has let others run.
     pub(crate) fn reset(&mut self) {
         self.calls = 0;
-        self.began = None;
+        self.since = None;
+    }
+}
+
+/// The turn of a thread that runs calls in place. What it does between them is not known, so only calls are timed, and
+/// those that are not are taken to be as long as the one that was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TurnInPlace {
+    most: u32,
+    calls: u32,
+    spent: Duration,
+    stride: Stride,
+}
+
+impl TurnInPlace {
+    pub(super) const fn new(most: u32) -> Self {
+        Self { most, calls: 0, spent: Duration::ZERO, stride: Stride::SHORT }
+    }
+
+    /// A call is about to begin. Returns the time if it is one that is to be timed.
+    pub(super) fn begin(&mut self) -> Option<Instant> {
+        self.stride.is_due().then(Instant::now)
+    }
+
+    /// A call has ended that began then. Returns `true` if the turn has too, and begins the next one.
+    pub(super) fn is_over(&mut self, began: Option<Instant>) -> bool {
+        self.calls += 1;
+        if let Some(began) = began {
+            let (time, stood_for) = (began.elapsed(), self.stride.length);
+            self.spent += time * stood_for;
+            self.stride.look(time, 1);
+        }
+        // Never the first, which also bears the cost of a cold cache.
+        let over = self.calls > self.most || (self.spent >= LONGEST && self.calls > 1);
+        if over {
+            (self.calls, self.spent) = (0, Duration::ZERO);
+        }
+        over
     }
 }
 
@@ -57,12 +100,17 @@ pub(super) struct Stride {
 
 impl Default for Stride {
     fn default() -> Self {
-        Self { left: 1, length: 1 }
+        Self::SHORT
     }
 }
 
 impl Stride {
-    pub(super) const FIRST: Self = Self { left: 1, length: 1 };
+    const SHORT: Self = Self { left: 1, length: 1 };
+
+    /// Returns `true` if the clock is read after the next call: calls are slow, or nothing is known of them yet.
+    pub(super) fn is_short(&self) -> bool {
+        self.length == 1
+    }
 
     /// Counts a call. Returns `true` if the clock is to be read.
     pub(super) fn is_due(&mut self) -> bool {

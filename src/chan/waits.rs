@@ -1,24 +1,52 @@
-//! Who waits for whom, so that a wait that could never end is refused at once.
+//! Who waits for whom, so that a wait that could never end is refused.
 //!
-//! While a function runs, its server is the *current* one of that thread. A call that is waited for from
-//! inside a function makes an edge from the current server to the called one, until the wait or the function ends.
-//! An edge that would close a circle is not made: the call fails with [`CallError::WouldDeadlock`]. Calls from
-//! outside of functions, the usual case, look at one thread-local and go on.
+//! While a function runs, its server is the *current* one of that thread: during a plain function, or each poll of an
+//! async function's future. A call that a function waits for makes an edge from the current server to the called one,
+//! until the wait or the function ends. An edge that would close a circle is refused with
+//! [`CallError::WouldDeadlock`]. Calls from outside of functions, the usual case, look at one thread-local and go on.
+//!
+//! Not everything that is polled on a function's thread is part of the function: it may drive an executor on which
+//! others have tasks. It certainly waits if it blocks its thread, or if the call is polled with the waker of the
+//! function's own future. All other edges are *doubtful*. A circle with a doubtful edge is refused only if it is still
+//! there after [`DOUBT`].
+//!
+//! Threads can wait in a circle too: a function blocks the thread which last polled the loop of the called server, or
+//! one that is blocked by such a wait itself. If no other thread polls that loop within [`DOUBT`], nobody will.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use smol::Timer;
 
 use super::error::CallError;
 #[cfg(chanrpc_loom)]
 use super::sync::LocalCell as _;
 use super::sync::thread_cell;
 
+/// How long a wait goes on that looks endless but may not be.
+const DOUBT: Duration = Duration::from_secs(2);
+
 /// One server, as the graph sees it.
 #[derive(Debug)]
 pub(crate) struct Node {
     id: u64,
     name: Arc<str>,
+    seat: Arc<Seat>,
+}
+
+/// Where a server's loop runs.
+#[derive(Debug, Default)]
+struct Seat {
+    /// The thread that polled it last; 0 before that.
+    thread: AtomicU64,
+    /// How often it was polled.
+    polls: AtomicU64,
 }
 
 impl Node {
@@ -27,11 +55,29 @@ impl Node {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         graph().names.insert(id, name.clone());
-        Self { id, name }
+        Self { id, name, seat: Arc::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The server's loop is polled on this thread.
+    pub(super) fn polled(&self) {
+        let Seat { thread, polls } = &*self.seat;
+        thread.store(this_thread(), Ordering::Relaxed);
+        // Nobody else writes it.
+        polls.store(polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+impl Seat {
+    fn thread(&self) -> u64 {
+        self.thread.load(Ordering::Relaxed)
+    }
+
+    fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
     }
 }
 
@@ -41,40 +87,66 @@ impl Drop for Node {
     }
 }
 
+/// A number for this thread, which is not 0.
+fn this_thread() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    thread_cell!(NUMBER: u64 = 0);
+    let number = match NUMBER.get() {
+        0 => NEXT.fetch_add(1, Ordering::Relaxed),
+        number => return number,
+    };
+    NUMBER.set(number);
+    number
+}
+
 /// The function that runs on this thread.
 #[derive(Clone, Copy)]
 struct Current {
     server: u64,
-    /// Whether it waited for anything.
+    /// It has waited for something.
     waited: bool,
+    /// It blocks its thread.
+    blocking: bool,
+    /// The task that polls an async function's future.
+    task: Option<Task>,
+}
+
+/// What is the same of all wakers of one task.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Task(usize, usize);
+
+impl Task {
+    fn of(waker: &Waker) -> Self {
+        Self(waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
+    }
 }
 
 thread_cell!(CURRENT: Option<Current> = None);
 
-/// The server whose function runs on this thread, which is about to wait.
-fn waiting() -> Option<u64> {
-    let Current { server, .. } = CURRENT.get()?;
-    CURRENT.set(Some(Current { server, waited: true }));
-    Some(server)
+/// The function that runs on this thread, and is about to wait.
+fn waiting() -> Option<Current> {
+    let current = Current { waited: true, ..CURRENT.get()? };
+    CURRENT.set(Some(current));
+    Some(current)
 }
 
-#[derive(Default)]
-struct Graph {
-    names: BTreeMap<u64, Arc<str>>,
-    /// By server: what its running function waits for.
-    edges: BTreeMap<u64, Vec<Target>>,
-    serial: u64,
+/// Blocks this thread until the future ends. If a function runs on it, that certainly waits.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    struct Leave(bool);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            set_blocking(self.0);
+        }
+    }
+
+    let _leave = Leave(set_blocking(true));
+    smol::future::block_on(future)
 }
 
-struct Target {
-    serial: u64,
-    server: u64,
-}
-
-static GRAPH: Mutex<Graph> = Mutex::new(Graph { names: BTreeMap::new(), edges: BTreeMap::new(), serial: 0 });
-
-fn graph() -> MutexGuard<'static, Graph> {
-    GRAPH.lock().unwrap_or_else(PoisonError::into_inner)
+fn set_blocking(blocking: bool) -> bool {
+    let Some(current) = CURRENT.get() else { return false };
+    CURRENT.set(Some(Current { blocking, ..current }));
+    current.blocking
 }
 
 /// A function that runs, with pauses.
@@ -90,6 +162,15 @@ impl Function {
 
     /// Makes the function's server the current one of this thread while `f` runs.
     pub(crate) fn within<T>(&mut self, f: impl FnOnce() -> T) -> T {
+        self.within_task(None, f)
+    }
+
+    /// Like [`within`](Self::within), for a poll of the function's future with this context.
+    pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, f: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        self.within_task(Some(Task::of(cx.waker())), || f(cx))
+    }
+
+    fn within_task<T>(&mut self, task: Option<Task>, f: impl FnOnce() -> T) -> T {
         struct Leave<'a> {
             function: &'a mut Function,
             outer: Option<Current>,
@@ -102,8 +183,8 @@ impl Function {
 
         let server = self.server;
         // A function that runs another server's waits for it as long as that runs.
-        let _edge = waiting().map(|outer| graph().insert(outer, server));
-        let outer = CURRENT.replace(Some(Current { server, waited: false }));
+        let _edge = waiting().map(|outer| graph().insert(outer.server, server, true));
+        let outer = CURRENT.replace(Some(Current { server, waited: false, blocking: false, task }));
         let _leave = Leave { function: self, outer };
         f()
     }
@@ -119,78 +200,252 @@ impl Drop for Function {
 
 /// The current function has ended, and another one of the same server follows.
 pub(super) fn ended() {
-    if let Some(Current { server, waited: true }) = CURRENT.get() {
-        CURRENT.set(Some(Current { server, waited: false }));
+    if let Some(current @ Current { server, waited: true, .. }) = CURRENT.get() {
+        CURRENT.set(Some(Current { waited: false, ..current }));
         forget(server);
     }
 }
 
 /// A call that outlives the function which made it is waited for by somebody else.
 fn forget(server: u64) {
-    graph().edges.remove(&server);
+    graph().forget(server);
 }
 
-/// One wait in the graph, for as long as this value lives.
+/// A wait for a server, for as long as this value lives.
+#[derive(Debug, Default)]
+pub(crate) struct Wait {
+    /// There if a function waits.
+    edge: Option<Edge>,
+    /// There if it blocks its thread.
+    _blocked: Option<Blocked>,
+    /// There while it looks as if the wait was endless.
+    doubt: Option<Box<Doubt>>,
+}
+
 #[derive(Debug)]
-pub(crate) struct Edge {
+struct Doubt {
+    timer: Timer,
+    /// How often the loop of the called server had been polled when threads began to wait in a circle.
+    polls: Option<u64>,
+}
+
+impl Wait {
+    /// Begins a wait for `to`, in a future that is polled with `cx`. Outside of functions nothing is noted.
+    pub(crate) fn begin(to: &Node, cx: &Context<'_>) -> Result<Self, CallError> {
+        let Some(Current { server: from, blocking, task, .. }) = waiting() else {
+            return Ok(Self::default());
+        };
+        let certain = blocking || task.is_some_and(|task| task == Task::of(cx.waker()));
+        let mut graph = graph();
+        if certain && let Some(way) = graph.way(to.id, from, false) {
+            return Err(graph.refusal(from, &way));
+        }
+        let circle = (graph.doubtful > 0 || !certain) && graph.way(to.id, from, true).is_some();
+        let edge = graph.insert(from, to.id, certain);
+        let blocked = blocking.then(|| graph.block(to.seat.clone()));
+        let polls = (blocking && graph.is_blocked_for_good(this_thread())).then(|| to.seat.polls());
+        drop(graph);
+        let doubt = || Box::new(Doubt { timer: Timer::after(DOUBT), polls });
+        let doubt = (circle || polls.is_some()).then(doubt);
+        Ok(Self { edge: Some(edge), _blocked: blocked, doubt })
+    }
+
+    /// Waits until it is known that `to` is waited for in vain.
+    pub(crate) fn poll_in_vain(&mut self, to: &Node, cx: &mut Context<'_>) -> Poll<CallError> {
+        let (Some(edge), Some(doubt)) = (&self.edge, &mut self.doubt) else { return Poll::Pending };
+        if Pin::new(&mut doubt.timer).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let (from, polls) = (edge.from, doubt.polls);
+        self.doubt = None;
+        let graph = graph();
+        let stuck = polls == Some(to.seat.polls()) && graph.is_blocked_for_good(this_thread());
+        let way = graph.way(to.id, from, true).or(stuck.then(|| vec![to.id, from]));
+        way.map_or(Poll::Pending, |way| Poll::Ready(graph.refusal(from, &way)))
+    }
+}
+
+/// One edge of the graph, for as long as this value lives.
+#[derive(Debug)]
+struct Edge {
     from: u64,
     serial: u64,
 }
 
-impl Edge {
-    /// Enters that the current server waits for `to`; nothing is entered outside of functions.
-    pub(crate) fn enter(to: &Node) -> Result<Option<Self>, CallError> {
-        let Some(from) = waiting() else { return Ok(None) };
+impl Drop for Edge {
+    fn drop(&mut self) {
+        graph().remove(self.from, self.serial);
+    }
+}
+
+/// A thread that is blocked, for as long as this value lives.
+#[derive(Debug)]
+struct Blocked {
+    thread: u64,
+    /// What the thread had been blocked by before.
+    before: Option<Arc<Seat>>,
+}
+
+impl Drop for Blocked {
+    fn drop(&mut self) {
         let mut graph = graph();
-        match graph.path(to.id, from) {
-            None => Ok(Some(graph.insert(from, to.id))),
-            Some(mut chain) => {
-                chain.insert(0, from);
-                let name = |id: &u64| graph.names.get(id).cloned().unwrap_or_else(|| Arc::from("?"));
-                Err(CallError::WouldDeadlock { chain: chain.iter().map(name).collect() })
-            }
+        match self.before.take() {
+            Some(seat) => drop(graph.blocked.insert(self.thread, seat)),
+            None => drop(graph.blocked.remove(&self.thread)),
         }
     }
 }
 
-impl Drop for Edge {
-    fn drop(&mut self) {
-        let mut graph = graph();
-        if let Some(targets) = graph.edges.get_mut(&self.from) {
-            targets.retain(|target| target.serial != self.serial);
-            if targets.is_empty() {
-                graph.edges.remove(&self.from);
-            }
-        }
-    }
+/// By a server's number and the edge's own: the server at the other end, and whether the edge is certain.
+type Edges = BTreeMap<(u64, u64), (u64, bool)>;
+
+struct Graph {
+    names: BTreeMap<u64, Arc<str>>,
+    /// What a server's running function waits for.
+    ahead: Edges,
+    /// Which servers' functions wait for a server.
+    behind: Edges,
+    /// How many edges are doubtful.
+    doubtful: usize,
+    /// By thread: the loop for which a function on it blocks it.
+    blocked: BTreeMap<u64, Arc<Seat>>,
+    serial: u64,
+}
+
+static GRAPH: Mutex<Graph> = Mutex::new(Graph {
+    names: BTreeMap::new(),
+    ahead: BTreeMap::new(),
+    behind: BTreeMap::new(),
+    doubtful: 0,
+    blocked: BTreeMap::new(),
+    serial: 0,
+});
+
+fn graph() -> MutexGuard<'static, Graph> {
+    GRAPH.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Graph {
-    fn insert(&mut self, from: u64, to: u64) -> Edge {
+    fn insert(&mut self, from: u64, to: u64, certain: bool) -> Edge {
         self.serial += 1;
         let serial = self.serial;
-        self.edges.entry(from).or_default().push(Target { serial, server: to });
+        self.ahead.insert((from, serial), (to, certain));
+        self.behind.insert((to, serial), (from, certain));
+        self.doubtful += usize::from(!certain);
         Edge { from, serial }
     }
 
-    /// The servers from `from` along the edges to `goal`, if a way leads there.
-    fn path(&self, from: u64, goal: u64) -> Option<Vec<u64>> {
-        let mut seen = Vec::new();
-        let mut way = Vec::new();
-        self.visit(from, goal, &mut seen, &mut way).then_some(way)
+    /// Removes an edge, unless it is forgotten.
+    fn remove(&mut self, from: u64, serial: u64) {
+        if let Some((to, certain)) = self.ahead.remove(&(from, serial)) {
+            self.behind.remove(&(to, serial));
+            self.doubtful -= usize::from(!certain);
+        }
     }
 
-    fn visit(&self, at: u64, goal: u64, seen: &mut Vec<u64>, way: &mut Vec<u64>) -> bool {
-        if seen.contains(&at) {
-            return false;
+    fn forget(&mut self, from: u64) {
+        while let Some((&(_, serial), _)) = self.ahead.range((from, 0)..=(from, u64::MAX)).next() {
+            self.remove(from, serial);
         }
-        seen.push(at);
-        way.push(at);
-        let next = || self.edges.get(&at).into_iter().flatten();
-        if at == goal || next().any(|target| self.visit(target.server, goal, seen, way)) {
-            return true;
+    }
+
+    /// Notes that this thread is blocked for a server's loop.
+    fn block(&mut self, seat: Arc<Seat>) -> Blocked {
+        let thread = this_thread();
+        Blocked { thread, before: self.blocked.insert(thread, seat) }
+    }
+
+    /// Returns `true` if the loop for which a thread is blocked needs a thread that is blocked itself, and so on, in a
+    /// circle.
+    fn is_blocked_for_good(&self, thread: u64) -> bool {
+        let mut at = thread;
+        for _ in 0..=self.blocked.len() {
+            let Some(seat) = self.blocked.get(&at) else { return false };
+            at = seat.thread();
+            if at == thread {
+                return true;
+            }
         }
-        way.pop();
         false
+    }
+
+    fn refusal(&self, from: u64, way: &[u64]) -> CallError {
+        let name = |id: &u64| self.names.get(id).cloned().unwrap_or_else(|| Arc::from("?"));
+        CallError::WouldDeadlock { chain: [from].iter().chain(way).map(name).collect() }
+    }
+
+    /// The servers from `start` along the edges to `goal`, if a way leads there; over certain edges only, or over all.
+    ///
+    /// Searches from both ends in turn, and ends when one has nothing more: most servers that are called wait for
+    /// nobody, and few servers wait for the one that calls.
+    fn way(&self, start: u64, goal: u64, all: bool) -> Option<Vec<u64>> {
+        if start == goal {
+            return Some(vec![start]);
+        }
+        let none = |edges: &Edges, at: u64| edges.range((at, 0)..=(at, u64::MAX)).next().is_none();
+        if none(&self.ahead, start) || none(&self.behind, goal) {
+            return None;
+        }
+        let (mut ahead, mut behind) = (Search::from(start), Search::from(goal));
+        let meeting = loop {
+            if let Some(met) = ahead.step(&self.ahead, all, &behind)? {
+                break met;
+            }
+            if let Some(met) = behind.step(&self.behind, all, &ahead)? {
+                break met;
+            }
+        };
+        let mut way = ahead.back_from(meeting);
+        way.reverse();
+        way.extend(behind.back_from(meeting).into_iter().skip(1));
+        Some(way)
+    }
+}
+
+/// A search from one end.
+struct Search {
+    /// By server that was reached: the one before it. The first has itself.
+    reached: FxHashMap<u64, u64>,
+    queue: VecDeque<u64>,
+    /// The server whose edges are looked at, and the first of them that was not.
+    at: (u64, u64),
+}
+
+impl Search {
+    fn from(start: u64) -> Self {
+        Self { reached: FxHashMap::from_iter([(start, start)]), queue: VecDeque::new(), at: (start, 0) }
+    }
+
+    /// Looks at one more edge. Returns a server that the other search has reached too, or `None` if there are no more
+    /// edges.
+    fn step(&mut self, edges: &Edges, all: bool, other: &Self) -> Option<Option<u64>> {
+        let (server, serial) = self.at;
+        let Some((&(_, serial), &(next, certain))) =
+            edges.range((server, serial)..=(server, u64::MAX)).next()
+        else {
+            self.at = (self.queue.pop_front()?, 0);
+            return Some(None);
+        };
+        self.at = (server, serial + 1);
+        if (all || certain) && !self.reached.contains_key(&next) {
+            self.reached.insert(next, server);
+            if other.reached.contains_key(&next) {
+                return Some(Some(next));
+            }
+            self.queue.push_back(next);
+        }
+        Some(None)
+    }
+
+    /// The servers from here back to the start.
+    fn back_from(&self, mut at: u64) -> Vec<u64> {
+        let mut way = vec![at];
+        while let Some(&before) = self.reached.get(&at)
+            && before != at
+        {
+            way.push(before);
+            at = before;
+        }
+        way
     }
 }

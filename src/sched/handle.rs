@@ -283,7 +283,7 @@ impl<R> Posted<R> {
     /// [`CallError`]: `Panicked`, `Closed` or `Unanswered` if the loop ended before, `Deadline`, or `WouldDeadlock`
     /// from inside what the loop itself runs.
     pub fn wait(self) -> Result<R, CallError> {
-        smol::future::block_on(self)
+        crate::chan::waits::block_on(self)
     }
 }
 

@@ -2,7 +2,9 @@
 
 mod late;
 mod panics;
+mod turns;
 mod undone;
+mod waits;
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! The future of a call in a lane.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::client::LaneClient;
 use super::error::LaneError;
 use super::lane::{Boxed, Lane, WhenFull, Work};
 use crate::chan::CallError;
-use crate::chan::waits::Edge;
+use crate::chan::waits::{self, Wait};
 
 /// A call in a lane: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait), that gives
 /// the job's result or a [`LaneError`].
@@ -91,17 +91,18 @@ impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
     /// # Errors
     /// [`LaneError`]; in particular `WouldDeadlock` from inside a function or a job that the lane waits for.
     pub fn wait(self) -> Result<R, LaneError<C::Error>> {
-        smol::future::block_on(self)
+        waits::block_on(self)
     }
 }
 
 impl<C: LaneClient, R: Send + 'static> Fresh<C, R> {
     async fn make(self) -> Result<R, LaneError<C::Error>> {
         let Self { executor, lane, work, answered, deadline, full } = self;
-        let _edge = Edge::enter(&lane.node).map_err(|error| match error {
+        let refused = |error| match error {
             CallError::WouldDeadlock { chain } => LaneError::WouldDeadlock { chain },
-            _ => unreachable!("an edge is refused for no other reason"),
-        })?;
+            _ => unreachable!("a wait is refused for no other reason"),
+        };
+        let mut wait = poll_fn(|cx| Poll::Ready(Wait::begin(&lane.node, cx))).await.map_err(refused)?;
         let state = lane.enter(full)?;
         let id = lane.hand_in(&executor, state, deadline, work);
         // What waits in an executor must not keep it.
@@ -113,7 +114,8 @@ impl<C: LaneClient, R: Send + 'static> Fresh<C, R> {
             Timer::at(deadline).await;
             Err(lane.late())
         };
-        answer.or(late).await
+        let in_vain = async { Err(refused(poll_fn(|cx| wait.poll_in_vain(&lane.node, cx)).await)) };
+        answer.or(in_vain).or(late).await
     }
 }
 

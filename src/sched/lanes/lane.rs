@@ -319,8 +319,8 @@ where
             return Poll::Ready(None);
         }
         let limit = lane.common.settings.backtrace_limit;
-        let part = || panic::watch(limit, || panic::catch(|| work.as_mut().poll(cx)));
-        match function.within(part) {
+        let polled = function.poll(cx, |cx| panic::watch(limit, || panic::catch(|| work.as_mut().poll(cx))));
+        match polled {
             Ok(Poll::Ready(outcome)) => return Poll::Ready(Some(outcome)),
             Ok(Poll::Pending) => {}
             Err(panic) => {

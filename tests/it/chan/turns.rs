@@ -1,0 +1,50 @@
+//! A busy server lets others run on its executor.
+
+use std::time::Instant;
+
+use super::*;
+
+/// Runs servers' calls of about a millisecond until a main future has had its timer, and returns how many ran.
+fn slow_calls_before_a_timer(in_place: bool) -> u64 {
+    let mut functions = Functions::new();
+    functions
+        .register0("slow", |count: &mut u64, ()| {
+            *count += 1;
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(1) {
+                std::hint::spin_loop();
+            }
+        })
+        .unwrap();
+    let server = Server::with_settings(0, functions, Settings { capacity: 20_000, ..Settings::default() });
+    let client = server.client();
+    let executor = smol::LocalExecutor::new();
+    let _server = executor.spawn(server.run());
+    if !in_place {
+        for _ in 0..10_000 {
+            client.go("slow", ()).unwrap();
+        }
+    }
+    let caller = client.clone();
+    let _caller = executor.spawn(async move {
+        if !in_place {
+            return;
+        }
+        loop {
+            caller.call0("slow", ()).await.unwrap();
+        }
+    });
+    block_on(executor.run(async { smol::Timer::after(Duration::from_millis(10)).await }));
+    client.stats().executed
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "a timer needs the reactor")]
+fn slow_calls_leave_the_main_future_of_their_executor_its_turns() {
+    for in_place in [false, true] {
+        let calls = slow_calls_before_a_timer(in_place);
+        // The executor polls 200 tasks before it looks at its main future; some more calls begin before calls are known
+        // to be slow. By number of calls alone it would be 64 times as many.
+        assert!(calls < 800, "{calls}, in place: {in_place}");
+    }
+}
