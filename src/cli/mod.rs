@@ -8,6 +8,7 @@ mod exit;
 mod json;
 mod list;
 mod serve;
+mod signals;
 mod token;
 mod why;
 
@@ -181,10 +182,11 @@ fn check(option: &str, address: &str) -> Result<(), Exit> {
     Err(usage(&format!("{option} {address}: an address is host:port, such as {ADDRESS}")))
 }
 
-/// Gets a word when the user interrupts the program.
+/// Gets a word when the user interrupts the program, or closes its terminal.
 fn interrupts() -> async_channel::Receiver<()> {
     let (interrupt, interrupts) = async_channel::bounded(1);
-    let _ = ctrlc::set_handler(move || _ = interrupt.try_send(()));
+    let hang_up = interrupt.clone();
+    let _ = signals::watch(move || _ = interrupt.try_send(()), move || _ = hang_up.try_send(()));
     interrupts
 }
 

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use argh::FromArgs;
 use log::LevelFilter;
 use smol::Executor;
 use smol::net::TcpListener;
 
-use super::{ADDRESS, Exit, check, complain, demo, print, run_on};
+use super::{ADDRESS, Exit, check, complain, demo, print, run_on, signals};
 use crate::chan::Settings;
 use crate::config::{Config, ConfigError, Listen, about};
 use crate::node::{Listener, Node};
@@ -22,7 +23,7 @@ use crate::transport::tls::Acceptor;
 
 /// Run a node. Without a configuration it listens on this machine only and offers functions to try.
 ///
-/// SIGINT, SIGTERM and Ctrl-C stop it in an orderly way; a second one ends it at once.
+/// SIGINT, SIGTERM and Ctrl-C stop it in an orderly way; a second one ends it at once. SIGHUP does nothing yet.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "serve", help_triggers("-h", "--help"))]
 pub(super) struct Serve {
@@ -236,17 +237,19 @@ fn suggest(address: SocketAddr) {
     }
 }
 
-/// The first signal arrives in the channel; a second one ends the process.
+/// The first signal arrives in the channel; a second one ends the process. SIGHUP, by which other programs are told to
+/// read their configuration again, ends nothing.
 fn on_signals() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
     let (first, signals) = async_channel::bounded(1);
-    let mut signalled = false;
-    ctrlc::set_handler(move || {
-        if signalled {
+    let signalled = AtomicBool::new(false);
+    let stop = move || {
+        if signalled.swap(true, Ordering::Relaxed) {
             std::process::exit(Exit::Interrupted as i32);
         }
-        signalled = true;
         let _ = first.try_send(());
-    })?;
+    };
+    let hang_up = || log::warn!("SIGHUP: reload is not supported yet; restart to apply the configuration");
+    signals::watch(stop, hang_up)?;
     Ok(signals)
 }
 

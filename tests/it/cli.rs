@@ -693,6 +693,36 @@ fn a_second_signal_ends_a_node_at_once() {
 }
 
 #[test]
+fn a_hangup_ends_no_node() {
+    let mut node = gated_node("limits.drain = '1h'\n");
+    let mut client = node.connect();
+    client.begin(1, "gate", &json!([node.folder.name("open")]));
+    await_in_flight(&node, 1);
+    for count in 1..=2 {
+        node.signal("HUP");
+        eventually("the log tells", || node.log().matches("reload is not supported yet").count() == count);
+    }
+    assert_eq!(node.run("call", &["rpc.echo", "1"]).result(), "[1]");
+    // It is no second signal either.
+    node.signal("TERM");
+    await_refusal(&node);
+    node.signal("HUP");
+    eventually("the log tells", || node.log().matches("reload is not supported yet").count() == 3);
+    node.folder.write("open", "");
+    assert_eq!(client.reply()["result"], "opened");
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
+fn a_call_whose_terminal_is_closed_is_interrupted() {
+    let node = Node::demo();
+    let call = Process::start(node.command("call", &["demo.sleep", "3000"]));
+    await_in_flight(&node, 1);
+    call.signal("HUP");
+    assert_eq!(call.finish().code, Some(130));
+}
+
+#[test]
 fn a_configured_node_offers_what_is_configured() {
     let node = Node::with(Folder::new(), &program("show", "echo", &["so", "it is"], ""));
     assert_eq!(node.run("call", &["show"]).result(), "[\"so\",\"it is\"]");
