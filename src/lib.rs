@@ -7,6 +7,8 @@
 pub mod chan;
 pub mod sched;
 
+#[cfg(feature = "node")]
+mod address;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "node")]

@@ -2,11 +2,13 @@
 
 mod arguments;
 mod bench;
+mod bind;
 mod call;
 mod demo;
 mod exit;
 mod json;
 mod list;
+mod ready;
 mod serve;
 mod signals;
 mod token;
@@ -25,6 +27,7 @@ use argh::FromArgs;
 use smol::Executor;
 use smol::future::FutureExt;
 
+use crate::address::Address;
 use crate::config::Limits;
 use crate::remote::Remote;
 use crate::transport::tls::Connector;
@@ -176,10 +179,10 @@ fn with_remote(
 
 /// Looks at the form of an address that was given with an option.
 fn check(option: &str, address: &str) -> Result<(), Exit> {
-    if address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
-        return Ok(());
+    match address.parse::<Address>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(usage(&format!("{option} {address}: an address is {error}"))),
     }
-    Err(usage(&format!("{option} {address}: an address is host:port, such as {ADDRESS}")))
 }
 
 /// Gets a word when the user interrupts the program, or closes its terminal.

@@ -1,7 +1,6 @@
 //! `chanrpc serve`.
 
 use std::fmt;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -12,9 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use argh::FromArgs;
 use log::LevelFilter;
 use smol::Executor;
-use smol::net::TcpListener;
 
-use super::{ADDRESS, Exit, check, complain, demo, print, run_on, signals};
+use super::bind::{Binder, unguarded};
+use super::{ADDRESS, Exit, check, complain, demo, print, ready, run_on, signals};
 use crate::chan::Settings;
 use crate::config::{Config, ConfigError, Listen, about};
 use crate::node::{Listener, Node};
@@ -80,7 +79,7 @@ impl Serve {
         if self.check {
             let open = |listen: &&Listen| !listen.is_local() && !access.guards(&listen.address);
             if let Some(listen) = config.listen.iter().find(open) {
-                return Err(unguarded(&listen.address, self.config.as_deref()));
+                return Err(unguarded(&listen.address, self.config.as_deref()).into());
             }
             print("the configuration is valid");
             let most = about(config.worst_case_memory(self.threads.0));
@@ -95,19 +94,33 @@ impl Serve {
                 .spawn(move || run_on(&executor, pin!(std::future::pending())))?;
         }
         let node = async {
-            let (listeners, addresses) = listen(&config.listen, tls, &access, self.config.as_deref()).await?;
+            let mut binder = Binder::new(&config.listen, tls, &access, self.config.clone())?;
+            let bound = binder.bind().await?;
             let node = Node::new(executor.clone(), registry, config.limits.clone());
-            announce(&addresses, self.ready_file.as_deref())?;
+            if binder.is_complete()
+                && let Some(path) = &self.ready_file
+            {
+                ready::write(path, binder.bound()).await?;
+            }
+            announce(binder.bound());
             let most = about(config.worst_case_memory(self.threads.0));
             log::info!("at all its limits at once the node takes up to {most} of memory");
-            if self.config.is_none() {
-                suggest(addresses[0]);
+            if self.config.is_none()
+                && let Some(address) = binder.bound().next()
+            {
+                suggest(address);
             }
+            let late = (!binder.is_complete()).then(|| {
+                executor.spawn(listen_late(binder, node.clone(), executor.clone(), self.ready_file))
+            });
             let stop = async {
                 let _ = shutdown.recv().await;
                 log::info!("stopping");
+                if let Some(late) = late {
+                    late.cancel().await;
+                }
             };
-            node.serve(listeners, stop).await;
+            node.serve(bound.into_iter().map(|(listener, _)| listener).collect(), stop).await;
             Ok(())
         };
         let mut ended = Ok(());
@@ -137,7 +150,8 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
     if !listen.is_empty() {
         let configured = std::mem::take(&mut config.listen);
         let listen = listen.into_iter().map(|address| {
-            let same = configured.iter().find(|listen| listen.address == address);
+            let same =
+                configured.iter().find(|listen| address.parse().is_ok_and(|address| listen.is_at(&address)));
             same.cloned().unwrap_or_else(|| Listen::at(address))
         });
         config.listen = listen.collect();
@@ -148,21 +162,6 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
     Ok(config)
 }
 
-/// The error that nothing says who may call what at an address that others can reach.
-fn unguarded(address: &str, file: Option<&Path>) -> Failure {
-    let place = match file {
-        Some(file) => format!("into {}", file.display()),
-        None => "into a FILE, and name it by --config FILE".to_owned(),
-    };
-    format!(
-        "{address} can be reached from other machines, and no rule says who may call what there.\n\
-         To let everybody call everything, write these two lines {place}:\n\n\
-         [[access]]\nfunctions = [\"*\"]\n\n\
-         To let only those call who have a token, write there what `chanrpc token` prints."
-    )
-    .into()
-}
-
 /// Reads the files of the listeners with TLS.
 fn secured(addresses: &[Listen]) -> Result<Vec<Option<Acceptor>>, Failure> {
     let tls =
@@ -170,53 +169,37 @@ fn secured(addresses: &[Listen]) -> Result<Vec<Option<Acceptor>>, Failure> {
     addresses.iter().map(tls).collect()
 }
 
-async fn listen(
-    addresses: &[Listen],
-    tls: Vec<Option<Acceptor>>,
-    access: &Arc<Access>,
-    file: Option<&Path>,
-) -> Result<(Vec<Listener>, Vec<SocketAddr>), Failure> {
-    let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-    for (listen, tls) in addresses.iter().zip(tls) {
-        let Listen { address: configured, .. } = listen;
-        let socket = TcpListener::bind(configured.as_str()).await.map_err(|error| {
-            format!(
-                "cannot listen on {configured}: {error}; --listen ADDR takes another, with port 0 any free one"
-            )
-        })?;
-        let address = socket.local_addr()?;
-        // A name may stand for more than it says.
-        let is_local = listen.is_local() && address.ip().to_canonical().is_loopback();
-        if !is_local && !access.guards(configured) {
-            return Err(unguarded(configured, file));
+/// Goes on until everything is listened on, and accepts there.
+async fn listen_late(
+    mut binder: Binder,
+    node: Node,
+    executor: Arc<Executor<'static>>,
+    ready_file: Option<PathBuf>,
+) {
+    let mut accepting = Vec::new();
+    while !binder.is_complete() {
+        for (listener, address) in binder.bind_late().await {
+            announce([address]);
+            let node = node.clone();
+            accepting.push(executor.spawn(async move { node.accept(listener).await }));
         }
-        if !is_local && let Some(rule) = access.opens(configured) {
-            let place = &rule.place;
-            log::warn!(
-                "{address} can be reached from other machines, and everybody may call everything ({place})"
-            );
-        }
-        bound.push(address);
-        listeners.push(Listener::new(socket, listen, access).with_tls(tls));
     }
-    Ok((listeners, bound))
+    if let Some(path) = ready_file
+        && let Err(error) = ready::write(&path, binder.bound()).await
+    {
+        log::error!("{error}");
+    }
+    // Who drops this future ends them.
+    for task in accepting {
+        task.await;
+    }
 }
 
-fn announce(addresses: &[SocketAddr], ready_file: Option<&Path>) -> Result<(), Failure> {
-    if let Some(path) = ready_file {
-        let lines: String = addresses.iter().map(|address| format!("{address}\n")).collect();
-        // Who waits for the file must never see half of it.
-        let mut draft = path.as_os_str().to_owned();
-        draft.push(".new");
-        fs::write(&draft, lines)
-            .and_then(|()| fs::rename(&draft, path))
-            .map_err(|error| format!("cannot write --ready-file {}: {error}", path.display()))?;
-    }
+fn announce(addresses: impl IntoIterator<Item = SocketAddr>) {
     for address in addresses {
         print(&format!("listening on {address}"));
         log::info!("listening on {address}");
     }
-    Ok(())
 }
 
 /// Tells a newcomer what to try.

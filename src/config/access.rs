@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use toml_datetime::{Datetime, Offset};
 
-use super::read::{same_address, visible_name};
+use super::read::visible_name;
 use super::table::{Field, Result, Table};
-use super::{Listen, Rule};
+use super::{Listen, Rule, same_address};
 
 pub(super) const HEADING: &str = "[[access]]";
 

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fmt, fs, io};
 
+use crate::address::Address;
 pub use leaf::{ByteOrder, Leaf};
 
 /// Everything that a configuration file can say.
@@ -64,7 +65,8 @@ pub struct Config {
 /// One address that the node listens on: a `[[listen]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// Host and port as typed, such as `127.0.0.1:7300`, `[::1]:0` or `localhost:7300`; port 0 takes a free one.
+    /// Host and port as typed, such as `127.0.0.1:7300`, `[fe80::1%eth0]:7300` or `localhost:7300`, which stands for
+    /// all addresses that it names; port 0 takes a free one, and without a port it is 7300.
     pub address: String,
     /// Names, beside the address's own, by which HTTP clients and pages may address it.
     pub hosts: Vec<String>,
@@ -104,13 +106,12 @@ impl Listen {
 
     /// Tells by what is typed whether only this machine can reach the address: a loopback one, or `localhost`.
     pub fn is_local(&self) -> bool {
-        match self.address.parse::<std::net::SocketAddr>() {
-            Ok(address) => address.ip().to_canonical().is_loopback(),
-            Err(_) => self.address.rsplit_once(':').is_some_and(|(host, _)| {
-                let host = host.to_ascii_lowercase();
-                host == "localhost" || host.ends_with(".localhost")
-            }),
-        }
+        self.address.parse().is_ok_and(|address: Address| address.is_local())
+    }
+
+    /// Returns `true` if it listens there, however its own address is written.
+    pub(crate) fn is_at(&self, address: &Address) -> bool {
+        self.address.parse().as_ref() == Ok(address)
     }
 }
 
@@ -134,7 +135,15 @@ pub struct Rule {
 impl Rule {
     /// Tells whether the rule holds at the listener with this address.
     pub fn holds_at(&self, address: &str) -> bool {
-        self.listen.is_empty() || self.listen.iter().any(|listen| read::same_address(listen, address))
+        self.listen.is_empty() || self.listen.iter().any(|listen| same_address(listen, address))
+    }
+}
+
+/// Returns `true` if two addresses differ only in how they are written.
+fn same_address(a: &str, b: &str) -> bool {
+    match (a.parse::<Address>(), b.parse::<Address>()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => a == b,
     }
 }
 

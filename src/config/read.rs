@@ -1,6 +1,5 @@
 //! What a configuration file may say: its tables, keys and rules.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use super::{
     Config, Exec, Forward, Function, Limits, Listen, Output, Param, ParamKind, Piece, Provider, Template,
     WhenFull, access, leaf, template, tls, workers,
 };
+use crate::address::{Address, AddressError};
 
 const GIB: usize = 1 << 30;
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -92,9 +92,9 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
 fn listen(table: &Table<'_>, config: &Config) -> Result<Listen> {
     table.allow(&["address", "hosts", "origins", "dialect", "leaf", "tls"])?;
     let field = table.require("address", "\"127.0.0.1:7300\"")?;
-    let (address, port) = address(field)?;
+    let (address, parsed) = address(field)?;
     // Port 0 asks for a fresh port each time, so it clashes with nothing.
-    if port != 0 && config.listen.iter().any(|other| same_address(&other.address, address)) {
+    if parsed.port() != 0 && config.listen.iter().any(|other| other.is_at(&parsed)) {
         return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));
     }
     let (mut hosts, mut origins) = (Vec::new(), Vec::new());
@@ -153,8 +153,8 @@ fn forward(table: &Table<'_>, to: Field<'_>) -> Result<Forward> {
             format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
         return Err(table.source.fail(key.span().start, message));
     }
-    let (address, port) = address(to)?;
-    if port == 0 {
+    let (address, parsed) = address(to)?;
+    if parsed.port() == 0 {
         return Err(
             to.fail(&format!("{address:?} has port 0, where nobody can listen; name the other node's port"))
         );
@@ -301,34 +301,10 @@ pub(super) fn visible_name<'a>(field: Field<'a>, example: &str) -> Result<&'a st
     Err(field.expected(&format!("1 to 128 visible ASCII characters without spaces, such as {example:?}")))
 }
 
-/// Reads `host:port`, where an IPv6 host stands in brackets, and tells the port.
-fn address(field: Field<'_>) -> Result<(&str, u16)> {
+/// Reads an address, and gives it as it is typed too.
+fn address(field: Field<'_>) -> Result<(&str, Address)> {
     let text = field.string()?;
-    match port(text) {
-        Some(port) => Ok((text, port)),
-        None => {
-            Err(field.expected("host:port, such as \"127.0.0.1:7300\", \"[::1]:7300\" or \"board-a:7300\""))
-        }
-    }
-}
-
-fn port(text: &str) -> Option<u16> {
-    let (host, port) = text.rsplit_once(':')?;
-    // What looks like an IP address has to be one: a resolver would only fail later, and less clearly.
-    let valid = if text.starts_with('[') || host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
-        text.parse::<SocketAddr>().is_ok()
-    } else {
-        host.len() <= 253
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-    };
-    // Rust would read a sign before the number.
-    port.parse().ok().filter(|_| valid && !port.starts_with('+'))
-}
-
-/// Whether two valid addresses are written differently at most.
-pub(super) fn same_address(a: &str, b: &str) -> bool {
-    match (a.parse::<SocketAddr>(), b.parse::<SocketAddr>()) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => a.eq_ignore_ascii_case(b),
-    }
+    text.parse()
+        .map(|address| (text, address))
+        .map_err(|error: AddressError| field.expected(&error.to_string()))
 }

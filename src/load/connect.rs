@@ -13,7 +13,7 @@ use super::request::{FIRST_ID, Template, authorization};
 use super::{Dialect, LoadError};
 
 /// How long connecting may take, and each word of a handshake.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// How many connections are made side by side.
 const SIDE_BY_SIDE: usize = 16;
 /// A longer answer to a handshake is none.

@@ -15,7 +15,7 @@ mod report;
 mod request;
 mod tally;
 
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +26,8 @@ use serde_json::value::RawValue;
 use smol::Executor;
 use smol::future::FutureExt;
 
-use connect::Opening;
+use crate::address::Address;
+use connect::{Opening, PATIENCE};
 use drive::{Common, Driven};
 use exchange::{Exchange, Plan};
 use request::Template;
@@ -224,10 +225,15 @@ impl Load {
     }
 }
 
+/// Finds the address that a name stands for; of several, the first that takes a connection.
 fn resolve(address: &str) -> Result<SocketAddr, LoadError> {
     let unreachable = |reason: String| LoadError::Unreachable { address: address.to_owned(), reason };
-    let mut found = address.to_socket_addrs().map_err(|error| unreachable(error.to_string()))?;
-    found.next().ok_or_else(|| unreachable("the name has no address".to_owned()))
+    let parsed: Address = address.parse().map_err(|error| unreachable(format!("an address is {error}")))?;
+    let found = smol::block_on(parsed.resolve()).map_err(|error| unreachable(error.to_string()))?;
+    let takes = |address: &&SocketAddr| TcpStream::connect_timeout(address, PATIENCE).is_ok();
+    let taking = if found.len() > 1 { found.iter().find(takes) } else { None };
+    // If none does, that is told when it is tried.
+    taking.or(found.first()).copied().ok_or_else(|| unreachable("the name has no address".to_owned()))
 }
 
 /// Drives the connections of one thread.

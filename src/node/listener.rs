@@ -8,6 +8,7 @@ use smol::Async;
 use smol::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
+use crate::address::Address;
 use crate::codec::leaf::{ByteOrder, Leaf, LengthBytes};
 use crate::config::{self, Listen, ListenTls};
 use crate::route::{Access, Pass};
@@ -37,7 +38,7 @@ impl Listener {
     /// Listens on `socket` as a configuration says, but for TLS, which [`Self::tls`] and [`Self::with_tls`] add.
     pub fn new(socket: TcpListener, configured: &Listen, access: &Arc<Access>) -> Self {
         let mut hosts = configured.hosts.clone();
-        hosts.extend(configured.address.rsplit_once(':').map(|(host, _)| host.to_ascii_lowercase()));
+        hosts.extend(configured.address.parse().map(|address: Address| address.host()));
         let site = Site::new(hosts, configured.origins.clone());
         let leaf = configured.leaf.as_ref().map(leaf);
         let pass = access.visitor(&configured.address);

@@ -134,6 +134,11 @@ impl Node {
         self.shared.registry.stop().await;
     }
 
+    /// Accepts connections of one more listener until the node stops: for an address that comes only while it serves.
+    pub async fn accept(&self, listener: impl Into<Listener>) {
+        accept(self.shared.clone(), listener.into()).or(self.shared.stopper.signal()).await;
+    }
+
     /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends. It is not among
     /// those that the node counts, bounds and waits for, and may call everything.
     pub async fn connect(&self, stream: impl Stream) {

@@ -11,16 +11,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use event_listener::Event;
-use smol::future::FutureExt;
-use smol::net::TcpStream;
-use smol::{Async, Executor, Task, Timer};
+use smol::{Executor, Task, Timer};
 
+use super::dial::dial;
 use super::{RemoteError, Secret, Target};
 use crate::codec::jsonrpc::{self, Bounds};
 use crate::codec::{Lines, Next, Read, Refused};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
-use crate::transport::{Bytes, Guarded, Pipe, Pulse, Received, Silence, Stream, keep_alive, vanished};
+use crate::transport::{Bytes, Pipe, Pulse, Received, Silence, vanished};
 
 /// Waits between attempts to connect: the first, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -337,7 +336,7 @@ async fn keep(link: Arc<Link>, lasting: bool) {
     let mut told = false;
     loop {
         link.enter(Phase::Connecting);
-        let (reason, kept) = match dial(&link).await {
+        let (reason, kept) = match dial(&link.target).await {
             Ok(stream) => {
                 back_off = BACK_OFF.0;
                 link.enter(Phase::Up);
@@ -366,35 +365,6 @@ async fn keep(link: Arc<Link>, lasting: bool) {
         Timer::after(back_off.mul_f64(0.5 + fastrand::f64())).await;
         back_off = (back_off * 2).min(BACK_OFF.1);
     }
-}
-
-async fn dial(link: &Link) -> io::Result<Box<dyn Stream>> {
-    let Target { address, limits, tls, .. } = &*link.target;
-    let late = async {
-        Timer::after(limits.connect_timeout).await;
-        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time (limits.connect_timeout)"))
-    };
-    let dialled = async {
-        let stream = connect(address).await?;
-        stream.set_nodelay(true)?;
-        let _ = keep_alive(&stream, limits.keepalive);
-        let stream = Guarded::new(stream, limits.stall_timeout);
-        match tls {
-            None => Ok(Box::new(stream) as Box<dyn Stream>),
-            Some(tls) => tls
-                .connect(address, stream)
-                .await
-                .map_err(|error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))),
-        }
-    };
-    dialled.or(late).await
-}
-
-/// Connects. No program that starts while the connection is open inherits it, unless it starts while it is made.
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream: Arc<Async<std::net::TcpStream>> = TcpStream::connect(address).await?.into();
-    // On Windows this one would be inherited, and its clone is not.
-    stream.get_ref().try_clone()?.try_into()
 }
 
 /// What was taken out of a link's output to be written.

@@ -1,5 +1,6 @@
 //! The network client: calls the functions of another node over connections that all callers share.
 
+mod dial;
 mod lanes;
 mod link;
 

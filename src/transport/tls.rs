@@ -13,6 +13,7 @@ use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::Stream;
+use crate::address::Address;
 
 /// What HTTP clients and servers agree on; the other dialects ask for nothing.
 const ALPN: &[u8] = b"http/1.1";
@@ -88,9 +89,8 @@ impl Connector {
     /// # Errors
     /// What the server did wrong.
     pub async fn connect(&self, address: &str, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let address: Address = address.parse().map_err(io::Error::other)?;
+        let name = ServerName::try_from(address.host()).map_err(io::Error::other)?;
         Ok(Box::new(self.0.connect(name, stream).await?))
     }
 }

@@ -95,7 +95,7 @@ fn exit_2_for_a_command_line_that_means_nothing() {
 
 #[test]
 fn exit_2_for_a_listen_address_that_is_none() {
-    for bad in ["here", "127.0.0.1", "127.0.0.1:65536", ":", "256.0.0.1:0"] {
+    for bad in ["here:", "::1", "127.0.0.1:65536", ":", "256.0.0.1:0", "http://here:80"] {
         assert!(run(["serve", "--listen", bad]).failed(2).contains(bad), "{bad}");
     }
 }
@@ -154,7 +154,7 @@ fn exit_3_without_a_connection() {
         assert!(failed.failed(3).contains(DEAD), "{failed:?}");
     }
     run(["call", "--to", "nowhere.invalid:7300", "f"]).failed(3);
-    for none in ["nowhere", "127.0.0.1", "127.0.0.1:99999", ":7300", "http://127.0.0.1"] {
+    for none in ["nowhere:", "::1:7300", "127.0.0.1:99999", ":7300", "http://127.0.0.1"] {
         assert!(run(["call", "--to", none, "f"]).failed(2).contains("host:port"), "{none}");
     }
 }
@@ -536,7 +536,7 @@ fn each_address_is_told_and_listened_on() {
     let mut node = Node::launch(
         Folder::new(),
         None,
-        &["--listen", "127.0.0.1:0", "--listen=127.0.0.1:0", "--listen", "localhost:0"],
+        &["--listen", "127.0.0.1:0", "--listen=127.0.0.1:0", "--listen", "127.0.0.1:0"],
         &Stderr::Read,
     );
     let addresses = node.addresses().to_vec();

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 18] = [
     "chan",
     "sched",
     "message",
+    "address",
     "config",
     "log",
     "metrics",

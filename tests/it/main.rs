@@ -13,6 +13,7 @@ mod dialects;
 mod docs;
 mod drain;
 mod endings;
+mod host;
 mod hostile;
 mod lanes;
 mod layering;

@@ -248,6 +248,16 @@ impl Process {
         self.child.id()
     }
 
+    /// What it has printed so far.
+    pub(crate) fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.stderr.text()
+    }
+
     /// Ends it by force.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -1,0 +1,158 @@
+//! The host that a node runs on: addresses, names and files as they are met there.
+
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::{Client, Folder, Node, Process, Stderr, await_some, binary, eventually, fake_node, run};
+
+/// An address of no machine (RFC 5737), as one whose interface is not up yet.
+const NOT_THERE: &str = "192.0.2.7:7399";
+const OPEN: &str = "[[access]]\nfunctions = [\"*\"]\n";
+
+/// Starts a node that may never be ready, and gives the first address that it tells.
+fn start(arguments: &[&str]) -> (Process, SocketAddr) {
+    let mut command = binary();
+    command.arg("serve").args(arguments);
+    let node = Process::start(command);
+    let address = await_some("the node tells where it listens", || {
+        node.printed().lines().find_map(|line| line.strip_prefix("listening on ")?.parse().ok())
+    });
+    (node, address)
+}
+
+fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+#[test]
+fn an_address_that_is_not_there_yet_is_waited_for_and_the_others_serve() {
+    let folder = Folder::new();
+    let listen = |address: &str| format!("[[listen]]\naddress = \"{address}\"\n");
+    let text =
+        [listen(NOT_THERE), listen("nowhere.invalid:7399"), listen("127.0.0.1:0"), OPEN.into()].concat();
+    let config = folder.write("node.toml", &text);
+    let ready = folder.name("ready");
+    let (mut node, address) = start(&["--config", config.to_str().unwrap(), "--ready-file", &ready]);
+    assert_eq!(Client::connect(address).call("rpc.echo", &json!([1])), Ok(json!([1])));
+    eventually("the log tells what is waited for", || {
+        let log = node.log();
+        [NOT_THERE, "nowhere.invalid:7399"]
+            .iter()
+            .all(|address| log.lines().any(|line| line.contains(address) && line.contains("trying again")))
+    });
+    // Not all of it is there.
+    assert_eq!(folder.read("ready"), None);
+    assert_eq!(node.printed(), format!("listening on {address}\n"));
+    node.kill();
+
+    // The form of the configuration is another matter, and nothing is bound to check it.
+    assert!(run(["serve", "--check", "--config", config.to_str().unwrap()]).result().contains("valid"));
+}
+
+#[test]
+fn a_port_in_use_is_told_at_once_also_behind_a_name() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let name = format!("localhost:{}", taken.local_addr().unwrap().port());
+    let failed = run(["serve", "--listen", "127.0.0.1:0", "--listen", &name]);
+    assert!(failed.failed(2).contains(&name), "{failed:?}");
+    if has_ipv6() {
+        let taken = TcpListener::bind("[::1]:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let failed = run(["serve", "--listen", &format!("localhost:{}", address.port())]);
+        assert!(failed.failed(2).contains(&address.to_string()), "{failed:?}");
+    }
+}
+
+#[test]
+fn a_name_is_listened_on_at_each_of_its_addresses_and_found_there() {
+    let node = Node::launch(Folder::new(), None, &["--listen", "localhost:0"], &Stderr::Read);
+    let addresses = node.addresses().to_vec();
+    let wanted: &[&str] = if has_ipv6() { &["127.0.0.1", "::1"] } else { &["127.0.0.1"] };
+    let found: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    assert_eq!(found, wanted);
+    let port = addresses[0].port();
+    for address in &addresses {
+        assert_eq!(address.port(), port);
+        assert_eq!(run(["call", "--to", &address.to_string(), "demo.add", "1", "2"]).result(), "3");
+    }
+    assert_eq!(run(["call", "--to", &format!("LocalHost:{port}"), "demo.add", "1", "2"]).result(), "3");
+}
+
+#[test]
+fn a_client_tries_each_address_of_a_name() {
+    if !has_ipv6() {
+        return;
+    }
+    let node = Node::launch(Folder::new(), None, &["--listen", "[::1]:0"], &Stderr::Read);
+    let to = format!("localhost:{}", node.address().port());
+    assert_eq!(run(["call", "--to", &to, "demo.add", "1", "2"]).result(), "3");
+    let config = format!("[[function]]\nname = \"demo.*\"\nforward = \"{to}\"\n");
+    let near = Node::with(Folder::new(), &config);
+    assert_eq!(near.run("call", &["demo.add", "1", "2"]).result(), "3");
+    let bench = run(["bench", "--to", &to, "--duration", "0.05", "--warmup", "0"]);
+    assert_eq!(bench.code, Some(0), "{bench:?}");
+    // A zone says by which interface, by number as here or by name.
+    let zoned = format!("[::1%1]:{}", node.address().port());
+    assert!(!run(["call", "--to", &zoned, "demo.add", "1", "2"]).stderr.contains("an address is"));
+}
+
+#[test]
+fn a_missing_bracket_is_named() {
+    for wrong in ["::1", "::1:7300", "fe80::1%eth0:7300"] {
+        for arguments in [["serve", "--listen", wrong, "--check"], ["call", "--to", wrong, "f"]] {
+            let failed = run(arguments);
+            assert!(failed.failed(2).contains("brackets, such as \"[::1]:7300\""), "{failed:?}");
+        }
+    }
+}
+
+/// The same parser reads the addresses of nodes that are forwarded to.
+#[test]
+fn a_forward_takes_whatever_an_option_takes() {
+    let other = fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": 7 }));
+    let config = format!("[[function]]\nname = \"f\"\nforward = \"LOCALHOST:{}\"\n", other.port());
+    let node = Node::with(Folder::new(), &config);
+    assert_eq!(node.run("call", &["f"]).result(), "7");
+}
+
+#[test]
+fn a_ready_file_is_replaced_only_if_it_is_one() {
+    let folder = Folder::new();
+    let serve = |path: &str| start(&["--listen", "127.0.0.1:0", "--ready-file", path]);
+
+    // One that is there already, and what a killed node has left.
+    folder.write("ready", "old\n");
+    folder.write("ready.new", "half\n");
+    let (_node, address) = serve(&folder.name("ready"));
+    assert_eq!(folder.read("ready"), Some(format!("{address}\n")));
+    assert_eq!(folder.read("ready.new"), None);
+
+    let failed = run(["serve", "--listen", "127.0.0.1:0", "--ready-file", folder.path("").to_str().unwrap()]);
+    assert!(failed.failed(2).contains("--ready-file"), "{failed:?}");
+
+    let full = Path::new("/dev/full");
+    if full.exists() {
+        let failed = run(["serve", "--listen", "127.0.0.1:0", "--ready-file", "/dev/full"]);
+        assert!(failed.failed(2).contains("/dev/full"), "{failed:?}");
+        assert!(!full.is_file(), "a file stands where a device was");
+        assert!(!Path::new("/dev/full.new").exists());
+    }
+}
+
+#[test]
+fn a_pipe_as_ready_file_stays_one() {
+    let folder = Folder::new();
+    let pipe = folder.name("pipe");
+    let mut mkfifo = Command::new("mkfifo");
+    mkfifo.arg(&pipe);
+    assert_eq!(Process::start(mkfifo).finish().code, Some(0));
+    // Nobody reads it yet, and the node serves all the same.
+    let (_node, address) = start(&["--listen", "127.0.0.1:0", "--ready-file", &pipe]);
+    assert_eq!(Client::connect(address).call("rpc.echo", &json!([1])), Ok(json!([1])));
+    assert_eq!(fs::read_to_string(&pipe).unwrap(), format!("{address}\n"));
+    assert!(!folder.path("pipe").is_file());
+}
