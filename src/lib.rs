@@ -15,6 +15,8 @@ pub mod cli;
 pub mod codec;
 #[cfg(feature = "node")]
 pub mod config;
+#[cfg(feature = "node")]
+mod encoding;
 #[cfg(feature = "cli")]
 pub mod load;
 #[cfg(feature = "cli")]

@@ -19,6 +19,9 @@ use simple_logger::SimpleLogger;
 /// The target of every line that a peer can cause.
 const PEER: &str = "chanrpc::peer";
 
+/// The target of the access log: limited apart, and far less, as its lines are wanted.
+const ACCESS: &str = "chanrpc::access";
+
 /// The target of panics, which callers may be able to cause: limited too, but apart from peers' other lines.
 const PANIC: &str = "chanrpc::panic";
 const OWN: &str = "chanrpc::log";
@@ -33,8 +36,10 @@ static SINK: Sink = Sink {
     queue: OnceLock::new(),
     waiting: AtomicUsize::new(0),
     dropped: AtomicUsize::new(0),
+    level: AtomicUsize::new(LevelFilter::Off as usize),
     peers: Mutex::new(Limiter::new()),
     panics: Mutex::new(Limiter::new()),
+    access: Mutex::new(Window::new()),
 };
 
 /// Sends what is logged at `level` or above to stderr, from now on and until the process ends, in lines such as
@@ -48,6 +53,7 @@ static SINK: Sink = Sink {
 /// Fails when the process has a logger already, which then stays.
 pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
     log::set_logger(&SINK)?;
+    SINK.level.store(level as usize, Ordering::Relaxed);
     log::set_max_level(level);
     let (queue, lines) = sync_channel(QUEUE);
     // A process sets its logger once, so this comes by once.
@@ -61,6 +67,11 @@ pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
         }
     }));
     Ok(())
+}
+
+/// Has the access log written whatever the level, which [`init`] has set for all else.
+pub fn show_access() {
+    log::set_max_level(log::max_level().max(LevelFilter::Info));
 }
 
 /// Writes a line to stderr as it is, without level, time and target; cut and cleaned like any other.
@@ -95,8 +106,11 @@ struct Sink {
     /// Lines in the queue, and the one that is being written.
     waiting: AtomicUsize,
     dropped: AtomicUsize,
+    /// The level, as a number; the access log has none.
+    level: AtomicUsize,
     peers: Mutex<Limiter>,
     panics: Mutex<Limiter>,
+    access: Mutex<Window>,
 }
 
 impl Sink {
@@ -110,18 +124,23 @@ impl Sink {
     }
 
     fn admits(&self, target: &str) -> bool {
-        let limiter = match target {
-            PEER => &self.peers,
-            PANIC => &self.panics,
-            _ => return true,
-        };
-        locked(limiter).admits(Instant::now())
+        let now = Instant::now();
+        match target {
+            PEER => locked(&self.peers).admits(now),
+            PANIC => locked(&self.panics).admits(now),
+            // Half of the queue is for what else there is to say.
+            ACCESS => {
+                let has_room = self.waiting.load(Ordering::Relaxed) < QUEUE / 2;
+                locked(&self.access).admits(now, has_room)
+            }
+            _ => true,
+        }
     }
 }
 
 impl Log for Sink {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= log::max_level()
+        metadata.level() as usize <= self.level.load(Ordering::Relaxed) || metadata.target() == ACCESS
     }
 
     fn log(&self, record: &Record<'_>) {
@@ -177,13 +196,16 @@ impl Report {
         if new > 0 {
             Self::warn(format!("{new} lines dropped, since nobody read them in time"));
         }
-        for (limiter, what) in [(&SINK.peers, PEER), (&SINK.panics, PANIC)] {
-            let suppressed = std::mem::take(&mut locked(limiter).suppressed);
+        let peers = std::mem::take(&mut locked(&SINK.peers).suppressed);
+        let panics = std::mem::take(&mut locked(&SINK.panics).suppressed);
+        let access = std::mem::take(&mut locked(&SINK.access).suppressed);
+        for (suppressed, what, limit) in [
+            (peers, PEER, Limiter::BURST),
+            (panics, PANIC, Limiter::BURST),
+            (access, ACCESS, Window::LINES as usize),
+        ] {
             if suppressed > 0 {
-                Self::warn(format!(
-                    "{suppressed} lines of {what} held back, beyond {} a second",
-                    Limiter::BURST
-                ));
+                Self::warn(format!("{suppressed} lines of {what} held back, beyond {limit} a second"));
             }
         }
     }
@@ -239,7 +261,36 @@ impl Limiter {
 }
 
 /// Held for a few instructions only, by threads that do nothing else meanwhile.
-fn locked(limiter: &Mutex<Limiter>) -> MutexGuard<'_, Limiter> {
+/// Lets [`LINES`](Self::LINES) lines through in each second on its own, and counts the rest.
+struct Window {
+    began: Option<Instant>,
+    lines: u32,
+    suppressed: u64,
+}
+
+impl Window {
+    const LINES: u32 = 1000;
+
+    const fn new() -> Self {
+        Self { began: None, lines: 0, suppressed: 0 }
+    }
+
+    /// `has_room` says whether the queue has room for such a line.
+    fn admits(&mut self, now: Instant, has_room: bool) -> bool {
+        if self.began.is_none_or(|began| now.saturating_duration_since(began) >= SECOND) {
+            (self.began, self.lines) = (Some(now), 0);
+        }
+        let admitted = has_room && self.lines < Self::LINES;
+        if admitted {
+            self.lines += 1;
+        } else {
+            self.suppressed += 1;
+        }
+        admitted
+    }
+}
+
+fn locked<T>(limiter: &Mutex<T>) -> MutexGuard<'_, T> {
     limiter.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -318,6 +369,16 @@ mod tests {
         assert_eq!(admitted.len(), 30);
         assert!(admitted.windows(11).all(|lines| lines[10] - lines[0] >= SECOND));
         assert_eq!(limiter.suppressed, 270);
+    }
+
+    #[test]
+    fn the_access_log_has_a_limit_of_its_own_and_leaves_room() {
+        let (mut window, start) = (Window::new(), Instant::now());
+        let admitted = (0..3 * Window::LINES).filter(|_| window.admits(start, true)).count();
+        assert_eq!(admitted, Window::LINES as usize);
+        assert!(!window.admits(start + SECOND, false));
+        assert!(window.admits(start + SECOND, true));
+        assert_eq!(window.suppressed, u64::from(2 * Window::LINES) + 1);
     }
 
     #[test]

@@ -127,6 +127,8 @@ node_metrics! {
     denied: Counter = "chanrpc_calls_denied_total";
     /// Tokens that were presented and refused.
     bad_tokens: Counter = "chanrpc_tokens_refused_total";
+    /// Tokens that had to wait because others of the same host were wrong.
+    tokens_delayed: Counter = "chanrpc_tokens_delayed_total";
     /// HTTP requests refused because of their Host or Origin.
     misdirected: Counter = "chanrpc_http_misdirected_total";
 }

@@ -7,6 +7,7 @@ use argh::FromArgs;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::{ADDRESS, Exit, LARGEST, complain, json, print, token, usage, with_remote};
+use crate::encoding;
 use crate::message::{Fault, code};
 use crate::remote::RemoteError;
 
@@ -157,22 +158,13 @@ pub(super) fn explain(error: &RemoteError) -> Exit {
 
 /// The parameters, given as a whole or one by one.
 pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Option<Box<RawValue>>, String> {
-    let Some(mut text) = whole else {
+    let Some(whole) = whole else {
         return Ok((!arguments.is_empty()).then(|| positional(arguments)));
     };
     if !arguments.is_empty() {
         return Err("--params holds all parameters; further arguments have no place".to_owned());
     }
-    if text == "-" {
-        text.clear();
-        std::io::stdin()
-            .take(LARGEST as u64 + 1)
-            .read_to_string(&mut text)
-            .map_err(|error| format!("--params -: reading standard input failed: {error}"))?;
-        if text.len() > LARGEST {
-            return Err(format!("--params -: more than {LARGEST} bytes"));
-        }
-    }
+    let text = if whole == "-" { read_params()? } else { whole };
     let text = text.trim();
     if !text.starts_with(['[', '{']) {
         return Err(
@@ -180,6 +172,19 @@ pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Op
         );
     }
     RawValue::from_string(text.to_owned()).map(Some).map_err(|error| format!("--params: not JSON: {error}"))
+}
+
+fn read_params() -> Result<String, String> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .take(LARGEST as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("--params -: reading standard input failed: {error}"))?;
+    if bytes.len() > LARGEST {
+        return Err(format!("--params -: more than {LARGEST} bytes"));
+    }
+    let text = encoding::decode(&bytes).map_err(|error| format!("--params -: standard input: {error}"))?;
+    Ok(text.into_owned())
 }
 
 fn positional(arguments: Vec<String>) -> Box<RawValue> {

@@ -41,8 +41,8 @@ pub(super) struct Serve {
     /// threads that run connections and native functions (1)
     #[argh(option, default = "Threads(1)")]
     threads: Threads,
-    /// error, warn, info, debug, trace or off (info)
-    #[argh(option, arg_name = "LEVEL", default = "Level(LevelFilter::Info)")]
+    /// error, warn, info, debug, trace or off (info); with ",access" a line for each call and refusal too
+    #[argh(option, arg_name = "LEVEL", default = "Level(LevelFilter::Info, false)")]
     log: Level,
 }
 
@@ -69,10 +69,14 @@ impl Serve {
     }
 
     fn try_run(self) -> Result<(), Failure> {
-        let config = configuration(self.config.as_deref(), self.listen)?;
+        let mut config = configuration(self.config.as_deref(), self.listen)?;
+        config.access_log |= self.log.1;
         let access = Arc::new(Access::new(&config));
         // Before the first server, whose panic hook passes on to the log's.
         crate::log::init(self.log.0)?;
+        if config.access_log {
+            crate::log::show_access();
+        }
         let executor = Arc::new(Executor::new());
         let registry = registry(&config, &executor, self.config.is_none())?;
         let tls = secured(&config.listen)?;
@@ -83,9 +87,13 @@ impl Serve {
             }
             print("the configuration is valid");
             let most = about(config.worst_case_memory(self.threads.0));
-            print(&format!("at all its limits at once the node takes up to {most} of memory"));
+            print(&format!(
+                "at all its limits at once the node takes up to {most} of memory; less with lower connections, in_flight \
+                 or message under [limits]"
+            ));
             return Ok(());
         }
+        fit_descriptors(&mut config);
         let shutdown = on_signals()?;
         for _ in 1..self.threads.0 {
             let executor = executor.clone();
@@ -104,7 +112,7 @@ impl Serve {
             }
             announce(binder.bound());
             let most = about(config.worst_case_memory(self.threads.0));
-            log::info!("at all its limits at once the node takes up to {most} of memory");
+            log::debug!("at all its limits at once the node takes up to {most} of memory");
             if self.config.is_none()
                 && let Some(address) = binder.bound().next()
             {
@@ -220,6 +228,25 @@ fn suggest(address: SocketAddr) {
     }
 }
 
+/// Sees that each connection can have a descriptor, and programs and other nodes theirs beside: by a higher limit of the
+/// system's, as far as it lets us, and else by fewer connections.
+fn fit_descriptors(config: &mut Config) {
+    let connections = config.limits.connections;
+    let (beside, all) = (config.descriptors() as u64, (config.descriptors() + connections) as u64);
+    // Who may not change the limit may still be told it. Windows has none.
+    let allowed = rlimit::increase_nofile_limit(all).or_else(|_| rlimit::increase_nofile_limit(0));
+    let Ok(allowed) = allowed.map(|allowed| allowed.min(all)) else { return };
+    if allowed < all {
+        let fitting = allowed.saturating_sub(beside).max(allowed / 4).max(1);
+        config.limits.connections = usize::try_from(fitting).unwrap_or(connections).min(connections);
+        log::warn!(
+            "the system allows {allowed} open files where up to {all} are needed: {} connections are taken instead of \
+             {connections} (limits.connections); allow {all}, by ulimit -n, systemd's LimitNOFILE or OpenRC's rc_ulimit",
+            config.limits.connections
+        );
+    }
+}
+
 /// The first signal arrives in the channel; a second one ends the process. SIGHUP, by which other programs are told to
 /// read their configuration again, ends nothing.
 fn on_signals() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
@@ -250,16 +277,21 @@ impl FromStr for Threads {
     }
 }
 
-/// A log level.
-struct Level(LevelFilter);
+/// A log level, and whether there is an access log.
+struct Level(LevelFilter, bool);
 
 impl FromStr for Level {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.parse()
-            .map(Self)
-            .map_err(|_: log::ParseLevelError| "one of error, warn, info, debug, trace, off")
+        let (level, access) = match text.strip_suffix(",access") {
+            Some(level) => (level, true),
+            None => (text, false),
+        };
+        level
+            .parse()
+            .map(|level| Self(level, access))
+            .map_err(|_: log::ParseLevelError| "one of error, warn, info, debug, trace, off, and perhaps ,access after it")
     }
 }
 

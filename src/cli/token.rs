@@ -9,6 +9,7 @@ use argh::FromArgs;
 
 use super::{Exit, complain, print, usage};
 use crate::config::Config;
+use crate::encoding;
 use crate::route::token_hash;
 
 /// The variable that holds a token.
@@ -96,11 +97,12 @@ fn make() -> Result<String, String> {
 }
 
 fn read() -> Result<String, String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     std::io::stdin()
         .take(LONGEST)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(|error| format!("reading standard input failed: {error}"))?;
+    let text = encoding::decode(&bytes).map_err(|error| format!("standard input: {error}"))?;
     let token = checked(&text)?;
     if token.len() < SHORTEST {
         return Err(format!("a token of {SHORTEST} random characters or more; `chanrpc token` makes one"));
@@ -124,9 +126,10 @@ pub(super) fn given(token: Option<String>, file: Option<PathBuf>) -> Result<Opti
         (Some(token), None) => checked(&token).map(Some).map_err(|message| format!("--token: {message}")),
         (None, Some(file)) => {
             let fail = |message: String| format!("--token-file {}: {message}", file.display());
-            let mut text = String::new();
-            let read = fs::File::open(&file).and_then(|file| file.take(LONGEST).read_to_string(&mut text));
+            let mut bytes = Vec::new();
+            let read = fs::File::open(&file).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
             read.map_err(|error| fail(error.to_string()))?;
+            let text = encoding::decode(&bytes).map_err(|error| fail(error.to_string()))?;
             checked(&text).map(Some).map_err(fail)
         }
         (None, None) => Ok(None),
@@ -135,5 +138,5 @@ pub(super) fn given(token: Option<String>, file: Option<PathBuf>) -> Result<Opti
 
 /// The token that the environment gives.
 pub(super) fn of_the_environment() -> Option<String> {
-    env::var(VARIABLE).ok().filter(|token| !token.is_empty())
+    env::var(VARIABLE).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty())
 }

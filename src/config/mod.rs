@@ -5,6 +5,7 @@
 //! valid value looks like, and an unknown key is an error, so that a misspelt setting never passes in silence.
 
 mod access;
+mod descriptors;
 mod leaf;
 mod memory;
 mod read;
@@ -19,9 +20,10 @@ pub use units::about;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use crate::address::Address;
+use crate::encoding;
 pub use leaf::{ByteOrder, Leaf};
 
 /// Everything that a configuration file can say.
@@ -60,6 +62,8 @@ pub struct Config {
     pub workers: NodeWorkers,
     /// The bounds that the node keeps.
     pub limits: Limits,
+    /// Whether each call and each refusal is logged, under the target `chanrpc::access`; not by default.
+    pub access_log: bool,
 }
 
 /// One address that the node listens on: a `[[listen]]` table.
@@ -337,6 +341,9 @@ pub struct Limits {
     /// How long a peer may be silent until it is asked for a sign of life, and as long again until it is given up;
     /// 60 s by default, and 0 never asks.
     pub keepalive: Duration,
+    /// How long a token waits at most until it is looked at, after many wrong ones of the same host: 0.1 s after the sixth,
+    /// and twice as long with each further one; 5 s by default, and 0 lets none wait.
+    pub token_delay: Duration,
 }
 
 impl Config {
@@ -351,10 +358,10 @@ impl Config {
     /// Reads a configuration file.
     ///
     /// # Errors
-    /// [`ConfigError::Read`] when the file cannot be read or is not UTF-8, and those of [`Config::parse`].
+    /// [`ConfigError::Read`] when the file cannot be read or is in no encoding of Unicode, and those of [`Config::parse`].
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        match fs::read_to_string(path) {
+        match encoding::read(path) {
             Ok(text) => Self::parse(&text, &file),
             Err(source) => Err(ConfigError::Read { file, source }),
         }
@@ -370,6 +377,7 @@ impl Default for Config {
             access: Vec::new(),
             workers: NodeWorkers::default(),
             limits: Limits::default(),
+            access_log: false,
         }
     }
 }
@@ -403,6 +411,7 @@ impl Default for Limits {
             queue: 1024,
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
+            token_delay: Duration::from_secs(5),
         }
     }
 }

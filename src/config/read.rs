@@ -23,7 +23,7 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
     let source = Source { text, file };
     let root = DeTable::parse(text).map_err(|error| source.broken(&error))?;
     let root = Table { source, heading: "", at: 0, entries: root.get_ref() };
-    root.allow(&["name", "listen", "function", "access", "limits", "workers"])?;
+    root.allow(&["name", "listen", "function", "access", "limits", "workers", "log"])?;
 
     let mut config = Config::default();
     if let Some(field) = root.get("name") {
@@ -36,6 +36,14 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
     if let Some(field) = root.get("workers") {
         let table = field.table("[workers]").ok_or_else(|| field.expected("a table: [workers]"))?;
         config.workers = workers::tables(&table)?;
+    }
+    if let Some(field) = root.get("log") {
+        let table = field.table("[log]").ok_or_else(|| field.expected("a table: [log]"))?;
+        table.allow(&["access"])?;
+        if let Some(field) = table.get("access") {
+            let access = field.value.get_ref().as_bool();
+            config.access_log = access.ok_or_else(|| field.expected("true or false"))?;
+        }
     }
     for table in root.tables("listen", "[[listen]]")? {
         let listen = listen(&table, &config)?;
@@ -69,6 +77,7 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
         "queue",
         "connect_timeout",
         "keepalive",
+        "token_delay",
     ])?;
     table.size("message", 64..=GIB, &mut limits.message)?;
     table.count("depth", 1..=1024, &mut limits.depth)?;
@@ -86,7 +95,8 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
     table.duration("drain", Duration::ZERO..=HOUR, &mut limits.drain)?;
     table.count("queue", 1..=1_000_000, &mut limits.queue)?;
     table.duration("connect_timeout", TICK..=HOUR, &mut limits.connect_timeout)?;
-    table.duration("keepalive", Duration::ZERO..=HOUR, &mut limits.keepalive)
+    table.duration("keepalive", Duration::ZERO..=HOUR, &mut limits.keepalive)?;
+    table.duration("token_delay", Duration::ZERO..=HOUR, &mut limits.token_delay)
 }
 
 fn listen(table: &Table<'_>, config: &Config) -> Result<Listen> {

@@ -1,10 +1,11 @@
 //! What a node answers over HTTP.
 
 use std::io;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use smol::future::{Boxed, FutureExt};
@@ -28,18 +29,28 @@ const LEAF_USAGE: &str = "Leaf's messages in WebSocket frames are spoken here; G
 pub(super) struct Endpoints {
     node: Arc<Shared>,
     entrance: Arc<Entrance>,
-    /// Whether this connection has made a request.
-    asked: Arc<AtomicBool>,
+    connection: Arc<Connection>,
+}
+
+/// What the requests of one connection have in common.
+#[derive(Debug)]
+struct Connection {
+    peer: Option<SocketAddr>,
+    /// It has made a request.
+    asked: AtomicBool,
+    /// The token that was taken last. Presented again, it does not wait.
+    taken: Mutex<Option<Box<str>>>,
 }
 
 impl Endpoints {
-    pub(super) fn new(node: Arc<Shared>, entrance: Arc<Entrance>) -> Self {
-        Self { node, entrance, asked: Arc::default() }
+    pub(super) fn new(node: Arc<Shared>, entrance: Arc<Entrance>, peer: Option<SocketAddr>) -> Self {
+        let connection = Connection { peer, asked: AtomicBool::new(false), taken: Mutex::new(None) };
+        Self { node, entrance, connection: Arc::new(connection) }
     }
 
     /// Tells whether a request has come. A connection that then waits too long is idle, and no slow head.
     pub(super) fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+        self.connection.asked.load(Ordering::Relaxed)
     }
 
     /// Has a session of its own answer one body.
@@ -78,7 +89,9 @@ impl Endpoints {
 impl Endpoints {
     /// What the counters say, to whoever may also ask for them by `rpc.stats`.
     fn metrics(&self, pass: &Pass) -> Reply {
-        match pass.check("rpc.stats") {
+        let allowed = pass.check("rpc.stats");
+        pass.log_call("rpc.stats", allowed.as_ref().err(), Duration::ZERO);
+        match allowed {
             Ok(()) => {
                 let exposition = "text/plain; version=0.0.4; charset=utf-8";
                 Reply::typed(exposition, self.node.registry.prometheus())
@@ -106,21 +119,38 @@ impl Service for Endpoints {
 
     fn misdirected(&self) {
         self.node.metrics().misdirected.add();
+        self.entrance.pass_of(self.connection.peer).log_refusal(&"misdirected");
+    }
+
+    fn token_delay(&self, token: &str) -> Option<Duration> {
+        let delay = self.entrance.pass_of(self.connection.peer).token_delay()?;
+        let taken = self.connection.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.as_deref() == Some(token) {
+            return None;
+        }
+        self.node.metrics().tokens_delayed.add();
+        Some(delay)
     }
 
     fn admit(&self, token: Option<&str>) -> Result<Pass, Reply> {
-        let mut pass = self.entrance.pass.clone();
+        let mut pass = self.entrance.pass_of(self.connection.peer);
         if let Some(token) = token {
-            pass.present(token).map_err(|fault| {
+            let mut taken = self.connection.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(fault) = pass.present(token) {
+                *taken = None;
                 self.node.metrics().bad_tokens.add();
-                denied(&fault, 401)
-            })?;
+                pass.log_call(Pass::AUTH, Some(&fault), Duration::ZERO);
+                return Err(denied(&fault, 401));
+            }
+            if taken.as_deref() != Some(token) && !pass.is_anonymous() {
+                *taken = Some(token.into());
+            }
         }
         Ok(pass)
     }
 
     async fn answer(&self, request: Request<'_>, pass: Pass) -> Reply {
-        self.asked.store(true, Ordering::Relaxed);
+        self.connection.asked.store(true, Ordering::Relaxed);
         match (request.method, request.path) {
             (_, path)
                 if self.entrance.speaks_only_websocket() && !matches!(path, "/healthz" | "/metrics") =>
@@ -140,7 +170,7 @@ impl Service for Endpoints {
     }
 
     fn too_large(&self) -> Reply {
-        let mut session = self.node.session(Dialect::Frames, Pass::open());
+        let mut session = self.node.session(Dialect::Frames, self.entrance.pass_of(self.connection.peer));
         session.too_long(&[]);
         Reply::json(session.take_output()).with_status(413)
     }

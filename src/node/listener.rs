@@ -78,6 +78,15 @@ impl From<TcpListener> for Listener {
 }
 
 impl Entrance {
+    /// Returns the rights of whoever comes in from an address.
+    pub(super) fn pass_of(&self, peer: Option<SocketAddr>) -> Pass {
+        let pass = self.pass.clone();
+        match peer {
+            Some(peer) => pass.of_peer(peer),
+            None => pass,
+        }
+    }
+
     /// Tells whether Leaf's messages are spoken here, in WebSocket frames.
     pub(super) fn speaks_only_websocket(&self) -> bool {
         self.leaf.is_some_and(|leaf| !leaf.framed)

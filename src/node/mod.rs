@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::error::Error;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::codec::{Detected, Dialect, Read, detect, jsonrpc};
 use crate::config::Limits;
 use crate::message::{Fault, Id, code};
 use crate::metrics::Metrics;
-use crate::route::{PEER, Pass, Registry, Stopper};
+use crate::route::{PEER, Pass, PeerName, Registry, Stopper};
 use crate::session::Session;
 use crate::transport::tls::Acceptor;
 use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
@@ -142,7 +142,7 @@ impl Node {
     /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends. It is not among
     /// those that the node counts, bounds and waits for, and may call everything.
     pub async fn connect(&self, stream: impl Stream) {
-        serve(&self.shared, &Arc::default(), guarded(&self.shared, stream)).await;
+        serve(&self.shared, &Arc::default(), None, guarded(&self.shared, stream)).await;
     }
 }
 
@@ -192,13 +192,13 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
                 let host = peer.ip().to_canonical();
                 if let Some(why) = node.is_full_for(host) {
                     node.metrics().turned_away.add();
-                    log::warn!(target: PEER, "a connection of {host} was turned away: {why}");
+                    log::warn!(target: PEER, "a connection of {} was turned away: {why}", PeerName(Some(peer)));
                     continue;
                 }
                 // Replies are written in batches; to hold back small ones would only delay them.
                 let _ = stream.set_nodelay(true);
                 let _ = transport::keep_alive(&stream, node.limits.keepalive);
-                keep(&node, &listener.entrance, host, stream);
+                keep(&node, &listener.entrance, host, peer, stream);
             }
             Err(error) => {
                 node.metrics().accept_errors.add();
@@ -211,7 +211,7 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
 }
 
 /// Spawns a connection and keeps its task until it ends.
-fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, host: IpAddr, stream: impl Stream) {
+fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, host: IpAddr, peer: SocketAddr, stream: impl Stream) {
     let mut connections = node.connections();
     connections.next += 1;
     let key = connections.next;
@@ -223,7 +223,7 @@ fn keep(node: &Arc<Shared>, entrance: &Arc<Entrance>, host: IpAddr, stream: impl
         let (node, entrance) = (node.clone(), entrance.clone());
         async move {
             let _present = present;
-            serve(&node, &entrance, stream).await;
+            serve(&node, &entrance, Some(peer), stream).await;
         }
     });
     connections.tasks.insert(key, task);
@@ -264,9 +264,9 @@ fn guarded(node: &Shared, stream: impl Stream) -> Peer {
 
 /// Each state of a connection is boxed: in one future each would take as much memory as the largest, and those of
 /// HTTP are large.
-async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, mut stream: Peer) {
+async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, peer: Option<SocketAddr>, mut stream: Peer) {
     if let Some(tls) = &entrance.tls {
-        match Box::pin(secured(node, tls, stream)).await {
+        match Box::pin(secured(node, tls, peer, stream)).await {
             Some(secured) => stream = secured,
             None => return,
         }
@@ -281,9 +281,9 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, mut stream: Peer) {
             Err(format!("a peer speaks {dialect:?} where only WebSocket is spoken").into())
         }
         Ok(Some((Detected::Dialect(dialect), stream))) => {
-            serve_stream(node, entrance, stream, dialect).await.map_err(Into::into)
+            serve_stream(node, entrance.pass_of(peer), stream, dialect).await.map_err(Into::into)
         }
-        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, entrance, stream)).await,
+        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, entrance, peer, stream)).await,
         Ok(Some((foreign, stream))) => {
             node.metrics().foreign.add();
             Box::pin(refuse(node, stream, foreign, entrance)).await;
@@ -300,12 +300,12 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, mut stream: Peer) {
         } else if transport::is_vanished(&*error) {
             node.metrics().vanished.add();
         }
-        log::info!(target: PEER, "a connection ended: {error}");
+        log::info!(target: PEER, "a connection of {} ended: {error}", PeerName(peer));
     }
 }
 
 /// Shakes hands with a peer, which is to begin with it. `None` if that fails, which is counted and told.
-async fn secured(node: &Shared, tls: &Acceptor, stream: Peer) -> Option<Peer> {
+async fn secured(node: &Shared, tls: &Acceptor, peer: Option<SocketAddr>, stream: Peer) -> Option<Peer> {
     let failed = match dialect(node, stream).await {
         Ok(None) => return None,
         Ok(Some((Detected::Tls, stream))) => {
@@ -332,7 +332,7 @@ async fn secured(node: &Shared, tls: &Acceptor, stream: Peer) -> Option<Peer> {
         Err(error) => error.to_string(),
     };
     node.metrics().tls_failed.add();
-    log::info!(target: PEER, "a TLS handshake failed: {failed}");
+    log::info!(target: PEER, "a TLS handshake of {} failed: {failed}", PeerName(peer));
     None
 }
 
@@ -412,12 +412,12 @@ async fn in_time<T>(node: &Shared, first: impl Future<Output = Option<T>>) -> Op
 
 fn serve_stream(
     node: &Shared,
-    entrance: &Entrance,
+    pass: Pass,
     stream: Peer,
     dialect: Dialect,
 ) -> smol::future::Boxed<io::Result<()>> {
     let (first, stream) = stream.into_parts();
-    let mut session = node.session(dialect, entrance.pass.clone());
+    let mut session = node.session(dialect, pass);
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
     let (pipe, stop) = (Box::new(Bytes::new(stream)), Some(node.stopper.signal()));
@@ -427,6 +427,7 @@ fn serve_stream(
 async fn serve_http(
     node: &Arc<Shared>,
     entrance: &Arc<Entrance>,
+    peer: Option<SocketAddr>,
     stream: Peer,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
@@ -435,7 +436,7 @@ async fn serve_http(
         head_timeout: limits.head_timeout,
         body_timeout: limits.deadline,
     };
-    let endpoints = Endpoints::new(node.clone(), entrance.clone());
+    let endpoints = Endpoints::new(node.clone(), entrance.clone(), peer);
     let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.stopper.signal())).await;
     if endpoints.was_asked() && matches!(served, Err(http::ServeError::SlowHead)) {
         return Ok(());

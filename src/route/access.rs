@@ -1,14 +1,17 @@
 //! Who may call what, where.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::audit::PeerName;
 use super::builtin::matches;
+use super::guesses::Guesses;
 use crate::config::{Config, Listen, Rule};
 use crate::message::{Fault, RawJson, code};
 
@@ -33,18 +36,24 @@ pub struct Access {
     rules: Vec<Rule>,
     /// Everything is allowed everywhere.
     open: bool,
+    /// There is an access log.
+    is_logged: bool,
+    guesses: Guesses,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
 impl Access {
     /// Takes the rules of a configuration.
     pub fn new(config: &Config) -> Self {
-        Self { rules: config.access.clone(), open: false, clock: Box::new(SystemTime::now) }
+        let guesses = Guesses::new(config.limits.token_delay);
+        let (rules, is_logged) = (config.access.clone(), config.access_log);
+        Self { rules, open: false, is_logged, guesses, clock: Box::new(SystemTime::now) }
     }
 
     /// Allows everything everywhere.
     pub fn open() -> Self {
-        Self { rules: Vec::new(), open: true, clock: Box::new(SystemTime::now) }
+        let guesses = Guesses::new(Duration::ZERO);
+        Self { rules: Vec::new(), open: true, is_logged: false, guesses, clock: Box::new(SystemTime::now) }
     }
 
     /// Tells the time by another clock than the system's: that of a test.
@@ -56,11 +65,14 @@ impl Access {
 
     /// Returns the rights of whoever comes in by the listener with this address, as it is configured.
     pub fn visitor(self: &Arc<Self>, listener: &str) -> Pass {
+        let audit = self.is_logged.then(PeerName::default);
         let here: Arc<[usize]> = self.rules_at(listener).map(|(index, _)| index).collect();
         if self.open || (here.is_empty() && Listen::at(listener).is_local()) {
-            return Pass(None);
+            return Pass { rights: None, audit };
         }
-        Pass(Some(Box::new(Rights { access: self.clone(), here, presented: Vec::new(), wrong: 0 })))
+        let (access, peer) = (self.clone(), PeerName::default());
+        let rights = Rights { access, here, presented: Vec::new(), wrong: 0, peer };
+        Pass { rights: Some(Box::new(rights)), audit }
     }
 
     /// Tells whether there is a rule for the listener with this address.
@@ -91,7 +103,12 @@ impl fmt::Debug for Access {
 
 /// The rights of one connection.
 #[derive(Clone, Debug)]
-pub struct Pass(Option<Box<Rights>>);
+pub struct Pass {
+    /// `None` if everything is allowed.
+    rights: Option<Box<Rights>>,
+    /// Who calls, if there is an access log.
+    audit: Option<PeerName>,
+}
 
 #[derive(Clone, Debug)]
 struct Rights {
@@ -101,6 +118,7 @@ struct Rights {
     /// Those whose token was presented.
     presented: Vec<usize>,
     wrong: u8,
+    peer: PeerName,
 }
 
 impl Pass {
@@ -109,13 +127,42 @@ impl Pass {
 
     /// Returns a pass that allows everything.
     pub fn open() -> Self {
-        Self(None)
+        Self { rights: None, audit: None }
+    }
+
+    /// The pass of a connection from that address, which logs then name.
+    #[must_use]
+    pub fn of_peer(mut self, address: SocketAddr) -> Self {
+        let peer = PeerName(Some(address));
+        if let Some(rights) = &mut self.rights {
+            rights.peer = peer;
+        }
+        self.audit = self.audit.map(|_| peer);
+        self
+    }
+
+    /// Returns `true` if calls are logged.
+    #[inline]
+    pub(crate) fn is_logged(&self) -> bool {
+        self.audit.is_some()
+    }
+
+    /// Returns who calls, as far as that is known.
+    pub(super) fn peer(&self) -> PeerName {
+        self.audit.or_else(|| self.rights.as_ref().map(|rights| rights.peer)).unwrap_or_default()
+    }
+
+    /// Returns how long a token that comes now must wait before it is [presented](Self::present), because others of the
+    /// same host were wrong ([`Limits::token_delay`](crate::config::Limits)). Whether it is right makes no difference: a
+    /// quick answer would tell.
+    pub fn token_delay(&self) -> Option<Duration> {
+        self.rights.as_ref()?.token_delay()
     }
 
     /// The pass of one of many requests, to which a peer brings its token each time: it takes one wrong token only.
     #[must_use]
     pub fn of_one_request(mut self) -> Self {
-        if let Some(rights) = &mut self.0 {
+        if let Some(rights) = &mut self.rights {
             rights.wrong = WRONG_TOKENS - 1;
         }
         self
@@ -127,7 +174,7 @@ impl Pass {
     /// A fault of [`code::DENIED`] if the token is unknown, expired, not for this listener, or comes after too many
     /// wrong ones.
     pub fn present(&mut self, token: &str) -> Result<(), Fault> {
-        self.0.as_mut().map_or(Ok(()), |rights| rights.present(token))
+        self.rights.as_mut().map_or(Ok(()), |rights| rights.present(token))
     }
 
     /// Answers `rpc.auth`, which presents a token.
@@ -149,7 +196,7 @@ impl Pass {
 
     /// Tells whether no token was presented, or none was needed.
     pub fn is_anonymous(&self) -> bool {
-        self.0.as_ref().is_none_or(|rights| rights.presented.is_empty())
+        self.rights.as_ref().is_none_or(|rights| rights.presented.is_empty())
     }
 
     /// Says whether a function may be called, at this moment.
@@ -158,7 +205,7 @@ impl Pass {
     /// A fault of [`code::DENIED`].
     #[inline]
     pub fn check(&self, method: &str) -> Result<(), Fault> {
-        match &self.0 {
+        match &self.rights {
             None => Ok(()),
             Some(rights) => rights.check(method),
         }
@@ -166,7 +213,7 @@ impl Pass {
 
     /// Says why a function may be called, or may not.
     pub fn decide(&self, method: &str) -> Decision<'_> {
-        match &self.0 {
+        match &self.rights {
             None => Decision::Open,
             Some(_) if method == PING || method == Pass::AUTH => Decision::Always,
             Some(rights) => rights.decide(method),
@@ -175,6 +222,12 @@ impl Pass {
 }
 
 impl Rights {
+    fn token_delay(&self) -> Option<Duration> {
+        // More than this many are refused unseen.
+        let (PeerName(Some(peer)), true) = (self.peer, self.wrong < WRONG_TOKENS) else { return None };
+        self.access.guesses.delay(peer.ip(), Instant::now())
+    }
+
     fn present(&mut self, token: &str) -> Result<(), Fault> {
         let refused = if self.wrong >= WRONG_TOKENS {
             "too many wrong tokens came by this connection, which takes no more"
@@ -198,8 +251,16 @@ impl Rights {
                 None => "the token has expired",
             }
         };
+        // One that is not looked at tells its sender nothing.
+        let is_guess = self.wrong < WRONG_TOKENS;
         self.wrong = self.wrong.saturating_add(1);
-        log::warn!(target: PEER, "a token was refused: {refused}");
+        log::warn!(target: PEER, "a token of {} was refused: {refused}", self.peer);
+        if let Some(peer) = self.peer.0.filter(|_| is_guess)
+            && self.access.guesses.wrong(peer.ip(), Instant::now())
+        {
+            let host = peer.ip().to_canonical();
+            log::warn!(target: PEER, "many wrong tokens of {host}: further ones wait (limits.token_delay)");
+        }
         Err(Fault::new(code::DENIED, refused))
     }
 

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use smol::Executor;
 
 use super::registry::{Builder, RegistryError};
 use super::{Exec, Forward, Registry};
 use crate::config::{Config, ForwardTls, NodeWorkers, Provider};
+use crate::encoding;
 use crate::remote::Remote;
 use crate::transport::tls::{Connector, TlsError};
 
@@ -65,7 +66,7 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
 
 fn token(path: &Path) -> Result<String, ProvidersError> {
     let fail = |source| ProvidersError::TokenFile { path: path.to_owned(), source };
-    let text = fs::read_to_string(path).map_err(fail)?;
+    let text = encoding::read(path).map_err(fail)?;
     match text.trim() {
         "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "it holds no token"))),
         token => Ok(token.to_owned()),

@@ -2,11 +2,13 @@
 
 mod access;
 mod admission;
+mod audit;
 mod builtin;
 mod call;
 mod configured;
 mod exec;
 mod forward;
+mod guesses;
 mod native;
 mod program;
 mod registry;
@@ -15,6 +17,7 @@ mod table;
 
 pub(crate) use access::PEER;
 pub use access::{Access, Decision, Pass, Reason, token_hash};
+pub(crate) use audit::PeerName;
 pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
 pub use configured::{ProvidersError, providers};
 pub use exec::Exec;

@@ -29,6 +29,8 @@ pub(super) struct Calls {
     earliest: Option<Instant>,
     /// There with the first call that is not answered at once.
     inbox: Option<Arc<Inbox>>,
+    /// What the access log, if there is one, is to be told of those that have begun.
+    logged: FxHashMap<Token, (String, Instant)>,
     /// Answers that came while output had no room for them.
     answers: VecDeque<(Token, Outcome)>,
 }
@@ -52,6 +54,10 @@ pub(super) struct Waiting {
     params: Option<RawJson<'static>>,
     deadline: Instant,
     hops: u32,
+    /// When it came.
+    since: Instant,
+    /// A token that is not looked at before, since others of the same host were wrong.
+    held: Option<Instant>,
 }
 
 impl Waiting {
@@ -107,8 +113,25 @@ impl Calls {
             return self.remove_waiting(at);
         }
         let begun = self.begun.values().map(|call| call.deadline);
-        self.earliest = begun.chain(self.waiting.iter().map(|waiting| waiting.deadline)).min();
+        let held = self.waiting.front().and_then(|first| first.held).filter(|until| *until > now);
+        self.earliest = begun.chain(self.waiting.iter().map(|waiting| waiting.deadline)).chain(held).min();
         None
+    }
+
+    /// Returns `true` if the first request that waits is a token that must wait longer. `delay` says how long one waits that
+    /// has just become the first.
+    fn is_held(&mut self, now: Instant, delay: impl FnOnce() -> Option<Duration>) -> bool {
+        let Some(first) = self.waiting.front_mut().filter(|first| first.method == Pass::AUTH) else {
+            return false;
+        };
+        if first.held.is_none() {
+            first.held = Some(now + delay().unwrap_or_default());
+        }
+        let until = first.held.filter(|until| *until > now);
+        until.is_some_and(|until| {
+            self.due(until);
+            true
+        })
     }
 
     /// Takes the first request that waits for its turn.
@@ -152,6 +175,17 @@ impl Calls {
         self.waiting.is_empty() && self.begun.is_empty()
     }
 
+    fn take_logged(&mut self, token: Token) -> Option<(String, Instant)> {
+        if self.logged.is_empty() { None } else { self.logged.remove(&token) }
+    }
+
+    /// Tells the access log of the calls that nobody waits for any more, since the peer is gone.
+    pub(super) fn log_given_up(&mut self, pass: &Pass, now: Instant) {
+        for (_, (method, since)) in self.logged.drain() {
+            pass.log_given_up(&method, now.saturating_duration_since(since));
+        }
+    }
+
     /// Gives up all requests, since the peer is gone; returns how many calls had begun.
     pub(super) fn close(&self) -> u64 {
         if let Some(inbox) = &self.inbox {
@@ -163,6 +197,7 @@ impl Calls {
     /// Gives back memory that is not in use.
     pub(super) fn rest(&mut self) {
         self.begun.shrink_to_fit();
+        self.logged.shrink_to_fit();
         self.waiting.shrink_to_fit();
         self.answers.shrink_to_fit();
         if let Some(inbox) = &self.inbox {
@@ -184,11 +219,14 @@ impl Session {
         let deadline = now + given.min(longest);
         self.metrics().calls.add();
         if method == Pass::AUTH {
-            return self.authorize(id.as_ref(), batch, params.as_ref());
-        }
-        if self.calls.waiting.is_empty() && self.calls.has_place(&self.limits) {
+            let is_next = self.calls.waiting.front().is_none_or(|first| first.method != Pass::AUTH);
+            if is_next && self.pass.token_delay().is_none() {
+                return self.authorize(id.as_ref(), batch, params.as_ref());
+            }
+            self.metrics().tokens_delayed.add();
+        } else if self.calls.waiting.is_empty() && self.calls.has_place(&self.limits) {
             let ask = Ask { method: &method, params, hops: meta.hops };
-            return self.begin(id, batch, ask, deadline);
+            return self.begin(id, batch, ask, deadline, now);
         }
         self.calls.wait(Waiting {
             batch,
@@ -197,7 +235,10 @@ impl Session {
             params: params.map(RawJson::into_owned),
             deadline,
             hops: meta.hops,
+            since: now,
+            held: None,
         });
+        self.begin_waiting();
     }
 
     /// Takes a token before any call that comes after it begins.
@@ -206,24 +247,38 @@ impl Session {
         if taken.as_ref().is_err_and(|fault| fault.code == code::DENIED) {
             self.metrics().bad_tokens.add();
         }
+        self.pass.log_call(Pass::AUTH, taken.as_ref().err(), Duration::ZERO);
         self.tell_if_asked(batch, id, taken.as_ref().map(|()| "true"));
     }
 
     /// Begins as many of the waiting requests as there are places in flight.
     pub(super) fn begin_waiting(&mut self) {
         while self.calls.has_place(&self.limits) && self.has_room() {
-            let Some(Waiting { batch, id, method, params, deadline, hops }) = self.calls.take_waiting()
-            else {
+            if self.calls.is_held(self.clock, || self.pass.token_delay()) {
                 break;
-            };
-            self.begin(id, batch, Ask { method: &method, params, hops }, deadline);
+            }
+            let Some(waiting) = self.calls.take_waiting() else { break };
+            let Waiting { batch, id, method, params, deadline, hops, since, .. } = waiting;
+            if method == Pass::AUTH {
+                self.authorize(id.as_ref(), batch, params.as_ref());
+            } else {
+                self.begin(id, batch, Ask { method: &method, params, hops }, deadline, since);
+            }
         }
     }
 
     /// Answers a request at once, or hands it to its provider.
-    fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, ask: Ask<'_>, deadline: Instant) {
+    fn begin(
+        &mut self,
+        id: Option<Id<'_>>,
+        batch: Option<Token>,
+        ask: Ask<'_>,
+        deadline: Instant,
+        since: Instant,
+    ) {
         if let Err(fault) = self.pass.check(ask.method) {
             self.metrics().denied.add();
+            self.pass.log_call(ask.method, Some(&fault), Duration::ZERO);
             return self.tell_if_asked(batch, id.as_ref(), Err(&fault));
         }
         let answered = match &id {
@@ -234,6 +289,9 @@ impl Session {
             let Ask { method, params, hops } = ask;
             let bytes = params.as_ref().map_or(0, |params| params.get().len());
             let reply = self.calls.begin(id, batch, deadline, bytes);
+            if self.pass.is_logged() {
+                self.calls.logged.insert(self.calls.next_token, (method.to_owned(), since));
+            }
             self.metrics().in_flight.add();
             self.registry.call(Call { method, params, deadline, hops, reply });
         }
@@ -242,6 +300,7 @@ impl Session {
     /// Answers a request at once, with the result written straight to where it goes out. `false` if its function has no
     /// answer at once.
     fn answer_in_place(&mut self, id: &Id<'_>, ask: &Ask<'_>) -> bool {
+        let began = self.clock;
         let Self { codec, registry, clock, output, limits, .. } = self;
         let (limit, metrics) = (limits.message, registry.metrics());
         let answered = output.message(|out| {
@@ -264,21 +323,26 @@ impl Session {
             }
             answered
         });
-        if let Err(Some(fault)) = &answered {
-            self.count(Some(fault));
-        }
-        !matches!(answered, Err(None))
+        let fault = match &answered {
+            Ok(()) => None,
+            Err(Some(fault)) => Some(fault),
+            Err(None) => return false,
+        };
+        self.count(fault);
+        self.pass.log_call(ask.method, fault, self.clock.saturating_duration_since(began));
+        true
     }
 
     /// The same for an answer that takes another form on its way, or waits for others, or is none.
     fn answer_apart(&mut self, batch: Option<Token>, id: Option<&Id<'_>>, ask: &Ask<'_>) -> bool {
-        let mut result = std::mem::take(&mut self.result);
+        let (mut result, began) = (std::mem::take(&mut self.result), self.clock);
         let answer = self.registry.prompt(ask, &mut result, &mut self.clock);
         let answered = answer.is_some();
         if let Some(answer) = answer {
             let answer = answer.and_then(|()| text(&result));
             let answer = answer.as_ref().map(|result| *result);
             self.count(answer.err());
+            self.pass.log_call(ask.method, answer.err(), self.clock.saturating_duration_since(began));
             self.tell_if_asked(batch, id, answer);
         }
         result.clear();
@@ -302,6 +366,8 @@ impl Session {
     /// Ends a request that has not begun.
     pub(super) fn drop_waiting(&mut self, waiting: Waiting, fault: &Fault) {
         self.count(Some(fault));
+        let waited = self.clock.saturating_duration_since(waiting.since);
+        self.pass.log_call(&waiting.method, Some(fault), waited);
         if let Some(id) = waiting.id {
             self.tell(waiting.batch, &id, Err(fault));
         }
@@ -324,6 +390,9 @@ impl Session {
         self.metrics().in_flight.sub(1);
         let answer = outcome.as_ref().map(RawJson::get);
         self.count(answer.err());
+        if let Some((method, since)) = self.calls.take_logged(token) {
+            self.pass.log_call(&method, answer.err(), self.clock.saturating_duration_since(since));
+        }
         self.tell_if_asked(batch, id.as_ref(), answer);
     }
 

@@ -209,6 +209,7 @@ impl Session {
     /// Answers the calls whose deadline has passed. If there are none, since all were answered long ago, the session
     /// gives back what memory they took.
     pub fn expire(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
         for token in self.calls.late(now) {
             self.give_up(token, &Fault::new(code::DEADLINE, "the call's deadline passed"));
         }
@@ -327,6 +328,7 @@ impl Session {
             return self.refuse(&Id::null(), Fault::new(code::PARSE, NO_JSON), beginning);
         }
         self.metrics().too_large.add();
+        self.pass.log_refusal(&code::REQUEST_TOO_LARGE);
         let id = self.codec.id_at_front(beginning).unwrap_or_else(Id::null);
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
         self.tell(None, &id, Err(&Fault::new(code::REQUEST_TOO_LARGE, message)));
@@ -349,6 +351,7 @@ impl Session {
                         Ok(message) => self.message(message, Some(batch), now),
                         Err(Refused { id, fault }) => {
                             self.metrics().refused.add();
+                            self.pass.log_refusal(&fault.code);
                             self.batches.expect(batch);
                             self.tell(Some(batch), &id, Err(&fault));
                         }
@@ -376,6 +379,7 @@ impl Session {
     /// Answers what is no message, of which `text` is at least the beginning.
     fn refuse(&mut self, id: &Id<'_>, mut fault: Fault, text: &[u8]) {
         self.metrics().refused.add();
+        self.pass.log_refusal(&fault.code);
         if *id != Id::null() {
             self.nonsense.understood();
         } else if let Some(verdict) = self.nonsense.judge(&fault, &self.codec, text) {
@@ -491,6 +495,7 @@ fn excess(answer: Answer<'_>, limit: usize) -> Option<usize> {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.calls.log_given_up(&self.pass, self.clock);
         self.metrics().in_flight.sub(self.calls.close());
     }
 }

@@ -120,6 +120,12 @@ pub trait Service: Clone + Send + Sync + Unpin {
     /// Gets to know of a request that was refused for its `Host` or `Origin`.
     fn misdirected(&self);
 
+    /// Returns how long a token waits until it is judged, if others were wrong before. By default none waits.
+    fn token_delay(&self, token: &str) -> Option<Duration> {
+        let _ = token;
+        None
+    }
+
     /// Judges the token that a request presents.
     ///
     /// # Errors
@@ -173,6 +179,9 @@ pub async fn serve<T: Stream, S: Service>(
             let _under_way = under_way;
             let (head, body) = request.into_parts();
             let origin = head.headers.get(header::ORIGIN).cloned();
+            if let Some(delay) = token(&head.headers).and_then(|token| service.token_delay(token)) {
+                Timer::after(delay).await;
+            }
             let (mut response, close) = match begin(&head, &service) {
                 Ok(Begun::Request(pass)) => {
                     let (reply, close) = answer(&head, body, &service, pass, bounds).await;
@@ -355,14 +364,12 @@ fn begin<S: Service>(head: &Parts, service: &S) -> Result<Begun<S::Pass>, Reply>
     let headers = &head.headers;
     if has_token(headers, header::UPGRADE, "websocket") {
         let response = upgrade(head)?;
-        let token = bearer(headers)
-            .or_else(|| offered(headers).find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL)));
-        return Ok(Begun::Upgrade(response, service.admit(token)?));
+        return Ok(Begun::Upgrade(response, service.admit(token(headers))?));
     }
     if let Some(reply) = service.site().preflight(head) {
         return Ok(Begun::Preflight(reply));
     }
-    Ok(Begun::Request(service.admit(bearer(headers))?))
+    Ok(Begun::Request(service.admit(token(headers))?))
 }
 
 /// Reads the body of a request and has it answered. Tells whether the connection ends with the answer.
@@ -430,6 +437,15 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
 
 fn is_too_large(error: &(dyn Error + 'static)) -> bool {
     error.is::<http_body_util::LengthLimitError>()
+}
+
+/// The token that a request presents.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let is_upgrade = || has_token(headers, header::UPGRADE, "websocket");
+    bearer(headers).or_else(|| {
+        let mut offered = offered(headers).filter_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL));
+        offered.next().filter(|_| is_upgrade())
+    })
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750, section 2.1).

@@ -1,6 +1,7 @@
 //! TLS 1.2 and 1.3 around a stream. rustls speaks it, ring computes.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::Stream;
 use crate::address::Address;
+use crate::encoding;
 
 /// What HTTP clients and servers agree on; the other dialects ask for nothing.
 const ALPN: &[u8] = b"http/1.1";
@@ -104,15 +106,25 @@ fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let text = read(file)?;
+    let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(found) if found.is_empty() => Err(TlsError::file(file, "holds no certificate in PEM")),
         found => found.map_err(|error| TlsError::pem(file, &error)),
     }
 }
 
+/// Reads a file in PEM, which is ASCII in whichever encoding.
+fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+    let bytes =
+        fs::read(file).map_err(|error| TlsError(format!("cannot read {}: {error}", file.display())))?;
+    let text = encoding::decode(&bytes).map(|text| text.into_owned().into_bytes());
+    // What is no text is no PEM either, and that is told then.
+    Ok(text.unwrap_or(bytes))
+}
+
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
+    PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|error| match error {
         pem::Error::NoItemsFound => TlsError::file(file, "holds no private key in PEM without a password"),
         error => TlsError::pem(file, &error),
     })

@@ -232,8 +232,9 @@ fn wrong_tokens_are_refused_counted_and_never_shown() {
         assert!(!refused.message.contains("another"), "{refused:?}");
     }
     assert_eq!(node.metric("chanrpc_tokens_refused_total"), 6);
+    let address = client.stream().local_addr().unwrap();
     support::eventually("it is in the log", || {
-        node.log().contains("a token was refused: the token is unknown")
+        node.log().contains(&format!("a token of {address} was refused: the token is unknown"))
     });
     let log = node.log();
     assert!(!log.contains(OTHER) && !log.contains(TOKEN), "{log}");

@@ -79,7 +79,8 @@ fn invalid_files_say_what_is_wrong() {
 #[test]
 fn an_empty_file_says_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
-    let Config { name, listen, functions, access, workers, limits } = Config::default();
+    let Config { name, listen, functions, access, workers, limits, access_log } = Config::default();
+    assert!(!access_log);
     assert_eq!(workers, NodeWorkers::default());
     assert_eq!((name.as_str(), listen.len(), functions.len(), access.len()), ("chanrpc", 0, 0, 0));
     let expected = Limits {
@@ -98,6 +99,7 @@ fn an_empty_file_says_the_defaults() {
         queue: 1024,
         connect_timeout: Duration::from_secs(5),
         keepalive: Duration::from_secs(60),
+        token_delay: Duration::from_secs(5),
     };
     assert_eq!(limits, expected);
 }
@@ -136,6 +138,7 @@ fn the_documented_example() {
         access: Vec::new(),
         workers: NodeWorkers::default(),
         limits: Limits::default(),
+        access_log: false,
     };
     assert_eq!(load("design.toml"), expected);
 }
@@ -241,7 +244,9 @@ fn every_key_arrives() {
             queue: 512,
             connect_timeout: Duration::from_millis(250),
             keepalive: Duration::from_secs(90),
+            token_delay: Duration::from_millis(1500),
         },
+        access_log: true,
     };
     assert_eq!(load("everything.toml"), expected);
 }

@@ -119,6 +119,56 @@ fn a_forward_takes_whatever_an_option_takes() {
     assert_eq!(node.run("call", &["f"]).result(), "7");
 }
 
+/// What PowerShell 5's `>` makes of a text.
+fn utf16(text: &str) -> Vec<u8> {
+    let units = std::iter::once(0xfeff).chain(text.encode_utf16());
+    units.flat_map(u16::to_le_bytes).collect()
+}
+
+#[test]
+fn files_of_windows_tools_are_read() {
+    const TOKEN: &str = "chanrpc_the-token-of-this-test";
+    let folder = Folder::new();
+    let rule = Process::run_with_input(
+        {
+            let mut token = binary();
+            token.args(["token", "--hash"]);
+            token
+        },
+        &format!("\u{feff}{TOKEN}\r\n"),
+    );
+    let text = format!("name = \"Gerät\"\r\n{}", rule.result().replace('\n', "\r\n"));
+    // A name is ASCII, and that the error quotes this one shows that it was read.
+    let wrong = folder.path("wrong.toml");
+    fs::write(&wrong, utf16(&text)).unwrap();
+    let failed = run(["serve", "--check", "--config", wrong.to_str().unwrap()]);
+    assert!(failed.failed(2).contains("Gerät"), "{failed:?}");
+
+    let near = folder.path("near.toml");
+    fs::write(&near, utf16(&text.replace("Gerät", "board"))).unwrap();
+    fs::write(folder.path("token.txt"), utf16(&format!("{TOKEN}\r\n"))).unwrap();
+    let token_file = folder.name("token.txt");
+    let (_node, address) = start(&["--listen", "127.0.0.1:0", "--config", near.to_str().unwrap()]);
+    let call = |arguments: &[&str]| {
+        let mut call = binary();
+        call.args(["call", "--to", &address.to_string(), "--token-file", &token_file]).args(arguments);
+        call
+    };
+    assert_eq!(Process::start(call(&["rpc.echo", "1"])).finish().result(), "[1]");
+    let marked = Process::run_with_input(call(&["--params", "-", "rpc.echo"]), "\u{feff}[\"é\"]\r\n");
+    assert_eq!(marked.result(), "[\"é\"]");
+    // A node's own token for another.
+    let config =
+        format!("[[function]]\nname = \"rpc2.*\"\nforward = \"{address}\"\ntoken_file = '{token_file}'\n");
+    let far = Node::with(Folder::new(), &config);
+    // It is let in, and only then does it matter that no such function is there.
+    assert!(far.run("call", &["rpc2.echo"]).failed(3).contains("-32601"));
+
+    fs::write(&near, b"name = \"Ger\xe4t\"\n").unwrap();
+    let failed = run(["serve", "--check", "--config", near.to_str().unwrap()]);
+    assert!(failed.failed(2).contains("line 1 is not UTF-8; save it as UTF-8"), "{failed:?}");
+}
+
 #[test]
 fn a_ready_file_is_replaced_only_if_it_is_one() {
     let folder = Folder::new();

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 18] = [
+const ORDER: [&str; 19] = [
     "chan",
     "sched",
     "message",
     "address",
+    "encoding",
     "config",
     "log",
     "metrics",

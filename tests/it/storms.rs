@@ -129,25 +129,48 @@ fn a_peer_that_vanishes_while_it_is_answered() {
 
 /// Who is in goes on, who comes waits, and programs are refused; when there are descriptors again, all is well.
 #[test]
-fn descriptors_run_out() {
+fn descriptors_never_run_out() {
     let config = format!("limits.head_timeout = '1h'\n{}", gate(""));
-    let few = Stderr::Shell("ulimit -n 32 && exec \"$0\" \"$@\"");
-    let node = Node::launch(Folder::new(), Some(&config), &[], &few);
+    // The system lets the node have so many, and no more.
+    let few = Stderr::Shell("ulimit -n 64 && exec \"$0\" \"$@\"");
+    let node = Node::launch(Folder::new(), Some(&config), &["--listen", "127.0.0.1:0"], &few);
+    eventually("the log tells what is too little", || {
+        node.log().contains("the system allows 64 open files where up to ")
+    });
     let mut client = node.connect();
     assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
-    let crowd: Vec<_> = (0..64).map(|_| node.connect()).collect();
-    eventually("accepting fails", || {
-        client.call("rpc.stats", &json!([])).unwrap()["node"]["accept_errors"].as_u64().unwrap() > 0
+    // Those that find no room are told so at once, by an end.
+    let mut crowd: Vec<_> = (0..100).map(|_| node.connect()).collect();
+    eventually("most are turned away", || {
+        let node = client.call("rpc.stats", &json!([])).unwrap()["node"].clone();
+        assert_eq!(node["accept_errors"], 0, "{node}");
+        node["turned_away"].as_u64().unwrap() > 80
     });
-    let refused = client.call("gate", &json!([node.folder.name("open")])).unwrap_err();
-    assert!(refused.code < 0 && !refused.message.is_empty(), "{refused:?}");
-    drop(crowd);
+    // Programs have theirs all the same.
     node.folder.write("open", "");
+    for id in 0..4 {
+        client.begin(id, "gate", &json!([node.folder.name("open")]));
+    }
+    for _ in 0..4 {
+        assert_eq!(client.reply()["result"], "opened");
+    }
+    crowd.clear();
+    eventually("there is room again", || {
+        client.call("rpc.stats", &json!([])).unwrap()["node"]["connections"] == 1
+    });
     let mut late = node.connect();
     assert_eq!(late.call("rpc.ping", &json!([])), Ok(json!("pong")));
-    eventually("programs run again", || {
-        client.call("gate", &json!([node.folder.name("open")])) == Ok(json!("opened"))
-    });
+}
+
+#[test]
+fn a_soft_limit_of_descriptors_is_raised() {
+    let few = Stderr::Shell("ulimit -S -n 64 && exec \"$0\" \"$@\"");
+    let node = Node::launch(Folder::new(), None, &["--listen", "127.0.0.1:0"], &few);
+    let mut crowd: Vec<_> = (0..100).map(|_| node.connect()).collect();
+    for client in &mut crowd {
+        assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
+    }
+    assert!(!node.log().contains("open files"), "{}", node.log());
 }
 
 #[test]
