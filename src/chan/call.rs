@@ -376,7 +376,9 @@ enum Withdrawn<R> {
 
 impl<A, R> Drop for Call<'_, A, R> {
     fn drop(&mut self) {
-        panic::drop_quietly(self.withdraw());
+        if let Withdrawn::Answered(result) = self.withdraw() {
+            panic::drop_quietly(result);
+        }
     }
 }
 
