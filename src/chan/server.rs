@@ -124,6 +124,11 @@ impl<S: 'static> Server<S> {
         self.enter_as("a task", f)
     }
 
+    /// Notes that the loop around this server is polled on this thread.
+    pub(crate) fn polled(&self) {
+        self.runner.shared.node.polled();
+    }
+
     /// Like [`enter`](Self::enter), with what is run, for the log.
     pub(crate) fn enter_as<T>(
         &mut self,

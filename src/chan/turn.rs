@@ -3,12 +3,16 @@
 //! An executor may poll as many as 200 other tasks before it polls its main future again, so a turn of slow calls must be
 //! short. To read the clock costs a third of a quick call, so it is read only every few calls while they are quick.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// A turn ends when it has taken this long, and the call that runs then has ended.
 pub(crate) const LONGEST: Duration = Duration::from_millis(1);
 /// Most calls between two looks at the clock.
 const STRIDE: u32 = 16;
+/// How often a loop yields after a slow turn: as many tasks as an executor may run before it polls its main future.
+const YIELDS: u32 = 200;
 
 /// The turn of a loop.
 #[derive(Debug)]
@@ -45,6 +49,41 @@ impl Turn {
         let now = Instant::now();
         let (since, calls) = *self.since.get_or_insert((now, self.calls));
         self.stride.look(now - since, self.calls - calls)
+    }
+
+    /// Awaits something. Whenever it waits, others run.
+    pub(crate) async fn watch<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            let poll = future.as_mut().poll(cx);
+            if poll.is_pending() {
+                self.reset();
+            }
+            poll
+        })
+        .await
+    }
+
+    /// Lets others run, the executor's main future too. After a slow turn they have as much time, if they need it.
+    pub(crate) async fn pause(&mut self) {
+        let slow = self.is_slow();
+        self.reset();
+        smol::future::yield_now().await;
+        if !slow || cfg!(chanrpc_loom) {
+            return;
+        }
+        let begun = Instant::now();
+        for _ in 1..YIELDS {
+            if begun.elapsed() >= LONGEST {
+                return;
+            }
+            smol::future::yield_now().await;
+        }
+    }
+
+    /// Returns `true` for a turn that is over and had few calls.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.calls < self.most
     }
 
     /// The loop has let others run.

@@ -146,7 +146,7 @@ impl Cron {
     /// Goes from one change of the zone's offset to the next. Between two of them, the clock goes as time does.
     fn next_after_second(&self, second: Timestamp) -> Option<Timestamp> {
         const SECOND: SignedDuration = SignedDuration::from_secs(1);
-        let fixed = ![self.seconds, self.minutes, self.hours].iter().any(|set| set.star);
+        let fixed = self.is_fixed();
 
         let mut offset = self.time_zone.to_offset(second);
         let mut from = offset.to_datetime(second).checked_add(SECOND).ok()?;
@@ -177,6 +177,11 @@ impl Cron {
             from = next;
         }
         offset.to_timestamp(found).ok()
+    }
+
+    /// Returns `true` if each of its times comes once on its day, whatever the clock shows.
+    pub(super) fn is_fixed(&self) -> bool {
+        ![self.seconds, self.minutes, self.hours].iter().any(|set| set.star)
     }
 
     /// Finds the first date and time that fits and is not before `from`, on a clock that is never changed.

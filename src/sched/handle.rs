@@ -5,17 +5,20 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+#[cfg(feature = "cron")]
+use std::time::SystemTime;
 use std::time::{Duration, Instant};
 
 use smol::stream::{Stream, StreamExt};
 
 #[cfg(feature = "cron")]
+use super::calendar::Calendar;
+#[cfg(feature = "cron")]
 use super::cron::Cron;
 use super::error::Rejected;
 use super::service::{Phase, Service};
-#[cfg(feature = "cron")]
-use super::timers::Calendar;
-use super::timers::{Action, TimerId};
+use super::sources::Source;
+use super::timers::{Action, Rule, TimerId};
 use super::waterfall::Waterfall;
 use crate::chan::{Answer, CallError, Client, Drained, Kind, Many, Names, One, Results, Zero};
 
@@ -71,7 +74,9 @@ impl<S: 'static> Handle<S> {
         self.set(time, Action::Once(Box::new(action)))
     }
 
-    /// Does something again and again, first after one period. A loop that is late leaves out what it missed.
+    /// Does something again and again, first after one period. A loop that is late leaves out the ticks that it missed
+    /// and goes on with the next one; so all ticks are whole periods away from the first, as far as the loop is in
+    /// time. A period of zero is over each time the loop has done something else.
     ///
     /// # Errors
     /// As [`after`](Self::after).
@@ -80,19 +85,23 @@ impl<S: 'static> Handle<S> {
         period: Duration,
         action: impl FnMut(&mut S) + Send + 'static,
     ) -> Result<TimerId, Rejected> {
-        self.set(period, Action::Every(period, Box::new(action)))
+        self.set(period, Action::repeated(Rule::Every(period), action))
     }
 
-    /// Does something at every moment that a [`Cron`] names. The calendar's clock may be set meanwhile: what was
-    /// jumped over happens once, late, and what is repeated does not happen again unless the clock went back by
-    /// more than three hours.
+    /// Does something at every moment that a [`Cron`] names. The calendar's clock may be set meanwhile:
+    ///
+    /// - If it is set ahead, what was jumped over happens once, late: within half a minute.
+    /// - If it is set back, an expression that is about what the clock shows goes on by it. (It is one if its second,
+    ///   minute or hour begins with `*`; see [`Cron`].) Other times are fixed: those that have come already do not come
+    ///   again, unless the clock was set back by three hours or more, and so was wrong before.
+    /// - If it is adjusted by less than a minute, no moment comes twice in a row.
     ///
     /// # Errors
     /// As [`after`](Self::after).
     #[cfg(feature = "cron")]
     pub fn cron(&self, cron: Cron, action: impl FnMut(&mut S) + Send + 'static) -> Result<TimerId, Rejected> {
-        match Calendar::new(cron) {
-            Some((calendar, at)) => self.set_at(at, Action::Cron(Box::new(calendar), Box::new(action))),
+        match Calendar::new(cron, SystemTime::now(), Instant::now()) {
+            Some((calendar, at)) => self.set_at(at, Action::repeated(Rule::Cron(calendar), action)),
             // It has no moment before the end of the calendar.
             None => self.set(Duration::MAX, Action::Once(Box::new(|_| {}))),
         }
@@ -116,14 +125,20 @@ impl<S: 'static> Handle<S> {
         let service = &self.0;
         let permit = service.permit()?;
         let done = service.clone();
-        let job = move || {
-            let result = done.host.watch("a job", work);
-            done.give_back(Box::new(move |state| {
-                drop(permit);
-                callback(state, result);
-            }));
-        };
-        service.jobs.run(Box::new(job)).map_err(|_| self.too_many_jobs())
+        let parts = (permit, work, callback);
+        let taken = service.jobs.run(parts, |(permit, work, callback)| {
+            Box::new(move || {
+                let result = done.host.watch("a job", work);
+                done.give_back(Box::new(move |state| {
+                    permit.redeem();
+                    callback(state, result);
+                }));
+            })
+        });
+        taken.map_err(|(permit, _work, _callback)| {
+            permit.redeem();
+            Rejected::Full { setting: "jobs", limit: service.settings.jobs }
+        })
     }
 
     /// Awaits a future on the executor, and gives its output to `callback`: the panic, if it panics.
@@ -136,11 +151,15 @@ impl<S: 'static> Handle<S> {
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
     ) -> Result<(), Rejected> {
         let permit = self.0.permit()?;
+        let Some(executor) = self.0.executor() else {
+            permit.redeem();
+            return Err(Rejected::Closed);
+        };
         let service = self.0.clone();
-        self.0.spawn(async move {
+        self.0.spawn(&executor, async move {
             let result = service.host.watch_future("a future", future).await;
             service.give_back(Box::new(move |state| {
-                drop(permit);
+                permit.redeem();
                 callback(state, result);
             }));
         });
@@ -193,34 +212,28 @@ impl<S: 'static> Handle<S> {
     /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
     /// [`CallError::Unanswered`], and the loop ends. Closing again does nothing.
     pub fn close(&self) {
-        match self.0.is_idle() {
-            true => self.0.closer.close(),
-            false => self.0.closer.cut(),
-        }
         self.0.close();
     }
 
-    /// Closes the scheduler for calls, posts, streams and timers, has the loop run what it has, and waits until all
-    /// async calls, jobs, futures and waterfalls have had their callbacks, also those that callbacks start. After
-    /// `patience` it is [closed](Self::close).
+    /// Closes the scheduler for calls, posts, streams and timers, has the loop run what it has, timers that are due
+    /// included, and waits until all async calls, jobs, futures and waterfalls have had their callbacks, also those
+    /// that callbacks start. After `patience` it is [closed](Self::close).
     ///
-    /// Tells whether everything was run. Dropping the future leaves the scheduler as it is, without a limit in time.
+    /// Returns `true` if all of that was run, and `false` if any of it never was, whatever ended the loop: a close, the
+    /// end of the patience, or a drop of its future or its executor. Dropping the future of the drain leaves the
+    /// scheduler as it is, without a limit in time.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.0.begin_drain();
         let drained = self.0.closer.drained(patience).await;
         if drained == Drained::Cut {
             self.0.close();
         }
-        drained == Drained::All
+        drained == Drained::All && !self.0.was_cut()
     }
 
     /// Tells whether the scheduler takes no more calls, posts, streams and timers.
     pub fn is_closed(&self) -> bool {
         self.0.phase() != Phase::Open
-    }
-
-    fn too_many_jobs(&self) -> Rejected {
-        Rejected::Full { setting: "jobs", limit: self.0.jobs.queue() }
     }
 
     fn set(&self, time: Duration, action: Action<S>) -> Result<TimerId, Rejected> {
@@ -239,9 +252,9 @@ impl<S: 'static> Handle<S> {
         let limit = timers.limit();
         drop(timers);
         match added {
-            Ok((id, sleeper)) => {
-                if let Some(sleeper) = sleeper {
-                    sleeper.wake();
+            Ok((id, is_next)) => {
+                if is_next {
+                    self.0.noted.note(Source::Timers);
                 }
                 Ok(id)
             }

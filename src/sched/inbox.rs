@@ -3,21 +3,27 @@
 use crate::chan::sync::{AtomicUsize, Mutex, Ordering};
 use std::collections::VecDeque;
 use std::mem;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
 
-/// A bounded queue with one reader.
+use super::sources::{Noted, Source};
+
+/// An empty queue keeps room for this many items. What a burst has needed beyond that is given back.
+const KEPT: usize = 64;
+
+/// A bounded queue with one reader, the loop, which is told of new items by its [`Noted`].
 pub(super) struct Inbox<T> {
     state: Mutex<State<T>>,
     /// Items that the reader has taken and not got yet. Only the reader writes it.
     taken: AtomicUsize,
+    noted: Arc<Noted>,
+    source: Source,
 }
 
 struct State<T> {
     items: VecDeque<T>,
     capacity: usize,
-    /// How many there were.
+    /// How many items there were.
     serial: u64,
-    sleeper: Option<Waker>,
     shut: bool,
 }
 
@@ -28,9 +34,9 @@ pub(super) enum Refused {
 }
 
 impl<T> Inbox<T> {
-    pub(super) fn new(capacity: usize) -> Self {
-        let state = State { items: VecDeque::new(), capacity, serial: 0, sleeper: None, shut: false };
-        Self { state: Mutex::new(state), taken: AtomicUsize::new(0) }
+    pub(super) fn new(capacity: usize, noted: &Arc<Noted>, source: Source) -> Self {
+        let state = State { items: VecDeque::new(), capacity, serial: 0, shut: false };
+        Self { state: Mutex::new(state), taken: AtomicUsize::new(0), noted: noted.clone(), source }
     }
 
     /// Adds an item, and returns its number; items are read in the order of their numbers.
@@ -45,58 +51,63 @@ impl<T> Inbox<T> {
         state.items.push_back(item);
         state.serial += 1;
         let serial = state.serial;
-        let sleeper = state.sleeper.take();
         drop(state);
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
-        }
+        self.noted.note(self.source);
         Ok(serial)
     }
 
-    /// Takes the next item, by way of `taken`, into which the reader takes all there are at once.
-    pub(super) fn poll_next(&self, cx: &Context<'_>, taken: &mut VecDeque<T>) -> Poll<T> {
-        if let Some(item) = taken.pop_front() {
-            self.taken.store(taken.len(), Ordering::Relaxed);
-            return Poll::Ready(item);
+    /// Takes the next item, by way of `taken`, into which the reader takes all there are at once. Also returns
+    /// whether there may be more. Of what comes after that the reader is told again.
+    pub(super) fn next(&self, taken: &mut VecDeque<T>) -> Option<(T, bool)> {
+        if taken.is_empty() {
+            mem::swap(&mut self.state.lock().items, taken);
         }
-        let mut state = self.state.lock();
-        mem::swap(&mut state.items, taken);
-        match taken.pop_front() {
-            Some(item) => {
-                self.taken.store(taken.len(), Ordering::Relaxed);
-                Poll::Ready(item)
-            }
-            None => {
-                let old = state.sleeper.replace(cx.waker().clone());
-                drop(state);
-                drop(old);
-                Poll::Pending
-            }
+        let item = taken.pop_front()?;
+        let left = taken.len();
+        self.taken.store(left, Ordering::Relaxed);
+        if left == 0 && taken.capacity() > KEPT {
+            *taken = VecDeque::new();
         }
+        Some((item, left > 0))
     }
 
-    /// Takes no more; what is there stays. The reader is woken.
+    /// Takes no more; what is there stays.
     pub(super) fn shut(&self) {
         self.state.lock().shut = true;
-        self.rouse();
     }
 
-    /// Has the reader look again.
-    pub(super) fn rouse(&self) {
-        let sleeper = self.state.lock().sleeper.take();
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
-        }
-    }
-
-    /// Tells whether the reader has got all there was.
+    /// Returns `true` if the reader has got all there was.
     pub(super) fn is_empty(&self) -> bool {
         self.state.lock().items.is_empty() && self.taken.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes no more, and gives away what is there.
+    /// Takes no more, and gives away what the reader has not taken.
     pub(super) fn close(&self) -> VecDeque<T> {
-        self.shut();
-        mem::take(&mut self.state.lock().items)
+        let mut state = self.state.lock();
+        state.shut = true;
+        mem::take(&mut state.items)
+    }
+}
+
+#[cfg(all(test, not(chanrpc_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_leaves_no_large_buffers() {
+        let inbox = Inbox::new(usize::MAX, &Arc::default(), Source::Posts);
+        let mut taken = VecDeque::new();
+        for _ in 0..2 {
+            for item in 0..10_000 {
+                assert!(inbox.push(item).is_ok());
+            }
+            let mut read = 0;
+            while inbox.next(&mut taken).is_some() {
+                read += 1;
+            }
+            assert_eq!(read, 10_000);
+        }
+        let kept = taken.capacity() + inbox.state.lock().items.capacity();
+        assert!(kept <= 2 * KEPT, "room for {kept} items is kept");
     }
 }

@@ -1,6 +1,6 @@
 //! Work that blocks, on a bounded number of threads.
 
-use crate::chan::sync::Mutex;
+use crate::chan::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -25,24 +25,31 @@ impl Jobs {
         Arc::new(Self { state, workers: workers.max(1), queue })
     }
 
-    pub(super) fn queue(&self) -> usize {
-        self.queue
+    /// Runs a job, which is made of its parts, as soon as a worker is free. If too many wait already, the parts come
+    /// back.
+    pub(super) fn run<P>(self: &Arc<Self>, parts: P, job: impl FnOnce(P) -> Job) -> Result<(), P> {
+        let state = self.state.lock();
+        if state.running >= self.workers && state.waiting.len() >= self.queue {
+            return Err(parts);
+        }
+        self.enter(state, job(parts));
+        Ok(())
     }
 
-    /// Runs a job as soon as a worker is free; gives it back if too many wait already.
-    pub(super) fn run(self: &Arc<Self>, job: Job) -> Result<(), Job> {
-        let mut state = self.state.lock();
-        if state.running < self.workers {
-            state.running += 1;
-            drop(state);
-            let jobs = self.clone();
-            smol::unblock(move || jobs.work(job)).detach();
-        } else if state.waiting.len() < self.queue {
+    /// Runs a job as soon as a worker is free, however many wait already. Something else bounds how many that are.
+    pub(super) fn run_when_free(self: &Arc<Self>, job: Job) {
+        self.enter(self.state.lock(), job);
+    }
+
+    fn enter(self: &Arc<Self>, mut state: MutexGuard<'_, State>, job: Job) {
+        if state.running >= self.workers {
             state.waiting.push_back(job);
-        } else {
-            return Err(job);
+            return;
         }
-        Ok(())
+        state.running += 1;
+        drop(state);
+        let jobs = self.clone();
+        smol::unblock(move || jobs.work(job)).detach();
     }
 
     /// Forgets the jobs that wait.
@@ -57,6 +64,10 @@ impl Jobs {
             job();
             let mut state = self.state.lock();
             next = state.waiting.pop_front();
+            if state.waiting.is_empty() {
+                // A burst's room is given back.
+                state.waiting = VecDeque::new();
+            }
             if next.is_none() {
                 state.running -= 1;
             }

@@ -46,6 +46,9 @@
 //! ```
 
 #[cfg(feature = "cron")]
+mod calendar;
+mod chain;
+#[cfg(feature = "cron")]
 mod cron;
 mod error;
 mod handle;

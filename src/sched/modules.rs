@@ -61,7 +61,8 @@ pub enum ModuleError {
         /// The panic's message.
         message: String,
     },
-    /// Some modules did not end within their time, and were cut off.
+    /// Some modules did not end within their time, and were cut off: some of their work was not done, or their `stop`
+    /// did not return.
     Late {
         /// Their names.
         modules: Vec<String>,
@@ -105,8 +106,8 @@ impl Modules {
     }
 
     /// Makes all modules in their order, runs them until `shutdown`, and ends them in reverse, each within
-    /// `patience`: calls, posts and what they wait for are run, then its `stop`. A module that ends by itself is
-    /// left alone; the others go on.
+    /// `patience`: calls, posts and what they wait for are run, then its `stop`. What is not done by then is cut off,
+    /// and its module named in the error. A module that has ended by itself is left alone; the others go on.
     ///
     /// Dropping the future closes all of them.
     ///
@@ -144,8 +145,11 @@ impl Modules {
         shutdown.await;
         let mut late = Vec::new();
         for (name, Started { drain, ended }) in running.into_iter().rev() {
+            if ended.is_finished() {
+                continue;
+            }
             let until = Instant::now().checked_add(patience);
-            drain(patience).await;
+            let drained = drain(patience).await;
             // The functions have run by then; the rest of the time is for `stop`.
             let done = async {
                 ended.await;
@@ -158,7 +162,7 @@ impl Modules {
                 };
                 false
             };
-            if !done.or(out_of_time).await {
+            if !done.or(out_of_time).await || !drained {
                 late.push(name);
             }
         }
@@ -193,19 +197,14 @@ struct Started {
     ended: Task<()>,
 }
 
-type Drain = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+type Drain = Box<dyn FnOnce(Duration) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send>;
 
 impl<S: Send + 'static, F: FnOnce(S) + Send + 'static> Made for Module<S, F> {
     fn start(self: Box<Self>, executor: &Executor<'static>) -> Started {
         let Self { scheduler, stop } = *self;
         let handle = scheduler.handle();
         let ended = executor.spawn(async move { stop(scheduler.run().await) });
-        let drain = move |patience| {
-            async move {
-                handle.drain(patience).await;
-            }
-            .boxed()
-        };
+        let drain = move |patience| async move { handle.drain(patience).await }.boxed();
         Started { drain: Box::new(drain), ended }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
+use std::mem;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,21 +15,20 @@ use super::service::{Action, Phase, Service, discard};
 use super::settings::Settings;
 use super::sources::{Source, Sources};
 use super::timers::Due;
+use crate::chan::turn::Turn;
 use crate::chan::{self, Callback, Client, Functions, Server, Stats};
 
-/// Events after which other tasks of the executor have a turn.
-const TURN: usize = 64;
+/// Events after which other tasks of the executor have a turn, at the latest.
+const TURN: u32 = 64;
 
 /// A loop that owns a state and does everything with it, one at a time. See the [module](super).
 ///
 /// An async function holds up the whole loop until it ends, which is seldom wanted here: let it be a
 /// [deferred](Functions::defer1) one that starts an async call or a waterfall, and answers in the callback.
 pub struct Scheduler<S: 'static> {
+    /// Ends before the server, whose end tells those who drain that all is decided.
     service: Owned<S>,
     server: Server<S>,
-    /// Taken from the service all at once.
-    posts: VecDeque<Action<S>>,
-    returns: VecDeque<Action<S>>,
     sources: Sources,
 }
 
@@ -67,15 +67,14 @@ impl<S: 'static> Scheduler<S> {
         // The state needs the handle, the handle the client, and the client the server.
         let mut service = None;
         let server = Server::create(functions, server, |client, closer| {
-            let made = Owned(Service::new(executor, client, closer, settings));
-            let state = state(&Handle::new(made.0.clone()));
+            let made = Owned::new(Service::new(executor, client, closer, settings));
+            let state = state(&Handle::new(made.service.clone()));
             service = Some(made);
             state
         });
         let Some(service) = service else { unreachable!("the server was created with a state") };
-        let (posts, returns) = (VecDeque::new(), VecDeque::new());
         let sources = Sources::new(&service.noted);
-        Self { service, server, posts, returns, sources }
+        Self { service, server, sources }
     }
 
     /// Returns a client of the scheduler's functions.
@@ -85,7 +84,7 @@ impl<S: 'static> Scheduler<S> {
 
     /// Returns a handle to the loop.
     pub fn handle(&self) -> Handle<S> {
-        Handle::new(self.service.0.clone())
+        Handle::new(self.service.service.clone())
     }
 
     /// Returns the state.
@@ -114,35 +113,37 @@ impl<S: 'static> Scheduler<S> {
 
     /// Closes it, and returns the state.
     pub(super) fn into_state(self) -> S {
-        let Self { service, server, posts, returns, .. } = self;
-        service.close();
-        discard(posts);
-        discard(returns);
+        let Self { service, server, .. } = self;
+        drop(service);
         server.into_state()
     }
 
     async fn serve(&mut self) {
-        let mut turn = 0;
+        let mut turn = Turn::new(TURN);
         loop {
-            match poll_fn(|cx| self.poll_event(cx)).await {
-                Event::Call => drop(self.server.exec().await),
+            let event = turn.watch(poll_fn(|cx| self.poll_event(cx))).await;
+            turn.begin();
+            match event {
+                Event::Call => drop(turn.watch(self.server.exec()).await),
                 Event::Post(action) => self.act("a posted task", action),
                 Event::Return(action) => self.act("a callback", action),
                 Event::Callback(callback) => self.act("a callback", |state| callback.run(state)),
                 Event::Timer(due) => self.fire(due),
                 Event::End => return,
             }
-            turn += 1;
-            if turn == TURN {
-                turn = 0;
-                smol::future::yield_now().await;
+            if turn.is_over() {
+                if turn.is_slow() {
+                    self.sources.end_share();
+                }
+                turn.pause().await;
             }
         }
     }
 
     /// What happens next.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
-        let Self { server, service, posts, returns, sources } = self;
+        self.server.polled();
+        let Self { server, service: Owned { service, posts, returns }, sources } = self;
         loop {
             let before = service.phase();
             if before == Phase::Closed {
@@ -150,14 +151,16 @@ impl<S: 'static> Scheduler<S> {
             }
             let event = sources.poll(cx, |source, cx| match source {
                 Source::Calls => match server.poll_ready(cx) {
-                    Poll::Ready(true) => Poll::Ready(Event::Call),
+                    Poll::Ready(true) => Poll::Ready((Event::Call, true)),
                     // It takes no more calls; the others may still have something.
                     Poll::Ready(false) | Poll::Pending => Poll::Pending,
                 },
-                Source::Posts => service.posts.poll_next(cx, posts).map(Event::Post),
-                Source::Callbacks => service.callbacks().poll_next(cx).map(Event::Callback),
-                Source::Returns => service.returns.poll_next(cx, returns).map(Event::Return),
-                Source::Timers => service.timers().poll_due(cx).map(Event::Timer),
+                Source::Posts => taken(service.posts.next(posts), Event::Post),
+                Source::Callbacks => {
+                    service.callbacks().poll_next(cx).map(|next| (Event::Callback(next), true))
+                }
+                Source::Returns => taken(service.returns.next(returns), Event::Return),
+                Source::Timers => service.timers().poll_due(cx).map(|due| (Event::Timer(due), true)),
             });
             if event.is_ready() {
                 return event;
@@ -177,31 +180,51 @@ impl<S: 'static> Scheduler<S> {
     }
 
     fn fire(&mut self, due: Due<S>) {
-        let server = &mut self.server;
-        let again = due.run(|action| {
-            let _ = server.enter_as("a timer", action);
-        });
-        if let Some(again) = again {
-            let ended = self.service.timers().put_back(again);
-            discard(ended);
+        let mut again = match due {
+            Due::Once(action) => return self.act("a timer", action),
+            Due::Repeated(again) => again,
+        };
+        if let Some(action) = again.action() {
+            self.act("a timer", action);
         }
+        let ended = self.service.timers().put_back(again);
+        discard(ended);
     }
 }
 
-/// The service of a scheduler. However that ends, run or not, the service ends with it.
-struct Owned<S: 'static>(Arc<Service<S>>);
+/// What an inbox has given.
+fn taken<S>(next: Option<(Action<S>, bool)>, event: fn(Action<S>) -> Event<S>) -> Poll<(Event<S>, bool)> {
+    match next {
+        Some((action, more)) => Poll::Ready((event(action), more)),
+        None => Poll::Pending,
+    }
+}
+
+/// The service of a scheduler, with what was taken from it all at once. However the scheduler ends, run or not, the
+/// service ends with it.
+struct Owned<S: 'static> {
+    service: Arc<Service<S>>,
+    posts: VecDeque<Action<S>>,
+    returns: VecDeque<Action<S>>,
+}
+
+impl<S: 'static> Owned<S> {
+    fn new(service: Arc<Service<S>>) -> Self {
+        Self { service, posts: VecDeque::new(), returns: VecDeque::new() }
+    }
+}
 
 impl<S: 'static> Deref for Owned<S> {
     type Target = Service<S>;
 
     fn deref(&self) -> &Service<S> {
-        &self.0
+        &self.service
     }
 }
 
 impl<S: 'static> Drop for Owned<S> {
     fn drop(&mut self) {
-        self.0.close();
+        self.service.end(mem::take(&mut self.posts), mem::take(&mut self.returns));
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a loop and its handles share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use std::{future::Future, mem};
@@ -11,7 +11,7 @@ use super::error::Rejected;
 use super::inbox::{Inbox, Refused};
 use super::jobs::Jobs;
 use super::settings::Settings;
-use super::sources::Noted;
+use super::sources::{Noted, Source};
 use super::timers::Timers;
 use crate::chan::panic::drop_quietly;
 use crate::chan::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
@@ -43,6 +43,8 @@ pub(super) struct Service<S> {
     serial: AtomicU64,
     /// Jobs, futures and waterfalls that have not given back their result.
     open: AtomicUsize,
+    /// Whether something that was taken is never run.
+    cut: AtomicBool,
 }
 
 #[derive(Default)]
@@ -70,21 +72,23 @@ impl<S: 'static> Service<S> {
         closer: Closer,
         settings: Settings,
     ) -> Arc<Self> {
+        let noted = Arc::default();
         Arc::new(Self {
             host: Host::of(&client),
             client,
             closer,
-            posts: Inbox::new(settings.posts.max(1)),
-            returns: Inbox::new(usize::MAX),
+            posts: Inbox::new(settings.posts.max(1), &noted, Source::Posts),
+            returns: Inbox::new(usize::MAX, &noted, Source::Returns),
             callbacks: Mutex::new(Callbacks::new(settings.calls)),
             timers: Mutex::new(Timers::new(settings.timers)),
             jobs: Jobs::new(settings.workers, settings.jobs),
-            noted: Arc::default(),
+            noted,
             executor: Arc::downgrade(executor),
             tasks: Mutex::default(),
             open_phase: AtomicBool::new(true),
             serial: AtomicU64::new(0),
             open: AtomicUsize::new(0),
+            cut: AtomicBool::new(false),
             settings,
         })
     }
@@ -151,20 +155,37 @@ impl<S: 'static> Service<S> {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Rejected::Full { setting: "open", limit });
         }
-        Ok(Permit(self.clone()))
+        Ok(Permit { service: self.clone(), redeemed: false })
     }
 
-    /// Tells whether nothing but calls is on its way to the loop.
+    /// Returns `true` if nothing but calls is on its way to the loop.
     pub(super) fn is_idle(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0 && self.callbacks().pending() == 0 && self.posts.is_empty()
+        self.open.load(Ordering::Relaxed) == 0
+            && self.callbacks().pending() == 0
+            && self.posts.is_empty()
+            && self.returns.is_empty()
+            && self.timers().is_empty()
+    }
+
+    /// Returns `true` if something that was taken is never run. Final when the server has ended.
+    pub(super) fn was_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Returns the executor, unless it is gone.
+    pub(super) fn executor(&self) -> Option<Arc<Executor<'static>>> {
+        self.executor.upgrade()
     }
 
     /// Runs a future on the executor, for as long as the service is there.
-    pub(super) fn spawn(self: &Arc<Self>, future: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(
+        self: &Arc<Self>,
+        executor: &Executor<'static>,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) {
         let number = self.serial();
         let service = self.clone();
         let future = self.host.watch_future("a future", future);
-        let Some(executor) = self.executor.upgrade() else { return };
         // The task finds itself in the list, since it has to wait for this lock to leave it.
         let mut tasks = self.tasks();
         if tasks.phase == Phase::Closed {
@@ -188,7 +209,7 @@ impl<S: 'static> Service<S> {
         let number = self.serial();
         let service = self.clone();
         let stream = self.host.watch_future("a stream", stream);
-        let Some(executor) = self.executor.upgrade() else { return Err(Rejected::Closed) };
+        let Some(executor) = self.executor() else { return Err(Rejected::Closed) };
         let mut tasks = self.tasks();
         if tasks.phase != Phase::Open {
             return Err(Rejected::Closed);
@@ -228,9 +249,19 @@ impl<S: 'static> Service<S> {
         drop(tasks.running.split_off(&STREAM));
         tasks.streams = 0;
         drop(tasks);
-        let timers = self.timers().clear();
+        let timers = self.timers().shut();
         discard(timers);
         self.noted.all();
+    }
+
+    /// Ends everything: the loop does, with what it has taken and not run.
+    pub(super) fn end(&self, posts: VecDeque<Action<S>>, returns: VecDeque<Action<S>>) {
+        if !posts.is_empty() || !returns.is_empty() {
+            self.cut.store(true, Ordering::Relaxed);
+        }
+        self.close();
+        discard(posts);
+        discard(returns);
     }
 
     /// Ends everything now.
@@ -238,16 +269,35 @@ impl<S: 'static> Service<S> {
         let mut tasks = self.tasks();
         tasks.phase = Phase::Closed;
         self.open_phase.store(false, Ordering::Relaxed);
+        // What is left is taken and judged under this lock, so that the loop, which closes at its end too, ends no
+        // sooner than that is done.
+        let (posts, returns) = (self.posts.close(), self.returns.close());
+        let callbacks = mem::replace(&mut *self.callbacks(), Callbacks::closed(self.settings.calls));
+        let mut timers = self.timers();
+        let later = timers.shut();
+        let due = timers.clear();
+        drop(timers);
+        let left = !posts.is_empty()
+            || !returns.is_empty()
+            || !due.is_empty()
+            || callbacks.pending() > 0
+            || self.open.load(Ordering::Relaxed) > 0;
+        if left {
+            self.cut.store(true, Ordering::Relaxed);
+        }
         // Before the loop can end, and the executor with it: it drops what these tasks have.
         tasks.running.clear();
         drop(tasks);
-        self.closer.close();
+        // It decides the same for calls.
+        match left {
+            true => self.closer.cut(),
+            false => self.closer.close(),
+        }
         self.jobs.clear();
-        let timers = self.timers().clear();
-        discard(timers);
-        discard(self.posts.close());
-        discard(self.returns.close());
-        let callbacks = mem::replace(&mut *self.callbacks(), Callbacks::closed(self.settings.calls));
+        discard(later);
+        discard(due);
+        discard(posts);
+        discard(returns);
         drop(callbacks);
         self.noted.all();
     }
@@ -273,13 +323,27 @@ pub(super) fn discard(values: impl IntoIterator) {
     values.into_iter().for_each(drop_quietly);
 }
 
-/// Something that will give back a result, counted for as long as this lives: until the loop has the result.
-pub(super) struct Permit<S: 'static>(Arc<Service<S>>);
+/// Something that will give back a result, counted until this is dropped.
+pub(super) struct Permit<S: 'static> {
+    service: Arc<Service<S>>,
+    redeemed: bool,
+}
+
+impl<S: 'static> Permit<S> {
+    /// The loop has the result, or what would have given it was not taken. Otherwise something is never run.
+    pub(super) fn redeem(mut self) {
+        self.redeemed = true;
+    }
+}
 
 impl<S: 'static> Drop for Permit<S> {
     fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::Relaxed) == 1 && self.0.phase() == Phase::Draining {
-            self.0.returns.rouse();
+        let Self { service, redeemed } = self;
+        if !*redeemed {
+            service.cut.store(true, Ordering::Relaxed);
+        }
+        if service.open.fetch_sub(1, Ordering::Relaxed) == 1 && service.phase() == Phase::Draining {
+            service.noted.note(Source::Returns);
         }
     }
 }

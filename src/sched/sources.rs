@@ -1,8 +1,9 @@
 //! Which sources of a loop have something, so that the others need not be asked.
 //!
-//! Each source is polled with a waker of its own, which notes the source and then wakes the loop.
+//! Whatever brings something for the loop first puts it in its place, then notes its source, which wakes the loop. The
+//! loop takes what was noted, and only then looks into the places; so it misses nothing.
 
-use crate::chan::sync::Mutex;
+use crate::chan::sync::{AtomicU8, Mutex, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -38,15 +39,16 @@ pub(super) struct Sources {
     left: usize,
 }
 
-/// What wakers have noted for the loop.
+/// What was noted for the loop.
 #[derive(Default)]
-pub(super) struct Noted(Mutex<State>);
-
-#[derive(Default)]
-struct State {
-    ready: u8,
-    sleeper: Option<Waker>,
+pub(super) struct Noted {
+    /// A bit for each source that may have something, and [`ASLEEP`].
+    bits: AtomicU8,
+    sleeper: Mutex<Option<Waker>>,
 }
+
+/// The loop has gone to sleep, so the first who notes something wakes it.
+const ASLEEP: u8 = 1 << 7;
 
 struct Note {
     noted: Arc<Noted>,
@@ -59,23 +61,42 @@ impl Wake for Note {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.noted.note(self.source.bit());
+        self.noted.note(self.source);
     }
 }
 
 impl Noted {
     /// Has the loop look at everything again.
     pub(super) fn all(&self) {
-        self.note(Source::ALL.into_iter().fold(0, |bits, source| bits | source.bit()));
+        self.note_bits(Source::ALL.into_iter().fold(0, |bits, source| bits | source.bit()));
     }
 
-    fn note(&self, bits: u8) {
-        let mut state = self.0.lock();
-        state.ready |= bits;
-        let sleeper = state.sleeper.take();
-        drop(state);
-        if let Some(sleeper) = sleeper {
-            sleeper.wake();
+    /// Has the loop look at this source.
+    pub(super) fn note(&self, source: Source) {
+        self.note_bits(source.bit());
+    }
+
+    fn note_bits(&self, bits: u8) {
+        if self.bits.fetch_or(bits, Ordering::AcqRel) == ASLEEP {
+            let sleeper = self.sleeper.lock().take();
+            if let Some(sleeper) = sleeper {
+                sleeper.wake();
+            }
+        }
+    }
+
+    /// Takes what was noted. If that is nothing, has the loop woken by the next note, and returns `None`.
+    fn take(&self, cx: &Context<'_>) -> Option<u8> {
+        let noted = self.bits.swap(0, Ordering::AcqRel) & !ASLEEP;
+        if noted != 0 {
+            return Some(noted);
+        }
+        let old = self.sleeper.lock().replace(cx.waker().clone());
+        drop(old);
+        // From here on a note wakes the loop. If one has come before, there is no need to.
+        match self.bits.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => None,
+            Err(_) => Some(self.bits.swap(0, Ordering::AcqRel)),
         }
     }
 }
@@ -87,12 +108,12 @@ impl Sources {
         Self { noted: noted.clone(), wakers, ready: 0, turn: 0, left: SHARE }
     }
 
-    /// Asks sources with `poll` until one has something. Each has its share before it is the next one's turn.
-    /// When none has, the loop is woken as soon as that changes.
+    /// Asks sources with `poll` until one has something, and says whether it may have more. Each has its share before
+    /// it is the next one's turn. When none has, the loop is woken as soon as that changes.
     pub(super) fn poll<T>(
         &mut self,
         cx: &Context<'_>,
-        mut poll: impl FnMut(Source, &mut Context<'_>) -> Poll<T>,
+        mut poll: impl FnMut(Source, &mut Context<'_>) -> Poll<(T, bool)>,
     ) -> Poll<T> {
         loop {
             if self.ready == 0 || self.left == 0 {
@@ -101,8 +122,11 @@ impl Sources {
             let source = Source::ALL[self.turn];
             if self.left > 0 && self.ready & source.bit() != 0 {
                 match poll(source, &mut Context::from_waker(&self.wakers[self.turn])) {
-                    Poll::Ready(event) => {
+                    Poll::Ready((event, more)) => {
                         self.left -= 1;
+                        if !more {
+                            self.ready &= !source.bit();
+                        }
                         return Poll::Ready(event);
                     }
                     Poll::Pending => self.ready &= !source.bit(),
@@ -113,19 +137,24 @@ impl Sources {
         }
     }
 
+    /// Ends the share of the source whose turn it is.
+    pub(super) fn end_share(&mut self) {
+        self.left = 0;
+    }
+
     /// Takes over what was noted, and sleeps if no source may have something.
     fn poll_noted(&mut self, cx: &Context<'_>) -> Poll<()> {
-        let mut noted = self.noted.0.lock();
-        self.ready |= std::mem::take(&mut noted.ready);
         if self.ready != 0 {
+            // Not to be woken while there is something to do.
+            self.ready |= self.noted.bits.swap(0, Ordering::AcqRel);
             return Poll::Ready(());
         }
-        let old = match &noted.sleeper {
-            Some(sleeper) if sleeper.will_wake(cx.waker()) => None,
-            _ => noted.sleeper.replace(cx.waker().clone()),
-        };
-        drop(noted);
-        drop(old);
-        Poll::Pending
+        match self.noted.take(cx) {
+            Some(noted) => {
+                self.ready = noted;
+                Poll::Ready(())
+            }
+            None => Poll::Pending,
+        }
     }
 }

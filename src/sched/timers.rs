@@ -1,8 +1,8 @@
 //! Moments at which a loop does something.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 #[cfg(feature = "cron")]
 use std::time::SystemTime;
 use std::time::{Duration, Instant};
@@ -10,52 +10,91 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 
 #[cfg(feature = "cron")]
-use super::cron::Cron;
+use super::calendar::Calendar;
 
 /// Names a timer of one scheduler, to [cancel](super::Handle::cancel) it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TimerId(u64);
+pub struct TimerId {
+    /// When a timer that is not repeated is due.
+    at: Instant,
+    serial: u64,
+}
 
 /// The timers of one loop, in the order in which they are due.
 pub(super) struct Timers<S> {
     due: BTreeMap<(Instant, u64), Action<S>>,
-    /// When each is due. A repeated one that is about to run is here and not there.
-    times: HashMap<u64, Instant>,
+    /// When each repeated timer is due. One that runs at this moment is here, and not in `due`.
+    repeated: BTreeMap<u64, Instant>,
+    /// Whether one of them runs at this moment.
+    running: bool,
     limit: usize,
     serial: u64,
+    /// The clock as it was read last.
+    now: Instant,
     clock: Timer,
-    sleeper: Option<Waker>,
 }
-
-pub(super) type Repeated<S> = Box<dyn FnMut(&mut S) + Send>;
 
 /// What is done.
 pub(super) enum Action<S> {
     Once(Box<dyn FnOnce(&mut S) + Send>),
-    Every(Duration, Repeated<S>),
+    Repeated(Box<Repeated<S>>),
+}
+
+/// What is done again and again.
+pub(super) struct Repeated<S> {
+    rule: Rule,
+    action: Box<dyn FnMut(&mut S) + Send>,
+}
+
+/// When something is done again.
+pub(super) enum Rule {
+    Every(Duration),
     #[cfg(feature = "cron")]
-    Cron(Box<Calendar>, Repeated<S>),
+    Cron(Calendar),
 }
 
-/// A timer that is due. It goes back to [`Timers::put_back`] when it has run.
-pub(super) struct Due<S> {
-    id: u64,
+/// A timer that is due.
+pub(super) enum Due<S> {
+    Once(Box<dyn FnOnce(&mut S) + Send>),
+    Repeated(Again<S>),
+}
+
+/// A repeated timer that is due. It goes back to [`Timers::put_back`] when it has run.
+pub(super) struct Again<S> {
+    serial: u64,
     at: Instant,
-    action: Action<S>,
+    repeated: Box<Repeated<S>>,
 }
 
-/// What a repeated timer is put back with.
-pub(super) struct Again<S>(Due<S>);
+impl<S> Again<S> {
+    /// Returns what is to be done; `None` if it was only time to look at the calendar's clock.
+    pub(super) fn action(&mut self) -> Option<&mut (dyn FnMut(&mut S) + Send)> {
+        let Repeated { rule, action } = &mut *self.repeated;
+        let fires = match rule {
+            Rule::Every(_) => true,
+            #[cfg(feature = "cron")]
+            Rule::Cron(calendar) => calendar.fire(SystemTime::now()),
+        };
+        fires.then_some(&mut **action)
+    }
+}
+
+impl<S> Action<S> {
+    pub(super) fn repeated(rule: Rule, action: impl FnMut(&mut S) + Send + 'static) -> Self {
+        Self::Repeated(Box::new(Repeated { rule, action: Box::new(action) }))
+    }
+}
 
 impl<S> Timers<S> {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             due: BTreeMap::new(),
-            times: HashMap::new(),
+            repeated: BTreeMap::new(),
+            running: false,
             limit,
             serial: 0,
+            now: Instant::now(),
             clock: Timer::never(),
-            sleeper: None,
         }
     }
 
@@ -63,153 +102,134 @@ impl<S> Timers<S> {
         self.limit
     }
 
-    /// Adds a timer, unless there are too many. The waker, if any, is to be woken without the lock.
-    pub(super) fn add(
-        &mut self,
-        at: Instant,
-        action: Action<S>,
-    ) -> Result<(TimerId, Option<Waker>), Action<S>> {
-        if self.times.len() >= self.limit {
+    /// Adds a timer, unless there are too many. Also returns whether it is the next one, of which the loop has to be
+    /// told.
+    pub(super) fn add(&mut self, at: Instant, action: Action<S>) -> Result<(TimerId, bool), Action<S>> {
+        if self.due.len() + usize::from(self.running) >= self.limit {
             return Err(action);
         }
         self.serial += 1;
-        let id = self.serial;
+        let serial = self.serial;
         let is_next = self.due.first_key_value().is_none_or(|((first, _), _)| at < *first);
-        self.times.insert(id, at);
-        self.due.insert((at, id), action);
-        Ok((TimerId(id), if is_next { self.sleeper.take() } else { None }))
+        if let Action::Repeated(_) = action {
+            self.repeated.insert(serial, at);
+        }
+        self.due.insert((at, serial), action);
+        Ok((TimerId { at, serial }, is_next))
     }
 
-    /// Removes a timer. It is dropped without the lock.
-    pub(super) fn remove(&mut self, TimerId(id): TimerId) -> Option<Option<Action<S>>> {
-        let at = self.times.remove(&id)?;
-        Some(self.due.remove(&(at, id)))
+    /// Removes a timer, to be dropped without the lock. `Some(None)` if it is a repeated one that runs.
+    pub(super) fn remove(&mut self, TimerId { at, serial }: TimerId) -> Option<Option<Action<S>>> {
+        match self.repeated.remove(&serial) {
+            Some(at) => Some(self.due.remove(&(at, serial))),
+            None => self.due.remove(&(at, serial)).map(Some),
+        }
     }
 
-    /// Removes all. They are dropped without the lock.
-    pub(super) fn clear(&mut self) -> BTreeMap<(Instant, u64), Action<S>> {
+    /// Takes no more timers, and removes those that are not due yet, to be dropped without the lock. None is repeated
+    /// from now on.
+    pub(super) fn shut(&mut self) -> BTreeMap<(Instant, u64), Action<S>> {
         self.limit = 0;
-        self.times.clear();
+        self.repeated.clear();
+        self.now = Instant::now();
+        self.due.split_off(&(self.now, u64::MAX))
+    }
+
+    /// Removes all that are left, to be dropped without the lock.
+    pub(super) fn clear(&mut self) -> BTreeMap<(Instant, u64), Action<S>> {
         std::mem::take(&mut self.due)
     }
 
     /// Takes the next timer that is due; otherwise has the loop woken when one is.
     pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Due<S>> {
         while let Some(entry) = self.due.first_entry() {
-            let (at, id) = *entry.key();
-            if at <= Instant::now() {
-                let action = entry.remove();
-                if let Action::Once(_) = action {
-                    self.times.remove(&id);
-                }
-                return Poll::Ready(Due { id, at, action });
+            let (at, serial) = *entry.key();
+            if at > self.now {
+                self.now = Instant::now();
+            }
+            if at <= self.now {
+                return Poll::Ready(match entry.remove() {
+                    Action::Once(action) => Due::Once(action),
+                    Action::Repeated(repeated) => {
+                        self.running = true;
+                        Due::Repeated(Again { serial, at, repeated })
+                    }
+                });
             }
             self.clock.set_at(at);
             if Pin::new(&mut self.clock).poll(cx).is_pending() {
                 break;
             }
         }
-        self.sleeper = Some(cx.waker().clone());
         Poll::Pending
     }
 
-    /// Puts a repeated timer back, unless it was removed meanwhile. It is dropped without the lock.
-    pub(super) fn put_back(&mut self, Again(Due { id, at, mut action }): Again<S>) -> Option<Action<S>> {
-        let next = match &mut action {
-            Action::Once(_) => None,
-            // What was missed is left out, so that a loop that was late does not have to catch up.
-            Action::Every(period, _) => at.checked_add(*period).map(|next| next.max(Instant::now())),
+    /// Returns `true` if there is no timer.
+    pub(super) fn is_empty(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// Puts a repeated timer back, unless it was removed meanwhile or has no further moment: then it comes back, to be
+    /// dropped without the lock.
+    pub(super) fn put_back(&mut self, again: Again<S>) -> Option<Box<Repeated<S>>> {
+        self.running = false;
+        let Again { serial, at, mut repeated } = again;
+        let now = Instant::now();
+        let next = match &mut repeated.rule {
+            Rule::Every(period) => next_tick(at, *period, now),
             #[cfg(feature = "cron")]
-            Action::Cron(calendar, _) => calendar.next(),
+            Rule::Cron(calendar) => calendar.next(SystemTime::now(), now),
         };
-        match (self.times.get_mut(&id), next) {
+        match (self.repeated.get_mut(&serial), next) {
             (Some(time), Some(next)) => {
                 *time = next;
-                self.due.insert((next, id), action);
+                self.due.insert((next, serial), Action::Repeated(repeated));
                 None
             }
             _ => {
-                self.times.remove(&id);
-                Some(action)
+                self.repeated.remove(&serial);
+                Some(repeated)
             }
         }
     }
 }
 
-impl<S> Due<S> {
-    /// Runs it, and returns it if it is to be put back.
-    pub(super) fn run(self, run: impl FnOnce(&mut dyn FnMut(&mut S))) -> Option<Again<S>> {
-        let Self { id, at, action } = self;
-        let mut action = match action {
-            Action::Once(action) => {
-                let mut action = Some(action);
-                run(&mut |state| {
-                    if let Some(action) = action.take() {
-                        action(state);
-                    }
-                });
-                return None;
-            }
-            action => action,
-        };
-        match &mut action {
-            Action::Once(_) => {}
-            Action::Every(_, action) => run(action),
-            #[cfg(feature = "cron")]
-            Action::Cron(calendar, action) => {
-                if calendar.fire() {
-                    run(action);
-                }
-            }
-        }
-        Some(Again(Self { id, at, action }))
+/// When a timer is due again that was due at `at`: the first moment after `now` that is whole periods away. `None` if
+/// no clock can say it. With no period at all it is now.
+fn next_tick(at: Instant, period: Duration, now: Instant) -> Option<Instant> {
+    let late = now.saturating_duration_since(at);
+    if late < period {
+        return at.checked_add(period);
     }
+    let Some(since_tick) = late.as_nanos().checked_rem(period.as_nanos()) else { return Some(now) };
+    let since_tick = Duration::new((since_tick / 1_000_000_000) as u64, (since_tick % 1_000_000_000) as u32);
+    now.checked_add(period - since_tick)
 }
 
-/// When a [`Cron`] timer is due. It goes by the calendar's clock, which may be set, so it looks again now and then.
-#[cfg(feature = "cron")]
-pub(super) struct Calendar {
-    cron: Cron,
-    next: SystemTime,
-    last: Option<SystemTime>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[cfg(feature = "cron")]
-impl Calendar {
-    /// How long a clock that was set may go unnoticed.
-    const LOOK: Duration = Duration::from_secs(30);
-    /// A clock that was set back by less than this does not make moments come again.
-    const REPEAT: Duration = Duration::from_secs(3 * 3600);
-
-    /// Starts with the next moment from now, if there is one.
-    pub(super) fn new(cron: Cron) -> Option<(Self, Instant)> {
-        let next = cron.next_after(SystemTime::now())?;
-        let calendar = Self { cron, next, last: None };
-        let at = calendar.look()?;
-        Some((calendar, at))
-    }
-
-    /// Tells whether the moment has come, which is then over.
-    fn fire(&mut self) -> bool {
-        let fires = self.next <= SystemTime::now();
-        if fires {
-            self.last = Some(self.next);
+    #[test]
+    fn ticks_keep_their_phase() {
+        let start = Instant::now();
+        let ms = Duration::from_millis;
+        for (period, at, now, next) in [
+            (10, 10, 10, 20), // in time
+            (10, 10, 19, 20),
+            (10, 10, 20, 30), // a tick that is due now was missed by the run that ends now
+            (10, 10, 35, 40), // after a stall
+            (10, 10, 1_000_009, 1_000_010),
+            (10, 10, 5, 20), // a clock cannot go back, but if it did
+        ] {
+            let next_at = next_tick(start + ms(at), ms(period), start + ms(now));
+            assert_eq!(next_at, Some(start + ms(next)), "{period} {at} {now}");
         }
-        fires
-    }
-
-    /// When to look next; `None` if there is no further moment.
-    fn next(&mut self) -> Option<Instant> {
-        let now = SystemTime::now();
-        if self.last == Some(self.next) || self.next > now {
-            let again = |last: &SystemTime| last.duration_since(now).is_ok_and(|ahead| ahead < Self::REPEAT);
-            self.next = self.cron.next_after(self.last.filter(again).unwrap_or(now))?;
-        }
-        self.look()
-    }
-
-    fn look(&self) -> Option<Instant> {
-        let left = self.next.duration_since(SystemTime::now()).unwrap_or_default();
-        Instant::now().checked_add(left.min(Self::LOOK))
+        assert_eq!(next_tick(start, Duration::ZERO, start + ms(7)), Some(start + ms(7)));
+        assert_eq!(next_tick(start, Duration::MAX, start + ms(7)), None);
+        assert_eq!(
+            next_tick(start, Duration::from_nanos(1), start + ms(7)),
+            Some(start + ms(7) + Duration::from_nanos(1))
+        );
     }
 }

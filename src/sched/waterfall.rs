@@ -1,20 +1,17 @@
 //! Async steps, one after the other.
 //!
-//! A chain is built of continuations: each step is told what comes after it. It runs on the loop where it needs the
-//! state, and on the executor where it waits, and hands itself from one to the other.
+//! What is built here is a list of steps; [`chain`](super::chain) runs it.
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use smol::Timer;
-use smol::future::FutureExt;
-
+use super::chain::{Await, Block, Call, Chain, Compute, Steps, Work};
 use super::error::Rejected;
 use super::service::Service;
-use crate::chan::{Answer, CallError, Client, FunctionId, Kind, Many, Names, One, Results, Zero};
+use crate::chan::{CallError, Client, Kind, Many, Names, One, Results, Zero};
 
 /// A chain of steps, each fed with the result of the one before, that ends at the first error. Nothing happens before
 /// [`finish`](Self::finish).
@@ -54,56 +51,10 @@ use crate::chan::{Answer, CallError, Client, FunctionId, Kind, Many, Names, One,
 #[must_use = "nothing happens before `finish`"]
 pub struct Waterfall<S: 'static, T, E> {
     service: Arc<Service<S>>,
-    deadline: Option<Duration>,
-    chain: Chain<S, T, E>,
-}
-
-/// The steps so far, to be run with the state and what comes after them.
-type Chain<S, T, E> = Box<dyn FnOnce(&mut S, Run, After<S, T, E>) -> Next<S> + Send>;
-/// What comes after a step.
-type After<S, T, E> = Box<dyn FnOnce(&mut S, Run, Result<T, E>) -> Next<S> + Send>;
-/// A future whose output goes on with the state.
-type Wait<S> = Pin<Box<dyn Future<Output = Resume<S>> + Send>>;
-type Resume<S> = Box<dyn FnOnce(&mut S) -> Next<S> + Send>;
-
-/// What all steps of one run know.
-#[derive(Clone, Copy)]
-struct Run {
-    deadline: Option<Instant>,
-}
-
-impl Run {
-    /// Nothing that comes after the deadline is a result.
-    fn in_time<T, E: From<CallError>>(self, result: Result<T, E>) -> Result<T, E> {
-        match self.deadline {
-            Some(at) if result.is_ok() && at <= Instant::now() => Err(CallError::Deadline.into()),
-            _ => result,
-        }
-    }
-
-    fn left(self) -> Option<Duration> {
-        self.deadline.map(|at| at.saturating_duration_since(Instant::now()))
-    }
-
-    async fn limit<T>(self, future: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
-        match self.deadline {
-            Some(at) => {
-                let late = async {
-                    Timer::at(at).await;
-                    Err(CallError::Deadline)
-                };
-                future.or(late).await
-            }
-            None => future.await,
-        }
-    }
-}
-
-/// Where a chain goes on.
-enum Next<S> {
-    Wait(Wait<S>),
-    /// In a callback, or nowhere.
-    End,
+    time: Option<Duration>,
+    steps: Steps<S, E>,
+    /// The last step's result.
+    result: PhantomData<fn() -> T>,
 }
 
 impl<S, T, E> Waterfall<S, T, E>
@@ -113,8 +64,7 @@ where
     E: From<CallError> + Send + 'static,
 {
     pub(super) fn new(service: Arc<Service<S>>, value: T) -> Self {
-        let chain: Chain<S, T, E> = Box::new(|state, run, after| after(state, run, Ok(value)));
-        Self { service, deadline: None, chain }
+        Self { service, time: None, steps: Steps::new(value), result: PhantomData }
     }
 
     /// Computes something with the state.
@@ -122,14 +72,7 @@ where
         self,
         step: impl FnOnce(&mut S, T) -> Result<U, E> + Send + 'static,
     ) -> Waterfall<S, U, E> {
-        let service = self.service.clone();
-        self.link(move |state, run, value, after: After<S, U, E>| {
-            let result = match service.host.watch("a step", || step(state, value)) {
-                Ok(result) => result,
-                Err(error) => Err(error.into()),
-            };
-            after(state, run, result)
-        })
+        self.push(Compute::new(step))
     }
 
     /// Awaits a future that is made with the state: a call to another node, for instance.
@@ -139,74 +82,34 @@ where
         F: Future<Output = Result<U, G>> + Send + 'static,
         G: Into<E> + Send + 'static,
     {
-        let service = self.service.clone();
-        self.link(move |state, run, value, after: After<S, U, E>| {
-            let future = match service.host.watch("a step", || step(state, value)) {
-                Ok(future) => future,
-                Err(error) => return after(state, run, Err(error.into())),
-            };
-            Next::Wait(Box::pin(async move {
-                let limited = run.limit(service.host.watch_future("a step", future)).await;
-                let result = limited.map_err(E::from).and_then(|result| result.map_err(Into::into));
-                let resume: Resume<S> = Box::new(move |state| after(state, run, result));
-                resume
-            }))
-        })
+        self.push(Await::new(step))
     }
 
     /// Calls a function of no result with the result so far, waiting for room if its queue is full.
     pub fn call0(self, client: &Client, id: impl Names<Zero, T, ()>) -> Waterfall<S, (), E> {
-        self.call(client, id.into(), Kind::Zero)
+        self.push(Call::<T>::new(client, id.into(), Kind::Zero))
     }
 
     /// Calls a function of one result with the result so far. See [`call0`](Self::call0).
     pub fn call1<R: Send + 'static>(self, client: &Client, id: impl Names<One, T, R>) -> Waterfall<S, R, E> {
-        self.call(client, id.into(), Kind::One)
+        self.push(Call::<T>::new(client, id.into(), Kind::One))
     }
 
     /// Calls a function of several results with the result so far. See [`call0`](Self::call0).
     pub fn call_n<R: Results>(self, client: &Client, id: impl Names<Many, T, R>) -> Waterfall<S, R, E> {
-        self.call(client, id.into(), Kind::Many)
+        self.push(Call::<T>::new(client, id.into(), Kind::Many))
     }
 
-    fn call<R: Send + 'static>(self, client: &Client, id: FunctionId, kind: Kind) -> Waterfall<S, R, E> {
-        let (service, client) = (self.service.clone(), client.clone());
-        self.link(move |_, run, arguments, after: After<S, R, E>| {
-            let driver = service.clone();
-            let go_on = move |state: &mut S, result: Result<R, CallError>| {
-                drive(&driver, after(state, run, result.map_err(E::from)));
-            };
-            // An async call of the loop itself is the shortest way. Only where there is no room for it, a task waits.
-            match service.call(&client, (&id, kind), arguments, run.left(), go_on) {
-                Ok(()) => Next::End,
-                Err((arguments, go_on)) => Next::Wait(Box::pin(async move {
-                    let result = run.limit(client.call(&id, kind, arguments).elsewhere()).await;
-                    let resume: Resume<S> = Box::new(move |state| {
-                        go_on(state, result);
-                        Next::End
-                    });
-                    resume
-                })),
-            }
-        })
-    }
-
-    /// Runs something that blocks on another thread, with the result so far.
+    /// Runs something that blocks on another thread, with the result so far, waiting for its turn if
+    /// [`Settings::jobs`](super::Settings::jobs) jobs wait already. If the deadline passes before the job begins, it
+    /// never does.
     pub fn job<U: Send + 'static>(self, work: impl FnOnce(T) -> U + Send + 'static) -> Waterfall<S, U, E> {
-        let service = self.service.clone();
-        self.then(move |_, value| {
-            let (responder, answer) = Answer::from(service.host.clone());
-            let host = service.host.clone();
-            // A panic drops the responder, which answers with it.
-            let job = move || drop(host.watch("a job", move || responder.reply(work(value))));
-            let taken = service.jobs.run(Box::new(job)).is_ok();
-            async move { if taken { answer.await } else { Err(CallError::Full) } }
-        })
+        self.push(Block::new(work))
     }
 
     /// Ends the chain with [`CallError::Deadline`] unless all of it has run within this time from [`finish`](Self::finish).
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.deadline = Some(time);
+        self.time = Some(time);
         self
     }
 
@@ -218,51 +121,23 @@ where
         self,
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
     ) -> Result<(), Rejected> {
-        let Self { service, deadline, chain } = self;
+        let Self { service, time, steps, .. } = self;
         let permit = service.permit()?;
-        let run = Run { deadline: deadline.and_then(|time| Instant::now().checked_add(time)) };
-        let driver = service.clone();
-        service.give_back(Box::new(move |state| {
-            let last: After<S, T, E> = Box::new(move |state, run, result| {
-                drop(permit);
-                callback(state, run.in_time(result));
-                Next::End
-            });
-            drive(&driver, chain(state, run, last));
-        }));
+        let chain = Chain::new(&service, steps, time, permit, callback);
+        service.give_back(Box::new(|state| chain.go_on(state)));
         Ok(())
     }
 
-    /// Puts a step behind those there are. It is left out after an error or the deadline.
-    fn link<U: Send + 'static>(
-        self,
-        step: impl FnOnce(&mut S, Run, T, After<S, U, E>) -> Next<S> + Send + 'static,
-    ) -> Waterfall<S, U, E> {
-        let Self { service, deadline, chain } = self;
-        let chain: Chain<S, U, E> = Box::new(move |state, run, after| {
-            let next: After<S, T, E> = Box::new(move |state, run, result| match run.in_time(result) {
-                Ok(value) => step(state, run, value, after),
-                Err(error) => after(state, run, Err(error)),
-            });
-            chain(state, run, next)
-        });
-        Waterfall { service, deadline, chain }
+    /// Adds a step. It is left out after an error or the deadline.
+    fn push<U: Send + 'static>(self, step: impl Work<S, E, U>) -> Waterfall<S, U, E> {
+        let Self { service, time, mut steps, .. } = self;
+        steps.push(step);
+        Waterfall { service, time, steps, result: PhantomData }
     }
-}
-
-/// Goes on with a chain, on the executor as long as it waits.
-fn drive<S: 'static>(service: &Arc<Service<S>>, next: Next<S>) {
-    let Next::Wait(wait) = next else { return };
-    let driver = service.clone();
-    service.spawn(async move {
-        let resume = wait.await;
-        let service = driver.clone();
-        driver.give_back(Box::new(move |state| drive(&service, resume(state))));
-    });
 }
 
 impl<S: 'static, T, E> fmt::Debug for Waterfall<S, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waterfall").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Waterfall").field("time", &self.time).finish_non_exhaustive()
     }
 }

@@ -24,7 +24,7 @@ use smol::Executor;
 
 use crate::programs::gate;
 use crate::spec::run;
-use crate::support::{Folder, LIMIT, Node, Stderr, await_some, eventually};
+use crate::support::{Bomb, Folder, LIMIT, Node, Stderr, await_some, eventually};
 
 /// A deadline that is meant to pass.
 const SOON: Duration = Duration::from_millis(100);
@@ -874,6 +874,104 @@ fn an_executor_that_goes_away_with_a_call() {
 }
 
 // Callers that leave
+
+/// What leaving costs depends little on how many others there are.
+#[test]
+fn any_number_of_callers_leave_in_any_order() {
+    const CALLERS: usize = 60_000;
+    let fakes = Fakes::one_lane(2);
+    let held = fakes.held(7);
+    fakes.settle();
+    let begun = Instant::now();
+    let mut calls: Vec<_> = (0..CALLERS)
+        .map(|_| {
+            let mut call = sum(&fakes.lanes, 7);
+            assert!(poll(&mut call).is_pending());
+            Some(call)
+        })
+        .collect();
+    let to_come = begun.elapsed();
+    let begun = Instant::now();
+    // From the middle on, in both directions.
+    for n in 0..CALLERS {
+        let at = if n % 2 == 0 { CALLERS / 2 + n / 2 } else { CALLERS / 2 - 1 - n / 2 };
+        drop(calls[at].take());
+    }
+    let to_leave = begun.elapsed();
+    assert_eq!(fakes.lanes.stats().queued, 0);
+    assert!(to_leave < 3 * to_come, "{to_come:?} to come, {to_leave:?} to leave");
+    held.gate.end(Ok(1));
+    assert_eq!(fakes.answer(held.call).unwrap(), 1);
+    assert_eq!(fakes.answer(sum(&fakes.lanes, 7)).unwrap(), 2);
+}
+
+#[test]
+fn jobs_that_panic_when_they_are_dropped_harm_nobody() {
+    let fakes = Fakes::one_lane(8);
+    let held = fakes.held(7);
+    fakes.settle();
+    let with_bomb = || {
+        let bomb = Bomb;
+        fakes.lanes.run(&7, move |_| async move {
+            drop(bomb);
+            Ok(1)
+        })
+    };
+    let mut calls: Vec<_> = (0..3).map(|_| with_bomb()).collect();
+    for call in &mut calls {
+        assert!(poll(call).is_pending());
+    }
+    drop(calls.pop());
+    fakes.lanes.close();
+    for call in calls {
+        assert!(matches!(fakes.answer(call), Err(LaneError::Closed)));
+    }
+    held.gate.end(Ok(1));
+    assert_eq!(fakes.answer(held.call).unwrap(), 1);
+}
+
+/// An attempt to dial that holds up its thread beyond the deadline.
+#[test]
+fn a_job_does_not_begin_after_its_deadline_when_its_client_comes_late() {
+    let executor = Arc::new(Executor::new());
+    let lanes = Lanes::new(&executor, LaneSettings { lanes: 1, ..LaneSettings::default() }, |_| async {
+        thread::sleep(Duration::from_millis(20));
+        Ok(Fake { dead: AtomicBool::new(false), _alive: Arc::new(()) })
+    });
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = begun.clone();
+    let job = |_| async move {
+        begins.store(true, Ordering::SeqCst);
+        Ok(())
+    };
+    let call = lanes.keyed(&0).timeout(Duration::from_millis(10)).run(job);
+    assert!(matches!(answer(&executor, call), Err(LaneError::Deadline)));
+    assert!(!begun.load(Ordering::SeqCst));
+    // The client is there for the next.
+    assert_eq!(answer(&executor, lanes.run(&0, |_| async { Ok(3) })).unwrap(), 3);
+    assert_eq!(lanes.stats().dialled, 1);
+}
+
+/// Jobs that hold up their thread.
+#[test]
+fn a_lane_with_slow_jobs_gives_others_their_turn() {
+    let fakes = Fakes::one_lane(1000);
+    let done = Arc::new(AtomicUsize::new(0));
+    for _ in 0..500 {
+        let done = done.clone();
+        let job = |_| async move {
+            thread::sleep(Duration::from_millis(2));
+            Ok(done.fetch_add(1, Ordering::SeqCst))
+        };
+        fakes.lanes.go(&0, job).unwrap();
+    }
+    let main = smol::block_on(fakes.executor.run(async {
+        smol::Timer::after(Duration::from_millis(2)).await;
+        done.load(Ordering::SeqCst)
+    }));
+    assert!(main < 100, "{main} slow jobs ran before the main future went on");
+    fakes.lanes.close();
+}
 
 #[test]
 fn a_call_that_is_dropped_in_the_queue_never_begins() {

@@ -20,6 +20,7 @@ mod lanes;
 mod layering;
 mod leaf;
 mod leaf_wire;
+mod leftovers;
 mod lobby;
 mod memory;
 mod modules;

@@ -600,6 +600,65 @@ fn a_late_loop_leaves_out_what_it_missed() {
     service.close();
 }
 
+/// The numbers of the periods in which a timer has run, of a loop that was held up again and again.
+#[test]
+fn a_loop_that_was_held_up_goes_on_with_the_next_whole_period() {
+    let service = start();
+    let period = Duration::from_millis(20);
+    let begun = Instant::now();
+    let (tick, ticks) = mpsc::channel();
+    let every = move |_: &mut State| {
+        let periods = begun.elapsed().as_nanos() / period.as_nanos();
+        tick.send(periods).unwrap();
+        // Ticks are missed, and the last of them by more than half of its period.
+        if periods % 3 == 0 {
+            thread::sleep(period * 5 / 2);
+        }
+    };
+    service.me.every(period, every).unwrap();
+    let seen: Vec<_> = (0..12).map(|_| got(&ticks)).collect();
+    assert!(seen.windows(2).all(|two| two[0] < two[1]), "two ticks in one period: {seen:?}");
+    service.close();
+}
+
+/// Calls and posts of a millisecond each, more than the loop gets done, beside a future that has to go on.
+#[test]
+fn a_busy_loop_of_slow_events_starves_nobody() {
+    const SLOW: Duration = Duration::from_millis(2);
+    let executor = Arc::new(Executor::new());
+    let settings = Settings { posts: 1_000, ..Settings::default() };
+    let scheduler = Scheduler::with_settings(&executor, Functions::new(), settings, |_| 0);
+    let me = scheduler.handle();
+    let _owner = executor.spawn(scheduler.run());
+    let (ran, timers, others) = smol::block_on(executor.run(async {
+        for _ in 0..1_000 {
+            let slow = |ran: &mut u32| {
+                *ran += 1;
+                thread::sleep(SLOW);
+            };
+            drop(me.post(slow).unwrap());
+        }
+        let (fired, fires) = smol::channel::bounded(1);
+        me.after(SLOW, move |ran| fired.try_send(*ran).unwrap()).unwrap();
+        let other = executor.spawn(async {
+            let begun = Instant::now();
+            for _ in 0..20 {
+                smol::future::yield_now().await;
+            }
+            begun.elapsed()
+        });
+        // This future itself has to be polled as well.
+        smol::Timer::after(SLOW).await;
+        let (seen, me_seen) = smol::channel::bounded(1);
+        me.start(std::future::ready(()), move |ran, _| seen.try_send(*ran).unwrap()).unwrap();
+        (me_seen.recv().await.unwrap(), fires.recv().await.unwrap(), other.await)
+    }));
+    // Of a thousand. Only order counts; how long it takes depends on the machine.
+    assert!(ran < 100, "{ran} slow posts ran before the main future went on");
+    assert!(timers < 100, "{timers} slow posts ran before the timer");
+    assert!(others < SLOW * 500, "{others:?} for 20 turns of another task");
+}
+
 #[test]
 fn timers_are_cancelled_from_anywhere_also_those_that_are_due() {
     let service = start_with(Settings { timers: 3, ..Settings::default() });

@@ -602,3 +602,99 @@ fn a_chain_that_the_end_overtakes_is_dropped() {
     eventually("all is dropped", || drops.count() == 6);
     assert_eq!(ends.load(Ordering::SeqCst), 1);
 }
+
+/// Far more than the stack of a thread has room for, if a step took any of it.
+const LONG: usize = 20_000;
+
+fn long(first: Waterfall<State, u64, CallError>) -> Waterfall<State, u64, CallError> {
+    (0..LONG).fold(first, |chain, _| chain.step(|_, n| Ok(n + 1)))
+}
+
+#[test]
+fn a_chain_takes_no_stack_however_long_it_is_and_however_it_ends() {
+    let service = start_with(Settings { workers: 1, ..Settings::default() });
+    let begin = || service.me.waterfall_with::<u64, CallError>(0);
+
+    assert_eq!(end(long(begin())).unwrap(), LONG as u64);
+    let failed = begin().step(|_, _| Err(CallError::Full));
+    assert!(matches!(end(long(failed)), Err(CallError::Full)));
+    let panicked = begin().step(|_, _: u64| -> Result<u64, CallError> { panic!("on purpose") });
+    assert!(matches!(end(long(panicked)), Err(CallError::Panicked(_))));
+    let late = long(begin()).timeout(Duration::ZERO);
+    assert!(matches!(end(late), Err(CallError::Deadline)));
+    let late = long(begin().then(|_, _| pending::<Result<u64, CallError>>()));
+    assert!(matches!(end(late.timeout(Duration::from_millis(1))), Err(CallError::Deadline)));
+
+    // One that is never taken, and ones that the scheduler's end finds wherever a chain can be.
+    drop(long(begin()));
+    let helper = helper();
+    let (free, is_free) = mpsc::channel::<()>();
+    let waiting = [
+        long(begin().then(|_, _| pending::<Result<u64, CallError>>())),
+        long(begin().call1::<u64>(&helper, "double")),
+        long(begin().job(move |n| is_free.recv().map_or(n, |()| n))),
+        long(begin().job(|n| n)),
+    ];
+    for chain in waiting {
+        chain.finish(|_, _| ()).unwrap();
+    }
+    let release = service.block();
+    let last = long(begin());
+    last.finish(|_, _| ()).unwrap();
+    service.me.close();
+    drop((release, free));
+    service.end();
+}
+
+#[test]
+fn steps_that_panic_when_they_are_dropped_harm_nobody() {
+    let service = start();
+    let bombs = |chain: Waterfall<State, (), CallError>| {
+        (0..3).fold(chain, |chain, _| {
+            let bomb = Bomb;
+            chain.step(move |_, ()| {
+                drop(bomb);
+                Ok(())
+            })
+        })
+    };
+    drop(bombs(service.me.waterfall()));
+    let failed = bombs(service.me.waterfall().step(|_, ()| Err(CallError::Full)));
+    assert!(matches!(end(failed), Err(CallError::Full)));
+    let panicked = bombs(service.me.waterfall());
+    assert!(matches!(end(panicked), Err(CallError::Panicked(_))));
+    service.close();
+}
+
+#[test]
+fn a_job_waits_for_its_turn_as_a_call_does() {
+    let service = start_with(Settings { workers: 1, jobs: 0, ..Settings::default() });
+    let (free, is_free) = mpsc::channel::<()>();
+    let (begin, begun) = mpsc::channel();
+    let work = move || {
+        begin.send(()).unwrap();
+        let _ = is_free.recv_timeout(LIMIT);
+    };
+    service.me.job(work, |_, _| ()).unwrap();
+    got(&begun);
+    assert_eq!(service.me.job(|| (), |_, _| ()), Err(Rejected::Full { setting: "jobs", limit: 0 }));
+
+    // More than may wait by themselves.
+    let (done, results) = mpsc::channel();
+    for n in 0..20 {
+        let done = done.clone();
+        let chain = service.me.waterfall_with::<_, CallError>(n).job(|n: u64| n + 1);
+        chain.finish(move |_, result| done.send(result.unwrap()).unwrap()).unwrap();
+    }
+    // One whose deadline passes before it begins never does.
+    let ran = Arc::new(AtomicUsize::new(0));
+    let counted = ran.clone();
+    let late = service.me.waterfall::<CallError>().job(move |()| counted.fetch_add(1, Ordering::Relaxed));
+    assert!(matches!(end(late.timeout(Duration::from_millis(5))), Err(CallError::Deadline)));
+    assert!(results.try_recv().is_err(), "the only worker is busy");
+    drop(free);
+    assert_eq!((0..20).map(|_| got(&results)).sum::<u64>(), 210);
+    assert!(smol::block_on(service.me.drain(LIMIT)));
+    service.end();
+    assert_eq!(ran.load(Ordering::Relaxed), 0, "it had passed its deadline");
+}

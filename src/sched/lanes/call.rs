@@ -16,8 +16,8 @@ use super::FAR;
 use super::client::LaneClient;
 use super::error::LaneError;
 use super::lane::{Boxed, Lane, WhenFull, Work};
-use crate::chan::CallError;
 use crate::chan::waits::{self, Wait};
+use crate::chan::{CallError, panic};
 
 /// A call in a lane: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait), that gives
 /// the job's result or a [`LaneError`].
@@ -158,6 +158,6 @@ struct Place<'a, C: LaneClient> {
 
 impl<C: LaneClient> Drop for Place<'_, C> {
     fn drop(&mut self) {
-        self.lane.leave(self.id);
+        panic::drop_quietly(self.lane.leave(self.id));
     }
 }

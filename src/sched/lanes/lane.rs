@@ -1,6 +1,6 @@
 //! One lane: its queue, its client, and the task that runs its calls.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::future::{Future, pending, poll_fn};
 use std::hash::BuildHasher;
@@ -19,10 +19,11 @@ use super::error::LaneError;
 use super::{FAR, LaneSettings, LaneStats};
 use crate::chan::panic;
 use crate::chan::sync::{Mutex, MutexGuard};
+use crate::chan::turn::Turn;
 use crate::chan::waits::{self, Node};
 
-/// Calls that a lane makes before it lets other tasks of its executor have a turn.
-const IN_A_ROW: u32 = 64;
+/// Calls that a lane makes before it lets other tasks of its executor have a turn, at most.
+const TURN: u32 = 64;
 /// The shortest pause between attempts to dial, so that no setting makes a lane spin.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// What jobs panic with is logged under this target, which a log can limit.
@@ -52,10 +53,10 @@ pub(super) struct Lane<C: LaneClient> {
 }
 
 pub(super) struct State<C: LaneClient> {
-    /// The calls that have not begun, in the order in which they were handed in. Those behind the first
+    /// The calls that have not begun, by number, in the order in which they were handed in. Those behind the first
     /// [`LaneSettings::queue`] are the ones that wait for room: each is kept by a caller, who takes it out when he
     /// leaves.
-    queue: VecDeque<Queued<C>>,
+    queue: BTreeMap<u64, Queued<C>>,
     next_id: u64,
     worker: Worker,
     closed: bool,
@@ -68,7 +69,6 @@ pub(super) struct State<C: LaneClient> {
 
 /// A call in the queue. Dropped, it has its caller get [`LaneError::Closed`].
 pub(super) struct Queued<C: LaneClient> {
-    id: u64,
     deadline: Instant,
     work: Work<C>,
 }
@@ -100,7 +100,7 @@ struct Down<E> {
 impl<C: LaneClient> State<C> {
     /// Takes the next call, which is the worker's from now on; if there is none, the worker has to end.
     fn next(&mut self) -> Option<Queued<C>> {
-        let next = self.queue.pop_front();
+        let next = self.queue.pop_first().map(|(_, next)| next);
         self.worker = if next.is_some() { Worker::Busy } else { Worker::None };
         next
     }
@@ -109,7 +109,7 @@ impl<C: LaneClient> State<C> {
 impl<C: LaneClient> Lane<C> {
     pub(super) fn new(number: usize, common: Arc<Common<C>>) -> Self {
         let state = State {
-            queue: VecDeque::new(),
+            queue: BTreeMap::new(),
             next_id: 0,
             worker: Worker::None,
             closed: false,
@@ -147,7 +147,7 @@ impl<C: LaneClient> Lane<C> {
     ) -> u64 {
         let id = state.next_id;
         state.next_id += 1;
-        state.queue.push_back(Queued { id, deadline, work });
+        state.queue.insert(id, Queued { deadline, work });
         let idle = state.worker == Worker::None;
         if idle {
             state.worker = Worker::Coming;
@@ -161,19 +161,17 @@ impl<C: LaneClient> Lane<C> {
     }
 
     /// Takes no more calls; gives what is there to be dropped, which answers it.
-    pub(super) fn close(&self) -> impl Sized + use<C> {
+    pub(super) fn close(&self) -> (impl Iterator<Item = Queued<C>> + use<C>, Option<Arc<C>>) {
         let mut state = self.state.lock();
         state.closed = true;
         // A worker takes it when it ends.
         let client = if state.worker == Worker::Busy { None } else { state.client.take() };
-        (mem::take(&mut state.queue), client)
+        (mem::take(&mut state.queue).into_values(), client)
     }
 
     /// Takes a call out of the queue if it is still there.
     pub(super) fn leave(&self, id: u64) -> Option<Queued<C>> {
-        let mut state = self.state.lock();
-        let at = state.queue.binary_search_by_key(&id, |queued| queued.id).ok()?;
-        state.queue.remove(at)
+        self.state.lock().queue.remove(&id)
     }
 
     pub(super) fn stats(&self) -> LaneStats {
@@ -210,12 +208,14 @@ impl<C: LaneClient> Lane<C> {
             match (self.common.dial)(self.number).await {
                 Ok(client) => {
                     let client = Arc::new(client);
+                    let late = Instant::now() >= deadline;
                     let mut state = self.state.lock();
                     state.counted.dialled += 1;
                     state.client = Some(client.clone());
                     let _up = state.down.take();
                     drop(state);
-                    return Ok(client);
+                    // The client is for those who come next.
+                    return if late { Err(LaneError::Deadline) } else { Ok(client) };
                 }
                 Err(error) => {
                     let _last = self.went_down(error);
@@ -242,15 +242,14 @@ impl<C: LaneClient> Lane<C> {
 
 /// Runs a lane's calls, one at a time, until none is left.
 async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
-    let mut in_a_row = 0;
+    let mut turn = Turn::default();
     loop {
         let next = lane.state.lock().next();
-        let Some(Queued { deadline, work, .. }) = next else { break };
-        work(lane.clone(), deadline).await;
-        in_a_row += 1;
-        if in_a_row == IN_A_ROW {
-            in_a_row = 0;
-            smol::future::yield_now().await;
+        let Some(Queued { deadline, work }) = next else { break };
+        turn.begin();
+        turn.watch(work(lane.clone(), deadline)).await;
+        if turn.is_over() {
+            turn.pause().await;
         }
     }
     let mut state = lane.state.lock();

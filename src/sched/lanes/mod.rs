@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use async_channel::Sender;
 use smol::Executor;
 
-use crate::chan::{Client, FunctionId, Many, Names, One, Results, Zero};
+use crate::chan::{Client, FunctionId, Many, Names, One, Results, Zero, panic};
 pub use call::LaneCall;
 pub use client::{LaneClient, Turn};
 pub use error::{LaneError, LaneRefused};
@@ -155,9 +155,12 @@ impl<C: LaneClient> Drop for Pool<C> {
 impl<C: LaneClient> Pool<C> {
     fn close(&self) {
         self.open.close();
-        // All are closed before anything of the user's is dropped.
+        // All are closed before anything of the user's is dropped, which may panic.
         let left: Vec<_> = self.lanes.iter().map(|lane| lane.close()).collect();
-        drop(left);
+        for (calls, client) in left {
+            calls.for_each(panic::drop_quietly);
+            panic::drop_quietly(client);
+        }
     }
 }
 

@@ -1,0 +1,203 @@
+//! When a timer that goes by a [`Cron`] is due, on a clock that may be set.
+//!
+//! The time of day, and the clock that no one can set, are arguments.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::cron::Cron;
+
+/// When a timer is due that goes by a [`Cron`]. It looks at the calendar's clock again now and then.
+///
+/// As with Vixie's cron, it depends on the expression what happens when the clock is set back. One that is about what
+/// the clock shows (see [`Cron`]) goes on by it. A fixed time does not come again, unless the clock was set back so far
+/// that it must have been wrong before.
+pub(super) struct Calendar {
+    cron: Cron,
+    next: SystemTime,
+    /// The last moment that came.
+    last: Option<SystemTime>,
+    /// Both clocks, when they were looked at last.
+    seen: (SystemTime, Instant),
+}
+
+impl Calendar {
+    /// How long a clock that was set may go unnoticed.
+    const LOOK: Duration = Duration::from_secs(30);
+    /// A clock that was set back by this or more was wrong before: all moments come again.
+    const WRONG: Duration = Duration::from_secs(3 * 3600);
+    /// A clock that was set back by less than this was adjusted: no moment comes twice in a row.
+    const ADJUSTED: Duration = Duration::from_secs(60);
+
+    /// Starts with the next moment from now, if there is one. Also returns when to look.
+    pub(super) fn new(cron: Cron, now: SystemTime, at: Instant) -> Option<(Self, Instant)> {
+        let next = cron.next_after(now)?;
+        let calendar = Self { cron, next, last: None, seen: (now, at) };
+        let look = calendar.look(now, at)?;
+        Some((calendar, look))
+    }
+
+    /// Returns `true` if the moment has come, which is then over.
+    pub(super) fn fire(&mut self, now: SystemTime) -> bool {
+        let fires = self.next <= now;
+        if fires {
+            self.last = Some(self.next);
+        }
+        fires
+    }
+
+    /// Returns when to look next; `None` if there is no further moment.
+    pub(super) fn next(&mut self, now: SystemTime, at: Instant) -> Option<Instant> {
+        let (then, then_at) = std::mem::replace(&mut self.seen, (now, at));
+        let expected = then.checked_add(at.saturating_duration_since(then_at))?;
+        if expected.duration_since(now).is_ok_and(|back| back >= Self::WRONG) {
+            self.last = None;
+        }
+        if self.last == Some(self.next) || self.next > now {
+            self.next = self.next_from(now)?;
+        }
+        self.look(now, at)
+    }
+
+    fn next_from(&self, now: SystemTime) -> Option<SystemTime> {
+        // There is a last moment to come only if the clock was set back since.
+        let Some((last, ahead)) = self.last.and_then(|last| Some((last, last.duration_since(now).ok()?)))
+        else {
+            return self.cron.next_after(now);
+        };
+        if self.cron.is_fixed() {
+            return self.cron.next_after(last);
+        }
+        match self.cron.next_after(now)? {
+            again if again == last && ahead < Self::ADJUSTED => self.cron.next_after(last),
+            next => Some(next),
+        }
+    }
+
+    fn look(&self, now: SystemTime, at: Instant) -> Option<Instant> {
+        let left = self.next.duration_since(now).unwrap_or_default();
+        at.checked_add(left.min(Self::LOOK))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sched::Zone;
+
+    /// A clock that is set, as a list of how long each stretch takes and by how much the clock is set after it.
+    struct Day {
+        now: SystemTime,
+        at: Instant,
+    }
+
+    impl Day {
+        fn shown(&self) -> String {
+            jiff::Timestamp::try_from(self.now).unwrap().to_string()
+        }
+    }
+
+    /// Runs an expression from a moment on, and returns what the clock shows each time it fires.
+    fn fires(expression: &str, begin: &str, stretches: &[(u64, i64)]) -> Vec<String> {
+        let begin: jiff::Timestamp = begin.parse().unwrap();
+        let mut day = Day { now: begin.into(), at: Instant::now() };
+        let cron = Cron::parse(expression, Zone::Utc).unwrap();
+        let (mut calendar, mut look) = Calendar::new(cron, day.now, day.at).unwrap();
+        let mut fired = Vec::new();
+        for (stretch, set) in stretches {
+            let end = day.at + Duration::from_secs(*stretch);
+            while look <= end {
+                day.now += look - day.at;
+                day.at = look;
+                if calendar.fire(day.now) {
+                    fired.push(day.shown()[11..19].to_owned());
+                }
+                look = calendar.next(day.now, day.at).unwrap();
+            }
+            day.now += end - day.at;
+            day.at = end;
+            match u64::try_from(*set) {
+                Ok(ahead) => day.now += Duration::from_secs(ahead),
+                Err(_) => day.now -= Duration::from_secs(set.unsigned_abs()),
+            }
+        }
+        fired
+    }
+
+    #[test]
+    fn a_clock_that_is_set() {
+        const HOUR: i64 = 3600;
+        let noon = "2024-05-01T12:00:00Z";
+        for (what, expression, stretches, expected) in [
+            ("nothing", "30 * * * *", &[(7200, 0)][..], &["12:30:00", "13:30:00"][..]),
+            (
+                "back: what the clock shows goes on",
+                "0 */10 * * * *",
+                &[(1300, -HOUR), (700, 0)],
+                &["12:10:00", "12:20:00", "11:30:00"],
+            ),
+            (
+                "back by a little: so does a wildcard of seconds",
+                "*/5 * * * * *",
+                &[(12, -30), (10, 0)],
+                &["12:00:05", "12:00:10", "11:59:45", "11:59:50"],
+            ),
+            (
+                "adjusted by a second: no moment twice in a row",
+                "*/5 * * * * *",
+                &[(10, -1), (5, 0)],
+                &["12:00:05", "12:00:10"],
+            ),
+            (
+                "adjusted by a second, an hourly one",
+                "30 * * * *",
+                &[(1800, -1), (3602, 0)],
+                &["12:30:00", "13:30:00"],
+            ),
+            (
+                "back: fixed times do not come again",
+                "30 12 * * *",
+                &[(3600, -HOUR), (7200, 0)],
+                &["12:30:00"],
+            ),
+            (
+                "but those to come do",
+                "30 12,13 * * *",
+                &[(3600, -HOUR), (7200, 0)],
+                &["12:30:00", "13:30:00"],
+            ),
+            ("back before it came", "30 12 * * *", &[(1700, -HOUR), (3700, 0)], &["12:30:00"]),
+            (
+                "back by so much that the clock was wrong",
+                "30 12 * * *",
+                &[(3600, -5 * HOUR), (20_000, 0)],
+                &["12:30:00", "12:30:00"],
+            ),
+            (
+                "the same, when it had come long before",
+                "30 12 * * *",
+                &[(7200, -4 * HOUR), (10_000, 0)],
+                &["12:30:00", "12:30:00"],
+            ),
+            (
+                "ahead: a fixed time that was left out comes soon",
+                "30 12 * * *",
+                &[(60, HOUR), (60, 0)],
+                &["13:01:30"],
+            ),
+            (
+                "ahead: several of them come as one",
+                "0 13,14,15 * * *",
+                &[(60, 4 * HOUR), (60, 0)],
+                &["16:01:30"],
+            ),
+            (
+                "ahead: a wildcard comes once and goes on",
+                "0 */10 * * * *",
+                &[(660, HOUR), (1200, 0)],
+                &["12:10:00", "13:11:30", "13:20:00", "13:30:00"],
+            ),
+        ] {
+            assert_eq!(fires(expression, noon, stretches), expected, "{what}");
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! A waterfall that runs: a list of steps, and the loop that goes through it.
+//!
+//! A step keeps its result until the next one takes it, so it costs one allocation. However long a chain is, and
+//! however it ends, it needs no more stack than one step does.
+
+use std::any::Any;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smol::Timer;
+use smol::future::FutureExt;
+
+use super::service::{Permit, Service, discard};
+use crate::chan::panic::drop_quietly;
+use crate::chan::{Answer, CallError, Client, FunctionId, Kind};
+
+/// One step of a chain.
+trait Step<S: 'static, E>: Send {
+    /// Runs the step. Returns the chain if it can go on at once; otherwise the step has it.
+    fn run(self: Box<Self>, state: &mut S, chain: Box<Chain<S, E>>) -> Option<Box<Chain<S, E>>>;
+
+    /// Returns the place of the result, an `Option` of the result's type.
+    fn output(&mut self) -> &mut dyn Any;
+}
+
+/// The steps of a chain. A panic while one of them is dropped does not keep the others from being dropped.
+pub(super) struct Steps<S: 'static, E>(Vec<Box<dyn Step<S, E>>>);
+
+impl<S: 'static, E: 'static> Steps<S, E> {
+    /// Creates the list of a chain whose first step takes `value`.
+    pub(super) fn new<T: Send + 'static>(value: T) -> Self {
+        Self(vec![Box::new(Link { work: None::<Start>, output: Some(value) })])
+    }
+
+    pub(super) fn push<U: Send + 'static>(&mut self, work: impl Work<S, E, U>) {
+        self.0.push(Box::new(Link { work: Some(work), output: None }));
+    }
+}
+
+impl<S: 'static, E> Drop for Steps<S, E> {
+    fn drop(&mut self) {
+        discard(std::mem::take(&mut self.0));
+    }
+}
+
+/// What is called at the end: with the last step, or with the first error.
+type End<S, E> = Box<dyn FnOnce(&mut S, Result<Last<S, E>, E>) + Send>;
+
+/// A chain that runs, on the loop or in whatever it waits for.
+pub(super) struct Chain<S: 'static, E> {
+    service: Arc<Service<S>>,
+    deadline: Option<Instant>,
+    last: Last<S, E>,
+    /// The steps to come, in reverse order.
+    rest: Steps<S, E>,
+    end: End<S, E>,
+    permit: Permit<S>,
+}
+
+/// The step that ran last, with its result.
+struct Last<S: 'static, E>(Box<dyn Step<S, E>>);
+
+impl<S: 'static, E> Last<S, E> {
+    fn take<T: 'static>(&mut self) -> T {
+        match self.0.output().downcast_mut::<Option<T>>().and_then(Option::take) {
+            Some(value) => value,
+            None => unreachable!("a step leaves what the next one takes"),
+        }
+    }
+}
+
+impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
+    /// Creates a chain whose last result is a `T`.
+    pub(super) fn new<T: 'static>(
+        service: &Arc<Service<S>>,
+        mut steps: Steps<S, E>,
+        time: Option<Duration>,
+        permit: Permit<S>,
+        callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
+    ) -> Box<Self> {
+        steps.0.reverse();
+        let Some(first) = steps.0.pop() else { unreachable!("a list of steps begins with a value") };
+        Box::new(Self {
+            service: service.clone(),
+            deadline: time.and_then(|time| Instant::now().checked_add(time)),
+            last: Last(first),
+            rest: steps,
+            end: Box::new(|state, result| callback(state, result.map(|mut last| last.take::<T>()))),
+            permit,
+        })
+    }
+
+    /// Runs steps until one has to wait or the chain ends.
+    pub(super) fn go_on(mut self: Box<Self>, state: &mut S) {
+        loop {
+            // No result counts after the deadline.
+            if self.deadline.is_some_and(|at| at <= Instant::now()) {
+                return self.fail(state, CallError::Deadline.into());
+            }
+            let Some(step) = self.rest.0.pop() else {
+                let Self { last, end, permit, .. } = *self;
+                permit.redeem();
+                return end(state, Ok(last));
+            };
+            match step.run(state, self) {
+                Some(chain) => self = chain,
+                None => return,
+            }
+        }
+    }
+
+    /// Ends the chain. The steps to come are dropped.
+    fn fail(self: Box<Self>, state: &mut S, error: E) {
+        let Self { last, rest, end, permit, .. } = *self;
+        drop_quietly(last);
+        drop(rest);
+        permit.redeem();
+        end(state, Err(error));
+    }
+
+    /// Puts a result in its place, or ends the chain.
+    fn resume<K: Work<S, E, U>, U: Send + 'static>(
+        mut self: Box<Self>,
+        state: &mut S,
+        mut link: Box<Link<K, U>>,
+        result: Result<U, E>,
+    ) -> Option<Box<Self>> {
+        match result {
+            Ok(output) => {
+                link.output = Some(output);
+                self.last = Last(link);
+                Some(self)
+            }
+            Err(error) => {
+                self.fail(state, error);
+                None
+            }
+        }
+    }
+
+    /// Like [`resume`](Self::resume), for a step that has waited.
+    fn go_on_with<K: Work<S, E, U>, U: Send + 'static>(
+        self: Box<Self>,
+        state: &mut S,
+        link: Box<Link<K, U>>,
+        result: Result<U, E>,
+    ) {
+        if let Some(chain) = self.resume(state, link, result) {
+            chain.go_on(state);
+        }
+    }
+
+    /// Awaits a future on the executor, until the deadline at most, and goes on with its output.
+    fn wait<K: Work<S, E, U>, U: Send + 'static, G: Into<E> + Send + 'static>(
+        self: Box<Self>,
+        state: &mut S,
+        link: Box<Link<K, U>>,
+        future: impl Future<Output = Result<Result<U, G>, CallError>> + Send + 'static,
+    ) {
+        let service = self.service.clone();
+        let Some(executor) = service.executor() else {
+            return self.fail(state, CallError::Closed.into());
+        };
+        let done = service.clone();
+        service.spawn(&executor, async move {
+            let result = limit(self.deadline, future).await;
+            done.give_back(Box::new(move |state| {
+                let host = &self.service.host;
+                let result = match result {
+                    Ok(Ok(output)) => Ok(output),
+                    Ok(Err(error)) => Err(host.watch("a step", || error.into()).unwrap_or_else(E::from)),
+                    Err(error) => Err(error.into()),
+                };
+                self.go_on_with(state, link, result);
+            }));
+        });
+    }
+}
+
+/// Awaits a future until the deadline at most.
+async fn limit<T>(
+    deadline: Option<Instant>,
+    future: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let Some(at) = deadline else { return future.await };
+    let late = async {
+        Timer::at(at).await;
+        Err(CallError::Deadline)
+    };
+    future.or(late).await
+}
+
+/// What a step does.
+pub(super) trait Work<S: 'static, E, U>: Send + Sized + 'static {
+    /// Does it, with the last step's result. `link` is the place of its own.
+    fn run(
+        self,
+        state: &mut S,
+        chain: Box<Chain<S, E>>,
+        link: Box<Link<Self, U>>,
+    ) -> Option<Box<Chain<S, E>>>;
+}
+
+/// A step: what it does, until that begins, and its result from when it is there until the next one takes it.
+pub(super) struct Link<K, U> {
+    work: Option<K>,
+    output: Option<U>,
+}
+
+impl<S: 'static, E: 'static, K: Work<S, E, U>, U: Send + 'static> Step<S, E> for Link<K, U> {
+    fn run(mut self: Box<Self>, state: &mut S, chain: Box<Chain<S, E>>) -> Option<Box<Chain<S, E>>> {
+        match self.work.take() {
+            Some(work) => work.run(state, chain, self),
+            None => unreachable!("a step runs once"),
+        }
+    }
+
+    fn output(&mut self) -> &mut dyn Any {
+        &mut self.output
+    }
+}
+
+/// Nothing to do: a chain begins with a result.
+enum Start {}
+
+impl<S: 'static, E: 'static, U: Send + 'static> Work<S, E, U> for Start {
+    fn run(self, _: &mut S, _: Box<Chain<S, E>>, _: Box<Link<Self, U>>) -> Option<Box<Chain<S, E>>> {
+        match self {}
+    }
+}
+
+/// Computes something with the state.
+pub(super) struct Compute<F, T>(F, PhantomData<fn(T)>);
+
+/// Awaits a future that is made with the state.
+pub(super) struct Await<F, T>(F, PhantomData<fn(T)>);
+
+/// Runs something that blocks.
+pub(super) struct Block<F, T>(F, PhantomData<fn(T)>);
+
+/// Calls a function of a server.
+pub(super) struct Call<T> {
+    client: Client,
+    id: FunctionId,
+    kind: Kind,
+    arguments: PhantomData<fn(T)>,
+}
+
+impl<F, T> Compute<F, T> {
+    pub(super) fn new(step: F) -> Self {
+        Self(step, PhantomData)
+    }
+}
+
+impl<F, T> Await<F, T> {
+    pub(super) fn new(step: F) -> Self {
+        Self(step, PhantomData)
+    }
+}
+
+impl<F, T> Block<F, T> {
+    pub(super) fn new(work: F) -> Self {
+        Self(work, PhantomData)
+    }
+}
+
+impl<T> Call<T> {
+    pub(super) fn new(client: &Client, id: FunctionId, kind: Kind) -> Self {
+        Self { client: client.clone(), id, kind, arguments: PhantomData }
+    }
+}
+
+impl<S, E, F, T, U> Work<S, E, U> for Compute<F, T>
+where
+    S: 'static,
+    E: From<CallError> + Send + 'static,
+    F: FnOnce(&mut S, T) -> Result<U, E> + Send + 'static,
+    T: 'static,
+    U: Send + 'static,
+{
+    fn run(
+        self,
+        state: &mut S,
+        mut chain: Box<Chain<S, E>>,
+        link: Box<Link<Self, U>>,
+    ) -> Option<Box<Chain<S, E>>> {
+        let value = chain.last.take();
+        let result = chain.service.host.watch("a step", || (self.0)(state, value));
+        chain.resume(state, link, result.unwrap_or_else(|error| Err(error.into())))
+    }
+}
+
+impl<S, E, F, T, A, U, G> Work<S, E, U> for Await<F, T>
+where
+    S: 'static,
+    E: From<CallError> + Send + 'static,
+    F: FnOnce(&mut S, T) -> A + Send + 'static,
+    A: Future<Output = Result<U, G>> + Send + 'static,
+    G: Into<E> + Send + 'static,
+    T: 'static,
+    U: Send + 'static,
+{
+    fn run(
+        self,
+        state: &mut S,
+        mut chain: Box<Chain<S, E>>,
+        link: Box<Link<Self, U>>,
+    ) -> Option<Box<Chain<S, E>>> {
+        let value = chain.last.take();
+        let host = chain.service.host.clone();
+        match host.watch("a step", || (self.0)(state, value)) {
+            Ok(future) => chain.wait(state, link, host.watch_future("a step", future)),
+            Err(error) => chain.fail(state, error.into()),
+        }
+        None
+    }
+}
+
+impl<S, E, F, T, U> Work<S, E, U> for Block<F, T>
+where
+    S: 'static,
+    E: From<CallError> + Send + 'static,
+    F: FnOnce(T) -> U + Send + 'static,
+    T: Send + 'static,
+    U: Send + 'static,
+{
+    fn run(
+        self,
+        state: &mut S,
+        mut chain: Box<Chain<S, E>>,
+        link: Box<Link<Self, U>>,
+    ) -> Option<Box<Chain<S, E>>> {
+        let value = chain.last.take();
+        let host = chain.service.host.clone();
+        let (responder, answer) = Answer::from(host.clone());
+        // A panic drops the responder, which answers with it.
+        let work = move || {
+            // A job that has passed its deadline in the queue never begins.
+            if !responder.is_abandoned() {
+                responder.reply((self.0)(value));
+            }
+        };
+        chain.service.jobs.run_when_free(Box::new(move || drop(host.watch("a job", work))));
+        chain.wait(state, link, async move { answer.await.map(Ok::<U, E>) });
+        None
+    }
+}
+
+impl<S, E, T, U> Work<S, E, U> for Call<T>
+where
+    S: 'static,
+    E: From<CallError> + Send + 'static,
+    T: Send + 'static,
+    U: Send + 'static,
+{
+    fn run(
+        self,
+        state: &mut S,
+        mut chain: Box<Chain<S, E>>,
+        link: Box<Link<Self, U>>,
+    ) -> Option<Box<Chain<S, E>>> {
+        let Self { client, id, kind, .. } = self;
+        let arguments = chain.last.take::<T>();
+        let service = chain.service.clone();
+        let deadline = chain.deadline;
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let go_on = move |state: &mut S, result: Result<U, CallError>| {
+            chain.go_on_with(state, link, result.map_err(E::from));
+        };
+        // An async call of the loop itself is the shortest way. Only if there is no room for it, a task waits.
+        if let Err((arguments, go_on)) = service.call(&client, (&id, kind), arguments, left, go_on) {
+            let Some(executor) = service.executor() else {
+                go_on(state, Err(CallError::Closed));
+                return None;
+            };
+            let done = service.clone();
+            service.spawn(&executor, async move {
+                let result = limit(deadline, client.call(&id, kind, arguments).elsewhere()).await;
+                done.give_back(Box::new(move |state| go_on(state, result)));
+            });
+        }
+        None
+    }
+}
