@@ -112,6 +112,7 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
     }
 
     /// Ends the chain. The steps to come are dropped.
+    #[expect(clippy::boxed_local, reason = "it is in a box already")]
     fn fail(self: Box<Self>, state: &mut S, error: E) {
         let Self { last, rest, end, permit, .. } = *self;
         drop_quietly(last);

@@ -37,6 +37,25 @@ fn a_posted_task_wakes_the_loop_and_is_answered() {
 }
 
 #[test]
+fn of_several_posted_tasks_none_is_forgotten() {
+    large_model(|| {
+        let (scheduler, handle) = made();
+        drop(handle.post(|number| *number += 1).unwrap());
+        let poster = spawn(move || {
+            drop(handle.post(|number| *number += 1).unwrap());
+            let posted = handle.post(|number| {
+                *number += 1;
+                *number
+            });
+            assert_eq!(block_on(posted.unwrap()).unwrap(), 3);
+            handle.close();
+        });
+        assert_eq!(block_on(scheduler.run()), 3);
+        poster.join().unwrap();
+    });
+}
+
+#[test]
 fn closing_ends_a_loop_whatever_it_is_about_to_do() {
     large_model(|| {
         let (scheduler, handle) = made();

@@ -26,7 +26,7 @@ impl Source {
 }
 
 /// Events that one source may have before it is the next one's turn.
-const SHARE: usize = 16;
+const SHARE: usize = if cfg!(chanrpc_loom) { 1 } else { 16 };
 
 /// The loop's view of its sources.
 pub(super) struct Sources {
@@ -34,6 +34,8 @@ pub(super) struct Sources {
     wakers: [Waker; Source::ALL.len()],
     /// Those that may have something, one bit each.
     ready: u8,
+    /// Those of them that were noted again meanwhile.
+    again: u8,
     /// Whose turn it is, and how many events of its share are left.
     turn: usize,
     left: usize,
@@ -105,7 +107,7 @@ impl Sources {
     pub(super) fn new(noted: &Arc<Noted>) -> Self {
         let wakers = Source::ALL.map(|source| Waker::from(Arc::new(Note { noted: noted.clone(), source })));
         noted.all();
-        Self { noted: noted.clone(), wakers, ready: 0, turn: 0, left: SHARE }
+        Self { noted: noted.clone(), wakers, ready: 0, again: 0, turn: 0, left: SHARE }
     }
 
     /// Asks sources with `poll` until one has something, and says whether it may have more. Each has its share before
@@ -125,11 +127,15 @@ impl Sources {
                     Poll::Ready((event, more)) => {
                         self.left -= 1;
                         if !more {
-                            self.ready &= !source.bit();
+                            self.ready &= !source.bit() | self.again;
+                            self.again &= !source.bit();
                         }
                         return Poll::Ready(event);
                     }
-                    Poll::Pending => self.ready &= !source.bit(),
+                    Poll::Pending => {
+                        self.ready &= !source.bit();
+                        self.again &= !source.bit();
+                    }
                 }
             }
             self.turn = (self.turn + 1) % Source::ALL.len();
@@ -146,7 +152,9 @@ impl Sources {
     fn poll_noted(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.ready != 0 {
             // Not to be woken while there is something to do.
-            self.ready |= self.noted.bits.swap(0, Ordering::AcqRel);
+            let noted = self.noted.bits.swap(0, Ordering::AcqRel);
+            self.again |= self.ready & noted;
+            self.ready |= noted;
             return Poll::Ready(());
         }
         match self.noted.take(cx) {

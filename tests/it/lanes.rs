@@ -875,36 +875,6 @@ fn an_executor_that_goes_away_with_a_call() {
 
 // Callers that leave
 
-/// What leaving costs depends little on how many others there are.
-#[test]
-fn any_number_of_callers_leave_in_any_order() {
-    const CALLERS: usize = 60_000;
-    let fakes = Fakes::one_lane(2);
-    let held = fakes.held(7);
-    fakes.settle();
-    let begun = Instant::now();
-    let mut calls: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let mut call = sum(&fakes.lanes, 7);
-            assert!(poll(&mut call).is_pending());
-            Some(call)
-        })
-        .collect();
-    let to_come = begun.elapsed();
-    let begun = Instant::now();
-    // From the middle on, in both directions.
-    for n in 0..CALLERS {
-        let at = if n % 2 == 0 { CALLERS / 2 + n / 2 } else { CALLERS / 2 - 1 - n / 2 };
-        drop(calls[at].take());
-    }
-    let to_leave = begun.elapsed();
-    assert_eq!(fakes.lanes.stats().queued, 0);
-    assert!(to_leave < 3 * to_come, "{to_come:?} to come, {to_leave:?} to leave");
-    held.gate.end(Ok(1));
-    assert_eq!(fakes.answer(held.call).unwrap(), 1);
-    assert_eq!(fakes.answer(sum(&fakes.lanes, 7)).unwrap(), 2);
-}
-
 #[test]
 fn jobs_that_panic_when_they_are_dropped_harm_nobody() {
     let fakes = Fakes::one_lane(8);

@@ -328,7 +328,7 @@ fn nothing_blocks_the_loop_while_a_step_waits() {
 
 #[test]
 fn a_chain_that_is_not_taken_is_dropped() {
-    let service = start_with(Settings { open: 1, workers: 1, jobs: 0, ..Settings::default() });
+    let service = start_with(Settings { open: 1, ..Settings::default() });
     let (taken, refused) = (Drops::default(), Drops::default());
     let chain = |drops: &Drops| {
         let (step, last) = (drops.guard(), drops.guard());
@@ -346,15 +346,6 @@ fn a_chain_that_is_not_taken_is_dropped() {
     service.close();
     eventually("all is dropped", || taken.count() == 2);
     assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(Rejected::Closed));
-
-    // A job for which there is no room is an error of the chain.
-    let service = start_with(Settings { workers: 1, jobs: 0, ..Settings::default() });
-    let (open, gate) = mpsc::channel::<()>();
-    service.me.job(move || _ = gate.recv_timeout(LIMIT), |_, _| ()).unwrap();
-    let full = end(service.me.waterfall::<CallError>().job(|()| ()));
-    assert!(matches!(full, Err(CallError::Full)), "{full:?}");
-    drop(open);
-    service.drain();
 }
 
 #[test]

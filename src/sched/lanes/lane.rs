@@ -19,7 +19,8 @@ use super::error::LaneError;
 use super::{FAR, LaneSettings, LaneStats};
 use crate::chan::panic;
 use crate::chan::sync::{Mutex, MutexGuard};
-use crate::chan::turn::Turn;
+use crate::chan::turn;
+
 use crate::chan::waits::{self, Node};
 
 /// Calls that a lane makes before it lets other tasks of its executor have a turn, at most.
@@ -242,7 +243,7 @@ impl<C: LaneClient> Lane<C> {
 
 /// Runs a lane's calls, one at a time, until none is left.
 async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
-    let mut turn = Turn::default();
+    let mut turn = turn::Turn::default();
     loop {
         let next = lane.state.lock().next();
         let Some(Queued { deadline, work }) = next else { break };
@@ -362,5 +363,46 @@ impl<R, E> Answer<R, E> {
             Some(caller) => caller.closed().await,
             None => pending().await,
         }
+    }
+}
+
+#[cfg(all(test, not(chanrpc_loom)))]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl LaneClient for Nobody {
+        type Error = ();
+
+        fn is_fatal((): &()) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn any_number_of_callers_leave_in_any_order() {
+        const CALLERS: usize = 100_000;
+        let (_open, closing) = async_channel::bounded(1);
+        let dial: Dial<Nobody> = Box::new(|_| Box::pin(async { Err(()) }));
+        let common = Common { settings: LaneSettings::default(), dial, closing };
+        let lane = Arc::new(Lane::new(0, Arc::new(common)));
+        let executor = Executor::new();
+        let begun = Instant::now();
+        let mut places: Vec<u64> = Vec::new();
+        for _ in 0..CALLERS {
+            let Ok(state) = lane.enter(WhenFull::Wait) else { panic!("it waits for room") };
+            places.push(lane.hand_in(&executor, state, begun + FAR, Box::new(|_, _| Box::pin(async {}))));
+        }
+        let to_come = begun.elapsed();
+        let begun = Instant::now();
+        // From the middle on, in both directions.
+        for n in 0..CALLERS {
+            let at = if n % 2 == 0 { CALLERS / 2 + n / 2 } else { CALLERS / 2 - 1 - n / 2 };
+            assert!(lane.leave(places[at]).is_some());
+        }
+        let to_leave = begun.elapsed();
+        assert_eq!(lane.stats().queued, 0);
+        assert!(to_leave < 20 * to_come, "{to_come:?} to come, {to_leave:?} to leave");
     }
 }
