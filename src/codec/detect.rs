@@ -66,8 +66,7 @@ fn detect_line(mut line: &[u8]) -> Option<Detected> {
             _ => Some(Detected::Foreign(NO_JSON)),
         };
     }
-    let method = line.iter().position(|byte| !is_token(*byte));
-    let Some(end) = method else { return None };
+    let end = line.iter().position(|byte| !is_token(*byte))?;
     let (method, rest) = (&line[..end], &line[end..]);
     match rest[0] {
         _ if method.is_empty() => Some(Detected::Foreign(name(line))),

@@ -50,8 +50,10 @@ fn helper() -> Server<()> {
 
 const MANY: usize = 10;
 
+type Named<F> = (&'static str, F);
+
 /// Each queues something for the loop, which is ready to run.
-fn kinds() -> Vec<(&'static str, fn(&Idle))> {
+fn kinds() -> Vec<Named<fn(&Idle)>> {
     vec![
         ("posts", |idle| drop(idle.me.post(|ran| *ran += 1).unwrap())),
         ("calls", |idle| idle.client.go("run", ()).unwrap()),
@@ -83,7 +85,7 @@ fn kinds() -> Vec<(&'static str, fn(&Idle))> {
 }
 
 /// Ways in which a loop ends that never ran.
-fn ends() -> Vec<(&'static str, fn(Idle) -> Handle<Ran>)> {
+fn ends() -> Vec<Named<fn(Idle) -> Handle<Ran>>> {
     vec![
         ("its task is cancelled", |idle| {
             drop(idle.task);

@@ -611,7 +611,7 @@ fn a_loop_that_was_held_up_goes_on_with_the_next_whole_period() {
         let periods = begun.elapsed().as_nanos() / period.as_nanos();
         tick.send(periods).unwrap();
         // Ticks are missed, and the last of them by more than half of its period.
-        if periods % 3 == 0 {
+        if periods.is_multiple_of(3) {
             thread::sleep(period * 5 / 2);
         }
     };

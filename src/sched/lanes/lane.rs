@@ -243,7 +243,7 @@ impl<C: LaneClient> Lane<C> {
 
 /// Runs a lane's calls, one at a time, until none is left.
 async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
-    let mut turn = turn::Turn::default();
+    let mut turn = turn::Turn::new(TURN);
     loop {
         let next = lane.state.lock().next();
         let Some(Queued { deadline, work }) = next else { break };
