@@ -165,7 +165,8 @@ pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Op
         return Err("--params holds all parameters; further arguments have no place".to_owned());
     }
     let text = if whole == "-" { read_params()? } else { whole };
-    let text = text.trim();
+    // Some shells and editors put a byte order mark before what they write.
+    let text = text.trim_start_matches('\u{feff}').trim();
     if !text.starts_with(['[', '{']) {
         return Err(
             "--params takes a JSON array or object, such as '[1, 2]' or '{\"path\": \"/\"}'".to_owned()

@@ -7,7 +7,7 @@ use smol::{Executor, Timer};
 
 use crate::chan::{RegisterError, Responder};
 use crate::message::{Fault, code};
-use crate::route::Native;
+use crate::route::{Json, Native};
 
 /// The state of the demonstration server.
 #[derive(Default)]
@@ -64,7 +64,14 @@ pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo
 }
 
 /// Whole numbers without a fraction: 3 and not 3.0.
-fn number(n: f64) -> serde_json::Value {
+fn number(n: f64) -> Json<Number> {
     #[allow(clippy::cast_possible_truncation)]
-    if n.fract() == 0.0 && n.abs() < 9e15 { (n as i64).into() } else { n.into() }
+    Json(if n.fract() == 0.0 && n.abs() < 9e15 { Number::Whole(n as i64) } else { Number::Other(n) })
+}
+
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Number {
+    Whole(i64),
+    Other(f64),
 }

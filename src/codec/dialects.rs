@@ -8,7 +8,7 @@ use super::jsonrpc::{self, Bounds};
 use super::leaf::{self, Leaf};
 use super::lines::{Lines, begins_json};
 use super::msgpack::{self, MessagePack};
-use crate::message::{Answer, Id, Message, Request, code};
+use crate::message::{Answer, Fault, Id, Message, Request, code};
 
 /// How a peer talks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +139,16 @@ impl Codec {
         Err(Refused::new(code::REQUEST_TOO_LARGE, text).with_id(id.clone()))
     }
 
-    /// The id of a message of which only the beginning is known.
-    pub fn id_at_front<'a>(&self, beginning: &'a [u8]) -> Option<Id<'a>> {
-        match &self.framing {
+    /// Refuses a message of which only the beginning is known, under the ids that can be told.
+    pub fn refuse(&self, beginning: &[u8], fault: Fault) -> Read<'static> {
+        let id = match &self.framing {
             Framing::Lines(_) | Framing::Frames | Framing::Messages | Framing::Headers(_) => {
-                jsonrpc::id_at_front(beginning)
+                return jsonrpc::refuse(beginning, self.bounds.batch, &fault);
             }
             Framing::MessagePack(_) | Framing::Packed => msgpack::id_at_front(beginning),
             Framing::Leaf(_) => None,
-        }
+        };
+        Read::Single(Err(Refused { id: id.unwrap_or_else(Id::null), fault }))
     }
 
     /// Appends one whole message, whose body `write` appends; returns what that does.

@@ -43,7 +43,7 @@ impl Headers {
 
     /// Looks for the next body. The caller cuts as told before it calls again.
     ///
-    /// [`Next::TooLong`] covers what is there of the body, and not its head.
+    /// [`Next::TooLong`] covers as much of the body as a message may have, and not its head.
     pub(super) fn next(&mut self, buffer: &[u8]) -> Next {
         match self.state {
             State::Head { line, looked, length } => self.head(buffer, line, looked, length),
@@ -52,8 +52,8 @@ impl Headers {
                 Next::Frame(head..head + length, head + length)
             }
             State::Body { .. } => Next::Incomplete(0),
-            // Its first bytes may tell whose it is.
-            State::TooLong(_) if buffer.is_empty() => Next::Incomplete(0),
+            // What would have been read of it may tell whose it is.
+            State::TooLong(_) if buffer.len() < self.max => Next::Incomplete(0),
             State::TooLong(length) => Next::TooLong(self.skip(buffer, length)),
             State::Skip(left) => Next::Incomplete(self.skip(buffer, left)),
         }
@@ -221,7 +221,7 @@ mod tests {
                 &["!", "!", "{}"],
             ),
             (format!("Content-Length: 18446744073709551615\r\n\r\n{next}"), &["!"]),
-            ("Content-Length: 4294967296\r\n\r\n1".into(), &["!"]),
+            ("Content-Length: 4294967296\r\n\r\n12345678".into(), &["!"]),
         ] {
             assert_eq!(framed(&text), (expected.iter().map(ToString::to_string).collect(), 0), "{text:?}");
         }
@@ -233,6 +233,7 @@ mod tests {
         let head = b"Content-Length: 100\r\n\r\n";
         assert_eq!(headers.next(head), Next::Incomplete(head.len()));
         assert_eq!(headers.next(b""), Next::Incomplete(0));
+        assert_eq!(headers.next(b"{\"jsonr"), Next::Incomplete(0));
         assert_eq!(headers.next(b"{\"jsonrpc"), Next::TooLong(9));
         assert_eq!(headers.next(&[0; 90]), Next::Incomplete(90));
         assert_eq!(headers.next(b"}Con"), Next::Incomplete(1));

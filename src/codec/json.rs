@@ -67,6 +67,16 @@ impl<'a> Scanner<'a> {
         }
     }
 
+    /// How many bytes are read.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// What was read since so many bytes were.
+    pub(super) fn since(&self, start: usize) -> &'a str {
+        &self.text[start..self.at]
+    }
+
     /// Sees that nothing stands behind the last value.
     pub(super) fn end(&mut self) -> Result<(), Stop> {
         match self.peek() {
@@ -276,7 +286,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// How many bytes at the front of a string are neither its end, nor the beginning of an escape, nor forbidden.
-fn plain(bytes: &[u8]) -> usize {
+pub(super) fn plain(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
     // The highest bit of each byte that is below `limit`, as far as to the first such byte: a borrow may only reach

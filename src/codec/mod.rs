@@ -8,6 +8,7 @@ mod json;
 pub mod jsonrpc;
 pub mod leaf;
 mod lines;
+mod meta;
 mod msgpack;
 
 pub use detect::{Detected, LONGEST, detect};

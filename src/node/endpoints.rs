@@ -94,7 +94,7 @@ impl Endpoints {
         match allowed {
             Ok(()) => {
                 let exposition = "text/plain; version=0.0.4; charset=utf-8";
-                Reply::typed(exposition, self.node.registry.prometheus())
+                Reply::typed(exposition, self.node.registry.prometheus(pass))
             }
             Err(fault) => {
                 self.node.metrics().denied.add();
@@ -169,9 +169,9 @@ impl Service for Endpoints {
         }
     }
 
-    fn too_large(&self) -> Reply {
+    fn too_large(&self, beginning: &[u8]) -> Reply {
         let mut session = self.node.session(Dialect::Frames, self.entrance.pass_of(self.connection.peer));
-        session.too_long(&[]);
+        session.too_long(beginning);
         Reply::json(session.take_output()).with_status(413)
     }
 }

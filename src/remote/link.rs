@@ -11,14 +11,15 @@ use std::time::{Duration, Instant};
 
 use async_channel::Sender;
 use event_listener::Event;
+use smol::future::yield_now;
 use smol::{Executor, Task, Timer};
 
 use super::dial::dial;
 use super::{RemoteError, Secret, Target};
-use crate::codec::jsonrpc::{self, Bounds};
-use crate::codec::{Lines, Next, Read, Refused};
+use crate::codec::jsonrpc::{self, Answered, Whose};
+use crate::codec::{Lines, Next};
 use crate::config::Limits;
-use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
+use crate::message::{Fault, Id, Meta, Outcome, RawJson, Request, code};
 use crate::transport::{Bytes, Pipe, Pulse, Received, Silence, vanished};
 
 /// Waits between attempts to connect: the first, and the longest.
@@ -55,11 +56,13 @@ struct State {
     next_id: u64,
     /// Bytes of requests that were put into the output of this connection.
     queued: u64,
+    /// Notifications were sent on this connection, which some servers answer all the same, under no id.
+    notified: bool,
     /// Why the other node did not take the token.
     refused: Option<Fault>,
     /// Requests to be written.
     output: Vec<u8>,
-    pending: HashMap<Id<'static>, Pending>,
+    pending: HashMap<u64, Pending>,
     /// The task that writes, if all that there was is written.
     writer: Option<Waker>,
 }
@@ -83,15 +86,16 @@ enum Phase {
 pub(super) struct GivenUp<'a> {
     pub(super) link: &'a Link,
     /// `None` once there is an answer.
-    pub(super) id: Option<Id<'static>>,
+    pub(super) id: Option<u64>,
 }
 
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
-        if let Some(id) = &self.id {
+        if let Some(id) = self.id {
             let mut state = self.link.lock();
-            if state.pending.remove(id).is_some() {
-                state.put(|out| jsonrpc::encode_cancel(out, id));
+            if state.pending.remove(&id).is_some() {
+                state.notified = true;
+                state.put(|out| jsonrpc::encode_cancel(out, &Id::from(id)));
             }
         }
     }
@@ -126,6 +130,7 @@ impl Link {
             phase: Phase::Connecting,
             next_id: AUTH,
             queued: 0,
+            notified: false,
             refused: None,
             output: Vec::new(),
             pending: HashMap::new(),
@@ -210,7 +215,7 @@ impl Link {
         answer: Option<Sender<Result<RawJson<'static>, RemoteError>>>,
         deadline: Option<Instant>,
         hops: u32,
-    ) -> Result<Option<Id<'static>>, RemoteError> {
+    ) -> Result<Option<u64>, RemoteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         // It may have been lost since it was up.
@@ -225,12 +230,12 @@ impl Link {
         }
         let id = answer.is_some().then(|| {
             state.next_id += 1;
-            Id::from(state.next_id)
+            state.next_id
         });
         let deadline = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let meta = Meta { deadline, hops };
         let (start, at) = (state.output.len(), state.queued);
-        let request = Request { id: id.clone(), method: method.into(), params, meta };
+        let request = Request { id: id.map(Id::from), method: method.into(), params, meta };
         jsonrpc::encode_request(&mut state.output, &request);
         let size = state.output.len() - start;
         if size > self.target.limits.message {
@@ -243,8 +248,9 @@ impl Link {
         }
         state.output.push(b'\n');
         state.queued += size as u64 + 1;
-        if let (Some(id), Some(answer)) = (&id, answer) {
-            state.pending.insert(id.clone(), Pending { answer, at });
+        match (id, answer) {
+            (Some(id), Some(answer)) => drop(state.pending.insert(id, Pending { answer, at })),
+            _ => state.notified = true,
         }
         state.wake_writer();
         Ok(id)
@@ -276,6 +282,7 @@ impl Link {
         let mut state = self.lock();
         state.phase = Phase::Down(reason.to_owned());
         state.refused = None;
+        state.notified = false;
         let unsent = (mem::take(&mut state.output).len() + kept) as u64;
         let sent = mem::take(&mut state.queued).saturating_sub(unsent);
         let pending = mem::take(&mut state.pending);
@@ -295,7 +302,8 @@ impl Link {
 
     /// What is sent first on each connection.
     fn greeting(&self) -> Vec<u8> {
-        let mut greeting = GREETING.to_vec();
+        // Calls that wait say the same, and a server that knows no blank lines has nothing to complain of.
+        let mut greeting = if self.lock().output.is_empty() { GREETING.to_vec() } else { Vec::new() };
         if let Some(Secret(token)) = &self.target.token {
             let params = RawJson::of(&[&**token]).ok();
             let (id, method) = (Some(Id::from(AUTH)), "rpc.auth".into());
@@ -318,16 +326,56 @@ impl Link {
         }
     }
 
-    fn answer(&self, id: Id<'_>, outcome: Outcome) {
-        let outcome = match outcome {
-            Err(fault) if self.target.token.is_some() && id == Id::from(AUTH) => return self.refused(&fault),
-            outcome => outcome,
+    /// Takes an answer to whoever made the call.
+    ///
+    /// # Errors
+    /// If nobody knows who that is: some of the calls under way will never be answered, and none can be told apart.
+    fn answer(&self, Answered { whose, outcome }: Answered) -> io::Result<()> {
+        let mut state = self.lock();
+        let id = match whose {
+            Whose::Number(AUTH) if self.target.token.is_some() => {
+                drop(state);
+                if let Err(fault) = outcome {
+                    self.refused(&fault);
+                }
+                return Ok(());
+            }
+            // It is not there if the call was given up.
+            Whose::Number(id) if id <= state.next_id => id,
+            Whose::Null if state.notified && !is_about_reading(&outcome) => return Ok(()),
+            _ => {
+                let mut calls = state.pending.keys();
+                match (calls.next().copied(), calls.next()) {
+                    (None, _) => return Ok(()),
+                    // There is only one that it can be for.
+                    (Some(id), None) => id,
+                    _ => return Err(io::Error::other("it gave an answer without the id of any call")),
+                }
+            }
         };
-        // It is not there if the call was given up.
-        if let Some(Pending { answer, .. }) = self.lock().pending.remove(&id.into_owned()) {
-            let _ = answer.try_send(outcome.map_err(RemoteError::Fault));
-        }
+        let Some(Pending { answer, .. }) = state.pending.remove(&id) else { return Ok(()) };
+        drop(state);
+        let outcome = match (whose, outcome) {
+            // What it says may be another's.
+            (Whose::Number(_) | Whose::Foreign, Ok(_)) if whose != Whose::Number(id) => {
+                let message =
+                    format!("{} gave an answer with another id than the call's", self.target.address);
+                Err(Fault::new(code::INTERNAL, message))
+            }
+            (Whose::Null, Ok(_)) => {
+                let message = format!("{} gave an answer without the call's id", self.target.address);
+                Err(Fault::new(code::INTERNAL, message))
+            }
+            (_, outcome) => outcome,
+        };
+        let _ = answer.try_send(outcome.map_err(RemoteError::Fault));
+        Ok(())
     }
+}
+
+/// Tells whether an outcome says that a request could not be read, so that its id is not known.
+fn is_about_reading(outcome: &Outcome) -> bool {
+    outcome.as_ref().is_err_and(|fault| matches!(fault.code, code::PARSE | code::INVALID_REQUEST))
 }
 
 /// Keeps a connection: until it is lost, or if it is `lasting` for as long as the client lives.
@@ -340,6 +388,8 @@ async fn keep(link: Arc<Link>, lasting: bool) {
             Ok(stream) => {
                 back_off = BACK_OFF.0;
                 link.enter(Phase::Up);
+                // Calls that have waited for it come before the greeting, which is then not needed.
+                yield_now().await;
                 if told {
                     log::info!("connected to {} again", link.target.address);
                     told = false;
@@ -456,32 +506,23 @@ fn poll_write(
 }
 
 fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
-    let bounds = Bounds { depth: link.target.limits.depth, batch: 0 };
     let mut at = 0;
     loop {
         match lines.next(&input[at..]) {
             Next::Frame(line, cut) => {
                 let line = &input[at + line.start..at + line.end];
-                match jsonrpc::decode(line, bounds) {
-                    Read::Single(Ok(Message::Reply(id, outcome))) => link.answer(id, outcome),
-                    // Nested too deeply, say. Who waits for it should not wait for what never comes.
-                    Read::Single(Err(Refused { fault, .. })) => {
-                        if let Some(id) = jsonrpc::id_at_front(line) {
-                            let message = format!("a reply that cannot be read: {}", fault.message);
-                            link.answer(id, Err(Fault::new(code::INTERNAL, message)));
-                        }
-                    }
-                    _ => {}
+                for answered in jsonrpc::replies(line, link.target.limits.depth) {
+                    link.answer(answered)?;
                 }
                 at += cut;
             }
             Next::TooLong(cut) => {
                 let limit = link.target.limits.message;
                 let message = format!("a reply of more than {limit} bytes (limits.message)");
-                let Some(id) = jsonrpc::id_at_front(&input[at..at + cut]) else {
+                let Some(whose) = jsonrpc::whose_at_front(&input[at..at + cut]) else {
                     return Err(io::Error::other(message));
                 };
-                link.answer(id, Err(Fault::new(code::REPLY_TOO_LARGE, message)));
+                link.answer(Answered { whose, outcome: Err(Fault::new(code::REPLY_TOO_LARGE, message)) })?;
                 at += cut;
             }
             Next::Broken(why) => return Err(io::Error::other(why)),

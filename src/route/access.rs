@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use super::audit::PeerName;
 use super::builtin::matches;
 use super::guesses::Guesses;
+use super::registry::quoted;
 use crate::config::{Config, Listen, Rule};
 use crate::message::{Fault, RawJson, code};
 
@@ -82,8 +83,7 @@ impl Access {
 
     /// Returns the rule by which everybody may call everything at the listener with this address.
     pub fn opens(&self, listener: &str) -> Option<&Rule> {
-        let everything = |pattern: &String| pattern.bytes().all(|byte| byte == b'*');
-        let opens = |rule: &&Rule| rule.token.is_none() && rule.functions.iter().any(everything);
+        let opens = |rule: &&Rule| rule.token.is_none() && rule.functions.iter().any(is_everything);
         self.rules_at(listener).map(|(_, rule)| rule).find(opens)
     }
 
@@ -177,11 +177,16 @@ impl Pass {
         self.rights.as_mut().map_or(Ok(()), |rights| rights.present(token))
     }
 
-    /// Answers `rpc.auth`, which presents a token.
+    /// Returns what its holder may see of the functions that there are, at this moment.
+    pub fn sight(&self) -> Sight<'_> {
+        Sight(self.rights.as_ref().map(|rights| rights.in_force()))
+    }
+
+    /// Answers `rpc.auth`, which presents a token: `false` where no rule holds, since no token is compared there.
     ///
     /// # Errors
     /// Those of [`present`](Self::present), and [`code::INVALID_PARAMS`].
-    pub fn authorize(&mut self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
+    pub fn authorize(&mut self, params: Option<&RawJson<'_>>) -> Result<bool, Fault> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Params {
@@ -191,7 +196,7 @@ impl Pass {
         let params: Params = params
             .and_then(|params| serde_json::from_str(params.get()).ok())
             .ok_or_else(|| Fault::invalid_params("rpc.auth takes a token: {\"token\": \"…\"}"))?;
-        self.present(&params.token)
+        self.present(&params.token).map(|()| self.rights.is_some())
     }
 
     /// Tells whether no token was presented, or none was needed.
@@ -221,11 +226,55 @@ impl Pass {
     }
 }
 
+/// What somebody may see of the functions that there are: those that they may call.
+#[derive(Clone, Debug)]
+pub struct Sight<'a>(Option<Vec<&'a Rule>>);
+
+impl Sight<'_> {
+    /// Tells whether a function, or some function of a family (`math.*`), may be called.
+    pub(super) fn shows(&self, name: &str) -> bool {
+        let Some(rules) = &self.0 else { return true };
+        let covers = |pattern: &String| match name.strip_suffix('*') {
+            Some(family) => reaches(pattern, family),
+            None => matches(pattern, name),
+        };
+        name == PING || rules.iter().any(|rule| rule.functions.iter().any(covers))
+    }
+
+    /// Tells whether everything may be called. Only then nothing is held back of what is told of a function.
+    pub(super) fn shows_all(&self) -> bool {
+        self.0.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.functions.iter().any(is_everything)))
+    }
+}
+
+/// Tells whether a pattern covers a name that begins so.
+fn reaches(pattern: &str, beginning: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern.starts_with(beginning),
+        Some((first, _)) => first.starts_with(beginning) || beginning.starts_with(first),
+    }
+}
+
+fn is_everything(pattern: &String) -> bool {
+    !pattern.is_empty() && pattern.bytes().all(|byte| byte == b'*')
+}
+
 impl Rights {
     fn token_delay(&self) -> Option<Duration> {
         // More than this many are refused unseen.
         let (PeerName(Some(peer)), true) = (self.peer, self.wrong < WRONG_TOKENS) else { return None };
         self.access.guesses.delay(peer.ip(), Instant::now())
+    }
+
+    /// The rules that allow something, at this moment.
+    fn in_force(&self) -> Vec<&Rule> {
+        let now = (self.access.clock)();
+        let rules = self.here.iter().map(|index| (index, &self.access.rules[*index]));
+        let holds = |(index, rule): &(&usize, &Rule)| {
+            rule.expires.is_none_or(|end| end > now)
+                && (rule.token.is_none() || self.presented.contains(index))
+        };
+        rules.filter(holds).map(|(_, rule)| rule).collect()
     }
 
     fn present(&mut self, token: &str) -> Result<(), Fault> {
@@ -275,12 +324,13 @@ impl Rights {
                 Err(reason) => expired |= reason == Reason::Expired && self.presented.contains(&index),
             }
         }
+        let quoted = quoted(method);
         let message = if expired {
-            format!("{method:?} is not allowed any more: the token has expired")
+            format!("{quoted} is not allowed any more: the token has expired")
         } else if self.presented.is_empty() {
-            format!("{method:?} needs a token that allows it, by rpc.auth or \"Authorization: Bearer\"")
+            format!("{quoted} needs a token that allows it, by rpc.auth or \"Authorization: Bearer\"")
         } else {
-            format!("{method:?} is not among what the token allows")
+            format!("{quoted} is not among what the token allows")
         };
         Err(Fault::new(code::DENIED, message))
     }

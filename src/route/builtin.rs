@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::Description;
-use super::table::Table;
+use super::access::Sight;
+use super::table::{Listed, Table};
 use crate::message::{Fault, RawJson, code};
 
+/// Bytes of the longest pattern of names that `rpc.list` takes.
+const LONGEST_PATTERN: usize = 256;
 /// What all names of this module begin with.
 pub(super) const PREFIX: &str = "rpc.";
 
@@ -59,6 +62,7 @@ impl Builtin {
     pub(super) fn answer(
         self,
         table: &Table,
+        sight: &Sight<'_>,
         params: Option<&RawJson<'_>>,
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
@@ -67,25 +71,42 @@ impl Builtin {
                 out.extend_from_slice(params.unwrap_or(&RawJson::NULL).get().as_bytes());
                 Ok(())
             }
-            Self::Info => info(table, out),
-            Self::List => list(table, params, out),
+            Self::Info => info(table, sight, out),
+            Self::List => list(table, sight, params, out),
             Self::Ping => put(out, &"pong"),
-            Self::Stats => stats(table, out),
+            Self::Stats => stats(table, sight, out),
         }
     }
 }
 
 /// All functions: the table's, and those of every node.
-fn functions(table: &Table) -> impl Iterator<Item = (String, Description)> {
+fn listed(table: &Table) -> &[Listed] {
     let builtin = |builtin: Builtin| (builtin.name().to_owned(), builtin.describe());
-    table.list().chain(Builtin::ALL.into_iter().map(builtin))
+    let functions = || table.list().chain(Builtin::ALL.into_iter().map(builtin));
+    table.listed.get_or_init(|| functions().map(|(name, description)| in_json(name, description)).collect())
+}
+
+fn in_json(name: String, description: Description) -> Listed {
+    #[derive(Serialize)]
+    struct Function<'a> {
+        name: &'a str,
+        #[serde(flatten)]
+        description: &'a Description,
+    }
+    let text = |description: &Description| {
+        serde_json::to_string(&Function { name: &name, description }).unwrap_or_default()
+    };
+    let verbose = text(&description);
+    let discreet = text(&Description { target: None, ..description });
+    let brief = serde_json::to_string(&name).unwrap_or_default();
+    Listed { brief, verbose, discreet, name }
 }
 
 fn put(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
     serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn info(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn info(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -96,13 +117,18 @@ fn info(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
     let info = Info {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
-        functions: functions(table).count(),
+        functions: listed(table).iter().filter(|listed| sight.shows(&listed.name)).count(),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
     };
     put(out, &info)
 }
 
-fn list(table: &Table, params: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn list(
+    table: &Table,
+    sight: &Sight<'_>,
+    params: Option<&RawJson<'_>>,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Params {
@@ -111,28 +137,41 @@ fn list(table: &Table, params: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Resul
         #[serde(default)]
         verbose: bool,
     }
-    #[derive(Serialize)]
-    struct Function {
-        name: String,
-        #[serde(flatten)]
-        description: Description,
-    }
     fn everything() -> String {
         "*".to_owned()
     }
 
-    let params: Params = serde_json::from_str(params.map_or("{}", RawJson::get)).map_err(|error| {
-        Fault::invalid_params(format!("rpc.list takes a pattern and verbose, both optional: {error}"))
-    })?;
-    let functions = functions(table).filter(|(name, _)| matches(&params.pattern, name));
-    if params.verbose {
-        put(out, &functions.map(|(name, description)| Function { name, description }).collect::<Vec<_>>())
-    } else {
-        put(out, &functions.map(|(name, _)| name).collect::<Vec<_>>())
+    let Params { pattern, verbose } =
+        serde_json::from_str(params.map_or("{}", RawJson::get)).map_err(|error| {
+            // What is wrong may be quoted in it, however long.
+            let error: String = error.to_string().chars().take(LONGEST_PATTERN).collect();
+            Fault::invalid_params(format!("rpc.list takes a pattern and verbose, both optional: {error}"))
+        })?;
+    if pattern.len() > LONGEST_PATTERN {
+        let message = format!("a pattern of {} bytes; the limit is {LONGEST_PATTERN}", pattern.len());
+        return Err(Fault::invalid_params(message));
     }
+    let all = sight.shows_all();
+    out.push(b'[');
+    let start = out.len();
+    for listed in
+        listed(table).iter().filter(|Listed { name, .. }| matches(&pattern, name) && sight.shows(name))
+    {
+        if out.len() > start {
+            out.push(b',');
+        }
+        let text = match (verbose, all) {
+            (false, _) => &listed.brief,
+            (true, true) => &listed.verbose,
+            (true, false) => &listed.discreet,
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b']');
+    Ok(())
 }
 
-fn stats(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn stats(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Stats<'a> {
         name: &'a str,
@@ -154,13 +193,16 @@ fn stats(table: &Table, out: &mut Vec<u8>) -> Result<(), Fault> {
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
         node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
-        functions: table.stats().map(|(name, provider, stats)| Function { name, provider, stats }).collect(),
-        workers: table.workers(),
+        functions: table
+            .stats(sight)
+            .map(|(name, provider, stats)| Function { name, provider, stats })
+            .collect(),
+        workers: table.workers(sight),
     };
     put(out, &stats)
 }
 
-/// Tells whether `name` is covered by `pattern`, in which `*` stands for any text.
+/// Tells whether `name` is covered by `pattern`, in which `*` stands for any text, in a time that grows as both together.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();

@@ -16,7 +16,7 @@ mod stop;
 mod table;
 
 pub(crate) use access::PEER;
-pub use access::{Access, Decision, Pass, Reason, token_hash};
+pub use access::{Access, Decision, Pass, Reason, Sight, token_hash};
 pub(crate) use audit::PeerName;
 pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
 pub use configured::{ProvidersError, providers};

@@ -16,7 +16,9 @@ use crate::chan::{
     CallError, Client, FunctionId, Functions, Kind, Many, Names, One, RegisterError, Responder, Results,
     Running, Server, Settings, Sink, Zero,
 };
-use crate::message::{Fault, RawJson, code};
+use crate::message::finite::is_finite;
+use crate::message::number::with_whole_numbers;
+use crate::message::{Fault, NOT_FINITE, RawJson, code};
 use crate::sched::{self, Handle, Scheduler};
 
 /// A table of functions that both the network and this process can call.
@@ -391,12 +393,21 @@ wire! {
 }
 
 fn encode(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
-    serde_json::to_writer(out, value)
-        .map_err(|error| Fault::new(code::INTERNAL, format!("the result has no JSON form: {error}")))
+    let start = out.len();
+    let unfit =
+        |why: &dyn fmt::Display| Fault::new(code::INTERNAL, format!("the result has no JSON form: {why}"));
+    serde_json::to_writer(&mut *out, value).map_err(|error| unfit(&error))?;
+    if is_finite(&out[start..], value) { Ok(()) } else { Err(unfit(&NOT_FINITE)) }
 }
 
+/// Takes parameters as what a function asks for. Numbers with a point are taken as the whole ones that they are where
+/// these are asked for.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fault> {
     let text = params.map_or("null", RawJson::get);
+    fit(text).or_else(|fault| with_whole_numbers(text).map_or(Err(fault), |text| fit(&text)))
+}
+
+fn fit<A: DeserializeOwned>(text: &str) -> Result<A, Fault> {
     serde_json::from_str(text).or_else(|error| {
         let inner = text[1..].strip_suffix([']', '}']).map(str::trim_ascii);
         let plain = match inner {
@@ -409,11 +420,19 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fau
     })
 }
 
+/// Characters of what is told of parameters that do not fit.
+const LONGEST_MISFIT: usize = 500;
+
 /// What is wrong with parameters. Where they are so in our text tells the caller nothing.
 fn misfit(error: &serde_json::Error) -> Fault {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    Fault::invalid_params(format!("the parameters do not fit: {what}"))
+    // They may be quoted in it, however long.
+    let (what, more) = match what.char_indices().nth(LONGEST_MISFIT) {
+        Some((end, _)) => (&what[..end], "…"),
+        None => (what, ""),
+    };
+    Fault::invalid_params(format!("the parameters do not fit: {what}{more}"))
 }
 
 /// For functions that call others, and whose callers get to know why that failed.

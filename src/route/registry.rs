@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Provider;
+use super::access::Pass;
 use super::admission::{Admission, Level};
 use super::builtin::{self, Builtin};
 use super::call::{Ask, Call};
@@ -32,12 +33,20 @@ impl Registry {
     ///
     /// The function's time runs from `clock`, which is moved on to its end: for a row of calls the time is asked for
     /// once a call.
-    pub fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>, clock: &mut Instant) -> Option<Result<(), Fault>> {
+    ///
+    /// What the node tells of its functions is what `pass` allows.
+    pub fn prompt(
+        &self,
+        ask: &Ask<'_>,
+        pass: &Pass,
+        out: &mut Vec<u8>,
+        clock: &mut Instant,
+    ) -> Option<Result<(), Fault>> {
         let start = out.len();
         let entry = match self.find(ask.method, ask.hops) {
             Ok(Found::Entry(entry)) => entry,
             Ok(Found::Builtin(builtin)) => {
-                let answer = builtin.answer(&self.table, ask.params.as_ref(), out);
+                let answer = builtin.answer(&self.table, &pass.sight(), ask.params.as_ref(), out);
                 *clock = Instant::now();
                 return Some(answer);
             }
@@ -59,7 +68,8 @@ impl Registry {
         answer
     }
 
-    /// Hands a call to the provider of its name, or answers why there is none.
+    /// Hands a call to the provider of its name, or answers why there is none. Whoever asks the node itself by this way,
+    /// and not by [`prompt`](Self::prompt), sees everything.
     pub fn call(&self, mut call: Call<'_>) {
         match self.find(call.method, call.hops) {
             Ok(Found::Entry(entry)) => {
@@ -71,7 +81,8 @@ impl Registry {
             }
             Ok(Found::Builtin(builtin)) => {
                 let mut out = Vec::new();
-                let answer = builtin.answer(&self.table, call.params.as_ref(), &mut out);
+                let answer =
+                    builtin.answer(&self.table, &Pass::open().sight(), call.params.as_ref(), &mut out);
                 call.reply.send(answer.and_then(|()| RawJson::written(out)));
             }
             Err(fault) => call.reply.send(Err(fault)),
@@ -92,7 +103,7 @@ impl Registry {
             return Ok(Found::Entry(entry));
         }
         Builtin::from_name(method).map(Found::Builtin).ok_or_else(|| {
-            let message = format!("no function {method:?}; rpc.list names those there are");
+            let message = format!("no function {}; rpc.list names those there are", quoted(method));
             Fault::new(code::UNKNOWN_FUNCTION, message)
         })
     }
@@ -107,9 +118,9 @@ impl Registry {
         &self.table.metrics
     }
 
-    /// Returns everything that is counted, in Prometheus's text format.
-    pub fn prometheus(&self) -> String {
-        self.table.prometheus()
+    /// Returns everything that is counted, in Prometheus's text format, of functions as far as `pass` allows their calls.
+    pub fn prometheus(&self, pass: &Pass) -> String {
+        self.table.prometheus(&pass.sight())
     }
 
     /// Returns how many calls are not answered yet, notifications included.
@@ -133,6 +144,17 @@ impl fmt::Debug for Registry {
             .field("name", self.name())
             .field("functions", &names)
             .finish_non_exhaustive()
+    }
+}
+
+/// Bytes of the longest name that a function can have.
+const LONGEST_NAME: usize = 128;
+
+/// A name as errors quote it: only as much as could be one.
+pub(super) fn quoted(name: &str) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        None => format!("{name:?}"),
+        Some((end, _)) => format!("{:?}…", &name[..end]),
     }
 }
 
@@ -178,7 +200,7 @@ impl Builder {
             _ => return Err(RegistryError::Unfit(name.to_owned())),
         };
         let fits = |byte: u8| byte.is_ascii_graphic() && !b"\"\\*".contains(&byte);
-        if key.is_empty() || key.len() > 128 || !key.bytes().all(fits) {
+        if key.is_empty() || key.len() > LONGEST_NAME || !key.bytes().all(fits) {
             return Err(RegistryError::Unfit(name.to_owned()));
         }
         let entered = self.registry.table.insert(key, description, Arc::new(provider));

@@ -1,8 +1,9 @@
 //! What answers which name, and how often it did.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::access::Sight;
 use super::admission::Admission;
 use super::{Description, Provider};
 use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics, WorkerStats};
@@ -15,6 +16,18 @@ pub(super) struct Table {
     exact: BTreeMap<String, Entry>,
     /// `family.` → what answers `family.*`.
     families: BTreeMap<String, Entry>,
+    /// What `rpc.list` says, in pieces, since it is asked often and does not change.
+    pub(super) listed: OnceLock<Vec<Listed>>,
+}
+
+/// One function in `rpc.list`, as JSON.
+pub(super) struct Listed {
+    pub(super) name: String,
+    pub(super) brief: String,
+    /// All that is told of it.
+    pub(super) verbose: String,
+    /// The same without what is only for those who may call everything.
+    pub(super) discreet: String,
 }
 
 /// What answers one name or family.
@@ -32,7 +45,8 @@ pub(super) struct Taken;
 impl Table {
     pub(super) fn new(name: Arc<str>) -> Self {
         let (exact, families) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families }
+        let listed = OnceLock::new();
+        Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families, listed }
     }
 
     /// Enters what answers a name, or with a `name` that ends in a dot a family.
@@ -59,14 +73,20 @@ impl Table {
         })
     }
 
-    /// Returns the numbers of all functions: name, provider, numbers.
-    pub(super) fn stats(&self) -> impl Iterator<Item = (String, &'static str, FunctionStats)> {
-        self.entries().map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
+    /// Returns the numbers of all functions that are seen: name, provider, numbers.
+    pub(super) fn stats(
+        &self,
+        sight: &Sight<'_>,
+    ) -> impl Iterator<Item = (String, &'static str, FunctionStats)> {
+        let seen = self.entries().filter(|(name, _)| sight.shows(name));
+        seen.map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
     }
 
-    /// Returns the numbers of all gates, the node's first.
-    pub(super) fn workers(&self) -> Vec<WorkerStats> {
-        self.admission.stats()
+    /// Returns the numbers of all gates, the node's first, but not those of functions that are not seen.
+    pub(super) fn workers(&self, sight: &Sight<'_>) -> Vec<WorkerStats> {
+        let mut workers = self.admission.stats();
+        workers.retain(|workers| workers.function.as_ref().is_none_or(|name| sight.shows(name)));
+        workers
     }
 
     /// Returns how many calls are not answered yet, notifications included.
@@ -75,13 +95,13 @@ impl Table {
     }
 
     /// Returns everything that is counted, in Prometheus's text format.
-    pub(super) fn prometheus(&self) -> String {
+    pub(super) fn prometheus(&self, sight: &Sight<'_>) -> String {
         let mut out = String::new();
         self.metrics.write_prometheus(&mut out);
-        let stats: Vec<_> = self.stats().collect();
+        let stats: Vec<_> = self.stats(sight).collect();
         let stats = stats.iter().map(|(name, provider, stats)| (name.as_str(), *provider, stats.clone()));
         metrics::write_functions(&mut out, &stats);
-        metrics::write_workers(&mut out, &self.workers());
+        metrics::write_workers(&mut out, &self.workers(sight));
         out
     }
 

@@ -224,7 +224,7 @@ impl Session {
                 return self.authorize(id.as_ref(), batch, params.as_ref());
             }
             self.metrics().tokens_delayed.add();
-        } else if self.calls.waiting.is_empty() && self.calls.has_place(&self.limits) {
+        } else if self.calls.waiting.is_empty() && self.calls.has_place(&self.limits) && self.has_time() {
             let ask = Ask { method: &method, params, hops: meta.hops };
             return self.begin(id, batch, ask, deadline, now);
         }
@@ -248,12 +248,20 @@ impl Session {
             self.metrics().bad_tokens.add();
         }
         self.pass.log_call(Pass::AUTH, taken.as_ref().err(), Duration::ZERO);
-        self.tell_if_asked(batch, id, taken.as_ref().map(|()| "true"));
+        self.tell_if_asked(batch, id, taken.as_ref().map(|taken| if *taken { "true" } else { "false" }));
     }
 
-    /// Begins as many of the waiting requests as there are places in flight.
+    /// Tells whether a waiting request could begin if others had had their turn.
+    pub(super) fn is_put_off(&self) -> bool {
+        !self.calls.waiting.is_empty()
+            && self.calls.has_place(&self.limits)
+            && self.has_room()
+            && !self.has_time()
+    }
+
+    /// Begins as many of the waiting requests as there are places in flight, and time.
     pub(super) fn begin_waiting(&mut self) {
-        while self.calls.has_place(&self.limits) && self.has_room() {
+        while self.calls.has_place(&self.limits) && self.has_room() && self.has_time() {
             if self.calls.is_held(self.clock, || self.pass.token_delay()) {
                 break;
             }
@@ -301,14 +309,14 @@ impl Session {
     /// answer at once.
     fn answer_in_place(&mut self, id: &Id<'_>, ask: &Ask<'_>) -> bool {
         let began = self.clock;
-        let Self { codec, registry, clock, output, limits, .. } = self;
+        let Self { codec, registry, pass, clock, output, limits, .. } = self;
         let (limit, metrics) = (limits.message, registry.metrics());
         let answered = output.message(|out| {
             let start = out.len();
             let answered = codec.message(out, |out| {
                 let answered = codec.result(out, id, |out| {
                     let start = out.len();
-                    registry.prompt(ask, out, clock).ok_or(None)??;
+                    registry.prompt(ask, pass, out, clock).ok_or(None)??;
                     let result = text(&out[start..])?;
                     super::excess(Ok(result), limit)
                         .map_or(Ok(()), |size| Err(Some(super::too_large(size, limit, metrics))))
@@ -336,7 +344,7 @@ impl Session {
     /// The same for an answer that takes another form on its way, or waits for others, or is none.
     fn answer_apart(&mut self, batch: Option<Token>, id: Option<&Id<'_>>, ask: &Ask<'_>) -> bool {
         let (mut result, began) = (std::mem::take(&mut self.result), self.clock);
-        let answer = self.registry.prompt(ask, &mut result, &mut self.clock);
+        let answer = self.registry.prompt(ask, &self.pass, &mut result, &mut self.clock);
         let answered = answer.is_some();
         if let Some(answer) = answer {
             let answer = answer.and_then(|()| text(&result));

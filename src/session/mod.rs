@@ -36,7 +36,7 @@ const SENTENCE: usize = 128;
 /// What stands around a result or an error of which only a sentence is over the limit: the id, and names.
 const AROUND: usize = SENTENCE + 2 * Id::MAX_LEN;
 /// Messages of a stream that are taken in, and time that this takes, before other connections have their turn.
-const TURN: (u32, Duration) = (64, Duration::from_millis(10));
+const TURN: (u32, Duration) = (64, Duration::from_millis(5));
 /// Requests beyond those in flight are taken in up to so many bytes: what they cancel is cancelled at once, and
 /// a peer that breaks off is noticed while its calls run.
 const READ_AHEAD: usize = 16 * 1024;
@@ -59,6 +59,8 @@ pub struct Session {
     result: Vec<u8>,
     /// Until when the time is accounted for, to some function or to none.
     clock: Instant,
+    /// When calls begin no more before others have had their turn.
+    turn_end: Instant,
     /// Messages that were taken in so far.
     taken: u64,
     /// There may be more in the input that could be taken in at once.
@@ -92,6 +94,7 @@ impl Session {
             batches: Batches::default(),
             result: Vec::new(),
             clock: now,
+            turn_end: now,
             taken: 0,
             interrupted: false,
             ended: false,
@@ -113,6 +116,7 @@ impl Session {
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
     pub fn received(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
+        self.turn_end = self.clock.max(now) + TURN.1;
         if self.codec.is_framed() {
             if self.codec.is_undecided() && self.input.is_empty() {
                 return;
@@ -261,12 +265,17 @@ impl Session {
         self.registry.metrics()
     }
 
+    fn has_time(&self) -> bool {
+        self.clock <= self.turn_end
+    }
+
     fn has_room(&self) -> bool {
         self.output.len() < self.limits.output
     }
 
     /// Begins what has waited for room, and takes in more.
     fn go_on(&mut self, now: Instant) {
+        self.turn_end = self.clock.max(now) + TURN.1;
         self.begin_waiting();
         self.interrupted = false;
         if !self.input.is_empty() && !self.codec.is_framed() {
@@ -274,6 +283,7 @@ impl Session {
             // A cancellation may have made room.
             self.begin_waiting();
         }
+        self.interrupted |= self.is_put_off();
     }
 
     /// Takes in what stands in the input, message by message.
@@ -329,9 +339,19 @@ impl Session {
         }
         self.metrics().too_large.add();
         self.pass.log_refusal(&code::REQUEST_TOO_LARGE);
-        let id = self.codec.id_at_front(beginning).unwrap_or_else(Id::null);
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
-        self.tell(None, &id, Err(&Fault::new(code::REQUEST_TOO_LARGE, message)));
+        match self.codec.refuse(beginning, Fault::new(code::REQUEST_TOO_LARGE, message)) {
+            Read::Single(Ok(_)) => {}
+            Read::Single(Err(Refused { id, fault })) => self.tell(None, &id, Err(&fault)),
+            Read::Batch(refused) => {
+                let batch = self.batches.open();
+                for Refused { id, fault } in refused.into_iter().filter_map(Result::err) {
+                    self.batches.expect(batch);
+                    self.tell(Some(batch), &id, Err(&fault));
+                }
+                self.part_done(batch);
+            }
+        }
     }
 
     /// Takes in one message, or a batch.

@@ -12,7 +12,7 @@ use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
@@ -135,8 +135,8 @@ pub trait Service: Clone + Send + Sync + Unpin {
     /// Answers one. Dropped when the peer goes away before.
     fn answer(&self, request: Request<'_>, pass: Self::Pass) -> impl Future<Output = Reply> + Send;
 
-    /// Answers one whose body is over the limit.
-    fn too_large(&self) -> Reply;
+    /// Answers one whose body is over the limit, of which only the beginning is known.
+    fn too_large(&self, beginning: &[u8]) -> Reply;
 }
 
 /// A connection that has become one of WebSocket.
@@ -381,21 +381,37 @@ async fn answer<S: Service>(
     bounds: Bounds,
 ) -> (Reply, bool) {
     // Not even begun to read, since a peer that waits for leave to send it would get that (RFC 9110, section 10.1.1).
-    if body.size_hint().lower() > bounds.body as u64 {
-        return (service.too_large(), true);
+    if body.size_hint().lower() > bounds.body as u64 && head.headers.contains_key(header::EXPECT) {
+        return (service.too_large(&[]), true);
     }
-    let body = within(bounds.body_timeout, Limited::new(body, bounds.body).collect()).await;
+    let mut gathered = Vec::new();
+    let whole = within(bounds.body_timeout, gather(body, bounds.body, &mut gathered)).await;
     // Whoever did not send all of a body cannot be told where the next request begins, so we close.
-    match body {
+    match whole {
         None => (Reply::text(408, "the body did not come in time (limits.deadline)\n"), true),
-        Some(Err(error)) if is_too_large(&*error) => (service.too_large(), true),
+        Some(Ok(false)) => (service.too_large(&gathered), true),
         Some(Err(error)) => (Reply::text(400, format!("the body is broken: {error}\n")), true),
-        Some(Ok(body)) => {
-            let body = body.to_bytes().into();
+        Some(Ok(true)) => {
+            let body = gathered;
             let request = Request { method: &head.method, path: head.uri.path(), body };
             (service.answer(request, pass).await, false)
         }
     }
+}
+
+/// Reads a body, or what comes before it is longer than `max`; tells whether that was all.
+async fn gather(mut body: Incoming, max: usize, into: &mut Vec<u8>) -> hyper::Result<bool> {
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        let room = max - into.len();
+        if data.len() > room {
+            into.extend_from_slice(&data[..room]);
+            return Ok(false);
+        }
+        // Most come in one piece, which need not be copied.
+        if into.is_empty() { *into = data.into() } else { into.extend_from_slice(&data) }
+    }
+    Ok(true)
 }
 
 /// Waits for something at most so long. What is there at once costs no timer.
@@ -433,10 +449,6 @@ fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
-}
-
-fn is_too_large(error: &(dyn Error + 'static)) -> bool {
-    error.is::<http_body_util::LengthLimitError>()
 }
 
 /// The token that a request presents.

@@ -3,6 +3,7 @@
 use chanrpc::codec::jsonrpc::Bounds;
 use chanrpc::codec::leaf::{ByteOrder, Leaf, LengthBytes};
 use chanrpc::codec::{Codec, Dialect, Next};
+use chanrpc::message::{Fault, code};
 
 use super::json;
 use super::source::Source;
@@ -56,7 +57,7 @@ fn stream(dialect: Dialect, source: &mut Source<'_>) {
             json::readable(dialect, codec.read(&message));
         }
     }
-    let _ = codec.id_at_front(bytes);
+    json::readable(dialect, codec.refuse(bytes, Fault::new(code::REQUEST_TOO_LARGE, "too long")));
     if let Some(last) = codec.last(bytes) {
         json::readable(dialect, codec.read(&bytes[last]));
     }

@@ -10,16 +10,80 @@ use super::framing::BOUNDS;
 /// One JSON text is understood the same as by serde_json, as far as that goes.
 pub(super) fn jsonrpc(input: &[u8]) {
     let read = jsonrpc::decode(input, BOUNDS);
-    let valid = std::str::from_utf8(input).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    // A byte order mark in front is no part of the text.
+    let text = input.strip_prefix(b"\xef\xbb\xbf").unwrap_or(input);
+    let valid = std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     let taken = match &read {
-        Read::Single(Ok(_)) | Read::Batch(_) => true,
+        Read::Single(Ok(_)) => true,
+        Read::Batch(messages) => !messages.iter().all(is_unread),
         Read::Single(Err(Refused { fault, .. })) => fault.code != code::PARSE,
     };
     assert!(valid || !taken, "this is no JSON");
     let deep = depth(input) > BOUNDS.depth;
     assert!(taken || !valid || deep, "this is JSON");
+    let id = jsonrpc::id_at_front(input);
+    id.iter().for_each(checked_id);
+    if let (Read::Single(Ok(Message::Request(Request { id: read, .. }))), Some(id)) = (&read, id) {
+        assert_eq!(read.as_ref(), Some(&id), "told by its beginning");
+    }
     readable(Dialect::Frames, read);
-    let _ = jsonrpc::id_at_front(input);
+    if let (true, Ok(text)) = (valid, std::str::from_utf8(text)) {
+        packed_and_back(text);
+    }
+    let refused = jsonrpc::refuse(input, BOUNDS.batch, &Fault::new(code::REQUEST_TOO_LARGE, "too long"));
+    readable(Dialect::Frames, refused);
+}
+
+/// What goes out as MessagePack and comes back is the same number for number, or it did not go out.
+fn packed_and_back(text: &str) {
+    let mut codec = Codec::new(Dialect::MessagePack, 1 << 20, BOUNDS);
+    let mut reply = Vec::new();
+    codec.reply(&mut reply, &Id::from(0), Ok(text));
+    // [1, 0, nil, result]; any other is an error.
+    let Some(result) = reply.strip_prefix(b"\x94\x01\x00\xc0") else { return };
+    let request = [b"\x94\x00\x00\xa1f\x91", result].concat();
+    let Read::Single(Ok(Message::Request(Request { params: Some(params), .. }))) = codec.read(&request)
+    else {
+        assert!(depth(text.as_bytes()) >= BOUNDS.depth - 1, "packed, and not read again: {text}");
+        return;
+    };
+    assert_eq!(numbers(text), numbers(params.get()), "{text} and {params}");
+}
+
+/// The numbers in a text, each as its sign, its digits and the power of ten of the last of them.
+fn numbers(json: &str) -> Vec<(bool, String, i64)> {
+    let (mut found, mut rest) = (Vec::new(), json);
+    while let Some(at) = rest.find(|c: char| matches!(c, '"' | '-' | '0'..='9')) {
+        rest = &rest[at..];
+        if let Some(text) = rest.strip_prefix('"') {
+            let mut escaped = false;
+            let end = text.find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            });
+            rest = &text[end.unwrap_or(text.len() - 1) + 1..];
+            continue;
+        }
+        let end = rest.find(|c: char| !matches!(c, '0'..='9' | '+' | '-' | '.' | 'e' | 'E'));
+        let (number, after) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = after;
+        let unsigned = number.trim_start_matches('-');
+        let (mantissa, power) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
+        let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let digits = [whole, fraction].concat();
+        let kept = digits.trim_end_matches('0');
+        let power = power.parse::<i64>().unwrap_or(0) - fraction.len() as i64;
+        let power = power + (digits.len() - kept.len()) as i64;
+        let digits = kept.trim_start_matches('0').to_owned();
+        let power = if digits.is_empty() { 0 } else { power };
+        found.push((number.starts_with('-'), digits, power));
+    }
+    found
+}
+
+fn is_unread(message: &Result<Message<'_>, Refused>) -> bool {
+    message.as_ref().is_err_and(|refused| refused.fault.code == code::PARSE)
 }
 
 /// At least how deep a valid text nests: brackets in strings count too.
@@ -41,7 +105,8 @@ pub(super) fn readable(dialect: Dialect, read: Read<'_>) {
     match read {
         Read::Single(message) => one(dialect, message),
         Read::Batch(messages) => {
-            assert!((1..=BOUNDS.batch).contains(&messages.len()));
+            // One more for those whose ids cannot be told.
+            assert!((1..=BOUNDS.batch + 1).contains(&messages.len()));
             messages.into_iter().for_each(|message| one(dialect, message));
         }
     }

@@ -100,6 +100,58 @@ fn made(arguments: &[&str]) -> (String, String) {
     (ended.result().to_owned(), ended.stderr)
 }
 
+// What is seen.
+
+#[test]
+fn a_caller_sees_what_it_may_call() {
+    let folder = Folder::new();
+    let config = program("disk.free", "echo", &["free"], "")
+        + &program("disk.wipe", "echo", &["wiped"], "")
+        + "[[function]]\nname = 'math.*'\nforward = '127.0.0.1:9'\n\
+           [[function]]\nname = 'far'\nforward = '127.0.0.1:9'\n"
+        + &rule("[\"disk.f*\", \"math.add\", \"rpc.list\", \"rpc.stats\", \"rpc.info\"]", "")
+        + &rule("[\"*\"]", &token(TOKEN));
+    let node = Node::with(folder, &config);
+    let few = json!(["disk.free", "math.*", "rpc.info", "rpc.list", "rpc.ping", "rpc.stats"]);
+    let all = json!([
+        "disk.free",
+        "disk.wipe",
+        "far",
+        "math.*",
+        "rpc.echo",
+        "rpc.info",
+        "rpc.list",
+        "rpc.ping",
+        "rpc.stats"
+    ]);
+    let mut client = node.connect();
+    for (names, targets) in [(few, 0), (all, 4)] {
+        assert_eq!(client.call("rpc.list", &json!([])).unwrap(), names);
+        let verbose = client.call("rpc.list", &json!({ "verbose": true })).unwrap();
+        let told: Vec<&Value> = verbose.as_array().unwrap().iter().map(|told| &told["name"]).collect();
+        assert_eq!(json!(told), names);
+        let shown = verbose.as_array().unwrap().iter().filter(|told| told.get("target").is_some()).count();
+        assert_eq!(shown, targets, "{verbose}");
+        let info = client.call("rpc.info", &json!([])).unwrap();
+        assert_eq!(info["functions"], names.as_array().unwrap().len());
+        let stats = client.call("rpc.stats", &json!([])).unwrap();
+        for part in ["functions", "workers"] {
+            let text = stats[part].to_string();
+            assert_eq!(text.contains("disk.wipe"), targets > 0, "{text}");
+            assert!(text.contains("disk.free"), "{text}");
+        }
+        let head = if targets > 0 { format!("Authorization: Bearer {TOKEN}\r\n") } else { String::new() };
+        let metrics =
+            http(node.address(), &format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{head}"), "");
+        assert!(metrics.body.contains("disk.free"), "{metrics:?}");
+        assert_eq!(metrics.body.contains("disk.wipe"), targets > 0, "{metrics:?}");
+        assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
+    }
+    // Where there are no rules, no token is compared, and it says so.
+    let open = Node::demo();
+    assert_eq!(open.connect().call("rpc.auth", &json!([TOKEN])).unwrap(), false);
+}
+
 // What carries a token.
 
 #[test]
@@ -329,8 +381,8 @@ fn without_a_rule_this_machine_may_call_everything() {
     let node = Node::demo();
     let mut client = node.connect();
     assert!(client.call("rpc.info", &json!([])).is_ok());
-    // Whoever presents a token wherever it goes needs no exception.
-    assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
+    // Whoever presents a token wherever it goes needs no exception. That nobody has looked at it is told.
+    assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), false);
     assert_eq!(
         post(node.address(), "Authorization: Bearer x\r\n", &request(1, "rpc.ping", &json!([]))).status,
         200
@@ -359,7 +411,13 @@ fn what_is_denied_is_not_looked_for() {
 fn a_denied_notification_is_counted_and_silent() {
     let rules = rule("[\"rpc.stats\"]", "") + &rule("[\"*\"]", &token(TOKEN));
     let node = Node::with(Folder::new(), &(program("text", "text", &["3"], "") + &rules));
-    let runs = || node.metric("chanrpc_function_calls_total{function=\"text\",provider=\"exec\"}");
+    // Who may not call it, does not see how often others did.
+    let mut all = node.connect();
+    assert_eq!(all.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
+    let mut runs = || {
+        let stats = all.call("rpc.stats", &json!([])).unwrap();
+        stats["functions"][0]["num_requests"].as_u64().unwrap()
+    };
     let mut client = node.connect();
     let notification = json!({"jsonrpc": "2.0", "method": "text"});
     client.send(format!("{notification}\n"));

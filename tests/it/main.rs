@@ -23,6 +23,7 @@ mod leaf_wire;
 mod leftovers;
 mod lobby;
 mod memory;
+mod messages;
 mod modules;
 #[cfg(not(feature = "tls"))]
 mod no_tls;

@@ -260,7 +260,7 @@ fn faults_arrive_whole() {
         (json!({"code": 1, "message": ""}), 1, "", None),
         (json!({"code": 1, "message": "m", "data": null, "more": 1}), 1, "m", None),
     ];
-    let broken = [json!(1), json!(null), json!({}), json!({"code": "1", "message": "m"}), json!("text")];
+    let broken = [json!(1), json!({}), json!({"code": "1", "message": "m"}), json!("text")];
     let all: Vec<_> = errors.iter().map(|(error, ..)| error.clone()).chain(broken.clone()).collect();
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
@@ -602,6 +602,9 @@ fn more_bytes_than_may_wait_for_one_node() {
     peer.join().unwrap();
 }
 
+/// Which of the lines below are answers without the id of any call.
+const ANSWERS: [usize; 5] = [9, 12, 13, 14, 15];
+
 /// What is no reply is passed over, or ends the connection; either way no call hangs, none gets what is not
 /// its own, and the next one finds its way.
 #[test]
@@ -664,6 +667,9 @@ fn lines_that_are_no_replies() {
             match call_when_up(&remote, "f", &format!("[{number}]")).await {
                 Ok(result) => assert_eq!(result, format!("[{number}]")),
                 Err(RemoteError::Lost { .. }) => {}
+                // It was an answer, and could only be for this call.
+                Err(RemoteError::Fault(fault))
+                    if ANSWERS.contains(&number) && matches!(fault.code, code::INTERNAL | code::PARSE) => {}
                 Err(other) => panic!("garbage {number}: {other:?}"),
             }
             let next = loop {
@@ -717,7 +723,7 @@ fn a_peer_that_floods_does_not_hold_the_executor() {
         move |listener| {
             let mut link = Link::accept(&listener);
             link.request();
-            let flood = r#"{"jsonrpc":"2.0","id":"nobody's","result":[]}"#.to_owned() + "\n";
+            let flood = r#"{"jsonrpc":"2.0","method":"nobody's","params":[]}"#.to_owned() + "\n";
             let flood = flood.repeat(2000);
             while !stop.load(Ordering::SeqCst) && link.0.get_mut().write_all(flood.as_bytes()).is_ok() {}
         }

@@ -75,7 +75,7 @@ impl Service for Echo {
         Reply::text(200, request.body)
     }
 
-    fn too_large(&self) -> Reply {
+    fn too_large(&self, _: &[u8]) -> Reply {
         Reply::text(413, "")
     }
 }

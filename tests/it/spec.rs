@@ -793,7 +793,7 @@ fn requests_that_are_too_large() {
         let (status, _, body) = post(fixture.address, "/", &of_length(256)).await;
         assert_eq!((status, told(&body).as_str()), (200, "1: null"));
         let (status, _, body) = post(fixture.address, "/", &of_length(257)).await;
-        assert_eq!((status, told(&body).as_str()), (413, "null: error -32007"));
+        assert_eq!((status, told(&body).as_str()), (413, "1: error -32007"));
         fixture.end().await;
     });
 }

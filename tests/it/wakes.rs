@@ -106,7 +106,7 @@ impl Service for Answers {
         Reply::text(200, vec![b'x'; self.bytes])
     }
 
-    fn too_large(&self) -> Reply {
+    fn too_large(&self, _: &[u8]) -> Reply {
         Reply::text(413, "")
     }
 }

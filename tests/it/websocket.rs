@@ -40,7 +40,7 @@ impl Service for &'static Door {
         Reply::text(404, "only WebSocket")
     }
 
-    fn too_large(&self) -> Reply {
+    fn too_large(&self, _: &[u8]) -> Reply {
         Reply::text(413, "too large")
     }
 }

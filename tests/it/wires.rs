@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use chanrpc::chan::{Client as Calls, Responder, Settings};
 use chanrpc::config::Config;
@@ -103,6 +104,15 @@ impl Drop for Fixture {
     }
 }
 
+#[derive(serde::Serialize)]
+struct Ratio {
+    ratio: f64,
+}
+
+fn ratios(ratio: f64) -> Vec<Option<Ratio>> {
+    vec![None, Some(Ratio { ratio })]
+}
+
 fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Native<State> {
     let name = |name: &str| format!("{prefix}.{name}");
     let mut functions = Native::<State>::new();
@@ -129,6 +139,18 @@ fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Native<State> {
         })
         .unwrap()
         .defer1(name("hold"), |state, (), responder| state.held.push(responder))
+        .unwrap()
+        .register1(name("ratios"), |_, (a, b): (f64, f64)| ratios(a / b))
+        .unwrap()
+        .defer1(name("ratios_later"), |_, (a, b): (f64, f64), responder| responder.reply(ratios(a / b)))
+        .unwrap()
+        .register0(name("spin"), |state, ()| {
+            state.count += 1;
+            let end = Instant::now() + Duration::from_millis(20);
+            while Instant::now() < end {
+                std::hint::spin_loop();
+            }
+        })
         .unwrap()
         .register1("secret", |_, ()| "told")
         .unwrap()

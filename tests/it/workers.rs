@@ -179,7 +179,7 @@ fn numbers(registry: &Registry) -> BTreeMap<String, Numbers> {
 fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
     // Both of the same moment, since other threads may go on meanwhile.
     let (gates, metrics) = loop {
-        let (gates, metrics) = (told(registry), registry.prometheus());
+        let (gates, metrics) = (told(registry), registry.prometheus(&Pass::open()));
         if told(registry) == gates {
             break (gates, metrics);
         }
@@ -201,7 +201,12 @@ fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
 fn told(registry: &Registry) -> Vec<Value> {
     let mut out = Vec::new();
     registry
-        .prompt(&Ask { method: "rpc.stats", params: None, hops: 0 }, &mut out, &mut Instant::now())
+        .prompt(
+            &Ask { method: "rpc.stats", params: None, hops: 0 },
+            &Pass::open(),
+            &mut out,
+            &mut Instant::now(),
+        )
         .unwrap()
         .unwrap();
     let mut stats: Value = serde_json::from_slice(&out).unwrap();
@@ -340,8 +345,12 @@ fn quick_functions_are_answered_at_once_while_a_worker_is_free() {
     let prompt = |number: u64| {
         let params = Some(RawJson::of(&[number]).unwrap());
         let mut out = Vec::new();
-        let answer =
-            desk.registry.prompt(&Ask { method: "at.once", params, hops: 0 }, &mut out, &mut Instant::now());
+        let answer = desk.registry.prompt(
+            &Ask { method: "at.once", params, hops: 0 },
+            &Pass::open(),
+            &mut out,
+            &mut Instant::now(),
+        );
         answer.map(|answer| answer.map(|()| String::from_utf8(out).unwrap()).map_err(|fault| fault.code))
     };
     for number in 0..3 {
@@ -1066,7 +1075,7 @@ fn many_threads_lose_no_worker_and_no_call() {
                     let method = ["a", "b", "c"][(call + caller) as usize % 3];
                     let params = Some(RawJson::of(&[call]).unwrap());
                     let ask = Ask { method, params, hops: 0 };
-                    if registry.prompt(&ask, &mut Vec::new(), &mut Instant::now()).is_some() {
+                    if registry.prompt(&ask, &Pass::open(), &mut Vec::new(), &mut Instant::now()).is_some() {
                         continue;
                     }
                     let reply = Reply::new(&inbox, call, false);

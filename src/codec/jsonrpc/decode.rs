@@ -6,22 +6,29 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Bounds, CANCEL, id_at_front};
+use super::{Bounds, CANCEL, id_at_front, refuse};
 use crate::codec::frame::{Read, Refused};
 use crate::codec::json::{Error, Quoted, Scanner, Stop};
-use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
+use crate::codec::meta::{NO_DEADLINE, NO_HOPS, deadline_of};
+use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code, number};
 
+/// A byte order mark, which some editors and shells put in front of a text.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 /// How most messages begin.
 const BEGINNING: &str = r#"{"jsonrpc":"2.0","#;
 const VERSION: &str = r#""2.0""#;
 
 /// Reads one JSON text.
+///
+/// Where a bound of ours, or a byte that is no text, keeps it from being read, who asked is told: each id that can be
+/// found is refused. Of what is no JSON nobody knows what it was meant to be.
 pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
-    let text = match std::str::from_utf8(text) {
+    let bytes = without_mark(text);
+    let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let message = format!("not UTF-8 after {} bytes", error.valid_up_to());
-            return Read::Single(Err(Refused::new(code::PARSE, message)));
+            return refuse(bytes, bounds.batch, &Fault::new(code::PARSE, message));
         }
     };
     let mut scanner = Scanner::new(text, bounds.depth);
@@ -33,12 +40,18 @@ pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
         Ok(read) => read,
         Err(Stop) => {
             let error = scanner.error();
-            // A limit of ours, and not nonsense: who asked can be told, as when a message is too long.
-            let too_deep = matches!(error, Error::TooDeep(_));
-            let id = too_deep.then(|| id_at_front(text.as_bytes())).flatten();
-            Read::Single(Err(Refused::new(code::PARSE, error.to_string()).with_id(id)))
+            let fault = Fault::new(code::PARSE, error.to_string());
+            match error {
+                Error::TooDeep(_) => refuse(bytes, bounds.batch, &fault),
+                Error::Expected(..) => Read::Single(Err(Refused { id: Id::null(), fault })),
+            }
         }
     }
+}
+
+/// The text behind its byte order mark, if it has one.
+pub(super) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(MARK).unwrap_or(text)
 }
 
 fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Read<'a>, Stop> {
@@ -94,6 +107,7 @@ fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>
     if scanner.peek() != Some(b'{') {
         return scanner.skip().map(|()| Err(invalid("a request must be an object")));
     }
+    let start = scanner.at();
     let (mut members, mut twice) = (Members::default(), false);
     let began = scanner.object_after(BEGINNING, |scanner, key| {
         let value = scanner.value()?;
@@ -109,7 +123,11 @@ fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>
     if began {
         twice |= members.jsonrpc.replace(VERSION).is_some();
     }
-    Ok(if twice { Err(invalid("a member is there twice")) } else { understand(&members) })
+    if !twice {
+        return Ok(understand(&members));
+    }
+    let id = id_at_front(scanner.since(start).as_bytes());
+    Ok(Err(invalid("a member is there twice").with_id(id)))
 }
 
 fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
@@ -135,20 +153,19 @@ fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
     let Some(method) = string(method) else {
         return Err(invalid("\"method\" must be a string").with_id(id));
     };
-    if members.params.is_some_and(|params| !params.starts_with(['[', '{'])) {
-        return Err(invalid("\"params\" must be an array or an object").with_id(id));
+    let params = members.params.filter(|params| *params != "null");
+    if params.is_some_and(|params| !params.starts_with(['[', '{'])) {
+        return Err(invalid("\"params\" must be an array, an object or null").with_id(id));
     }
     // One that names no request is a notification like any other that nobody understands.
     if id.is_none()
         && method == CANCEL
-        && let Some(cancelled) = members.params.and_then(cancelled)
+        && let Some(cancelled) = params.and_then(cancelled)
     {
         return Ok(Message::Cancel(cancelled));
     }
     match meta(members.meta) {
-        Ok(meta) => {
-            Ok(Message::Request(Request { id, method, params: members.params.map(RawJson::checked), meta }))
-        }
+        Ok(meta) => Ok(Message::Request(Request { id, method, params: params.map(RawJson::checked), meta })),
         Err(refused) => Err(refused.with_id(id)),
     }
 }
@@ -158,7 +175,7 @@ fn invalid(message: &'static str) -> Refused {
 }
 
 /// The text of a JSON string.
-fn string(json: &str) -> Option<Cow<'_, str>> {
+pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
     let text = json.strip_prefix('"')?.strip_suffix('"')?;
     if text.contains('\\') { unescaped(text) } else { Some(text.into()) }
 }
@@ -180,18 +197,31 @@ fn cancelled(params: &str) -> Option<Id<'_>> {
 
 fn meta(json: Option<&str>) -> Result<Meta, Refused> {
     #[derive(Deserialize)]
-    struct Wire {
-        deadline_ms: Option<u64>,
-        #[serde(default)]
-        hops: u32,
+    struct Wire<'a> {
+        #[serde(borrow)]
+        deadline_ms: Option<&'a RawValue>,
+        #[serde(borrow)]
+        hops: Option<&'a RawValue>,
     }
     let Some(json) = json.filter(|json| *json != "null") else { return Ok(Meta::default()) };
     if !json.starts_with('{') {
         return Err(invalid("\"meta\" must be an object"));
     }
-    let wire: Wire = serde_json::from_str(json)
+    let wire: Wire<'_> = serde_json::from_str(json)
         .map_err(|error| Refused::new(code::INVALID_REQUEST, format!("\"meta\": {error}")))?;
-    Ok(Meta { deadline: wire.deadline_ms.map(Duration::from_millis), hops: wire.hops })
+    let deadline = wire.deadline_ms.map(|ms| deadline(ms.get()).ok_or_else(|| invalid(NO_DEADLINE)));
+    let hops = wire.hops.map(|hops| {
+        number::whole(hops.get()).and_then(|hops| hops.parse().ok()).ok_or_else(|| invalid(NO_HOPS))
+    });
+    Ok(Meta { deadline: deadline.transpose()?, hops: hops.transpose()?.unwrap_or_default() })
+}
+
+/// The time that a number of milliseconds is. What is longer than any call may take is cut.
+fn deadline(ms: &str) -> Option<Duration> {
+    if let Some(ms) = number::whole(ms).and_then(|ms| ms.parse().ok()) {
+        return Some(Duration::from_millis(ms));
+    }
+    deadline_of(ms.parse().ok().filter(|_| ms.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?)
 }
 
 fn fault(json: &str) -> Fault {
@@ -233,6 +263,24 @@ mod tests {
                 r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":18446744073709551615}}"#,
                 "1 f deadline 18446744073709551615",
             ),
+            // As real clients write it.
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":null}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","method":"f","params": null }"#, "none f"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":null}"#, "1 f"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":null,"hops":null}}"#, "1 f"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":1500.0,"hops":3.0}}"#,
+                "1 f deadline 1500 hops 3",
+            ),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":1.5e3}}"#, "1 f deadline 1500"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":1500.25}}"#, "1 f deadline 1500"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":-0.0}}"#, "1 f deadline 0"),
+            (
+                r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":1e400}}"#,
+                "1 f deadline 18446744073709551615",
+            ),
+            ("\u{feff}{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"f\"}", "1 f"),
+            ("\u{feff} {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"f\"}", "1 f"),
             (" \t{\"jsonrpc\":\"2.0\",\r\n\"id\":1,\"method\":\"f\"} ", "1 f"),
             // Only as a notification is the name anything special.
             (
@@ -305,14 +353,21 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":1,"method":"\ud800"}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":1}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":"x"}"#, "refused 1 -32600"),
-            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":null}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":nul}"#, "refused null -32700"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":false}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":7}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"hops":-1}}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":"1"}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":-1.5}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":-1e400}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":true}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":[1]}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"hops":1.5}}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"hops":4294967296}}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"id":2,"method":"f"}"#, "refused null -32600"),
             (r#"{"jsonrpc":"2.0",}"#, "refused null -32700"),
-            (r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"2.0","method":"f"}"#, "refused null -32600"),
-            (r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"1.0","method":"f"}"#, "refused null -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"2.0","method":"f"}"#, "refused 1 -32600"),
+            (r#"{"jsonrpc":"2.0","id":1,"jsonrpc":"1.0","method":"f"}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","id":1,"result":1,"error":{"code":1,"message":""}}"#, "refused 1 -32600"),
             (r#"{"jsonrpc":"2.0","result":1}"#, "refused null -32600"),
         ] {

@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::Write;
 
 use memchr::memchr2;
-use serde_json::value::RawValue;
 
 use super::CANCEL;
 use crate::message::{Answer, Id, Meta, Request};
@@ -77,7 +76,7 @@ pub fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) {
     out.push(b'}');
 }
 
-/// Begins a message. The id comes first, so that [`id_at_front`] finds it when the rest is too long.
+/// Begins a message. The id comes first, so that it is told when the rest is too long.
 fn open(out: &mut Vec<u8>, id: Option<&Id<'_>>) {
     out.extend_from_slice(br#"{"jsonrpc":"2.0","#);
     if let Some(id) = id {
@@ -85,16 +84,6 @@ fn open(out: &mut Vec<u8>, id: Option<&Id<'_>>) {
         out.extend_from_slice(id.as_json().as_bytes());
         out.push(b',');
     }
-}
-
-/// Returns the id of a message of which only the beginning is known, if it comes as early as in ours.
-pub fn id_at_front(beginning: &[u8]) -> Option<Id<'_>> {
-    let rest = beginning.strip_prefix(br#"{"jsonrpc":"2.0","id":"#)?;
-    let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
-    let id = values.next()?.ok()?;
-    // Without its end in sight, a number may go on.
-    matches!(rest.get(values.byte_offset())?, b',' | b'}' | b' ' | b'\t' | b'\r' | b'\n')
-        .then(|| Id::from_json(id.get()))?
 }
 
 /// Appends the notification that gives up the request `id`.
@@ -127,6 +116,8 @@ fn put_string(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use serde_json::value::RawValue;
 
     use super::*;
     use crate::codec::jsonrpc::tests::{decoded, told};
@@ -186,21 +177,6 @@ mod tests {
             ),
         ] {
             assert_eq!(encoded(|out| encode_reply(out, &id, answer(&outcome))), expected);
-        }
-    }
-
-    #[test]
-    fn an_id_of_which_more_may_come_is_none() {
-        for (beginning, id) in [
-            (r#"{"jsonrpc":"2.0","id":12"#, None),
-            (r#"{"jsonrpc":"2.0","id":12,"#, Some("12")),
-            (r#"{"jsonrpc":"2.0","id":12}"#, Some("12")),
-            (r#"{"jsonrpc":"2.0","id":"a" ,"#, Some("\"a\"")),
-            (r#"{"jsonrpc":"2.0","id":"a"#, None),
-            (r#"{"jsonrpc":"2.0","method":"f","id":1,"#, None),
-        ] {
-            let found = id_at_front(beginning.as_bytes());
-            assert_eq!(found.as_ref().map(Id::as_json), id, "{beginning}");
         }
     }
 

@@ -2,9 +2,13 @@
 
 mod decode;
 mod encode;
+mod front;
+mod replies;
 
 pub use decode::decode;
-pub use encode::{encode_cancel, encode_reply, encode_request, encode_result, id_at_front};
+pub use encode::{encode_cancel, encode_reply, encode_request, encode_result};
+pub use front::{id_at_front, refuse};
+pub use replies::{Answered, Whose, replies, whose_at_front};
 
 /// The notification by which a peer gives up one of its requests.
 pub const CANCEL: &str = "$/cancelRequest";

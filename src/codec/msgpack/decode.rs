@@ -1,6 +1,7 @@
 //! From MessagePack to requests, whose parameters become JSON on the way, with no tree between.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::ser::{Error, Serialize, SerializeMap, SerializeSeq, Serializer};
@@ -8,6 +9,7 @@ use serde::ser::{Error, Serialize, SerializeMap, SerializeSeq, Serializer};
 use super::token::{NoToken, Token, Walk};
 use crate::codec::frame::Refused;
 use crate::codec::jsonrpc::CANCEL;
+use crate::codec::meta::{NO_DEADLINE, NO_HOPS, deadline_of};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
 /// Each level takes some of the stack, so there is an end to them whatever the limit.
@@ -177,9 +179,9 @@ impl<'a> Reader<'a> {
     fn json(&mut self, depth: usize) -> Result<RawJson<'static>, Fault> {
         let depth = depth.min(DEEPEST);
         let (reader, fault) = (Cell::new(*self), Cell::new(None));
-        let json = RawJson::of(&Json { reader: &reader, fault: &fault, depth, level: 1 });
+        let json = serde_json::to_string(&Json { reader: &reader, fault: &fault, depth, level: 1 });
         *self = reader.get();
-        json.map_err(|error| {
+        json.map(RawJson::checked).map_err(|error| {
             fault.take().unwrap_or_else(|| Fault::invalid_params(format!("no JSON: {error}")))
         })
     }
@@ -197,15 +199,21 @@ impl<'a> Reader<'a> {
                     meta.deadline = match self.token()? {
                         Token::Uint(ms) => Some(Duration::from_millis(ms)),
                         Token::Nil => None,
-                        _ => return Err(invalid("\"meta\": \"deadline_ms\" must be an integer")),
+                        Token::F32(ms) => Some(deadline_of(ms.into()).ok_or_else(|| invalid(NO_DEADLINE))?),
+                        Token::F64(ms) => Some(deadline_of(ms).ok_or_else(|| invalid(NO_DEADLINE))?),
+                        _ => return Err(invalid(NO_DEADLINE)),
                     }
                 }
                 Some("hops") => {
+                    let whole = |hops: f64| (hops == f64::from(hops as u32)).then_some(hops as u32);
                     meta.hops = match self.token()? {
+                        Token::Nil => Some(0),
                         Token::Uint(hops) => u32::try_from(hops).ok(),
+                        Token::F32(hops) => whole(hops.into()),
+                        Token::F64(hops) => whole(hops),
                         _ => None,
                     }
-                    .ok_or_else(|| invalid("\"meta\": \"hops\" must be an integer below 2^32"))?;
+                    .ok_or_else(|| invalid(NO_HOPS))?;
                 }
                 _ => self.skip()?,
             }
@@ -265,7 +273,8 @@ impl Serialize for Json<'_, '_> {
             Token::Bool(value) => to.serialize_bool(value),
             Token::Uint(number) => to.serialize_u64(number),
             Token::Int(number) => to.serialize_i64(number),
-            Token::F32(number) if number.is_finite() => to.serialize_f32(number),
+            // The shortest text of a short float is another number to whoever reads it as a long one.
+            Token::F32(number) if number.is_finite() => to.serialize_f64(number.into()),
             Token::F64(number) if number.is_finite() => to.serialize_f64(number),
             Token::F32(_) | Token::F64(_) => {
                 Err(self.unfit("NaN and Infinity have no form in JSON; send nil or a string instead"))
@@ -293,8 +302,9 @@ impl Serialize for Json<'_, '_> {
             Token::Map(pairs) => {
                 let value = self.inside()?;
                 let mut map = to.serialize_map(Some(pairs as usize))?;
+                let numbers = RefCell::default();
                 for _ in 0..pairs {
-                    map.serialize_entry(&Key(&value), &value)?;
+                    map.serialize_entry(&Key { json: &value, numbers: &numbers }, &value)?;
                 }
                 map.end()
             }
@@ -303,19 +313,54 @@ impl Serialize for Json<'_, '_> {
 }
 
 /// The key at which a reader stands.
-struct Key<'v, 'r, 'a>(&'v Json<'r, 'a>);
+struct Key<'v, 'r, 'a> {
+    json: &'v Json<'r, 'a>,
+    /// Keys of the same map that are numbers, or texts that look like some: as JSON these two could be one.
+    numbers: &'v RefCell<HashSet<i128>>,
+}
+
+impl Key<'_, '_, '_> {
+    fn number<E: Error>(&self, number: i128) -> Result<(), E> {
+        if self.numbers.borrow_mut().insert(number) {
+            Ok(())
+        } else {
+            Err(self
+                .json
+                .unfit("two keys of a map are the same number, or the same as a number and as a text"))
+        }
+    }
+}
 
 impl Serialize for Key<'_, '_, '_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        let Self(json) = self;
+        let Self { json, .. } = self;
         match json.read(Reader::token)? {
-            Token::Uint(number) => to.serialize_u64(number),
-            Token::Int(number) => to.serialize_i64(number),
+            Token::Uint(number) => {
+                self.number(number.into())?;
+                to.serialize_u64(number)
+            }
+            Token::Int(number) => {
+                self.number(number.into())?;
+                to.serialize_i64(number)
+            }
             Token::Str(length) => match std::str::from_utf8(json.read(|reader| reader.bytes(length))?) {
-                Ok(text) => to.serialize_str(text),
+                Ok(text) => {
+                    if let Some(number) = number(text) {
+                        self.number(number)?;
+                    }
+                    to.serialize_str(text)
+                }
                 Err(_) => Err(json.unfit("a key of a map must be UTF-8")),
             },
             _ => Err(json.unfit("a key of a map must be a string or an integer")),
         }
     }
+}
+
+/// The number that a text is exactly the decimal form of.
+fn number(text: &str) -> Option<i128> {
+    if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|number: &i128| number.to_string() == text)
 }

@@ -1,7 +1,10 @@
 //! From results, which are JSON, to MessagePack in its shortest form, in one pass and with no tree between.
 
+use std::fmt;
+
 use memchr::memchr2;
 
+use crate::message::number::exact;
 use crate::message::{Answer, Fault, Id, code};
 
 const NIL: u8 = 0xc0;
@@ -12,28 +15,63 @@ pub(in crate::codec) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Ans
     let start = out.len();
     // An array of four, the first of which says that it is a response.
     out.extend_from_slice(&[0x94, 1]);
-    put_json_or_nil(out, Some(id.as_json()));
+    if put_json(out, id.as_json()).is_err() {
+        out.push(NIL);
+    }
     match answer {
         Ok(result) => {
             out.push(NIL);
-            if put_json(out, result).is_none() {
+            if let Err(unfit) = put_json(out, result) {
                 out.truncate(start);
-                encode_reply(out, id, Err(&Fault::new(code::INTERNAL, "the result is not JSON")));
+                let message = format!("the result has no form in MessagePack: {unfit}");
+                encode_reply(out, id, Err(&Fault::new(code::INTERNAL, message)));
             }
         }
         Err(fault) => {
             out.push(0x93);
             put_int(out, fault.code);
-            put_str(out, fault.message.as_bytes());
-            put_json_or_nil(out, fault.data.as_ref().map(|data| data.get()));
+            let (mut data, mut why) = (vec![NIL], String::new());
+            if let Some(json) = &fault.data {
+                data.clear();
+                if let Err(unfit) = put_json(&mut data, json.get()) {
+                    data.push(NIL);
+                    why = format!(" (its data has no form in MessagePack: {unfit})");
+                }
+            }
+            let _ = put_str(out, format!("{}{why}", fault.message).as_bytes());
+            out.append(&mut data);
             out.push(NIL);
         }
     }
 }
 
-fn put_json_or_nil(out: &mut Vec<u8>, json: Option<&str>) {
-    if json.and_then(|json| put_json(out, json)).is_none() {
-        out.push(NIL);
+/// Why a text has no form in MessagePack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    NotJson,
+    /// This number is neither an integer of 64 bits nor a float that keeps its digits.
+    Number(String),
+    /// Half of a surrogate pair, which no UTF-8 stands for.
+    HalfPair,
+    /// More bytes or values than a header can say.
+    TooLong,
+}
+
+/// So much of a number is quoted.
+const QUOTED: usize = 40;
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotJson => f.write_str("it is not JSON"),
+            Self::Number(number) => write!(
+                f,
+                "the number {number} is no integer of 64 bits, and no float of 64 bits keeps all its digits; send it \
+                 as a text"
+            ),
+            Self::HalfPair => f.write_str("half of a surrogate pair in a text stands for no character"),
+            Self::TooLong => f.write_str("a text, an array or an object is longer than 2^32 - 1"),
+        }
     }
 }
 
@@ -74,21 +112,19 @@ impl Header {
     }
 }
 
-/// Appends one JSON text, or nothing if it is none. Of a text that is JSON to the eye, not every mistake is found.
-///
-/// Half of a surrogate pair becomes U+FFFD, and a number beyond `f64` infinite, as everywhere.
-pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Option<()> {
+/// Appends one JSON text, or nothing if it has no form. Of a text that is JSON to the eye, not every mistake is found.
+pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Result<(), Unfit> {
     let start = out.len();
     let mut wide = Vec::new();
     let put = put_values(out, json, &mut wide);
     match put {
-        Some(()) => widen(out, &mut wide),
-        None => out.truncate(start),
+        Ok(()) => widen(out, &mut wide),
+        Err(_) => out.truncate(start),
     }
     put
 }
 
-fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Option<()> {
+fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(), Unfit> {
     let (mut at, mut open) = (0, Vec::<Open>::new());
     let mut values = 0;
     while let Some(&byte) = json.as_bytes().get(at) {
@@ -99,7 +135,7 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Option<()>
                 continue;
             }
             b']' | b'}' => {
-                let closed = open.pop().filter(|open| open.object == (byte == b'}'))?;
+                let closed = open.pop().filter(|open| open.object == (byte == b'}')).ok_or(Unfit::NotJson)?;
                 close(out, &closed, wide)?;
                 at += 1;
                 continue;
@@ -117,43 +153,54 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Option<()>
             _ => put_word(out, rest)?,
         };
     }
-    (values == 1 && open.is_empty()).then_some(())
+    if values == 1 && open.is_empty() { Ok(()) } else { Err(Unfit::NotJson) }
 }
 
-fn put_word(out: &mut Vec<u8>, text: &str) -> Option<usize> {
+fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, Unfit> {
     let (word, byte) = [("null", NIL), ("false", 0xc2), ("true", 0xc3)]
         .into_iter()
-        .find(|(word, _)| text.starts_with(word))?;
+        .find(|(word, _)| text.starts_with(word))
+        .ok_or(Unfit::NotJson)?;
     out.push(byte);
-    Some(word.len())
+    Ok(word.len())
 }
 
-fn put_number(out: &mut Vec<u8>, text: &str) -> Option<usize> {
+fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, Unfit> {
     let end = text.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
     let text = &text[..end.unwrap_or(text.len())];
     if let Ok(number) = text.parse() {
         put_uint(out, number);
-    } else if let Ok(number) = text.parse() {
+    } else if text != "-0"
+        && let Ok(number) = text.parse()
+    {
         put_int(out, number);
     } else {
+        let number: f64 = text.parse().map_err(|_| Unfit::NotJson)?;
+        // An integer stays one. Of a fraction, so few digits are kept by every float.
+        let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
+        let is_short = text.len() <= 16 && !text.contains(['e', 'E']);
+        if is_integer || !(is_short || exact(text).is_some()) {
+            let cut = if text.len() > QUOTED { "…" } else { "" };
+            return Err(Unfit::Number(format!("{}{cut}", &text[..text.len().min(QUOTED)])));
+        }
         out.push(0xcb);
-        out.extend_from_slice(&text.parse::<f64>().ok()?.to_be_bytes());
+        out.extend_from_slice(&number.to_be_bytes());
     }
-    Some(text.len())
+    Ok(text.len())
 }
 
 /// Appends the string that begins behind a quote, and tells where it ends, behind its other quote.
-fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Option<usize> {
-    let mut at = memchr2(b'"', b'\\', text)?;
+fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, Unfit> {
+    let mut at = memchr2(b'"', b'\\', text).ok_or(Unfit::NotJson)?;
     if text[at] == b'"' {
         put_str(out, &text[..at])?;
-        return Some(at + 1);
+        return Ok(at + 1);
     }
     let start = out.len();
     out.extend_from_slice(&text[..at]);
     while text[at] == b'\\' {
         at += 1 + unescape(out, &text[at + 1..])?;
-        let plain = memchr2(b'"', b'\\', &text[at..])?;
+        let plain = memchr2(b'"', b'\\', &text[at..]).ok_or(Unfit::NotJson)?;
         out.extend_from_slice(&text[at..at + plain]);
         at += plain;
     }
@@ -162,31 +209,34 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Option<usize> {
     str_header(end - start)?.put(out);
     let header = out.len() - end;
     out[start..].rotate_right(header);
-    Some(at + 1)
+    Ok(at + 1)
 }
 
 /// Appends what stands behind a backslash, and tells how long that is.
-fn unescape(out: &mut Vec<u8>, text: &[u8]) -> Option<usize> {
-    let (char, length) = match text.first()? {
+fn unescape(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, Unfit> {
+    let (char, length) = match text.first().ok_or(Unfit::NotJson)? {
         b'b' => ('\u{8}', 1),
         b'f' => ('\u{c}', 1),
         b'n' => ('\n', 1),
         b'r' => ('\r', 1),
         b't' => ('\t', 1),
-        b'u' => match (hex(&text[1..])?, &text[5..]) {
-            (high @ 0xd800..=0xdbff, [b'\\', b'u', rest @ ..]) => match hex(rest)? {
-                low @ 0xdc00..=0xdfff => {
-                    (char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))?, 11)
+        b'u' => {
+            let unit = hex(&text[1..]).ok_or(Unfit::NotJson)?;
+            let next =
+                text[5..].strip_prefix(b"\\u").map(|low| hex(low).ok_or(Unfit::NotJson)).transpose()?;
+            match (unit, next) {
+                (high @ 0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
+                    let pair = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+                    (char::from_u32(pair).ok_or(Unfit::HalfPair)?, 11)
                 }
-                _ => (char::REPLACEMENT_CHARACTER, 5),
-            },
-            (unit, _) => (char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER), 5),
-        },
+                (unit, _) => (char::from_u32(unit).ok_or(Unfit::HalfPair)?, 5),
+            }
+        }
         &plain @ (b'"' | b'\\' | b'/') => (plain.into(), 1),
-        _ => return None,
+        _ => return Err(Unfit::NotJson),
     };
     out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
-    Some(length)
+    Ok(length)
 }
 
 fn hex(text: &[u8]) -> Option<u32> {
@@ -195,19 +245,19 @@ fn hex(text: &[u8]) -> Option<u32> {
 }
 
 /// Writes the header of an array or object, or leaves it for later if it takes more than one byte.
-fn close(out: &mut [u8], closed: &Open, wide: &mut Vec<Wide>) -> Option<()> {
+fn close(out: &mut [u8], closed: &Open, wide: &mut Vec<Wide>) -> Result<(), Unfit> {
     let Open { at, values, object } = *closed;
     if object && values % 2 == 1 {
-        return None;
+        return Err(Unfit::NotJson);
     }
-    let length = u32::try_from(if object { values / 2 } else { values }).ok()?;
+    let length = u32::try_from(if object { values / 2 } else { values }).map_err(|_| Unfit::TooLong)?;
     let (fixed, short) = if object { (0x80, 0xde) } else { (0x90, 0xdc) };
     match length {
         0..=0x0f => out[at] = fixed | length as u8,
         0x10..=0xffff => wide.push(Wide { at, header: Header::new(short, length.into(), 2) }),
         _ => wide.push(Wide { at, header: Header::new(short + 1, length.into(), 4) }),
     }
-    Some(())
+    Ok(())
 }
 
 /// Makes room for the headers that need more, and writes them. Each byte moves once.
@@ -228,15 +278,15 @@ fn widen(out: &mut Vec<u8>, wide: &mut [Wide]) {
 }
 
 /// Appends a string of which the length is known, unless that is beyond MessagePack.
-fn put_str(out: &mut Vec<u8>, text: &[u8]) -> Option<()> {
+fn put_str(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
     str_header(text.len())?.put(out);
     out.extend_from_slice(text);
-    Some(())
+    Ok(())
 }
 
-fn str_header(length: usize) -> Option<Header> {
-    let length = u32::try_from(length).ok()?;
-    Some(match length {
+fn str_header(length: usize) -> Result<Header, Unfit> {
+    let length = u32::try_from(length).map_err(|_| Unfit::TooLong)?;
+    Ok(match length {
         0..=0x1f => Header::new(0xa0 | length as u8, 0, 0),
         0x20..=0xff => Header::new(0xd9, length.into(), 1),
         0x100..=0xffff => Header::new(0xda, length.into(), 2),

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::encode::put_json;
+use super::encode::{Unfit, put_json};
 use super::framing::tests::{frames, with};
 use super::{decode, encode_reply, id_at_front};
 use crate::message::{Fault, Id, Message, Meta, Request, code};
@@ -15,7 +15,7 @@ const NIL: &[u8] = b"\xc0";
 #[track_caller]
 fn packed(json: &str) -> Vec<u8> {
     let mut out = b"before".to_vec();
-    put_json(&mut out, json).unwrap_or_else(|| panic!("not taken as JSON: {json:?}"));
+    put_json(&mut out, json).unwrap_or_else(|unfit| panic!("{unfit}: {json:?}"));
     out.strip_prefix(b"before").unwrap().to_vec()
 }
 
@@ -77,9 +77,44 @@ fn numbers_are_as_short_as_can_be() {
         assert_eq!(param(bytes), expected, "{json}");
     }
     assert_eq!(packed("1.0"), b"\xcb\x3f\xf0\x00\x00\x00\x00\x00\x00");
-    assert_eq!(packed("18446744073709551616"), b"\xcb\x43\xf0\x00\x00\x00\x00\x00\x00");
-    assert_eq!(packed("-9223372036854775809"), b"\xcb\xc3\xe0\x00\x00\x00\x00\x00\x00");
-    assert_eq!(packed("-1e999"), b"\xcb\xff\xf0\x00\x00\x00\x00\x00\x00");
+    assert_eq!(packed("-0"), b"\xcb\x80\x00\x00\x00\x00\x00\x00\x00");
+}
+
+/// What would become another number is an error instead.
+#[test]
+fn numbers_that_have_no_form_are_told() {
+    for json in [
+        "18446744073709551616",
+        "-9223372036854775809",
+        "-1e999",
+        "1e400",
+        "1e-400",
+        "0.1234567890123456789",
+        "123456789012345678.5",
+    ] {
+        for json in [json.to_owned(), format!("[[{json}]]"), format!("{{\"a\":[1,{json}]}}")] {
+            let mut out = b"before".to_vec();
+            let unfit = put_json(&mut out, &json).unwrap_err();
+            assert!(matches!(unfit, Unfit::Number(_)), "{json}: {unfit}");
+            assert_eq!(out, b"before", "{json}");
+        }
+    }
+    // As a result it is a fault, and as data of a fault left out with a word.
+    let mut out = Vec::new();
+    encode_reply(&mut out, &Id::from(7), Ok("[18446744073709551616]"));
+    let text = String::from_utf8_lossy(&out);
+    assert!(out.starts_with(b"\x94\x01\x07\x93\xd1\x80\xa5"), "{text}");
+    assert!(text.contains("18446744073709551616 is no integer of 64 bits"), "{text}");
+    out.clear();
+    let fault = Fault::new(-5, "oh").with_data(&Value::Null);
+    let data = serde_json::value::RawValue::from_string("1e400".into()).unwrap();
+    encode_reply(&mut out, &Id::from(7), Err(&Fault { data: Some(data), ..fault }));
+    let text = String::from_utf8_lossy(&out);
+    assert!(text.contains("oh (its data has no form in MessagePack: the number 1e400"), "{text}");
+    assert!(out.ends_with(b"\xc0\xc0"), "{text}");
+    let mut out = Vec::new();
+    let Err(Unfit::Number(quoted)) = put_json(&mut out, &"7".repeat(1_000_000)) else { panic!("it was put") };
+    assert!(quoted.len() < 100, "{quoted}");
 }
 
 #[test]
@@ -90,7 +125,7 @@ fn numbers_may_be_longer_than_they_need() {
         (b"\xd0\x01", "1"),
         (b"\xd3\x00\x00\x00\x00\x00\x00\x00\x01", "1"),
         (b"\xd3\xff\xff\xff\xff\xff\xff\xff\xff", "-1"),
-        (b"\xca\x3d\xcc\xcc\xcd", "0.1"),
+        (b"\xca\x3d\xcc\xcc\xcd", "0.10000000149011612"),
         (b"\xca\x3f\x80\x00\x00", "1.0"),
         (b"\xd9\x01x", r#""x""#),
         (b"\xdb\x00\x00\x00\x01x", r#""x""#),
@@ -131,13 +166,21 @@ fn escapes_become_what_they_stand_for() {
         (r#""a\u00e9\u00C9\u20ac\ud83d\ude00z""#, "aéÉ€😀z"),
         (r#""é\n😀""#, "é\n😀"),
         (r#""\u0000""#, "\0"),
-        (r#""\ud83d""#, "\u{fffd}"),
-        (r#""\ude00\ud83d\ud83d\ude00""#, "\u{fffd}\u{fffd}😀"),
-        (r#""\ud83dx\ud83d\n\ud83d\u0041""#, "\u{fffd}x\u{fffd}\n\u{fffd}A"),
+        (r#""\ud83d\ude00\ud83d\ude00""#, "😀😀"),
     ] {
         assert_eq!(packed(json), [&[0xa0 | text.len() as u8], text.as_bytes()].concat(), "{json}");
     }
     assert_eq!(packed(r#"{"\n":["\t"]}"#), b"\x81\xa1\n\x91\xa1\t");
+    for json in [
+        r#""\ud83d""#,
+        r#""\ude00\ud83d\ud83d\ude00""#,
+        r#""\ud83dx""#,
+        r#""\ud83d\n""#,
+        r#""\ud83d\u0041""#,
+        r#"{"\udc00":1}"#,
+    ] {
+        assert_eq!(put_json(&mut Vec::new(), json), Err(Unfit::HalfPair), "{json}");
+    }
 }
 
 #[test]
@@ -183,11 +226,11 @@ fn what_is_not_json_is_not_put() {
         ["", " ", "[", "]", "{", "[1}", "1 2", "\"", "\"\\", "\"\\u12", "\"\\u123g\"", "\"\\x\"", "nul", "é"]
     {
         let mut out = b"before".to_vec();
-        assert_eq!(put_json(&mut out, text), None, "{text:?}");
+        assert_eq!(put_json(&mut out, text), Err(Unfit::NotJson), "{text:?}");
         assert_eq!(out, b"before", "{text:?}");
     }
     for text in ["{1}", "-", "1e", "[\"\\ud800\\u\"]", "\"\\é\""] {
-        assert_eq!(put_json(&mut Vec::new(), text), None, "{text:?}");
+        assert_eq!(put_json(&mut Vec::new(), text), Err(Unfit::NotJson), "{text:?}");
     }
 }
 
@@ -213,6 +256,9 @@ fn requests_and_notifications() {
         (b"\x95\x00\x01\xa1f\xc0\xc0", "1 f"),
         (b"\x95\x00\x01\xa1f\x90\x82\xabdeadline_ms\xcd\x05\xdc\xa4hops\x03", "1 f [] deadline 1500 hops 3"),
         (b"\x94\x02\xa1f\x90\x81\xa4hops\x01", "- f [] hops 1"),
+        (b"\x94\x02\xa1f\x90\x81\xa4hops\xc0", "- f []"),
+        (b"\x94\x02\xa1f\x90\x81\xa4hops\xca\x40\x40\x00\x00", "- f [] hops 3"),
+        (b"\x94\x02\xa1f\x90\x81\xabdeadline_ms\xcb\x40\x97\x70\0\0\0\0\0", "- f [] deadline 1500"),
         (b"\x94\x02\xa1f\x90\x84\xa5trace\x91\x80\x07\x80\xc4\x00\xc0\xabdeadline_ms\xc0", "- f []"),
         // Only as a notification is the name anything special.
         (b"\x94\x00\x01\xaf$/cancelRequest\x91\x02", "1 $/cancelRequest [2]"),
@@ -271,6 +317,11 @@ fn what_has_no_form_in_json() {
             b"\x84\xa1s\x01\x02\x02\xe0\x03\xcf\xff\xff\xff\xff\xff\xff\xff\xff\x04",
             r#"{"s":1,"2":2,"-32":3,"18446744073709551615":4}"#,
         ),
+        // Two keys that would be one.
+        (b"\x82\x01\x00\xa11\x00", "refused 1 -32602"),
+        (b"\x82\xa2-1\x00\xff\x00", "refused 1 -32602"),
+        (b"\x82\x01\x00\xcc\x01\x00", "refused 1 -32602"),
+        (b"\x82\x01\x81\x01\x02\xa201\x00", r#"{"1":{"1":2},"01":0}"#),
         (b"\xd4\x01x", "refused 1 -32602"),
         (b"\xd6\xff\0\0\0\0", "refused 1 -32602"),
         (b"\xd8\x01xxxxxxxxxxxxxxxx", "refused 1 -32602"),
@@ -325,6 +376,9 @@ fn what_is_refused() {
         (b"\x95\x00\x01\xa1f\x90\x81\xa4hops\xff", "refused 1 -32600"),
         (b"\x95\x00\x01\xa1f\x90\x81\xa4hops\xcf\0\0\0\x01\0\0\0\0", "refused 1 -32600"),
         (b"\x95\x00\x01\xa1f\x90\x81\xabdeadline_ms\xa11", "refused 1 -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x81\xabdeadline_ms\xca\xbf\x80\x00\x00", "refused 1 -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x81\xabdeadline_ms\xca\x7f\xc0\x00\x00", "refused 1 -32600"),
+        (b"\x95\x00\x01\xa1f\x90\x81\xa4hops\xca\x3f\xc0\x00\x00", "refused 1 -32600"),
         (b"\x96\x00\x01\xa1f\x90\x80\x00", "refused 1 -32600"),
         (b"\x94\x00\x01\xa1f\x90\x00", "refused 1 -32700"),
     ] {
@@ -401,7 +455,10 @@ fn encodes_replies() {
     let fault = Fault::new(7, "").with_data(&json!({"via": ["a"]}));
     assert_eq!(encoded(Id::null(), Err(&fault)), b"\x94\x01\xc0\x93\x07\xa0\x81\xa3via\x91\xa1a\xc0");
     let spoilt = encoded(Id::from(3), Ok("[1,"));
-    assert_eq!(spoilt, b"\x94\x01\x03\x93\xd1\x80\xa5\xb6the result is not JSON\xc0\xc0");
+    assert_eq!(
+        spoilt,
+        b"\x94\x01\x03\x93\xd1\x80\xa5\xd9\x35the result has no form in MessagePack: it is not JSON\xc0\xc0"
+    );
 }
 
 #[test]
@@ -475,8 +532,9 @@ proptest! {
     fn any_text_is_put_or_not(text in "[\\[\\]{}\",:\\\\u0-9a-f.eE+ntl-]{0,40}") {
         let mut out = Vec::new();
         if serde_json::from_str::<Value>(&text).is_ok() {
-            prop_assert!(put_json(&mut out, &text).is_some());
-        } else if put_json(&mut out, &text).is_some() {
+            let put = put_json(&mut out, &text);
+            prop_assert!(matches!(put, Ok(()) | Err(Unfit::Number(_))), "{:?}", put);
+        } else if put_json(&mut out, &text).is_ok() {
             prop_assert_eq!(frames(usize::MAX, &[&out]), (vec![out.clone()], 0));
         } else {
             prop_assert!(out.is_empty());

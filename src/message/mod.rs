@@ -3,6 +3,9 @@
 //! Parameters, results and error data are JSON texts that were checked to be JSON and are otherwise left as
 //! they came ([`RawJson`]), so that a node which only passes them on never takes them apart.
 
+pub(crate) mod finite;
+pub(crate) mod number;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -32,6 +35,10 @@ pub mod code {
     pub const CANCELLED: i64 = -32800;
 }
 
+/// What is said of a value with a number that JSON has no form for.
+pub(crate) const NOT_FINITE: &str =
+    "a number in it is NaN or infinite; give null, a text or an error instead";
+
 /// A JSON text, checked to be one, and left as it came.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawJson<'a>(Cow<'a, str>);
@@ -59,9 +66,14 @@ impl<'a> RawJson<'a> {
     /// Writes a value as JSON.
     ///
     /// # Errors
-    /// What the value's `Serialize` meets.
+    /// What the value's `Serialize` meets; a number that is not finite, for which JSON has no form.
     pub fn of(value: &(impl serde::Serialize + ?Sized)) -> Result<RawJson<'static>, serde_json::Error> {
-        serde_json::to_string(value).map(|text| RawJson(text.into()))
+        let text = serde_json::to_string(value)?;
+        if finite::is_finite(text.as_bytes(), value) {
+            Ok(RawJson(text.into()))
+        } else {
+            Err(serde::ser::Error::custom(NOT_FINITE))
+        }
     }
 
     /// Returns the text.
@@ -226,32 +238,51 @@ impl Fault {
     /// Adds data, in place of any that is there.
     ///
     /// # Panics
-    /// If the data's `Serialize` fails.
+    /// If the data's `Serialize` fails, or a number in it is not finite.
     #[must_use]
     pub fn with_data(mut self, data: &impl serde::Serialize) -> Self {
-        self.data = Some(serde_json::value::to_raw_value(data).expect("the data serializes"));
+        let data = RawJson::of(data).and_then(|json| RawValue::from_string(json.0.into_owned()));
+        self.data = Some(data.expect("the data serializes"));
         self
     }
 
     /// Enters `node` at the head of `data.via`, the path that the call took. Data that is no object stays as
-    /// it is.
+    /// it is, and so does everything else in it.
     #[must_use]
     pub(crate) fn through(mut self, node: &str) -> Self {
-        use serde_json::{Map, Value, value::to_raw_value};
-        let mut data = match &self.data {
-            None => Map::new(),
-            Some(raw) => match serde_json::from_str(raw.get()) {
-                Ok(object) => object,
-                Err(_) => return self,
-            },
+        let node = serde_json::to_string(node).unwrap_or_default();
+        let text = match &self.data {
+            None => Some(format!("{{\"via\":[{node}]}}")),
+            Some(data) => enter(data.get(), &node),
         };
-        let via = data.entry("via").or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(path) = via {
-            path.insert(0, node.into());
-            self.data = to_raw_value(&data).ok();
+        if let Some(data) = text.and_then(|text| RawValue::from_string(text).ok()) {
+            self.data = Some(data);
         }
         self
     }
+}
+
+/// Puts `node` at the head of an object's `via`, into its text.
+fn enter(object: &str, node: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Object<'a> {
+        #[serde(borrow, default, deserialize_with = "there")]
+        via: Option<&'a RawValue>,
+    }
+    /// `null` too.
+    fn there<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+        serde::Deserialize::deserialize(value).map(Some)
+    }
+    let (open, rest) = (object.find('{')? + 1, object.trim_end().strip_suffix('}')?);
+    let Some(via) = serde_json::from_str::<Object<'_>>(object).ok()?.via else {
+        let members = &rest[open..];
+        let comma = if members.trim_ascii().is_empty() { "" } else { "," };
+        return Some(format!("{rest}{comma}\"via\":[{node}]}}"));
+    };
+    let names = via.get().strip_prefix('[')?;
+    let at = names.as_ptr() as usize - object.as_ptr() as usize;
+    let comma = if names.trim_ascii_start() == "]" { "" } else { "," };
+    Some(format!("{}{node}{comma}{names}{}", &object[..at], &object[at + names.len()..]))
 }
 
 impl fmt::Display for Fault {
@@ -261,3 +292,41 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_entered_and_nothing_else_changes() {
+        let through = |data: &str| {
+            let data = RawValue::from_string(data.to_owned()).unwrap();
+            Fault { data: Some(data), ..Fault::new(1, "") }.through("a\"").data.unwrap().get().to_owned()
+        };
+        for (data, expected) in [
+            ("{}", r#"{"via":["a\""]}"#),
+            ("{ }", r#"{ "via":["a\""]}"#),
+            (
+                r#"{"z":0.1234567890123456789,"a":1e400}"#,
+                r#"{"z":0.1234567890123456789,"a":1e400,"via":["a\""]}"#,
+            ),
+            (r#"{"via":["b"],"x":"\ud800"}"#, r#"{"via":["a\"","b"],"x":"\ud800"}"#),
+            (r#"{"via":[ ],"x":{"via":1}}"#, r#"{"via":["a\"" ],"x":{"via":1}}"#),
+            (r#"{"x":{"via":["c"]},"v\u0069a": ["b"] }"#, r#"{"x":{"via":["c"]},"v\u0069a": ["a\"","b"] }"#),
+            (r#"{"via":null}"#, r#"{"via":null}"#),
+            (r#"{"via":7}"#, r#"{"via":7}"#),
+            ("[1]", "[1]"),
+            ("null", "null"),
+            ("7.0", "7.0"),
+        ] {
+            assert_eq!(through(data), expected, "{data}");
+        }
+        assert_eq!(Fault::new(1, "").through("a").data.unwrap().get(), r#"{"via":["a"]}"#);
+    }
+
+    #[test]
+    fn data_with_no_form_is_not_null() {
+        assert!(RawJson::of(&[1.0, f64::NAN]).is_err());
+        assert_eq!(RawJson::of(&(None::<f64>, 1.5)).unwrap().get(), "[null,1.5]");
+    }
+}
