@@ -87,7 +87,7 @@ fn text(mut payload: &(dyn Any + Send)) -> String {
 thread_local! {
     /// `Some(limit)` while a function runs on this thread.
     static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
-    static CATCH: Cell<Catch> = const { Cell::new(Catch { active: false, unwinding: false, any: false }) };
+    static CATCH: Cell<Catch> = const { Cell::new(Catch { depth: 0, unwinding: false, any: false }) };
     /// What belongs to the innermost `catch` on this thread.
     static LEVEL: RefCell<Level> = const { RefCell::new(Level { seen: None, dropped: Vec::new() }) };
 }
@@ -95,7 +95,8 @@ thread_local! {
 /// The innermost `catch` on this thread, in little.
 #[derive(Clone, Copy)]
 struct Catch {
-    active: bool,
+    /// How many of them are around each other; 0 outside of any.
+    depth: u32,
     /// The thread was unwinding before: the function is called by a destructor.
     unwinding: bool,
     /// Something is in `LEVEL`, which costs more to look at.
@@ -192,11 +193,17 @@ pub(crate) fn catch_with<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) 
     })
 }
 
+/// Returns how many functions run on this thread, one inside the other.
+pub(super) fn depth() -> u32 {
+    CATCH.get().depth
+}
+
 type Payload = Box<dyn Any + Send>;
 
 fn catch_level<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, (Panic, Payload)> {
+    let outer = CATCH.get();
     let unwinding = std::thread::panicking();
-    let outer = CATCH.replace(Catch { active: true, unwinding, any: false });
+    CATCH.set(Catch { depth: outer.depth + 1, unwinding, any: false });
     let outer_level = outer.any.then(take_level);
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
@@ -245,12 +252,12 @@ pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
     if !std::thread::panicking() {
         return answer(CallError::Unanswered);
     }
-    let Catch { active, unwinding, .. } = CATCH.get();
+    let Catch { depth, unwinding, .. } = CATCH.get();
     let unknown = || {
         let message = "a panic of the thread that held the responder".to_owned();
         CallError::Panicked(Panic { message, place: None, backtrace: None, limit: 0 })
     };
-    if !active {
+    if depth == 0 {
         return answer(unknown());
     }
     // If the thread was unwinding before the function began, most likely nothing has happened since.

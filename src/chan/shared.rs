@@ -20,9 +20,7 @@ use super::patience::{Hint, Patience};
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Sink, register};
 use super::stats::{Counters, Stats};
-#[cfg(chanrpc_loom)]
-use super::sync::LocalCell as _;
-use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, thread_cell};
+use super::sync::{AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering};
 use super::waits::{self, Node};
 
 /// What functions panic with is logged under this target, which a log can limit.
@@ -248,7 +246,9 @@ impl Shared {
         arguments: A,
     ) -> Result<Result<R, CallError>, A> {
         let Body::Now(function) = &found.function.body else { return Err(arguments) };
-        let Some(_depth) = Depth::enter() else { return Err(arguments) };
+        if panic::depth() >= DEEPEST {
+            return Err(arguments);
+        }
         let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
         Ok(self.guard(What::Function(found.number), || function(borrowed.state(), arguments)))
     }
@@ -559,31 +559,9 @@ fn wake(waker: Option<Waker>) {
     }
 }
 
-/// Most functions that run in place one inside the other. Deeper calls are queued, so that no chain of servers uses up
-/// the stack of the thread that calls the first.
+/// Most functions that run on one thread one inside the other. Deeper calls are queued, so that no chain of servers uses
+/// up the stack of the thread that calls the first.
 const DEEPEST: u32 = 64;
-
-thread_cell!(DEPTH: u32 = 0);
-
-/// One more function runs in place on this thread.
-struct Depth;
-
-impl Depth {
-    fn enter() -> Option<Self> {
-        let depth = DEPTH.get();
-        if depth == DEEPEST {
-            return None;
-        }
-        DEPTH.set(depth + 1);
-        Some(Self)
-    }
-}
-
-impl Drop for Depth {
-    fn drop(&mut self) {
-        DEPTH.set(DEPTH.get() - 1);
-    }
-}
 
 /// The state in the hands of a caller, who gives it back by dropping this.
 struct Borrowed<'a> {

@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,13 +112,14 @@ struct Current {
     task: Option<Task>,
 }
 
-/// What is the same of all wakers of one task.
+/// What is the same of all wakers of one task, and hardly of those of two: both halves in one, as every call copies it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Task(usize, usize);
+struct Task(NonZeroUsize);
 
 impl Task {
     fn of(waker: &Waker) -> Self {
-        Self(waker.data().addr(), std::ptr::from_ref(waker.vtable()).addr())
+        let vtable = std::ptr::from_ref(waker.vtable()).addr();
+        Self(NonZeroUsize::MIN | (waker.data().addr().rotate_left(1) ^ vtable))
     }
 }
 
@@ -216,12 +218,17 @@ fn forget(server: u64) {
 pub(crate) struct Wait {
     /// There if a function waits.
     edge: Option<Edge>,
-    /// There if it blocks its thread.
-    _blocked: Option<Blocked>,
-    /// There while it looks as if the wait was endless.
-    doubt: Option<Box<Doubt>>,
+    /// There if it blocks its thread, or looks as if it was endless.
+    more: Option<Box<More>>,
 }
 
+#[derive(Debug)]
+struct More {
+    _blocked: Option<Blocked>,
+    doubt: Option<Doubt>,
+}
+
+/// There while a wait looks as if it was endless.
 #[derive(Debug)]
 struct Doubt {
     timer: Timer,
@@ -245,19 +252,21 @@ impl Wait {
         let blocked = blocking.then(|| graph.block(to.seat.clone()));
         let polls = (blocking && graph.is_blocked_for_good(this_thread())).then(|| to.seat.polls());
         drop(graph);
-        let doubt = || Box::new(Doubt { timer: Timer::after(DOUBT), polls });
-        let doubt = (circle || polls.is_some()).then(doubt);
-        Ok(Self { edge: Some(edge), _blocked: blocked, doubt })
+        let doubt = (circle || polls.is_some()).then(|| Doubt { timer: Timer::after(DOUBT), polls });
+        let more = blocked.is_some() || doubt.is_some();
+        let more = more.then(|| Box::new(More { _blocked: blocked, doubt }));
+        Ok(Self { edge: Some(edge), more })
     }
 
     /// Waits until it is known that `to` is waited for in vain.
     pub(crate) fn poll_in_vain(&mut self, to: &Node, cx: &mut Context<'_>) -> Poll<CallError> {
-        let (Some(edge), Some(doubt)) = (&self.edge, &mut self.doubt) else { return Poll::Pending };
+        let (Some(edge), Some(more)) = (&self.edge, &mut self.more) else { return Poll::Pending };
+        let Some(doubt) = &mut more.doubt else { return Poll::Pending };
         if Pin::new(&mut doubt.timer).poll(cx).is_pending() {
             return Poll::Pending;
         }
         let (from, polls) = (edge.from, doubt.polls);
-        self.doubt = None;
+        more.doubt = None;
         let graph = graph();
         let stuck = polls == Some(to.seat.polls()) && graph.is_blocked_for_good(this_thread());
         let way = graph.way(to.id, from, true).or(stuck.then(|| vec![to.id, from]));
