@@ -97,7 +97,11 @@ node_metrics! {
     slow_readers: Counter = "chanrpc_slow_readers_total";
     /// Connections closed because first bytes or an HTTP head did not come in time.
     slow_heads: Counter = "chanrpc_slow_heads_total";
-    /// Connections closed because the peer spoke nothing that is spoken here.
+    /// Connections closed because a message that had begun did not come in time.
+    slow_messages: Counter = "chanrpc_slow_messages_total";
+    /// Connections closed because no token came in time where nothing may be called without.
+    unauthenticated: Counter = "chanrpc_connections_without_token_total";
+    /// Connections closed because the peer spoke nothing that is spoken here, or made no sense.
     foreign: Counter = "chanrpc_foreign_dialects_total";
     /// TLS handshakes that failed, also for want of one.
     tls_failed: Counter = "chanrpc_tls_handshakes_failed_total";

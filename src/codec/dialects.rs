@@ -92,6 +92,16 @@ impl Codec {
         }
     }
 
+    /// Returns `true` in the middle of a message that is too long, and skipped, so that nothing of it is kept.
+    pub fn is_skipping(&self) -> bool {
+        match &self.framing {
+            Framing::Lines(lines) => lines.is_skipping(),
+            Framing::Headers(headers) => headers.is_skipping(),
+            Framing::MessagePack(message_pack) => message_pack.is_skipping(),
+            Framing::Frames | Framing::Messages | Framing::Packed | Framing::Leaf(_) => false,
+        }
+    }
+
     /// The last message of a stream that has ended in `buffer`, if its dialect needs no mark at the end.
     pub fn last(&self, buffer: &[u8]) -> Option<Range<usize>> {
         match &self.framing {

@@ -59,6 +59,11 @@ impl Headers {
         }
     }
 
+    /// Returns `true` in the middle of a body that is skipped.
+    pub(super) fn is_skipping(&self) -> bool {
+        matches!(self.state, State::TooLong(_) | State::Skip(_))
+    }
+
     fn head(&mut self, buffer: &[u8], mut line: usize, looked: usize, mut length: Option<u64>) -> Next {
         let mut from = looked;
         while let Some(found) = memchr(b'\n', &buffer[from..]) {

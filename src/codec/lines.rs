@@ -49,6 +49,11 @@ impl Lines {
         }
     }
 
+    /// Returns `true` in the middle of a line that is skipped.
+    pub(super) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     /// The last line of a stream that ended without a line feed.
     pub fn last(&self, buffer: &[u8]) -> Option<Range<usize>> {
         let line = trim(buffer, buffer.len());

@@ -15,9 +15,10 @@ mod tls;
 mod units;
 mod workers;
 
+pub use access::{default_port, origin};
 pub use units::about;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fmt, io};
@@ -326,7 +327,10 @@ pub struct Limits {
     pub output: usize,
     /// How long a new connection may take to send its first bytes or its HTTP head; 10 s by default.
     pub head_timeout: Duration,
-    /// How long a peer may accept no byte of waiting output before it is cut off; 10 s by default.
+    /// How long a connection may last that has to present a token before it may call anything; 10 s by default.
+    pub auth_timeout: Duration,
+    /// How long a peer may accept no byte of waiting output, or send nothing of a message that it has begun, before it is
+    /// cut off; 10 s by default. A message may take as long, and a second for each KiB of it.
     pub stall_timeout: Duration,
     /// The deadline of a call that carries none; 30 s by default.
     pub deadline: Duration,
@@ -393,6 +397,18 @@ impl Limits {
     }
 }
 
+/// Returns what counts as one host: an IPv4 address, also one that is written as IPv6, or the IPv6 addresses of one /64, all
+/// of which a single machine commonly has.
+pub fn host_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            Ipv6Addr::from(network).into()
+        }
+        address => address,
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -404,6 +420,7 @@ impl Default for Limits {
             in_flight: 64,
             output: 1 << 20,
             head_timeout: Duration::from_secs(10),
+            auth_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(10),
             deadline: Duration::from_secs(30),
             hops: 8,
@@ -453,5 +470,27 @@ impl std::error::Error for ConfigError {
             Self::Read { source, .. } => Some(source),
             Self::Invalid { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_a_whole_network_of_ipv6() {
+        for (one, other, same) in [
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
+            ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("::1", "::2", false),
+        ] {
+            let host = |text: &str| host_of(text.parse().expect("an address"));
+            assert_eq!(host(one) == host(other), same, "{one} and {other}");
+        }
+        let loopback = IpAddr::from(Ipv6Addr::LOCALHOST);
+        assert_eq!(Limits::default().of_one_host(host_of(loopback)), usize::MAX);
     }
 }

@@ -70,6 +70,7 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
         "in_flight",
         "output",
         "head_timeout",
+        "auth_timeout",
         "stall_timeout",
         "deadline",
         "hops",
@@ -89,6 +90,7 @@ fn limits(table: &Table<'_>, limits: &mut Limits) -> Result<()> {
     table.count("in_flight", 1..=65_536, &mut limits.in_flight)?;
     table.size("output", 64..=GIB, &mut limits.output)?;
     table.duration("head_timeout", TICK..=HOUR, &mut limits.head_timeout)?;
+    table.duration("auth_timeout", TICK..=HOUR, &mut limits.auth_timeout)?;
     table.duration("stall_timeout", TICK..=HOUR, &mut limits.stall_timeout)?;
     table.duration("deadline", TICK..=DAY, &mut limits.deadline)?;
     table.count("hops", 1..=255, &mut limits.hops)?;

@@ -132,6 +132,10 @@ impl Service for Endpoints {
         Some(delay)
     }
 
+    fn slow_body(&self) {
+        self.node.metrics().slow_messages.add();
+    }
+
     fn admit(&self, token: Option<&str>) -> Result<Pass, Reply> {
         let mut pass = self.entrance.pass_of(self.connection.peer);
         if let Some(token) = token {

@@ -39,7 +39,7 @@ impl Listener {
     pub fn new(socket: TcpListener, configured: &Listen, access: &Arc<Access>) -> Self {
         let mut hosts = configured.hosts.clone();
         hosts.extend(configured.address.parse().map(|address: Address| address.host()));
-        let site = Site::new(hosts, configured.origins.clone());
+        let site = Site::new(hosts, configured.origins.clone(), &configured.address.to_string());
         let leaf = configured.leaf.as_ref().map(leaf);
         let pass = access.visitor(&configured.address);
         Self { socket: socket.into(), entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
@@ -49,7 +49,8 @@ impl Listener {
     #[must_use]
     pub fn with_tls(self, tls: Option<Acceptor>) -> Self {
         let Entrance { pass, site, leaf, .. } = &*self.entrance;
-        let entrance = Entrance { pass: pass.clone(), site: site.clone(), leaf: *leaf, tls };
+        let entrance =
+            Entrance { pass: pass.clone(), site: site.clone().over_tls(tls.is_some()), leaf: *leaf, tls };
         Self { entrance: Arc::new(entrance), ..self }
     }
 

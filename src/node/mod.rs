@@ -17,7 +17,7 @@ use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 
 use crate::codec::{Detected, Dialect, Read, detect, jsonrpc};
-use crate::config::Limits;
+use crate::config::{Limits, host_of};
 use crate::message::{Fault, Id, code};
 use crate::metrics::Metrics;
 use crate::route::{PEER, Pass, PeerName, Registry, Stopper};
@@ -188,8 +188,7 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
             Ok((stream, peer)) => {
                 back_off = BACK_OFF[0];
                 node.metrics().accepted.add();
-                // An IPv4 address may come as one of IPv6.
-                let host = peer.ip().to_canonical();
+                let host = host_of(peer.ip());
                 if let Some(why) = node.is_full_for(host) {
                     node.metrics().turned_away.add();
                     log::warn!(target: PEER, "a connection of {} was turned away: {why}", PeerName(Some(peer)));
@@ -299,8 +298,12 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, peer: Option<Socket
             node.metrics().slow_heads.add();
         } else if transport::is_vanished(&*error) {
             node.metrics().vanished.add();
+        } else if transport::is_late(&*error) {
+            node.metrics().slow_messages.add();
         }
-        log::info!(target: PEER, "a connection of {} ended: {error}", PeerName(peer));
+        let cut_short = transport::is_cut_short(&*error);
+        let level = if cut_short { log::Level::Debug } else { log::Level::Info };
+        log::log!(target: PEER, level, "a connection of {} ended: {error}", PeerName(peer));
     }
 }
 
@@ -323,7 +326,7 @@ async fn secured(node: &Shared, tls: &Acceptor, peer: Option<SocketAddr>, stream
                 }
                 // A client in another dialect could not read it.
                 Detected::Dialect(Dialect::Lines) | Detected::Foreign(_) => {
-                    tell_error(&mut stream, &Fault::new(code::INVALID_REQUEST, ONLY_TLS)).await;
+                    tell_error(&mut stream, &Fault::new(code::NO_PROVIDER, ONLY_TLS)).await;
                 }
                 _ => {}
             }
@@ -434,7 +437,7 @@ async fn serve_http(
     let bounds = http::Bounds {
         body: limits.message,
         head_timeout: limits.head_timeout,
-        body_timeout: limits.deadline,
+        stall_timeout: limits.stall_timeout,
     };
     let endpoints = Endpoints::new(node.clone(), entrance.clone(), peer);
     let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.stopper.signal())).await;
@@ -443,11 +446,13 @@ async fn serve_http(
     }
     if let Some(http::Upgraded { stream, pass }) = served? {
         let (first, stream) = stream.into_parts();
-        let keepalive = limits.keepalive;
+        let (keepalive, stall) = (limits.keepalive, limits.stall_timeout);
         let (dialect, pipe) = match entrance.leaf {
-            None => (Dialect::Messages, WebSocket::accept(stream, first, limits.message, keepalive).await),
+            None => {
+                (Dialect::Messages, WebSocket::accept(stream, first, limits.message, keepalive, stall).await)
+            }
             Some(leaf) => {
-                let pipe = WebSocket::accept(stream, first, leaf.max as usize, keepalive).await;
+                let pipe = WebSocket::accept(stream, first, leaf.max as usize, keepalive, stall).await;
                 (Dialect::Leaf(leaf), pipe.always_binary().bounded_by("listen.leaf.max"))
             }
         };

@@ -20,7 +20,7 @@ use crate::codec::jsonrpc::{self, Answered, Whose};
 use crate::codec::{Lines, Next};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Meta, Outcome, RawJson, Request, code};
-use crate::transport::{Bytes, Pipe, Pulse, Received, Silence, vanished};
+use crate::transport::{Bytes, Closing, Pipe, Pulse, Received, Silence, vanished};
 
 /// Waits between attempts to connect: the first, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -63,6 +63,8 @@ struct State {
     /// Requests to be written.
     output: Vec<u8>,
     pending: HashMap<u64, Pending>,
+    /// Ends when all is written.
+    closing: bool,
     /// The task that writes, if all that there was is written.
     writer: Option<Waker>,
 }
@@ -134,6 +136,7 @@ impl Link {
             refused: None,
             output: Vec::new(),
             pending: HashMap::new(),
+            closing: false,
             writer: None,
         };
         let link = Arc::new(Self {
@@ -161,15 +164,11 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nothing waits to be written, or never will be.
-    pub(super) async fn written(&self) {
-        loop {
-            let changed = self.changed.listen();
-            if self.is_written() {
-                return;
-            }
-            changed.await;
-        }
+    /// Has the connection end, and the other node told so, once everything is written.
+    pub(super) fn close(&self) {
+        let mut state = self.lock();
+        state.closing = true;
+        state.wake_writer();
     }
 
     fn unreachable(&self, reason: &str) -> RemoteError {
@@ -188,11 +187,6 @@ impl Link {
 
     pub(super) fn is_up(&self) -> bool {
         matches!(self.lock().phase, Phase::Up)
-    }
-
-    fn is_written(&self) -> bool {
-        let state = self.lock();
-        !matches!(state.phase, Phase::Up) || state.writer.is_some()
     }
 
     /// Waits while the connection is being made.
@@ -408,7 +402,7 @@ async fn keep(link: Arc<Link>, lasting: bool) {
         let level = if told { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "no connection to {}: {reason}", link.target.address);
         told = true;
-        if !lasting {
+        if !lasting || link.lock().closing {
             return;
         }
         // So that many clients of one node do not all come back in the same moment.
@@ -434,8 +428,12 @@ impl Writing {
 async fn exchange(link: &Link, mut pipe: impl Pipe, writing: &mut Writing) -> io::Result<()> {
     let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.target.limits)));
     let mut pulse = Pulse::new(link.target.limits.keepalive);
+    // What the other node says of no call of ours is most likely why it ends the connection.
+    let mut said: Option<Fault> = None;
     poll_fn(|cx| {
-        poll_write(link, &mut pipe, writing, cx)?;
+        if poll_write(link, &mut pipe, writing, cx)? {
+            return pipe.poll_close(cx, Closing::Done);
+        }
         let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else {
             // With a ping to be written, this is polled once more.
             return pulse.as_mut().map_or(Poll::Pending, |pulse| poll_pulse(link, pulse, cx));
@@ -443,9 +441,10 @@ async fn exchange(link: &Link, mut pipe: impl Pipe, writing: &mut Writing) -> io
         if let Some(pulse) = &mut pulse {
             pulse.heard();
         }
-        read(link, &mut lines, &mut input)?;
+        read(link, &mut lines, &mut input, &mut said)?;
         if received == Received::End {
-            return Poll::Ready(Ok(()));
+            let reason = said.take().map(|fault| format!("closed by the other node: {}", fault.message));
+            return Poll::Ready(reason.map_or(Ok(()), |reason| Err(io::Error::other(reason))));
         }
         // More may be there, but other tasks, and the clock, have their turn first.
         cx.waker().wake_by_ref();
@@ -474,7 +473,7 @@ fn poll_write(
     pipe: &mut impl Pipe,
     writing: &mut Writing,
     cx: &mut Context<'_>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     loop {
         let Writing { bytes, sent } = &mut *writing;
         if *sent == bytes.len() {
@@ -483,11 +482,12 @@ fn poll_write(
             let mut state = link.lock();
             if state.output.is_empty() {
                 state.writer = Some(cx.waker().clone());
+                let closing = state.closing;
                 drop(state);
                 link.changed.notify(usize::MAX);
                 // TLS may hold back what a socket has no room for.
                 let _ = pipe.poll_flush(cx)?;
-                return Ok(());
+                return Ok(closing);
             }
             mem::swap(bytes, &mut state.output);
         }
@@ -500,18 +500,27 @@ fn poll_write(
                 }
                 return Err(error);
             }
-            Poll::Pending => return Ok(()),
+            Poll::Pending => return Ok(false),
         }
     }
 }
 
-fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>) -> io::Result<()> {
+fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>, said: &mut Option<Fault>) -> io::Result<()> {
+    // An alert, or the beginning of a handshake.
+    if let [0x15 | 0x16, 3, ..] = input[..] {
+        return Err(io::Error::other(
+            "the node speaks TLS at this port: use --ca FILE, or tls under [[function]]",
+        ));
+    }
     let mut at = 0;
     loop {
         match lines.next(&input[at..]) {
             Next::Frame(line, cut) => {
                 let line = &input[at + line.start..at + line.end];
                 for answered in jsonrpc::replies(line, link.target.limits.depth) {
+                    if let Answered { whose: Whose::Null, outcome: Err(fault) } = &answered {
+                        *said = Some(fault.clone());
+                    }
                     link.answer(answered)?;
                 }
                 at += cut;

@@ -273,14 +273,17 @@ impl Remote {
     /// What was given up last is then given up at the other node too.
     pub async fn close(self, patience: Duration) {
         let links = self.links.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let written = async {
-            for Kept { link, .. } in &links {
-                link.written().await;
+        let closed = async {
+            for Kept { link, task, .. } in links {
+                if link.is_up() {
+                    link.close();
+                    task.await;
+                }
             }
         };
         let late = async {
             Timer::after(patience).await;
         };
-        written.or(late).await;
+        closed.or(late).await;
     }
 }

@@ -199,6 +199,11 @@ impl Pass {
         self.present(&params.token).map(|()| self.rights.is_some())
     }
 
+    /// Returns `true` if nothing may be called, but for what always may, until a token is presented.
+    pub fn allows_nothing(&self) -> bool {
+        self.0.as_ref().is_some_and(|rights| rights.allow_nothing())
+    }
+
     /// Tells whether no token was presented, or none was needed.
     pub fn is_anonymous(&self) -> bool {
         self.rights.as_ref().is_none_or(|rights| rights.presented.is_empty())
@@ -348,6 +353,16 @@ impl Rights {
             }
         }
         Decision::Denied(reasons)
+    }
+
+    fn allow_nothing(&self) -> bool {
+        let now = (self.access.clock)();
+        let counts = |index: &usize| {
+            let rule = &self.access.rules[*index];
+            rule.expires.is_none_or(|end| now < end)
+                && (rule.token.is_none() || self.presented.contains(index))
+        };
+        !self.here.iter().any(counts)
     }
 
     /// Returns the pattern by which a rule that holds here allows a function, or why it does not.

@@ -10,6 +10,7 @@
 //!
 //! and reads on only while [`Session::wants_input`].
 
+mod arrival;
 mod batches;
 mod calls;
 mod output;
@@ -25,6 +26,7 @@ use crate::config::Limits;
 use crate::message::{Answer, Fault, Id, Message, code};
 use crate::metrics::Metrics;
 use crate::route::{Pass, Registry, Token};
+use arrival::{Arrival, Late};
 use batches::Batches;
 use calls::Calls;
 use output::Output;
@@ -67,6 +69,7 @@ pub struct Session {
     interrupted: bool,
     /// No more input comes.
     ended: bool,
+    arrival: Arrival,
     nonsense: Nonsense,
     /// Why no more of the peer's input is looked at.
     verdict: Option<Verdict>,
@@ -83,6 +86,10 @@ impl Session {
     ) -> Self {
         let bounds = Bounds { depth: limits.depth, batch: limits.batch };
         let codec = Codec::new(dialect, limits.message, bounds);
+        let mut arrival = Arrival::default();
+        if pass.allows_nothing() {
+            arrival.expect_token(now, limits.auth_timeout);
+        }
         Self {
             registry,
             limits,
@@ -98,6 +105,7 @@ impl Session {
             taken: 0,
             interrupted: false,
             ended: false,
+            arrival,
             nonsense: Nonsense::default(),
             verdict: None,
         }
@@ -207,7 +215,10 @@ impl Session {
 
     /// When [`expire`](Self::expire) should be called, unless this changes before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.calls.earliest()
+        match (self.calls.earliest(), self.arrival.next_look()) {
+            (Some(call), Some(look)) => Some(call.min(look)),
+            (call, look) => call.or(look),
+        }
     }
 
     /// Answers the calls whose deadline has passed. If there are none, since all were answered long ago, the session
@@ -221,10 +232,33 @@ impl Session {
             let late = "the call's deadline passed before its turn came";
             self.drop_waiting(waiting, &Fault::new(code::DEADLINE, late));
         }
+        match self.arrival.late(now, &self.limits) {
+            Some(Late::Message) => self.message_is_late(),
+            Some(Late::Token) if self.pass.allows_nothing() && !self.is_broken() => {
+                self.metrics().unauthenticated.add();
+                self.end_late(Verdict::NoToken, &Id::null());
+            }
+            _ => {}
+        }
         self.go_on(now);
         if self.is_idle() {
             self.rest();
         }
+    }
+
+    fn message_is_late(&mut self) {
+        self.metrics().slow_messages.add();
+        let input = std::mem::take(&mut self.input);
+        let id = self.codec.id_at_front(&input).unwrap_or_else(Id::null);
+        self.end_late(Verdict::Slow, &id);
+    }
+
+    /// Listens no more to a peer that is late.
+    fn end_late(&mut self, verdict: Verdict, id: &Id<'_>) {
+        self.input = Vec::new();
+        self.verdict = Some(verdict);
+        let code = if verdict == Verdict::NoToken { code::DENIED } else { code::DEADLINE };
+        self.tell(None, id, Err(&Fault::new(code, verdict.to_string())));
     }
 
     /// Gives back the memory of what is not there any more. Not done after each call, since the next one takes it again.
@@ -278,7 +312,8 @@ impl Session {
         self.turn_end = self.clock.max(now) + TURN.1;
         self.begin_waiting();
         self.interrupted = false;
-        if !self.input.is_empty() && !self.codec.is_framed() {
+        let is_open = !self.input.is_empty() || (self.codec.is_skipping() && !self.arrival.is_open());
+        if is_open && !self.codec.is_framed() {
             self.stream(now);
             // A cancellation may have made room.
             self.begin_waiting();
@@ -299,6 +334,7 @@ impl Session {
             let rest = &input[at..];
             at += match self.codec.next(rest) {
                 Next::Frame(frame, cut) => {
+                    self.arrival.whole();
                     if !frame.is_empty() {
                         self.frame(&rest[frame], now);
                     }
@@ -323,7 +359,12 @@ impl Session {
                 Next::Incomplete(cut) => cut,
             };
         }
+        let before = input.len();
         input.drain(..if self.is_broken() { input.len() } else { at });
+        let is_open = !input.is_empty() || self.codec.is_skipping();
+        // While this node has no room for more, the peer can do nothing about it.
+        let waits = !self.has_ended() && !self.interrupted && self.has_room_for_more();
+        self.arrival.left(before, input.len(), is_open && waits, now, self.limits.stall_timeout);
         self.input = output::kept(input);
     }
 

@@ -9,6 +9,10 @@ use crate::message::{Fault, code};
 /// that now and then writes a number that JSON does not know, gets an error for each.
 const NONSENSE: u8 = 16;
 
+/// Said of a message whose rest does not come.
+const SLOW: &str =
+    "a message that had begun did not come in time (limits.stall_timeout, or less than 1 KiB a second)";
+
 /// Why no more of a peer's input is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -20,6 +24,10 @@ pub enum Verdict {
     Foreign,
     /// Too many messages in a row made no sense.
     Nonsense,
+    /// A message had begun, and its rest did not come in time.
+    Slow,
+    /// No token came in time from a peer that may call nothing without.
+    NoToken,
 }
 
 impl Verdict {
@@ -39,6 +47,10 @@ impl fmt::Display for Verdict {
             Self::Foreign => f.write_str("the connection ends, since its first message was none"),
             Self::Nonsense => {
                 write!(f, "the connection ends after {NONSENSE} messages in a row that make no sense")
+            }
+            Self::Slow => f.write_str(SLOW),
+            Self::NoToken => {
+                f.write_str("no token came in time, and nothing may be called without (limits.auth_timeout)")
             }
         }
     }

@@ -25,6 +25,7 @@ use super::cork::Cork;
 use super::heads::{Progress, Rested, Wait};
 use super::linger::{farewell, last_words};
 use super::{Peeked, Site, Stream};
+use crate::codec::Pace;
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
 const BUFFER: usize = 16 * 1024;
@@ -46,8 +47,8 @@ pub struct Bounds {
     pub body: usize,
     /// Time for a head to come.
     pub head_timeout: Duration,
-    /// Time for a body to come.
-    pub body_timeout: Duration,
+    /// The longest pause in a body; see [`Pace`].
+    pub stall_timeout: Duration,
 }
 
 /// A request, its body read.
@@ -125,6 +126,9 @@ pub trait Service: Clone + Send + Sync + Unpin {
         let _ = token;
         None
     }
+
+    /// Gets to know of a body that did not come in time.
+    fn slow_body(&self) {}
 
     /// Judges the token that a request presents.
     ///
@@ -384,47 +388,75 @@ async fn answer<S: Service>(
     if body.size_hint().lower() > bounds.body as u64 && head.headers.contains_key(header::EXPECT) {
         return (service.too_large(&[]), true);
     }
-    let mut gathered = Vec::new();
-    let whole = within(bounds.body_timeout, gather(body, bounds.body, &mut gathered)).await;
+    let encoding = head.headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        && !body.is_end_stream()
+    {
+        let text = "a body is taken as it is: no Content-Encoding but identity\n";
+        return (Reply::text(415, text).with_headers(&[("accept-encoding", "identity")]), true);
+    }
     // Whoever did not send all of a body cannot be told where the next request begins, so we close.
-    match whole {
-        None => (Reply::text(408, "the body did not come in time (limits.deadline)\n"), true),
-        Some(Ok(false)) => (service.too_large(&gathered), true),
-        Some(Err(error)) => (Reply::text(400, format!("the body is broken: {error}\n")), true),
-        Some(Ok(true)) => {
-            let body = gathered;
+    match read_body(body, bounds).await {
+        Err(BodyError::Late) => {
+            service.slow_body();
+            let text = "the body did not come in time (limits.stall_timeout, or less than 1 KiB a second)\n";
+            (Reply::text(408, text), true)
+        }
+        Err(BodyError::TooLarge(beginning)) => (service.too_large(&beginning), true),
+        Err(BodyError::Broken(error)) => (Reply::text(400, format!("the body is broken: {error}\n")), true),
+        Ok(body) => {
             let request = Request { method: &head.method, path: head.uri.path(), body };
             (service.answer(request, pass).await, false)
         }
     }
 }
 
-/// Reads a body, or what comes before it is longer than `max`; tells whether that was all.
-async fn gather(mut body: Incoming, max: usize, into: &mut Vec<u8>) -> hyper::Result<bool> {
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        let room = max - into.len();
-        if data.len() > room {
-            into.extend_from_slice(&data[..room]);
-            return Ok(false);
-        }
-        // Most come in one piece, which need not be copied.
-        if into.is_empty() { *into = data.into() } else { into.extend_from_slice(&data) }
-    }
-    Ok(true)
+/// Why a body cannot be had.
+enum BodyError {
+    Late,
+    /// With what comes before it is too large.
+    TooLarge(Vec<u8>),
+    Broken(hyper::Error),
 }
 
-/// Waits for something at most so long. What is there at once costs no timer.
-async fn within<T>(time: Duration, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = std::pin::pin!(future);
-    if let Some(done) = smol::future::poll_once(&mut future).await {
-        return Some(done);
+/// Reads a body. One that is there at once costs no timer.
+async fn read_body(mut body: Incoming, bounds: Bounds) -> Result<Vec<u8>, BodyError> {
+    let mut whole = Vec::new();
+    let mut pace: Option<Pace> = None;
+    loop {
+        let frame = match smol::future::poll_once(body.frame()).await {
+            Some(frame) => frame,
+            None => {
+                let pace = pace.get_or_insert_with(|| {
+                    let mut pace = Pace::new(Instant::now());
+                    pace.progress(whole.len(), Instant::now());
+                    pace
+                });
+                let deadline = pace.deadline(bounds.stall_timeout, bounds.body);
+                let late = async {
+                    Timer::at(deadline).await;
+                    Err(BodyError::Late)
+                };
+                async { Ok(body.frame().await) }.or(late).await?
+            }
+        };
+        let Some(frame) = frame else { return Ok(whole) };
+        let Ok(data) = frame.map_err(BodyError::Broken)?.into_data() else { continue };
+        let room = bounds.body - whole.len();
+        if data.len() > room {
+            whole.extend_from_slice(&data[..room]);
+            return Err(BodyError::TooLarge(whole));
+        }
+        if let Some(pace) = &mut pace {
+            pace.progress(data.len(), Instant::now());
+        }
+        // Most come in one piece, which need not be copied.
+        if whole.is_empty() {
+            whole = data.into();
+        } else {
+            whole.extend_from_slice(&data);
+        }
     }
-    let late = async {
-        Timer::after(time).await;
-        None
-    };
-    async { Some(future.await) }.or(late).await
 }
 
 fn respond(reply: Reply, close: bool) -> hyper::Response<Full<Bytes>> {

@@ -8,6 +8,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 
 mod alive;
 mod cork;
+mod frames;
 mod guard;
 mod heads;
 pub mod http;
@@ -82,6 +83,16 @@ pub fn is_stall(error: &(dyn Error + 'static)) -> bool {
 /// Tells whether the peer was given up because it gave no sign of life.
 pub fn is_vanished(error: &(dyn Error + 'static)) -> bool {
     has_cause(error, alive::is_vanished)
+}
+
+/// Returns `true` if the peer was cut off because the rest of a message did not come in time.
+pub fn is_late(error: &(dyn Error + 'static)) -> bool {
+    has_cause(error, websocket::is_late)
+}
+
+/// Returns `true` if the peer has gone without a last word, as by TLS's `close_notify`.
+pub fn is_cut_short(error: &(dyn Error + 'static)) -> bool {
+    has_cause(error, |error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 fn has_cause(error: &(dyn Error + 'static), is_it: fn(&io::Error) -> bool) -> bool {

@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_rustls::rustls;
 use futures_rustls::rustls::crypto::ring;
 use futures_rustls::rustls::server::WebPkiClientVerifier;
 use futures_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -93,7 +94,18 @@ impl Connector {
     pub async fn connect(&self, address: &str, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
         let address: Address = address.parse().map_err(io::Error::other)?;
         let name = ServerName::try_from(address.host()).map_err(io::Error::other)?;
-        Ok(Box::new(self.0.connect(name, stream).await?))
+        Ok(Box::new(self.0.connect(name, stream).await.map_err(explained)?))
+    }
+}
+
+/// Says what bytes that are no TLS most likely mean.
+fn explained(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            io::Error::new(error.kind(), "the node does not speak TLS at this port")
+        }
+        _ => error,
     }
 }
 

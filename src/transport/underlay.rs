@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 
+use super::frames::Frames;
 use super::outbox::Outbox;
 use super::sparing::Sparing;
 use super::stream::with_landing;
@@ -23,12 +24,23 @@ pub(super) struct Underlay<T> {
     pub(super) outbox: Outbox,
     /// Something has come since this was last set back. Of a message on a slow line the first bytes are a sign of life.
     pub(super) heard: bool,
+    /// What was given, and how much of it since this was last set back.
+    pub(super) frames: Frames,
+    pub(super) came: usize,
 }
 
 impl<T> Underlay<T> {
     pub(super) fn new(stream: T) -> Self {
         let stream = Sparing::new(stream);
-        Self { stream, ahead: Vec::new(), given: 0, outbox: Outbox::default(), heard: false }
+        Self {
+            stream,
+            ahead: Vec::new(),
+            given: 0,
+            outbox: Outbox::default(),
+            heard: false,
+            frames: Frames::default(),
+            came: 0,
+        }
     }
 }
 
@@ -41,7 +53,7 @@ impl<T: AsyncWrite + Unpin> Underlay<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Underlay<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, ahead, given, heard, .. } = &mut *self;
+        let Self { stream, ahead, given, heard, frames, came, .. } = &mut *self;
         if ahead.is_empty() {
             return with_landing(|landing| {
                 let read = Pin::new(stream).poll_read(cx, &mut landing[..AHEAD]);
@@ -49,6 +61,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Underlay<T> {
                 let count = ready!(read)?;
                 let (now, later) = landing[..count].split_at(count.min(into.len()));
                 into[..now.len()].copy_from_slice(now);
+                frames.pass(now);
+                *came += now.len();
                 ahead.extend_from_slice(later);
                 Poll::Ready(Ok(now.len()))
             });
@@ -56,6 +70,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Underlay<T> {
         let rest = &ahead[*given..];
         let count = rest.len().min(into.len());
         into[..count].copy_from_slice(&rest[..count]);
+        frames.pass(&rest[..count]);
+        *came += count;
         *given += count;
         if *given == ahead.len() {
             (*ahead, *given) = (Vec::new(), 0);

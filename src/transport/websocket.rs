@@ -1,10 +1,11 @@
 //! A pipe over WebSocket frames (RFC 6455): one message a frame.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::Utf8Bytes;
@@ -15,10 +16,12 @@ use async_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 use futures_lite::io::AsyncWrite as _;
 use futures_lite::stream::Stream as _;
 use futures_sink::Sink;
+use smol::Timer;
 
 use super::linger::Linger;
 use super::underlay::Underlay;
 use super::{Closing, Pipe, Pulse, Received, Silence, Stream, vanished};
+use crate::codec::Pace;
 
 /// Bytes that tungstenite takes at once. Every connection holds such a buffer.
 const READ: usize = 512;
@@ -34,8 +37,22 @@ pub struct WebSocket<T> {
     /// A ping, or the pong for the peer's, is to be written before anything more is read.
     owes_frame: bool,
     pulse: Option<Pulse>,
+    /// How long a message that has begun may pause, and how long it may be.
+    stall: Duration,
+    max: usize,
+    /// Only while a message has begun, or has lately.
+    coming: Option<Box<Coming>>,
+    /// One has not come in time.
+    late: bool,
     /// Only in the end.
     farewell: Option<Box<Farewell>>,
+}
+
+/// A message that has begun.
+struct Coming {
+    /// `None` if it has come meanwhile. The timer stays, so that a connection which is busy sets few.
+    pace: Option<Pace>,
+    timer: Timer,
 }
 
 /// The end of a connection.
@@ -50,14 +67,17 @@ enum Farewell {
 
 impl<T: Stream> WebSocket<T> {
     /// Takes the server's side of a connection whose HTTP upgrade is done. `first` was read after the head.
-    /// Messages are of at most `max` bytes. A peer may be silent for `keepalive` until it is pinged, and as long again.
-    pub async fn accept(stream: T, first: Vec<u8>, max: usize, keepalive: Duration) -> Self {
+    /// Messages are of at most `max` bytes. A peer may be silent for `keepalive` until it is pinged, and as long again, and
+    /// pause for `stall` in the middle of a message.
+    pub async fn accept(stream: T, first: Vec<u8>, max: usize, keepalive: Duration, stall: Duration) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ)
             .write_buffer_size(0)
             .max_message_size(Some(max))
             .max_frame_size(Some(max));
-        let stream = Underlay::new(stream);
+        let mut stream = Underlay::new(stream);
+        stream.frames.pass(&first);
+        stream.came = first.len();
         let stream = WebSocketStream::from_partially_read(stream, first, Role::Server, Some(config)).await;
         Self {
             stream,
@@ -66,6 +86,10 @@ impl<T: Stream> WebSocket<T> {
             setting: "limits.message",
             owes_frame: false,
             pulse: Pulse::new(keepalive),
+            stall,
+            max,
+            coming: None,
+            late: false,
             farewell: None,
         }
     }
@@ -86,6 +110,44 @@ impl<T: Stream> WebSocket<T> {
     fn complain(&mut self, code: CloseCode, reason: impl Into<Utf8Bytes>) -> Received {
         self.farewell = Some(Box::new(Farewell::ToSay(CloseFrame { code, reason: reason.into() })));
         Received::Gone
+    }
+
+    /// Notes that a message is whole.
+    fn whole(&mut self) {
+        self.stream.get_mut().came = 0;
+        if let Some(coming) = &mut self.coming {
+            coming.pace = None;
+        }
+    }
+
+    /// `Ready` if the rest of a message does not come in time.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let underlay = self.stream.get_mut();
+        if !underlay.frames.is_amid() {
+            // What came was control frames.
+            self.whole();
+            // The timer ends by itself.
+            if self.coming.as_mut().is_some_and(|coming| Pin::new(&mut coming.timer).poll(cx).is_ready()) {
+                self.coming = None;
+            }
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        let came = std::mem::take(&mut underlay.came);
+        let stall = self.stall;
+        let Coming { pace, timer } = &mut **self
+            .coming
+            .get_or_insert_with(|| Box::new(Coming { pace: None, timer: Timer::after(stall) }));
+        let pace = pace.get_or_insert(Pace::new(now));
+        pace.progress(came, now);
+        loop {
+            ready!(Pin::new(&mut *timer).poll(cx));
+            let deadline = pace.deadline(stall, self.max);
+            if deadline <= now {
+                return Poll::Ready(());
+            }
+            timer.set_at(deadline);
+        }
     }
 
     /// Lets out what tungstenite has left behind: once a connection is closed, it flushes nothing.
@@ -130,15 +192,21 @@ impl<T: Stream> Pipe for WebSocket<T> {
                     let _ = !underlay.outbox.is_empty() && self.poll_flush(cx)?.is_ready();
                     continue;
                 }
+                if self.poll_late(cx).is_ready() {
+                    self.late = true;
+                    return Poll::Ready(Ok(self.complain(CloseCode::Policy, LATE)));
+                }
                 ready!(self.poll_pulse(cx))?;
                 continue;
             };
             match next {
                 Some(Ok(Message::Text(text))) => {
+                    self.whole();
                     self.binary = self.always_binary;
                     into.extend_from_slice(text.as_bytes());
                 }
                 Some(Ok(Message::Binary(bytes))) => {
+                    self.whole();
                     self.binary = true;
                     into.extend_from_slice(&bytes);
                 }
@@ -213,7 +281,9 @@ impl<T: Stream> Pipe for WebSocket<T> {
                     **farewell = Farewell::Lingering(Linger::new());
                 }
                 Farewell::Lingering(linger) => {
-                    return linger.poll(cx, self.stream.get_mut().stream.get_mut()).map(Ok);
+                    ready!(linger.poll(cx, self.stream.get_mut().stream.get_mut()));
+                    let late = || io::Error::new(io::ErrorKind::TimedOut, Late);
+                    return Poll::Ready(if self.late { Err(late()) } else { Ok(()) });
                 }
             }
         }
@@ -224,6 +294,24 @@ impl<T> fmt::Debug for WebSocket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebSocket").field("binary", &self.binary).finish_non_exhaustive()
     }
+}
+
+/// Said of a message whose rest does not come.
+const LATE: &str = "a message that had begun did not come in time (limits.stall_timeout)";
+
+#[derive(Debug)]
+struct Late;
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(LATE)
+    }
+}
+
+impl std::error::Error for Late {}
+
+pub(super) fn is_late(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Late>)
 }
 
 fn into_io(error: Error) -> io::Error {

@@ -30,7 +30,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrad
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 /// The line of a rule that names a token.
-fn token(token: &str) -> String {
+pub(super) fn token(token: &str) -> String {
     let digits = token_hash(token).iter().fold(String::new(), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");
         digits
@@ -39,7 +39,7 @@ fn token(token: &str) -> String {
 }
 
 /// A rule.
-fn rule(functions: &str, more: &str) -> String {
+pub(super) fn rule(functions: &str, more: &str) -> String {
     format!("[[access]]\nfunctions = {functions}\n{more}\n")
 }
 
@@ -812,7 +812,7 @@ fn the_line_that_a_foreign_host_gets_told_makes_it_known() {
     let get = |node: &Node| http(node.address(), "GET /healthz HTTP/1.1\r\nHost: board-b.lan:80\r\n", "");
     let refused = get(&node);
     assert_eq!(refused.status, 421);
-    let line = refused.body.trim().split_once("[[listen]]: ").unwrap().1;
+    let line = refused.body.trim().split_once("\": ").unwrap().1;
     let node = Node::with(Folder::new(), &format!("[[listen]]\naddress = \"127.0.0.1:0\"\n{line}\n"));
     assert_eq!(get(&node).status, 200);
 }

@@ -740,7 +740,7 @@ fn http_lengths_that_lie() {
 
 #[test]
 fn an_http_body_that_never_comes() {
-    let node = node("deadline = '300ms'");
+    let node = node("stall_timeout = '300ms'");
     let mut client = node.connect();
     client.set_limit(BELOW_DEFAULT);
     client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{");
@@ -832,7 +832,7 @@ fn an_http_peer_gone_in_mid_call() {
 // WebSocket.
 
 /// Makes a WebSocket connection.
-fn websocket(node: &Node) -> Client {
+pub(super) fn websocket(node: &Node) -> Client {
     let mut client = node.connect();
     client.send(
         "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -844,7 +844,7 @@ fn websocket(node: &Node) -> Client {
 }
 
 /// A frame as a client sends it, under a mask of zeros.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
         length @ ..126 => frame.push(0x80 | u8::try_from(length).unwrap()),

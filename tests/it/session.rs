@@ -471,6 +471,34 @@ fn a_peer_that_does_not_read_is_not_read_either() {
     assert_eq!(driven.settle().len(), fed);
 }
 
+#[test]
+fn a_slow_line_has_its_time_and_a_trickle_has_not() {
+    let mut driven = Driven::lines(Limits::default());
+    let request =
+        format!(r#"{{"jsonrpc":"2.0","id":1,"method":"rpc.echo","params":["{}"]}}"#, "x".repeat(100_000));
+    for piece in request.as_bytes().chunks(5_000) {
+        driven.feed(piece);
+        driven.pass(Duration::from_secs(5));
+        assert!(!driven.session.is_broken(), "it came at 1 KB a second");
+    }
+    driven.feed("\n");
+    driven.pass(Duration::from_secs(3600));
+    assert_eq!(driven.settle().len(), 1);
+    assert!(!driven.session.is_broken(), "nothing has begun");
+
+    driven.feed("{\"id\":7,");
+    let mut pieces = 0;
+    while !driven.session.is_broken() {
+        driven.pass(Duration::from_secs(3));
+        driven.feed(" ");
+        pieces += 1;
+        assert!(pieces < 10, "a blank every 3 s keeps the connection");
+    }
+    let told = driven.settle();
+    assert!(told.len() == 1 && told[0].contains("-32003"), "{told:?}");
+    assert_eq!(driven.metric("slow_messages"), 1);
+}
+
 /// What a peer can have a node hold for it, beyond the limit: one message.
 fn assert_within_limit(driven: &Driven, limits: &Limits) {
     let (length, most) = (driven.session.output().len(), limits.output + limits.message + 1024);

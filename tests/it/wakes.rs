@@ -111,7 +111,7 @@ impl Service for Answers {
     }
 }
 
-const BOUNDS: Bounds = Bounds { body: 1024, head_timeout: LONG, body_timeout: LONG };
+const BOUNDS: Bounds = Bounds { body: 1024, head_timeout: LONG, stall_timeout: LONG };
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Tells whether the task is to be polled again: it is woken, or it will be by what it waits for.
@@ -145,7 +145,7 @@ fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
 #[test]
 fn who_waits_to_send_over_websocket_is_woken() {
     let (stream, taken) = Fitful::new([0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
-    let mut pipe = block_on(WebSocket::accept(stream, Vec::new(), 1024, Duration::ZERO));
+    let mut pipe = block_on(WebSocket::accept(stream, Vec::new(), 1024, Duration::ZERO, LONG));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);

@@ -48,12 +48,12 @@ impl Service for &'static Door {
 /// Says back each message until the peer goes.
 async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
     let wait = Duration::from_secs(60);
-    let bounds = Bounds { body: MAX, head_timeout: wait, body_timeout: wait };
+    let bounds = Bounds { body: MAX, head_timeout: wait, stall_timeout: wait };
     let upgraded =
         http::serve(Peeked::new(stream), door, bounds, pending()).await.map_err(io::Error::other)?;
     let Some(http::Upgraded { stream, .. }) = upgraded else { return Ok(()) };
     let (first, stream) = stream.into_parts();
-    let mut pipe = WebSocket::accept(stream, first, MAX, Duration::ZERO).await;
+    let mut pipe = WebSocket::accept(stream, first, MAX, Duration::ZERO, wait).await;
     let mut message = Vec::new();
     loop {
         message.clear();

@@ -333,6 +333,7 @@ fn no_handshake_at_all() {
     browser.assert_closed();
     let mut lines = node.connect();
     lines.send(request(1, "rpc.ping", &json!([])) + "\n");
+    assert!(lines.line().unwrap().contains("this port speaks TLS"));
     lines.assert_closed();
     let mut garbage = node.connect();
     garbage.send(b"\x16\x03\x01\x00\x05hello and so on");

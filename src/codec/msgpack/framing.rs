@@ -26,6 +26,11 @@ impl MessagePack {
         matches!(first, 0x90..=0x9f | 0xdc | 0xdd)
     }
 
+    /// Returns `true` in the middle of a message that is skipped.
+    pub(in crate::codec) fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
     /// Looks for the next message. The caller cuts as told before it calls again.
     ///
     /// A message is too long as soon as its headers say so.
