@@ -28,6 +28,10 @@ pub mod metrics;
 #[cfg(feature = "node")]
 pub mod node;
 #[cfg(feature = "node")]
+mod origin;
+#[cfg(feature = "node")]
+mod pace;
+#[cfg(feature = "node")]
 pub mod remote;
 #[cfg(feature = "node")]
 pub mod route;

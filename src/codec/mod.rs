@@ -10,10 +10,8 @@ pub mod leaf;
 mod lines;
 mod meta;
 mod msgpack;
-mod pace;
 
 pub use detect::{Detected, LONGEST, detect};
 pub use dialects::{Codec, Dialect};
 pub use frame::{Next, Read, Refused};
 pub use lines::Lines;
-pub use pace::Pace;

@@ -15,7 +15,6 @@ mod tls;
 mod units;
 mod workers;
 
-pub use access::{default_port, origin};
 pub use units::about;
 
 use std::net::{IpAddr, Ipv6Addr};

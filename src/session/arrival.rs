@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::codec::Pace;
 use crate::config::Limits;
+use crate::pace::Pace;
 
 /// What a connection waits for from its peer.
 #[derive(Debug, Default)]

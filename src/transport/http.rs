@@ -25,7 +25,7 @@ use super::cork::Cork;
 use super::heads::{Progress, Rested, Wait};
 use super::linger::{farewell, last_words};
 use super::{Peeked, Site, Stream};
-use crate::codec::Pace;
+use crate::pace::Pace;
 
 /// Bytes of a head at most, and of what hyper buffers of a body.
 const BUFFER: usize = 16 * 1024;

@@ -12,14 +12,14 @@ use hyper::http::request::Parts;
 use hyper::{Method, Version};
 
 use super::http::Reply;
-use crate::config::{self, default_port};
+use crate::origin::{self, default_port};
 
 /// How HTTP clients and pages may address one listener.
 #[derive(Clone, Debug, Default)]
 pub struct Site {
     /// In lower case.
     hosts: Vec<String>,
-    /// As [`config::origin`] gives them.
+    /// As [`origin::parse`] gives them.
     origins: Vec<String>,
     /// Where it listens, as configured.
     listener: String,
@@ -29,7 +29,7 @@ pub struct Site {
 
 impl Site {
     /// Takes names of the node in lower case, and the origins of pages elsewhere that may call it in the form that
-    /// [`config::origin`] gives. IP addresses and `localhost` need no mention. `listener` is what refusals call it.
+    /// [`origin::parse`] gives. IP addresses and `localhost` need no mention. `listener` is what refusals call it.
     pub fn new(hosts: Vec<String>, origins: Vec<String>, listener: &str) -> Self {
         Self { hosts, origins, listener: listener.to_owned(), secure: false }
     }
@@ -98,7 +98,7 @@ impl Site {
 
     /// Tells which line lets the client in.
     fn unwelcome(&self, origin: &HeaderValue) -> Reply {
-        let known = origin.to_str().ok().and_then(config::origin);
+        let known = origin.to_str().ok().and_then(origin::parse);
         let (who, line) = match &known {
             Some(origin) => (format!("a client of the origin {origin}"), origin.as_str()),
             None => ("a client of another origin".to_owned(), "https://app.example"),
@@ -160,7 +160,7 @@ impl Site {
     }
 
     fn is_welcome(&self, origin: &HeaderValue) -> bool {
-        let known = || config::origin(origin.to_str().ok()?);
+        let known = || origin::parse(origin.to_str().ok()?);
         !self.origins.is_empty() && known().is_some_and(|origin| self.origins.contains(&origin))
     }
 
@@ -195,7 +195,7 @@ fn ends_with_ignore_case(text: &str, end: &str) -> bool {
 fn origin_of(address: &str) -> Option<String> {
     let (scheme, rest) = address.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
-    config::origin(&format!("{scheme}://{authority}"))
+    origin::parse(&format!("{scheme}://{authority}"))
 }
 
 /// Why a request has no host.

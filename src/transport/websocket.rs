@@ -21,7 +21,7 @@ use smol::Timer;
 use super::linger::Linger;
 use super::underlay::Underlay;
 use super::{Closing, Pipe, Pulse, Received, Silence, Stream, vanished};
-use crate::codec::Pace;
+use crate::pace::Pace;
 
 /// Bytes that tungstenite takes at once. Every connection holds such a buffer.
 const READ: usize = 512;
@@ -212,6 +212,9 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 }
                 Some(Ok(frame)) => {
                     self.owes_frame = frame.is_ping();
+                    // It is no part of a message that has begun: its header, its mask and what it says.
+                    let came = &mut self.stream.get_mut().came;
+                    *came = came.saturating_sub(2 + 4 + frame.len());
                     continue;
                 }
                 Some(Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. }))) => {

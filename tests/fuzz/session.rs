@@ -106,6 +106,8 @@ impl Run {
             in_flight: IN_FLIGHT,
             output: OUTPUT,
             deadline: Duration::from_secs(1),
+            // A clean run finishes what it begins, but may take its time.
+            stall_timeout: Duration::from_secs(24 * 3600),
             ..Limits::default()
         };
         let now = Instant::now();

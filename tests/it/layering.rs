@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 21] = [
+    "pace",
+    "origin",
     "chan",
     "sched",
     "message",

@@ -871,6 +871,7 @@ fn run(
         message: 10_000,
         output: 30_000,
         deadline: Duration::from_millis(500),
+        stall_timeout: Duration::from_secs(24 * 3600),
         ..Limits::default()
     };
     let script = Script::new(items, dialect);

@@ -9,7 +9,7 @@ const MIN_RATE: u64 = 1024;
 /// second for each KiB that is there. So a message that is sent byte by byte ends soon, and a large one on a slow line has
 /// the time that it needs.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     begun: Instant,
     latest: Instant,
     bytes: u64,
@@ -17,12 +17,12 @@ pub struct Pace {
 
 impl Pace {
     /// Begins a message.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { begun: now, latest: now, bytes: 0 }
     }
 
     /// Notes that more of the message has come.
-    pub fn progress(&mut self, bytes: usize, now: Instant) {
+    pub(crate) fn progress(&mut self, bytes: usize, now: Instant) {
         if bytes > 0 {
             self.latest = now;
             self.bytes += bytes as u64;
@@ -30,7 +30,7 @@ impl Pace {
     }
 
     /// Returns when the peer is too late, unless more comes. Bytes beyond `max`, the longest message, give no more time.
-    pub fn deadline(&self, stall: Duration, max: usize) -> Instant {
+    pub(crate) fn deadline(&self, stall: Duration, max: usize) -> Instant {
         let given = Duration::from_millis(self.bytes.min(max as u64) * 1000 / MIN_RATE);
         (self.latest + stall).min(self.begun + stall + given)
     }
