@@ -201,7 +201,7 @@ impl Pass {
 
     /// Returns `true` if nothing may be called, but for what always may, until a token is presented.
     pub fn allows_nothing(&self) -> bool {
-        self.0.as_ref().is_some_and(|rights| rights.allow_nothing())
+        self.rights.as_ref().is_some_and(|rights| rights.allow_nothing())
     }
 
     /// Tells whether no token was presented, or none was needed.

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::config::host_of;
 
 /// Wrong tokens of a host that cost it nothing.
 const FREE: u32 = 5;
@@ -53,7 +55,7 @@ impl Guesses {
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let left = self.lock().get(&host(ip))?.left(now);
+        let left = self.lock().get(&host_of(ip))?.left(now);
         let doublings = left.checked_sub(FREE + 1)?;
         Some(FIRST.saturating_mul(1 << doublings.min(MOST)).min(self.longest))
     }
@@ -63,7 +65,7 @@ impl Guesses {
         if self.longest.is_zero() {
             return false;
         }
-        let (host, mut hosts) = (host(ip), self.lock());
+        let (host, mut hosts) = (host_of(ip), self.lock());
         let tokens = hosts.get(&host).map_or(0, |wrong| wrong.left(now)).saturating_add(1).min(MOST);
         if hosts.len() >= HOSTS && !hosts.contains_key(&host) {
             hosts.retain(|_, wrong| wrong.left(now) > 0);
@@ -79,14 +81,6 @@ impl Guesses {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Wrong>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Who is behind an address: of IPv6 whoever has the network of 64 bits, within which any address can be taken.
-fn host(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        ip => ip,
     }
 }
 

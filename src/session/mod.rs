@@ -234,6 +234,10 @@ impl Session {
         }
         match self.arrival.late(now, &self.limits) {
             Some(Late::Message) => self.message_is_late(),
+            // A token of a host that has guessed waits before it is judged.
+            Some(Late::Token) if self.pass.allows_nothing() && !self.calls.is_empty() => {
+                self.arrival.expect_token(now, self.limits.auth_timeout);
+            }
             Some(Late::Token) if self.pass.allows_nothing() && !self.is_broken() => {
                 self.metrics().unauthenticated.add();
                 self.end_late(Verdict::NoToken, &Id::null());
