@@ -326,7 +326,7 @@ async fn secured(node: &Shared, tls: &Acceptor, peer: Option<SocketAddr>, stream
                 }
                 // A client in another dialect could not read it.
                 Detected::Dialect(Dialect::Lines) | Detected::Foreign(_) => {
-                    tell_error(&mut stream, &Fault::new(code::NO_PROVIDER, ONLY_TLS)).await;
+                    tell_error(&mut stream, &Fault::not_sent(ONLY_TLS)).await;
                 }
                 _ => {}
             }

@@ -83,7 +83,9 @@ impl Access {
 
     /// Returns the rule by which everybody may call everything at the listener with this address.
     pub fn opens(&self, listener: &str) -> Option<&Rule> {
-        let opens = |rule: &&Rule| rule.token.is_none() && rule.functions.iter().any(is_everything);
+        let opens = |rule: &&Rule| {
+            rule.token.is_none() && rule.functions.iter().any(|pattern| is_everything(pattern))
+        };
         self.rules_at(listener).map(|(_, rule)| rule).find(opens)
     }
 
@@ -248,7 +250,9 @@ impl Sight<'_> {
 
     /// Tells whether everything may be called. Only then nothing is held back of what is told of a function.
     pub(super) fn shows_all(&self) -> bool {
-        self.0.as_ref().is_none_or(|rules| rules.iter().any(|rule| rule.functions.iter().any(is_everything)))
+        self.0.as_ref().is_none_or(|rules| {
+            rules.iter().any(|rule| rule.functions.iter().any(|pattern| is_everything(pattern)))
+        })
     }
 }
 
@@ -260,7 +264,7 @@ fn reaches(pattern: &str, beginning: &str) -> bool {
     }
 }
 
-fn is_everything(pattern: &String) -> bool {
+fn is_everything(pattern: &str) -> bool {
     !pattern.is_empty() && pattern.bytes().all(|byte| byte == b'*')
 }
 

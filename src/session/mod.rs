@@ -253,7 +253,10 @@ impl Session {
     fn message_is_late(&mut self) {
         self.metrics().slow_messages.add();
         let input = std::mem::take(&mut self.input);
-        let id = self.codec.id_at_front(&input).unwrap_or_else(Id::null);
+        let id = match self.codec.refuse(&input, Fault::new(code::DEADLINE, "")) {
+            Read::Single(Err(refused)) => refused.id,
+            _ => Id::null(),
+        };
         self.end_late(Verdict::Slow, &id);
     }
 
