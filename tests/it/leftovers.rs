@@ -84,8 +84,11 @@ fn kinds() -> Vec<Named<fn(&Idle)>> {
     ]
 }
 
+/// Ends a loop that never ran.
+type End = fn(Idle) -> Handle<Ran>;
+
 /// Ways in which a loop ends that never ran.
-fn ends() -> Vec<Named<fn(Idle) -> Handle<Ran>>> {
+fn ends() -> Vec<Named<End>> {
     vec![
         ("its task is cancelled", |idle| {
             drop(idle.task);
