@@ -15,7 +15,7 @@ use futures_lite::future::try_zip;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use serde_json::json;
 
-use crate::support::{Client, Ended, Folder, Node, Process, eventually, listen, post, request, run};
+use crate::support::{Client, Ended, Folder, Node, Process, Stderr, eventually, listen, post, request, run};
 
 const OPENSSL: &str = "[req]
 distinguished_name = dn
@@ -246,7 +246,7 @@ fn a_certificate_of_the_caller_is_asked_for() {
         assert_eq!(refused.stdout, "");
     }
     certificates.run(&node, "ca", &["call", "rpc.ping"]).failed(3);
-    eventually("it is told", || node.log().matches("a TLS handshake failed").count() == 3);
+    eventually("it is told", || node.log().matches("a TLS handshake of ").count() == 3);
 }
 
 #[test]
@@ -349,6 +349,37 @@ fn no_handshake_at_all() {
 }
 
 #[test]
+fn each_side_is_told_what_the_other_speaks() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let plain = node.run("call", &["rpc.ping"]);
+    assert!(plain.failed(3).contains("this port speaks TLS"), "{plain:?}");
+    let plain = Node::demo();
+    let secured = certificates.run(&plain, "ca", &["call", "rpc.ping"]);
+    assert!(secured.failed(3).contains("does not speak TLS"), "{secured:?}");
+    // A server of another make answers what is no handshake with an alert.
+    let alerting = listen(|mut stream| {
+        let _ = std::io::Write::write_all(&mut stream, b"\x15\x03\x01\x00\x02\x02\x0a");
+        let _ = std::io::Read::read(&mut stream, &mut [0; 512]);
+    });
+    let told = run(["call", "--to", &alerting.to_string(), "rpc.ping"]);
+    assert!(told.failed(3).contains("speaks TLS at this port"), "{told:?}");
+}
+
+#[test]
+fn calls_end_in_an_orderly_way() {
+    let certificates = Certificates::new();
+    let config = certificates.listener("node", "");
+    let node = Node::launch(Folder::new(), Some(&config), &["--log", "debug"], &Stderr::Read);
+    for _ in 0..3 {
+        assert_eq!(certificates.run(&node, "ca", &["call", "rpc.ping"]).result(), "\"pong\"");
+    }
+    // That of the one who asks is the only one.
+    eventually("all have ended", || metric(&node, &certificates, "chanrpc_connections") == 1);
+    assert!(!node.log().contains("ended"), "{}", node.log());
+}
+
+#[test]
 fn a_handshake_that_takes_its_time() {
     let certificates = Certificates::new();
     let listener = certificates.listener("node", "");
@@ -367,7 +398,8 @@ fn a_handshake_that_takes_its_time() {
 #[test]
 fn an_end_that_anybody_could_have_made_completes_no_request() {
     let certificates = Certificates::new();
-    let node = certificates.node();
+    let config = certificates.listener("node", "");
+    let node = Node::launch(Folder::new(), Some(&config), &["--log", "debug"], &Stderr::Read);
     let calls = || metric(&node, &certificates, "chanrpc_calls_total");
     let unended = request(1, "rpc.echo", &json!([1]));
     smol::block_on(async {
