@@ -107,7 +107,7 @@ fn remote(executor: &Arc<Executor<'static>>, address: impl Into<String>) -> Remo
 #[test]
 fn a_connection_without_calls_is_kept() {
     run(async |executor| {
-        let limits = Limits { head_timeout: Duration::from_millis(50), ..Limits::default() };
+        let limits = Limits { head_timeout: Duration::from_millis(500), ..Limits::default() };
         let fixture = Fixture::start(&executor, limits).await;
         let remote = remote(&executor, fixture.address.to_string());
         while fixture.metric("accepted") == 0 {

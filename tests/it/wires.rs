@@ -146,7 +146,7 @@ fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Native<State> {
         .unwrap()
         .register0(name("spin"), |state, ()| {
             state.count += 1;
-            let end = Instant::now() + Duration::from_millis(20);
+            let end = Instant::now() + Duration::from_millis(6);
             while Instant::now() < end {
                 std::hint::spin_loop();
             }
