@@ -4,13 +4,19 @@ use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
+#[cfg(feature = "node")]
+use super::blocked::BlockedCall;
 use super::call::Call;
 use super::error::CallError;
 use super::id::{FunctionId, Names, Takes};
 use super::kind::{Kind, Many, One, Results, Zero};
+#[cfg(feature = "node")]
+use super::lot;
 use super::lot::Post;
 use super::panic;
 use super::reply::Sink;
+#[cfg(feature = "node")]
+use super::reply::{ReplyTo, Responder};
 #[cfg(feature = "node")]
 use super::shared::What;
 use super::shared::{NotQueued, Shared};
@@ -107,6 +113,34 @@ impl Client {
         match shared.directory.find::<A, R>(id, kind) {
             Ok(found) => self.queue(found.number, arguments, sink),
             Err(error) => Box::new(sink).answer(Err(error)),
+        }
+    }
+
+    /// Like [`submit`](Self::submit), but if the queue is full the call waits for room, as long as `sink` waits for it: for
+    /// callers of whom each has few calls in flight.
+    #[cfg(feature = "node")]
+    pub(crate) fn submit_when_room<A: Send + 'static, R: Send + 'static>(
+        &self,
+        id: &FunctionId,
+        kind: Kind,
+        arguments: A,
+        sink: impl Sink<R> + 'static,
+    ) {
+        let shared = self.shared();
+        let function = match shared.directory.find::<A, R>(id, kind) {
+            Ok(found) => found.number,
+            Err(error) => return Box::new(sink).answer(Err(error)),
+        };
+        match shared.call_with_sink(function, arguments, sink) {
+            Ok(()) => {}
+            Err(NotQueued::Full((arguments, sink))) => {
+                let responder = Responder::new(ReplyTo::Sink(Box::new(sink)));
+                BlockedCall::wait(shared, function, lot::Call { arguments, responder });
+            }
+            Err(NotQueued::Closed((arguments, sink))) => {
+                Box::new(sink).answer(Err(CallError::Closed));
+                panic::drop_quietly(arguments);
+            }
         }
     }
 

@@ -30,6 +30,8 @@
 //! ```
 
 mod answer;
+#[cfg(feature = "node")]
+mod blocked;
 mod call;
 mod callbacks;
 mod client;

@@ -72,13 +72,15 @@ impl<R> Responder<R> {
     ///
     /// Takes the responder as `&mut`, so that a task of an executor may await it: it is `Send`, but not `Sync`.
     pub async fn abandoned(&mut self) {
-        let to = &mut self.to;
-        poll_fn(move |cx| match to {
+        poll_fn(|cx| self.poll_abandoned(cx)).await;
+    }
+
+    pub(super) fn poll_abandoned(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match &self.to {
             ReplyTo::Slot(slot) => slot.poll_abandoned(cx),
             ReplyTo::Sink(sink) => sink.poll_abandoned(cx),
             ReplyTo::Nobody => Poll::Ready(()),
-        })
-        .await;
+        }
     }
 
     /// Like [`is_abandoned`](Self::is_abandoned), but false in go mode, where nobody ever waited.

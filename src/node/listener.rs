@@ -15,6 +15,9 @@ use crate::route::{Access, Pass};
 use crate::transport::Site;
 use crate::transport::tls::{Acceptor, TlsError};
 
+/// Connections that may wait to be accepted. The system caps it (Linux: `net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
 /// A bound socket, and what holds for whoever comes in by it.
 ///
 /// Made of nothing but a socket, it lets everybody call everything.
@@ -42,7 +45,7 @@ impl Listener {
         let site = Site::new(hosts, configured.origins.clone(), &configured.address.to_string());
         let leaf = configured.leaf.as_ref().map(leaf);
         let pass = access.visitor(&configured.address);
-        Self { socket: socket.into(), entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
+        Self { socket: listening(socket), entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
     }
 
     /// Listens for peers that shake hands first.
@@ -74,8 +77,19 @@ impl Listener {
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket: socket.into(), entrance: Arc::default() }
+        Self { socket: listening(socket), entrance: Arc::default() }
     }
+}
+
+/// Has the system keep more connections that wait to be accepted than the standard library asks for, which is 128: of a
+/// burst beyond that each waits for its SYN to be sent again, a second or more. Where a socket that listens already keeps
+/// to its first backlog (Windows), nothing changes.
+fn listening(socket: TcpListener) -> Arc<Async<std::net::TcpListener>> {
+    let socket: Arc<Async<std::net::TcpListener>> = socket.into();
+    if let Err(error) = SockRef::from(socket.get_ref()).listen(BACKLOG) {
+        log::debug!("a backlog of {BACKLOG} connections: {error}");
+    }
+    socket
 }
 
 impl Entrance {

@@ -35,6 +35,8 @@ const ONLY_TLS: &str = "this port speaks TLS: a client needs the certificate of 
                         [[function]] of a node)";
 /// Between looks at whether notifications are done, while the node stops.
 const POLL: Duration = Duration::from_millis(5);
+/// Connections accepted in a row before those that are there have their turn.
+const ACCEPTED: u32 = 16;
 /// Waits between attempts to accept, while accepting fails.
 const BACK_OFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
@@ -182,11 +184,15 @@ impl Shared {
 }
 
 async fn accept(node: Arc<Shared>, listener: Listener) {
-    let mut back_off = BACK_OFF[0];
+    let (mut back_off, mut accepted) = (BACK_OFF[0], 0_u32);
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 back_off = BACK_OFF[0];
+                accepted = accepted.wrapping_add(1);
+                if accepted % ACCEPTED == 0 {
+                    smol::future::yield_now().await;
+                }
                 node.metrics().accepted.add();
                 let host = host_of(peer.ip());
                 if let Some(why) = node.is_full_for(host) {

@@ -248,7 +248,7 @@ impl<S: 'static> Native<S> {
                         Some(result.map_err(|error| fault(&error)).and_then(|result| result.write(out)))
                     }
                     To::Later(reply) => {
-                        client.submit::<A, R>(id, kind, arguments, NativeReply(reply));
+                        client.submit_when_room::<A, R>(id, kind, arguments, NativeReply(reply));
                         None
                     }
                 }

@@ -9,6 +9,8 @@ use crate::route::Token;
 pub(super) struct Batches {
     next: Token,
     open: FxHashMap<Token, Batch>,
+    /// Of all replies that are kept.
+    bytes: usize,
 }
 
 /// The replies to a batch, gathered until none is missing.
@@ -34,8 +36,10 @@ impl Batches {
     /// Keeps one reply, which `write` appends.
     pub(super) fn reply(&mut self, batch: Token, write: impl FnOnce(&mut Vec<u8>)) {
         if let Some(Batch { replies, .. }) = self.open.get_mut(&batch) {
+            let before = replies.len();
             replies.push(if replies.is_empty() { b'[' } else { b',' });
             write(replies);
+            self.bytes += replies.len() - before;
         }
     }
 
@@ -47,6 +51,7 @@ impl Batches {
             return None;
         }
         let mut replies = self.open.remove(&batch)?.replies;
+        self.bytes -= replies.len();
         if replies.is_empty() {
             return None;
         }
@@ -56,7 +61,7 @@ impl Batches {
 
     /// Returns how many bytes of replies are kept.
     pub(super) fn bytes(&self) -> usize {
-        if self.open.is_empty() { 0 } else { self.open.values().map(|batch| batch.replies.len()).sum() }
+        self.bytes
     }
 
     /// Gives back memory that is not in use.

@@ -54,6 +54,10 @@ pub struct Session {
     pass: Pass,
     codec: Codec,
     input: Vec<u8>,
+    /// How much of `input` is worked off. It is cut before more is read, and not after each message.
+    worked_off: usize,
+    /// Whole messages may stand in `input`, which there was no room or no time for.
+    left_over: bool,
     output: Output,
     calls: Calls,
     batches: Batches,
@@ -95,6 +99,8 @@ impl Session {
             limits,
             pass,
             input: Vec::new(),
+            worked_off: 0,
+            left_over: false,
             output: Output::new(codec.is_framed()),
             codec,
             calls: Calls::default(),
@@ -116,9 +122,10 @@ impl Session {
         &mut self.input
     }
 
-    /// Tells whether there is room for more input.
+    /// Tells whether there is room for more input, and all that has come is worked off but for a message that is not whole
+    /// yet. So the input holds one message and one read at most, whatever the peer sends.
     pub fn wants_input(&self) -> bool {
-        !self.has_ended() && !self.interrupted && self.has_room_for_more()
+        !self.has_ended() && !self.interrupted && !self.left_over && self.has_room_for_more()
     }
 
     /// Takes in what the input holds, as far as there is room for calls; the rest is taken in when there is.
@@ -262,7 +269,7 @@ impl Session {
 
     /// Listens no more to a peer that is late.
     fn end_late(&mut self, verdict: Verdict, id: &Id<'_>) {
-        self.input = Vec::new();
+        (self.input, self.worked_off) = (Vec::new(), 0);
         self.verdict = Some(verdict);
         let code = if verdict == Verdict::NoToken { code::DENIED } else { code::DEADLINE };
         self.tell(None, id, Err(&Fault::new(code, verdict.to_string())));
@@ -270,6 +277,7 @@ impl Session {
 
     /// Gives back the memory of what is not there any more. Not done after each call, since the next one takes it again.
     fn rest(&mut self) {
+        self.input.drain(..std::mem::take(&mut self.worked_off));
         self.input.shrink_to_fit();
         self.result = Vec::new();
         self.calls.rest();
@@ -331,10 +339,12 @@ impl Session {
     /// Takes in what stands in the input, message by message.
     fn stream(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
-        let (mut at, mut left, end) = (0, TURN.0, now + TURN.1);
-        while at < input.len() && !self.is_broken() && self.has_room_for_more() {
-            if left == 0 || (left < TURN.0 && self.clock > end) {
-                self.interrupted = true;
+        let (mut at, mut left) = (self.worked_off, TURN.0);
+        self.left_over = false;
+        while at < input.len() && !self.is_broken() {
+            self.interrupted = left == 0 || (left < TURN.0 && self.is_turn_over(now));
+            if self.interrupted || !self.has_room_for_more() {
+                self.left_over = true;
                 break;
             }
             left -= 1;
@@ -366,12 +376,21 @@ impl Session {
                 Next::Incomplete(cut) => cut,
             };
         }
-        let before = input.len();
-        input.drain(..if self.is_broken() { input.len() } else { at });
-        let is_open = !input.is_empty() || self.codec.is_skipping();
+        let before = input.len() - self.worked_off;
+        if at == input.len() || self.is_broken() {
+            input.clear();
+            at = 0;
+        } else if !self.left_over && at > 0 {
+            // Only the beginning of one message is moved.
+            input = input.split_off(at);
+            at = 0;
+        }
+        self.worked_off = at;
+        let left = input.len() - at;
+        let is_open = left > 0 || self.codec.is_skipping();
         // While this node has no room for more, the peer can do nothing about it.
-        let waits = !self.has_ended() && !self.interrupted && self.has_room_for_more();
-        self.arrival.left(before, input.len(), is_open && waits, now, self.limits.stall_timeout);
+        let waits = !self.has_ended() && !self.left_over && self.has_room_for_more();
+        self.arrival.left(before, left, is_open && waits, now, self.limits.stall_timeout);
         self.input = output::kept(input);
     }
 

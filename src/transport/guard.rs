@@ -41,6 +41,8 @@ impl<T> Guarded<T> {
         }
         let timer = self.stalled.get_or_insert_with(|| Timer::after(self.patience));
         ready!(Pin::new(timer).poll(cx));
+        // The write waits no more.
+        self.stalled = None;
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Stall)))
     }
 }
@@ -92,7 +94,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
         self.watch(cx, written)
     }
 
+    /// While a write waits for room, the stream is not flushed: the write has to go first, and a flush of smol's sockets
+    /// (async-net 2.0) drops the waker that the write has left, so that nobody would be told of the room.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.stalled.is_some() {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
@@ -180,5 +187,51 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Peeked<T> {
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A socket whose pipe is full, and whose flush drops the waker of who waits for room.
+    struct Full {
+        waker: Option<Waker>,
+    }
+
+    impl AsyncWrite for Full {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            self.waker = Some(cx.waker().clone());
+            Poll::Pending
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.waker = None;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_write_that_has_failed_holds_up_no_flush() {
+        let mut stream = Guarded::new(Full { waker: None }, Duration::ZERO);
+        let written = smol::block_on(poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, b"x")));
+        assert!(is_stall(&written.unwrap_err()));
+        assert!(Pin::new(&mut stream).poll_flush(&mut Context::from_waker(Waker::noop())).is_ready());
+    }
+
+    #[test]
+    fn a_flush_leaves_the_waker_of_a_write() {
+        let mut stream = Guarded::new(Full { waker: None }, Duration::from_secs(3600));
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut stream).poll_flush(cx).is_ready());
+        assert!(Pin::new(&mut stream).poll_write(cx, b"x").is_pending());
+        assert!(Pin::new(&mut stream).poll_flush(cx).is_pending());
+        assert!(stream.inner.waker.is_some(), "nobody is told of room");
     }
 }

@@ -28,6 +28,7 @@ mod modules;
 #[cfg(not(feature = "tls"))]
 mod no_tls;
 mod page;
+mod pressure;
 mod programs;
 mod remote;
 mod rest;

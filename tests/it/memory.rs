@@ -1,9 +1,15 @@
 //! What a configuration says of memory, held against a node that is driven to its limits.
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::thread;
+use std::time::Duration;
+
 use chanrpc::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Folder, Node, eventually, listen, request, scale};
+use crate::pressure::{DIALECTS, start};
+use crate::support::{Client, Folder, LIMIT, Node, eventually, listen, request, scale};
 
 /// Bytes of a message, and about those of each answer.
 const MESSAGE: usize = 128 * 1024;
@@ -61,4 +67,52 @@ fn at_its_limits_a_node_takes_no_more_than_it_says() {
     }
     drop((deaf, slow));
     assert_eq!(node.connect().call("rpc.ping", &json!([])), Ok(json!("pong")));
+}
+
+/// Peers that send without a pause, some of whom read the answers and some not, in every dialect. What they send beyond
+/// what is worked off stays in the system's buffers.
+#[test]
+fn peers_that_pipeline_make_a_node_take_no_more_than_it_says() {
+    let each = 8;
+    let limits = format!(
+        "message = '16 KiB'\noutput = '16 KiB'\nin_flight = 8\nqueue = 64\nconnections = {}\nstall_timeout = '1h'\n",
+        2 * each + 2
+    );
+    let bound = Config::parse(&format!("[limits]\n{limits}"), "test").unwrap().worst_case_memory(1);
+    for dialect in DIALECTS {
+        let node = start(&limits);
+        let message = dialect.echo(&"x".repeat(15_000));
+        // More than the bound by far, from each.
+        let times = scale(400);
+        let deaf: Vec<_> = (0..each).map(|_| dialect.connect(&node)).collect();
+        let readers: Vec<_> = (0..each).map(|_| dialect.connect(&node)).collect();
+        let deadline = Duration::from_millis(200);
+        thread::scope(|scope| {
+            for mut stream in &deaf {
+                let message = &message;
+                scope.spawn(move || {
+                    stream.set_write_timeout(Some(deadline)).unwrap();
+                    while stream.write_all(message).is_ok() {}
+                });
+            }
+            for mut stream in &readers {
+                let message = &message;
+                scope.spawn(move || {
+                    stream.set_write_timeout(Some(LIMIT)).unwrap();
+                    (0..times).for_each(|_| stream.write_all(message).unwrap());
+                });
+                scope.spawn(move || {
+                    let (mut left, mut buffer) = (times as usize * 15_000, vec![0; 1 << 16]);
+                    while left > 0 {
+                        left = left.saturating_sub(stream.read(&mut buffer).unwrap());
+                    }
+                    let _ = stream.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        if let Some(peak) = node.peak_kib() {
+            let peak = peak * 1024;
+            assert!(peak < bound, "{dialect:?}: {peak} bytes, and {bound} were said to be the most");
+        }
+    }
 }

@@ -86,7 +86,11 @@ impl Driven {
     /// Gives a session the turns that it asks for: the time that passes for it is not that of this test.
     fn go_on(&mut self) {
         while self.session.is_interrupted() {
-            self.session.received(self.now);
+            match self.dialect {
+                // Nothing more has come, and an empty message is one too.
+                Dialect::Frames => _ = self.poll(),
+                _ => self.session.received(self.now),
+            }
         }
     }
 
@@ -469,6 +473,38 @@ fn a_peer_that_does_not_read_is_not_read_either() {
     driven.send(usize::MAX);
     assert!(driven.session.wants_input());
     assert_eq!(driven.settle().len(), fed);
+}
+
+/// What was read is worked off before more is read, so that it cannot pile up: neither if the peer reads its answers nor if
+/// it does not.
+#[test]
+fn input_is_bounded_when_a_peer_pipelines() {
+    const READ: usize = 64 * 1024;
+    for most in [0, 3_000, usize::MAX] {
+        let limits = Limits { message: 16 * 1024, output: 4 * 1024, ..Limits::default() };
+        let mut driven = Driven::lines(limits);
+        let echo = request_of(&"x".repeat(500));
+        let stream: Vec<u8> = echo.bytes().cycle().take(20 * READ).collect();
+        let (mut reads, mut answers) = (stream.chunks(READ), 0);
+        for _ in 0..40 * READ / echo.len() {
+            if driven.session.wants_input()
+                && let Some(read) = reads.next()
+            {
+                driven.feed(read);
+            }
+            let held = driven.session.input().len();
+            assert!(held <= READ + echo.len(), "{held} bytes of input wait");
+            driven.send(most);
+            driven.poll();
+            answers += driven.sent.iter().filter(|byte| **byte == b'\n').count();
+            driven.sent.clear();
+        }
+        assert_eq!(answers > 20 * READ / echo.len() - 2, most > 0, "{answers} answers");
+    }
+}
+
+fn request_of(text: &str) -> String {
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.echo\",\"params\":[\"{text}\"]}}\n")
 }
 
 #[test]

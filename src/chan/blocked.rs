@@ -1,0 +1,103 @@
+//! Calls that were handed in while the queue was full, and wait for room with no future that anybody polls.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Wake, Waker};
+
+use super::error::CallError;
+use super::lot::{Call, Item};
+use super::panic;
+use super::queue::Queue;
+use super::shared::{Place, Shared, Waiting};
+use super::sync::Mutex;
+
+/// A call that waits for room until there is some, its caller gives it up, or the server ends.
+///
+/// It wakes itself: the waker by which it is told that its caller has given up leads to it.
+pub(super) struct BlockedCall<A, R> {
+    shared: Weak<Shared>,
+    function: usize,
+    state: Mutex<State<A, R>>,
+}
+
+struct State<A, R> {
+    /// Taken by whoever ends the wait.
+    call: Option<Call<A, R>>,
+    /// Known before anybody can wake it.
+    place: Option<Place>,
+}
+
+impl<A: Send + 'static, R: Send + 'static> BlockedCall<A, R> {
+    /// Has a call wait behind all who came before it.
+    pub(super) fn wait(shared: &Arc<Shared>, function: usize, call: Call<A, R>) {
+        let state = Mutex::new(State { call: Some(call), place: None });
+        let blocked = Arc::new(Self { shared: Arc::downgrade(shared), function, state });
+        match shared.wait_for_room(&blocked) {
+            Ok(place) => blocked.watch(place),
+            Err(error) => blocked.fail(&error),
+        }
+    }
+
+    /// Asks to be woken when the caller gives up.
+    fn watch(self: Arc<Self>, place: Place) {
+        let waker = Waker::from(self.clone());
+        let mut state = self.state.lock();
+        state.place = Some(place);
+        let responder = state.call.as_mut().map(|call| &mut call.responder);
+        let is_abandoned = responder
+            .is_some_and(|responder| responder.poll_abandoned(&Context::from_waker(&waker)).is_ready());
+        drop(state);
+        if is_abandoned {
+            self.leave(&CallError::Unanswered);
+        }
+    }
+
+    fn leave(&self, error: &CallError) {
+        let place = self.state.lock().place;
+        if let (Some(shared), Some(place)) = (self.shared.upgrade(), place) {
+            shared.leave(place);
+        }
+        self.fail(error);
+    }
+}
+
+impl<A: Send + 'static, R: Send + 'static> Waiting for BlockedCall<A, R> {
+    fn enter(&self, queue: &mut Queue) {
+        if let Some(call) = self.state.lock().call.take() {
+            queue.push_call(self.function, call);
+        }
+    }
+
+    fn entered(&self) {}
+
+    fn fail(&self, error: &CallError) {
+        let call = self.state.lock().call.take();
+        if let Some(call) = call {
+            call.fail(error);
+        }
+    }
+}
+
+impl<A: Send + 'static, R: Send + 'static> Wake for BlockedCall<A, R> {
+    /// The caller has given up, or is gone and had asked for no answer. Of the latter, which nobody bounds any more, no more
+    /// may wait than the queue holds.
+    fn wake(self: Arc<Self>) {
+        let waiting = self.state.lock().call.as_ref().map(|call| call.responder.is_abandoned());
+        match (waiting, self.shared.upgrade()) {
+            (Some(true), _) => self.leave(&CallError::Unanswered),
+            (Some(false), Some(shared)) => {
+                let stats = shared.stats();
+                if stats.waiting > stats.capacity {
+                    shared.counters.refused();
+                    self.leave(&CallError::Full);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<A, R> Drop for BlockedCall<A, R> {
+    fn drop(&mut self) {
+        panic::drop_quietly(self.state.lock().call.take());
+    }
+}
