@@ -143,7 +143,7 @@ fn windows_builds_the_same_sources() {
 #[test]
 fn programs_start_in_one_place_only() {
     for (path, text) in sources() {
-        if path != Path::new("route/program.rs") {
+        if !path.starts_with("route/program") {
             assert!(!text.contains("Command::new"), "{} starts a program", path.display());
         }
     }
