@@ -6,6 +6,7 @@ mod bind;
 mod call;
 mod demo;
 mod exit;
+mod init;
 mod json;
 mod list;
 mod ready;

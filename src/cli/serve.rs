@@ -59,6 +59,10 @@ impl Serve {
         if let Err(exit) = self.listen.iter().try_for_each(|address| check("--listen", address)) {
             return exit;
         }
+        if self.stays() {
+            crate::route::keep_from_programs();
+            super::init::reap_orphans();
+        }
         match self.try_run() {
             Ok(()) => Exit::Answered,
             Err(error) => {

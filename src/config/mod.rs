@@ -207,6 +207,10 @@ pub struct Exec {
     pub output_limit: usize,
     /// The program's working directory, as typed; the node's own by default.
     pub directory: Option<PathBuf>,
+    /// Variables of its environment, beside the few that it gets from the node's.
+    pub env: Vec<(String, String)>,
+    /// Names of further variables that it gets from the node's environment; a `*` at the end stands for any text.
+    pub inherit_env: Vec<String>,
 }
 
 /// One declared parameter of a program.
@@ -216,6 +220,8 @@ pub struct Param {
     pub name: String,
     /// The type of JSON value that it takes.
     pub kind: ParamKind,
+    /// Whether its value may begin an argument with a dash, as options do; false by default.
+    pub leading_dash: bool,
 }
 
 /// The type of JSON value that a parameter takes.
@@ -223,7 +229,7 @@ pub struct Param {
 pub enum ParamKind {
     /// `"string"`: a text.
     String,
-    /// `"integer"`: a number without a fraction.
+    /// `"integer"`: a whole number, in whatever form.
     Integer,
     /// `"number"`: any number.
     Number,
@@ -239,12 +245,14 @@ pub enum Output {
     Text,
     /// `"json"`: the output is the JSON value itself.
     Json,
+    /// `"base64"`: the output, which may be any bytes, is one JSON string in base64.
+    Base64,
 }
 
 /// One element of a program's argument list, parsed: its pieces, put together, make exactly one argument.
 ///
-/// In the file `{path}` stands for the parameter of that name, `{0}` for the first one declared, and `{{` and `}}` for
-/// literal braces. An empty element has no pieces.
+/// In the file `{path}` stands for the parameter of that name, `{0}` for the first one declared, and `{{path}}` for the text
+/// `{path}`; other braces stand for themselves, and so do all if no parameter is declared. An empty element has no pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(pub Vec<Piece>);
 

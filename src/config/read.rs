@@ -134,6 +134,8 @@ fn function(table: &Table<'_>, config: &Config) -> Result<Function> {
         "when_full",
         "output_limit",
         "directory",
+        "env",
+        "inherit_env",
         "forward",
         "token_file",
         "tls",
@@ -202,16 +204,25 @@ fn exec(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<Exec> {
         when_full: WhenFull::default(),
         output_limit: limits.message,
         directory: None,
+        env: Vec::new(),
+        inherit_env: Vec::new(),
     };
     if let Some(field) = table.get("output") {
         exec.output = match field.string()? {
             "text" => Output::Text,
             "json" => Output::Json,
-            _ => return Err(field.expected("\"text\" or \"json\"")),
+            "base64" => Output::Base64,
+            _ => return Err(field.expected("\"text\", \"json\" or \"base64\"")),
         };
     }
     if let Some(field) = table.get("directory") {
         exec.directory = Some(path(field)?);
+    }
+    if let Some(field) = table.get("env") {
+        exec.env = env(field)?;
+    }
+    if let Some(field) = table.get("inherit_env") {
+        exec.inherit_env = inherit_env(field)?;
     }
     table.duration("timeout", TICK..=DAY, &mut exec.timeout)?;
     table.count("concurrency", 1..=1024, &mut exec.concurrency)?;
@@ -244,16 +255,72 @@ fn params(field: Field<'_>) -> Result<Vec<Param>> {
                 .fail(key.span().start, format!("{name:?} cannot name a parameter: {rule}")));
         }
         let field = Field { heading: table.heading, key: name, value, ..field };
-        let kind = match value.get_ref().as_str() {
-            Some("string") => ParamKind::String,
-            Some("integer") => ParamKind::Integer,
-            Some("number") => ParamKind::Number,
-            Some("boolean") => ParamKind::Boolean,
-            _ => return Err(field.expected("a type: \"string\", \"integer\", \"number\" or \"boolean\"")),
-        };
-        params.push(Param { name: name.to_owned(), kind });
+        params.push(param(field)?);
     }
     Ok(params)
+}
+
+/// A type, or a table with more about the parameter.
+fn param(field: Field<'_>) -> Result<Param> {
+    let mut param = Param { name: field.key.to_owned(), kind: ParamKind::String, leading_dash: false };
+    let mut kind = field;
+    if let Some(table) = field.table(field.heading) {
+        table.allow(&["type", "leading_dash"])?;
+        kind = table.get("type").ok_or_else(|| field.fail("needs a type, such as { type = \"string\" }"))?;
+        if let Some(field) = table.get("leading_dash") {
+            param.leading_dash =
+                field.value.get_ref().as_bool().ok_or_else(|| field.expected("true or false"))?;
+        }
+    }
+    param.kind = match kind.value.get_ref().as_str() {
+        Some("string") => ParamKind::String,
+        Some("integer") => ParamKind::Integer,
+        Some("number") => ParamKind::Number,
+        Some("boolean") => ParamKind::Boolean,
+        _ => return Err(kind.expected("a type: \"string\", \"integer\", \"number\" or \"boolean\"")),
+    };
+    Ok(param)
+}
+
+fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {
+    let Some(table) = field.table("env") else {
+        return Err(field.expected("a table such as { BOARD = \"a\" }"));
+    };
+    let mut env = Vec::new();
+    for (key, value) in table.entries {
+        let name = key.get_ref().as_ref();
+        let field = Field { heading: table.heading, key: name, value, ..field };
+        if !names_variable(name) {
+            return Err(table.source.fail(key.span().start, format!("{name:?} cannot name a variable")));
+        }
+        let value = field.string()?;
+        if value.contains('\0') {
+            return Err(field.fail("no variable can hold a NUL character"));
+        }
+        env.push((name.to_owned(), value.to_owned()));
+    }
+    Ok(env)
+}
+
+fn inherit_env(field: Field<'_>) -> Result<Vec<String>> {
+    let wanted = "a list of names such as [\"BOARD\", \"AWS_*\"], or [\"*\"] for all";
+    let list = field.value.get_ref().as_array().ok_or_else(|| field.expected(wanted))?;
+    let name = |value| {
+        let field = Field { value, ..field };
+        let name = value.get_ref().as_str().ok_or_else(|| field.expected(wanted))?;
+        let start = name.strip_suffix('*').unwrap_or(name);
+        if name != "*" && !(names_variable(start) && !start.contains('*')) {
+            return Err(
+                field.fail(&format!("{name:?} cannot name a variable; a * may stand at the end only"))
+            );
+        }
+        Ok(name.to_owned())
+    };
+    list.iter().map(name).collect()
+}
+
+fn names_variable(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['=', '\0'])
 }
 
 fn argv(field: Field<'_>, params: &[Param]) -> Result<Vec<Template>> {

@@ -4,34 +4,59 @@ use super::{Param, Piece, Template};
 
 /// Parses one element of an argument list.
 ///
+/// Only braces around a name or a number mean anything, and only if parameters are declared: `{path}` is a parameter,
+/// `{{path}}` the text `{path}`. Programs have languages of their own in which braces are common, and these pass unchanged.
+///
 /// # Errors
 /// What is wrong with it, for people.
 pub(super) fn parse(text: &str, params: &[Param]) -> Result<Template, String> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
+    while !params.is_empty()
+        && let Some(at) = rest.find('{')
+    {
         let (before, tail) = rest.split_at(at);
         literal.push_str(before);
-        if tail.starts_with("{{") || tail.starts_with("}}") {
-            literal.push_str(&tail[..1]);
-            rest = &tail[2..];
+        let opened = tail.bytes().take_while(|byte| *byte == b'{').count();
+        let inner = &tail[opened..];
+        let name = &inner[..inner.find(|c: char| !is_of_name(c)).unwrap_or(inner.len())];
+        let closed = inner[name.len()..].bytes().take_while(|byte| *byte == b'}').count();
+        let pairs = opened.min(closed);
+        if !is_name(name) || pairs == 0 {
+            literal.push_str(&tail[..opened]);
+            rest = inner;
             continue;
         }
-        let Some((name, after)) = tail.strip_prefix('{').and_then(|inner| inner.split_once('}')) else {
-            return Err(format!("{text:?} holds a single brace; a literal one is doubled: {{{{ or }}}}"));
-        };
-        if !literal.is_empty() {
-            pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+        // Of each two pairs of braces one is meant as it is; a single one that is left stands for the parameter.
+        literal.push_str(&"{".repeat(opened - pairs + pairs / 2));
+        if pairs % 2 == 0 {
+            literal.push_str(name);
+        } else {
+            if !literal.is_empty() {
+                pieces.push(Piece::Literal(std::mem::take(&mut literal)));
+            }
+            pieces.push(Piece::Param(find(name, params)?));
         }
-        pieces.push(Piece::Param(find(name, params)?));
-        rest = after;
+        literal.push_str(&"}".repeat(closed - pairs + pairs / 2));
+        rest = &inner[name.len() + closed..];
     }
     literal.push_str(rest);
     if !literal.is_empty() {
         pieces.push(Piece::Literal(literal));
     }
     Ok(Template(pieces))
+}
+
+/// Whether a text between braces is a parameter's name or position.
+fn is_name(text: &str) -> bool {
+    let first = text.as_bytes().first();
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    first.is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_' || is_number)
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
 }
 
 /// Finds a parameter by its name or by its position. The two never clash: a name does not begin with a digit.
@@ -43,8 +68,10 @@ fn find(name: &str, params: &[Param]) -> Result<usize, String> {
     };
     index.ok_or_else(|| {
         let declared: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
-        let declared = if declared.is_empty() { "nothing".to_owned() } else { declared.join(", ") };
-        format!("no parameter stands behind {{{name}}}; params declares {declared}; a literal brace is doubled: {{{{")
+        let declared = declared.join(", ");
+        format!(
+            "no parameter stands behind {{{name}}}; params declares {declared}; the text itself is written {{{{{name}}}}}"
+        )
     })
 }
 
@@ -54,7 +81,8 @@ mod tests {
     use super::*;
 
     fn pieces(text: &str) -> Result<Vec<Piece>, String> {
-        let param = |name: &str| Param { name: name.to_owned(), kind: ParamKind::String };
+        let param =
+            |name: &str| Param { name: name.to_owned(), kind: ParamKind::String, leading_dash: false };
         parse(text, &[param("path"), param("depth")]).map(|template| template.0)
     }
 
@@ -72,28 +100,52 @@ mod tests {
     }
 
     #[test]
-    fn doubled_braces_are_literal() {
+    fn doubled_braces_around_a_name_are_literal() {
         assert_eq!(pieces("{{path}}"), Ok(vec![literal("{path}")]));
+        assert_eq!(pieces("{{nothing}}"), Ok(vec![literal("{nothing}")]));
         assert_eq!(pieces("{{{path}}}é"), Ok(vec![literal("{"), Piece::Param(0), literal("}é")]));
+        assert_eq!(pieces("{{{{path}}}}"), Ok(vec![literal("{{path}}")]));
+        assert_eq!(pieces("{{path}: 1}"), Ok(vec![literal("{"), Piece::Param(0), literal(": 1}")]));
+        assert_eq!(pieces("{1: {path}}"), Ok(vec![literal("{1: "), Piece::Param(0), literal("}")]));
     }
 
     #[test]
-    fn anything_else_in_braces_is_an_error() {
-        for wrong in [
+    fn other_braces_stand_for_themselves() {
+        for text in [
             "{",
             "}",
             "a{b",
             "a}b",
             "{path",
             "{}",
-            "{2}",
             "{+1}",
-            "{99999999999999999999}",
             "{ path }",
             "{\"a\":1}",
             "{{{",
+            "{{.Names}}",
+            "{print $1}",
+            "{}{}",
+            "}}{{",
+            "{-a}",
+            "{1a}",
+            "{é}",
         ] {
-            assert!(pieces(wrong).is_err(), "{wrong:?}");
+            assert_eq!(pieces(text), Ok(vec![literal(text)]), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn without_parameters_everything_stands_for_itself() {
+        for text in ["{print}", "{{.Names}}", "{0}", "{{path}}", "{"] {
+            assert_eq!(parse(text, &[]), Ok(Template(vec![literal(text)])), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_declared_is_an_error() {
+        for wrong in ["{print}", "{2}", "{99999999999999999999}", "a{paht}", "{{{paht}}}"] {
+            let error = pieces(wrong).unwrap_err();
+            assert!(error.contains("params declares path, depth"), "{error}");
         }
     }
 }

@@ -40,7 +40,11 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
         let description = function.description.clone();
         match &function.provider {
             Provider::Exec(exec) => {
-                builder.provide(&function.name, description, Exec::new(executor.clone(), exec.clone()))?;
+                let exec = Exec::new(executor.clone(), exec.clone());
+                if let Some(what) = exec.missing() {
+                    log::warn!("function {:?} cannot run: {what}", function.name);
+                }
+                builder.provide(&function.name, description, exec)?;
             }
             Provider::Forward(forward) => {
                 let to = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());

@@ -1,21 +1,21 @@
 //! Programs as functions.
 
 use std::fmt;
-use std::io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use data_encoding::BASE64;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
+use super::arguments::{literal, prepare, type_name};
 use super::call::{Call, Reply, remaining};
-use super::program::{self, Finished, Program, ProgramError};
+use super::program::{self, Cause, Finished, Program, ProgramError, Surroundings};
 use super::stop::Stopper;
 use super::{Description, Provider};
-use crate::config::{self, Output, Param, ParamKind, Piece, Template, Workers};
+use crate::config::{self, Output, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, code};
 
 /// Runs a program for each call: a few at a time, some more wait, the rest is refused. It is the registry that
@@ -28,6 +28,7 @@ pub struct Exec {
 struct Shared {
     executor: Arc<Executor<'static>>,
     config: config::Exec,
+    surroundings: Arc<Surroundings>,
     /// Calls that run.
     present: AtomicUsize,
     stopper: Stopper,
@@ -37,7 +38,18 @@ impl Exec {
     /// Runs what `config` says, on threads beside `executor`.
     pub fn new(executor: Arc<Executor<'static>>, config: config::Exec) -> Self {
         let (present, stopper) = (AtomicUsize::new(0), Stopper::new());
-        Self { shared: Arc::new(Shared { executor, config, present, stopper }) }
+        let (set, inherit) = (config.env.clone(), config.inherit_env.clone());
+        let surroundings = Arc::new(Surroundings { set, inherit });
+        Self { shared: Arc::new(Shared { executor, config, surroundings, present, stopper }) }
+    }
+}
+
+impl Exec {
+    /// Says what keeps the program from running, as far as it shows without running it.
+    pub(super) fn missing(&self) -> Option<String> {
+        let Shared { config, surroundings, .. } = &*self.shared;
+        let name = config.argv.first().map(literal)?;
+        program::missing(&name, config.directory.as_deref(), surroundings)
     }
 }
 
@@ -65,6 +77,10 @@ impl Provider for Exec {
     fn workers(&self) -> Option<Workers> {
         let &config::Exec { concurrency, queue, when_full, .. } = &self.shared.config;
         Some(Workers { queue, when_full, ..Workers::new(concurrency) })
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.shared.config.timeout
     }
 
     fn describe(&self) -> Description {
@@ -117,10 +133,11 @@ async fn run(present: Present, argv: Vec<String>, stdin: Vec<u8>, deadline: Inst
         let name = argv.first().cloned().unwrap_or_default();
         let directory = config.directory.clone();
         let output_limit = config.output_limit;
-        let program = Program { argv, directory, stdin, timeout, output_limit };
+        let surroundings = shared.surroundings.clone();
+        let program = Program { argv, directory, surroundings, stdin, timeout, output_limit };
         match program::run(program).await {
             Ok(finished) => outcome(&name, finished, config.output),
-            Err(error) => Err(fault(&name, &error, timeout)),
+            Err(error) => Err(fault(&name, &error, timeout, config)),
         }
     };
     let given_up = async {
@@ -136,20 +153,25 @@ async fn run(present: Present, argv: Vec<String>, stdin: Vec<u8>, deadline: Inst
     reply.send(outcome);
 }
 
-fn fault(name: &str, error: &ProgramError, timeout: Duration) -> Fault {
+fn fault(name: &str, error: &ProgramError, timeout: Duration, config: &config::Exec) -> Fault {
     match error {
-        ProgramError::NotStarted(cause) => {
-            let absent = matches!(cause.kind(), NotFound | NotADirectory | PermissionDenied | InvalidInput);
-            // Otherwise there was no room for one more process.
-            let code = if absent { code::NO_PROVIDER } else { code::BUSY };
-            Fault::new(code, format!("{name}: {error}"))
+        ProgramError::NotStarted(reason) => {
+            let message = format!("{name}: {error}");
+            let takes_params =
+                || config.argv.iter().flat_map(|word| &word.0).any(|piece| matches!(piece, Piece::Param(_)));
+            match reason.cause {
+                Cause::Busy => Fault::new(code::BUSY, message),
+                // What no parameter reaches is as long for every caller.
+                Cause::TooLong if takes_params() => Fault::invalid_params(message),
+                Cause::TooLong | Cause::Absent => Fault::not_sent(message),
+            }
         }
         ProgramError::TimedOut { stderr } => {
             let message = format!("{name} did not end within {timeout:?} and was killed");
             Fault::new(code::DEADLINE, message).with_data(&failure(None, None, stderr))
         }
         ProgramError::TooMuchOutput { .. } => Fault::new(code::REPLY_TOO_LARGE, format!("{name}: {error}")),
-        ProgramError::Io(_) => Fault::new(code::PROGRAM_FAILED, format!("{name}: {error}")),
+        ProgramError::Lost(_) => Fault::lost(format!("{name}: {error}")),
     }
 }
 
@@ -176,147 +198,26 @@ fn outcome(name: &str, finished: Finished, output: Output) -> Outcome {
         (None, Some(signal)) => return fail(format!("was ended by signal {signal}")),
         (None, None) => return fail("ended in an unknown way".into()),
     }
-    match output {
-        Output::Text => {
-            let text = String::from_utf8_lossy(&stdout);
-            RawJson::of(text.trim_end_matches(['\n', '\r']))
-                .or_else(|error| fail(format!("gave no text: {error}")))
+    if output == Output::Base64 {
+        let text = BASE64.encode(&stdout);
+        return RawJson::of(&text).or_else(|error| fail(format!("gave no text: {error}")));
+    }
+    let text = match str::from_utf8(&stdout) {
+        Ok(text) => text,
+        Err(error) => {
+            let at = error.valid_up_to();
+            return fail(format!(
+                "printed what is not UTF-8 (at byte {at}); output = \"base64\" passes any bytes on"
+            ));
         }
-        Output::Json => match serde_json::from_slice::<Box<RawValue>>(&stdout) {
+    };
+    match output {
+        Output::Text | Output::Base64 => RawJson::of(text.trim_end_matches(['\n', '\r']))
+            .or_else(|error| fail(format!("gave no text: {error}"))),
+        // Programs of Windows like to begin with a byte order mark.
+        Output::Json => match serde_json::from_str::<Box<RawValue>>(text.trim_start_matches('\u{feff}')) {
             Ok(json) => Ok(json.into()),
             Err(error) => fail(format!("did not print JSON (output = \"json\"): {error}")),
         },
     }
-}
-
-/// What a program is started with: its arguments and its input.
-fn prepare(config: &config::Exec, params: Option<&RawJson<'_>>) -> Result<(Vec<String>, Vec<u8>), Fault> {
-    let values = arguments(&config.params, params)?;
-    Ok((command(&config.argv, &config.params, &values)?, stdin(&config.params, &values, params)))
-}
-
-/// The declared parameters' values, in the order of their declaration.
-fn arguments(declared: &[Param], params: Option<&RawJson<'_>>) -> Result<Vec<Value>, Fault> {
-    if declared.is_empty() {
-        return Ok(Vec::new());
-    }
-    let values = match params.map(|raw| serde_json::from_str(raw.get())) {
-        None => Value::Array(Vec::new()),
-        Some(Ok(values)) => values,
-        Some(Err(error)) => return Err(Fault::invalid_params(error.to_string())),
-    };
-    let values = match values {
-        Value::Array(values) => values,
-        Value::Object(mut named) => {
-            let mut values = Vec::new();
-            for param in declared {
-                let missing = || Fault::invalid_params(format!("parameter {:?} is missing", param.name));
-                values.push(named.remove(&param.name).ok_or_else(missing)?);
-            }
-            if let Some(name) = named.keys().next() {
-                return Err(Fault::invalid_params(format!(
-                    "parameter {name:?} is unknown; {}",
-                    expected(declared)
-                )));
-            }
-            values
-        }
-        _ => return Err(Fault::invalid_params(expected(declared))),
-    };
-    if values.len() != declared.len() {
-        return Err(Fault::invalid_params(format!(
-            "{} parameters were given; {}",
-            values.len(),
-            expected(declared)
-        )));
-    }
-    for (param, value) in declared.iter().zip(&values) {
-        let fits = match param.kind {
-            ParamKind::String => value.is_string(),
-            ParamKind::Integer => value.is_i64() || value.is_u64(),
-            ParamKind::Number => value.is_number(),
-            ParamKind::Boolean => value.is_boolean(),
-        };
-        if !fits {
-            let kind = type_name(param.kind);
-            return Err(Fault::invalid_params(format!("parameter {:?} must be of type {kind}", param.name)));
-        }
-    }
-    Ok(values)
-}
-
-fn expected(declared: &[Param]) -> String {
-    let params: Vec<_> =
-        declared.iter().map(|param| format!("{}: {}", param.name, type_name(param.kind))).collect();
-    format!("the function takes ({})", params.join(", "))
-}
-
-/// The text of a template that has no placeholders, as the program's name has none.
-fn literal(template: &Template) -> String {
-    template
-        .0
-        .iter()
-        .filter_map(|piece| if let Piece::Literal(text) = piece { Some(&**text) } else { None })
-        .collect()
-}
-
-fn type_name(kind: ParamKind) -> &'static str {
-    match kind {
-        ParamKind::String => "string",
-        ParamKind::Integer => "integer",
-        ParamKind::Number => "number",
-        ParamKind::Boolean => "boolean",
-    }
-}
-
-fn command(argv: &[Template], declared: &[Param], values: &[Value]) -> Result<Vec<String>, Fault> {
-    // After "--" programs take nothing as an option, by custom.
-    let mut options_end = false;
-    let mut command = Vec::with_capacity(argv.len());
-    for template in argv {
-        let mut argument = String::new();
-        let mut text_begins = None;
-        for piece in &template.0 {
-            match piece {
-                Piece::Literal(text) => argument.push_str(text),
-                Piece::Param(index) => {
-                    let (param, value) = (&declared[*index], &values[*index]);
-                    if let Value::String(text) = value {
-                        if text.contains('\0') {
-                            return Err(Fault::invalid_params(format!(
-                                "parameter {:?} holds a NUL",
-                                param.name
-                            )));
-                        }
-                        if argument.is_empty() {
-                            text_begins = Some(&param.name);
-                        }
-                        argument.push_str(text);
-                    } else {
-                        argument.push_str(&value.to_string());
-                    }
-                }
-            }
-        }
-        if let (Some(name), false, true) = (text_begins, options_end, argument.starts_with('-')) {
-            let message = format!(
-                "parameter {name:?} must not begin with \"-\", which the program would take for an option \
-                 (to allow it, write \"--\" before it in the function's exec)"
-            );
-            return Err(Fault::invalid_params(message));
-        }
-        options_end |= argument == "--";
-        command.push(argument);
-    }
-    Ok(command)
-}
-
-fn stdin(declared: &[Param], values: &[Value], params: Option<&RawJson<'_>>) -> Vec<u8> {
-    if declared.is_empty() {
-        // Without a declaration nothing reaches argv, and all parameters the program's input.
-        return params.map_or("null", RawJson::get).as_bytes().to_vec();
-    }
-    let named: Map<_, _> =
-        declared.iter().map(|param| param.name.clone()).zip(values.iter().cloned()).collect();
-    Value::Object(named).to_string().into_bytes()
 }

@@ -42,10 +42,6 @@ impl Forward {
         deadline: Instant,
         hops: u32,
     ) -> Outcome {
-        let deadline = match self.timeout {
-            Some(timeout) => deadline.min(Instant::now() + timeout),
-            None => deadline,
-        };
         self.remote.pass_on(method, params, deadline, hops).await.map_err(|error| self.fault(error))
     }
 
@@ -66,6 +62,7 @@ impl Provider for Forward {
     fn call(&self, call: Call<'_>) {
         let Call { method, params, deadline, hops, reply } = call;
         let hops = hops + 1;
+        let deadline = self.timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
         if hops > self.max_hops {
             let message = format!("the call was passed on {} times already (limits.hops)", self.max_hops);
             return reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
@@ -86,6 +83,10 @@ impl Provider for Forward {
                 .send(outcome.unwrap_or_else(|| Err(Fault::new(code::CANCELLED, "cancelled by the caller"))));
         };
         self.executor.spawn(task).detach();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout
     }
 
     fn describe(&self) -> Description {

@@ -2,6 +2,7 @@
 
 mod access;
 mod admission;
+mod arguments;
 mod audit;
 mod builtin;
 mod call;
@@ -23,8 +24,11 @@ pub use configured::{ProvidersError, providers};
 pub use exec::Exec;
 pub use forward::Forward;
 pub use native::{Json, Native, Wire};
+pub(crate) use program::keep_from_programs;
 pub use registry::{Builder, Registry, RegistryError};
 pub(crate) use stop::{Stop, Stopper};
+
+use std::time::Duration;
 
 use smol::future::Boxed;
 
@@ -55,6 +59,12 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Says how many calls it takes at once, unless the [`Builder`] is told otherwise. By default as many as come.
     fn workers(&self) -> Option<Workers> {
+        None
+    }
+
+    /// Says how long a call may take, if that is configured for this function. A caller may ask for more time than
+    /// `limits.deadline`, but not for more than this.
+    fn timeout(&self) -> Option<Duration> {
         None
     }
 

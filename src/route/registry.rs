@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Provider;
 use super::access::Pass;
@@ -92,6 +92,11 @@ impl Registry {
     /// Tells whether a name is that of a function without a result.
     pub fn gives_nothing(&self, method: &str) -> bool {
         self.table.find(method).is_some_and(|entry| entry.provider.describe().kind == Some("0"))
+    }
+
+    /// Returns how long a call of a function may take, if that is configured for it.
+    pub fn timeout(&self, method: &str) -> Option<Duration> {
+        self.table.find(method)?.provider.timeout()
     }
 
     fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {

@@ -12,9 +12,6 @@ use crate::config::Limits;
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
 use crate::route::{Ask, Call, Inbox, Pass, Reply, Token};
 
-/// Longer deadlines make no difference, and so large ones no overflow.
-const MAX_DEADLINE: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// Requests that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
@@ -213,10 +210,7 @@ impl Session {
         if self.codec.sends_results_only() && self.registry.gives_nothing(&method) {
             id = None;
         }
-        let given = meta.deadline.unwrap_or(self.limits.deadline);
-        // A notification may outlive its connection, and then it is only this that ends it.
-        let longest = if id.is_some() { MAX_DEADLINE } else { self.limits.deadline };
-        let deadline = now + given.min(longest);
+        let deadline = now + self.time_for(&method, meta.deadline);
         self.metrics().calls.add();
         if method == Pass::AUTH {
             let is_next = self.calls.waiting.front().is_none_or(|first| first.method != Pass::AUTH);
@@ -239,6 +233,17 @@ impl Session {
             held: None,
         });
         self.begin_waiting();
+    }
+
+    /// How long a call may take: what its caller asks for, but not longer than is configured, be it for all calls or for
+    /// this function. So nobody can hold a function for as long as they like.
+    fn time_for(&self, method: &str, asked: Option<Duration>) -> Duration {
+        let usual = self.limits.deadline;
+        match asked {
+            None => usual,
+            Some(asked) if asked <= usual => asked,
+            Some(asked) => asked.min(self.registry.timeout(method).map_or(usual, |own| own.max(usual))),
+        }
     }
 
     /// Takes a token before any call that comes after it begins.

@@ -39,7 +39,7 @@ fn literal(text: &str) -> Piece {
 }
 
 fn param(name: &str, kind: ParamKind) -> Param {
-    Param { name: name.to_owned(), kind }
+    Param { name: name.to_owned(), kind, leading_dash: false }
 }
 
 #[test]
@@ -117,6 +117,8 @@ fn the_documented_example() {
         when_full: WhenFull::Refuse,
         output_limit: 1_048_576,
         directory: None,
+        env: Vec::new(),
+        inherit_env: Vec::new(),
     };
     let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None, tls: None };
     let expected = Config {
@@ -156,7 +158,7 @@ fn every_key_arrives() {
         params: vec![
             param("width", ParamKind::Integer),
             param("height", ParamKind::Integer),
-            param("gain", ParamKind::Number),
+            Param { leading_dash: true, ..param("gain", ParamKind::Number) },
             param("grey-scale", ParamKind::Boolean),
         ],
         output: Output::Json,
@@ -166,6 +168,10 @@ fn every_key_arrives() {
         when_full: WhenFull::Shed,
         output_limit: 1_500_000,
         directory: Some(PathBuf::from("/var/lib/camera")),
+        env: [("CAMERA", "front"), ("EMPTY", "")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .to_vec(),
+        inherit_env: ["DISPLAY", "CAMERA_*"].map(str::to_owned).to_vec(),
     };
     let math = Forward {
         to: "10.0.0.2:7300".to_owned(),

@@ -1106,6 +1106,12 @@ fn parameters_are_checked_before_a_program_sees_them() {
             "params = { text = 'string', count = 'integer', ratio = 'number', flag = 'boolean' }",
         ),
         program("after", "echo", &["--", "{0}"], text),
+        program(
+            "may",
+            "echo",
+            &["--", "{text}"],
+            "params = { text = { type = 'string', leading_dash = true } }",
+        ),
         program("within", "echo", &["x={text}"], text),
         program("free", "echo", &["--params", "-"], ""),
         program("stdin", "echo", &["--params", "-"], "params = { text = 'string', count = 'integer' }"),
@@ -1115,7 +1121,7 @@ fn parameters_are_checked_before_a_program_sees_them() {
     let mut call = |name: &str, params: Value| client.call(name, &params).map_err(|fault| fault.code);
     for (params, shown) in [
         (json!(["a b", 1, 1.5, true]), json!(["a b", "n=1", 1.5, true])),
-        (json!({ "flag": false, "ratio": -1, "count": -2, "text": "" }), json!(["", "n=-2", -1, false])),
+        (json!({ "flag": false, "ratio": 1, "count": -2, "text": "" }), json!(["", "n=-2", 1, false])),
         (
             json!(["$(id) `id` %PATH% ; | > & * ~ \\ \\\" \" ' {count}", 0, 0, false]),
             json!(["$(id) `id` %PATH% ; | > & * ~ \\ \\\" \" ' {count}", "n=0", 0, false]),
@@ -1142,11 +1148,15 @@ fn parameters_are_checked_before_a_program_sees_them() {
         json!(["-n", 1, 1.5, true]),
         json!(["--help", 1, 1.5, true]),
         json!(["-", 1, 1.5, true]),
+        json!(["a", 1, -1.5, true]),
+        json!(["a", 1, -0.0, true]),
         json!(["a\u{0}b", 1, 1.5, true]),
     ] {
         assert_eq!(call("show", refused.clone()), Err(-32602), "{refused}");
     }
-    assert_eq!(call("after", json!(["-n"])), Ok(json!(["-n"])));
+    // What stands behind "--" is no option for some programs only.
+    assert_eq!(call("after", json!(["-n"])), Err(-32602));
+    assert_eq!(call("may", json!(["-n"])), Ok(json!(["-n"])));
     assert_eq!(call("within", json!(["-n"])), Ok(json!(["x=-n"])));
     // Nothing is declared, so nothing reaches the arguments; stdin gets it all.
     assert_eq!(call("free", json!([1, "-rf"])), Ok(json!([1, "-rf"])));

@@ -32,6 +32,7 @@ mod pressure;
 mod programs;
 mod remote;
 mod rest;
+mod runs;
 mod sched;
 mod session;
 mod smuggling;

@@ -292,7 +292,7 @@ impl Drop for Process {
 }
 
 /// Sends a signal by name; tells whether there was a process to take it.
-fn signal(id: &str, name: &str) -> bool {
+pub(crate) fn signal(id: &str, name: &str) -> bool {
     // Every shell has `kill`; as a program it may be missing.
     let mut command = Command::new("sh");
     command.args(["-c", "kill -s \"$0\" \"$1\"", name, id]);
@@ -456,6 +456,25 @@ impl Node {
         let number =
             page.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         number.unwrap_or_else(|| panic!("{name} is not in {}", page.body))
+    }
+
+    /// How many threads and descriptors it has, where the system tells.
+    pub(crate) fn holdings(&self) -> Option<(usize, usize)> {
+        let count = |what| Some(fs::read_dir(format!("/proc/{}/{what}", self.process.id())).ok()?.count());
+        Some((count("task")?, count("fd")?))
+    }
+
+    /// What its descriptors are, where the system tells.
+    pub(crate) fn open_files(&self) -> Vec<String> {
+        let Ok(listed) = fs::read_dir(format!("/proc/{}/fd", self.id())) else { return Vec::new() };
+        let files =
+            listed.filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.display().to_string()));
+        files.collect()
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// The most memory that it has held, in KiB, where the system tells.

@@ -1,19 +1,24 @@
 //! A started program and all that it starts in turn, which end together.
 
-use std::io::{self, Write};
-use std::process::{ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::io;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use command_group::{CommandGroup, GroupChild};
 use smol::Timer;
+use smol::future::yield_now;
 
+use super::pipes::{Input, Output};
 use super::{Program, ProgramError};
 
 /// The first and the longest pause between two looks at whether the program has exited.
 const FIRST_PAUSE: Duration = Duration::from_micros(200);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// How long killed processes get to become reapable.
+/// How many looks come without a pause at a program that is about to exit.
+const LOOKS: usize = 4;
+/// Between two looks at whether killed processes can be reaped.
 const SETTLE: Duration = Duration::from_millis(10);
 
 /// A started program with all that it starts in turn. Dropping it kills them all, and reaps them without
@@ -28,36 +33,43 @@ pub(super) struct Group {
     child: Option<GroupChild>,
 }
 
+/// The node's ends of a program's pipes.
+pub(super) struct Pipes {
+    /// Absent if there is nothing left to write.
+    pub(super) stdin: Option<Input>,
+    pub(super) stdout: Output,
+    pub(super) stderr: Output,
+}
+
 impl Group {
-    /// Starts a program; its stdin is written in the background.
-    pub(super) fn start(program: Program) -> io::Result<(Self, ChildStdout, ChildStderr)> {
+    /// Starts a program. Everything else that can fail comes before the start, so that after an error nothing has run.
+    pub(super) fn start(program: &mut Program) -> io::Result<(Self, Pipes)> {
         let (name, arguments) = program
             .argv
             .split_first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program is named"))?;
         let mut command = Command::new(name);
         command.args(arguments);
-        if let Some(directory) = program.directory {
+        program.surroundings.apply(&mut command);
+        if let Some(directory) = &program.directory {
             command.current_dir(directory);
         }
-        let silent = program.stdin.is_empty();
-        command
-            .stdin(if silent { Stdio::null() } else { Stdio::piped() })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.group_spawn()?;
-        let pipes = child.inner();
-        let (stdin, stdout, stderr) = (pipes.stdin.take(), pipes.stdout.take(), pipes.stderr.take());
-        // From here on whatever happens, a caller who has gone meanwhile included, ends in the drop.
-        let group = Self { child: Some(child) };
-        if let Some(mut pipe) = stdin {
-            // A program need not read its stdin, so a failed write is no error: what it missed shows in its
-            // answer.
-            let write = move || drop(pipe.write_all(&program.stdin));
-            smol::unblock(write).detach();
-        }
-        let missing = || io::Error::other("the program has no output");
-        Ok((group, stdout.ok_or_else(missing)?, stderr.ok_or_else(missing)?))
+        let bytes = std::mem::take(&mut program.stdin);
+        let (end, stdin) = if bytes.is_empty() {
+            (Stdio::null(), None)
+        } else {
+            let (end, stdin) = Input::new(bytes)?;
+            (end.into(), stdin)
+        };
+        command.stdin(end);
+        let (stdout, end) = Output::new()?;
+        command.stdout(end);
+        let (stderr, end) = Output::new()?;
+        command.stderr(end);
+        let child = command.group_spawn()?;
+        // The program's ends of the pipes go with the command: from here on only the program holds them.
+        drop(command);
+        Ok((Self { child: Some(child) }, Pipes { stdin, stdout, stderr }))
     }
 
     /// Waits for the main program to exit, and reaps it.
@@ -66,13 +78,28 @@ impl Group {
     pub(super) async fn exit(&mut self) -> Result<ExitStatus, ProgramError> {
         let mut pause = FIRST_PAUSE;
         loop {
-            let child = self.child.as_mut().expect("held until the drop");
-            if let Some(status) = child.inner().try_wait().map_err(ProgramError::Io)? {
+            if let Some(status) = self.status()? {
                 return Ok(status);
             }
             Timer::after(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// The same for a program that has closed its streams, which as a rule is about to exit.
+    pub(super) async fn imminent_exit(&mut self) -> Result<ExitStatus, ProgramError> {
+        for _ in 0..LOOKS {
+            if let Some(status) = self.status()? {
+                return Ok(status);
+            }
+            yield_now().await;
+        }
+        self.exit().await
+    }
+
+    fn status(&mut self) -> Result<Option<ExitStatus>, ProgramError> {
+        let child = self.child.as_mut().expect("held until the drop");
+        child.inner().try_wait().map_err(ProgramError::Lost)
     }
 }
 
@@ -88,17 +115,45 @@ impl Drop for Group {
         let found = child.kill().is_ok();
         let reaped = matches!(child.inner().try_wait(), Ok(Some(_)));
         if found || !reaped {
-            smol::unblock(move || reap(child)).detach();
+            Reaper::take(child);
         }
     }
 }
 
-/// Reaps a killed group; blocks.
-fn reap(mut child: GroupChild) {
-    // The exit status is of no interest any more, and a failure means that there is nothing left to reap.
-    let _ = child.inner().wait();
-    // The rest of the group is the business of the system's PID 1. In a container that may be this process;
-    // then `GroupChild` reaps them, but looks only once.
-    thread::sleep(SETTLE);
-    let _ = child.try_wait();
+/// Killed groups that are not reaped yet, and whether a thread looks after them. One thread does for all, while there are
+/// any.
+struct Reaper {
+    killed: Vec<GroupChild>,
+    at_work: bool,
+}
+
+static REAPER: Mutex<Reaper> = Mutex::new(Reaper { killed: Vec::new(), at_work: false });
+
+impl Reaper {
+    fn take(child: GroupChild) {
+        let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
+        reaper.killed.push(child);
+        if !reaper.at_work {
+            // Without a thread they stay until the next one is killed.
+            reaper.at_work = thread::Builder::new().name("reaper".to_owned()).spawn(Self::work).is_ok();
+        }
+    }
+
+    fn work() {
+        loop {
+            thread::sleep(SETTLE);
+            let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
+            reaper.killed.retain_mut(|child| {
+                let reaped = !matches!(child.inner().try_wait(), Ok(None));
+                // The rest of the group is the business of the system's PID 1. That may be this process.
+                let _ = child.try_wait();
+                !reaped
+            });
+            if reaper.killed.is_empty() {
+                reaper.killed.shrink_to_fit();
+                reaper.at_work = false;
+                return;
+            }
+        }
+    }
 }

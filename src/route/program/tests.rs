@@ -18,6 +18,7 @@ fn program(argv: &[&str]) -> Program {
     Program {
         argv: argv.iter().map(ToString::to_string).collect(),
         directory: None,
+        surroundings: Arc::default(),
         stdin: Vec::new(),
         timeout: LONG,
         output_limit: 1 << 20,
@@ -140,7 +141,7 @@ fn a_missing_program_or_directory_or_name_is_not_started() {
     {
         let error = block_on(run(program)).expect_err("it cannot start");
         assert!(matches!(error, ProgramError::NotStarted(_)), "{error:?}");
-        assert!(error.to_string().starts_with("the program could not be started ("), "{error}");
+        assert!(error.to_string().starts_with("the program could not be started: "), "{error}");
         assert!(error.source().is_some());
     }
 }
