@@ -339,7 +339,8 @@ pub struct Limits {
     /// How long a peer may accept no byte of waiting output, or send nothing of a message that it has begun, before it is
     /// cut off; 10 s by default. A message may take as long, and a second for each KiB of it.
     pub stall_timeout: Duration,
-    /// The deadline of a call that carries none; 30 s by default.
+    /// The deadline of a call that carries none, and the most that a caller may ask for unless the function's own timeout
+    /// is longer; 30 s by default.
     pub deadline: Duration,
     /// How many nodes a call may pass through; 8 by default.
     pub hops: u32,

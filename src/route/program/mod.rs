@@ -102,8 +102,7 @@ impl fmt::Display for ProgramError {
         match self {
             Self::NotStarted(error) => error.fmt(f),
             Self::TimedOut { .. } => f.write_str(
-                "the program was still running or its output still open at its timeout: \
-                 raise the timeout, or see what it waits for and what it leaves running",
+                "the program was still running at its timeout: raise the timeout, or see what it waits for",
             ),
             Self::TooMuchOutput { limit } => write!(
                 f,
