@@ -309,7 +309,7 @@ fn inherit_env(field: Field<'_>) -> Result<Vec<String>> {
         let field = Field { value, ..field };
         let name = value.get_ref().as_str().ok_or_else(|| field.expected(wanted))?;
         let start = name.strip_suffix('*').unwrap_or(name);
-        if name != "*" && !(names_variable(start) && !start.contains('*')) {
+        if name != "*" && (start.contains('*') || !names_variable(start)) {
             return Err(
                 field.fail(&format!("{name:?} cannot name a variable; a * may stand at the end only"))
             );
