@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Config, Provider};
 
-/// Of a program that runs: its pipes, and what is open for a moment when it starts.
-const PROGRAM: usize = 4;
+/// Of a program that runs: its pipes, each with what tells when it is ready, and what is open for a moment when it starts.
+const PROGRAM: usize = 8;
 /// Connections to one other node.
 const LINKS: usize = 4;
 /// Standard streams, what the event loop has, signals, and what is open for a moment: files, and what looks names up.
