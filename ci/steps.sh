@@ -1,6 +1,7 @@
 # Sourced by .ci/run: runs the steps of the table ci/steps, one more at a time than there are processors (CHANRPC_JOBS), each
 # when those that it needs have passed. What a step says is kept apart, in target/steps/NAME.log, and shown in one
-# piece when it ends. The first that fails ends all, and nothing that was started here is left.
+# piece when it ends. The first that fails ends all, unless keep_going is set: then only what needs it is left out. Nothing
+# that was started here is left.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154 # common.sh sets it
@@ -10,6 +11,7 @@ declare -A command=() lane=() needs=() state=() began=() took=()
 # By process id.
 declare -A running=()
 order=() chosen='' failed=''
+keep_going=
 # Marks all that is started, for what has left the process group of its step.
 mark=$$.$(date +%s)
 
@@ -80,7 +82,7 @@ ended() { # PROCESS CODE
         show "$name"
     else
         state[$name]="FAILED with exit code $2"
-        failed=$name
+        failed+=" $name"
         return 1
     fi
 }
@@ -93,8 +95,9 @@ run_steps() {
         ((${#running[@]} > 0)) || break
         code=0
         wait -n -p process "${!running[@]}" || code=$?
-        ended "$process" "$code" || return 1
+        ended "$process" "$code" || [[ -n $keep_going ]] || return 1
     done
+    [[ -z $failed ]]
 }
 
 table() {
@@ -127,8 +130,8 @@ cleanup() {
         containers=$(timeout 20 $engine ps --quiet --filter "label=chanrpc.steps=$mark" 2>/dev/null)
         [[ -z $containers ]] || xargs $engine kill >/dev/null <<<"$containers"
     done
+    for process in $failed; do show "$process" >&2; done
     table
-    [[ -z $failed ]] || show "$failed" >&2
     # shellcheck disable=SC2154 # at_end sets it
     ((code != 0)) || printf '\nall checks passed in %d s\n' "$SECONDS"
 }
