@@ -287,7 +287,7 @@ fn what_was_asked_for_in_vain_has_its_exit_code() {
         (&["--warmup", "inf"], "warmup"),
         (&["--params", "3"], "--params"),
         (&["--params", "[1]", "f", "2"], "--params"),
-        (&["--to", "here"], "--to"),
+        (&["--to", "here:there"], "--to"),
         (&["--token", "a b"], "token"),
     ] {
         let failed = run(["bench"].iter().chain(arguments));
