@@ -523,8 +523,12 @@ fn check_only_checks() {
     let folder = Folder::new();
     // An address in use would be met by one who listens.
     let node = Node::demo();
-    let text =
-        format!("[[listen]]\naddress = '{}'\n[[function]]\nname = 'up'\nexec = ['uptime']\n", node.address());
+    // A program that is there on every system.
+    let program = env!("CARGO_BIN_EXE_chanrpc");
+    let text = format!(
+        "[[listen]]\naddress = '{}'\n[[function]]\nname = 'version'\nexec = ['{program}', '--version']\n",
+        node.address()
+    );
     let config = folder.write("good.toml", &text);
     let checked = run(["serve", "--config", config.to_str().unwrap(), "--check"]);
     assert_eq!((checked.code, checked.stderr.as_str()), (Some(0), ""), "{checked:?}");
