@@ -168,6 +168,8 @@ impl Site {
     fn is_own(&self, host: &str) -> bool {
         if let Some(literal) = host.strip_prefix('[') {
             return literal.split_once(']').is_some_and(|(ip, port)| {
+                // Some clients send the zone along, as `%eth0` or as `%25eth0`.
+                let ip = ip.split_once('%').map_or(ip, |(ip, _)| ip);
                 ip.parse::<Ipv6Addr>().is_ok() && (port.is_empty() || port.starts_with(':'))
             });
         }
@@ -232,6 +234,8 @@ mod tests {
             "10.0.0.7:7300",
             "[::1]",
             "[fe80::1]:7300",
+            "[fe80::1%eth0]:7300",
+            "[fe80::1%25eth0]",
             "localhost",
             "LocalHost:7300",
             "localhost.",
@@ -254,6 +258,7 @@ mod tests {
             "[::1",
             "[::1]x",
             "[evil]",
+            "[evil%eth0]",
             "127.1",
             "0x7f000001",
             "user@board-a",
