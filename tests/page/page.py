@@ -276,7 +276,10 @@ exec = ["echo", "-n", "hi"]
     node = Node(config)
     try:
         watched = Watched(browser, node)
-        watched.call("greet", "^error -32002: ")
+        listed = watched.page.locator("#list .name")
+        expect(listed.filter(has_text="rpc.ping")).to_have_count(1)
+        expect(listed.filter(has_text="greet")).to_have_count(0)
+        print("ok      what needs a token is not shown without one")
         use_token(watched.page, "none-of-this-node")
         expect(watched.page.locator("#status")).to_have_text("connection lost")
         use_token(watched.page, secret)
