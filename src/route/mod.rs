@@ -24,7 +24,7 @@ pub use configured::{ProvidersError, providers};
 pub use exec::Exec;
 pub use forward::Forward;
 pub use native::{Json, Native, Wire};
-pub(crate) use program::keep_from_programs;
+pub use program::keep_from_programs;
 pub use registry::{Builder, Registry, RegistryError};
 pub(crate) use stop::{Stop, Stopper};
 

@@ -7,11 +7,13 @@ use filedescriptor::{FileDescriptor, IntoRawFileDescriptor, RawFileDescriptor};
 /// The flag, among those in Linux's `/proc/self/fdinfo`, of a descriptor that no program gets.
 const CLOSE_ON_EXEC: u32 = 0o2_000_000;
 
-/// Has no program get a descriptor that whoever started the node has left open, such as a supervisor's pipe or the file of
-/// a lock. The node itself keeps them, since somebody may wait for them to be closed. Nothing may have been opened before.
+/// Keeps descriptors that this process was started with, such as a supervisor's pipe or a lock file, from the programs
+/// that it starts. The process itself keeps them open, since somebody may wait for them to be closed.
 ///
-/// Everything that is opened later is closed when a program starts. On Windows programs get three handles and no more.
-pub(crate) fn keep_from_programs() {
+/// Call it first in `main`, before anything is opened, as the binary does: descriptors that are opened later are closed
+/// when a program starts. It does nothing where `/proc` is missing, and on Windows, where programs get three handles and
+/// no more.
+pub fn keep_from_programs() {
     let Ok(listed) = fs::read_dir("/proc/self/fdinfo") else { return };
     let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<isize>().ok());
     for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {

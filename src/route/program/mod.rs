@@ -29,7 +29,7 @@ use smol::future::{or, try_zip};
 use smol::lock::Semaphore;
 
 use group::{Group, Pipes};
-pub(crate) use inherited::keep_from_programs;
+pub use inherited::keep_from_programs;
 use pipes::Output;
 pub(crate) use start_error::{Cause, StartError};
 pub(crate) use surroundings::Surroundings;
