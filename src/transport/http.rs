@@ -47,7 +47,7 @@ pub struct Bounds {
     pub body: usize,
     /// Time for a head to come.
     pub head_timeout: Duration,
-    /// The longest pause in a body; see [`Pace`].
+    /// The longest pause in a body.
     pub stall_timeout: Duration,
 }
 

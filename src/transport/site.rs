@@ -29,7 +29,7 @@ pub struct Site {
 
 impl Site {
     /// Takes names of the node in lower case, and the origins of pages elsewhere that may call it in the form that
-    /// [`origin::parse`] gives. IP addresses and `localhost` need no mention. `listener` is what refusals call it.
+    /// `origin::parse` gives. IP addresses and `localhost` need no mention. `listener` is what refusals call it.
     pub fn new(hosts: Vec<String>, origins: Vec<String>, listener: &str) -> Self {
         Self { hosts, origins, listener: listener.to_owned(), secure: false }
     }
