@@ -1026,7 +1026,9 @@ fn a_queue_that_is_full_and_then_closed() {
         let mut peer = Peer::new(&executor, &node, 512);
         peer.send(r#"{"jsonrpc":"2.0","id":1,"method":"double","params":[1]}"#).await;
         peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"double","params":[2]}"#).await;
-        // The second waits for room.
+        // Both are taken in before this; the second waits for room.
+        peer.send(r#"{"jsonrpc":"2.0","id":0,"method":"rpc.ping"}"#).await;
+        assert_eq!(peer.next().await, r#"0: "pong""#);
         assert!(server.exec().await);
         assert_eq!(peer.next().await, "1: 2");
         assert!(server.exec().await);
