@@ -14,8 +14,8 @@ use super::error::CallError;
 use super::function::{AnyFunction, Rest};
 use super::lot::{Call, Item, Lot, Post};
 
-/// Buffers up to this size in bytes are kept when they are empty.
-pub(super) const KEEP: usize = 4096;
+/// Buffers up to this size in bytes are kept when they are empty: a hundred calls in flight make none anew.
+pub(super) const KEEP: usize = 16 * 1024;
 
 /// Calls of any functions of one table, oldest first.
 #[derive(Default)]
