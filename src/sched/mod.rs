@@ -36,7 +36,7 @@
 //! let owner = executor.spawn(scheduler.run());
 //!
 //! smol::block_on(executor.run(async {
-//!     client.call0("flash", Duration::from_millis(5)).await?;
+//!     client.call0("flash", Duration::from_secs(60)).await?;
 //!     assert!(handle.post(|lamp| lamp.on)?.await?);
 //!     handle.drain(Duration::from_secs(1)).await;
 //!     assert!(owner.await.on, "a timer that is not due by the end never fires");
