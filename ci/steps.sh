@@ -64,8 +64,11 @@ begin() { # NAME
     printf -- '--> %s: %s\n' "$1" "${command[$1]}"
     # In a process group of its own.
     set -m
-    # shellcheck disable=SC2086 # a command and its words
-    env CHANRPC_STEPS="$mark" ${command[$1]} </dev/null >"$logs/$1.log" 2>&1 &
+    {
+        TIMEFORMAT='%U %S'
+        # shellcheck disable=SC2086 # a command and its words
+        time env CHANRPC_STEPS="$mark" ${command[$1]} </dev/null >"$logs/$1.log" 2>&1
+    } 2>"$logs/$1.times" &
     set +m
     running[$!]=$1
 }
@@ -100,12 +103,15 @@ run_steps() {
     [[ -z $failed ]]
 }
 
+# The processor time, without what ran in a container.
+cpu_of() { awk '{ cpu = $1 + $2 } END { print int(cpu) }' "$logs/$1.times"; }
 table() {
     local name
-    printf '\n%-14s %6s %6s\n' step began took
+    printf '\n%-14s %6s %6s %6s\n' step began took cpu
     for name in "${order[@]}"; do
         [[ -n ${began[$name]-} ]] || continue
-        printf '%-14s %4d s %4d s  %s\n' "$name" "${began[$name]}" "${took[$name]:-$((SECONDS - began[$name]))}" "${state[$name]}"
+        printf '%-14s %4d s %4d s %4d s  %s\n' "$name" "${began[$name]}" "${took[$name]:-$((SECONDS - began[$name]))}" \
+            "$(cpu_of "$name")" "${state[$name]}"
     done
 }
 strays() { grep -lszxF "CHANRPC_STEPS=$mark" /proc/[0-9]*/environ | cut -d / -f 3; }
