@@ -1,19 +1,22 @@
-//! Addresses as people write them: one form for listeners, other nodes and options.
+//! Addresses as written in options and configuration: one syntax for listeners and other nodes.
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::str::FromStr;
 
-/// The port of an address that names none.
+/// The port of an address without one.
 pub(crate) const DEFAULT_PORT: u16 = 7300;
-/// The name that means this machine, whatever a resolver says (RFC 6761, section 6.3).
+/// The name of this machine, resolved without a resolver (RFC 6761, section 6.3).
 const LOCALHOST: &str = "localhost";
-/// Bytes of a domain name, and of an interface's, at most.
-const LONGEST: (usize, usize) = (253, 64);
+/// Maximum length of a domain name, in bytes.
+const MAX_NAME: usize = 253;
+/// Maximum length of an interface name, in bytes.
+const MAX_ZONE: usize = 64;
 
-/// A host and a port: `127.0.0.1:7300`, `[::1]:7300`, `[fe80::1%eth0]:7300`, `board-a:7300`, or without the port, which is
-/// then 7300. Two that differ only in how they are written are equal.
+/// A host and a port, such as `127.0.0.1:7300`, `[::1]:7300`, `[fe80::1%eth0]:7300` or `board-a:7300`. The port
+/// defaults to
+/// 7300. Addresses that differ only in spelling are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Address {
     host: Host,
@@ -23,7 +26,7 @@ pub(crate) struct Address {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Host {
     Ip(IpAddr),
-    /// An IPv6 address that holds on one link only, and the interface that leads there, by name or number (RFC 4007).
+    /// A link-local IPv6 address and its interface, by name or number (RFC 4007).
     Zoned(Ipv6Addr, String),
     /// In lower case.
     Name(String),
@@ -34,7 +37,7 @@ impl Address {
         self.port
     }
 
-    /// Returns the host as certificates and `Host` headers have it: without brackets and zone.
+    /// Returns the host as in certificates and `Host` headers: without brackets and zone.
     pub(crate) fn host(&self) -> String {
         match &self.host {
             Host::Ip(ip) => ip.to_string(),
@@ -43,8 +46,8 @@ impl Address {
         }
     }
 
-    /// Returns `true` if the text alone shows that only this machine can reach the address.
-    pub(crate) fn is_local(&self) -> bool {
+    /// Returns `true` if only this machine can reach the address. Does not resolve names.
+    pub(crate) fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Ip(ip) => ip.to_canonical().is_loopback(),
             Host::Zoned(ip, _) => ip.is_loopback(),
@@ -52,12 +55,15 @@ impl Address {
         }
     }
 
-    /// Returns every address that it stands for, in the order in which they are to be tried; never none. Asks the system
-    /// about names, on a thread for blocking work.
+    /// Resolves to socket addresses, in the order to try them. Names are resolved by the system, on the blocking thread
+    /// pool.
+    ///
+    /// # Errors
+    /// If the name cannot be resolved or has no address.
     pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let mut found = match &self.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
-            // Without a file of hosts, and without IPv6 in it, the name means the same.
+            // Independent of the hosts file, which may be missing or lack IPv6.
             Host::Name(name) if name == LOCALHOST => {
                 let both: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
                 both.map(|ip| SocketAddr::new(ip, self.port)).to_vec()
@@ -95,7 +101,7 @@ impl FromStr for Address {
                     "" => None,
                     port => Some(port.strip_prefix(':').ok_or(AddressError::Form)?),
                 };
-                (ipv6(inside).ok_or(AddressError::Form)?, port)
+                (parse_ipv6(inside).ok_or(AddressError::Form)?, port)
             }
             None if text.matches(':').count() > 1 => return Err(AddressError::Brackets),
             None => {
@@ -103,11 +109,11 @@ impl FromStr for Address {
                     Some((host, port)) => (host, Some(port)),
                     None => (text, None),
                 };
-                (named(host).ok_or(AddressError::Form)?, port)
+                (parse_name_or_ipv4(host).ok_or(AddressError::Form)?, port)
             }
         };
         let port = match port {
-            // A sign before the number would be read too.
+            // `parse` would accept a sign.
             Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
                 port.parse().map_err(|_| AddressError::Form)?
             }
@@ -118,22 +124,22 @@ impl FromStr for Address {
     }
 }
 
-fn ipv6(text: &str) -> Option<Host> {
+fn parse_ipv6(text: &str) -> Option<Host> {
     let Some((ip, zone)) = text.split_once('%') else {
         return text.parse().ok().map(|ip| Host::Ip(IpAddr::V6(ip)));
     };
-    let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'[' | b'%' | b'/');
-    let valid = (1..=LONGEST.1).contains(&zone.len()) && zone.bytes().all(fits);
+    let is_allowed = |b: u8| b.is_ascii_graphic() && !matches!(b, b'[' | b'%' | b'/');
+    let valid = (1..=MAX_ZONE).contains(&zone.len()) && zone.bytes().all(is_allowed);
     ip.parse().ok().filter(|_| valid).map(|ip| Host::Zoned(ip, zone.to_owned()))
 }
 
-fn named(host: &str) -> Option<Host> {
-    // What looks like an IP address has to be one: a resolver would only fail later, and less clearly.
+fn parse_name_or_ipv4(host: &str) -> Option<Host> {
+    // Digits and dots must be a valid IPv4 address: a resolver would fail later, with a less clear error.
     if host.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return host.parse().ok().map(|ip| Host::Ip(IpAddr::V4(ip)));
     }
-    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let valid = host.len() <= LONGEST.0 && host.bytes().all(fits);
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let valid = host.len() <= MAX_NAME && host.bytes().all(is_allowed);
     valid.then(|| Host::Name(host.to_ascii_lowercase()))
 }
 
@@ -148,10 +154,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// Says what an address looks like, to who has written something else.
+/// Why an address is invalid. Displayed as the expected form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressError {
     Form,
+    /// An IPv6 address without brackets.
     Brackets,
     Url,
 }
@@ -161,10 +168,10 @@ impl fmt::Display for AddressError {
         f.write_str(match self {
             Self::Form => "host:port, such as \"127.0.0.1:7300\", \"[::1]:7300\" or \"board-a:7300\"",
             Self::Brackets => {
-                "host:port, where an IPv6 address stands in brackets, such as \"[::1]:7300\" or \
+                "host:port, with an IPv6 address in brackets, such as \"[::1]:7300\" or \
                  \"[fe80::1%eth0]:7300\""
             }
-            Self::Url => "host:port and no URL, such as \"127.0.0.1:7300\" or \"board-a:7300\"",
+            Self::Url => "host:port and not a URL, such as \"127.0.0.1:7300\" or \"board-a:7300\"",
         })
     }
 }
@@ -176,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_form_for_all() {
+    fn parses_addresses() {
         for (text, shown) in [
             ("127.0.0.1:7300", "127.0.0.1:7300"),
             ("127.0.0.1", "127.0.0.1:7300"),
@@ -218,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn localhost_is_both_loopback_addresses_whatever_a_resolver_says() {
+    fn localhost_resolves_to_both_loopback_addresses() {
         let resolve = |text: &str| smol::block_on(text.parse::<Address>().unwrap().resolve()).unwrap();
         let shown = |text| resolve(text).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(shown("LOCALHOST:80"), ["127.0.0.1:80", "[::1]:80"]);

@@ -1,4 +1,4 @@
-//! Texts of files and of standard input, in whichever encoding of Unicode they are.
+//! Decodes text files and standard input: UTF-8 or UTF-16.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,10 +6,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Reads a file that holds a text.
+/// Reads a text file.
 ///
 /// # Errors
-/// Those of reading, and [`io::ErrorKind::InvalidData`] with an [`EncodingError`].
+/// If the file cannot be read, or with [`io::ErrorKind::InvalidData`] and an [`EncodingError`] if it cannot be decoded.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
     let bytes = fs::read(path)?;
     match decode(&bytes) {
@@ -18,14 +18,17 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Reads a text: UTF-8, with or without a byte order mark, or UTF-16 with one, as PowerShell's `>` writes it.
+/// Decodes a text: UTF-8 with or without a byte order mark, or UTF-16 with one, as PowerShell's `>` writes it.
+///
+/// # Errors
+/// [`EncodingError`] if it is neither.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Cow<'_, str>, EncodingError> {
     match bytes {
         [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => Err(EncodingError::Utf32),
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes).map(Cow::Owned),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes).map(Cow::Owned),
         [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
-        // No text begins with the character 0.
+        // A text does not begin with a null character, so this is UTF-16 without a byte order mark.
         [0, _, ..] | [_, 0, ..] => Err(EncodingError::Unmarked),
         _ => utf8(bytes),
     }
@@ -46,7 +49,7 @@ fn utf16(bytes: &[u8], unit: impl Fn([u8; 2]) -> u16) -> Result<String, Encoding
     text.ok().filter(|_| bytes.len().is_multiple_of(2)).ok_or(EncodingError::NotUtf16)
 }
 
-/// Says what a text is in, if not in what it should be.
+/// Why a text cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EncodingError {
     NotUtf8 { line: usize },
@@ -59,10 +62,10 @@ impl fmt::Display for EncodingError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotUtf8 { line } => write!(f, "line {line} is not UTF-8; save it as UTF-8"),
-            Self::NotUtf16 => f.write_str("it begins as UTF-16 and does not go on so; save it as UTF-8"),
-            Self::Unmarked => {
-                f.write_str("it holds zero bytes, as UTF-16 without a byte order mark does; save it as UTF-8")
-            }
+            Self::NotUtf16 => f.write_str("invalid UTF-16 after its byte order mark; save it as UTF-8"),
+            Self::Unmarked => f.write_str(
+                "it contains zero bytes, as UTF-16 without a byte order mark does; save it as UTF-8",
+            ),
             Self::Utf32 => f.write_str("it is UTF-32; save it as UTF-8"),
         }
     }
@@ -82,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_windows_tools() {
+    fn decodes_text_of_windows_tools() {
         assert_eq!(decode(TEXT.as_bytes()).unwrap(), TEXT);
         assert_eq!(decode(format!("\u{feff}{TEXT}").as_bytes()).unwrap(), TEXT);
         assert_eq!(decode(&utf16(true, u16::to_le_bytes)).unwrap(), TEXT);
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn other_encodings_are_named() {
+    fn names_unsupported_encodings() {
         assert_eq!(decode(b"a\nb\nGer\xe4t"), Err(EncodingError::NotUtf8 { line: 3 }));
         assert_eq!(decode(&utf16(false, u16::to_le_bytes)), Err(EncodingError::Unmarked));
         assert_eq!(decode(&utf16(false, u16::to_be_bytes)), Err(EncodingError::Unmarked));

@@ -30,7 +30,7 @@ pub mod node;
 #[cfg(feature = "node")]
 mod origin;
 #[cfg(feature = "node")]
-mod pace;
+mod receive_deadline;
 #[cfg(feature = "node")]
 pub mod remote;
 #[cfg(feature = "node")]

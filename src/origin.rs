@@ -1,17 +1,18 @@
-//! By what a request says that it comes from: when two of these are the same.
+//! Normalizes the `Origin` of requests, so that two of them can be compared.
 
-/// The longest origin.
-const LONGEST_ORIGIN: usize = 256;
-/// Schemes that have hosts, and their default ports.
-const SCHEMES: [(&str, &str); 4] = [("http", ":80"), ("https", ":443"), ("ws", ":80"), ("wss", ":443")];
+/// Maximum length of an origin, in bytes.
+const MAX_LEN: usize = 256;
+/// Schemes whose URLs have a host, and their default ports.
+const DEFAULT_PORTS: [(&str, &str); 4] = [("http", ":80"), ("https", ":443"), ("ws", ":80"), ("wss", ":443")];
 
-/// Returns an `Origin` in the form in which two of them are compared: in lower case, without a default port, and without a
-/// lone slash at the end. `None` if it is none: it has to be `null`, or a scheme and what follows its `://`, which for other
-/// clients than browsers may be nothing, or a path; 256 visible ASCII characters at most, and neither of `*`, `,`, `"`
-/// and `\\`.
-pub(crate) fn parse(text: &str) -> Option<String> {
-    let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'*' | b',' | b'"' | b'\\');
-    if text.len() > LONGEST_ORIGIN || !text.bytes().all(fits) {
+/// Normalizes an `Origin`: converts it to lower case, and removes a default port and a path of `/`.
+///
+/// Returns `None` if it is invalid. A valid origin is `null`, or a scheme, `://` and the rest, which may be empty or
+/// contain a path for clients other than browsers. It has at most 256 visible ASCII characters, and none of `*`, `,`,
+/// `"` and `\\`.
+pub(crate) fn normalize(text: &str) -> Option<String> {
+    let is_valid = |b: u8| b.is_ascii_graphic() && !matches!(b, b'*' | b',' | b'"' | b'\\');
+    if text.len() > MAX_LEN || !text.bytes().all(is_valid) {
         return None;
     }
     let text = text.to_ascii_lowercase();
@@ -19,8 +20,8 @@ pub(crate) fn parse(text: &str) -> Option<String> {
         return Some(text);
     }
     let (scheme, rest) = text.split_once("://")?;
-    let of_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
-    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(of_scheme) {
+    let is_scheme = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|c: char| c.is_ascii_alphabetic()) || !scheme.bytes().all(is_scheme) {
         return None;
     }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -33,9 +34,9 @@ pub(crate) fn parse(text: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{path}"))
 }
 
-/// Returns the port of a scheme that is known, with its colon.
+/// Returns the default port of a known scheme, with a leading colon.
 pub(crate) fn default_port(scheme: &str) -> Option<&'static str> {
-    SCHEMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(scheme)).map(|(_, port)| *port)
+    DEFAULT_PORTS.iter().find(|(known, _)| known.eq_ignore_ascii_case(scheme)).map(|(_, port)| *port)
 }
 
 #[cfg(test)]
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins() {
+    fn normalizes_origins() {
         for (text, expected) in [
             ("https://App.example", Some("https://app.example")),
             ("https://app.example:443", Some("https://app.example")),
@@ -69,12 +70,12 @@ mod tests {
             ("https://a b", None),
             ("https://\u{e9}.example", None),
         ] {
-            assert_eq!(parse(text).as_deref(), expected, "{text}");
+            assert_eq!(normalize(text).as_deref(), expected, "{text}");
             if let Some(expected) = expected {
-                assert_eq!(parse(expected).as_deref(), Some(expected));
+                assert_eq!(normalize(expected).as_deref(), Some(expected));
             }
         }
-        assert!(parse(&format!("https://{}", "x".repeat(248))).is_some());
-        assert!(parse(&format!("https://{}", "x".repeat(249))).is_none());
+        assert!(normalize(&format!("https://{}", "x".repeat(248))).is_some());
+        assert!(normalize(&format!("https://{}", "x".repeat(249))).is_none());
     }
 }

@@ -1,48 +1,48 @@
-//! Messages as they stand in bytes: where one is, and what it holds.
+//! The results of framing and decoding.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::message::{Fault, Id, Message};
 
-/// What stands at the front of a buffer.
+/// What a framer finds at the front of a buffer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Next {
-    /// A whole message: where it is, and how many bytes to cut with it.
+pub enum FrameResult {
+    /// A complete message: its position, and the number of bytes to discard after processing it.
     Frame(Range<usize>, usize),
-    /// A message longer than the maximum began here; cut so many bytes. Its rest is skipped when it comes.
+    /// The message exceeds the maximum length. Discard this many bytes; the remainder is skipped as it arrives.
     TooLong(usize),
-    /// No whole message yet; cut so many bytes that mean nothing.
+    /// No complete message yet. Discard this many bytes, which are not part of one.
     Incomplete(usize),
-    /// The bytes make no sense, and never will.
-    Broken(Cow<'static, str>),
+    /// The bytes are invalid, and more of them cannot change that.
+    Invalid(Cow<'static, str>),
 }
 
-/// What one message holds.
+/// The content of one frame.
 #[derive(Debug)]
-pub enum Read<'a> {
-    /// One call, reply or cancellation.
-    Single(Result<Message<'a>, Refused>),
-    /// Several, answered together.
-    Batch(Vec<Result<Message<'a>, Refused>>),
+pub enum Decoded<'a> {
+    /// One request, reply or cancellation.
+    Single(Result<Message<'a>, DecodeError>),
+    /// Several, to be answered together.
+    Batch(Vec<Result<Message<'a>, DecodeError>>),
 }
 
-/// A message that could not be understood, and the id to tell it under.
+/// A message that could not be decoded, and the id to report it under.
 #[derive(Debug)]
-pub struct Refused {
-    /// The message's id if it had a usable one, else null.
+pub struct DecodeError {
+    /// The message's id if it has a valid one, otherwise null.
     pub id: Id<'static>,
     /// What is wrong with it.
     pub fault: Fault,
 }
 
-impl Refused {
-    /// Refuses a message whose id is not known.
+impl DecodeError {
+    /// Creates an error for a message whose id is unknown.
     pub(super) fn new(code: i64, message: impl Into<Cow<'static, str>>) -> Self {
         Self { id: Id::null(), fault: Fault::new(code, message) }
     }
 
-    /// Enters the id, if it has become known.
+    /// Sets the id if it is known.
     pub(super) fn with_id(self, id: Option<Id<'_>>) -> Self {
         Self { id: id.map_or(self.id, Id::into_owned), ..self }
     }
@@ -50,33 +50,33 @@ impl Refused {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::Next;
+    use super::FrameResult;
 
-    /// What a framer finds in `pieces`: messages, "!" for one too long, "broken" for the end of it all; and how
-    /// many bytes are left over.
-    pub(in crate::codec) fn found<'a>(
-        mut next: impl FnMut(&[u8]) -> Next,
+    /// Returns what a framer finds in `pieces`: messages, "!" for one that is too long, and "invalid" at the end; and
+    /// how many bytes are left over.
+    pub(in crate::codec) fn frames<'a>(
+        mut next_frame: impl FnMut(&[u8]) -> FrameResult,
         pieces: impl IntoIterator<Item = &'a [u8]>,
     ) -> (Vec<Vec<u8>>, usize) {
         let (mut buffer, mut found) = (Vec::new(), Vec::new());
         for piece in pieces {
             buffer.extend_from_slice(piece);
             while !buffer.is_empty() {
-                let cut = match next(&buffer) {
-                    Next::Frame(at, cut) => {
+                let cut = match next_frame(&buffer) {
+                    FrameResult::Frame(at, cut) => {
                         assert!(at.end <= cut && cut > 0);
                         found.push(buffer[at].to_vec());
                         cut
                     }
-                    Next::TooLong(cut) => {
+                    FrameResult::TooLong(cut) => {
                         found.push(b"!".to_vec());
                         cut
                     }
-                    Next::Incomplete(0) => break,
-                    Next::Incomplete(cut) => cut,
-                    Next::Broken(why) => {
-                        assert!(!why.is_empty());
-                        found.push(b"broken".to_vec());
+                    FrameResult::Incomplete(0) => break,
+                    FrameResult::Incomplete(cut) => cut,
+                    FrameResult::Invalid(reason) => {
+                        assert!(!reason.is_empty());
+                        found.push(b"invalid".to_vec());
                         return (found, buffer.len());
                     }
                 };

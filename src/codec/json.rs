@@ -1,34 +1,34 @@
-//! JSON texts (RFC 8259), read once from front to end: that they are well formed, and where their values are.
+//! Scans JSON texts (RFC 8259) in one pass: validates them, and finds the values in them.
 //!
-//! Nothing is taken apart or copied: whoever wants a value gets its text.
+//! Values are not parsed or copied, but returned as slices of the text.
 
 use std::fmt;
 
-/// Reads one text.
+/// Scans one text.
 #[derive(Debug)]
 pub(super) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
     max_depth: usize,
-    error: Option<Error>,
+    error: Option<ScanError>,
 }
 
-/// The text cannot be read on; [`Scanner::error`] says why. So small, and the reason elsewhere, since every step
-/// hands it on.
+/// The text is invalid; [`Scanner::error`] returns the reason. Without content, so that the results passed between
+/// steps stay small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stop;
+pub(super) struct ScanFailed;
 
-/// Why a text is not read.
+/// Why a text is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Error {
-    /// Arrays and objects are nested deeper than so many.
+pub(super) enum ScanError {
+    /// Arrays and objects are nested deeper than this limit.
     TooDeep(usize),
-    /// Something else should stand at this byte.
+    /// What was expected at this byte.
     Expected(&'static str, usize),
 }
 
-impl fmt::Display for Error {
+impl fmt::Display for ScanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooDeep(max) => write!(f, "nested deeper than {max} (limits.depth)"),
@@ -37,26 +37,26 @@ impl fmt::Display for Error {
     }
 }
 
-/// A string as it stands between its quotes.
+/// A string without its quotes, and with its escapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Quoted<'a> {
+pub(super) struct JsonStr<'a> {
     pub(super) text: &'a str,
-    /// Whether escapes are in it, and so it stands for another text.
+    /// The text contains escapes.
     pub(super) escaped: bool,
 }
 
 impl<'a> Scanner<'a> {
-    /// Starts at the beginning of a text whose values may be nested `max_depth` deep.
+    /// Creates a scanner for a text whose values may be nested `max_depth` levels deep.
     pub(super) fn new(text: &'a str, max_depth: usize) -> Self {
         Self { text, at: 0, depth: 0, max_depth, error: None }
     }
 
-    /// Why the text could not be read.
-    pub(super) fn error(&self) -> Error {
-        self.error.unwrap_or(Error::Expected("JSON", self.at))
+    /// Returns why the text is invalid.
+    pub(super) fn error(&self) -> ScanError {
+        self.error.unwrap_or(ScanError::Expected("JSON", self.at))
     }
 
-    /// The byte with which the next value begins, or `None` at the end.
+    /// Skips white space and returns the next byte, or `None` at the end.
     #[inline]
     pub(super) fn peek(&mut self) -> Option<u8> {
         loop {
@@ -67,53 +67,53 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// How many bytes are read.
-    pub(super) fn at(&self) -> usize {
+    /// Returns the number of bytes scanned.
+    pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// What was read since so many bytes were.
-    pub(super) fn since(&self, start: usize) -> &'a str {
+    /// Returns the text scanned since position `start`.
+    pub(super) fn text_since(&self, start: usize) -> &'a str {
         &self.text[start..self.at]
     }
 
-    /// Sees that nothing stands behind the last value.
-    pub(super) fn end(&mut self) -> Result<(), Stop> {
+    /// Checks that nothing follows the last value.
+    pub(super) fn expect_end(&mut self) -> Result<(), ScanFailed> {
         match self.peek() {
             None => Ok(()),
-            Some(_) => self.expected("the end of the text"),
+            Some(_) => self.fail("the end of the text"),
         }
     }
 
-    /// Reads one value, and returns its text.
+    /// Scans one value and returns its text.
     #[inline]
-    pub(super) fn value(&mut self) -> Result<&'a str, Stop> {
+    pub(super) fn value(&mut self) -> Result<&'a str, ScanFailed> {
         self.peek();
         let start = self.at;
         self.skip()?;
         Ok(&self.text[start..self.at])
     }
 
-    /// Reads one value.
-    pub(super) fn skip(&mut self) -> Result<(), Stop> {
+    /// Scans one value.
+    pub(super) fn skip(&mut self) -> Result<(), ScanFailed> {
         match self.peek() {
             Some(b'"') => self.string().map(drop),
             Some(b'{') => self.object(|scanner, _| scanner.skip()),
             Some(b'[') => self.array(Self::skip),
             Some(b'-' | b'0'..=b'9') => self.number(),
-            Some(b't') => self.word("true"),
-            Some(b'f') => self.word("false"),
-            Some(b'n') => self.word("null"),
-            _ => self.expected("a value"),
+            Some(b't') => self.literal("true"),
+            Some(b'f') => self.literal("false"),
+            Some(b'n') => self.literal("null"),
+            _ => self.fail("a value"),
         }
     }
 
-    /// Reads an object. `member` gets each key, and must read the value.
+    /// Scans an object. `member` is called with each key, and must scan the value.
     #[inline]
     pub(super) fn object(
         &mut self,
-        member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+        member: impl FnMut(&mut Self, JsonStr<'a>) -> Result<(), ScanFailed>,
+    ) -> Result<(), ScanFailed> {
         self.enter()?;
         if self.peek() == Some(b'}') {
             return self.leave();
@@ -121,50 +121,50 @@ impl<'a> Scanner<'a> {
         self.members(member)
     }
 
-    /// Reads an object of which most begin with the same members. If this one does, to the byte, these are passed
-    /// over, and it tells so. `beginning` ends in a comma.
+    /// Scans an object whose text usually starts with `prefix`, which must end in a comma. If it does, byte for byte,
+    /// these members are skipped without a call of `member`, and `true` is returned.
     #[inline]
-    pub(super) fn object_after(
+    pub(super) fn object_with_prefix(
         &mut self,
-        beginning: &str,
-        member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
-    ) -> Result<bool, Stop> {
-        if !self.text.as_bytes()[self.at..].starts_with(beginning.as_bytes()) {
+        prefix: &str,
+        member: impl FnMut(&mut Self, JsonStr<'a>) -> Result<(), ScanFailed>,
+    ) -> Result<bool, ScanFailed> {
+        if !self.text.as_bytes()[self.at..].starts_with(prefix.as_bytes()) {
             return self.object(member).map(|()| false);
         }
         self.enter()?;
-        self.at += beginning.len() - 1;
+        self.at += prefix.len() - 1;
         self.members(member).map(|()| true)
     }
 
     fn members(
         &mut self,
-        mut member: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+        mut member: impl FnMut(&mut Self, JsonStr<'a>) -> Result<(), ScanFailed>,
+    ) -> Result<(), ScanFailed> {
         loop {
             if self.peek() != Some(b'"') {
-                return self.expected("a key in quotes");
+                return self.fail("a key in quotes");
             }
             let key = self.string()?;
             if self.peek() != Some(b':') {
-                return self.expected("a colon");
+                return self.fail("a colon");
             }
             self.at += 1;
             member(self, key)?;
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b'}') => return self.leave(),
-                _ => return self.expected("a comma or the end of the object"),
+                _ => return self.fail("a comma or the end of the object"),
             }
         }
     }
 
-    /// Reads an array. `element` must read each value.
+    /// Scans an array. `element` must scan each value.
     #[inline]
     pub(super) fn array(
         &mut self,
-        mut element: impl FnMut(&mut Self) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+        mut element: impl FnMut(&mut Self) -> Result<(), ScanFailed>,
+    ) -> Result<(), ScanFailed> {
         self.enter()?;
         if self.peek() == Some(b']') {
             return self.leave();
@@ -174,48 +174,48 @@ impl<'a> Scanner<'a> {
             match self.peek() {
                 Some(b',') => self.at += 1,
                 Some(b']') => return self.leave(),
-                _ => return self.expected("a comma or the end of the array"),
+                _ => return self.fail("a comma or the end of the array"),
             }
         }
     }
 
-    fn enter(&mut self) -> Result<(), Stop> {
+    fn enter(&mut self) -> Result<(), ScanFailed> {
         self.at += 1;
         self.depth += 1;
         if self.depth > self.max_depth {
-            self.error = Some(Error::TooDeep(self.max_depth));
-            return Err(Stop);
+            self.error = Some(ScanError::TooDeep(self.max_depth));
+            return Err(ScanFailed);
         }
         Ok(())
     }
 
-    fn leave(&mut self) -> Result<(), Stop> {
+    fn leave(&mut self) -> Result<(), ScanFailed> {
         self.at += 1;
         self.depth -= 1;
         Ok(())
     }
 
-    fn string(&mut self) -> Result<Quoted<'a>, Stop> {
+    fn string(&mut self) -> Result<JsonStr<'a>, ScanFailed> {
         self.at += 1;
         let (start, mut escaped) = (self.at, false);
         loop {
-            self.at += plain(&self.text.as_bytes()[self.at..]);
+            self.at += unescaped_len(&self.text.as_bytes()[self.at..]);
             match self.byte() {
                 Some(b'"') => {
                     self.at += 1;
-                    return Ok(Quoted { text: &self.text[start..self.at - 1], escaped });
+                    return Ok(JsonStr { text: &self.text[start..self.at - 1], escaped });
                 }
                 Some(b'\\') => {
                     escaped = true;
                     self.escape()?;
                 }
-                Some(_) => return self.expected("no control character in a string"),
-                None => return self.expected("the end of the string"),
+                Some(_) => return self.fail("no control character in a string"),
+                None => return self.fail("the end of the string"),
             }
         }
     }
 
-    fn escape(&mut self) -> Result<(), Stop> {
+    fn escape(&mut self) -> Result<(), ScanFailed> {
         self.at += 1;
         match self.byte() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -225,16 +225,16 @@ impl<'a> Scanner<'a> {
             Some(b'u') => {
                 let digits = self.text.as_bytes().get(self.at + 1..self.at + 5);
                 if digits.is_none_or(|digits| !digits.iter().all(u8::is_ascii_hexdigit)) {
-                    return self.expected("four hexadecimal digits after \\u");
+                    return self.fail("four hexadecimal digits after \\u");
                 }
                 self.at += 5;
                 Ok(())
             }
-            _ => self.expected("an escape that JSON knows"),
+            _ => self.fail("an escape that JSON knows"),
         }
     }
 
-    fn number(&mut self) -> Result<(), Stop> {
+    fn number(&mut self) -> Result<(), ScanFailed> {
         if self.byte() == Some(b'-') {
             self.at += 1;
         }
@@ -257,19 +257,19 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), Stop> {
+    fn digits(&mut self) -> Result<(), ScanFailed> {
         let start = self.at;
         while let Some(b'0'..=b'9') = self.byte() {
             self.at += 1;
         }
-        if self.at == start { self.expected("a digit") } else { Ok(()) }
+        if self.at == start { self.fail("a digit") } else { Ok(()) }
     }
 
-    fn word(&mut self, word: &'static str) -> Result<(), Stop> {
-        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return self.expected("a value");
+    fn literal(&mut self, literal: &'static str) -> Result<(), ScanFailed> {
+        if !self.text.as_bytes()[self.at..].starts_with(literal.as_bytes()) {
+            return self.fail("a value");
         }
-        self.at += word.len();
+        self.at += literal.len();
         Ok(())
     }
 
@@ -279,18 +279,18 @@ impl<'a> Scanner<'a> {
     }
 
     #[cold]
-    fn expected<T>(&mut self, what: &'static str) -> Result<T, Stop> {
-        self.error = Some(Error::Expected(what, self.at));
-        Err(Stop)
+    fn fail<T>(&mut self, what: &'static str) -> Result<T, ScanFailed> {
+        self.error = Some(ScanError::Expected(what, self.at));
+        Err(ScanFailed)
     }
 }
 
-/// How many bytes at the front of a string are neither its end, nor the beginning of an escape, nor forbidden.
-pub(super) fn plain(bytes: &[u8]) -> usize {
+/// Returns the number of bytes before the first quote, backslash or control character.
+pub(super) fn unescaped_len(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
-    // The highest bit of each byte that is below `limit`, as far as to the first such byte: a borrow may only reach
-    // what stands behind it. (Anderson, Bit Twiddling Hacks, "hasless".)
+    // Sets the highest bit of each byte below `limit`, reliably up to the first such byte: a borrow affects only the
+    // bytes after it. (Anderson, Bit Twiddling Hacks, "hasless".)
     let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
     let mut at = 0;
     while let Some(eight) = bytes[at..].first_chunk() {
@@ -314,15 +314,15 @@ mod tests {
 
     use super::*;
 
-    fn scan(text: &str) -> Result<&str, Error> {
+    fn scan(text: &str) -> Result<&str, ScanError> {
         let mut scanner = Scanner::new(text, 8);
         let value = scanner.value();
-        let read = value.and_then(|value| scanner.end().map(|()| value));
-        read.map_err(|Stop| scanner.error())
+        let read = value.and_then(|value| scanner.expect_end().map(|()| value));
+        read.map_err(|ScanFailed| scanner.error())
     }
 
     #[test]
-    fn takes_values_and_nothing_else() {
+    fn accepts_exactly_json() {
         for text in [
             "null",
             "true",
@@ -399,36 +399,36 @@ mod tests {
             "nan",
             "\u{a0}1",
         ] {
-            assert!(matches!(scan(text), Err(Error::Expected(..))), "{text:?}: {:?}", scan(text));
+            assert!(matches!(scan(text), Err(ScanError::Expected(..))), "{text:?}: {:?}", scan(text));
         }
     }
 
     #[test]
-    fn strings_of_any_length_end_where_they_end() {
+    fn finds_the_end_of_strings_of_any_length() {
         for byte in 0..=u8::MAX {
             for at in 0..20 {
                 let mut bytes = vec![b'a'; 20];
                 bytes[at] = byte;
                 let special = matches!(byte, b'"' | b'\\' | 0..0x20);
-                assert_eq!(plain(&bytes), if special { at } else { 20 }, "{byte} at {at}");
-                assert_eq!(plain(&bytes[..at]), at);
-                // What stands behind makes no difference.
+                assert_eq!(unescaped_len(&bytes), if special { at } else { 20 }, "{byte} at {at}");
+                assert_eq!(unescaped_len(&bytes[..at]), at);
+                // The bytes after it make no difference.
                 bytes[at..].fill(byte);
-                assert_eq!(plain(&bytes), if special { at } else { 20 }, "{byte} from {at}");
+                assert_eq!(unescaped_len(&bytes), if special { at } else { 20 }, "{byte} from {at}");
             }
         }
     }
 
     #[test]
-    fn is_bounded_in_depth() {
+    fn depth_is_limited() {
         let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         assert!(scan(&nested(8)).is_ok());
-        assert_eq!(scan(&nested(9)), Err(Error::TooDeep(8)));
-        assert_eq!(scan(&"{\"a\":".repeat(100_000)), Err(Error::TooDeep(8)));
-        assert!(scan(&format!("[{}1]", "[],".repeat(1000))).is_ok(), "what is side by side is not deep");
+        assert_eq!(scan(&nested(9)), Err(ScanError::TooDeep(8)));
+        assert_eq!(scan(&"{\"a\":".repeat(100_000)), Err(ScanError::TooDeep(8)));
+        assert!(scan(&format!("[{}1]", "[],".repeat(1000))).is_ok(), "siblings do not add to the depth");
     }
 
-    /// Pieces of which JSON is made, whole and broken.
+    /// Fragments of JSON, in any order.
     fn pieces() -> impl Strategy<Value = String> {
         let piece = prop_oneof![
             Just("[".to_owned()),
@@ -476,13 +476,13 @@ mod tests {
     }
 
     proptest! {
-        /// serde_json is the judge of what is JSON.
+        /// serde_json defines what is JSON.
         #[test]
         fn agrees_with_serde(text in prop_oneof![pieces(), values()], cut in any::<prop::sample::Index>()) {
             let cut = (0..=cut.index(text.len() + 1)).rev().find(|at| text.is_char_boundary(*at)).unwrap();
             for text in [&text[..], &text[..cut]] {
                 let mut scanner = Scanner::new(text, 64);
-                let scanned = scanner.value().and_then(|_| scanner.end());
+                let scanned = scanner.value().and_then(|_| scanner.expect_end());
                 prop_assert_eq!(scanned.is_ok(), serde_json::from_str::<IgnoredAny>(text).is_ok(), "{}", text);
             }
         }

@@ -1,9 +1,9 @@
-//! Bytes ↔ messages. Pure: no sockets, no clock, no tasks; slices in, values and byte counts out.
+//! Bytes ↔ messages. Pure: no sockets, no clock, no tasks. Takes slices, returns values and byte counts.
 
+mod content_length;
 mod detect;
-mod dialects;
+mod dialect;
 mod frame;
-mod headers;
 mod json;
 pub mod jsonrpc;
 pub mod leaf;
@@ -11,7 +11,7 @@ mod lines;
 mod meta;
 mod msgpack;
 
-pub use detect::{Detected, LONGEST, detect};
-pub use dialects::{Codec, Dialect};
-pub use frame::{Next, Read, Refused};
-pub use lines::Lines;
+pub use detect::{DETECT_LIMIT, Detected, detect};
+pub use dialect::{Codec, Dialect};
+pub use frame::{DecodeError, Decoded, FrameResult};
+pub use lines::LineFramer;

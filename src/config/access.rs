@@ -109,13 +109,13 @@ pub(super) fn hosts(field: Field<'_>) -> Result<Vec<String>> {
     field.list(wanted)?.map(host).collect()
 }
 
-/// Reads where pages and programs may come from, in the form that [`origin::parse`] gives.
+/// Reads where pages and programs may come from, in the form that [`origin::normalize`] gives.
 pub(super) fn origins(field: Field<'_>) -> Result<Vec<String>> {
     let wanted = "origins: scheme and host such as [\"https://app.example\"], or exactly what the client sends, such as \
                   \"file://\" or \"null\"";
     field
         .list(wanted)?
-        .map(|field| origin::parse(field.string()?).ok_or_else(|| field.expected(wanted)))
+        .map(|field| origin::normalize(field.string()?).ok_or_else(|| field.expected(wanted)))
         .collect()
 }
 

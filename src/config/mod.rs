@@ -110,7 +110,7 @@ impl Listen {
 
     /// Tells by what is typed whether only this machine can reach the address: a loopback one, or `localhost`.
     pub fn is_local(&self) -> bool {
-        self.address.parse().is_ok_and(|address: Address| address.is_local())
+        self.address.parse().is_ok_and(|address: Address| address.is_loopback())
     }
 
     /// Returns `true` if it listens there, however its own address is written.

@@ -11,7 +11,7 @@ use smol::Timer;
 use crate::message::{Fault, code};
 use crate::route::Stop;
 use crate::session::Session;
-use crate::transport::{Closing, Pipe, Received};
+use crate::transport::{CloseReason, Pipe, Received};
 
 /// Rounds of reading and answering, or messages, after which other connections have their turn. A socket that always has
 /// more to give would otherwise never be left.
@@ -67,7 +67,7 @@ pub(super) fn drive(
             let mut read = 0;
             while !quiet && !stopped && session.wants_input() {
                 match pipe.poll_receive(cx, session.input())? {
-                    Poll::Ready(Received::Some) => {
+                    Poll::Ready(Received::Data) => {
                         session.received(now);
                         moved = true;
                         read += 1;
@@ -77,12 +77,12 @@ pub(super) fn drive(
                         // Not yet flushed, but before what comes next, which may be the end.
                         send(&mut session, &mut *pipe, cx)?;
                     }
-                    Poll::Ready(Received::End) => {
+                    Poll::Ready(Received::Eof) => {
                         session.end(now);
                         moved = true;
                     }
-                    Poll::Ready(Received::Gone) => {
-                        closing = Some(Closing::Done);
+                    Poll::Ready(Received::Closed) => {
+                        closing = Some(CloseReason::Done);
                         moved = true;
                         break;
                     }
@@ -105,9 +105,9 @@ pub(super) fn drive(
             }
             // A peer that has said all waits for its answers only; a node that stops, for everything.
             let why = match (session.has_ended(), session.is_broken()) {
-                (true, false) => session.is_answered().then_some(Closing::Done),
-                (true, true) => session.is_answered().then_some(Closing::Refused),
-                _ => (stopped && session.is_idle()).then_some(Closing::Stopping { busy }),
+                (true, false) => session.is_answered().then_some(CloseReason::Done),
+                (true, true) => session.is_answered().then_some(CloseReason::Refused),
+                _ => (stopped && session.is_idle()).then_some(CloseReason::Stopping { busy }),
             };
             closing = why.filter(|_| flushed);
             if closing.is_some() {

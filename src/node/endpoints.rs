@@ -15,8 +15,8 @@ use super::{Shared, connection};
 use crate::codec::{Dialect, jsonrpc};
 use crate::message::{Fault, Id};
 use crate::route::Pass;
-use crate::transport::http::{Reply, Request, Service};
-use crate::transport::{Closing, Pipe, Received, Site};
+use crate::transport::http::{HostPolicy, HttpRequest, HttpResponse, HttpService};
+use crate::transport::{CloseReason, Pipe, Received};
 use crate::web;
 
 /// What there is, for who asks for something else.
@@ -54,21 +54,21 @@ impl Endpoints {
     }
 
     /// Has a session of its own answer one body.
-    async fn rpc(&self, body: Vec<u8>, pass: Pass) -> Reply {
+    async fn rpc(&self, body: Vec<u8>, pass: Pass) -> HttpResponse {
         let answer = match self.begin(body, pass) {
             Ok(answer) => answer,
             Err(driven) => match driven.await {
                 Ok(answer) => answer,
-                Err(error) => return Reply::text(500, error.to_string()),
+                Err(error) => return HttpResponse::text(500, error.to_string()),
             },
         };
-        if answer.is_empty() { Reply::accepted() } else { Reply::json(answer) }
+        if answer.is_empty() { HttpResponse::accepted() } else { HttpResponse::json(answer) }
     }
 
     /// The answer if it is there at once, and otherwise what waits for it. So what most requests need not take is not in
     /// the future of each.
     fn begin(&self, body: Vec<u8>, pass: Pass) -> Result<Vec<u8>, Boxed<io::Result<Vec<u8>>>> {
-        let mut session = self.node.session(Dialect::Frames, pass.of_one_request());
+        let mut session = self.node.session(Dialect::JsonPerFrame, pass.of_one_request());
         *session.input() = body;
         session.received(Instant::now());
         if session.is_settled() {
@@ -88,13 +88,13 @@ impl Endpoints {
 
 impl Endpoints {
     /// What the counters say, to whoever may also ask for them by `rpc.stats`.
-    fn metrics(&self, pass: &Pass) -> Reply {
+    fn metrics(&self, pass: &Pass) -> HttpResponse {
         let allowed = pass.check("rpc.stats");
         pass.log_call("rpc.stats", allowed.as_ref().err(), Duration::ZERO);
         match allowed {
             Ok(()) => {
                 let exposition = "text/plain; version=0.0.4; charset=utf-8";
-                Reply::typed(exposition, self.node.registry.prometheus(pass))
+                HttpResponse::new(exposition, self.node.registry.prometheus(pass))
             }
             Err(fault) => {
                 self.node.metrics().denied.add();
@@ -104,20 +104,20 @@ impl Endpoints {
     }
 }
 
-fn denied(fault: &Fault, status: u16) -> Reply {
+fn denied(fault: &Fault, status: u16) -> HttpResponse {
     let mut body = Vec::new();
     jsonrpc::encode_reply(&mut body, &Id::null(), Err(fault));
-    Reply::json(body).with_status(status)
+    HttpResponse::json(body).with_status(status)
 }
 
-impl Service for Endpoints {
-    type Pass = Pass;
+impl HttpService for Endpoints {
+    type Grants = Pass;
 
-    fn site(&self) -> &Site {
-        &self.entrance.site
+    fn host_policy(&self) -> &HostPolicy {
+        &self.entrance.host_policy
     }
 
-    fn misdirected(&self) {
+    fn on_misdirected(&self) {
         self.node.metrics().misdirected.add();
         self.entrance.pass_of(self.connection.peer).log_refusal(&"misdirected");
     }
@@ -132,11 +132,11 @@ impl Service for Endpoints {
         Some(delay)
     }
 
-    fn slow_body(&self) {
+    fn on_slow_body(&self) {
         self.node.metrics().slow_messages.add();
     }
 
-    fn admit(&self, token: Option<&str>) -> Result<Pass, Reply> {
+    fn authenticate(&self, token: Option<&str>) -> Result<Pass, HttpResponse> {
         let mut pass = self.entrance.pass_of(self.connection.peer);
         if let Some(token) = token {
             let mut taken = self.connection.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -153,44 +153,45 @@ impl Service for Endpoints {
         Ok(pass)
     }
 
-    async fn answer(&self, request: Request<'_>, pass: Pass) -> Reply {
+    async fn handle(&self, request: HttpRequest<'_>, pass: Pass) -> HttpResponse {
         self.connection.asked.store(true, Ordering::Relaxed);
         match (request.method, request.path) {
             (_, path)
                 if self.entrance.speaks_only_websocket() && !matches!(path, "/healthz" | "/metrics") =>
             {
-                Reply::text(426, LEAF_USAGE).with_headers(&[("upgrade", "websocket")])
+                HttpResponse::text(426, LEAF_USAGE).with_headers(&[("upgrade", "websocket")])
             }
             (&Method::POST, "/" | "/rpc") => self.rpc(request.body, pass).await,
-            (&Method::GET | &Method::HEAD, "/healthz") => Reply::text(200, "ok\n"),
+            (&Method::GET | &Method::HEAD, "/healthz") => HttpResponse::text(200, "ok\n"),
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&pass),
             (method, path) => match web::file(path) {
                 Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
-                    Reply::typed(content_type, text).with_headers(&web::HEADERS)
+                    HttpResponse::new(content_type, text).with_headers(&web::HEADERS)
                 }
                 _ => not_here(path),
             },
         }
     }
 
-    fn too_large(&self, beginning: &[u8]) -> Reply {
-        let mut session = self.node.session(Dialect::Frames, self.entrance.pass_of(self.connection.peer));
+    fn payload_too_large(&self, beginning: &[u8]) -> HttpResponse {
+        let mut session =
+            self.node.session(Dialect::JsonPerFrame, self.entrance.pass_of(self.connection.peer));
         session.too_long(beginning);
-        Reply::json(session.take_output()).with_status(413)
+        HttpResponse::json(session.take_output()).with_status(413)
     }
 }
 
 /// Says what would be answered: at this path, or where it is none.
-fn not_here(path: &str) -> Reply {
+fn not_here(path: &str) -> HttpResponse {
     let allowed: &[(&str, &str)] = match path {
         "/" => &[("allow", "GET, HEAD, POST")],
         "/rpc" => &[("allow", "POST")],
         _ if matches!(path, "/healthz" | "/metrics") || web::file(path).is_some() => {
             &[("allow", "GET, HEAD")]
         }
-        _ => return Reply::text(404, USAGE),
+        _ => return HttpResponse::text(404, USAGE),
     };
-    Reply::text(405, USAGE).with_headers(allowed)
+    HttpResponse::text(405, USAGE).with_headers(allowed)
 }
 
 /// Nothing more comes in, one answer goes out.
@@ -200,7 +201,7 @@ struct Exchange<'a> {
 
 impl Pipe for Exchange<'_> {
     fn poll_receive(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>) -> Poll<io::Result<Received>> {
-        Poll::Ready(Ok(Received::End))
+        Poll::Ready(Ok(Received::Eof))
     }
 
     fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -213,7 +214,7 @@ impl Pipe for Exchange<'_> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_close(&mut self, _: &mut Context<'_>, _: Closing) -> Poll<io::Result<()>> {
+    fn poll_close(&mut self, _: &mut Context<'_>, _: CloseReason) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 }

@@ -9,10 +9,10 @@ use smol::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
 use crate::address::Address;
-use crate::codec::leaf::{ByteOrder, Leaf, LengthBytes};
+use crate::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
 use crate::config::{self, Listen, ListenTls};
 use crate::route::{Access, Pass};
-use crate::transport::Site;
+use crate::transport::http::HostPolicy;
 use crate::transport::tls::{Acceptor, TlsError};
 
 /// Connections that may wait to be accepted. The system caps it (Linux: `net.core.somaxconn`).
@@ -31,9 +31,9 @@ pub struct Listener {
 #[derive(Debug)]
 pub(super) struct Entrance {
     pub(super) pass: Pass,
-    pub(super) site: Site,
+    pub(super) host_policy: HostPolicy,
     /// Nothing but Leaf's messages is spoken here.
-    pub(super) leaf: Option<Leaf>,
+    pub(super) leaf: Option<LeafFraming>,
     pub(super) tls: Option<Acceptor>,
 }
 
@@ -42,18 +42,25 @@ impl Listener {
     pub fn new(socket: TcpListener, configured: &Listen, access: &Arc<Access>) -> Self {
         let mut hosts = configured.hosts.clone();
         hosts.extend(configured.address.parse().map(|address: Address| address.host()));
-        let site = Site::new(hosts, configured.origins.clone(), &configured.address.to_string());
+        let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
         let leaf = configured.leaf.as_ref().map(leaf);
         let pass = access.visitor(&configured.address);
-        Self { socket: listening(socket), entrance: Arc::new(Entrance { pass, site, leaf, tls: None }) }
+        Self {
+            socket: listening(socket),
+            entrance: Arc::new(Entrance { pass, host_policy, leaf, tls: None }),
+        }
     }
 
     /// Listens for peers that shake hands first.
     #[must_use]
     pub fn with_tls(self, tls: Option<Acceptor>) -> Self {
-        let Entrance { pass, site, leaf, .. } = &*self.entrance;
-        let entrance =
-            Entrance { pass: pass.clone(), site: site.clone().over_tls(tls.is_some()), leaf: *leaf, tls };
+        let Entrance { pass, host_policy, leaf, .. } = &*self.entrance;
+        let entrance = Entrance {
+            pass: pass.clone(),
+            host_policy: host_policy.clone().with_tls(tls.is_some()),
+            leaf: *leaf,
+            tls,
+        };
         Self { entrance: Arc::new(entrance), ..self }
     }
 
@@ -104,17 +111,17 @@ impl Entrance {
 
     /// Tells whether Leaf's messages are spoken here, in WebSocket frames.
     pub(super) fn speaks_only_websocket(&self) -> bool {
-        self.leaf.is_some_and(|leaf| !leaf.framed)
+        self.leaf.is_some_and(|leaf| !leaf.length_prefixed)
     }
 }
 
 impl Default for Entrance {
     fn default() -> Self {
-        Self { pass: Pass::open(), site: Site::default(), leaf: None, tls: None }
+        Self { pass: Pass::open(), host_policy: HostPolicy::default(), leaf: None, tls: None }
     }
 }
 
-fn leaf(configured: &config::Leaf) -> Leaf {
+fn leaf(configured: &config::Leaf) -> LeafFraming {
     let length = match configured.length {
         1 => LengthBytes::One,
         2 => LengthBytes::Two,
@@ -124,5 +131,11 @@ fn leaf(configured: &config::Leaf) -> Leaf {
         config::ByteOrder::Big => ByteOrder::Big,
         config::ByteOrder::Little => ByteOrder::Little,
     };
-    Leaf { length, order, min: configured.min, max: configured.max, framed: !configured.websocket }
+    LeafFraming {
+        length_bytes: length,
+        byte_order: order,
+        min: configured.min,
+        max: configured.max,
+        length_prefixed: !configured.websocket,
+    }
 }

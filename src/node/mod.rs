@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 
-use crate::codec::{Detected, Dialect, Read, detect, jsonrpc};
+use crate::codec::{Decoded, Detected, Dialect, detect, jsonrpc};
 use crate::config::{Limits, host_of};
 use crate::message::{Fault, Id, code};
 use crate::metrics::Metrics;
 use crate::route::{PEER, Pass, PeerName, Registry, Stopper};
 use crate::session::Session;
 use crate::transport::tls::Acceptor;
-use crate::transport::{self, Bytes, Guarded, Peeked, Stream, WebSocket, http};
+use crate::transport::{self, Rewind, StallTimeout, Stream, StreamPipe, WebSocket, http};
 use endpoints::Endpoints;
 use listener::Entrance;
 pub use listener::Listener;
@@ -171,9 +171,9 @@ impl Shared {
     /// Returns the code for a first line that begins with no bracket: a text or a number is JSON, and no request.
     fn code_of(&self, first: &[u8]) -> i64 {
         let line = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let bounds = jsonrpc::Bounds { depth: self.limits.depth, batch: self.limits.batch };
+        let bounds = jsonrpc::DecodeLimits { depth: self.limits.depth, batch: self.limits.batch };
         match jsonrpc::decode(line, bounds) {
-            Read::Single(Err(refused)) => refused.fault.code,
+            Decoded::Single(Err(refused)) => refused.fault.code,
             _ => code::PARSE,
         }
     }
@@ -202,7 +202,7 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
                 }
                 // Replies are written in batches; to hold back small ones would only delay them.
                 let _ = stream.set_nodelay(true);
-                let _ = transport::keep_alive(&stream, node.limits.keepalive);
+                let _ = transport::set_keepalive(&stream, node.limits.keepalive);
                 keep(&node, &listener.entrance, host, peer, stream);
             }
             Err(error) => {
@@ -261,10 +261,10 @@ impl Drop for Present {
 
 /// A connection's stream. Boxed, since futures hold what they are given more than once, and of whatever type, since what
 /// serves it would else be there once a type.
-type Peer = Peeked<Box<dyn Stream>>;
+type Peer = Rewind<Box<dyn Stream>>;
 
 fn guarded(node: &Shared, stream: impl Stream) -> Peer {
-    Peeked::new(Box::new(Guarded::new(stream, node.limits.stall_timeout)))
+    Rewind::new(Box::new(StallTimeout::new(stream, node.limits.stall_timeout)))
 }
 
 /// Each state of a connection is boxed: in one future each would take as much memory as the largest, and those of
@@ -277,7 +277,7 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, peer: Option<Socket
         }
     }
     let told = match entrance.leaf {
-        Some(leaf) if leaf.framed => Ok(Some((Detected::Dialect(Dialect::Leaf(leaf)), stream))),
+        Some(leaf) if leaf.length_prefixed => Ok(Some((Detected::Dialect(Dialect::Leaf(leaf)), stream))),
         _ => Box::pin(dialect(node, stream)).await,
     };
     let ended = match told {
@@ -298,16 +298,16 @@ async fn serve(node: &Arc<Shared>, entrance: &Arc<Entrance>, peer: Option<Socket
         Err(error) => Err(error.into()),
     };
     if let Err(error) = ended {
-        if transport::is_stall(&*error) {
+        if transport::is_stall_timeout(&*error) {
             node.metrics().slow_readers.add();
         } else if is_slow_head(&*error) {
             node.metrics().slow_heads.add();
-        } else if transport::is_vanished(&*error) {
+        } else if transport::is_keepalive_timeout(&*error) {
             node.metrics().vanished.add();
-        } else if transport::is_late(&*error) {
+        } else if transport::is_message_timeout(&*error) {
             node.metrics().slow_messages.add();
         }
-        let cut_short = transport::is_cut_short(&*error);
+        let cut_short = transport::is_unexpected_eof(&*error);
         let level = if cut_short { log::Level::Debug } else { log::Level::Info };
         log::log!(target: PEER, level, "a connection of {} ended: {error}", PeerName(peer));
     }
@@ -321,17 +321,18 @@ async fn secured(node: &Shared, tls: &Acceptor, peer: Option<SocketAddr>, stream
             let shaken = async { Some(tls.accept(stream).await) };
             match in_time(node, shaken).await {
                 None => return None,
-                Some(Ok(stream)) => return Some(Peeked::new(stream)),
+                Some(Ok(stream)) => return Some(Rewind::new(stream)),
                 Some(Err(error)) => error.to_string(),
             }
         }
         Ok(Some((plain, mut stream))) => {
             match plain {
                 Detected::Http | Detected::Http2 => {
-                    http::refuse(&mut stream, "this port speaks TLS: use https:// or wss://\n").await;
+                    http::send_bad_request(&mut stream, "this port speaks TLS: use https:// or wss://\n")
+                        .await;
                 }
                 // A client in another dialect could not read it.
-                Detected::Dialect(Dialect::Lines) | Detected::Foreign(_) => {
+                Detected::Dialect(Dialect::JsonLines) | Detected::Foreign(_) => {
                     tell_error(&mut stream, &Fault::not_sent(ONLY_TLS)).await;
                 }
                 _ => {}
@@ -350,9 +351,11 @@ async fn refuse(node: &Shared, stream: Peer, foreign: Detected, entrance: &Entra
     let (first, mut stream) = stream.into_parts();
     match foreign {
         Detected::Tls => {
-            http::refuse(&mut stream, "this port does not speak TLS: use http:// or ws://\n").await;
+            http::send_bad_request(&mut stream, "this port does not speak TLS: use http:// or ws://\n").await;
         }
-        Detected::Http2 => http::refuse(&mut stream, "HTTP/2 is not spoken here: use HTTP/1.1\n").await,
+        Detected::Http2 => {
+            http::send_bad_request(&mut stream, "HTTP/2 is not spoken here: use HTTP/1.1\n").await
+        }
         _ if entrance.speaks_only_websocket() => {}
         _ => {
             let name = foreign_name(foreign);
@@ -369,7 +372,7 @@ async fn tell_error(stream: &mut impl Stream, fault: &Fault) {
     jsonrpc::encode_reply(&mut line, &Id::null(), Err(fault));
     line.push(b'\n');
     // Whoever does not take it has gone.
-    let _ = transport::last_words(stream, &line).await;
+    let _ = transport::send_and_close(stream, &line).await;
 }
 
 fn foreign_name(foreign: Detected) -> &'static str {
@@ -429,7 +432,7 @@ fn serve_stream(
     let mut session = node.session(dialect, pass);
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
-    let (pipe, stop) = (Box::new(Bytes::new(stream)), Some(node.stopper.signal()));
+    let (pipe, stop) = (Box::new(StreamPipe::new(stream)), Some(node.stopper.signal()));
     connection::drive(session, pipe, stop, node.stopper.last_call()).boxed()
 }
 
@@ -440,7 +443,7 @@ async fn serve_http(
     stream: Peer,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
-    let bounds = http::Bounds {
+    let bounds = http::RequestLimits {
         body: limits.message,
         head_timeout: limits.head_timeout,
         stall_timeout: limits.stall_timeout,
@@ -450,16 +453,17 @@ async fn serve_http(
     if endpoints.was_asked() && matches!(served, Err(http::ServeError::SlowHead)) {
         return Ok(());
     }
-    if let Some(http::Upgraded { stream, pass }) = served? {
+    if let Some(http::Upgraded { stream, grants: pass }) = served? {
         let (first, stream) = stream.into_parts();
         let (keepalive, stall) = (limits.keepalive, limits.stall_timeout);
         let (dialect, pipe) = match entrance.leaf {
-            None => {
-                (Dialect::Messages, WebSocket::accept(stream, first, limits.message, keepalive, stall).await)
-            }
+            None => (
+                Dialect::DetectPerFrame,
+                WebSocket::accept(stream, first, limits.message, keepalive, stall).await,
+            ),
             Some(leaf) => {
                 let pipe = WebSocket::accept(stream, first, leaf.max as usize, keepalive, stall).await;
-                (Dialect::Leaf(leaf), pipe.always_binary().bounded_by("listen.leaf.max"))
+                (Dialect::Leaf(leaf), pipe.always_binary().with_limit_name("listen.leaf.max"))
             }
         };
         let (pipe, stop) = (Box::new(pipe), Some(node.stopper.signal()));

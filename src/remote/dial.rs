@@ -12,7 +12,7 @@ use smol::{Async, Timer};
 
 use super::Target;
 use crate::address::Address;
-use crate::transport::{Guarded, Stream, keep_alive};
+use crate::transport::{StallTimeout, Stream, set_keepalive};
 
 /// How long an address of several is tried before the next one is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -27,8 +27,8 @@ pub(super) async fn dial(target: &Target) -> io::Result<Box<dyn Stream>> {
     let dialled = async {
         let stream = connect(address).await?;
         stream.set_nodelay(true)?;
-        let _ = keep_alive(&stream, limits.keepalive);
-        let stream = Guarded::new(stream, limits.stall_timeout);
+        let _ = set_keepalive(&stream, limits.keepalive);
+        let stream = StallTimeout::new(stream, limits.stall_timeout);
         match tls {
             None => Ok(Box::new(stream) as Box<dyn Stream>),
             Some(tls) => tls

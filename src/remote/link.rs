@@ -16,11 +16,11 @@ use smol::{Executor, Task, Timer};
 
 use super::dial::dial;
 use super::{RemoteError, Secret, Target};
-use crate::codec::jsonrpc::{self, Answered, Whose};
-use crate::codec::{Lines, Next};
+use crate::codec::jsonrpc::{self, ReceivedReply, ReplyId};
+use crate::codec::{FrameResult, LineFramer};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Meta, Outcome, RawJson, Request, code};
-use crate::transport::{Bytes, Closing, Pipe, Pulse, Received, Silence, vanished};
+use crate::transport::{CloseReason, Heartbeat, PeerIdle, Pipe, Received, StreamPipe, keepalive_error};
 
 /// Waits between attempts to connect: the first, and the longest.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -324,10 +324,10 @@ impl Link {
     ///
     /// # Errors
     /// If nobody knows who that is: some of the calls under way will never be answered, and none can be told apart.
-    fn answer(&self, Answered { whose, outcome }: Answered) -> io::Result<()> {
+    fn answer(&self, ReceivedReply { id: whose, outcome }: ReceivedReply) -> io::Result<()> {
         let mut state = self.lock();
         let id = match whose {
-            Whose::Number(AUTH) if self.target.token.is_some() => {
+            ReplyId::Number(AUTH) if self.target.token.is_some() => {
                 drop(state);
                 if let Err(fault) = outcome {
                     self.refused(&fault);
@@ -335,8 +335,8 @@ impl Link {
                 return Ok(());
             }
             // It is not there if the call was given up.
-            Whose::Number(id) if id <= state.next_id => id,
-            Whose::Null if state.notified && !is_about_reading(&outcome) => return Ok(()),
+            ReplyId::Number(id) if id <= state.next_id => id,
+            ReplyId::Null if state.notified && !is_about_reading(&outcome) => return Ok(()),
             _ => {
                 let mut calls = state.pending.keys();
                 match (calls.next().copied(), calls.next()) {
@@ -351,12 +351,12 @@ impl Link {
         drop(state);
         let outcome = match (whose, outcome) {
             // What it says may be another's.
-            (Whose::Number(_) | Whose::Foreign, Ok(_)) if whose != Whose::Number(id) => {
+            (ReplyId::Number(_) | ReplyId::Foreign, Ok(_)) if whose != ReplyId::Number(id) => {
                 let message =
                     format!("{} gave an answer with another id than the call's", self.target.address);
                 Err(Fault::new(code::INTERNAL, message))
             }
-            (Whose::Null, Ok(_)) => {
+            (ReplyId::Null, Ok(_)) => {
                 let message = format!("{} gave an answer without the call's id", self.target.address);
                 Err(Fault::new(code::INTERNAL, message))
             }
@@ -389,7 +389,7 @@ async fn keep(link: Arc<Link>, lasting: bool) {
                     told = false;
                 }
                 let mut writing = Writing { bytes: link.greeting(), sent: 0 };
-                let reason = match exchange(&link, Bytes::new(stream), &mut writing).await {
+                let reason = match exchange(&link, StreamPipe::new(stream), &mut writing).await {
                     Ok(()) => "closed by the other node".to_owned(),
                     Err(error) => error.to_string(),
                 };
@@ -426,23 +426,23 @@ impl Writing {
 
 /// Writes requests and reads replies until the connection ends.
 async fn exchange(link: &Link, mut pipe: impl Pipe, writing: &mut Writing) -> io::Result<()> {
-    let (mut input, mut lines) = (Vec::new(), Lines::new(reply_limit(&link.target.limits)));
-    let mut pulse = Pulse::new(link.target.limits.keepalive);
+    let (mut input, mut lines) = (Vec::new(), LineFramer::new(reply_limit(&link.target.limits)));
+    let mut pulse = Heartbeat::new(link.target.limits.keepalive);
     // What the other node says of no call of ours is most likely why it ends the connection.
     let mut said: Option<Fault> = None;
     poll_fn(|cx| {
         if poll_write(link, &mut pipe, writing, cx)? {
-            return pipe.poll_close(cx, Closing::Done);
+            return pipe.poll_close(cx, CloseReason::Done);
         }
         let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else {
             // With a ping to be written, this is polled once more.
             return pulse.as_mut().map_or(Poll::Pending, |pulse| poll_pulse(link, pulse, cx));
         };
         if let Some(pulse) = &mut pulse {
-            pulse.heard();
+            pulse.record_activity();
         }
         read(link, &mut lines, &mut input, &mut said)?;
-        if received == Received::End {
+        if received == Received::Eof {
             let reason = said.take().map(|fault| format!("closed by the other node: {}", fault.message));
             return Poll::Ready(reason.map_or(Ok(()), |reason| Err(io::Error::other(reason))));
         }
@@ -454,14 +454,14 @@ async fn exchange(link: &Link, mut pipe: impl Pipe, writing: &mut Writing) -> io
 }
 
 /// Pings a node that has been silent for long. `Ready` if it has given no sign of life since.
-fn poll_pulse(link: &Link, pulse: &mut Pulse, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_pulse(link: &Link, pulse: &mut Heartbeat, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     loop {
         let silence = ready!(pulse.poll(cx));
         if link.is_full() {
             // It reads no further before it has answered something, so that its silence says nothing.
-            pulse.heard();
-        } else if silence == Silence::Final {
-            return Poll::Ready(Err(vanished()));
+            pulse.record_activity();
+        } else if silence == PeerIdle::Dead {
+            return Poll::Ready(Err(keepalive_error()));
         } else {
             link.ping();
         }
@@ -505,7 +505,12 @@ fn poll_write(
     }
 }
 
-fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>, said: &mut Option<Fault>) -> io::Result<()> {
+fn read(
+    link: &Link,
+    lines: &mut LineFramer,
+    input: &mut Vec<u8>,
+    said: &mut Option<Fault>,
+) -> io::Result<()> {
     // An alert, or the beginning of a handshake.
     if let [0x15 | 0x16, 3, ..] = input[..] {
         return Err(io::Error::other(
@@ -514,28 +519,31 @@ fn read(link: &Link, lines: &mut Lines, input: &mut Vec<u8>, said: &mut Option<F
     }
     let mut at = 0;
     loop {
-        match lines.next(&input[at..]) {
-            Next::Frame(line, cut) => {
+        match lines.next_frame(&input[at..]) {
+            FrameResult::Frame(line, cut) => {
                 let line = &input[at + line.start..at + line.end];
-                for answered in jsonrpc::replies(line, link.target.limits.depth) {
-                    if let Answered { whose: Whose::Null, outcome: Err(fault) } = &answered {
+                for answered in jsonrpc::decode_replies(line, link.target.limits.depth) {
+                    if let ReceivedReply { id: ReplyId::Null, outcome: Err(fault) } = &answered {
                         *said = Some(fault.clone());
                     }
                     link.answer(answered)?;
                 }
                 at += cut;
             }
-            Next::TooLong(cut) => {
+            FrameResult::TooLong(cut) => {
                 let limit = link.target.limits.message;
                 let message = format!("a reply of more than {limit} bytes (limits.message)");
-                let Some(whose) = jsonrpc::whose_at_front(&input[at..at + cut]) else {
+                let Some(whose) = jsonrpc::reply_id_in_prefix(&input[at..at + cut]) else {
                     return Err(io::Error::other(message));
                 };
-                link.answer(Answered { whose, outcome: Err(Fault::new(code::REPLY_TOO_LARGE, message)) })?;
+                link.answer(ReceivedReply {
+                    id: whose,
+                    outcome: Err(Fault::new(code::REPLY_TOO_LARGE, message)),
+                })?;
                 at += cut;
             }
-            Next::Broken(why) => return Err(io::Error::other(why)),
-            Next::Incomplete(cut) => {
+            FrameResult::Invalid(why) => return Err(io::Error::other(why)),
+            FrameResult::Incomplete(cut) => {
                 input.drain(..at + cut);
                 return Ok(());
             }

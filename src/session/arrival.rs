@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::config::Limits;
-use crate::pace::Pace;
+use crate::receive_deadline::ReceiveDeadline;
 
 /// What a connection waits for from its peer.
 #[derive(Debug, Default)]
 pub(super) struct Arrival {
     /// A message has begun and is not whole.
-    begun: Option<Pace>,
+    begun: Option<ReceiveDeadline>,
     /// Bytes that were there when the input was last looked at.
     seen: usize,
     /// When to look whether the message is late. It stays when the message is there, so that a connection which is busy
@@ -50,7 +50,7 @@ impl Arrival {
             self.begun = None;
             return;
         }
-        self.begun.get_or_insert(Pace::new(now)).progress(came, now);
+        self.begun.get_or_insert(ReceiveDeadline::new(now)).progress(came, now);
         self.look.get_or_insert(now + stall);
     }
 

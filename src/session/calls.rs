@@ -318,8 +318,8 @@ impl Session {
         let (limit, metrics) = (limits.message, registry.metrics());
         let answered = output.message(|out| {
             let start = out.len();
-            let answered = codec.message(out, |out| {
-                let answered = codec.result(out, id, |out| {
+            let answered = codec.frame(out, |out| {
+                let answered = codec.encode_result(out, id, |out| {
                     let start = out.len();
                     registry.prompt(ask, pass, out, clock).ok_or(None)??;
                     let result = text(&out[start..])?;

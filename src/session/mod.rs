@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::codec::jsonrpc::Bounds;
-use crate::codec::{Codec, Dialect, Next, Read, Refused};
+use crate::codec::jsonrpc::DecodeLimits;
+use crate::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
 use crate::config::Limits;
 use crate::message::{Answer, Fault, Id, Message, code};
 use crate::metrics::Metrics;
@@ -88,7 +88,7 @@ impl Session {
         pass: Pass,
         now: Instant,
     ) -> Self {
-        let bounds = Bounds { depth: limits.depth, batch: limits.batch };
+        let bounds = DecodeLimits { depth: limits.depth, batch: limits.batch };
         let codec = Codec::new(dialect, limits.message, bounds);
         let mut arrival = Arrival::default();
         if pass.allows_nothing() {
@@ -133,7 +133,7 @@ impl Session {
         self.clock = self.clock.max(now);
         self.turn_end = self.clock.max(now) + TURN.1;
         if self.codec.is_framed() {
-            if self.codec.is_undecided() && self.input.is_empty() {
+            if self.codec.is_undetected() && self.input.is_empty() {
                 return;
             }
             let mut frame = std::mem::take(&mut self.input);
@@ -260,8 +260,8 @@ impl Session {
     fn message_is_late(&mut self) {
         self.metrics().slow_messages.add();
         let input = std::mem::take(&mut self.input);
-        let id = match self.codec.refuse(&input, Fault::new(code::DEADLINE, "")) {
-            Read::Single(Err(refused)) => refused.id,
+        let id = match self.codec.reject(&input, Fault::new(code::DEADLINE, "")) {
+            Decoded::Single(Err(refused)) => refused.id,
             _ => Id::null(),
         };
         self.end_late(Verdict::Slow, &id);
@@ -349,31 +349,31 @@ impl Session {
             }
             left -= 1;
             let rest = &input[at..];
-            at += match self.codec.next(rest) {
-                Next::Frame(frame, cut) => {
+            at += match self.codec.next_frame(rest) {
+                FrameResult::Frame(frame, cut) => {
                     self.arrival.whole();
                     if !frame.is_empty() {
                         self.frame(&rest[frame], now);
                     }
                     cut
                 }
-                Next::TooLong(cut) => {
+                FrameResult::TooLong(cut) => {
                     self.too_long(&rest[..cut]);
                     cut
                 }
-                Next::Broken(why) => {
+                FrameResult::Invalid(why) => {
                     self.refuse(&Id::null(), Fault::new(code::PARSE, why), rest);
                     self.verdict = Some(Verdict::Unreadable);
                     rest.len()
                 }
-                Next::Incomplete(0) if self.ended => {
-                    if let Some(frame) = self.codec.last(rest) {
+                FrameResult::Incomplete(0) if self.ended => {
+                    if let Some(frame) = self.codec.last_frame(rest) {
                         self.frame(&rest[frame], now);
                     }
                     rest.len()
                 }
-                Next::Incomplete(0) => break,
-                Next::Incomplete(cut) => cut,
+                FrameResult::Incomplete(0) => break,
+                FrameResult::Incomplete(cut) => cut,
             };
         }
         let before = input.len() - self.worked_off;
@@ -407,12 +407,12 @@ impl Session {
         self.metrics().too_large.add();
         self.pass.log_refusal(&code::REQUEST_TOO_LARGE);
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
-        match self.codec.refuse(beginning, Fault::new(code::REQUEST_TOO_LARGE, message)) {
-            Read::Single(Ok(_)) => {}
-            Read::Single(Err(Refused { id, fault })) => self.tell(None, &id, Err(&fault)),
-            Read::Batch(refused) => {
+        match self.codec.reject(beginning, Fault::new(code::REQUEST_TOO_LARGE, message)) {
+            Decoded::Single(Ok(_)) => {}
+            Decoded::Single(Err(DecodeError { id, fault })) => self.tell(None, &id, Err(&fault)),
+            Decoded::Batch(refused) => {
                 let batch = self.batches.open();
-                for Refused { id, fault } in refused.into_iter().filter_map(Result::err) {
+                for DecodeError { id, fault } in refused.into_iter().filter_map(Result::err) {
                     self.batches.expect(batch);
                     self.tell(Some(batch), &id, Err(&fault));
                 }
@@ -424,19 +424,19 @@ impl Session {
     /// Takes in one message, or a batch.
     fn frame(&mut self, frame: &[u8], now: Instant) {
         self.taken += 1;
-        match self.codec.read(frame) {
-            Read::Single(Ok(message)) => {
+        match self.codec.decode(frame) {
+            Decoded::Single(Ok(message)) => {
                 self.nonsense.understood();
                 self.message(message, None, now);
             }
-            Read::Single(Err(Refused { id, fault })) => self.refuse(&id, fault, frame),
-            Read::Batch(messages) => {
+            Decoded::Single(Err(DecodeError { id, fault })) => self.refuse(&id, fault, frame),
+            Decoded::Batch(messages) => {
                 self.judge_batch(&messages);
                 let batch = self.batches.open();
                 for message in messages {
                     match message {
                         Ok(message) => self.message(message, Some(batch), now),
-                        Err(Refused { id, fault }) => {
+                        Err(DecodeError { id, fault }) => {
                             self.metrics().refused.add();
                             self.pass.log_refusal(&fault.code);
                             self.batches.expect(batch);
@@ -477,9 +477,9 @@ impl Session {
     }
 
     /// Judges a batch as one message, which makes sense if a part of it does.
-    fn judge_batch(&mut self, messages: &[Result<Message<'_>, Refused>]) {
+    fn judge_batch(&mut self, messages: &[Result<Message<'_>, DecodeError>]) {
         let makes_sense =
-            |part: &Result<_, Refused>| part.as_ref().map_or_else(|e| e.id != Id::null(), |_| true);
+            |part: &Result<_, DecodeError>| part.as_ref().map_or_else(|e| e.id != Id::null(), |_| true);
         if messages.iter().any(makes_sense) {
             self.nonsense.understood();
         } else if let Some(verdict) = self.nonsense.again() {
@@ -498,7 +498,7 @@ impl Session {
         let (codec, limit, metrics) = (&self.codec, self.limits.message, self.registry.metrics());
         match batch {
             None => self.output.message(|out| {
-                codec.message(out, |out| reply(codec, out, limit, metrics, id, answer));
+                codec.frame(out, |out| reply(codec, out, limit, metrics, id, answer));
             }),
             Some(batch) => {
                 self.batches.reply(batch, |out| {
@@ -528,7 +528,7 @@ impl Session {
     fn part_done(&mut self, batch: Token) {
         if let Some(replies) = self.batches.part_done(batch) {
             let codec = &self.codec;
-            self.output.message(|out| codec.message(out, |out| out.extend_from_slice(&replies)));
+            self.output.message(|out| codec.frame(out, |out| out.extend_from_slice(&replies)));
         }
     }
 }
@@ -537,14 +537,14 @@ impl Session {
 fn reply(codec: &Codec, out: &mut Vec<u8>, limit: usize, metrics: &Metrics, id: &Id<'_>, answer: Answer<'_>) {
     let start = out.len();
     let mut sent = match excess(answer, limit) {
-        None => codec.reply(out, id, answer),
-        Some(size) => codec.reply(out, id, Err(&too_large(size, limit, metrics))),
+        None => codec.encode_reply(out, id, answer),
+        Some(size) => codec.encode_reply(out, id, Err(&too_large(size, limit, metrics))),
     };
     // A dialect other than JSON's may need more for the same.
     let size = out.len() - start;
     if size > limit.saturating_add(AROUND) {
         out.truncate(start);
-        sent = codec.reply(out, id, Err(&too_large(size, limit, metrics)));
+        sent = codec.encode_reply(out, id, Err(&too_large(size, limit, metrics)));
     }
     if !sent {
         metrics.unsent.add();

@@ -1,4 +1,4 @@
-//! A connection within this process: for tests, and for a node that is embedded next to its client.
+//! An in-memory connection, for tests and for a node embedded in the same process as its client.
 
 use std::fmt;
 use std::io;
@@ -19,14 +19,16 @@ impl fmt::Debug for Memory {
     }
 }
 
-/// Makes a connection that holds up to `capacity` bytes on their way in either direction.
+/// Creates a connection that buffers up to `capacity` bytes in each direction.
 ///
 /// # Panics
 /// If `capacity` is 0.
 pub fn pair(capacity: usize) -> (Memory, Memory) {
-    let (here, to_there) = piper::pipe(capacity);
-    let (there, to_here) = piper::pipe(capacity);
-    (Memory { reader: here, writer: to_here }, Memory { reader: there, writer: to_there })
+    let (left_reader, right_writer) = piper::pipe(capacity);
+    let (right_reader, left_writer) = piper::pipe(capacity);
+    let left = Memory { reader: left_reader, writer: left_writer };
+    let right = Memory { reader: right_reader, writer: right_writer };
+    (left, right)
 }
 
 impl AsyncRead for Memory {

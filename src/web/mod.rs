@@ -1,7 +1,7 @@
-//! The page that a node serves: what it offers, and a form to call it, over WebSocket.
+//! The web page of a node: lists its functions and calls them over WebSocket.
 //!
-//! Its files are as small as hand-written files are, since they are part of the binary. They ask no other host for
-//! anything, and [`HEADERS`] has the browser see to that.
+//! The files are small and written by hand, since they are part of the binary. They load nothing from other hosts;
+//! [`HEADERS`] makes the browser enforce that.
 
 /// A file of the page.
 pub(crate) struct File {
@@ -9,8 +9,8 @@ pub(crate) struct File {
     pub(crate) text: &'static str,
 }
 
-/// The headers of each file: it runs nothing but its own script, talks to nobody but its own node, lies in no frame, and
-/// is always that of the node that runs now.
+/// The headers of each file: the page runs only its own script, connects only to its own node, cannot be framed, and is
+/// never served from a cache.
 pub(crate) const HEADERS: [(&str, &str); 4] = [
     (
         "content-security-policy",
@@ -23,7 +23,7 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
     ("cache-control", "no-store"),
 ];
 
-/// Finds the file that lies at a path.
+/// Returns the file at a path, if there is one.
 pub(crate) fn file(path: &str) -> Option<File> {
     let (content_type, text) = match path {
         "/" => ("text/html; charset=utf-8", include_str!("index.html")),

@@ -1,4 +1,4 @@
-// The page of a node. Names, descriptions and answers come from strangers: they go in as text only.
+// The web page of a node. Names, descriptions and results are untrusted: they are inserted as text only.
 
 const $ = (id) => document.getElementById(id);
 
@@ -15,7 +15,7 @@ function draw(tag, attributes, ...children) {
   return element;
 }
 
-// JSON stays the text that it is where JavaScript would change it, as it does with long numbers.
+// JSON is shown unchanged where JavaScript would alter it, such as long numbers.
 
 function isJson(text) {
   try {
@@ -26,14 +26,14 @@ function isJson(text) {
   }
 }
 
-function layOut(json) {
+function prettyPrint(json) {
   if (json.length <= 60 || !isJson(json)) return json;
   const value = JSON.parse(json);
   return JSON.stringify(value) === json ? JSON.stringify(value, null, 2) : json;
 }
 
-// As on the command line: what parses as JSON is JSON, all else a string. Quotes hold blanks together.
-function words(text) {
+// As on the command line: a word that parses as JSON is JSON, any other is a string. Quotes group words.
+function parseWords(text) {
   return (text.match(/"[^"\\]*(?:\\.[^"\\]*)*"|'[^']*'|\S+/g) ?? []).map((word) => {
     const inner = /^'(.*)'$/s.exec(word)?.[1] ?? word;
     return isJson(inner) ? inner : JSON.stringify(inner);
@@ -51,11 +51,11 @@ function duration(seconds) {
   return m ? `${m} min ${s % 60} s` : `${s} s`;
 }
 
-// The connection.
+// Connection
 
-const WAITS = [500, 1000, 2000, 4000, 8000];
-const OPENING = 10000;
-const SILENCE = 5000;
+const RETRY_DELAYS = [500, 1000, 2000, 4000, 8000];
+const CONNECT_TIMEOUT = 10000;
+const PING_TIMEOUT = 5000;
 const pending = new Map();
 let socket, open = false, failures = 0, again, retryAt = 0, nextId = 1, pinged = 0, info;
 
@@ -75,7 +75,7 @@ function connect() {
   const token = $("token").value;
   let mine;
   try {
-    // A node that is offered protocols has to choose one, so they are offered only where there is a token to tell.
+    // A server must choose one of the offered protocols, so offer them only to send a token.
     mine = new WebSocket(url, token ? ["chanrpc", "chanrpc.bearer." + token] : []);
   } catch {
     return show("lost", "this token has characters that a browser cannot send");
@@ -83,37 +83,37 @@ function connect() {
   socket = mine;
   if (failures) $("wait").textContent = "· trying";
   else show("connecting", "connecting");
-  const late = setTimeout(lost, OPENING, mine);
+  const timeout = setTimeout(lost, CONNECT_TIMEOUT, mine);
   mine.onopen = () => {
-    clearTimeout(late);
+    clearTimeout(timeout);
     failures = pinged = 0;
     open = true;
     show("open", "connected");
     refresh();
     ping();
   };
-  mine.onmessage = (message) => mine === socket && take(message.data);
+  mine.onmessage = (message) => mine === socket && receive(message.data);
   mine.onclose = (event) => {
-    clearTimeout(late);
+    clearTimeout(timeout);
     lost(mine, event.reason);
   };
 }
 
-// Gives the connection up, and everything that waits for its answers.
-function abandon(why) {
+// Closes the connection and fails the calls in flight.
+function disconnect(reason) {
   const old = socket;
   const waiting = [...pending.values()];
   socket = undefined;
   open = false;
   pending.clear();
   old?.close();
-  for (const { done } of waiting) done({ lost: why || "the connection broke; whether the function ran is not known" });
+  for (const { done } of waiting) done({ lost: reason || "connection lost; the function may have run" });
 }
 
-function lost(which, why) {
+function lost(which, reason) {
   if (which !== socket) return;
-  abandon(why);
-  const wait = WAITS[Math.min(failures, WAITS.length - 1)];
+  disconnect(reason);
+  const wait = RETRY_DELAYS[Math.min(failures, RETRY_DELAYS.length - 1)];
   failures += 1;
   show("lost", info ? "connection lost" : "no connection; the node may ask for a token");
   retryAt = performance.now() + wait;
@@ -122,12 +122,12 @@ function lost(which, why) {
 }
 
 function reconnect() {
-  abandon();
+  disconnect();
   failures = 0;
   connect();
 }
 
-// Sends a request; `params` is JSON. Without `done`, which is called once, nothing comes back.
+// Sends a request; `params` is JSON. `done` is called once with the reply; without it, this is a notification.
 function request(method, params, deadline, done) {
   const id = done && nextId++;
   let text = '{"jsonrpc":"2.0",' + (done ? `"id":${id},` : "") + `"method":${JSON.stringify(method)}`;
@@ -138,10 +138,10 @@ function request(method, params, deadline, done) {
   return id;
 }
 
-function take(data) {
+function receive(data) {
   const now = performance.now();
   const reply = JSON.parse(data);
-  // What the node could not read, and so cannot name, is what was sent last.
+  // An error without an id is about a request that the node could not read: the last one sent.
   const id = reply.id ?? [...pending.keys()].at(-1);
   const call = pending.get(id);
   if (!call) return;
@@ -169,11 +169,11 @@ function tick() {
   }
   if (!open || document.hidden) return;
   if (!pinged) return ping();
-  // Behind calls in flight a ping may have to wait; alone it may not, whatever the network says of the connection.
-  if (now - pinged > SILENCE && pending.size === 1) lost(socket);
+  // A ping may have to wait for calls in flight. With none, a missing reply means that the connection is dead.
+  if (now - pinged > PING_TIMEOUT && pending.size === 1) lost(socket);
 }
 
-// The functions.
+// Functions
 
 const KINDS = { 0: "no result", 1: "1 result", n: "n results" };
 let functions = [], chosen;
@@ -191,7 +191,7 @@ function refresh() {
     if (!Array.isArray(answer.result)) return failed(answer);
     functions = answer.result;
     const still = functions.find((one) => one.name === chosen?.name) ?? functions[0];
-    // What is typed in stays, unless the function has become another one.
+    // Keep the input unless the function has changed.
     if (still && JSON.stringify(still) !== JSON.stringify(chosen)) choose(still);
     list();
   });
@@ -202,7 +202,7 @@ function traits(one) {
     .map((text) => make("span", { className: "tag", textContent: text }));
 }
 
-// Nodes take the parameters of their own functions by name, and all of them may be left out.
+// Built-in functions take parameters by name, all of them optional.
 const optional = (one) => one.provider === "builtin";
 
 function list() {
@@ -228,7 +228,7 @@ function list() {
   $("count").textContent = shown.length === all ? all : `${shown.length} of ${all}`;
 }
 
-// The form.
+// Form
 
 function field(label, type, input) {
   Object.assign(input, { id: "field-" + $("fields").childElementCount, oninput: preview });
@@ -284,12 +284,12 @@ function value({ type, input }) {
   return isJson(input.value) ? input.value : JSON.stringify(type in INPUTS ? Number(input.value) : input.value);
 }
 
-// The parameters as JSON, or nothing.
+// Returns the parameters as JSON, or an empty string.
 function params() {
   if (inputs[0].name === undefined) {
     const text = inputs[0].input.value.trim();
     if (!text || (/^[[{]/.test(text) && isJson(text))) return text;
-    return `[${words(text).join(", ")}]`;
+    return `[${parseWords(text).join(", ")}]`;
   }
   if (!optional(chosen)) return `[${inputs.map(value).join(", ")}]`;
   const given = inputs.filter(({ type, input }) => (type === "boolean" ? input.checked : input.value));
@@ -319,10 +319,10 @@ $("form").onsubmit = (event) => {
   $("cancel").onclick = () => pending.has(id) && request("$/cancelRequest", `{"id":${id}}`);
 };
 
-// Answers, and the log of calls.
+// Replies, and the log of calls
 
-const ENTRIES = 200;
-const SHOWN = 100000;
+const MAX_ENTRIES = 200;
+const MAX_SHOWN = 100000;
 let current;
 
 function report(outcome, tone, took = "", text = "") {
@@ -330,8 +330,8 @@ function report(outcome, tone, took = "", text = "") {
   $("outcome").textContent = outcome;
   $("outcome").className = tone;
   $("took").textContent = took;
-  const more = text.length - SHOWN;
-  $("result").textContent = more > 0 ? `${text.slice(0, SHOWN)}\n… and ${more} more characters` : text;
+  const more = text.length - MAX_SHOWN;
+  $("result").textContent = more > 0 ? `${text.slice(0, MAX_SHOWN)}\n… and ${more} more characters` : text;
   $("cancel").hidden = true;
 }
 
@@ -346,7 +346,7 @@ function finish(entry, { ms, error, text, lost }) {
   }
   if (error || lost) settle(entry, outcome, tone, took);
   else settle(entry, shown.slice(0, 200), "", took);
-  if (entry === current) report(outcome, tone, lost ?? took, layOut(shown));
+  if (entry === current) report(outcome, tone, lost ?? took, prettyPrint(shown));
 }
 
 function record(name) {
@@ -357,7 +357,7 @@ function record(name) {
     make("span", { className: "outcome", textContent: "waiting" }),
     make("span", { className: "took" }));
   $("log").prepend(entry);
-  while ($("log").childElementCount > ENTRIES) $("log").lastChild.remove();
+  while ($("log").childElementCount > MAX_ENTRIES) $("log").lastChild.remove();
   return entry;
 }
 
@@ -367,30 +367,30 @@ function settle(entry, outcome, tone, took = "") {
   time.textContent = took;
 }
 
-// The plot: a bar a sample, the newest at the right, on a logarithmic scale.
+// Plot: one bar per sample, newest at the right, logarithmic scale
 
 const SAMPLES = 90;
 const HEIGHT = 104;
-const LEAST = 0.1;
+const MIN_MS = 0.1;
 let samples = [];
 
 function sample(kind, ms) {
-  samples = [...samples.slice(1 - SAMPLES), { kind, ms: Math.max(ms, LEAST) }];
+  samples = [...samples.slice(1 - SAMPLES), { kind, ms: Math.max(ms, MIN_MS) }];
   const sorted = samples.map((one) => one.ms).sort((a, b) => a - b);
   const most = sorted.at(-1);
   const [last, median, worst] = [samples.at(-1).ms, sorted[sorted.length >> 1], most].map(milliseconds);
   const figures = `last ${last} · median ${median} · most ${worst}`;
-  const decades = Math.max(2, Math.ceil(Math.log10(most / LEAST)));
+  const decades = Math.max(2, Math.ceil(Math.log10(most / MIN_MS)));
   const shapes = [];
   for (let n = 0; n <= decades; n += 1) {
     const y = HEIGHT * (1 - n / decades);
-    const time = LEAST * 10 ** n;
+    const time = MIN_MS * 10 ** n;
     shapes.push(draw("line", { x2: "100%", y1: y, y2: y }));
     shapes.push(draw("text", { x: -8, y: y + 4 }, time < 999 ? `${+time.toFixed(1)} ms` : `${Math.round(time / 1000)} s`));
   }
   const width = 100 / SAMPLES;
   samples.forEach(({ kind, ms }, n) => {
-    const height = Math.max(2, (Math.log10(ms / LEAST) / decades) * HEIGHT);
+    const height = Math.max(2, (Math.log10(ms / MIN_MS) / decades) * HEIGHT);
     const x = (SAMPLES - samples.length + n) * width;
     shapes.push(draw("rect", { class: kind, x: `${x}%`, width: `${width * 0.7}%`, y: HEIGHT - height, height, rx: 1 }));
   });
@@ -399,13 +399,13 @@ function sample(kind, ms) {
   $("plot").replaceChildren(...shapes);
 }
 
-// The beginning.
+// Start
 
 const KEY = "chanrpc.token";
 try {
   $("token").value = sessionStorage.getItem(KEY);
 } catch {
-  // The browser lets no page keep anything.
+  // Storage is disabled in this browser.
 }
 $("login").onsubmit = (event) => {
   event.preventDefault();

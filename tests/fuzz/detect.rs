@@ -1,6 +1,6 @@
 //! Which dialect first bytes are.
 
-use chanrpc::codec::{self, Detected, Dialect, LONGEST};
+use chanrpc::codec::{self, DETECT_LIMIT, Detected, Dialect};
 
 /// Prefixes that are looked at.
 const PREFIXES: usize = 256;
@@ -14,9 +14,9 @@ pub(super) fn detect(input: &[u8]) {
         assert!(told.is_none() || now == told, "{now:?} and not {told:?} after {end} bytes");
         told = now;
     }
-    assert!(told.is_some() || input.len() < LONGEST, "{} bytes do not tell", input.len());
+    assert!(told.is_some() || input.len() < DETECT_LIMIT, "{} bytes do not tell", input.len());
     assert!(told.is_some() || !input.trim_ascii_start().contains(&b'\n'), "a line does not tell");
-    let is_lines = told == Some(Detected::Dialect(Dialect::Lines));
+    let is_lines = told == Some(Detected::Dialect(Dialect::JsonLines));
     match input {
         [b'{' | b'[' | b'\n', ..] => assert!(is_lines),
         _ => {

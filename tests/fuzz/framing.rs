@@ -1,23 +1,23 @@
 //! Messages in a stream of bytes, in each dialect that has such.
 
-use chanrpc::codec::jsonrpc::Bounds;
-use chanrpc::codec::leaf::{ByteOrder, Leaf, LengthBytes};
-use chanrpc::codec::{Codec, Dialect, Next};
+use chanrpc::codec::jsonrpc::DecodeLimits;
+use chanrpc::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
+use chanrpc::codec::{Codec, Dialect, FrameResult};
 use chanrpc::message::{Fault, code};
 
 use super::json;
 use super::source::Source;
 
-pub(super) const BOUNDS: Bounds = Bounds { depth: 32, batch: 8 };
+pub(super) const BOUNDS: DecodeLimits = DecodeLimits { depth: 32, batch: 8 };
 /// More than a header or a length takes that goes before a message.
 const HEAD: usize = 8 * 1024;
 
 pub(super) fn lines(input: &[u8]) {
-    stream(Dialect::Lines, &mut Source::new(input));
+    stream(Dialect::JsonLines, &mut Source::new(input));
 }
 
 pub(super) fn headers(input: &[u8]) {
-    stream(Dialect::Headers, &mut Source::new(input));
+    stream(Dialect::JsonContentLength, &mut Source::new(input));
 }
 
 pub(super) fn msgpack(input: &[u8]) {
@@ -29,7 +29,16 @@ pub(super) fn leaf(input: &[u8]) {
     let length = [LengthBytes::One, LengthBytes::Two, LengthBytes::Four][source.below(3)];
     let order = [ByteOrder::Big, ByteOrder::Little][source.below(2)];
     let (min, max) = (source.byte().into(), u32::from(source.byte()) * 16);
-    stream(Dialect::Leaf(Leaf { length, order, min, max, framed: true }), &mut source);
+    stream(
+        Dialect::Leaf(LeafFraming {
+            length_bytes: length,
+            byte_order: order,
+            min,
+            max,
+            length_prefixed: true,
+        }),
+        &mut source,
+    );
 }
 
 /// What is found in a stream.
@@ -54,12 +63,12 @@ fn stream(dialect: Dialect, source: &mut Source<'_>) {
     let mut codec = Codec::new(dialect, max, BOUNDS);
     for message in whole.0 {
         if let Found::Message(message) = message {
-            json::readable(dialect, codec.read(&message));
+            json::readable(dialect, codec.decode(&message));
         }
     }
-    json::readable(dialect, codec.refuse(bytes, Fault::new(code::REQUEST_TOO_LARGE, "too long")));
-    if let Some(last) = codec.last(bytes) {
-        json::readable(dialect, codec.read(&bytes[last]));
+    json::readable(dialect, codec.reject(bytes, Fault::new(code::REQUEST_TOO_LARGE, "too long")));
+    if let Some(last) = codec.last_frame(bytes) {
+        json::readable(dialect, codec.decode(&bytes[last]));
     }
 }
 
@@ -75,20 +84,20 @@ fn found<'a>(
     for piece in pieces {
         buffer.extend_from_slice(piece);
         while !buffer.is_empty() {
-            let cut = match codec.next(&buffer) {
-                Next::Frame(at, cut) => {
+            let cut = match codec.next_frame(&buffer) {
+                FrameResult::Frame(at, cut) => {
                     assert!(at.start <= at.end && at.end <= cut && cut <= buffer.len() && cut > 0);
                     assert!(at.len() <= largest, "a message of {} bytes", at.len());
                     found.push(Found::Message(buffer[at].to_vec()));
                     cut
                 }
-                Next::TooLong(cut) => {
+                FrameResult::TooLong(cut) => {
                     found.push(Found::TooLong);
                     cut
                 }
-                Next::Incomplete(0) => break,
-                Next::Incomplete(cut) => cut,
-                Next::Broken(why) => {
+                FrameResult::Incomplete(0) => break,
+                FrameResult::Incomplete(cut) => cut,
+                FrameResult::Invalid(why) => {
                     assert!(!why.is_empty());
                     // Of what makes no sense, as much as is there may be too long already.
                     while found.pop_if(|last| *last == Found::TooLong).is_some() {}
@@ -104,8 +113,8 @@ fn found<'a>(
 }
 
 /// The longest message that a gate of Leaf's takes.
-fn most(leaf: Leaf) -> usize {
-    let possible = match leaf.length {
+fn most(leaf: LeafFraming) -> usize {
+    let possible = match leaf.length_bytes {
         LengthBytes::One => u32::from(u8::MAX),
         LengthBytes::Two => u32::from(u16::MAX),
         LengthBytes::Four => u32::MAX,

@@ -1,7 +1,7 @@
 //! What messages hold.
 
-use chanrpc::codec::jsonrpc::{self, Bounds};
-use chanrpc::codec::{Codec, Dialect, Next, Read, Refused};
+use chanrpc::codec::jsonrpc::{self, DecodeLimits};
+use chanrpc::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
 use chanrpc::message::{Fault, Id, Message, RawJson, Request, code};
 use serde::de::IgnoredAny;
 
@@ -14,35 +14,35 @@ pub(super) fn jsonrpc(input: &[u8]) {
     let text = input.strip_prefix(b"\xef\xbb\xbf").unwrap_or(input);
     let valid = std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     let taken = match &read {
-        Read::Single(Ok(_)) => true,
-        Read::Batch(messages) => !messages.iter().all(is_unread),
-        Read::Single(Err(Refused { fault, .. })) => fault.code != code::PARSE,
+        Decoded::Single(Ok(_)) => true,
+        Decoded::Batch(messages) => !messages.iter().all(is_unread),
+        Decoded::Single(Err(DecodeError { fault, .. })) => fault.code != code::PARSE,
     };
     assert!(valid || !taken, "this is no JSON");
     let deep = depth(input) > BOUNDS.depth;
     assert!(taken || !valid || deep, "this is JSON");
-    let id = jsonrpc::id_at_front(input);
+    let id = jsonrpc::id_in_prefix(input);
     id.iter().for_each(checked_id);
-    if let (Read::Single(Ok(Message::Request(Request { id: read, .. }))), Some(id)) = (&read, id) {
+    if let (Decoded::Single(Ok(Message::Request(Request { id: read, .. }))), Some(id)) = (&read, id) {
         assert_eq!(read.as_ref(), Some(&id), "told by its beginning");
     }
-    readable(Dialect::Frames, read);
+    readable(Dialect::JsonPerFrame, read);
     if let (true, Ok(text)) = (valid, std::str::from_utf8(text)) {
         packed_and_back(text);
     }
-    let refused = jsonrpc::refuse(input, BOUNDS.batch, &Fault::new(code::REQUEST_TOO_LARGE, "too long"));
-    readable(Dialect::Frames, refused);
+    let refused = jsonrpc::reject(input, BOUNDS.batch, &Fault::new(code::REQUEST_TOO_LARGE, "too long"));
+    readable(Dialect::JsonPerFrame, refused);
 }
 
 /// What goes out as MessagePack and comes back is the same number for number, or it did not go out.
 fn packed_and_back(text: &str) {
     let mut codec = Codec::new(Dialect::MessagePack, 1 << 20, BOUNDS);
     let mut reply = Vec::new();
-    codec.reply(&mut reply, &Id::from(0), Ok(text));
+    codec.encode_reply(&mut reply, &Id::from(0), Ok(text));
     // [1, 0, nil, result]; any other is an error.
     let Some(result) = reply.strip_prefix(b"\x94\x01\x00\xc0") else { return };
     let request = [b"\x94\x00\x00\xa1f\x91", result].concat();
-    let Read::Single(Ok(Message::Request(Request { params: Some(params), .. }))) = codec.read(&request)
+    let Decoded::Single(Ok(Message::Request(Request { params: Some(params), .. }))) = codec.decode(&request)
     else {
         assert!(depth(text.as_bytes()) >= BOUNDS.depth - 1, "packed, and not read again: {text}");
         return;
@@ -82,7 +82,7 @@ fn numbers(json: &str) -> Vec<(bool, String, i64)> {
     found
 }
 
-fn is_unread(message: &Result<Message<'_>, Refused>) -> bool {
+fn is_unread(message: &Result<Message<'_>, DecodeError>) -> bool {
     message.as_ref().is_err_and(|refused| refused.fault.code == code::PARSE)
 }
 
@@ -101,10 +101,10 @@ fn depth(text: &[u8]) -> usize {
 }
 
 /// What was read of a message is what it says it is: it can be passed on, and answered.
-pub(super) fn readable(dialect: Dialect, read: Read<'_>) {
+pub(super) fn readable(dialect: Dialect, read: Decoded<'_>) {
     match read {
-        Read::Single(message) => one(dialect, message),
-        Read::Batch(messages) => {
+        Decoded::Single(message) => one(dialect, message),
+        Decoded::Batch(messages) => {
             // One more for those whose ids cannot be told.
             assert!((1..=BOUNDS.batch + 1).contains(&messages.len()));
             messages.into_iter().for_each(|message| one(dialect, message));
@@ -112,7 +112,7 @@ pub(super) fn readable(dialect: Dialect, read: Read<'_>) {
     }
 }
 
-fn one(dialect: Dialect, message: Result<Message<'_>, Refused>) {
+fn one(dialect: Dialect, message: Result<Message<'_>, DecodeError>) {
     match message {
         Ok(Message::Request(request)) => {
             passed_on(&request);
@@ -128,7 +128,7 @@ fn one(dialect: Dialect, message: Result<Message<'_>, Refused>) {
                 Err(Fault { data, .. }) => data.iter().for_each(|data| checked_json(data.get())),
             }
         }
-        Err(Refused { id, fault }) => {
+        Err(DecodeError { id, fault }) => {
             checked_id(&id);
             assert!(!fault.message.is_empty() && fault.code < 0);
         }
@@ -149,11 +149,13 @@ fn checked_id(id: &Id<'_>) {
 fn passed_on(request: &Request<'_>) {
     let mut text = Vec::new();
     jsonrpc::encode_request(&mut text, request);
-    let deeper = Bounds { depth: BOUNDS.depth + 2, ..BOUNDS };
+    let deeper = DecodeLimits { depth: BOUNDS.depth + 2, ..BOUNDS };
     let again = match jsonrpc::decode(&text, deeper) {
-        Read::Single(Ok(Message::Request(again))) => again,
+        Decoded::Single(Ok(Message::Request(again))) => again,
         // A function's name that is the cancellation's, from a dialect that has cancellations of its own.
-        Read::Single(Ok(Message::Cancel(_)) | Err(_)) if request.method == jsonrpc::CANCEL => return,
+        Decoded::Single(Ok(Message::Cancel(_)) | Err(_)) if request.method == jsonrpc::CANCEL_METHOD => {
+            return;
+        }
         other => panic!("{other:?} instead of {request:?}: {}", String::from_utf8_lossy(&text)),
     };
     assert_eq!((&again.id, &again.method), (&request.id, &request.method));
@@ -170,13 +172,13 @@ fn answered(dialect: Dialect, id: &Id<'_>) {
     for answer in [Ok("[1,{\"a\":\"\u{e4}\\n\"},-0.5e3]"), Err(&fault)] {
         let mut codec = Codec::new(dialect, 1 << 16, BOUNDS);
         let (mut out, mut said) = (Vec::new(), false);
-        codec.message(&mut out, |out| said = codec.reply(out, id, answer));
+        codec.frame(&mut out, |out| said = codec.encode_reply(out, id, answer));
         let results_only = codec.sends_results_only();
         if !said {
             assert!(results_only || *id == Id::null(), "no answer to {id:?}");
             continue;
         }
-        let Next::Frame(at, cut) = codec.next(&out) else { panic!("{out:?} is no message") };
+        let FrameResult::Frame(at, cut) = codec.next_frame(&out) else { panic!("{out:?} is no message") };
         assert_eq!(cut, out.len());
         if !results_only {
             assert_eq!(replied(dialect, &mut codec, &out[at]), [id.as_json()]);
@@ -189,9 +191,9 @@ pub(super) fn replied(dialect: Dialect, codec: &mut Codec, message: &[u8]) -> Ve
     if dialect == Dialect::MessagePack {
         return vec![msgpack_id(message).to_string()];
     }
-    let messages = match codec.read(message) {
-        Read::Single(message) => vec![message],
-        Read::Batch(messages) => messages,
+    let messages = match codec.decode(message) {
+        Decoded::Single(message) => vec![message],
+        Decoded::Batch(messages) => messages,
     };
     let id = |message| match message {
         Ok(Message::Reply(id, _)) => id.as_json().to_owned(),

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use chanrpc::codec::jsonrpc::Bounds;
-use chanrpc::codec::leaf::Leaf;
-use chanrpc::codec::{Codec, Dialect, Next};
+use chanrpc::codec::jsonrpc::DecodeLimits;
+use chanrpc::codec::leaf::LeafFraming;
+use chanrpc::codec::{Codec, Dialect, FrameResult};
 use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::route::{Ask, Call, Description, Pass, Provider, Registry, Reply};
@@ -16,7 +16,8 @@ use chanrpc::session::Session;
 use super::json;
 use super::source::Source;
 
-const DIALECTS: [Dialect; 4] = [Dialect::Lines, Dialect::Frames, Dialect::Headers, Dialect::MessagePack];
+const DIALECTS: [Dialect; 4] =
+    [Dialect::JsonLines, Dialect::JsonPerFrame, Dialect::JsonContentLength, Dialect::MessagePack];
 const MESSAGE: usize = 256;
 const IN_FLIGHT: usize = 4;
 const OUTPUT: usize = 512;
@@ -30,7 +31,7 @@ pub(super) fn session(input: &[u8]) {
     let mut source = Source::new(input);
     let choice = source.byte();
     let dirty = choice & 1 == 1;
-    let leaf = Dialect::Leaf(Leaf { framed: choice & 2 == 0, ..Leaf::default() });
+    let leaf = Dialect::Leaf(LeafFraming { length_prefixed: choice & 2 == 0, ..LeafFraming::default() });
     // Leaf's wire has no ids, so that only the bounds can be looked at.
     let dialects = if dirty { &[&DIALECTS[..], &[leaf]].concat() } else { &DIALECTS[..] };
     let mut run = Run::new(dialects[usize::from(choice >> 2) % dialects.len()]);
@@ -173,8 +174,8 @@ impl Run {
     fn push(&mut self, text: Vec<u8>) {
         assert!(text.len() <= MESSAGE);
         self.coming.push_back(match self.dialect {
-            Dialect::Lines => [text, b"\n".to_vec()].concat(),
-            Dialect::Headers => {
+            Dialect::JsonLines => [text, b"\n".to_vec()].concat(),
+            Dialect::JsonContentLength => {
                 [format!("Content-Length: {}\r\n\r\n", text.len()).into_bytes(), text].concat()
             }
             _ => text,
@@ -182,7 +183,10 @@ impl Run {
     }
 
     fn is_framed(&self) -> bool {
-        matches!(self.dialect, Dialect::Frames | Dialect::Leaf(Leaf { framed: false, .. }))
+        matches!(
+            self.dialect,
+            Dialect::JsonPerFrame | Dialect::Leaf(LeafFraming { length_prefixed: false, .. })
+        )
     }
 
     /// Lets the node read: so many bytes at most, or one message.
@@ -289,12 +293,14 @@ impl Run {
     fn answers(&self) -> HashMap<String, u32> {
         let mut answers = HashMap::new();
         let messages = if self.is_framed() { self.out.clone() } else { vec![self.out.concat()] };
-        let bounds = Bounds { depth: 64, batch: 64 };
+        let bounds = DecodeLimits { depth: 64, batch: 64 };
         let mut codec = Codec::new(self.dialect, 1 << 20, bounds);
         for bytes in messages {
             let mut rest = &bytes[..];
             while !rest.is_empty() {
-                let Next::Frame(at, cut) = codec.next(rest) else { panic!("{rest:?} are no messages") };
+                let FrameResult::Frame(at, cut) = codec.next_frame(rest) else {
+                    panic!("{rest:?} are no messages")
+                };
                 if !codec.sends_results_only() {
                     for id in json::replied(self.dialect, &mut codec, &rest[at]) {
                         *answers.entry(id).or_default() += 1;

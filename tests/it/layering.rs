@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
 const ORDER: [&str; 21] = [
-    "pace",
+    "receive_deadline",
     "origin",
     "chan",
     "sched",

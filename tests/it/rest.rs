@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use chanrpc::transport::http::{self, Bounds, Reply, Request, ServeError, Service};
+use chanrpc::transport::Rewind;
+use chanrpc::transport::http::{
+    self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits, ServeError,
+};
 use chanrpc::transport::memory::{self, Memory};
-use chanrpc::transport::{Peeked, Site};
 use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use smol::{Timer, block_on};
@@ -56,27 +58,27 @@ impl AsyncWrite for Watched {
 
 /// Answers every request with its body.
 #[derive(Clone)]
-struct Echo(&'static Site);
+struct Echo(&'static HostPolicy);
 
-impl Service for Echo {
-    type Pass = ();
+impl HttpService for Echo {
+    type Grants = ();
 
-    fn site(&self) -> &Site {
+    fn host_policy(&self) -> &HostPolicy {
         self.0
     }
 
-    fn misdirected(&self) {}
+    fn on_misdirected(&self) {}
 
-    fn admit(&self, _: Option<&str>) -> Result<(), Reply> {
+    fn authenticate(&self, _: Option<&str>) -> Result<(), HttpResponse> {
         Ok(())
     }
 
-    async fn answer(&self, request: Request<'_>, (): ()) -> Reply {
-        Reply::text(200, request.body)
+    async fn handle(&self, request: HttpRequest<'_>, (): ()) -> HttpResponse {
+        HttpResponse::text(200, request.body)
     }
 
-    fn too_large(&self, _: &[u8]) -> Reply {
-        Reply::text(413, "")
+    fn payload_too_large(&self, _: &[u8]) -> HttpResponse {
+        HttpResponse::text(413, "")
     }
 }
 
@@ -128,9 +130,9 @@ fn served<F: Future<Output = ()>>(
     let room = Arc::new(AtomicUsize::new(usize::MAX));
     let broken = Arc::<AtomicBool>::default();
     let peer = Peer { stream, room: room.clone(), broken: broken.clone() };
-    let bounds = Bounds { body: 64 * 1024, head_timeout, stall_timeout: LONG };
+    let bounds = RequestLimits { body: 64 * 1024, head_timeout, stall_timeout: LONG };
     let echo = Echo(Box::leak(Box::default()));
-    let served = http::serve(Peeked::new(Watched { inner, room, broken }), echo, bounds, stop);
+    let served = http::serve(Rewind::new(Watched { inner, room, broken }), echo, bounds, stop);
     let late = async {
         Timer::after(LIMIT).await;
         panic!("waited in vain")

@@ -57,7 +57,7 @@ struct Driven {
     registry: Arc<Registry>,
     keeper: Keeper,
     now: Instant,
-    /// Everything sent so far; with [`Dialect::Frames`] a line feed after each message.
+    /// Everything sent so far; with [`Dialect::JsonPerFrame`] a line feed after each message.
     sent: Vec<u8>,
     dialect: Dialect,
 }
@@ -74,7 +74,7 @@ impl Driven {
     }
 
     fn lines(limits: Limits) -> Self {
-        Self::new(limits, Dialect::Lines)
+        Self::new(limits, Dialect::JsonLines)
     }
 
     fn feed(&mut self, bytes: impl AsRef<[u8]>) {
@@ -88,7 +88,7 @@ impl Driven {
         while self.session.is_interrupted() {
             match self.dialect {
                 // Nothing more has come, and an empty message is one too.
-                Dialect::Frames => _ = self.poll(),
+                Dialect::JsonPerFrame => _ = self.poll(),
                 _ => self.session.received(self.now),
             }
         }
@@ -103,12 +103,12 @@ impl Driven {
     fn send(&mut self, most: usize) {
         let output = self.session.output();
         let count = match self.dialect {
-            Dialect::Frames => output.len(),
+            Dialect::JsonPerFrame => output.len(),
             _ => output.len().min(most),
         };
         if count > 0 {
             self.sent.extend_from_slice(&output[..count]);
-            if self.dialect == Dialect::Frames {
+            if self.dialect == Dialect::JsonPerFrame {
                 assert!(!self.sent.ends_with(b"\n"), "frames need no line feeds");
                 self.sent.push(b'\n');
             }
@@ -438,7 +438,7 @@ fn what_waits_behind_notifications_is_not_answered_yet() {
 
 #[test]
 fn frames_are_messages_and_messages_are_frames() {
-    let mut driven = Driven::new(Limits::default(), Dialect::Frames);
+    let mut driven = Driven::new(Limits::default(), Dialect::JsonPerFrame);
     driven.feed(keep(1));
     driven.feed(format!("[{},\n{}]", keep(2), keep(3)));
     driven.feed("two\nlines");
@@ -756,11 +756,11 @@ impl Script {
                     script.cancelled.insert(number);
                     cancel(number)
                 }
-                Item::TooLong if dialect == Dialect::Lines => {
+                Item::TooLong if dialect == Dialect::JsonLines => {
                     script.errors += 1;
                     "x".repeat(Self::TOO_LONG)
                 }
-                Item::Blank if dialect == Dialect::Lines => " ".to_owned(),
+                Item::Blank if dialect == Dialect::JsonLines => " ".to_owned(),
                 // The transport's business.
                 Item::TooLong | Item::Blank => continue,
             };
@@ -913,7 +913,7 @@ fn run(
     let script = Script::new(items, dialect);
     let mut driven = Driven::new(limits, dialect);
     let mut input: Vec<Vec<u8>> = match dialect {
-        Dialect::Frames => script.texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
+        Dialect::JsonPerFrame => script.texts.iter().map(|text| text.as_bytes().to_vec()).collect(),
         _ => {
             let ends = ["\n", "\r\n"];
             let lines =
@@ -935,7 +935,7 @@ fn run(
         }
         let Some(mut bytes) = input.pop() else { return Fed::All };
         let rest =
-            bytes.split_off(bytes.len().min(if dialect == Dialect::Lines { most } else { usize::MAX }));
+            bytes.split_off(bytes.len().min(if dialect == Dialect::JsonLines { most } else { usize::MAX }));
         driven.feed(bytes);
         if !rest.is_empty() {
             input.push(rest);
@@ -1003,7 +1003,7 @@ proptest! {
         lines in any::<bool>(),
         last_line_ends in any::<bool>(),
     ) {
-        run(&items, &events, limit, if lines { Dialect::Lines } else { Dialect::Frames }, last_line_ends)?;
+        run(&items, &events, limit, if lines { Dialect::JsonLines } else { Dialect::JsonPerFrame }, last_line_ends)?;
     }
 
     /// Bytes of any sort, some of which look like what is understood.
@@ -1022,7 +1022,7 @@ proptest! {
         ),
         lines in any::<bool>(),
     ) {
-        let dialect = if lines { Dialect::Lines } else { Dialect::Frames };
+        let dialect = if lines { Dialect::JsonLines } else { Dialect::JsonPerFrame };
         let limits = Limits { message: 100, depth: 4, batch: 3, in_flight: 2, ..Limits::default() };
         let mut driven = Driven::new(limits, dialect);
         for piece in pieces {

@@ -9,8 +9,8 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::transport::http::{self, Bounds, Reply, Request, Service};
-use chanrpc::transport::{Peeked, Pipe, Received, Site, WebSocket};
+use chanrpc::transport::http::{self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits};
+use chanrpc::transport::{Pipe, Received, Rewind, WebSocket};
 use smol::block_on;
 use smol::io::{AsyncRead, AsyncWrite};
 
@@ -74,7 +74,7 @@ impl AsyncWrite for Fitful {
 /// Answers every request with so many bytes, and takes its time for each.
 #[derive(Clone, Copy)]
 struct Answers {
-    site: &'static Site,
+    site: &'static HostPolicy,
     bytes: usize,
     time: Duration,
     given: &'static AtomicUsize,
@@ -86,32 +86,32 @@ impl Answers {
     }
 }
 
-impl Service for Answers {
-    type Pass = ();
+impl HttpService for Answers {
+    type Grants = ();
 
-    fn site(&self) -> &Site {
+    fn host_policy(&self) -> &HostPolicy {
         self.site
     }
 
-    fn misdirected(&self) {}
+    fn on_misdirected(&self) {}
 
-    fn admit(&self, _: Option<&str>) -> Result<(), Reply> {
+    fn authenticate(&self, _: Option<&str>) -> Result<(), HttpResponse> {
         Ok(())
     }
 
-    async fn answer(&self, _: Request<'_>, (): ()) -> Reply {
+    async fn handle(&self, _: HttpRequest<'_>, (): ()) -> HttpResponse {
         // Work that holds the thread.
         thread::sleep(self.time);
         self.given.fetch_add(1, Ordering::Relaxed);
-        Reply::text(200, vec![b'x'; self.bytes])
+        HttpResponse::text(200, vec![b'x'; self.bytes])
     }
 
-    fn too_large(&self, _: &[u8]) -> Reply {
-        Reply::text(413, "")
+    fn payload_too_large(&self, _: &[u8]) -> HttpResponse {
+        HttpResponse::text(413, "")
     }
 }
 
-const BOUNDS: Bounds = Bounds { body: 1024, head_timeout: LONG, stall_timeout: LONG };
+const BOUNDS: RequestLimits = RequestLimits { body: 1024, head_timeout: LONG, stall_timeout: LONG };
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Tells whether the task is to be polled again: it is woken, or it will be by what it waits for.
@@ -129,7 +129,7 @@ fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
     const LARGE: usize = 200_000;
     let (stream, taken) = Fitful::new(GET);
     let service = Answers::new(LARGE, Duration::ZERO);
-    let mut served = pin!(http::serve(Peeked::new(stream), service, BOUNDS, pending()));
+    let mut served = pin!(http::serve(Rewind::new(stream), service, BOUNDS, pending()));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);
@@ -150,7 +150,7 @@ fn who_waits_to_send_over_websocket_is_woken() {
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);
     let mut message = Vec::new();
-    let Poll::Ready(Ok(Received::Some)) = pipe.poll_receive(&mut cx, &mut message) else { panic!() };
+    let Poll::Ready(Ok(Received::Data)) = pipe.poll_receive(&mut cx, &mut message) else { panic!() };
     let large = vec![b'x'; 20_000];
     let Poll::Ready(Ok(_)) = pipe.poll_send(&mut cx, &large) else { panic!() };
     assert!(pipe.poll_send(&mut cx, &large).is_pending(), "there is room for two");
@@ -166,7 +166,7 @@ fn http_requests_that_take_long_leave_others_their_turn() {
     const REQUESTS: usize = 64;
     let (stream, _) = Fitful::new(GET.repeat(REQUESTS));
     let service = Answers::new(1, Duration::from_millis(1));
-    let mut served = pin!(http::serve(Peeked::new(stream), service, BOUNDS, pending()));
+    let mut served = pin!(http::serve(Rewind::new(stream), service, BOUNDS, pending()));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);

@@ -8,8 +8,8 @@ use std::task::{Poll, ready};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::transport::http::{self, Bounds, Reply, Request, Service};
-use chanrpc::transport::{Closing, Peeked, Pipe, Received, Site, WebSocket};
+use chanrpc::transport::http::{self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits};
+use chanrpc::transport::{CloseReason, Pipe, Received, Rewind, WebSocket};
 use smol::net::{TcpListener, TcpStream};
 use smol::{LocalExecutor, block_on};
 
@@ -21,44 +21,44 @@ const COMPRESSION: [&str; 4] = ["--exclude", "12.*", "--exclude", "13.*"];
 
 /// Lets everybody upgrade, and answers nothing else.
 #[derive(Default)]
-struct Door(Site);
+struct Door(HostPolicy);
 
-impl Service for &'static Door {
-    type Pass = ();
+impl HttpService for &'static Door {
+    type Grants = ();
 
-    fn site(&self) -> &Site {
+    fn host_policy(&self) -> &HostPolicy {
         &self.0
     }
 
-    fn misdirected(&self) {}
+    fn on_misdirected(&self) {}
 
-    fn admit(&self, _: Option<&str>) -> Result<(), Reply> {
+    fn authenticate(&self, _: Option<&str>) -> Result<(), HttpResponse> {
         Ok(())
     }
 
-    async fn answer(&self, _: Request<'_>, (): ()) -> Reply {
-        Reply::text(404, "only WebSocket")
+    async fn handle(&self, _: HttpRequest<'_>, (): ()) -> HttpResponse {
+        HttpResponse::text(404, "only WebSocket")
     }
 
-    fn too_large(&self, _: &[u8]) -> Reply {
-        Reply::text(413, "too large")
+    fn payload_too_large(&self, _: &[u8]) -> HttpResponse {
+        HttpResponse::text(413, "too large")
     }
 }
 
 /// Says back each message until the peer goes.
 async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
     let wait = Duration::from_secs(60);
-    let bounds = Bounds { body: MAX, head_timeout: wait, stall_timeout: wait };
+    let bounds = RequestLimits { body: MAX, head_timeout: wait, stall_timeout: wait };
     let upgraded =
-        http::serve(Peeked::new(stream), door, bounds, pending()).await.map_err(io::Error::other)?;
+        http::serve(Rewind::new(stream), door, bounds, pending()).await.map_err(io::Error::other)?;
     let Some(http::Upgraded { stream, .. }) = upgraded else { return Ok(()) };
     let (first, stream) = stream.into_parts();
     let mut pipe = WebSocket::accept(stream, first, MAX, Duration::ZERO, wait).await;
     let mut message = Vec::new();
     loop {
         message.clear();
-        if poll_fn(|cx| pipe.poll_receive(cx, &mut message)).await? != Received::Some {
-            return poll_fn(|cx| pipe.poll_close(cx, Closing::Done)).await;
+        if poll_fn(|cx| pipe.poll_receive(cx, &mut message)).await? != Received::Data {
+            return poll_fn(|cx| pipe.poll_close(cx, CloseReason::Done)).await;
         }
         poll_fn(|cx| {
             ready!(pipe.poll_send(cx, &message))?;

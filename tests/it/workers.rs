@@ -574,7 +574,7 @@ fn a_session_whose_calls_wait() {
     });
     let session = || {
         let limits = Arc::new(Limits { in_flight: 3, ..Limits::default() });
-        Session::new(desk.registry.clone(), limits, Dialect::Lines, Pass::open(), Instant::now())
+        Session::new(desk.registry.clone(), limits, Dialect::JsonLines, Pass::open(), Instant::now())
     };
     let now = Instant::now();
     let feed = |session: &mut Session, text: &str| {

@@ -310,11 +310,11 @@ fn files_that_are_not_what_they_should_be() {
     for (certificate, key, more, wanted) in [
         ("absent.pem", "node.key", "", "absent.pem"),
         ("node.pem", "absent.key", "", "absent.key"),
-        ("empty.pem", "node.key", "", "empty.pem: holds no certificate"),
-        ("node.pem", "empty.key", "", "empty.key: holds no private key"),
+        ("empty.pem", "node.key", "", "empty.pem: contains no PEM certificate"),
+        ("node.pem", "empty.key", "", "empty.key: contains no unencrypted PEM private key"),
         ("node.pem", "ca.key", "", "ca.key"),
-        ("node.key", "node.key", "", "node.key: holds no certificate"),
-        ("node.pem", "node.key", empty.as_str(), "empty.pem: holds no certificate"),
+        ("node.key", "node.key", "", "node.key: contains no PEM certificate"),
+        ("node.pem", "node.key", empty.as_str(), "empty.pem: contains no PEM certificate"),
     ] {
         let said = check(certificate, key, more).failed(2).to_owned();
         assert!(said.contains("tls of 127.0.0.1:0") && said.contains(wanted), "{said}");

@@ -1,4 +1,4 @@
-//! JSON texts → messages, in one pass.
+//! From JSON texts to messages, in one pass.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -6,55 +6,55 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Bounds, CANCEL, id_at_front, refuse};
-use crate::codec::frame::{Read, Refused};
-use crate::codec::json::{Error, Quoted, Scanner, Stop};
-use crate::codec::meta::{NO_DEADLINE, NO_HOPS, deadline_of};
+use super::{CANCEL_METHOD, DecodeLimits, id_in_prefix, reject};
+use crate::codec::frame::{DecodeError, Decoded};
+use crate::codec::json::{JsonStr, ScanError, ScanFailed, Scanner};
+use crate::codec::meta::{INVALID_DEADLINE, INVALID_HOPS, deadline_from_ms};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code, number};
 
-/// A byte order mark, which some editors and shells put in front of a text.
-const MARK: &[u8] = b"\xef\xbb\xbf";
-/// How most messages begin.
-const BEGINNING: &str = r#"{"jsonrpc":"2.0","#;
+/// The byte order mark that some editors and shells write before a text.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+/// How most messages start.
+const COMMON_PREFIX: &str = r#"{"jsonrpc":"2.0","#;
 const VERSION: &str = r#""2.0""#;
 
-/// Reads one JSON text.
+/// Decodes one JSON text.
 ///
-/// Where a bound of ours, or a byte that is no text, keeps it from being read, who asked is told: each id that can be
-/// found is refused. Of what is no JSON nobody knows what it was meant to be.
-pub fn decode(text: &[u8], bounds: Bounds) -> Read<'_> {
-    let bytes = without_mark(text);
+/// A text that exceeds a limit or is not UTF-8 is rejected under each id that can be found in it. A text that is not
+/// JSON is rejected under a null id, since its intent is unknown.
+pub fn decode(text: &[u8], limits: DecodeLimits) -> Decoded<'_> {
+    let bytes = without_bom(text);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
             let message = format!("not UTF-8 after {} bytes", error.valid_up_to());
-            return refuse(bytes, bounds.batch, &Fault::new(code::PARSE, message));
+            return reject(bytes, limits.batch, &Fault::new(code::PARSE, message));
         }
     };
-    let mut scanner = Scanner::new(text, bounds.depth);
-    let read = match scanner.peek() {
-        Some(b'[') => batch(&mut scanner, bounds.batch),
-        _ => message(&mut scanner).map(Read::Single),
+    let mut scanner = Scanner::new(text, limits.depth);
+    let decoded = match scanner.peek() {
+        Some(b'[') => batch(&mut scanner, limits.batch),
+        _ => message(&mut scanner).map(Decoded::Single),
     };
-    match read.and_then(|read| scanner.end().map(|()| read)) {
-        Ok(read) => read,
-        Err(Stop) => {
+    match decoded.and_then(|decoded| scanner.expect_end().map(|()| decoded)) {
+        Ok(decoded) => decoded,
+        Err(ScanFailed) => {
             let error = scanner.error();
             let fault = Fault::new(code::PARSE, error.to_string());
             match error {
-                Error::TooDeep(_) => refuse(bytes, bounds.batch, &fault),
-                Error::Expected(..) => Read::Single(Err(Refused { id: Id::null(), fault })),
+                ScanError::TooDeep(_) => reject(bytes, limits.batch, &fault),
+                ScanError::Expected(..) => Decoded::Single(Err(DecodeError { id: Id::null(), fault })),
             }
         }
     }
 }
 
-/// The text behind its byte order mark, if it has one.
-pub(super) fn without_mark(text: &[u8]) -> &[u8] {
-    text.strip_prefix(MARK).unwrap_or(text)
+/// Returns the text without its byte order mark.
+pub(super) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BOM).unwrap_or(text)
 }
 
-fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Read<'a>, Stop> {
+fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Decoded<'a>, ScanFailed> {
     let (mut messages, mut count) = (Vec::new(), 0_usize);
     scanner.array(|scanner| {
         count += 1;
@@ -65,16 +65,16 @@ fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Read<'a>, Stop> {
         Ok(())
     })?;
     Ok(match count {
-        0 => Read::Single(Err(invalid("a batch must not be empty"))),
+        0 => Decoded::Single(Err(invalid("a batch must not be empty"))),
         _ if count > max => {
             let message = format!("a batch of {count}; the limit is {max} (limits.batch)");
-            Read::Single(Err(Refused::new(code::BATCH_TOO_LARGE, message)))
+            Decoded::Single(Err(DecodeError::new(code::BATCH_TOO_LARGE, message)))
         }
-        _ => Read::Batch(messages),
+        _ => Decoded::Batch(messages),
     })
 }
 
-/// The members that a message of any sort may have, none of them understood yet.
+/// The members of a message of any kind, as JSON texts.
 #[derive(Default)]
 struct Members<'a> {
     jsonrpc: Option<&'a str>,
@@ -87,8 +87,8 @@ struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    fn named(&mut self, key: &str) -> Option<&mut Option<&'a str>> {
-        // As bytes, since to compare texts is a call each.
+    fn get_mut(&mut self, key: &str) -> Option<&mut Option<&'a str>> {
+        // As bytes: comparing strings takes a function call each.
         Some(match key.as_bytes() {
             b"jsonrpc" => &mut self.jsonrpc,
             b"id" => &mut self.id,
@@ -102,35 +102,35 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Reads one message. What is no JSON at all is an error of the text that it stands in.
-fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, Refused>, Stop> {
+/// Decodes one message. A syntax error invalidates the whole text.
+fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, DecodeError>, ScanFailed> {
     if scanner.peek() != Some(b'{') {
         return scanner.skip().map(|()| Err(invalid("a request must be an object")));
     }
-    let start = scanner.at();
-    let (mut members, mut twice) = (Members::default(), false);
-    let began = scanner.object_after(BEGINNING, |scanner, key| {
+    let start = scanner.position();
+    let (mut members, mut is_duplicate) = (Members::default(), false);
+    let had_prefix = scanner.object_with_prefix(COMMON_PREFIX, |scanner, key| {
         let value = scanner.value()?;
         let member = match key {
-            Quoted { text, escaped: false } => members.named(text),
-            Quoted { text, escaped: true } => unescaped(text).and_then(|text| members.named(&text)),
+            JsonStr { text, escaped: false } => members.get_mut(text),
+            JsonStr { text, escaped: true } => unescaped(text).and_then(|text| members.get_mut(&text)),
         };
         if let Some(member) = member {
-            twice |= member.replace(value).is_some();
+            is_duplicate |= member.replace(value).is_some();
         }
         Ok(())
     })?;
-    if began {
-        twice |= members.jsonrpc.replace(VERSION).is_some();
+    if had_prefix {
+        is_duplicate |= members.jsonrpc.replace(VERSION).is_some();
     }
-    if !twice {
-        return Ok(understand(&members));
+    if !is_duplicate {
+        return Ok(interpret(&members));
     }
-    let id = id_at_front(scanner.since(start).as_bytes());
-    Ok(Err(invalid("a member is there twice").with_id(id)))
+    let id = id_in_prefix(scanner.text_since(start).as_bytes());
+    Ok(Err(invalid("a member occurs twice").with_id(id)))
 }
 
-fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
+fn interpret<'a>(members: &Members<'a>) -> Result<Message<'a>, DecodeError> {
     let id = match members.id {
         None => None,
         Some(text) => Some(
@@ -157,35 +157,35 @@ fn understand<'a>(members: &Members<'a>) -> Result<Message<'a>, Refused> {
     if params.is_some_and(|params| !params.starts_with(['[', '{'])) {
         return Err(invalid("\"params\" must be an array, an object or null").with_id(id));
     }
-    // One that names no request is a notification like any other that nobody understands.
+    // Without a valid id it is an ordinary notification.
     if id.is_none()
-        && method == CANCEL
-        && let Some(cancelled) = params.and_then(cancelled)
+        && method == CANCEL_METHOD
+        && let Some(cancelled) = params.and_then(cancelled_id)
     {
         return Ok(Message::Cancel(cancelled));
     }
     match meta(members.meta) {
         Ok(meta) => Ok(Message::Request(Request { id, method, params: params.map(RawJson::checked), meta })),
-        Err(refused) => Err(refused.with_id(id)),
+        Err(error) => Err(error.with_id(id)),
     }
 }
 
-fn invalid(message: &'static str) -> Refused {
-    Refused::new(code::INVALID_REQUEST, message)
+fn invalid(message: &'static str) -> DecodeError {
+    DecodeError::new(code::INVALID_REQUEST, message)
 }
 
-/// The text of a JSON string.
+/// Returns the content of a JSON string.
 pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
     let text = json.strip_prefix('"')?.strip_suffix('"')?;
     if text.contains('\\') { unescaped(text) } else { Some(text.into()) }
 }
 
-/// What stands between quotes, without its escapes. `None` if they give no text.
+/// Decodes the escapes in the content of a string. Returns `None` if the result is not Unicode.
 fn unescaped(text: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned)
 }
 
-fn cancelled(params: &str) -> Option<Id<'_>> {
+fn cancelled_id(params: &str) -> Option<Id<'_>> {
     #[derive(Deserialize)]
     struct Params<'a> {
         #[serde(borrow)]
@@ -195,7 +195,7 @@ fn cancelled(params: &str) -> Option<Id<'_>> {
     Id::from_json(params.id.get())
 }
 
-fn meta(json: Option<&str>) -> Result<Meta, Refused> {
+fn meta(json: Option<&str>) -> Result<Meta, DecodeError> {
     #[derive(Deserialize)]
     struct Wire<'a> {
         #[serde(borrow)]
@@ -208,20 +208,21 @@ fn meta(json: Option<&str>) -> Result<Meta, Refused> {
         return Err(invalid("\"meta\" must be an object"));
     }
     let wire: Wire<'_> = serde_json::from_str(json)
-        .map_err(|error| Refused::new(code::INVALID_REQUEST, format!("\"meta\": {error}")))?;
-    let deadline = wire.deadline_ms.map(|ms| deadline(ms.get()).ok_or_else(|| invalid(NO_DEADLINE)));
+        .map_err(|error| DecodeError::new(code::INVALID_REQUEST, format!("\"meta\": {error}")))?;
+    let deadline =
+        wire.deadline_ms.map(|ms| parse_deadline(ms.get()).ok_or_else(|| invalid(INVALID_DEADLINE)));
     let hops = wire.hops.map(|hops| {
-        number::whole(hops.get()).and_then(|hops| hops.parse().ok()).ok_or_else(|| invalid(NO_HOPS))
+        number::whole(hops.get()).and_then(|hops| hops.parse().ok()).ok_or_else(|| invalid(INVALID_HOPS))
     });
     Ok(Meta { deadline: deadline.transpose()?, hops: hops.transpose()?.unwrap_or_default() })
 }
 
-/// The time that a number of milliseconds is. What is longer than any call may take is cut.
-fn deadline(ms: &str) -> Option<Duration> {
+/// Parses a number of milliseconds, clamped to `u64::MAX` of them.
+fn parse_deadline(ms: &str) -> Option<Duration> {
     if let Some(ms) = number::whole(ms).and_then(|ms| ms.parse().ok()) {
         return Some(Duration::from_millis(ms));
     }
-    deadline_of(ms.parse().ok().filter(|_| ms.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?)
+    deadline_from_ms(ms.parse().ok().filter(|_| ms.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?)
 }
 
 fn fault(json: &str) -> Fault {
@@ -240,7 +241,7 @@ fn fault(json: &str) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::jsonrpc::tests::{BOUNDS, decoded};
+    use crate::codec::jsonrpc::tests::{LIMITS, decoded};
 
     #[test]
     fn requests() {
@@ -263,7 +264,7 @@ mod tests {
                 r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":{"deadline_ms":18446744073709551615}}"#,
                 "1 f deadline 18446744073709551615",
             ),
-            // As real clients write it.
+            // As some clients write it.
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","params":null}"#, "1 f"),
             (r#"{"jsonrpc":"2.0","method":"f","params": null }"#, "none f"),
             (r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":null}"#, "1 f"),
@@ -282,7 +283,7 @@ mod tests {
             ("\u{feff}{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"f\"}", "1 f"),
             ("\u{feff} {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"f\"}", "1 f"),
             (" \t{\"jsonrpc\":\"2.0\",\r\n\"id\":1,\"method\":\"f\"} ", "1 f"),
-            // Only as a notification is the name anything special.
+            // The name is special only in a notification.
             (
                 r#"{"jsonrpc":"2.0","id":1,"method":"$/cancelRequest","params":{"id":2}}"#,
                 "1 $/cancelRequest {\"id\":2}",
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_kept_to_the_byte() {
+    fn ids_are_preserved_byte_for_byte() {
         let longest = format!("\"{}\"", "x".repeat(Id::MAX_LEN - 2));
         for id in [
             "0",
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused() {
+    fn invalid_messages() {
         for (text, expected) in [
             ("", "refused null -32700"),
             (" ", "refused null -32700"),
@@ -393,57 +394,57 @@ mod tests {
         }
         for error in ["1", "null", "{}", r#"{"code":"1","message":"m"}"#, r#"{"code":1}"#] {
             let text = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
-            let told = decoded(text.as_bytes());
-            assert!(told[0].starts_with("error 1 -32603 "), "{text}: {told:?}");
+            let decoded = decoded(text.as_bytes());
+            assert!(decoded[0].starts_with("error 1 -32603 "), "{text}: {decoded:?}");
         }
     }
 
     #[test]
     fn batches() {
         let one = r#"{"jsonrpc":"2.0","id":1,"method":"f"}"#;
-        let told = "1 f";
-        assert_eq!(decoded(format!("[{one}]").as_bytes()), ["batch", told]);
+        let request = "1 f";
+        assert_eq!(decoded(format!("[{one}]").as_bytes()), ["batch", request]);
         assert_eq!(
             decoded(format!(" [1,{one},\n{{}}] ").as_bytes()),
-            ["batch", "refused null -32600", told, "refused null -32600"]
+            ["batch", "refused null -32600", request, "refused null -32600"]
         );
         assert_eq!(decoded(format!("[{one},{one},{one}]").as_bytes()).len(), 4);
         assert_eq!(decoded(format!("[{one},{one},{one},1]").as_bytes()), ["refused null -32010"]);
         assert_eq!(decoded(format!("[{}1]", "1,".repeat(70_000)).as_bytes()), ["refused null -32010"]);
-        // What is no JSON is that first of all.
+        // A syntax error takes precedence.
         assert_eq!(decoded(format!("[{one},{one},{one},{one}").as_bytes()), ["refused null -32700"]);
     }
 
-    /// The members of a message have names; a list of values in the order that this code has for them is none.
+    /// serde would accept an array of values in the order of a struct's fields.
     #[test]
-    fn an_array_is_no_message() {
+    fn array_is_not_a_message() {
         for text in ["[[]]", r#"[["2.0",1,"f"]]"#, r#"[["2.0",1,"f",[1],{}]]"#] {
             assert_eq!(decoded(text.as_bytes()), ["batch", "refused null -32600"], "{text}");
         }
     }
 
     #[test]
-    fn an_array_is_no_meta() {
+    fn array_is_not_a_meta() {
         let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","meta":[5,2]}"#;
         assert_eq!(decoded(text.as_bytes()), ["refused 1 -32600"]);
     }
 
     #[test]
-    fn depth() {
+    fn depth_is_limited() {
         let nested = |depth: usize| {
             let (open, close) = ("[".repeat(depth - 1), "]".repeat(depth - 1));
             format!(r#"{{"jsonrpc":"2.0","id":1,"method":"f","params":{open}{close}}}"#)
         };
-        assert!(decoded(nested(BOUNDS.depth).as_bytes())[0].starts_with("1 f ["));
-        assert_eq!(decoded(nested(BOUNDS.depth + 1).as_bytes()), ["refused 1 -32700"]);
+        assert!(decoded(nested(LIMITS.depth).as_bytes())[0].starts_with("1 f ["));
+        assert_eq!(decoded(nested(LIMITS.depth + 1).as_bytes()), ["refused 1 -32700"]);
         assert_eq!(decoded("[".repeat(1_000_000).as_bytes()), ["refused null -32700"]);
-        // Brackets in strings are no nesting, and a quote behind a backslash is no string's end.
+        // Brackets in strings do not nest, and an escaped quote does not end a string.
         let text = r#"{"jsonrpc":"2.0","id":1,"method":"f","params":["\"[[[[[[[[[\\",1]}"#;
         assert!(decoded(text.as_bytes())[0].starts_with("1 f ["));
     }
 
     #[test]
-    fn no_cut_of_a_message_is_a_message() {
+    fn prefix_of_a_message_is_not_a_message() {
         let text = r#"{"jsonrpc":"2.0","id":"é","method":"f","params":[1,{"a":null}],"meta":{"hops":1}}"#;
         for at in 0..text.len() {
             assert_eq!(decoded(&text.as_bytes()[..at]), ["refused null -32700"], "cut after {at}");

@@ -1,15 +1,15 @@
-//! Messages → JSON texts, each on one line.
+//! From messages to JSON texts, each on one line.
 
 use std::fmt;
 use std::io::Write;
 
 use memchr::memchr2;
 
-use super::CANCEL;
+use super::CANCEL_METHOD;
 use crate::message::{Answer, Id, Meta, Request};
 
-/// What most replies take beside their ids.
-const ROOM: usize = 64;
+/// Capacity to reserve for a reply, beside its id, in bytes.
+const REPLY_CAPACITY: usize = 64;
 
 /// Appends a reply.
 pub fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
@@ -32,7 +32,10 @@ pub fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
     out.push(b'}');
 }
 
-/// Appends the reply whose result `write` appends. If it does not, nothing is left, and what it says instead returned.
+/// Appends a reply whose result is appended by `write`.
+///
+/// # Errors
+/// The error of `write`; then nothing is appended.
 pub fn encode_result<E>(
     out: &mut Vec<u8>,
     id: &Id<'_>,
@@ -42,17 +45,17 @@ pub fn encode_result<E>(
     open_reply(out, id);
     out.extend_from_slice(br#","result":"#);
     let result = out.len();
-    if let Err(instead) = write(out) {
+    if let Err(error) = write(out) {
         out.truncate(start);
-        return Err(instead);
+        return Err(error);
     }
-    put_on_one_line(&mut out[result..]);
+    replace_line_breaks(&mut out[result..]);
     out.push(b'}');
     Ok(())
 }
 
 fn open_reply(out: &mut Vec<u8>, id: &Id<'_>) {
-    out.reserve(ROOM + id.as_json().len());
+    out.reserve(REPLY_CAPACITY + id.as_json().len());
     out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
     out.extend_from_slice(id.as_json().as_bytes());
 }
@@ -76,7 +79,7 @@ pub fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) {
     out.push(b'}');
 }
 
-/// Begins a message. The id comes first, so that it is told when the rest is too long.
+/// Starts a message. The id comes first, so that the receiver can read it even if the rest is too long.
 fn open(out: &mut Vec<u8>, id: Option<&Id<'_>>) {
     out.extend_from_slice(br#"{"jsonrpc":"2.0","#);
     if let Some(id) = id {
@@ -86,9 +89,12 @@ fn open(out: &mut Vec<u8>, id: Option<&Id<'_>>) {
     }
 }
 
-/// Appends the notification that gives up the request `id`.
+/// Appends the notification that cancels the request `id`.
 pub fn encode_cancel(out: &mut Vec<u8>, id: &Id<'_>) {
-    put(out, format_args!(r#"{{"jsonrpc":"2.0","method":"{CANCEL}","params":{{"id":{}}}}}"#, id.as_json()));
+    put(
+        out,
+        format_args!(r#"{{"jsonrpc":"2.0","method":"{CANCEL_METHOD}","params":{{"id":{}}}}}"#, id.as_json()),
+    );
 }
 
 fn put(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
@@ -98,11 +104,11 @@ fn put(out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
 fn put_json(out: &mut Vec<u8>, json: &str) {
     let start = out.len();
     out.extend_from_slice(json.as_bytes());
-    put_on_one_line(&mut out[start..]);
+    replace_line_breaks(&mut out[start..]);
 }
 
-/// JSON otherwise left as it came: a line feed in it can only be white space, and would end our frame.
-fn put_on_one_line(mut json: &mut [u8]) {
+/// Replaces line breaks, which in JSON can only be white space, since they would end the frame.
+fn replace_line_breaks(mut json: &mut [u8]) {
     while let Some(found) = memchr2(b'\n', b'\r', json) {
         json[found] = b' ';
         json = &mut json[found + 1..];
@@ -120,7 +126,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::codec::jsonrpc::tests::{decoded, told};
+    use crate::codec::jsonrpc::tests::{decoded, summary};
     use crate::message::{Fault, Message, Outcome, RawJson};
 
     fn raw(json: &str) -> RawJson<'_> {
@@ -142,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn encodes_results_as_they_are_written() {
+    fn encodes_written_results() {
         let id = Id::from_json("7").unwrap();
         let mut out = b"before".to_vec();
         let written = encode_result(&mut out, &id, |out| {
@@ -150,11 +156,11 @@ mod tests {
             Ok::<_, ()>(())
         });
         assert_eq!((written, &out[..]), (Ok(()), &br#"before{"jsonrpc":"2.0","id":7,"result":[1,  2]}"#[..]));
-        let refused = encode_result(&mut out, &id, |out| {
+        let failed = encode_result(&mut out, &id, |out| {
             out.extend_from_slice(b"half of i");
             Err("no")
         });
-        assert_eq!(refused, Err("no"));
+        assert_eq!(failed, Err("no"));
         assert_eq!(out, br#"before{"jsonrpc":"2.0","id":7,"result":[1,  2]}"#);
     }
 
@@ -211,20 +217,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded_to_the_same() {
+    fn decodes_what_it_encodes() {
         let (params, id) = (raw(r#"{"a":[1,"\n"]}"#), Id::from_json("-7").unwrap());
         let meta = Meta { deadline: Some(Duration::from_millis(3)), hops: 4 };
         let request =
             Request { id: Some(id.clone()), method: "a.b\u{1}\"\\é".into(), params: Some(params), meta };
         let text = encoded(|out| encode_request(out, &request));
-        assert_eq!(decoded(text.as_bytes()), [told(&Ok(Message::Request(request)))]);
+        assert_eq!(decoded(text.as_bytes()), [summary(&Ok(Message::Request(request)))]);
 
         let text = encoded(|out| encode_cancel(out, &id));
-        assert_eq!(decoded(text.as_bytes()), [told(&Ok(Message::Cancel(id.clone())))]);
+        assert_eq!(decoded(text.as_bytes()), [summary(&Ok(Message::Cancel(id.clone())))]);
 
         for outcome in [Ok(raw("[1]")), Err(Fault::new(-5, "\u{7f}\t").with_data(&"data"))] {
             let text = encoded(|out| encode_reply(out, &id, answer(&outcome)));
-            assert_eq!(decoded(text.as_bytes()), [told(&Ok(Message::Reply(id.clone(), outcome)))]);
+            assert_eq!(decoded(text.as_bytes()), [summary(&Ok(Message::Reply(id.clone(), outcome)))]);
         }
     }
 }

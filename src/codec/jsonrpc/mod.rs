@@ -1,50 +1,50 @@
-//! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>), with `meta` beside `params` and `$/cancelRequest`.
+//! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>), with the extensions `meta` and `$/cancelRequest`.
 
 mod decode;
 mod encode;
-mod front;
+mod prefix;
 mod replies;
 
 pub use decode::decode;
 pub use encode::{encode_cancel, encode_reply, encode_request, encode_result};
-pub use front::{id_at_front, refuse};
-pub use replies::{Answered, Whose, replies, whose_at_front};
+pub use prefix::{id_in_prefix, reject};
+pub use replies::{ReceivedReply, ReplyId, decode_replies, reply_id_in_prefix};
 
-/// The notification by which a peer gives up one of its requests.
-pub const CANCEL: &str = "$/cancelRequest";
+/// The notification that cancels a request.
+pub const CANCEL_METHOD: &str = "$/cancelRequest";
 
-/// Bounds on what is read.
+/// Limits on decoded messages.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// How deeply arrays and objects may be nested.
+pub struct DecodeLimits {
+    /// Maximum nesting of arrays and objects.
     pub depth: usize,
-    /// How many messages a batch may hold.
+    /// Maximum number of messages in a batch.
     pub batch: usize,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::frame::{Read, Refused};
+    use crate::codec::frame::{DecodeError, Decoded};
     use crate::message::{Fault, Id, Message, Request};
 
-    pub(super) const BOUNDS: Bounds = Bounds { depth: 8, batch: 3 };
+    pub(super) const LIMITS: DecodeLimits = DecodeLimits { depth: 8, batch: 3 };
 
-    /// A message in a word or two, so that tables can say what they expect of it.
-    pub(super) fn told(message: &Result<Message<'_>, Refused>) -> String {
+    /// Returns a short text for a message, for tables of expectations.
+    pub(super) fn summary(message: &Result<Message<'_>, DecodeError>) -> String {
         match message {
             Ok(Message::Request(Request { id, method, params, meta })) => {
-                let mut told = format!("{} {method}", id.as_ref().map_or("none", Id::as_json));
+                let mut text = format!("{} {method}", id.as_ref().map_or("none", Id::as_json));
                 if let Some(params) = params {
-                    told += &format!(" {params}");
+                    text += &format!(" {params}");
                 }
                 if let Some(deadline) = meta.deadline {
-                    told += &format!(" deadline {}", deadline.as_millis());
+                    text += &format!(" deadline {}", deadline.as_millis());
                 }
                 if meta.hops > 0 {
-                    told += &format!(" hops {}", meta.hops);
+                    text += &format!(" hops {}", meta.hops);
                 }
-                told
+                text
             }
             Ok(Message::Cancel(id)) => format!("cancel {}", id.as_json()),
             Ok(Message::Reply(id, Ok(result))) => format!("result {} {result}", id.as_json()),
@@ -52,7 +52,7 @@ mod tests {
                 let data = data.as_ref().map_or("none", |data| data.get());
                 format!("error {} {code} {message} {data}", id.as_json())
             }
-            Err(Refused { id, fault }) => {
+            Err(DecodeError { id, fault }) => {
                 assert!(!fault.message.is_empty());
                 format!("refused {} {}", id.as_json(), fault.code)
             }
@@ -60,10 +60,10 @@ mod tests {
     }
 
     pub(super) fn decoded(text: &[u8]) -> Vec<String> {
-        match decode(text, BOUNDS) {
-            Read::Single(message) => vec![told(&message)],
-            Read::Batch(messages) => {
-                std::iter::once("batch".to_owned()).chain(messages.iter().map(told)).collect()
+        match decode(text, LIMITS) {
+            Decoded::Single(message) => vec![summary(&message)],
+            Decoded::Batch(messages) => {
+                std::iter::once("batch".to_owned()).chain(messages.iter().map(summary)).collect()
             }
         }
     }

@@ -1,40 +1,41 @@
-//! What other servers answer, as they write it: JSON-RPC 2.0, its first edition, and what is close to either.
+//! Decodes the replies of other servers: JSON-RPC 2.0, 1.0, and common deviations from both.
 //!
-//! The reader of requests is strict, since its peer gets to know what was wrong. Here nobody would.
+//! Requests are decoded strictly, since their sender gets an error. Nobody would get an error about a reply, so replies
+//! are decoded leniently.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::decode::{string, without_mark};
-use super::id_at_front;
-use crate::codec::json::{Quoted, Scanner, Stop};
+use super::decode::{string, without_bom};
+use super::id_in_prefix;
+use crate::codec::json::{JsonStr, ScanFailed, Scanner};
 use crate::message::{Fault, Outcome, RawJson, code, number};
 
-/// One answer of another server.
+/// One reply of another server.
 #[derive(Debug)]
-pub struct Answered {
-    /// Which of our requests it answers.
-    pub whose: Whose,
-    /// How that ended.
+pub struct ReceivedReply {
+    /// The request that it answers.
+    pub id: ReplyId,
+    /// The result or error.
     pub outcome: Outcome,
 }
 
-/// Which request something answers.
+/// The id of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// The one with this number.
+pub enum ReplyId {
+    /// The number of a request.
     Number(u64),
-    /// One of which the server could not tell the id.
+    /// Null or missing: the server could not read the id of the request.
     Null,
-    /// None of ours: we give no such ids.
+    /// An id that this node never uses.
     Foreign,
 }
 
-impl Whose {
-    /// Ours are numbers; some servers write them with a point, or as texts.
-    fn of(id: Option<&str>) -> Self {
+impl ReplyId {
+    /// The ids of this node are integers. Some servers return them as fractions or strings.
+    fn parse(id: Option<&str>) -> Self {
         let Some(id) = id.filter(|id| *id != "null") else { return Self::Null };
         let text = if id.starts_with('"') { string(id) } else { Some(Cow::Borrowed(id)) };
         let number = text.and_then(|text| number::whole(&text)).and_then(|number| number.parse().ok());
@@ -42,47 +43,47 @@ impl Whose {
     }
 }
 
-/// Reads what answers there are in one text: one, or several in an array. Requests and notifications are passed over.
-/// Of what cannot be read, an answer of which the id can be told is a fault, and the rest nothing.
-pub fn replies(text: &[u8], depth: usize) -> Vec<Answered> {
-    let read = match std::str::from_utf8(without_mark(text)) {
-        Ok(text) => read(text, depth),
+/// Decodes the replies in one text: one, or several in an array. Ignores requests and notifications. A reply that
+/// cannot be decoded becomes a fault if its id can be read, and is ignored otherwise.
+pub fn decode_replies(text: &[u8], depth: usize) -> Vec<ReceivedReply> {
+    let decoded = match std::str::from_utf8(without_bom(text)) {
+        Ok(text) => scan(text, depth),
         Err(error) => Err(format!("not UTF-8 after {} bytes", error.valid_up_to())),
     };
-    read.unwrap_or_else(|why| {
-        let whose = whose_at_front(text);
-        let unread = |whose| Answered { whose, outcome: Err(unreadable(&why)) };
-        whose.into_iter().map(unread).collect()
+    decoded.unwrap_or_else(|reason| {
+        let id = reply_id_in_prefix(text);
+        let failed = |id| ReceivedReply { id, outcome: Err(unreadable(&reason)) };
+        id.into_iter().map(failed).collect()
     })
 }
 
-/// Whose answer it is of which only the beginning is known.
-pub fn whose_at_front(beginning: &[u8]) -> Option<Whose> {
-    id_at_front(beginning).map(|id| Whose::of(Some(id.as_json())))
+/// Returns the id of a reply of which only a prefix is known.
+pub fn reply_id_in_prefix(prefix: &[u8]) -> Option<ReplyId> {
+    id_in_prefix(prefix).map(|id| ReplyId::parse(Some(id.as_json())))
 }
 
-fn unreadable(why: &str) -> Fault {
-    Fault::new(code::INTERNAL, format!("a reply that cannot be read: {why}"))
+fn unreadable(reason: &str) -> Fault {
+    Fault::new(code::INTERNAL, format!("cannot decode the reply: {reason}"))
 }
 
-fn read(text: &str, depth: usize) -> Result<Vec<Answered>, String> {
+fn scan(text: &str, depth: usize) -> Result<Vec<ReceivedReply>, String> {
     let (mut scanner, mut found) = (Scanner::new(text, depth), Vec::new());
-    let whole = match scanner.peek() {
-        Some(b'[') => scanner.array(|scanner| one(scanner, &mut found)),
-        _ => one(&mut scanner, &mut found),
+    let scanned = match scanner.peek() {
+        Some(b'[') => scanner.array(|scanner| scan_reply(scanner, &mut found)),
+        _ => scan_reply(&mut scanner, &mut found),
     };
-    match whole.and_then(|()| scanner.end()) {
+    match scanned.and_then(|()| scanner.expect_end()) {
         Ok(()) => Ok(found),
-        Err(Stop) => Err(scanner.error().to_string()),
+        Err(ScanFailed) => Err(scanner.error().to_string()),
     }
 }
 
-fn one(scanner: &mut Scanner<'_>, found: &mut Vec<Answered>) -> Result<(), Stop> {
+fn scan_reply(scanner: &mut Scanner<'_>, found: &mut Vec<ReceivedReply>) -> Result<(), ScanFailed> {
     if scanner.peek() != Some(b'{') {
         return scanner.skip();
     }
     let [mut id, mut method, mut result, mut error] = [None; 4];
-    scanner.object(|scanner, Quoted { text, .. }| {
+    scanner.object(|scanner, JsonStr { text, .. }| {
         let value = scanner.value()?;
         match text {
             "id" => id = Some(value),
@@ -93,15 +94,15 @@ fn one(scanner: &mut Scanner<'_>, found: &mut Vec<Answered>) -> Result<(), Stop>
         }
         Ok(())
     })?;
-    let answers = [id, result, error].iter().any(Option::is_some);
-    if answers && method.is_none_or(|method| method == "null") {
+    let is_reply = [id, result, error].iter().any(Option::is_some);
+    if is_reply && method.is_none_or(|method| method == "null") {
         let outcome = outcome(result, error);
-        found.push(Answered { whose: Whose::of(id), outcome });
+        found.push(ReceivedReply { id: ReplyId::parse(id), outcome });
     }
     Ok(())
 }
 
-/// The first edition has both members always, one of them null; and some servers leave out a result that is null.
+/// JSON-RPC 1.0 always has both members, one of them null. Some servers omit a result that is null.
 fn outcome(result: Option<&str>, error: Option<&str>) -> Outcome {
     match (result, error) {
         (_, Some(error)) if error != "null" => Err(fault(error)),
@@ -111,7 +112,7 @@ fn outcome(result: Option<&str>, error: Option<&str>) -> Outcome {
     }
 }
 
-/// Reads an error, which other servers may write as they like.
+/// Decodes an error, whose form varies between servers.
 fn fault(json: &str) -> Fault {
     #[derive(Deserialize)]
     struct Wire<'a> {
@@ -139,26 +140,26 @@ fn fault(json: &str) -> Fault {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Vec<String> {
-        let one = |Answered { whose, outcome }: Answered| {
-            let whose = match whose {
-                Whose::Number(number) => number.to_string(),
-                Whose::Null => "null".to_owned(),
-                Whose::Foreign => "foreign".to_owned(),
+    fn decoded(text: &str) -> Vec<String> {
+        let summary = |ReceivedReply { id, outcome }: ReceivedReply| {
+            let id = match id {
+                ReplyId::Number(number) => number.to_string(),
+                ReplyId::Null => "null".to_owned(),
+                ReplyId::Foreign => "foreign".to_owned(),
             };
             match outcome {
-                Ok(result) => format!("{whose} {result}"),
+                Ok(result) => format!("{id} {result}"),
                 Err(Fault { code, message, data }) => {
                     let data = data.map_or(String::new(), |data| format!(" {data}"));
-                    format!("{whose} fault {code} {message}{data}")
+                    format!("{id} fault {code} {message}{data}")
                 }
             }
         };
-        replies(text.as_bytes(), 8).into_iter().map(one).collect()
+        decode_replies(text.as_bytes(), 8).into_iter().map(summary).collect()
     }
 
     #[test]
-    fn answers_as_servers_write_them() {
+    fn decodes_replies_of_other_servers() {
         for (text, expected) in [
             (r#"{"jsonrpc":"2.0","id":1,"result":[1.50]}"#, "1 [1.50]"),
             (r#"{"id":1,"result":7}"#, "1 7"),
@@ -190,19 +191,16 @@ mod tests {
             (r#"{"id":-1,"result":7}"#, "foreign 7"),
             (r#"{"id":1.5,"result":7}"#, "foreign 7"),
             (r#"{"id":[1],"result":7}"#, "foreign 7"),
-            (
-                r#"{"id":1}"#,
-                "1 fault -32603 a reply that cannot be read: it has neither a result nor an error",
-            ),
+            (r#"{"id":1}"#, "1 fault -32603 cannot decode the reply: it has neither a result nor an error"),
         ] {
-            assert_eq!(told(text), [expected], "{text}");
+            assert_eq!(decoded(text), [expected], "{text}");
         }
         let both = r#"[{"id":1,"result":7},{"id":"2","result":8},3]"#;
-        assert_eq!(told(both), ["1 7", "2 8"]);
+        assert_eq!(decoded(both), ["1 7", "2 8"]);
     }
 
     #[test]
-    fn what_is_no_answer() {
+    fn ignores_other_messages() {
         for text in [
             "",
             "{",
@@ -214,15 +212,15 @@ mod tests {
             r#"{"method":"f","id":1}"#,
             r#"{"method":"f","params":[]}"#,
         ] {
-            assert!(told(text).is_empty(), "{text}: {:?}", told(text));
+            assert!(decoded(text).is_empty(), "{text}: {:?}", decoded(text));
         }
-        // Whose answer it was can still be told.
+        // The id can still be read.
         for text in [
             r#"{"id":1,"result":NaN}"#,
             r#"{"id":1,"result":[[[[[[[[[[]]]]]]]]]]}"#,
             r#"{"id": "1", "result":"#,
         ] {
-            assert!(told(text)[0].starts_with("1 fault -32603 a reply that cannot be read"), "{text}");
+            assert!(decoded(text)[0].starts_with("1 fault -32603 cannot decode the reply"), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From MessagePack to requests, whose parameters become JSON on the way, with no tree between.
+//! From MessagePack to requests. Parameters are converted to JSON directly, without an intermediate tree.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -6,34 +6,35 @@ use std::time::Duration;
 
 use serde::ser::{Error, Serialize, SerializeMap, SerializeSeq, Serializer};
 
-use super::token::{NoToken, Token, Walk};
-use crate::codec::frame::Refused;
-use crate::codec::jsonrpc::CANCEL;
-use crate::codec::meta::{NO_DEADLINE, NO_HOPS, deadline_of};
+use super::marker::{Marker, MarkerError};
+use super::skipper::Skipper;
+use crate::codec::frame::DecodeError;
+use crate::codec::jsonrpc::CANCEL_METHOD;
+use crate::codec::meta::{INVALID_DEADLINE, INVALID_HOPS, deadline_from_ms};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
-/// Each level takes some of the stack, so there is an end to them whatever the limit.
-const DEEPEST: usize = 1024;
+/// Upper bound of the depth limit, since each level takes some of the stack.
+const MAX_DEPTH: usize = 1024;
 
-/// Reads one message, nested `depth` deep at most.
+/// Decodes one message, nested at most `depth` levels deep.
 ///
 /// # Errors
-/// If it is no message, or its parameters hold what JSON has no form for.
-pub(in crate::codec) fn decode(frame: &[u8], depth: usize) -> Result<Message<'_>, Refused> {
-    let (kind, mut id, rest) = open(frame).map_err(|fault| Refused { id: Id::null(), fault })?;
+/// If it is not a message, or if its parameters cannot be expressed in JSON.
+pub(in crate::codec) fn decode(frame: &[u8], depth: usize) -> Result<Message<'_>, DecodeError> {
+    let (kind, mut id, rest) = decode_head(frame).map_err(|fault| DecodeError { id: Id::null(), fault })?;
     match kind {
-        // Nothing is ever asked in this dialect, so what it answers makes no difference.
+        // The node sends no requests in this dialect, so the content of a reply is irrelevant.
         Kind::Reply => Ok(Message::Reply(Id::null(), Ok(RawJson::NULL))),
         Kind::Notification | Kind::Request => {
-            let request = request(rest, &mut id, depth);
-            request.map_err(|fault| Refused { id: id.unwrap_or_else(Id::null), fault })
+            let request = decode_request(rest, &mut id, depth);
+            request.map_err(|fault| DecodeError { id: id.unwrap_or_else(Id::null), fault })
         }
     }
 }
 
-/// Returns the id of a request of which only the beginning is known.
-pub(in crate::codec) fn id_at_front(beginning: &[u8]) -> Option<Id<'static>> {
-    open(beginning).ok()?.1
+/// Returns the id of a request of which only a prefix is known.
+pub(in crate::codec) fn id_in_prefix(prefix: &[u8]) -> Option<Id<'static>> {
+    decode_head(prefix).ok()?.1
 }
 
 #[derive(Clone, Copy)]
@@ -43,20 +44,20 @@ enum Kind {
     Notification,
 }
 
-/// Reads what a message begins with: what it is, its id, and where to read on.
-fn open(message: &[u8]) -> Result<(Kind, Option<Id<'static>>, Elements<'_>), Fault> {
+/// Decodes the kind and id of a message. Also returns the elements that follow.
+fn decode_head(message: &[u8]) -> Result<(Kind, Option<Id<'static>>, Elements<'_>), Fault> {
     let mut reader = Reader { rest: message };
-    let Token::Array(left) = reader.token()? else { return Err(invalid("a message must be an array")) };
+    let Marker::Array(left) = reader.marker()? else { return Err(invalid("a message must be an array")) };
     let mut elements = Elements { reader, left };
-    let kind = match elements.next().map(Reader::token).transpose()? {
-        Some(Token::Uint(0)) => Kind::Request,
-        Some(Token::Uint(1)) => Kind::Reply,
-        Some(Token::Uint(2)) => Kind::Notification,
+    let kind = match elements.next().map(Reader::marker).transpose()? {
+        Some(Marker::Uint(0)) => Kind::Request,
+        Some(Marker::Uint(1)) => Kind::Reply,
+        Some(Marker::Uint(2)) => Kind::Notification,
         _ => return Err(invalid("a message must begin with 0 (request), 1 (response) or 2 (notification)")),
     };
     let id = match kind {
-        Kind::Request => match elements.next().map(Reader::token).transpose()? {
-            Some(Token::Uint(id)) => Some(Id::from(id)),
+        Kind::Request => match elements.next().map(Reader::marker).transpose()? {
+            Some(Marker::Uint(id)) => Some(Id::from(id)),
             _ => return Err(invalid("\"msgid\" must be an integer, and not negative")),
         },
         _ => None,
@@ -64,20 +65,20 @@ fn open(message: &[u8]) -> Result<(Kind, Option<Id<'static>>, Elements<'_>), Fau
     Ok((kind, id, elements))
 }
 
-/// Takes the id only with a whole request.
-fn request<'a>(
+/// Decodes the rest of a request. Takes the id only if it succeeds.
+fn decode_request<'a>(
     mut rest: Elements<'a>,
     id: &mut Option<Id<'static>>,
     depth: usize,
 ) -> Result<Message<'a>, Fault> {
     let method = match rest.next() {
-        Some(reader) => reader.text()?.ok_or_else(|| invalid("\"method\" must be a string of UTF-8"))?,
+        Some(reader) => reader.text()?.ok_or_else(|| invalid("\"method\" must be a UTF-8 string"))?,
         None => return Err(invalid("\"method\" is missing")),
     };
     let params = match rest.next() {
-        // One that names no request is a notification like any other that nobody understands.
-        Some(reader) if id.is_none() && method == CANCEL => match cancelled(*reader) {
-            Some(cancelled) => return Ok(Message::Cancel(cancelled)),
+        // Without a valid id it is an ordinary notification.
+        Some(reader) if id.is_none() && method == CANCEL_METHOD => match cancelled_id(*reader) {
+            Some(id) => return Ok(Message::Cancel(id)),
             None => reader.params(depth)?,
         },
         Some(reader) => reader.params(depth)?,
@@ -93,18 +94,18 @@ fn request<'a>(
     Ok(Message::Request(Request { id: id.take(), method: method.into(), params, meta }))
 }
 
-fn cancelled(mut params: Reader<'_>) -> Option<Id<'static>> {
-    let mut token = params.token().ok()?;
-    if token == Token::Array(1) {
-        token = params.token().ok()?;
-        if let Token::Uint(id) = token {
+fn cancelled_id(mut params: Reader<'_>) -> Option<Id<'static>> {
+    let mut marker = params.marker().ok()?;
+    if marker == Marker::Array(1) {
+        marker = params.marker().ok()?;
+        if let Marker::Uint(id) = marker {
             return Some(id.into());
         }
     }
-    let Token::Map(pairs) = token else { return None };
+    let Marker::Map(pairs) = marker else { return None };
     for _ in 0..pairs {
         if params.text().ok()? == Some("id") {
-            let Token::Uint(id) = params.token().ok()? else { return None };
+            let Marker::Uint(id) = params.marker().ok()? else { return None };
             return Some(id.into());
         }
         params.skip().ok()?;
@@ -116,44 +117,44 @@ fn invalid(message: &'static str) -> Fault {
     Fault::new(code::INVALID_REQUEST, message)
 }
 
-/// The elements of a message, as long as there are any.
+/// The remaining elements of a message.
 struct Elements<'a> {
     reader: Reader<'a>,
     left: u32,
 }
 
 impl<'a> Elements<'a> {
-    /// The reader, which stands at the next element.
+    /// Returns the reader, positioned at the next element.
     fn next(&mut self) -> Option<&mut Reader<'a>> {
         self.left = self.left.checked_sub(1)?;
         Some(&mut self.reader)
     }
 }
 
-/// Reads values one after another.
+/// Reads consecutive values.
 #[derive(Clone, Copy)]
 struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn token(&mut self) -> Result<Token, Fault> {
-        let (token, length) = Token::read(self.rest).map_err(unread)?;
+    fn marker(&mut self) -> Result<Marker, Fault> {
+        let (marker, length) = Marker::read(self.rest).map_err(into_fault)?;
         self.rest = &self.rest[length..];
-        Ok(token)
+        Ok(marker)
     }
 
     fn bytes(&mut self, length: u32) -> Result<&'a [u8], Fault> {
         let (bytes, rest) =
-            self.rest.split_at_checked(length as usize).ok_or_else(|| unread(NoToken::Short))?;
+            self.rest.split_at_checked(length as usize).ok_or_else(|| into_fault(MarkerError::Incomplete))?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    /// Reads a value, and tells what it says if it is a string or bytes of UTF-8.
+    /// Reads a value and returns its text if it is a string or binary of valid UTF-8.
     fn text(&mut self) -> Result<Option<&'a str>, Fault> {
         let before = *self;
-        if let Token::Str(length) | Token::Bin(length) = self.token()? {
+        if let Marker::Str(length) | Marker::Bin(length) = self.marker()? {
             return Ok(std::str::from_utf8(self.bytes(length)?).ok());
         }
         *self = before;
@@ -161,59 +162,65 @@ impl<'a> Reader<'a> {
     }
 
     fn skip(&mut self) -> Result<(), Fault> {
-        let mut walk = Walk::new();
-        let passed = walk.over(self.rest).map_err(unread)?;
-        self.rest = &self.rest[passed..];
-        if walk.is_done() { Ok(()) } else { Err(unread(NoToken::Short)) }
+        let mut skipper = Skipper::new();
+        let skipped = skipper.advance(self.rest).map_err(into_fault)?;
+        self.rest = &self.rest[skipped..];
+        if skipper.is_done() { Ok(()) } else { Err(into_fault(MarkerError::Incomplete)) }
     }
 
     fn params(&mut self, depth: usize) -> Result<Option<RawJson<'static>>, Fault> {
-        match Token::read(self.rest).map_err(unread)?.0 {
-            Token::Nil => self.skip().map(|()| None),
-            Token::Array(_) | Token::Map(_) => self.json(depth).map(Some),
+        match Marker::read(self.rest).map_err(into_fault)?.0 {
+            Marker::Nil => self.skip().map(|()| None),
+            Marker::Array(_) | Marker::Map(_) => self.json(depth).map(Some),
             _ => Err(invalid("\"params\" must be an array or a map")),
         }
     }
 
-    /// Reads a value as JSON. It stands in a message, which is one level of `depth`.
+    /// Converts a value to JSON. The message around it counts as one level of `depth`.
     fn json(&mut self, depth: usize) -> Result<RawJson<'static>, Fault> {
-        let depth = depth.min(DEEPEST);
+        let depth = depth.min(MAX_DEPTH);
         let (reader, fault) = (Cell::new(*self), Cell::new(None));
         let json = serde_json::to_string(&Json { reader: &reader, fault: &fault, depth, level: 1 });
         *self = reader.get();
         json.map(RawJson::checked).map_err(|error| {
-            fault.take().unwrap_or_else(|| Fault::invalid_params(format!("no JSON: {error}")))
+            fault
+                .take()
+                .unwrap_or_else(|| Fault::invalid_params(format!("cannot be converted to JSON: {error}")))
         })
     }
 
     fn meta(&mut self) -> Result<Meta, Fault> {
-        let pairs = match self.token()? {
-            Token::Nil => 0,
-            Token::Map(pairs) => pairs,
+        let pairs = match self.marker()? {
+            Marker::Nil => 0,
+            Marker::Map(pairs) => pairs,
             _ => return Err(invalid("\"meta\" must be a map")),
         };
         let mut meta = Meta::default();
         for _ in 0..pairs {
             match self.text()? {
                 Some("deadline_ms") => {
-                    meta.deadline = match self.token()? {
-                        Token::Uint(ms) => Some(Duration::from_millis(ms)),
-                        Token::Nil => None,
-                        Token::F32(ms) => Some(deadline_of(ms.into()).ok_or_else(|| invalid(NO_DEADLINE))?),
-                        Token::F64(ms) => Some(deadline_of(ms).ok_or_else(|| invalid(NO_DEADLINE))?),
-                        _ => return Err(invalid(NO_DEADLINE)),
+                    meta.deadline = match self.marker()? {
+                        Marker::Uint(ms) => Some(Duration::from_millis(ms)),
+                        Marker::Nil => None,
+                        Marker::F32(ms) => {
+                            Some(deadline_from_ms(ms.into()).ok_or_else(|| invalid(INVALID_DEADLINE))?)
+                        }
+                        Marker::F64(ms) => {
+                            Some(deadline_from_ms(ms).ok_or_else(|| invalid(INVALID_DEADLINE))?)
+                        }
+                        _ => return Err(invalid(INVALID_DEADLINE)),
                     }
                 }
                 Some("hops") => {
                     let whole = |hops: f64| (hops == f64::from(hops as u32)).then_some(hops as u32);
-                    meta.hops = match self.token()? {
-                        Token::Nil => Some(0),
-                        Token::Uint(hops) => u32::try_from(hops).ok(),
-                        Token::F32(hops) => whole(hops.into()),
-                        Token::F64(hops) => whole(hops),
+                    meta.hops = match self.marker()? {
+                        Marker::Nil => Some(0),
+                        Marker::Uint(hops) => u32::try_from(hops).ok(),
+                        Marker::F32(hops) => whole(hops.into()),
+                        Marker::F64(hops) => whole(hops),
                         _ => None,
                     }
-                    .ok_or_else(|| invalid(NO_HOPS))?;
+                    .ok_or_else(|| invalid(INVALID_HOPS))?;
                 }
                 _ => self.skip()?,
             }
@@ -222,21 +229,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn unread(why: NoToken) -> Fault {
-    let message = match why {
-        NoToken::Short => "the message ends within a value",
-        NoToken::Reserved => "byte 0xc1, which MessagePack does not use",
+fn into_fault(error: MarkerError) -> Fault {
+    let message = match error {
+        MarkerError::Incomplete => "the message ends within a value",
+        MarkerError::Reserved => "byte 0xc1, which MessagePack does not use",
     };
     Fault::new(code::PARSE, message)
 }
 
-/// The value at which a reader stands, to be written as JSON while it is read.
+/// The value at the reader's position, converted to JSON by serializing it.
 struct Json<'r, 'a> {
     reader: &'r Cell<Reader<'a>>,
-    /// Why it could not be.
+    /// Why the conversion failed.
     fault: &'r Cell<Option<Fault>>,
     depth: usize,
-    /// How deep it stands.
+    /// The nesting level of the value.
     level: usize,
 }
 
@@ -250,14 +257,14 @@ impl<'a> Json<'_, 'a> {
 
     fn fail<E: Error>(&self, fault: Fault) -> E {
         self.fault.set(Some(fault));
-        E::custom("the fault tells")
+        E::custom("see the fault")
     }
 
-    fn unfit<E: Error>(&self, message: &'static str) -> E {
+    fn unsupported<E: Error>(&self, message: &'static str) -> E {
         self.fail(Fault::invalid_params(message))
     }
 
-    fn inside<E: Error>(&self) -> Result<Self, E> {
+    fn nested<E: Error>(&self) -> Result<Self, E> {
         if self.level >= self.depth {
             let message = format!("nested deeper than {} (limits.depth)", self.depth);
             return Err(self.fail(Fault::new(code::PARSE, message)));
@@ -268,39 +275,39 @@ impl<'a> Json<'_, 'a> {
 
 impl Serialize for Json<'_, '_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        match self.read(Reader::token)? {
-            Token::Nil => to.serialize_unit(),
-            Token::Bool(value) => to.serialize_bool(value),
-            Token::Uint(number) => to.serialize_u64(number),
-            Token::Int(number) => to.serialize_i64(number),
-            // The shortest text of a short float is another number to whoever reads it as a long one.
-            Token::F32(number) if number.is_finite() => to.serialize_f64(number.into()),
-            Token::F64(number) if number.is_finite() => to.serialize_f64(number),
-            Token::F32(_) | Token::F64(_) => {
-                Err(self.unfit("NaN and Infinity have no form in JSON; send nil or a string instead"))
+        match self.read(Reader::marker)? {
+            Marker::Nil => to.serialize_unit(),
+            Marker::Bool(value) => to.serialize_bool(value),
+            Marker::Uint(number) => to.serialize_u64(number),
+            Marker::Int(number) => to.serialize_i64(number),
+            // The shortest decimal form of an f32 is a different number when parsed as f64.
+            Marker::F32(number) if number.is_finite() => to.serialize_f64(number.into()),
+            Marker::F64(number) if number.is_finite() => to.serialize_f64(number),
+            Marker::F32(_) | Marker::F64(_) => {
+                Err(self.unsupported("NaN and Infinity cannot be expressed in JSON; send nil or a string instead"))
             }
-            Token::Str(length) => {
+            Marker::Str(length) => {
                 let bytes = self.read(|reader| reader.bytes(length))?;
                 match std::str::from_utf8(bytes) {
                     Ok(text) => to.serialize_str(text),
                     Err(_) => to.serialize_bytes(bytes),
                 }
             }
-            Token::Bin(length) => to.serialize_bytes(self.read(|reader| reader.bytes(length))?),
-            Token::Ext(_) => Err(self.unfit(
-                "extension types have no form in JSON; send a number, a string or bytes (bin) instead, and a \
-                 moment as seconds or as text",
+            Marker::Bin(length) => to.serialize_bytes(self.read(|reader| reader.bytes(length))?),
+            Marker::Ext(_) => Err(self.unsupported(
+                "extension types cannot be expressed in JSON; send a number, a string or bytes (bin) instead, and a \
+                 timestamp as seconds or as text",
             )),
-            Token::Array(values) => {
-                let value = self.inside()?;
+            Marker::Array(values) => {
+                let value = self.nested()?;
                 let mut array = to.serialize_seq(Some(values as usize))?;
                 for _ in 0..values {
                     array.serialize_element(&value)?;
                 }
                 array.end()
             }
-            Token::Map(pairs) => {
-                let value = self.inside()?;
+            Marker::Map(pairs) => {
+                let value = self.nested()?;
                 let mut map = to.serialize_map(Some(pairs as usize))?;
                 let numbers = RefCell::default();
                 for _ in 0..pairs {
@@ -312,21 +319,21 @@ impl Serialize for Json<'_, '_> {
     }
 }
 
-/// The key at which a reader stands.
+/// The key at the reader's position.
 struct Key<'v, 'r, 'a> {
     json: &'v Json<'r, 'a>,
-    /// Keys of the same map that are numbers, or texts that look like some: as JSON these two could be one.
+    /// The keys of the map that are integers, or texts that look like integers: in JSON both are the same key.
     numbers: &'v RefCell<HashSet<i128>>,
 }
 
 impl Key<'_, '_, '_> {
-    fn number<E: Error>(&self, number: i128) -> Result<(), E> {
+    fn check_unique<E: Error>(&self, number: i128) -> Result<(), E> {
         if self.numbers.borrow_mut().insert(number) {
             Ok(())
         } else {
-            Err(self
-                .json
-                .unfit("two keys of a map are the same number, or the same as a number and as a text"))
+            Err(self.json.unsupported(
+                "two keys of a map are equal in JSON: the same number, or a number and its text",
+            ))
         }
     }
 }
@@ -334,31 +341,31 @@ impl Key<'_, '_, '_> {
 impl Serialize for Key<'_, '_, '_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let Self { json, .. } = self;
-        match json.read(Reader::token)? {
-            Token::Uint(number) => {
-                self.number(number.into())?;
+        match json.read(Reader::marker)? {
+            Marker::Uint(number) => {
+                self.check_unique(number.into())?;
                 to.serialize_u64(number)
             }
-            Token::Int(number) => {
-                self.number(number.into())?;
+            Marker::Int(number) => {
+                self.check_unique(number.into())?;
                 to.serialize_i64(number)
             }
-            Token::Str(length) => match std::str::from_utf8(json.read(|reader| reader.bytes(length))?) {
+            Marker::Str(length) => match std::str::from_utf8(json.read(|reader| reader.bytes(length))?) {
                 Ok(text) => {
-                    if let Some(number) = number(text) {
-                        self.number(number)?;
+                    if let Some(number) = decimal(text) {
+                        self.check_unique(number)?;
                     }
                     to.serialize_str(text)
                 }
-                Err(_) => Err(json.unfit("a key of a map must be UTF-8")),
+                Err(_) => Err(json.unsupported("a key of a map must be UTF-8")),
             },
-            _ => Err(json.unfit("a key of a map must be a string or an integer")),
+            _ => Err(json.unsupported("a key of a map must be a string or an integer")),
         }
     }
 }
 
-/// The number that a text is exactly the decimal form of.
-fn number(text: &str) -> Option<i128> {
+/// Returns the number whose canonical decimal form is `text`.
+fn decimal(text: &str) -> Option<i128> {
     if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
         return None;
     }

@@ -1,4 +1,4 @@
-//! From results, which are JSON, to MessagePack in its shortest form, in one pass and with no tree between.
+//! From results, which are JSON, to MessagePack in its shortest form, in one pass and without an intermediate tree.
 
 use std::fmt;
 
@@ -9,11 +9,11 @@ use crate::message::{Answer, Fault, Id, code};
 
 const NIL: u8 = 0xc0;
 
-/// Appends a reply: `[1, msgid, nil, result]` or `[1, msgid, [code, message, data], nil]`. The result is JSON, as is
-/// the fault's data.
+/// Appends a reply: `[1, msgid, nil, result]` or `[1, msgid, [code, message, data], nil]`. The result and the fault's
+/// data are converted from JSON. A result that cannot be converted becomes an error.
 pub(in crate::codec) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
     let start = out.len();
-    // An array of four, the first of which says that it is a response.
+    // An array of four elements; type 1 is a response.
     out.extend_from_slice(&[0x94, 1]);
     if put_json(out, id.as_json()).is_err() {
         out.push(NIL);
@@ -21,76 +21,75 @@ pub(in crate::codec) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Ans
     match answer {
         Ok(result) => {
             out.push(NIL);
-            if let Err(unfit) = put_json(out, result) {
+            if let Err(error) = put_json(out, result) {
                 out.truncate(start);
-                let message = format!("the result has no form in MessagePack: {unfit}");
+                let message = format!("the result cannot be converted to MessagePack: {error}");
                 encode_reply(out, id, Err(&Fault::new(code::INTERNAL, message)));
             }
         }
         Err(fault) => {
             out.push(0x93);
             put_int(out, fault.code);
-            let (mut data, mut why) = (vec![NIL], String::new());
+            let (mut data, mut note) = (vec![NIL], String::new());
             if let Some(json) = &fault.data {
                 data.clear();
-                if let Err(unfit) = put_json(&mut data, json.get()) {
+                if let Err(error) = put_json(&mut data, json.get()) {
                     data.push(NIL);
-                    why = format!(" (its data has no form in MessagePack: {unfit})");
+                    note = format!(" (its data cannot be converted to MessagePack: {error})");
                 }
             }
-            let _ = put_str(out, format!("{}{why}", fault.message).as_bytes());
+            let _ = put_str(out, format!("{}{note}", fault.message).as_bytes());
             out.append(&mut data);
             out.push(NIL);
         }
     }
 }
 
-/// Why a text has no form in MessagePack.
+/// Why a JSON text cannot be converted to MessagePack.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
+pub(super) enum ConvertError {
     NotJson,
-    /// This number is neither an integer of 64 bits nor a float that keeps its digits.
+    /// A number that is neither a 64-bit integer nor exactly expressible as a 64-bit float.
     Number(String),
-    /// Half of a surrogate pair, which no UTF-8 stands for.
-    HalfPair,
-    /// More bytes or values than a header can say.
+    /// A lone surrogate, which UTF-8 cannot encode.
+    LoneSurrogate,
+    /// More bytes or values than a header can express.
     TooLong,
 }
 
-/// So much of a number is quoted.
-const QUOTED: usize = 40;
+/// Maximum number of characters of a number quoted in an error.
+const MAX_QUOTED: usize = 40;
 
-impl fmt::Display for Unfit {
+impl fmt::Display for ConvertError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotJson => f.write_str("it is not JSON"),
             Self::Number(number) => write!(
                 f,
-                "the number {number} is no integer of 64 bits, and no float of 64 bits keeps all its digits; send it \
-                 as a text"
+                "the number {number} is neither a 64-bit integer nor exact as a 64-bit float; send it as a text"
             ),
-            Self::HalfPair => f.write_str("half of a surrogate pair in a text stands for no character"),
+            Self::LoneSurrogate => f.write_str("a text contains a lone surrogate"),
             Self::TooLong => f.write_str("a text, an array or an object is longer than 2^32 - 1"),
         }
     }
 }
 
-/// An array or object that has begun.
+/// An array or object that is not closed yet.
 struct Open {
-    /// Where its header stands, of one byte for now.
+    /// The position of its header, with one byte reserved.
     at: usize,
-    /// How many values are in it so far, keys among them.
+    /// Number of values in it so far, including keys.
     values: usize,
     object: bool,
 }
 
-/// An array or object whose header takes more than the one byte that it has.
+/// An array or object whose header needs more than the reserved byte.
 struct Wide {
     at: usize,
     header: Header,
 }
 
-/// A first byte, and a number of so many bytes at the end of the eight.
+/// A header: a first byte, and a big-endian number in the last `width` bytes of `number`.
 struct Header {
     first: u8,
     number: [u8; 8],
@@ -112,8 +111,11 @@ impl Header {
     }
 }
 
-/// Appends one JSON text, or nothing if it has no form. Of a text that is JSON to the eye, not every mistake is found.
-pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Result<(), Unfit> {
+/// Converts and appends one JSON text. Does not detect every syntax error, since results are validated before.
+///
+/// # Errors
+/// If it cannot be converted; then nothing is appended.
+pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Result<(), ConvertError> {
     let start = out.len();
     let mut wide = Vec::new();
     let put = put_values(out, json, &mut wide);
@@ -124,7 +126,7 @@ pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Result<(), Unfit> {
     put
 }
 
-fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(), Unfit> {
+fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(), ConvertError> {
     let (mut at, mut open) = (0, Vec::<Open>::new());
     let mut values = 0;
     while let Some(&byte) = json.as_bytes().get(at) {
@@ -135,7 +137,8 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(),
                 continue;
             }
             b']' | b'}' => {
-                let closed = open.pop().filter(|open| open.object == (byte == b'}')).ok_or(Unfit::NotJson)?;
+                let closed =
+                    open.pop().filter(|open| open.object == (byte == b'}')).ok_or(ConvertError::NotJson)?;
                 close(out, &closed, wide)?;
                 at += 1;
                 continue;
@@ -153,19 +156,19 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(),
             _ => put_word(out, rest)?,
         };
     }
-    if values == 1 && open.is_empty() { Ok(()) } else { Err(Unfit::NotJson) }
+    if values == 1 && open.is_empty() { Ok(()) } else { Err(ConvertError::NotJson) }
 }
 
-fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, Unfit> {
+fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
     let (word, byte) = [("null", NIL), ("false", 0xc2), ("true", 0xc3)]
         .into_iter()
         .find(|(word, _)| text.starts_with(word))
-        .ok_or(Unfit::NotJson)?;
+        .ok_or(ConvertError::NotJson)?;
     out.push(byte);
     Ok(word.len())
 }
 
-fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, Unfit> {
+fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
     let end = text.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
     let text = &text[..end.unwrap_or(text.len())];
     if let Ok(number) = text.parse() {
@@ -175,13 +178,13 @@ fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, Unfit> {
     {
         put_int(out, number);
     } else {
-        let number: f64 = text.parse().map_err(|_| Unfit::NotJson)?;
-        // An integer stays one. Of a fraction, so few digits are kept by every float.
+        let number: f64 = text.parse().map_err(|_| ConvertError::NotJson)?;
+        // An integer must stay one. A short fraction keeps all its digits in a float.
         let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
         let is_short = text.len() <= 16 && !text.contains(['e', 'E']);
         if is_integer || !(is_short || exact(text).is_some()) {
-            let cut = if text.len() > QUOTED { "…" } else { "" };
-            return Err(Unfit::Number(format!("{}{cut}", &text[..text.len().min(QUOTED)])));
+            let cut = if text.len() > MAX_QUOTED { "…" } else { "" };
+            return Err(ConvertError::Number(format!("{}{cut}", &text[..text.len().min(MAX_QUOTED)])));
         }
         out.push(0xcb);
         out.extend_from_slice(&number.to_be_bytes());
@@ -189,9 +192,9 @@ fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, Unfit> {
     Ok(text.len())
 }
 
-/// Appends the string that begins behind a quote, and tells where it ends, behind its other quote.
-fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, Unfit> {
-    let mut at = memchr2(b'"', b'\\', text).ok_or(Unfit::NotJson)?;
+/// Appends the string after an opening quote. Returns its length including the closing quote.
+fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, ConvertError> {
+    let mut at = memchr2(b'"', b'\\', text).ok_or(ConvertError::NotJson)?;
     if text[at] == b'"' {
         put_str(out, &text[..at])?;
         return Ok(at + 1);
@@ -200,11 +203,11 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, Unfit> {
     out.extend_from_slice(&text[..at]);
     while text[at] == b'\\' {
         at += 1 + unescape(out, &text[at + 1..])?;
-        let plain = memchr2(b'"', b'\\', &text[at..]).ok_or(Unfit::NotJson)?;
+        let plain = memchr2(b'"', b'\\', &text[at..]).ok_or(ConvertError::NotJson)?;
         out.extend_from_slice(&text[at..at + plain]);
         at += plain;
     }
-    // Only now its length is known.
+    // The length is known only now: append the header and move it to the front.
     let end = out.len();
     str_header(end - start)?.put(out);
     let header = out.len() - end;
@@ -212,28 +215,30 @@ fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, Unfit> {
     Ok(at + 1)
 }
 
-/// Appends what stands behind a backslash, and tells how long that is.
-fn unescape(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, Unfit> {
-    let (char, length) = match text.first().ok_or(Unfit::NotJson)? {
+/// Appends the character escaped by `text`, which follows a backslash. Returns the length of the escape.
+fn unescape(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, ConvertError> {
+    let (char, length) = match text.first().ok_or(ConvertError::NotJson)? {
         b'b' => ('\u{8}', 1),
         b'f' => ('\u{c}', 1),
         b'n' => ('\n', 1),
         b'r' => ('\r', 1),
         b't' => ('\t', 1),
         b'u' => {
-            let unit = hex(&text[1..]).ok_or(Unfit::NotJson)?;
-            let next =
-                text[5..].strip_prefix(b"\\u").map(|low| hex(low).ok_or(Unfit::NotJson)).transpose()?;
+            let unit = hex(&text[1..]).ok_or(ConvertError::NotJson)?;
+            let next = text[5..]
+                .strip_prefix(b"\\u")
+                .map(|low| hex(low).ok_or(ConvertError::NotJson))
+                .transpose()?;
             match (unit, next) {
                 (high @ 0xd800..=0xdbff, Some(low @ 0xdc00..=0xdfff)) => {
                     let pair = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-                    (char::from_u32(pair).ok_or(Unfit::HalfPair)?, 11)
+                    (char::from_u32(pair).ok_or(ConvertError::LoneSurrogate)?, 11)
                 }
-                (unit, _) => (char::from_u32(unit).ok_or(Unfit::HalfPair)?, 5),
+                (unit, _) => (char::from_u32(unit).ok_or(ConvertError::LoneSurrogate)?, 5),
             }
         }
         &plain @ (b'"' | b'\\' | b'/') => (plain.into(), 1),
-        _ => return Err(Unfit::NotJson),
+        _ => return Err(ConvertError::NotJson),
     };
     out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
     Ok(length)
@@ -244,13 +249,14 @@ fn hex(text: &[u8]) -> Option<u32> {
     digits.iter().try_fold(0, |sum, &digit| Some(sum << 4 | char::from(digit).to_digit(16)?))
 }
 
-/// Writes the header of an array or object, or leaves it for later if it takes more than one byte.
-fn close(out: &mut [u8], closed: &Open, wide: &mut Vec<Wide>) -> Result<(), Unfit> {
+/// Writes the header of an array or object, or adds it to `wide` if it needs more than one byte.
+fn close(out: &mut [u8], closed: &Open, wide: &mut Vec<Wide>) -> Result<(), ConvertError> {
     let Open { at, values, object } = *closed;
     if object && values % 2 == 1 {
-        return Err(Unfit::NotJson);
+        return Err(ConvertError::NotJson);
     }
-    let length = u32::try_from(if object { values / 2 } else { values }).map_err(|_| Unfit::TooLong)?;
+    let length =
+        u32::try_from(if object { values / 2 } else { values }).map_err(|_| ConvertError::TooLong)?;
     let (fixed, short) = if object { (0x80, 0xde) } else { (0x90, 0xdc) };
     match length {
         0..=0x0f => out[at] = fixed | length as u8,
@@ -260,7 +266,7 @@ fn close(out: &mut [u8], closed: &Open, wide: &mut Vec<Wide>) -> Result<(), Unfi
     Ok(())
 }
 
-/// Makes room for the headers that need more, and writes them. Each byte moves once.
+/// Inserts the headers that need more than one byte. Each byte is moved at most once.
 fn widen(out: &mut Vec<u8>, wide: &mut [Wide]) {
     wide.sort_unstable_by_key(|wide| wide.at);
     let mut from = out.len();
@@ -277,15 +283,18 @@ fn widen(out: &mut Vec<u8>, wide: &mut [Wide]) {
     }
 }
 
-/// Appends a string of which the length is known, unless that is beyond MessagePack.
-fn put_str(out: &mut Vec<u8>, text: &[u8]) -> Result<(), Unfit> {
+/// Appends a string whose length is known.
+///
+/// # Errors
+/// If it is longer than MessagePack allows.
+fn put_str(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ConvertError> {
     str_header(text.len())?.put(out);
     out.extend_from_slice(text);
     Ok(())
 }
 
-fn str_header(length: usize) -> Result<Header, Unfit> {
-    let length = u32::try_from(length).map_err(|_| Unfit::TooLong)?;
+fn str_header(length: usize) -> Result<Header, ConvertError> {
+    let length = u32::try_from(length).map_err(|_| ConvertError::TooLong)?;
     Ok(match length {
         0..=0x1f => Header::new(0xa0 | length as u8, 0, 0),
         0x20..=0xff => Header::new(0xd9, length.into(), 1),

@@ -1,59 +1,60 @@
-//! Where one message ends and the next begins.
+//! Finds the boundaries of messages.
 
-use super::token::Walk;
-use crate::codec::frame::Next;
+use super::skipper::Skipper;
+use crate::codec::frame::FrameResult;
 
 /// Finds messages in a buffer that grows at its end and is cut at its front.
 ///
-/// It remembers how far it has looked, so that a message which comes in many pieces is looked at once.
+/// Remembers how far it has searched, so that a message received in many pieces is searched once.
 #[derive(Debug)]
-pub(in crate::codec) struct MessagePack {
+pub(in crate::codec) struct MessagePackFramer {
     max: usize,
-    looked: usize,
-    walk: Walk,
-    /// In the middle of a message that is too long.
+    /// Number of bytes at the front of the buffer that are skipped.
+    searched: usize,
+    skipper: Skipper,
+    /// The current message is too long.
     skipping: bool,
 }
 
-impl MessagePack {
-    /// Creates a finder of messages of at most `max` bytes.
+impl MessagePackFramer {
+    /// Creates a framer for messages of at most `max` bytes.
     pub(in crate::codec) fn new(max: usize) -> Self {
-        Self { max, looked: 0, walk: Walk::new(), skipping: false }
+        Self { max, searched: 0, skipper: Skipper::new(), skipping: false }
     }
 
-    /// Tells whether a message, which is an array, can begin with this byte.
-    pub(in crate::codec) fn starts(first: u8) -> bool {
+    /// Returns `true` if a message, which is an array, can start with this byte.
+    pub(in crate::codec) fn is_first_byte(first: u8) -> bool {
         matches!(first, 0x90..=0x9f | 0xdc | 0xdd)
     }
 
-    /// Returns `true` in the middle of a message that is skipped.
+    /// Returns `true` within a message that is being skipped.
     pub(in crate::codec) fn is_skipping(&self) -> bool {
         self.skipping
     }
 
-    /// Looks for the next message. The caller cuts as told before it calls again.
+    /// Finds the next message. Before the next call, the caller must cut the buffer as the result says.
     ///
-    /// A message is too long as soon as its headers say so.
-    pub(in crate::codec) fn next(&mut self, buffer: &[u8]) -> Next {
-        match self.walk.over(&buffer[self.looked..]) {
-            Ok(passed) => self.looked += passed,
-            Err(_) => return Next::Broken("byte 0xc1, which MessagePack does not use".into()),
+    /// A message is reported as too long as soon as its markers show that.
+    pub(in crate::codec) fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
+        match self.skipper.advance(&buffer[self.searched..]) {
+            Ok(skipped) => self.searched += skipped,
+            Err(_) => return FrameResult::Invalid("byte 0xc1, which MessagePack does not use".into()),
         }
-        let (passed, whole) = (self.looked, self.walk.is_done());
-        let too_long = self.walk.least().saturating_add(passed as u64) > self.max as u64;
-        let skipped = self.skipping;
-        self.skipping = (skipped || too_long) && !whole;
-        if whole {
-            self.walk = Walk::new();
+        let (length, is_complete) = (self.searched, self.skipper.is_done());
+        let too_long = self.skipper.min_remaining().saturating_add(length as u64) > self.max as u64;
+        let was_skipping = self.skipping;
+        self.skipping = (was_skipping || too_long) && !is_complete;
+        if is_complete {
+            self.skipper = Skipper::new();
         }
-        if whole || self.skipping {
-            self.looked = 0;
+        if is_complete || self.skipping {
+            self.searched = 0;
         }
-        match (skipped, too_long, whole) {
-            (true, ..) => Next::Incomplete(passed),
-            (false, true, _) => Next::TooLong(passed),
-            (false, false, true) => Next::Frame(0..passed, passed),
-            (false, false, false) => Next::Incomplete(0),
+        match (was_skipping, too_long, is_complete) {
+            (true, ..) => FrameResult::Incomplete(length),
+            (false, true, _) => FrameResult::TooLong(length),
+            (false, false, true) => FrameResult::Frame(0..length, length),
+            (false, false, false) => FrameResult::Incomplete(0),
         }
     }
 }
@@ -61,21 +62,21 @@ impl MessagePack {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::codec::frame::tests::found;
+    use crate::codec::frame::tests::frames as frames_of;
 
-    /// What is found in `pieces`, and how many bytes are left over.
+    /// Returns the frames in `pieces`, and how many bytes are left over.
     pub(in crate::codec::msgpack) fn frames(max: usize, pieces: &[&[u8]]) -> (Vec<Vec<u8>>, usize) {
-        let mut framer = MessagePack::new(max);
-        found(|buffer| framer.next(buffer), pieces.iter().copied())
+        let mut framer = MessagePackFramer::new(max);
+        frames_of(|buffer| framer.next_frame(buffer), pieces.iter().copied())
     }
 
-    /// A header and so many bytes after it.
+    /// Returns a header followed by `length` bytes.
     pub(in crate::codec::msgpack) fn with(header: &[u8], length: usize, byte: u8) -> Vec<u8> {
         [header, &vec![byte; length]].concat()
     }
 
     #[test]
-    fn finds_messages_however_they_are_cut() {
+    fn finds_messages_in_pieces_of_any_size() {
         let messages = [
             &b"\x94\x00\x01\xa1f\x90"[..],
             b"\x93\x02\xa1f\x81\xa1a\xda\x00\x02xy",
@@ -97,7 +98,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn skips_a_message_that_is_too_long_and_goes_on() {
+    fn skips_too_long_message_and_continues() {
         let (fits, too_long) = (with(b"\xa8", 8, b'x'), with(b"\xa9", 9, b'x'));
         let array = [&b"\x94\x81\x01\x02"[..], &too_long, b"\x90\xc0"].concat();
         let stream = [&fits[..], &too_long, &fits, &array, &fits].concat();
@@ -105,35 +106,35 @@ pub(super) mod tests {
         assert_eq!(frames(9, &[&stream]), (expected.clone(), 0));
         let bytes: Vec<_> = stream.chunks(1).collect();
         assert_eq!(frames(9, &bytes), (expected.clone(), 0));
-        expected.push(b"broken".to_vec());
+        expected.push(b"invalid".to_vec());
         assert_eq!(frames(9, &[&stream, b"\xc1"]).0, expected);
     }
 
-    /// A message is told to be too long as soon as that is known, so that its sender need not send it all.
+    /// The error is sent before the sender has sent the whole message.
     #[test]
-    fn too_long_is_known_by_the_header() {
-        let mut framer = MessagePack::new(100);
-        assert_eq!(framer.next(b"\x94\x00\x07\xa1f\x91\xc6\x00\x00"), Next::Incomplete(0));
-        assert_eq!(framer.next(b"\x94\x00\x07\xa1f\x91\xc6\x00\x00\x01\x00"), Next::TooLong(11));
-        assert_eq!(framer.next(&[0; 255]), Next::Incomplete(255));
-        assert_eq!(framer.next(b"\x00\x93\x02"), Next::Incomplete(1));
-        assert_eq!(framer.next(b"\x93\x02"), Next::Incomplete(0));
-        assert_eq!(framer.next(b"\x93\x02\xa1f\x90"), Next::Frame(0..5, 5));
-        // So many bytes, and a byte at least for each of two values more.
-        assert_eq!(MessagePack::new(100).next(b"\x93\xc4\x5f"), Next::Incomplete(0));
-        assert_eq!(MessagePack::new(100).next(b"\x93\xc4\x60"), Next::TooLong(3));
+    fn too_long_message_is_reported_at_its_marker() {
+        let mut framer = MessagePackFramer::new(100);
+        assert_eq!(framer.next_frame(b"\x94\x00\x07\xa1f\x91\xc6\x00\x00"), FrameResult::Incomplete(0));
+        assert_eq!(framer.next_frame(b"\x94\x00\x07\xa1f\x91\xc6\x00\x00\x01\x00"), FrameResult::TooLong(11));
+        assert_eq!(framer.next_frame(&[0; 255]), FrameResult::Incomplete(255));
+        assert_eq!(framer.next_frame(b"\x00\x93\x02"), FrameResult::Incomplete(1));
+        assert_eq!(framer.next_frame(b"\x93\x02"), FrameResult::Incomplete(0));
+        assert_eq!(framer.next_frame(b"\x93\x02\xa1f\x90"), FrameResult::Frame(0..5, 5));
+        // The bytes of the first value, and at least one for each of the two others.
+        assert_eq!(MessagePackFramer::new(100).next_frame(b"\x93\xc4\x5f"), FrameResult::Incomplete(0));
+        assert_eq!(MessagePackFramer::new(100).next_frame(b"\x93\xc4\x60"), FrameResult::TooLong(3));
     }
 
     #[test]
-    fn a_byte_that_begins_nothing_ends_it() {
+    fn reserved_byte_is_fatal() {
         for stream in [&b"\xc1"[..], b"\x94\xc1", b"\x94\x00\x01\xa1f\x81\xc1"] {
-            assert_eq!(frames(64, &[stream]).0, [b"broken"], "{stream:x?}");
+            assert_eq!(frames(64, &[stream]).0, [b"invalid"], "{stream:x?}");
         }
     }
 
     #[test]
-    fn starts() {
-        let starts: Vec<u8> = (0..=u8::MAX).filter(|byte| MessagePack::starts(*byte)).collect();
+    fn message_starts_with_an_array() {
+        let starts: Vec<u8> = (0..=u8::MAX).filter(|byte| MessagePackFramer::is_first_byte(*byte)).collect();
         let arrays: Vec<u8> = (0x90..=0x9f).chain([0xdc, 0xdd]).collect();
         assert_eq!(starts, arrays);
     }

@@ -1,26 +1,26 @@
-//! Both ways together, against bytes that any MessagePack library writes, and against bytes that none does.
+//! Framing, decoding and encoding together, with bytes that MessagePack libraries write and with invalid bytes.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::encode::{Unfit, put_json};
+use super::encode::{ConvertError, put_json};
 use super::framing::tests::{frames, with};
-use super::{decode, encode_reply, id_at_front};
+use super::{decode, encode_reply, id_in_prefix};
 use crate::message::{Fault, Id, Message, Meta, Request, code};
 
 const DEPTH: usize = 8;
 const NIL: &[u8] = b"\xc0";
 
-/// A JSON text in MessagePack.
+/// Converts a JSON text to MessagePack.
 #[track_caller]
 fn packed(json: &str) -> Vec<u8> {
     let mut out = b"before".to_vec();
-    put_json(&mut out, json).unwrap_or_else(|unfit| panic!("{unfit}: {json:?}"));
+    put_json(&mut out, json).unwrap_or_else(|error| panic!("{error}: {json:?}"));
     out.strip_prefix(b"before").unwrap().to_vec()
 }
 
-/// A message in a word or two, so that tables can say what they expect of it.
-fn told(frame: &[u8]) -> String {
+/// Returns a short text for a message, for tables of expectations.
+fn summary(frame: &[u8]) -> String {
     match decode(frame, DEPTH) {
         Ok(Message::Request(Request { id, method, params, meta: Meta { deadline, hops } })) => {
             let id = id.as_ref().map_or("-", Id::as_json);
@@ -31,18 +31,18 @@ fn told(frame: &[u8]) -> String {
         }
         Ok(Message::Cancel(id)) => format!("cancel {}", id.as_json()),
         Ok(Message::Reply(..)) => "reply".into(),
-        Err(refused) => format!("refused {} {}", refused.id.as_json(), refused.fault.code),
+        Err(error) => format!("refused {} {}", error.id.as_json(), error.fault.code),
     }
 }
 
-/// What becomes of one parameter.
+/// Returns a short text for the conversion of one parameter.
 fn param(bytes: &[u8]) -> String {
-    let told = told(&[b"\x94\x00\x01\xa1f\x91", bytes].concat());
-    told.strip_prefix("1 f [").and_then(|told| told.strip_suffix(']')).map_or(told.clone(), Into::into)
+    let text = summary(&[b"\x94\x00\x01\xa1f\x91", bytes].concat());
+    text.strip_prefix("1 f [").and_then(|text| text.strip_suffix(']')).map_or(text.clone(), Into::into)
 }
 
 #[test]
-fn numbers_are_as_short_as_can_be() {
+fn numbers_have_the_shortest_form() {
     for (json, bytes) in [
         ("0", &b"\x00"[..]),
         ("127", b"\x7f"),
@@ -80,9 +80,9 @@ fn numbers_are_as_short_as_can_be() {
     assert_eq!(packed("-0"), b"\xcb\x80\x00\x00\x00\x00\x00\x00\x00");
 }
 
-/// What would become another number is an error instead.
+/// A number that would change is an error.
 #[test]
-fn numbers_that_have_no_form_are_told() {
+fn numbers_that_have_no_form_are_summary() {
     for json in [
         "18446744073709551616",
         "-9223372036854775809",
@@ -94,31 +94,33 @@ fn numbers_that_have_no_form_are_told() {
     ] {
         for json in [json.to_owned(), format!("[[{json}]]"), format!("{{\"a\":[1,{json}]}}")] {
             let mut out = b"before".to_vec();
-            let unfit = put_json(&mut out, &json).unwrap_err();
-            assert!(matches!(unfit, Unfit::Number(_)), "{json}: {unfit}");
+            let error = put_json(&mut out, &json).unwrap_err();
+            assert!(matches!(error, ConvertError::Number(_)), "{json}: {error}");
             assert_eq!(out, b"before", "{json}");
         }
     }
-    // As a result it is a fault, and as data of a fault left out with a word.
+    // A result becomes a fault; the data of a fault is replaced by a note.
     let mut out = Vec::new();
     encode_reply(&mut out, &Id::from(7), Ok("[18446744073709551616]"));
     let text = String::from_utf8_lossy(&out);
     assert!(out.starts_with(b"\x94\x01\x07\x93\xd1\x80\xa5"), "{text}");
-    assert!(text.contains("18446744073709551616 is no integer of 64 bits"), "{text}");
+    assert!(text.contains("18446744073709551616 is neither a 64-bit integer"), "{text}");
     out.clear();
     let fault = Fault::new(-5, "oh").with_data(&Value::Null);
     let data = serde_json::value::RawValue::from_string("1e400".into()).unwrap();
     encode_reply(&mut out, &Id::from(7), Err(&Fault { data: Some(data), ..fault }));
     let text = String::from_utf8_lossy(&out);
-    assert!(text.contains("oh (its data has no form in MessagePack: the number 1e400"), "{text}");
+    assert!(text.contains("oh (its data cannot be converted to MessagePack: the number 1e400"), "{text}");
     assert!(out.ends_with(b"\xc0\xc0"), "{text}");
     let mut out = Vec::new();
-    let Err(Unfit::Number(quoted)) = put_json(&mut out, &"7".repeat(1_000_000)) else { panic!("it was put") };
+    let Err(ConvertError::Number(quoted)) = put_json(&mut out, &"7".repeat(1_000_000)) else {
+        panic!("converted")
+    };
     assert!(quoted.len() < 100, "{quoted}");
 }
 
 #[test]
-fn numbers_may_be_longer_than_they_need() {
+fn accepts_longer_forms_of_numbers() {
     for (bytes, expected) in [
         (&b"\xcc\x01"[..], "1"),
         (b"\xcf\x00\x00\x00\x00\x00\x00\x00\x01", "1"),
@@ -137,7 +139,7 @@ fn numbers_may_be_longer_than_they_need() {
 }
 
 #[test]
-fn strings_of_every_header() {
+fn strings_of_each_header_size() {
     for (length, header) in [
         (0, &b"\xa0"[..]),
         (1, b"\xa1"),
@@ -151,7 +153,7 @@ fn strings_of_every_header() {
         let (json, bytes) = (format!("\"{}\"", "x".repeat(length)), with(header, length, b'x'));
         assert_eq!(packed(&json), bytes, "{length}");
         assert_eq!(param(&bytes), json, "{length}");
-        // The same with an escape, whose text is longer than what it stands for.
+        // With an escape, whose JSON text is longer than the character.
         if length > 0 {
             let json = format!("\"{}\\u0078\"", "x".repeat(length - 1));
             assert_eq!(packed(&json), bytes, "{length}");
@@ -160,7 +162,7 @@ fn strings_of_every_header() {
 }
 
 #[test]
-fn escapes_become_what_they_stand_for() {
+fn escapes_are_decoded() {
     for (json, text) in [
         (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
         (r#""a\u00e9\u00C9\u20ac\ud83d\ude00z""#, "aéÉ€😀z"),
@@ -179,12 +181,12 @@ fn escapes_become_what_they_stand_for() {
         r#""\ud83d\u0041""#,
         r#"{"\udc00":1}"#,
     ] {
-        assert_eq!(put_json(&mut Vec::new(), json), Err(Unfit::HalfPair), "{json}");
+        assert_eq!(put_json(&mut Vec::new(), json), Err(ConvertError::LoneSurrogate), "{json}");
     }
 }
 
 #[test]
-fn arrays_and_maps_of_every_header() {
+fn arrays_and_maps_of_each_header_size() {
     for (length, array, map) in [
         (0, &b"\x90"[..], &b"\x80"[..]),
         (1, b"\x91", b"\x81"),
@@ -204,7 +206,7 @@ fn arrays_and_maps_of_every_header() {
     }
 }
 
-/// Headers that grow move what stands behind them, and the headers in it.
+/// A header that grows moves the bytes after it, including other headers.
 #[test]
 fn wide_headers_within_wide_headers() {
     let [inner, wide] = [15, 16].map(|length| vec!["7"; length].join(","));
@@ -216,21 +218,21 @@ fn wide_headers_within_wide_headers() {
 }
 
 #[test]
-fn white_space_is_nothing() {
+fn ignores_white_space() {
     assert_eq!(packed(" [ 1 ,\r\n\t{ \"a\" : null } ] "), b"\x92\x01\x81\xa1a\xc0");
 }
 
 #[test]
-fn what_is_not_json_is_not_put() {
+fn rejects_invalid_json() {
     for text in
         ["", " ", "[", "]", "{", "[1}", "1 2", "\"", "\"\\", "\"\\u12", "\"\\u123g\"", "\"\\x\"", "nul", "é"]
     {
         let mut out = b"before".to_vec();
-        assert_eq!(put_json(&mut out, text), Err(Unfit::NotJson), "{text:?}");
+        assert_eq!(put_json(&mut out, text), Err(ConvertError::NotJson), "{text:?}");
         assert_eq!(out, b"before", "{text:?}");
     }
     for text in ["{1}", "-", "1e", "[\"\\ud800\\u\"]", "\"\\é\""] {
-        assert_eq!(put_json(&mut Vec::new(), text), Err(Unfit::NotJson), "{text:?}");
+        assert_eq!(put_json(&mut Vec::new(), text), Err(ConvertError::NotJson), "{text:?}");
     }
 }
 
@@ -260,16 +262,16 @@ fn requests_and_notifications() {
         (b"\x94\x02\xa1f\x90\x81\xa4hops\xca\x40\x40\x00\x00", "- f [] hops 3"),
         (b"\x94\x02\xa1f\x90\x81\xabdeadline_ms\xcb\x40\x97\x70\0\0\0\0\0", "- f [] deadline 1500"),
         (b"\x94\x02\xa1f\x90\x84\xa5trace\x91\x80\x07\x80\xc4\x00\xc0\xabdeadline_ms\xc0", "- f []"),
-        // Only as a notification is the name anything special.
+        // The name is special only in a notification.
         (b"\x94\x00\x01\xaf$/cancelRequest\x91\x02", "1 $/cancelRequest [2]"),
     ] {
-        assert_eq!(told(frame), expected, "{frame:x?}");
+        assert_eq!(summary(frame), expected, "{frame:x?}");
     }
 }
 
 #[test]
 fn cancels() {
-    let cancel = |params: &[u8]| told(&[b"\x93\x02\xaf$/cancelRequest", params].concat());
+    let cancel = |params: &[u8]| summary(&[b"\x93\x02\xaf$/cancelRequest", params].concat());
     for params in [
         &b"\x91\x07"[..],
         b"\x91\xcf\0\0\0\0\0\0\0\x07",
@@ -290,20 +292,20 @@ fn cancels() {
     ] {
         assert_eq!(cancel(params), expected, "{params:x?}");
     }
-    assert_eq!(told(b"\x92\x02\xaf$/cancelRequest"), "- $/cancelRequest");
+    assert_eq!(summary(b"\x92\x02\xaf$/cancelRequest"), "- $/cancelRequest");
 }
 
 #[test]
-fn replies_are_told_and_no_more() {
+fn replies_are_recognized() {
     for frame in
         [&b"\x94\x01\x01\xc0\x07"[..], b"\x94\x01\xc0\x93\x01\xa1m\xc0\xc0", b"\x91\x01", b"\x92\x01\xff"]
     {
-        assert_eq!(told(frame), "reply", "{frame:x?}");
+        assert_eq!(summary(frame), "reply", "{frame:x?}");
     }
 }
 
 #[test]
-fn what_has_no_form_in_json() {
+fn converts_to_json() {
     for (bytes, expected) in [
         (&b"\xc4\x03\x00\x7f\xff"[..], "[0,127,255]"),
         (b"\xc4\x00", "[]"),
@@ -317,7 +319,7 @@ fn what_has_no_form_in_json() {
             b"\x84\xa1s\x01\x02\x02\xe0\x03\xcf\xff\xff\xff\xff\xff\xff\xff\xff\x04",
             r#"{"s":1,"2":2,"-32":3,"18446744073709551615":4}"#,
         ),
-        // Two keys that would be one.
+        // Two keys that are equal in JSON.
         (b"\x82\x01\x00\xa11\x00", "refused 1 -32602"),
         (b"\x82\xa2-1\x00\xff\x00", "refused 1 -32602"),
         (b"\x82\x01\x00\xcc\x01\x00", "refused 1 -32602"),
@@ -341,12 +343,15 @@ fn what_has_no_form_in_json() {
     ] {
         assert_eq!(param(bytes), expected, "{bytes:x?}");
     }
-    let refused = decode(b"\x94\x00\x01\xa1f\x91\xca\x7f\xc0\x00\x00", DEPTH).unwrap_err();
-    assert_eq!(refused.fault.message, "NaN and Infinity have no form in JSON; send nil or a string instead");
+    let error = decode(b"\x94\x00\x01\xa1f\x91\xca\x7f\xc0\x00\x00", DEPTH).unwrap_err();
+    assert_eq!(
+        error.fault.message,
+        "NaN and Infinity cannot be expressed in JSON; send nil or a string instead"
+    );
 }
 
 #[test]
-fn what_is_refused() {
+fn invalid_messages() {
     for (frame, expected) in [
         (&b""[..], "refused null -32700"),
         (b"\xc1", "refused null -32700"),
@@ -382,12 +387,12 @@ fn what_is_refused() {
         (b"\x96\x00\x01\xa1f\x90\x80\x00", "refused 1 -32600"),
         (b"\x94\x00\x01\xa1f\x90\x00", "refused 1 -32700"),
     ] {
-        assert_eq!(told(frame), expected, "{frame:x?}");
+        assert_eq!(summary(frame), expected, "{frame:x?}");
     }
 }
 
 #[test]
-fn lengths_beyond_the_message_take_no_memory() {
+fn lengths_beyond_the_message_allocate_nothing() {
     for value in [
         &b"\xdb\xff\xff\xff\xff"[..],
         b"\xc6\xff\xff\xff\xff",
@@ -398,34 +403,34 @@ fn lengths_beyond_the_message_take_no_memory() {
         assert!(param(value).starts_with("refused 1 "), "{value:x?}");
         let request = [b"\x94\x00\x07\xa1f\x91", value].concat();
         assert_eq!(frames(1 << 20, &[&request]), (vec![b"!".to_vec()], 0), "{value:x?}");
-        assert_eq!(id_at_front(&request), Some(Id::from(7)));
+        assert_eq!(id_in_prefix(&request), Some(Id::from(7)));
     }
-    assert_eq!(told(b"\xdd\xff\xff\xff\xff\x00\x01\xa1f\x90"), "refused 1 -32700");
-    // Many of them add up to more than any number holds.
+    assert_eq!(summary(b"\xdd\xff\xff\xff\xff\x00\x01\xa1f\x90"), "refused 1 -32700");
+    // Their sum exceeds 64 bits.
     let endless = b"\xdf\xff\xff\xff\xff".repeat(10_000);
     assert_eq!(frames(1 << 20, &[&endless, &endless]), (vec![b"!".to_vec()], 0));
 }
 
 #[test]
-fn depth() {
+fn depth_is_limited() {
     let nested = |depth: usize| [b"\x94\x00\x01\xa1f", &b"\x91".repeat(depth - 2)[..], b"\x90"].concat();
-    assert!(told(&nested(DEPTH)).starts_with("1 f [["));
-    assert_eq!(told(&nested(DEPTH + 1)), "refused 1 -32700");
+    assert!(summary(&nested(DEPTH)).starts_with("1 f [["));
+    assert_eq!(summary(&nested(DEPTH + 1)), "refused 1 -32700");
     let maps = [b"\x94\x00\x01\xa1f", &b"\x81\xa1k".repeat(DEPTH)[..], b"\x01"].concat();
-    assert_eq!(told(&maps), "refused 1 -32700");
+    assert_eq!(summary(&maps), "refused 1 -32700");
     assert!(decode(&nested(1024), 1024).is_ok());
     assert!(decode(&nested(1_000_000), usize::MAX).is_err());
     assert_eq!(frames(1 << 21, &[&nested(1_000_000)]).0.len(), 1);
-    // What is not read as JSON may be as deep as it likes.
+    // Skipped values may be nested to any depth.
     let meta = [b"\x94\x02\xa1f\x90\x81\xa1x", &b"\x91".repeat(100_000)[..], b"\x90"].concat();
-    assert_eq!(told(&meta), "- f []");
+    assert_eq!(summary(&meta), "- f []");
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert_eq!(packed(&deep).len(), 100_000);
 }
 
 #[test]
-fn ids_at_the_front() {
-    for (beginning, id) in [
+fn finds_ids_in_prefixes() {
+    for (prefix, id) in [
         (&b"\x94\x00\x07\xa1f"[..], Some(7)),
         (b"\x95\x00\xcd\x01\x00", Some(256)),
         (b"\x94\x00", None),
@@ -435,7 +440,7 @@ fn ids_at_the_front() {
         (b"", None),
         (b"\x07", None),
     ] {
-        assert_eq!(id_at_front(beginning), id.map(Id::from), "{beginning:x?}");
+        assert_eq!(id_in_prefix(prefix), id.map(Id::from), "{prefix:x?}");
     }
 }
 
@@ -454,25 +459,25 @@ fn encodes_replies() {
     assert_eq!(encoded(Id::from(2), Err(&fault)), b"\x94\x01\x02\x93\xd1\x80\xa7\xa6no \"f\"\xc0\xc0");
     let fault = Fault::new(7, "").with_data(&json!({"via": ["a"]}));
     assert_eq!(encoded(Id::null(), Err(&fault)), b"\x94\x01\xc0\x93\x07\xa0\x81\xa3via\x91\xa1a\xc0");
-    let spoilt = encoded(Id::from(3), Ok("[1,"));
+    let invalid = encoded(Id::from(3), Ok("[1,"));
     assert_eq!(
-        spoilt,
-        b"\x94\x01\x03\x93\xd1\x80\xa5\xd9\x35the result has no form in MessagePack: it is not JSON\xc0\xc0"
+        invalid,
+        b"\x94\x01\x03\x93\xd1\x80\xa5\xd9\x3dthe result cannot be converted to MessagePack: it is not JSON\xc0\xc0"
     );
 }
 
 #[test]
-fn no_cut_of_a_message_is_a_message() {
+fn prefix_of_a_message_is_not_a_message() {
     let message = b"\x95\x00\x01\xa1f\x93\xcd\x01\x00\x81\xa1k\xc4\x02xy\xcb\0\0\0\0\0\0\0\0\x81\xa4hops\x01";
-    assert_eq!(told(message), "1 f [256,{\"k\":[120,121]},0.0] hops 1");
+    assert_eq!(summary(message), "1 f [256,{\"k\":[120,121]},0.0] hops 1");
     for at in 0..message.len() {
         assert_eq!(frames(64, &[&message[..at]]), (vec![], at), "cut after {at}");
-        let refused = if at < 3 { "refused null -32700" } else { "refused 1 -32700" };
-        assert_eq!(told(&message[..at]), refused, "cut after {at}");
+        let expected = if at < 3 { "refused null -32700" } else { "refused 1 -32700" };
+        assert_eq!(summary(&message[..at]), expected, "cut after {at}");
     }
 }
 
-/// Any JSON, with numbers from all of their ranges.
+/// Any JSON value, with numbers of every size.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -496,7 +501,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn json_comes_back_the_same(value in any_json(), pretty in any::<bool>(), cut in any::<prop::sample::Index>()) {
+    fn json_survives_the_round_trip(value in any_json(), pretty in any::<bool>(), cut in any::<prop::sample::Index>()) {
         let json = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
         let params = [b"\x91", &packed(&json)[..]].concat();
         let message = [b"\x94\x00\x01\xa1f", &params[..]].concat();
@@ -512,28 +517,28 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_dealt_with(bytes in prop::collection::vec(any::<u8>(), 0..200), max in 1..100_usize, cut in 1..20_usize) {
+    fn accepts_any_bytes_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), max in 1..100_usize, cut in 1..20_usize) {
         let message = [b"\x94\x00\x01\xa1f", &bytes[..]].concat();
         for frame in [&bytes, &message] {
             if let Ok(Message::Request(Request { params: Some(params), .. })) = decode(frame, DEPTH) {
                 prop_assert!(serde_json::from_str::<Value>(params.get()).is_ok());
             }
         }
-        // However they are cut, and whole messages are never longer than the maximum.
+        // In pieces of any size; complete messages are never longer than the maximum.
         let (whole, _) = frames(usize::MAX, &[&bytes]);
         let pieces: Vec<_> = bytes.chunks(cut).collect();
         prop_assert_eq!(&frames(usize::MAX, &pieces).0, &whole);
         for message in frames(max, &pieces).0 {
-            prop_assert!(message.len() <= max || message == b"broken");
+            prop_assert!(message.len() <= max || message == b"invalid");
         }
     }
 
     #[test]
-    fn any_text_is_put_or_not(text in "[\\[\\]{}\",:\\\\u0-9a-f.eE+ntl-]{0,40}") {
+    fn converts_any_text_or_appends_nothing(text in "[\\[\\]{}\",:\\\\u0-9a-f.eE+ntl-]{0,40}") {
         let mut out = Vec::new();
         if serde_json::from_str::<Value>(&text).is_ok() {
             let put = put_json(&mut out, &text);
-            prop_assert!(matches!(put, Ok(()) | Err(Unfit::Number(_))), "{:?}", put);
+            prop_assert!(matches!(put, Ok(()) | Err(ConvertError::Number(_))), "{:?}", put);
         } else if put_json(&mut out, &text).is_ok() {
             prop_assert_eq!(frames(usize::MAX, &[&out]), (vec![out.clone()], 0));
         } else {

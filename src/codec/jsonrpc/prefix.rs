@@ -1,74 +1,74 @@
-//! The ids of texts that are not read: too long, so that only the beginning is known, or too deep.
+//! Finds the ids in texts that cannot be decoded: too long, so that only a prefix is known, or nested too deeply.
 
 use std::borrow::Cow;
 
-use super::decode::without_mark;
-use crate::codec::frame::{Read, Refused};
-use crate::codec::json::{Scanner, plain};
+use super::decode::without_bom;
+use crate::codec::frame::{DecodeError, Decoded};
+use crate::codec::json::{Scanner, unescaped_len};
 use crate::message::{Fault, Id};
 
-/// The longest that a key can be which says `id`: each letter an escape.
-const LONGEST_KEY: usize = r"\u0069\u0064".len();
+/// Maximum length of a key that means `id`: each letter is an escape.
+const MAX_KEY: usize = r"\u0069\u0064".len();
 
-/// Refuses a text of which only the beginning may be known, under the ids that stand there. A batch is answered as
-/// one: for each id that can be told, `batch` at most, and for the rest once under null.
-pub fn refuse(beginning: &[u8], batch: usize, fault: &Fault) -> Read<'static> {
-    let refused = |id: Id<'static>| Err(Refused { id, fault: fault.clone() });
-    let mut front = Front::new(beginning);
-    if front.peek() != Some(b'[') {
-        return Read::Single(refused(id_at_front(beginning).map_or_else(Id::null, Id::into_owned)));
+/// Rejects a text of which only a prefix may be known, under the ids found in it. A batch gets one error for each id,
+/// at most `batch`, and one with a null id for the rest.
+pub fn reject(prefix: &[u8], batch: usize, fault: &Fault) -> Decoded<'static> {
+    let error = |id: Id<'static>| Err(DecodeError { id, fault: fault.clone() });
+    let mut scanner = PrefixScanner::new(prefix);
+    if scanner.peek() != Some(b'[') {
+        return Decoded::Single(error(id_in_prefix(prefix).map_or_else(Id::null, Id::into_owned)));
     }
-    let (ids, all) = front.batch(batch);
-    let mut refusals: Vec<_> = ids.into_iter().map(|id| refused(id.into_owned())).collect();
-    if refusals.is_empty() {
-        return Read::Single(refused(Id::null()));
+    let (ids, is_complete) = scanner.batch(batch);
+    let mut errors: Vec<_> = ids.into_iter().map(|id| error(id.into_owned())).collect();
+    if errors.is_empty() {
+        return Decoded::Single(error(Id::null()));
     }
-    if !all {
-        refusals.push(refused(Id::null()));
+    if !is_complete {
+        errors.push(error(Id::null()));
     }
-    Read::Batch(refusals)
+    Decoded::Batch(errors)
 }
 
-/// Returns the id of a message of which only the beginning may be known, if it stands there: as a member of the
-/// outermost object, wherever in it, once, and with what follows it.
-pub fn id_at_front(beginning: &[u8]) -> Option<Id<'_>> {
-    let mut front = Front::new(beginning);
-    let mut id = Told::None;
-    if front.peek() == Some(b'{') {
-        let _ = front.object(&mut id);
+/// Returns the id of a message of which only a prefix may be known. The id must be a member of the outermost object,
+/// occur once, and be followed by a comma or brace.
+pub fn id_in_prefix(prefix: &[u8]) -> Option<Id<'_>> {
+    let mut scanner = PrefixScanner::new(prefix);
+    let mut id = FoundId::None;
+    if scanner.peek() == Some(b'{') {
+        let _ = scanner.object(&mut id);
     }
     id.known()
 }
 
-/// What is known of a message's id.
-enum Told<'a> {
+/// The state of the search for a message's id.
+enum FoundId<'a> {
     None,
     Once(Id<'a>),
-    /// It is there twice, or is none.
-    Unclear,
+    /// It occurs twice or is invalid.
+    Invalid,
 }
 
-impl<'a> Told<'a> {
+impl<'a> FoundId<'a> {
     fn known(self) -> Option<Id<'a>> {
         match self {
             Self::Once(id) => Some(id),
-            Self::None | Self::Unclear => None,
+            Self::None | Self::Invalid => None,
         }
     }
 }
 
-/// A text of which the rest may be missing, or make no sense. However deep it is, it takes no memory.
-struct Front<'a> {
+/// Scans a text whose rest may be missing or invalid. Uses constant memory, however deep the text is nested.
+struct PrefixScanner<'a> {
     text: &'a [u8],
     at: usize,
 }
 
-impl<'a> Front<'a> {
+impl<'a> PrefixScanner<'a> {
     fn new(text: &'a [u8]) -> Self {
-        Self { text: without_mark(text), at: 0 }
+        Self { text: without_bom(text), at: 0 }
     }
 
-    /// The byte that comes next, behind white space.
+    /// Skips white space and returns the next byte.
     fn peek(&mut self) -> Option<u8> {
         while matches!(self.byte(), Some(b' ' | b'\t' | b'\n' | b'\r')) {
             self.at += 1;
@@ -80,27 +80,27 @@ impl<'a> Front<'a> {
         self.text.get(self.at).copied()
     }
 
-    /// Passes over one byte if it comes next.
+    /// Skips `byte` if it is next.
     fn take(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// The ids of a batch's messages, and whether these are all.
-    fn batch(&mut self, most: usize) -> (Vec<Id<'a>>, bool) {
+    /// Returns up to `max` ids of a batch's messages, and `true` if the batch contains no other requests.
+    fn batch(&mut self, max: usize) -> (Vec<Id<'a>>, bool) {
         let mut ids = Vec::new();
         self.at += 1;
         loop {
-            let mut id = Told::None;
-            let whole = match self.peek() {
+            let mut id = FoundId::None;
+            let complete = match self.peek() {
                 Some(b'{') => self.object(&mut id),
                 _ => None,
             };
             match id {
-                Told::Once(id) if ids.len() < most => ids.push(id),
-                Told::None if whole.is_some() => {}
+                FoundId::Once(id) if ids.len() < max => ids.push(id),
+                FoundId::None if complete.is_some() => {}
                 _ => return (ids, false),
             }
-            if whole.is_none() {
+            if complete.is_none() {
                 return (ids, false);
             }
             match self.peek() {
@@ -110,8 +110,8 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Goes over an object, as far as there is sense in it, and looks for its id.
-    fn object(&mut self, id: &mut Told<'a>) -> Option<()> {
+    /// Scans an object as far as it is valid, and searches for its id.
+    fn object(&mut self, id: &mut FoundId<'a>) -> Option<()> {
         self.take(b'{')?;
         if self.take(b'}').is_some() {
             return Some(());
@@ -121,12 +121,14 @@ impl<'a> Front<'a> {
             let key = self.string()?;
             self.take(b':')?;
             let value = self.value()?;
-            // Without what follows in sight, a number may go on.
+            // At the end of the prefix, a number may be incomplete.
             let next = self.peek().filter(|next| matches!(next, b',' | b'}'))?;
             if is_id(key) {
                 *id = match (&id, text_of(value)) {
-                    (Told::None, Some(value)) => Id::from_json(value).map_or(Told::Unclear, Told::Once),
-                    _ => Told::Unclear,
+                    (FoundId::None, Some(value)) => {
+                        Id::from_json(value).map_or(FoundId::Invalid, FoundId::Once)
+                    }
+                    _ => FoundId::Invalid,
                 };
             }
             self.at += 1;
@@ -136,12 +138,12 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Passes over a string, and returns what stands between its quotes.
+    /// Skips a string and returns it without its quotes.
     fn string(&mut self) -> Option<&'a [u8]> {
         self.at += 1;
         let start = self.at;
         loop {
-            self.at += plain(&self.text[self.at..]);
+            self.at += unescaped_len(&self.text[self.at..]);
             match self.byte()? {
                 b'"' => {
                     self.at += 1;
@@ -156,7 +158,7 @@ impl<'a> Front<'a> {
         }
     }
 
-    /// Passes over a value, and returns it.
+    /// Skips a value and returns it.
     fn value(&mut self) -> Option<&'a [u8]> {
         self.peek();
         let (start, mut depth) = (self.at, 0_usize);
@@ -190,8 +192,7 @@ impl<'a> Front<'a> {
 }
 
 fn is_id(key: &[u8]) -> bool {
-    key == b"id"
-        || (key.len() <= LONGEST_KEY && key.contains(&b'\\') && unescaped(key).as_deref() == Some("id"))
+    key == b"id" || (key.len() <= MAX_KEY && key.contains(&b'\\') && unescaped(key).as_deref() == Some("id"))
 }
 
 fn unescaped(key: &[u8]) -> Option<String> {
@@ -199,14 +200,14 @@ fn unescaped(key: &[u8]) -> Option<String> {
     serde_json::from_str(&format!("\"{key}\"")).ok()
 }
 
-/// The text of what should be a JSON value.
+/// Returns the text of a value if it is a valid scalar of at most [`Id::MAX_LEN`] bytes.
 fn text_of(value: &[u8]) -> Option<Cow<'_, str>> {
     if value.len() > Id::MAX_LEN {
         return None;
     }
     let text = std::str::from_utf8(value).ok()?;
     let mut scanner = Scanner::new(text, 0);
-    scanner.value().and_then(|_| scanner.end()).ok().map(|()| text.into())
+    scanner.value().and_then(|_| scanner.expect_end()).ok().map(|()| text.into())
 }
 
 #[cfg(test)]
@@ -214,8 +215,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_told_wherever_it_stands() {
-        for (beginning, id) in [
+    fn finds_ids_in_prefixes() {
+        for (prefix, id) in [
             (r#"{"jsonrpc":"2.0","id":12"#, None),
             (r#"{"jsonrpc":"2.0","id":12,"#, Some("12")),
             (r#"{"jsonrpc":"2.0","id":12}"#, Some("12")),
@@ -252,22 +253,22 @@ mod tests {
             ("", None),
             (r#"{"id":"\"#, None),
         ] {
-            let found = id_at_front(beginning.as_bytes());
-            assert_eq!(found.as_ref().map(Id::as_json), id, "{beginning}");
+            let found = id_in_prefix(prefix.as_bytes());
+            assert_eq!(found.as_ref().map(Id::as_json), id, "{prefix}");
         }
         let longest = format!("\"{}\"", "x".repeat(Id::MAX_LEN - 2));
-        for (id, told) in [(longest.clone(), true), (format!("\"x{}", &longest[1..]), false)] {
-            assert_eq!(id_at_front(format!(r#"{{"id":{id},"#).as_bytes()).is_some(), told, "{id}");
+        for (id, expected) in [(longest.clone(), true), (format!("\"x{}", &longest[1..]), false)] {
+            assert_eq!(id_in_prefix(format!(r#"{{"id":{id},"#).as_bytes()).is_some(), expected, "{id}");
         }
-        assert_eq!(id_at_front(b"{\"a\":\"\xff\xfe\",\"id\":7,").unwrap().as_json(), "7");
-        assert_eq!(id_at_front(b"{\"id\":\"\xff\","), None);
+        assert_eq!(id_in_prefix(b"{\"a\":\"\xff\xfe\",\"id\":7,").unwrap().as_json(), "7");
+        assert_eq!(id_in_prefix(b"{\"id\":\"\xff\","), None);
         let deep = format!(r#"{{"params":{}{},"id":7}}"#, "[".repeat(500_000), "]".repeat(500_000));
-        assert_eq!(id_at_front(deep.as_bytes()).unwrap().as_json(), "7");
+        assert_eq!(id_in_prefix(deep.as_bytes()).unwrap().as_json(), "7");
     }
 
     #[test]
-    fn a_batch_is_refused_under_the_ids_that_can_be_told() {
-        for (beginning, told) in [
+    fn rejects_batch_under_the_ids_found() {
+        for (prefix, expected) in [
             (r#"[{"id":1},{"id":"a","params":[[]]}]"#, &["1", "\"a\""][..]),
             (r#"[{"id":1},{"method":"f"},{"id":2}]"#, &["1", "2"]),
             (r#"[{"id":1},{"id":2,"params":"xxx"#, &["1", "2", "null"]),
@@ -279,13 +280,13 @@ mod tests {
             ("[", &["null"]),
             ("[[[[", &["null"]),
         ] {
-            let ids: Vec<String> = match refuse(beginning.as_bytes(), 3, &Fault::new(-1, "no")) {
-                Read::Single(refused) => vec![refused.unwrap_err().id.as_json().to_owned()],
-                Read::Batch(refused) => {
-                    refused.into_iter().map(|refused| refused.unwrap_err().id.as_json().to_owned()).collect()
+            let ids: Vec<String> = match reject(prefix.as_bytes(), 3, &Fault::new(-1, "no")) {
+                Decoded::Single(message) => vec![message.unwrap_err().id.as_json().to_owned()],
+                Decoded::Batch(messages) => {
+                    messages.into_iter().map(|message| message.unwrap_err().id.as_json().to_owned()).collect()
                 }
             };
-            assert_eq!(ids, told, "{beginning}");
+            assert_eq!(ids, expected, "{prefix}");
         }
     }
 }

@@ -1,24 +1,27 @@
-//! Follows WebSocket frames (RFC 6455, section 5.2) as their bytes pass, to know whether one has begun.
+//! Tracks WebSocket frames (RFC 6455, section 5.2) in a stream of bytes, to know whether a message is partially
+//! received.
 
-/// Where in a frame, and in a message of several frames, a stream of bytes is.
+/// The position of a byte stream within a frame, and within a message of several frames.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
-    /// Bytes of the header that have passed, and its first one.
+pub(super) struct FrameTracker {
+    /// Number of header bytes seen.
     header: u8,
+    /// The first header byte.
     first: u8,
-    /// Bytes of the extended length, and of the whole header.
+    /// Length of the extended payload length, in bytes.
     extended: u8,
-    whole: u8,
-    /// The payload's length as far as it is known, then how much of it is still to come.
+    /// Length of the complete header, in bytes.
+    header_len: u8,
+    /// The payload length as far as it is decoded; within the payload, the number of bytes that remain.
     payload: u64,
     in_payload: bool,
-    /// A message is to be continued by another frame.
+    /// The message continues in another frame.
     fragmented: bool,
 }
 
-impl Frames {
-    /// Lets bytes pass.
-    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
+impl FrameTracker {
+    /// Processes the next bytes of the stream.
+    pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         while let [byte, rest @ ..] = bytes {
             if self.in_payload {
                 let count = usize::try_from(self.payload).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -28,16 +31,16 @@ impl Frames {
                 continue;
             }
             bytes = rest;
-            self.pass_header(*byte);
+            self.advance_header(*byte);
         }
     }
 
-    /// Returns `true` in the middle of a frame or of a message.
-    pub(super) fn is_amid(&self) -> bool {
+    /// Returns `true` within a frame or a fragmented message.
+    pub(super) fn is_partial(&self) -> bool {
         self.header > 0 || self.in_payload || self.fragmented
     }
 
-    fn pass_header(&mut self, byte: u8) {
+    fn advance_header(&mut self, byte: u8) {
         match self.header {
             0 => self.first = byte,
             1 => {
@@ -48,13 +51,13 @@ impl Frames {
                     _ => 0,
                 };
                 self.payload = if self.extended == 0 { short.into() } else { 0 };
-                self.whole = 2 + self.extended + if byte & 0x80 == 0 { 0 } else { 4 };
+                self.header_len = 2 + self.extended + if byte & 0x80 == 0 { 0 } else { 4 };
             }
             at if at < 2 + self.extended => self.payload = self.payload << 8 | u64::from(byte),
             _ => {}
         }
         self.header += 1;
-        if self.header >= 2 && self.header == self.whole {
+        if self.header >= 2 && self.header == self.header_len {
             self.header = 0;
             self.in_payload = self.payload > 0;
             let is_control = self.first & 0x08 != 0;
@@ -70,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_amid_until_the_last_byte_of_the_last_frame() {
+    fn message_is_partial_until_the_last_byte_of_its_last_frame() {
         let large = [&[0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4][..], &[7; 65_536]].concat();
         let fragmented = [
             &[0x01, 0x82, 0, 0, 0, 0, b'{', b' '][..],
@@ -86,14 +89,14 @@ mod tests {
             fragmented.concat(),
         ] {
             for step in [1, 3, message.len()] {
-                let mut frames = Frames::default();
+                let mut frames = FrameTracker::default();
                 let (mut passed, last) = (0, message.len());
                 for piece in message.chunks(step) {
-                    assert_eq!(frames.is_amid(), passed > 0, "{passed} of {last} bytes");
-                    frames.pass(piece);
+                    assert_eq!(frames.is_partial(), passed > 0, "{passed} of {last} bytes");
+                    frames.advance(piece);
                     passed += piece.len();
                 }
-                assert!(!frames.is_amid(), "{last} bytes in steps of {step}: {frames:?}");
+                assert!(!frames.is_partial(), "{last} bytes in steps of {step}: {frames:?}");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! TLS 1.2 and 1.3 around a stream. rustls speaks it, ring computes.
+//! TLS 1.2 and 1.3 by rustls, with the cryptography of ring.
 
 use std::fmt;
 use std::fs;
@@ -14,27 +14,27 @@ use futures_rustls::{TlsAcceptor, TlsConnector};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
-use super::Stream;
 use crate::address::Address;
 use crate::encoding;
+use crate::transport::pipe::Stream;
 
-/// What HTTP clients and servers agree on; the other dialects ask for nothing.
+/// The only application protocol offered. HTTP clients negotiate it; clients of the other dialects negotiate none.
 const ALPN: &[u8] = b"http/1.1";
 
-/// The side that shows a certificate.
+/// The server side of TLS.
 #[derive(Clone)]
 pub struct Acceptor(TlsAcceptor);
 
-/// The side that asks for one.
+/// The client side of TLS.
 #[derive(Clone)]
 pub struct Connector(TlsConnector);
 
 impl Acceptor {
-    /// Reads a certificate with the chain that leads to its authority, and its key. With `client_ca`, only peers with a
-    /// certificate of these authorities are let in.
+    /// Loads a certificate chain and its private key, all in PEM. With `client_ca`, only peers with a certificate of
+    /// these authorities are accepted.
     ///
     /// # Errors
-    /// If a file cannot be read, has nothing of the kind, or does not fit the others.
+    /// If a file cannot be read, does not contain the expected items, or if the key does not match the certificate.
     pub fn load(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self, TlsError> {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -49,29 +49,29 @@ impl Acceptor {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let (chain, secret) = (certificates(certificate)?, private_key(key)?);
-        let mut config = builder.with_single_cert(chain, secret).map_err(|error| {
+        let (chain, key_der) = (certificates(certificate)?, private_key(key)?);
+        let mut config = builder.with_single_cert(chain, key_der).map_err(|error| {
             TlsError(format!("{} with {}: {error}", certificate.display(), key.display()))
         })?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    /// Shakes hands with a peer that has connected.
+    /// Performs the server side of the handshake.
     ///
     /// # Errors
-    /// What the peer did wrong.
+    /// If the handshake fails.
     pub async fn accept(&self, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.0.accept(stream).await?))
     }
 }
 
 impl Connector {
-    /// Trusts servers with a certificate of the authorities in `ca`. The `identity`, a certificate and its key, is shown
-    /// to those that ask for one.
+    /// Creates a client that trusts servers with a certificate of the authorities in `ca`. The `identity`, a
+    /// certificate and its private key, is presented to servers that request a client certificate.
     ///
     /// # Errors
-    /// If a file cannot be read, has nothing of the kind, or does not fit the others.
+    /// If a file cannot be read, does not contain the expected items, or if the key does not match the certificate.
     pub fn load(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Self, TlsError> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -86,24 +86,24 @@ impl Connector {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// Shakes hands with the server that a connection leads to. `address`, a `host:port`, tells the name or IP address
-    /// that its certificate has to bear.
+    /// Performs the client side of the handshake. The server's certificate must be valid for the host name or IP
+    /// address of `address`, a `host:port`.
     ///
     /// # Errors
-    /// What the server did wrong.
+    /// If `address` is invalid or the handshake fails.
     pub async fn connect(&self, address: &str, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
         let address: Address = address.parse().map_err(io::Error::other)?;
         let name = ServerName::try_from(address.host()).map_err(io::Error::other)?;
-        Ok(Box::new(self.0.connect(name, stream).await.map_err(explained)?))
+        Ok(Box::new(self.0.connect(name, stream).await.map_err(explain)?))
     }
 }
 
-/// Says what bytes that are no TLS most likely mean.
-fn explained(error: io::Error) -> io::Error {
+/// Replaces rustls's error for bytes that are not TLS by the most likely cause.
+fn explain(error: io::Error) -> io::Error {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
     match cause {
         Some(rustls::Error::InvalidMessage(_)) => {
-            io::Error::new(error.kind(), "the node does not speak TLS at this port")
+            io::Error::new(error.kind(), "the node does not use TLS on this port")
         }
         _ => error,
     }
@@ -118,31 +118,31 @@ fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let text = read(file)?;
+    let text = read_pem(file)?;
     let found: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
-        Ok(found) if found.is_empty() => Err(TlsError::file(file, "holds no certificate in PEM")),
+        Ok(found) if found.is_empty() => Err(TlsError::file(file, "contains no PEM certificate")),
         found => found.map_err(|error| TlsError::pem(file, &error)),
     }
 }
 
-/// Reads a file in PEM, which is ASCII in whichever encoding.
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+/// Reads a PEM file, whose text may be UTF-8 or UTF-16.
+fn read_pem(file: &Path) -> Result<Vec<u8>, TlsError> {
     let bytes =
         fs::read(file).map_err(|error| TlsError(format!("cannot read {}: {error}", file.display())))?;
     let text = encoding::decode(&bytes).map(|text| text.into_owned().into_bytes());
-    // What is no text is no PEM either, and that is told then.
+    // Bytes that are not text are not PEM either: the parser reports that.
     Ok(text.unwrap_or(bytes))
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_slice(&read(file)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => TlsError::file(file, "holds no private key in PEM without a password"),
+    PrivateKeyDer::from_pem_slice(&read_pem(file)?).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::file(file, "contains no unencrypted PEM private key"),
         error => TlsError::pem(file, &error),
     })
 }
 
-/// Says which file is not what it should be.
+/// An error of a certificate or key file; names the file.
 #[derive(Debug)]
 pub struct TlsError(String);
 

@@ -1,17 +1,17 @@
-//! What stands for TLS where the feature `tls` is off: it can be asked for, and says that it is not there.
+//! Replacement for builds without TLS: every attempt to configure it is an error.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-use super::Stream;
+use crate::transport::pipe::Stream;
 
-/// The side that shows a certificate. There is none.
+/// The server side of TLS; cannot be constructed.
 #[derive(Clone, Debug)]
 pub struct Acceptor(Infallible);
 
-/// The side that asks for one. There is none.
+/// The client side of TLS; cannot be constructed.
 #[derive(Clone, Debug)]
 pub struct Connector(Infallible);
 
@@ -53,14 +53,14 @@ impl Connector {
     }
 }
 
-/// TLS is not there.
+/// This build has no TLS.
 #[derive(Debug)]
 pub struct TlsError;
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "this build has no TLS; `cargo build --release --features tls` makes one that has it \
+            "this build has no TLS; build with `cargo build --release --features tls` to enable it \
              (docs/operations.md)",
         )
     }

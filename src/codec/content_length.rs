@@ -1,155 +1,163 @@
-//! Framing by headers, as the Language Server Protocol has it: `Content-Length: N`, a blank line, N bytes.
+//! Framing by headers, as in the Language Server Protocol: `Content-Length: N`, a blank line, N bytes.
 //!
 //! See <https://microsoft.github.io/language-server-protocol/specifications/lsp/3.17/specification/#headerPart>.
-//! Lines may end in a bare LF, blank lines between messages mean nothing, and headers of other names are ignored.
+//! Lines may end in a bare LF. Blank lines between messages and headers of other names are ignored.
 
 use std::io::Write;
 
 use memchr::memchr;
 
-use super::frame::Next;
+use super::frame::FrameResult;
 
-/// The longest head, from its first header to its blank line.
+/// Maximum length of a head, from its first header to its blank line, in bytes.
 const MAX_HEAD: usize = 4096;
 
 /// Finds bodies in a buffer that grows at its end and is cut at its front.
 ///
-/// It remembers how far it has looked, so that a message which comes in many pieces is looked at once.
+/// Remembers how far it has searched, so that a message received in many pieces is searched once.
 #[derive(Debug)]
-pub(super) struct Headers {
+pub(super) struct ContentLengthFramer {
     max: usize,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
-    /// In a head: where its current line begins, how much of that was looked at, and the length if it was said.
-    Head { line: usize, looked: usize, length: Option<u64> },
-    /// Behind a head of so many bytes stands a body of so many.
+    /// Within a head: `line` is the start of the current line, `searched` the number of bytes searched for its end.
+    Head { line: usize, searched: usize, length: Option<u64> },
+    /// A complete head of `head` bytes, followed by a body of `length` bytes.
     Body { head: usize, length: usize },
-    /// A body over the maximum begins.
+    /// At the start of a body of this length, which exceeds the maximum.
     TooLong(u64),
-    /// So much of a body over the maximum is still to come.
+    /// Within a body that exceeds the maximum, this many bytes before its end.
     Skip(u64),
 }
 
-const START: State = State::Head { line: 0, looked: 0, length: None };
+const START: State = State::Head { line: 0, searched: 0, length: None };
 
-impl Headers {
-    /// Creates a finder of bodies of at most `max` bytes.
+impl ContentLengthFramer {
+    /// Creates a framer for bodies of at most `max` bytes.
     pub(super) fn new(max: usize) -> Self {
         Self { max, state: START }
     }
 
-    /// Looks for the next body. The caller cuts as told before it calls again.
+    /// Finds the next body. Before the next call, the caller must cut the buffer as the result says.
     ///
-    /// [`Next::TooLong`] covers as much of the body as a message may have, and not its head.
-    pub(super) fn next(&mut self, buffer: &[u8]) -> Next {
+    /// [`FrameResult::TooLong`] covers the body without its head, up to the maximum length of a message.
+    pub(super) fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
         match self.state {
-            State::Head { line, looked, length } => self.head(buffer, line, looked, length),
+            State::Head { line, searched, length } => self.head(buffer, line, searched, length),
             State::Body { head, length } if buffer.len() - head >= length => {
                 self.state = START;
-                Next::Frame(head..head + length, head + length)
+                FrameResult::Frame(head..head + length, head + length)
             }
-            State::Body { .. } => Next::Incomplete(0),
-            // What would have been read of it may tell whose it is.
-            State::TooLong(_) if buffer.len() < self.max => Next::Incomplete(0),
-            State::TooLong(length) => Next::TooLong(self.skip(buffer, length)),
-            State::Skip(left) => Next::Incomplete(self.skip(buffer, left)),
+            State::Body { .. } => FrameResult::Incomplete(0),
+            // Wait for as much as a message may have, since that may contain the id.
+            State::TooLong(_) if buffer.len() < self.max => FrameResult::Incomplete(0),
+            State::TooLong(length) => FrameResult::TooLong(self.skip(buffer, length)),
+            State::Skip(remaining) => FrameResult::Incomplete(self.skip(buffer, remaining)),
         }
     }
 
-    /// Returns `true` in the middle of a body that is skipped.
+    /// Returns `true` within a body that is being skipped.
     pub(super) fn is_skipping(&self) -> bool {
         matches!(self.state, State::TooLong(_) | State::Skip(_))
     }
 
-    fn head(&mut self, buffer: &[u8], mut line: usize, looked: usize, mut length: Option<u64>) -> Next {
-        let mut from = looked;
+    fn head(
+        &mut self,
+        buffer: &[u8],
+        mut line: usize,
+        searched: usize,
+        mut length: Option<u64>,
+    ) -> FrameResult {
+        let mut from = searched;
         while let Some(found) = memchr(b'\n', &buffer[from..]) {
             let end = from + found;
             let text = &buffer[line..end];
             match text.strip_suffix(b"\r").unwrap_or(text) {
                 [] if line == 0 => {
                     self.state = START;
-                    return Next::Incomplete(end + 1);
+                    return FrameResult::Incomplete(end + 1);
                 }
                 [] => return self.body(buffer, end + 1, length),
                 header => match content_length(header) {
                     Ok(None) => {}
-                    Ok(said) if length.is_none() || length == said => length = said,
-                    Ok(_) => return Next::Broken("two different values of Content-Length".into()),
-                    Err(why) => return Next::Broken(why.into()),
+                    Ok(value) if length.is_none() || length == value => length = value,
+                    Ok(_) => return FrameResult::Invalid("conflicting values of Content-Length".into()),
+                    Err(reason) => return FrameResult::Invalid(reason.into()),
                 },
             }
             (line, from) = (end + 1, end + 1);
         }
         if buffer.len() >= MAX_HEAD {
-            return Next::Broken(TOO_LONG_A_HEAD.into());
+            return FrameResult::Invalid(HEAD_TOO_LONG.into());
         }
-        self.state = State::Head { line, looked: buffer.len(), length };
-        Next::Incomplete(0)
+        self.state = State::Head { line, searched: buffer.len(), length };
+        FrameResult::Incomplete(0)
     }
 
-    /// A head of so many bytes has ended.
-    fn body(&mut self, buffer: &[u8], head: usize, length: Option<u64>) -> Next {
+    /// Continues after a complete head of `head` bytes.
+    fn body(&mut self, buffer: &[u8], head: usize, length: Option<u64>) -> FrameResult {
         if head > MAX_HEAD {
-            return Next::Broken(TOO_LONG_A_HEAD.into());
+            return FrameResult::Invalid(HEAD_TOO_LONG.into());
         }
         let Some(length) = length else {
-            return Next::Broken("no Content-Length: each message needs one before its blank line".into());
+            return FrameResult::Invalid(
+                "no Content-Length: each message needs one before its blank line".into(),
+            );
         };
         match usize::try_from(length) {
             Ok(length) if length <= self.max => {
                 self.state = State::Body { head, length };
-                self.next(buffer)
+                self.next_frame(buffer)
             }
             _ => {
                 self.state = State::TooLong(length);
-                Next::Incomplete(head)
+                FrameResult::Incomplete(head)
             }
         }
     }
 
-    /// How much of a body to skip is there.
-    fn skip(&mut self, buffer: &[u8], left: u64) -> usize {
-        let cut = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let left = left - cut as u64;
-        self.state = if left == 0 { START } else { State::Skip(left) };
+    /// Returns the number of bytes to skip now, with `remaining` bytes to the end of the body.
+    fn skip(&mut self, buffer: &[u8], remaining: u64) -> usize {
+        let cut = usize::try_from(remaining).map_or(buffer.len(), |remaining| remaining.min(buffer.len()));
+        let remaining = remaining - cut as u64;
+        self.state = if remaining == 0 { START } else { State::Skip(remaining) };
         cut
     }
 }
 
-const TOO_LONG_A_HEAD: &str = "headers of more than 4096 bytes";
+const HEAD_TOO_LONG: &str = "headers of more than 4096 bytes";
 
-/// Returns `true` if a head may begin with a header of this name, by which the dialect is recognized.
-pub(super) fn begins(name: &[u8]) -> bool {
+/// Returns `true` if a head may start with a header of this name. Identifies the dialect.
+pub(super) fn is_framing_header(name: &[u8]) -> bool {
     [&b"Content-Length"[..], b"Content-Type"].iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// The value of a header if it is the one that says the length.
+/// Returns the value of a `Content-Length` header, or `None` for other headers.
 fn content_length(header: &[u8]) -> Result<Option<u64>, &'static str> {
     let colon = memchr(b':', header).ok_or("a header without a colon; expected Content-Length: N")?;
     let (name, value) = (&header[..colon], header[colon + 1..].trim_ascii());
     if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
-        return Err("a header whose name is no word; expected Content-Length: N");
+        return Err("an invalid header name; expected Content-Length: N");
     }
     if !name.eq_ignore_ascii_case(b"Content-Length") {
         return Ok(None);
     }
     if value.is_empty() {
-        return Err(NO_LENGTH);
+        return Err(INVALID_LENGTH);
     }
     let add = |sum: u64, digit: &u8| {
         let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
         sum.checked_mul(10)?.checked_add(digit)
     };
-    value.iter().try_fold(0, add).map(Some).ok_or(NO_LENGTH)
+    value.iter().try_fold(0, add).map(Some).ok_or(INVALID_LENGTH)
 }
 
-const NO_LENGTH: &str = "Content-Length must be a number of bytes, in decimal digits, below 2^64";
+const INVALID_LENGTH: &str = "Content-Length must be a decimal number of bytes below 2^64";
 
-/// Appends what `body` appends, with its head before it.
+/// Appends a head, and the body that `body` appends. Returns the result of `body`.
 pub(super) fn write<R>(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     let start = out.len();
     let written = body(out);
@@ -162,31 +170,32 @@ pub(super) fn write<R>(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> R) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::frame::tests::found;
+    use super::super::frame::tests::frames;
     use super::*;
 
     const MAX: usize = 8;
 
-    /// What is found in `text` as a whole, which must be the same as when it comes byte by byte.
+    /// Returns the frames of `text`, which must be the same whether it is received whole or byte by byte.
     #[track_caller]
     fn framed(text: &str) -> (Vec<String>, usize) {
-        let told = |pieces: Vec<&[u8]>| {
-            let mut headers = Headers::new(MAX);
-            let (messages, left) = found(|buffer| headers.next(buffer), pieces);
+        let frames_of = |pieces: Vec<&[u8]>| {
+            let mut framer = ContentLengthFramer::new(MAX);
+            let (messages, left) = frames(|buffer| framer.next_frame(buffer), pieces);
             let messages = messages.into_iter().map(|message| String::from_utf8(message).unwrap()).collect();
             (messages, left)
         };
-        let (whole, left): (Vec<String>, _) = told(vec![text.as_bytes()]);
-        let (in_bytes, left_of_bytes): (Vec<String>, _) = told(text.as_bytes().chunks(1).collect());
-        assert_eq!(whole, in_bytes, "{text:?}");
-        if whole.last().is_none_or(|last| last != "broken") {
-            assert_eq!(left, left_of_bytes, "{text:?}");
+        let (whole, left): (Vec<String>, _) = frames_of(vec![text.as_bytes()]);
+        let (byte_by_byte, left_byte_by_byte): (Vec<String>, _) =
+            frames_of(text.as_bytes().chunks(1).collect());
+        assert_eq!(whole, byte_by_byte, "{text:?}");
+        if whole.last().is_none_or(|last| last != "invalid") {
+            assert_eq!(left, left_byte_by_byte, "{text:?}");
         }
         (whole, left)
     }
 
     #[test]
-    fn finds_bodies_however_they_are_cut() {
+    fn finds_bodies_in_pieces_of_any_size() {
         for (text, expected, left) in [
             ("Content-Length: 2\r\n\r\n{}", &["{}"][..], 0),
             ("Content-Length: 2\r\n\r\n{}Content-Length: 3\r\n\r\n[1]", &["{}", "[1]"], 0),
@@ -213,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn skips_a_body_that_is_too_long_and_goes_on() {
+    fn skips_too_long_body_and_continues() {
         let next = "Content-Length: 2\r\n\r\n{}";
         for (text, expected) in [
             (format!("Content-Length: 9\r\n\r\n123456789{next}"), &["!", "{}"][..]),
@@ -233,20 +242,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_told_with_the_beginning_of_its_body() {
-        let mut headers = Headers::new(MAX);
+    fn reports_too_long_body_with_its_prefix() {
+        let mut framer = ContentLengthFramer::new(MAX);
         let head = b"Content-Length: 100\r\n\r\n";
-        assert_eq!(headers.next(head), Next::Incomplete(head.len()));
-        assert_eq!(headers.next(b""), Next::Incomplete(0));
-        assert_eq!(headers.next(b"{\"jsonr"), Next::Incomplete(0));
-        assert_eq!(headers.next(b"{\"jsonrpc"), Next::TooLong(9));
-        assert_eq!(headers.next(&[0; 90]), Next::Incomplete(90));
-        assert_eq!(headers.next(b"}Con"), Next::Incomplete(1));
-        assert_eq!(headers.next(b"Con"), Next::Incomplete(0));
+        assert_eq!(framer.next_frame(head), FrameResult::Incomplete(head.len()));
+        assert_eq!(framer.next_frame(b""), FrameResult::Incomplete(0));
+        assert_eq!(framer.next_frame(b"{\"jsonr"), FrameResult::Incomplete(0));
+        assert_eq!(framer.next_frame(b"{\"jsonrpc"), FrameResult::TooLong(9));
+        assert_eq!(framer.next_frame(&[0; 90]), FrameResult::Incomplete(90));
+        assert_eq!(framer.next_frame(b"}Con"), FrameResult::Incomplete(1));
+        assert_eq!(framer.next_frame(b"Con"), FrameResult::Incomplete(0));
     }
 
     #[test]
-    fn what_makes_no_sense_ends_it() {
+    fn invalid_heads_are_fatal() {
         for text in [
             "Content-Type: application/json\r\n\r\n{}",
             "X: Content-Length: 2\r\n\r\n{}",
@@ -270,25 +279,25 @@ mod tests {
             "{}\r\n",
             "Content-Length: 2\r\n\r\n{}{}\n",
         ] {
-            assert_eq!(framed(text).0.last().map(String::as_str), Some("broken"), "{text:?}");
+            assert_eq!(framed(text).0.last().map(String::as_str), Some("invalid"), "{text:?}");
         }
     }
 
     #[test]
-    fn a_head_has_an_end() {
+    fn length_of_a_head_is_limited() {
         let with = |length: usize| {
             let (first, last) = ("X: ", "\r\nContent-Length: 1\r\n\r\n");
             format!("{first}{}{last}1", "x".repeat(length - first.len() - last.len()))
         };
         assert_eq!(framed(&with(MAX_HEAD)), (vec!["1".into()], 0));
-        assert_eq!(framed(&with(MAX_HEAD + 1)).0, ["broken"]);
+        assert_eq!(framed(&with(MAX_HEAD + 1)).0, ["invalid"]);
         assert_eq!(framed(&"x".repeat(MAX_HEAD - 1)), (vec![], MAX_HEAD - 1));
-        assert_eq!(framed(&"x".repeat(MAX_HEAD)).0, ["broken"]);
-        assert_eq!(framed(&"X:\n".repeat(MAX_HEAD)).0, ["broken"]);
+        assert_eq!(framed(&"x".repeat(MAX_HEAD)).0, ["invalid"]);
+        assert_eq!(framed(&"X:\n".repeat(MAX_HEAD)).0, ["invalid"]);
     }
 
     #[test]
-    fn what_is_written_is_found() {
+    fn finds_what_it_writes() {
         let mut out = b"before".to_vec();
         write(&mut out, |out| out.extend_from_slice(b"{}"));
         write(&mut out, |_| {});
