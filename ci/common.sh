@@ -10,9 +10,12 @@ export CARGO_TERM_COLOR=never
 # shellcheck disable=SC2034 # the scripts that source this use it
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
-# The core's modules, of the library and of tests/it: what is looked at more closely than the rest.
+# The core's modules, of the library and of tests/core: what is looked at more closely than the rest.
 # shellcheck disable=SC2034
 core=(chan sched lanes waterfall modules)
+# With these options nothing else is built.
+# shellcheck disable=SC2034
+core_only=(--no-default-features --features cron --lib --test core)
 
 # step TITLE COMMAND...: a heading, the command, its time. The script ends at the first command that fails, also inside
 # a function given here; a script's own `cleanup` is run at its end.

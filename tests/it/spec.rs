@@ -17,26 +17,13 @@ use chanrpc::remote::Remote;
 use chanrpc::route::{Builder, Call, Description, Forward, Json, Native, Provider, Registry};
 use chanrpc::transport::memory::{self, Memory};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
-use futures_lite::{
-    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, FutureExt, StreamExt,
-};
+use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use smol::net::{TcpListener, TcpStream};
-use smol::{Executor, Task, Timer};
+use smol::{Executor, Task};
 
-/// A test that waits for so long waits for what will never come.
-const HANG: Duration = Duration::from_secs(60);
-
-/// Runs a test and everything that it starts on this one thread.
-pub(crate) fn run(test: impl AsyncFnOnce(Arc<Executor<'static>>)) {
-    let executor = Arc::new(Executor::new());
-    let hang = async {
-        Timer::after(HANG).await;
-        panic!("the test waits for something that does not come");
-    };
-    smol::block_on(executor.run(test(executor.clone()).or(hang)));
-}
+pub(crate) use crate::support::executor::run;
 
 /// A node in this process, with the functions of the specification's examples and some that misbehave.
 pub(crate) struct Fixture {

@@ -1,6 +1,6 @@
-//! The stress test of `tests/it`, by itself; a part of it runs there as well.
+//! The stress test of `tests/core`, by itself; a part of it runs there as well.
 #![cfg(test)]
 #![allow(clippy::unwrap_used)]
 
-#[path = "../it/stress.rs"]
+#[path = "../core/stress.rs"]
 mod stress;

@@ -2,8 +2,7 @@
 //! certificates are made by openssl.
 #![allow(clippy::unwrap_used)]
 
-#[path = "../it/support.rs"]
-#[allow(dead_code)]
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::net::SocketAddr;

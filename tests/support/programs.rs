@@ -1,5 +1,7 @@
 //! Programs for nodes to run, the same on every system: each is the binary itself, which calls a function of the
-//! test process. What only a POSIX shell can do is in `support.rs`.
+//! test process. What only a POSIX shell can do is in `folder.rs`.
+
+#![allow(dead_code, reason = "no target uses all of it")]
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

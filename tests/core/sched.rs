@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use chanrpc::chan::{CallError, Client, Functions, Responder, Server};
 use chanrpc::sched::{Handle, Rejected, Scheduler, Settings, TimerId};
-use futures_lite::{StreamExt, stream};
 use smol::Executor;
+use smol::stream::{self, StreamExt};
 
 use crate::support::{Bomb, DropGuard, Drops, LIMIT, Service, Woken, ended, eventually, got};
 

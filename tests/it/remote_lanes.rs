@@ -1,0 +1,145 @@
+//! Lanes over a network: calls of a node in order by key.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use chanrpc::config::Limits;
+use chanrpc::message::code;
+use chanrpc::remote::{Remote, RemoteError};
+use chanrpc::sched::{LaneError, LaneSettings, Lanes};
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
+use smol::Executor;
+
+use crate::programs::gate;
+use crate::spec::run;
+use crate::support::{Folder, Node, Stderr};
+
+/// A deadline that is meant to pass.
+const SOON: Duration = Duration::from_millis(100);
+
+fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Keys of different lanes.
+fn two_keys(lanes: &Lanes<Remote>) -> (u32, u32) {
+    let other = (1..).find(|key| lanes.lane_of(key) != lanes.lane_of(&0_u32));
+    (0, other.unwrap())
+}
+
+fn json(value: &serde_json::Value) -> Box<RawValue> {
+    to_raw_value(value).unwrap()
+}
+
+fn lanes_to(executor: &Arc<Executor<'static>>, node: &Node) -> Lanes<Remote> {
+    Lanes::to_node(executor, node.address().to_string(), Limits::default(), LaneSettings::default())
+}
+
+#[test]
+fn a_node_sees_each_key_in_order_and_the_others_meanwhile() {
+    let node = Node::with(Folder::new(), &gate(""));
+    let open = node.folder.name("open");
+    run(async |executor| {
+        let lanes = lanes_to(&executor, &node);
+        let (stuck, other) = two_keys(&lanes);
+        let mut held = lanes.keyed(&stuck).call("gate", Some(&json(&json!([open]))));
+        assert!(poll(&mut held).is_pending());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let behind: Vec<_> = (0..10)
+            .map(|number| {
+                let mut call = lanes.keyed(&stuck).call("rpc.echo", Some(&json(&json!([number]))));
+                assert!(poll(&mut call).is_pending());
+                let order = order.clone();
+                executor.spawn(async move {
+                    let echoed = call.await.unwrap();
+                    order.lock().unwrap().push(number);
+                    echoed
+                })
+            })
+            .collect();
+        let echoed = lanes.keyed(&other).call("rpc.echo", Some(&json(&json!(["other"])))).await.unwrap();
+        assert_eq!(echoed.get(), "[\"other\"]");
+        assert!(order.lock().unwrap().is_empty());
+        node.folder.write("open", "");
+        assert_eq!(held.await.unwrap().get(), "\"opened\"");
+        for (number, echo) in behind.into_iter().enumerate() {
+            assert_eq!(echo.await.get(), format!("[{number}]"));
+        }
+        assert_eq!(*order.lock().unwrap(), (0..10).collect::<Vec<_>>());
+        let unknown = lanes.call("absent", None).await.unwrap_err();
+        assert!(
+            matches!(&unknown, LaneError::Failed(RemoteError::Fault(fault)) if fault.code == code::UNKNOWN_FUNCTION)
+        );
+    });
+}
+
+#[test]
+fn a_deadline_is_the_lanes_own_over_the_network_too() {
+    let node = Node::with(Folder::new(), &gate(""));
+    let never = node.folder.name("never");
+    run(async |executor| {
+        let lanes = lanes_to(&executor, &node);
+        lanes.keyed(&0).call("rpc.ping", None).await.unwrap();
+        let params = json(&json!([never]));
+        let mut held = lanes.keyed(&0).call("gate", Some(&params)).timeout(SOON);
+        assert!(poll(&mut held).is_pending());
+        let behind = executor.spawn(lanes.keyed(&0).call("rpc.echo", Some(&json(&json!([1])))));
+        match held.await {
+            Err(LaneError::Deadline) => {}
+            // The node is as quick to notice.
+            Err(LaneError::Failed(RemoteError::Fault(fault))) if fault.code == code::DEADLINE => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(behind.await.unwrap().get(), "[1]");
+        assert_eq!(lanes.stats().dialled, 1);
+    });
+}
+
+#[test]
+fn a_node_that_is_killed_and_started_again() {
+    let node = Node::with(Folder::new(), &gate(""));
+    let address = node.address().to_string();
+    run(async |executor| {
+        let lanes = lanes_to(&executor, &node);
+        let add = json(&json!([1, 2]));
+        let echo = |key: u32| lanes.keyed(&key).call("rpc.echo", Some(&add));
+        let (key, other) = two_keys(&lanes);
+        for key in [key, other] {
+            echo(key).await.unwrap();
+        }
+        let in_flight = executor.spawn({
+            let params = json(&json!([node.folder.name("never")]));
+            lanes.keyed(&key).call("gate", Some(&params))
+        });
+        while lanes.stats().running == 0 {
+            smol::future::yield_now().await;
+        }
+        drop(node);
+        let lost = in_flight.await.unwrap_err();
+        assert!(
+            matches!(lost, LaneError::Failed(RemoteError::Lost { .. } | RemoteError::Unreachable { .. })),
+            "{lost}"
+        );
+        // As long as nobody is there calls wait, and then say so.
+        let absent = echo(key).timeout(SOON * 5).await.unwrap_err();
+        let LaneError::Unreachable(reason) = &absent else { panic!("{absent}") };
+        assert!(matches!(&**reason, RemoteError::Unreachable { address: to, .. } if *to == address));
+        let waiting = [echo(key), echo(other), echo(key)].map(|call| executor.spawn(call));
+        let _node = Node::launch(Folder::new(), None, &["--listen", &address], &Stderr::Read);
+        for call in waiting {
+            match call.await {
+                Ok(echoed) => assert_eq!(echoed.get(), "[1,2]"),
+                // The other lane may not have known of the loss.
+                Err(LaneError::Failed(RemoteError::Lost { .. } | RemoteError::Unreachable { .. })) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+        for key in [key, other] {
+            assert_eq!(echo(key).await.unwrap().get(), "[1,2]");
+        }
+    });
+}

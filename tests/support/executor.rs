@@ -1,0 +1,20 @@
+//! Tests that are a future.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol::future::FutureExt;
+use smol::{Executor, Timer};
+
+/// A test that waits for so long waits for what will never come.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Runs a test and everything that it starts on this one thread.
+pub(crate) fn run(test: impl AsyncFnOnce(Arc<Executor<'static>>)) {
+    let executor = Arc::new(Executor::new());
+    let hang = async {
+        Timer::after(HANG).await;
+        panic!("the test waits for something that does not come");
+    };
+    smol::block_on(executor.run(test(executor.clone()).or(hang)));
+}
