@@ -10,7 +10,7 @@ use smol::Timer;
 use smol::net::TcpListener;
 
 use crate::address::Address;
-use crate::config::Listen;
+use crate::config::ListenerConfig;
 use crate::node::Listener;
 use crate::route::Access;
 use crate::transport::tls::Acceptor;
@@ -31,7 +31,7 @@ pub(super) struct Binder {
 
 /// One configured address, which may be a name for several.
 struct Place {
-    listen: Listen,
+    listen: ListenerConfig,
     tls: Option<Acceptor>,
     address: Address,
     bound: Vec<SocketAddr>,
@@ -54,12 +54,12 @@ enum Obstacle {
 
 impl Binder {
     pub(super) fn new(
-        listens: &[Listen],
+        listens: &[ListenerConfig],
         tls: Vec<Option<Acceptor>>,
         access: &Arc<Access>,
         file: Option<PathBuf>,
     ) -> Result<Self, String> {
-        let place = |(listen, tls): (&Listen, _)| {
+        let place = |(listen, tls): (&ListenerConfig, _)| {
             let address = listen
                 .address
                 .parse()
@@ -127,7 +127,7 @@ impl Binder {
 impl Place {
     async fn bind(&mut self, access: &Arc<Access>, file: Option<&Path>) -> (Vec<Bound>, Option<Obstacle>) {
         let (sockets, obstacle) = match self.address.resolve().await {
-            Ok(found) if access.guards(&self.listen.address) => self.bind_each(&found).await,
+            Ok(found) if access.has_rule_for(&self.listen.address) => self.bind_each(&found).await,
             // A name may stand for more than it says.
             Ok(found) if found.iter().any(|found| !found.ip().to_canonical().is_loopback()) => {
                 (Vec::new(), Some(Obstacle::Lasting(unguarded(&self.listen.address, file))))
@@ -144,11 +144,11 @@ impl Place {
             // A socket that is bound has an address.
             let Ok(address) = socket.local_addr() else { continue };
             if !address.ip().to_canonical().is_loopback()
-                && let Some(rule) = access.opens(&self.listen.address)
+                && let Some(rule) = access.public_rule(&self.listen.address)
             {
                 log::warn!(
                     "{address} can be reached from other machines, and everybody may call everything ({})",
-                    rule.place
+                    rule.location
                 );
             }
             self.bound.push(address);
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn what_comes_later_is_listened_on_then() {
         let access = Arc::new(Access::new(&Config::default()));
-        let listens = [Listen::at("127.0.0.1:0"), Listen::at("a.localhost:0")];
+        let listens = [ListenerConfig::new("127.0.0.1:0"), ListenerConfig::new("a.localhost:0")];
         let mut binder = Binder::new(&listens, vec![None, None], &access, None).unwrap();
         // No name of a machine has two dots in a row.
         binder.places[1].address = "nowhere..invalid:0".parse().unwrap();
@@ -267,7 +267,8 @@ mod tests {
     #[test]
     fn a_name_that_others_can_reach_needs_a_rule_before_anything_is_bound() {
         let access = Arc::new(Access::new(&Config::default()));
-        let mut binder = Binder::new(&[Listen::at("a.localhost:0")], vec![None], &access, None).unwrap();
+        let mut binder =
+            Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None).unwrap();
         binder.places[0].address = "0.0.0.0:0".parse().unwrap();
         let refused = smol::block_on(binder.bind()).err().unwrap();
         assert!(refused.contains("no rule says who may call"), "{refused}");

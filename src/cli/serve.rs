@@ -15,9 +15,9 @@ use smol::Executor;
 use super::bind::{Binder, unguarded};
 use super::{ADDRESS, Exit, check, complain, demo, print, ready, run_on, signals};
 use crate::chan::Settings;
-use crate::config::{Config, ConfigError, Listen, about};
+use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
 use crate::node::{Listener, Node};
-use crate::route::{Access, Registry, providers};
+use crate::route::{Access, Registry, registry_from_config};
 use crate::transport::tls::Acceptor;
 
 /// Run a node. Without a configuration it listens on this machine only and offers functions to try.
@@ -60,7 +60,7 @@ impl Serve {
             return exit;
         }
         if self.stays() {
-            crate::route::keep_from_programs();
+            crate::route::set_inherited_cloexec();
             super::init::reap_orphans();
         }
         match self.try_run() {
@@ -85,12 +85,12 @@ impl Serve {
         let registry = registry(&config, &executor, self.config.is_none())?;
         let tls = secured(&config.listen)?;
         if self.check {
-            let open = |listen: &&Listen| !listen.is_local() && !access.guards(&listen.address);
+            let open = |listen: &&ListenerConfig| !listen.is_local() && !access.has_rule_for(&listen.address);
             if let Some(listen) = config.listen.iter().find(open) {
                 return Err(unguarded(&listen.address, self.config.as_deref()).into());
             }
             print("the configuration is valid");
-            let most = about(config.worst_case_memory(self.threads.0));
+            let most = format_bytes(config.worst_case_memory(self.threads.0));
             print(&format!(
                 "at all its limits at once the node takes up to {most} of memory; less with lower connections, in_flight \
                  or message under [limits]"
@@ -115,7 +115,7 @@ impl Serve {
                 ready::write(path, binder.bound()).await?;
             }
             announce(binder.bound());
-            let most = about(config.worst_case_memory(self.threads.0));
+            let most = format_bytes(config.worst_case_memory(self.threads.0));
             log::debug!("at all its limits at once the node takes up to {most} of memory");
             if self.config.is_none()
                 && let Some(address) = binder.bound().next()
@@ -146,7 +146,7 @@ fn registry(
     executor: &Arc<Executor<'static>>,
     demo: bool,
 ) -> Result<Arc<Registry>, Failure> {
-    let mut builder = providers(config, executor)?;
+    let mut builder = registry_from_config(config, executor)?;
     if demo {
         let settings =
             Settings { name: Some("demo".into()), capacity: config.limits.queue, ..Settings::default() };
@@ -164,18 +164,18 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
         let listen = listen.into_iter().map(|address| {
             let same =
                 configured.iter().find(|listen| address.parse().is_ok_and(|address| listen.is_at(&address)));
-            same.cloned().unwrap_or_else(|| Listen::at(address))
+            same.cloned().unwrap_or_else(|| ListenerConfig::new(address))
         });
         config.listen = listen.collect();
     }
     if config.listen.is_empty() {
-        config.listen.push(Listen::at(ADDRESS));
+        config.listen.push(ListenerConfig::new(ADDRESS));
     }
     Ok(config)
 }
 
 /// Reads the files of the listeners with TLS.
-fn secured(addresses: &[Listen]) -> Result<Vec<Option<Acceptor>>, Failure> {
+fn secured(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, Failure> {
     let tls =
         |listen| Listener::tls(listen).map_err(|error| format!("tls of {}: {error}", listen.address).into());
     addresses.iter().map(tls).collect()
@@ -236,7 +236,8 @@ fn suggest(address: SocketAddr) {
 /// system's, as far as it lets us, and else by fewer connections.
 fn fit_descriptors(config: &mut Config) {
     let connections = config.limits.connections;
-    let (beside, all) = (config.descriptors() as u64, (config.descriptors() + connections) as u64);
+    let (beside, all) =
+        (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
     // Who may not change the limit may still be told it. Windows has none.
     let allowed = rlimit::increase_nofile_limit(all).or_else(|_| rlimit::increase_nofile_limit(0));
     let Ok(allowed) = allowed.map(|allowed| allowed.min(all)) else { return };

@@ -61,15 +61,17 @@ impl Why {
 
 /// Prints why a call at one address is allowed or not, and tells whether it is.
 fn explain(access: &Arc<Access>, address: &str, token: Option<&str>, function: &str) -> bool {
-    let mut pass = access.visitor(address);
-    let refused = token.and_then(|token| pass.present(token).err());
-    let decision = pass.decide(function);
+    let mut pass = access.grants_for(address);
+    let refused = token.and_then(|token| pass.authenticate(token).err());
+    let decision = pass.explain(function);
     let reason = match (&refused, &decision) {
         (Some(fault), _) => fault.message.to_string(),
-        (None, Decision::Open) => "no rule holds there, and only this machine can reach it".to_owned(),
+        (None, Decision::Unrestricted) => {
+            "no rule holds there, and only this machine can reach it".to_owned()
+        }
         (None, Decision::Always) => "whatever the rules say".to_owned(),
         (None, Decision::Allowed { rule, pattern }) => format!("{} allows {pattern:?}", named(rule)),
-        (None, Decision::Denied(_)) if access.guards(address) => format!("no rule allows {function:?}"),
+        (None, Decision::Denied(_)) if access.has_rule_for(address) => format!("no rule allows {function:?}"),
         (None, Decision::Denied(_)) => "no rule holds there, so that no node starts".to_owned(),
     };
     let allowed = refused.is_none() && !matches!(decision, Decision::Denied(_));
@@ -85,7 +87,7 @@ fn explain(access: &Arc<Access>, address: &str, token: Option<&str>, function: &
 /// Where a rule stands, and its name.
 fn named(rule: &Rule) -> String {
     match &rule.name {
-        Some(name) => format!("{} {name:?}", rule.place),
-        None => rule.place.clone(),
+        Some(name) => format!("{} {name:?}", rule.location),
+        None => rule.location.clone(),
     }
 }

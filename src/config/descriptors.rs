@@ -1,32 +1,33 @@
-//! How many descriptors a configuration can come to need.
+//! The file descriptors that a configuration may require.
 
 use std::collections::BTreeSet;
 
-use super::{Config, Provider};
+use super::{Config, ProviderConfig};
 
-/// Of a program that runs: its pipes, each with what tells when it is ready, and what is open for a moment when it starts.
-const PROGRAM: usize = 8;
-/// Connections to one other node.
-const LINKS: usize = 4;
-/// Standard streams, what the event loop has, signals, and what is open for a moment: files, and what looks names up.
-const REST: usize = 32;
+/// Descriptors of a running program: its pipes, each with a duplicate for readiness events, and those open briefly while it
+/// starts.
+const PER_PROGRAM: usize = 8;
+/// The maximum number of connections to one other node.
+const PER_NODE: usize = 4;
+/// Standard streams, the event loop, signals, and those open briefly: files and name lookups.
+const BASE: usize = 32;
 
 impl Config {
-    /// Returns how many descriptors a node can need beside those of its connections: for listeners, programs and other
-    /// nodes.
-    pub fn descriptors(&self) -> usize {
-        let (mut programs, mut others) = (0_usize, BTreeSet::new());
+    /// Returns the maximum number of file descriptors that the node uses besides those of accepted connections: for
+    /// listeners, programs and other nodes.
+    pub fn worst_case_descriptors(&self) -> usize {
+        let (mut programs, mut nodes) = (0_usize, BTreeSet::new());
         for function in &self.functions {
             match &function.provider {
-                Provider::Exec(exec) => programs = programs.saturating_add(exec.concurrency),
-                Provider::Forward(forward) => _ = others.insert(&forward.to),
+                ProviderConfig::Exec(exec) => programs = programs.saturating_add(exec.concurrency),
+                ProviderConfig::Forward(forward) => _ = nodes.insert(&forward.to),
             }
         }
         let workers = [&self.workers.node, &self.workers.exec];
         let programs =
-            workers.into_iter().flatten().fold(programs, |least, workers| least.min(workers.count));
-        // A name may stand for two addresses.
-        REST + 2 * self.listen.len() + LINKS * others.len() + programs.saturating_mul(PROGRAM)
+            workers.into_iter().flatten().fold(programs, |programs, workers| programs.min(workers.count));
+        // A host name may resolve to two addresses.
+        BASE + 2 * self.listen.len() + PER_NODE * nodes.len() + programs.saturating_mul(PER_PROGRAM)
     }
 }
 
@@ -35,14 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_may_be_open_counts() {
-        let needs = |text: &str| Config::parse(text, "test.toml").unwrap().descriptors();
-        assert_eq!(needs(""), REST);
-        assert_eq!(needs("[[listen]]\naddress = \"localhost:0\""), REST + 2);
+    fn listeners_programs_and_nodes_count() {
+        let needs = |text: &str| Config::parse(text, "test.toml").unwrap().worst_case_descriptors();
+        assert_eq!(needs(""), BASE);
+        assert_eq!(needs("[[listen]]\naddress = \"localhost:0\""), BASE + 2);
         let program = "[[function]]\nname = \"a\"\nexec = [\"a\"]\nconcurrency = 8\n";
-        assert_eq!(needs(program), REST + 8 * PROGRAM);
-        assert_eq!(needs(&format!("[workers.exec]\ncount = 3\n{program}")), REST + 3 * PROGRAM);
+        assert_eq!(needs(program), BASE + 8 * PER_PROGRAM);
+        assert_eq!(needs(&format!("[workers.exec]\ncount = 3\n{program}")), BASE + 3 * PER_PROGRAM);
         let forward = |name: &str| format!("[[function]]\nname = \"{name}\"\nforward = \"b:1\"\n");
-        assert_eq!(needs(&(forward("b") + &forward("c"))), REST + LINKS);
+        assert_eq!(needs(&(forward("b") + &forward("c"))), BASE + PER_NODE);
     }
 }

@@ -1,51 +1,49 @@
-//! A listener for Leaf's clients: `dialect = "leaf"` and `[listen.leaf]`.
+//! A listener for Leaf clients: `dialect = "leaf"` and `[listen.leaf]`.
 
 use super::table::{Field, Result, Table};
 
 const HEADING: &str = "[listen.leaf]";
-const DIALECTS: &str = "\"leaf\"; without the key the first bytes of a connection tell its dialect";
+const DIALECTS: &str =
+    "\"leaf\"; without the key, the dialect of a connection is detected from its first bytes";
 
-/// How a listener for Leaf's clients is set: a gate's `LenMsgLen`, `LittleEndian`, `MinMsgLen` and `MaxMsgLen`.
+/// The framing of Leaf's protocol: the `LenMsgLen`, `LittleEndian`, `MinMsgLen` and `MaxMsgLen` of a Leaf gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leaf {
-    /// How many bytes a message's length takes: 1, 2 or 4; 2 by default.
+pub struct LeafConfig {
+    /// The size of a message's length prefix in bytes: 1, 2 or 4; 2 by default.
     pub length: u8,
-    /// Which of them comes first; the most significant by default.
+    /// The byte order of the length prefix; big endian by default.
     pub order: ByteOrder,
-    /// The shortest message; 1 by default.
+    /// The minimum size of a message in bytes; 1 by default.
     pub min: u32,
-    /// The longest message; 4096 by default, or what the length can say, or [`Limits::message`](super::Limits), if that
-    /// is less.
+    /// The maximum size of a message in bytes. The default is 4096, [`Limits::message`](super::Limits), or the largest
+    /// value of the length prefix, whichever is least.
     pub max: u32,
-    /// Whether messages come in WebSocket frames, without a length, and not over plain TCP.
+    /// Whether messages arrive in WebSocket frames without a length prefix, instead of over plain TCP.
     pub websocket: bool,
 }
 
-/// Which byte of a number comes first.
+/// The byte order of a length prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByteOrder {
-    /// `"big"`: the most significant.
+    /// `"big"`: the most significant byte comes first.
     Big,
-    /// `"little"`: the least significant.
+    /// `"little"`: the least significant byte comes first.
     Little,
 }
 
-/// Reads what a listener says of Leaf. `message` is the limit of every message.
-pub(super) fn leaf(listen: &Table<'_>, message: usize) -> Result<Option<Leaf>> {
-    let table = match listen.get("leaf") {
-        Some(field) => Some(field.table(HEADING).ok_or_else(|| field.expected("a table: [listen.leaf]"))?),
-        None => None,
-    };
+/// Parses a listener's `dialect` and `[listen.leaf]`. `max_message` is [`Limits::message`](super::Limits).
+pub(super) fn parse(listen: &Table<'_>, max_message: usize) -> Result<Option<LeafConfig>> {
+    let table = listen.table("leaf", HEADING)?;
     match (listen.get("dialect"), table) {
         (None, None) => Ok(None),
-        (None, Some(table)) => Err(table.fail("holds only where [[listen]] says dialect = \"leaf\"")),
+        (None, Some(table)) => Err(table.fail("requires dialect = \"leaf\" in its [[listen]]")),
         (Some(dialect), _) if dialect.string()? != "leaf" => Err(dialect.expected(DIALECTS)),
-        (Some(_), table) => settings(table.as_ref(), message).map(Some),
+        (Some(_), table) => framing(table.as_ref(), max_message).map(Some),
     }
 }
 
-fn settings(table: Option<&Table<'_>>, message: usize) -> Result<Leaf> {
-    let mut leaf = Leaf { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
+fn framing(table: Option<&Table<'_>>, max_message: usize) -> Result<LeafConfig> {
+    let mut leaf = LeafConfig { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
     let mut max = 4096;
     if let Some(table) = table {
         table.allow(&["length", "order", "min", "max", "websocket"])?;
@@ -63,34 +61,33 @@ fn settings(table: Option<&Table<'_>>, message: usize) -> Result<Leaf> {
             };
         }
         if let Some(field) = table.get("websocket") {
-            let websocket = field.value.get_ref().as_bool();
-            leaf.websocket = websocket.ok_or_else(|| field.expected("true or false"))?;
+            leaf.websocket = field.boolean()?;
         }
     }
-    // A length that is not sent bounds nothing.
-    let most = match leaf.length {
+    // Over WebSocket there is no length prefix to bound the size.
+    let largest = match leaf.length {
         _ if leaf.websocket => u32::MAX,
         1 => u8::MAX.into(),
         2 => u16::MAX.into(),
         _ => u32::MAX,
     };
-    let most = usize::try_from(most).unwrap_or(usize::MAX);
-    max = max.min(most).min(message);
+    let largest = usize::try_from(largest).unwrap_or(usize::MAX);
+    max = max.min(largest).min(max_message);
     let mut min = 1;
     if let Some(table) = table {
-        table.size("max", 1..=most, &mut max)?;
-        if let Some(field) = table.get("max").filter(|_| max > message) {
-            return Err(longer_than_any(field, max, message));
+        table.size("max", 1..=largest, &mut max)?;
+        if let Some(field) = table.get("max").filter(|_| max > max_message) {
+            return Err(exceeds_max_message(field, max, max_message));
         }
         table.size("min", 1..=max, &mut min)?;
     }
-    // Neither is more than `most`, which is a u32.
+    // Neither exceeds `largest`, which was converted from a u32.
     (leaf.min, leaf.max) = (min as u32, max as u32);
     Ok(leaf)
 }
 
-fn longer_than_any(max: Field<'_>, bytes: usize, message: usize) -> super::ConfigError {
+fn exceeds_max_message(max: Field<'_>, bytes: usize, max_message: usize) -> super::ConfigError {
     max.fail(&format!(
-        "{bytes} bytes are more than the {message} that any message may have; raise message in [limits], or lower this"
+        "{bytes} bytes exceed the limit of {max_message} for all messages; raise message in [limits], or lower this"
     ))
 }

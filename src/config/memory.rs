@@ -1,31 +1,31 @@
-//! How much memory a configuration can come to take.
+//! The memory that a configuration may require.
 
 use std::collections::BTreeSet;
 
-use super::{Config, Limits, Provider};
+use super::{Config, Limits, ProviderConfig};
 
 const KIB: u64 = 1024;
-/// What a node takes before anybody connects, with its code.
-const NODE: u64 = 8 * KIB * KIB;
-/// What is read from a stream at once, per thread and, behind a message, per connection.
+/// Memory of a node without connections, including its code.
+const BASE: u64 = 8 * KIB * KIB;
+/// Bytes read from a stream at once: a buffer for each thread and, after a message, for each connection.
 const READ: u64 = 64 * KIB;
-/// A connection's tasks, timers and tables.
+/// Tasks, timers and tables of a connection.
 const CONNECTION: u64 = 16 * KIB;
-/// What a program may write to standard error that is kept, and its two pipes.
+/// The end of a program's standard error, and its two pipes.
 const PROGRAM: u64 = 64 * KIB;
-/// Connections to one other node.
-const LINKS: u64 = 4;
-/// A buffer that grows has at most so many times the room that it needs.
+/// The maximum number of connections to one other node.
+const PER_NODE: u64 = 4;
+/// The maximum ratio of a growing buffer's capacity to its length.
 const GROWTH: u64 = 2;
-/// A JSON value in memory takes at most so many times its text; one such tree a thread, for as long as the
-/// parameters of a program are looked at.
+/// The maximum ratio of a JSON value in memory to its text. Each thread holds at most one such value, while it checks the
+/// parameters of a program.
 const TREE: u64 = 40;
 
 impl Config {
-    /// The most memory in bytes that a node takes when every limit is reached at once: all connections, each with its
-    /// largest message half read, as many calls in flight as may be, their largest answers waiting, and output that
-    /// nobody takes; all programs, with as much output as is kept; all connections to other nodes. What native
-    /// functions keep of their own is theirs.
+    /// Returns the memory in bytes that the node uses when every limit is reached at once: all connections, each with a
+    /// partially read message of maximum size, the maximum number of calls in flight, their largest replies waiting, and
+    /// full output; all programs, with full output; and all connections to other nodes. Excludes the memory of native
+    /// functions.
     ///
     /// ```
     /// use chanrpc::config::Config;
@@ -37,39 +37,41 @@ impl Config {
     /// ```
     pub fn worst_case_memory(&self, threads: usize) -> u64 {
         let limits = &self.limits;
-        let connections = of(limits.connections).saturating_mul(connection(limits));
-        let mut others = BTreeSet::new();
+        let connections = u64_from(limits.connections).saturating_mul(connection(limits));
+        let mut nodes = BTreeSet::new();
         let mut programs = 0_u64;
         for function in &self.functions {
             match &function.provider {
-                Provider::Exec(exec) => {
-                    let one = PROGRAM + GROWTH * of(exec.output_limit) + GROWTH * of(limits.message);
-                    programs = programs.saturating_add(of(exec.concurrency).saturating_mul(one));
+                ProviderConfig::Exec(exec) => {
+                    let one =
+                        PROGRAM + GROWTH * u64_from(exec.output_limit) + GROWTH * u64_from(limits.message);
+                    programs = programs.saturating_add(u64_from(exec.concurrency).saturating_mul(one));
                 }
-                Provider::Forward(forward) => _ = others.insert(&forward.to),
+                ProviderConfig::Forward(forward) => _ = nodes.insert(&forward.to),
             }
         }
-        let link = GROWTH * (of(limits.output) + 2 * of(limits.message) + 2 * READ);
-        let links = (others.len() as u64 * LINKS).saturating_mul(link);
-        let threads = of(threads).saturating_mul(READ + TREE * of(limits.message));
-        [NODE, connections, programs, links, threads].into_iter().fold(0, u64::saturating_add)
+        let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
+        let forwards = (nodes.len() as u64 * PER_NODE).saturating_mul(per_connection);
+        let threads = u64_from(threads).saturating_mul(READ + TREE * u64_from(limits.message));
+        [BASE, connections, programs, forwards, threads].into_iter().fold(0, u64::saturating_add)
     }
 }
 
-/// What one connection takes at most.
+/// Returns the maximum memory of one connection.
 fn connection(limits: &Limits) -> u64 {
-    let (message, output, in_flight) = (of(limits.message), of(limits.output), of(limits.in_flight));
-    // A message in the transport, one in the input, and one that waits for a place in flight.
+    let (message, output, in_flight) =
+        (u64_from(limits.message), u64_from(limits.output), u64_from(limits.in_flight));
+    // One message in the transport, one in the input buffer, and one that waits because of the limit in flight.
     let input = GROWTH * (2 * message + READ) + message + READ;
-    // What is read on until the requests in flight hold as much as one message.
+    // Reading continues until the requests in flight are as large as one message.
     let requests = 2 * message;
-    let answers = in_flight.saturating_mul(GROWTH * message);
-    // Output that had just not reached its limit takes one more answer, and so does the transport.
+    let replies = in_flight.saturating_mul(GROWTH * message);
+    // Output just below its limit accepts one more reply, and so does the transport.
     let output = GROWTH * (output + 2 * message);
-    CONNECTION + input + requests + answers.saturating_add(output)
+    CONNECTION + input + requests + replies.saturating_add(output)
 }
 
-fn of(number: usize) -> u64 {
+fn u64_from(number: usize) -> u64 {
     number as u64
 }
 
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_limits_are_no_overflow() {
+    fn largest_limits_do_not_overflow() {
         let most =
             "[limits]\nconnections = 1_000_000\nin_flight = 65_536\nmessage = \"1 GiB\"\noutput = \"1 GiB\"";
         assert!(with(most) > 1 << 60);

@@ -1,19 +1,27 @@
-//! The parsed document, seen table by table and value by value.
+//! Typed access to the parsed document, table by table and value by value.
 //!
-//! This walks the document instead of deriving a deserializer: that way every error, whether of syntax, of type or of
+//! The reader walks the document instead of deriving a deserializer, so that every error, whether of syntax, of type or of
 //! meaning, can name its line, its key and its table, and say what would be valid.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, units};
+use super::{ConfigError, datetime, units};
+use crate::address::{Address, AddressError};
+
+pub(super) const GIB: usize = 1 << 30;
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+/// The shortest plausible duration: a shorter one is most likely a mistaken unit.
+pub(super) const MIN_DURATION: Duration = Duration::from_millis(1);
 
 pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 
-/// The text that is read, which turns an offset into a line.
+/// The text of the file, which maps byte offsets to lines.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
@@ -21,31 +29,33 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The error that the text is no TOML.
-    pub(super) fn broken(&self, error: &toml::de::Error) -> ConfigError {
+    /// Returns the error of a text that is not TOML.
+    pub(super) fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
         self.fail(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", "))
     }
 
-    pub(super) fn fail(&self, at: usize, message: String) -> ConfigError {
-        ConfigError::Invalid { file: self.file.to_owned(), line: self.line(at), message }
+    /// Returns an error at a byte offset.
+    pub(super) fn fail(&self, offset: usize, message: String) -> ConfigError {
+        ConfigError::Invalid { file: self.file.to_owned(), line: self.line(offset), message }
     }
 
-    pub(super) fn line(&self, at: usize) -> usize {
-        let before = &self.text.as_bytes()[..at.min(self.text.len())];
+    /// Returns the line of a byte offset, counted from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
         1 + before.iter().filter(|byte| **byte == b'\n').count()
     }
 }
 
-/// One table of the file, with the heading that people know it by; the file's top level has none.
+/// One table of the file, with the heading that errors show; the heading of the top level is empty.
 pub(super) struct Table<'a> {
     pub(super) source: Source<'a>,
     pub(super) heading: &'a str,
-    pub(super) at: usize,
+    pub(super) offset: usize,
     pub(super) entries: &'a DeTable<'a>,
 }
 
 impl<'a> Table<'a> {
-    /// Refuses every key but the known ones.
+    /// Rejects every key but the known ones.
     pub(super) fn allow(&self, known: &[&str]) -> Result<()> {
         let Some((key, _)) = self.entries.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref()))
         else {
@@ -53,7 +63,7 @@ impl<'a> Table<'a> {
         };
         let key_text = format!("{:?}", key.get_ref());
         let message =
-            format!("unknown key {}; known keys: {}", located(&key_text, self.heading), known.join(", "));
+            format!("unknown key {}; known keys: {}", in_heading(&key_text, self.heading), known.join(", "));
         Err(self.source.fail(key.span().start, message))
     }
 
@@ -66,7 +76,13 @@ impl<'a> Table<'a> {
         self.get(key).ok_or_else(|| self.fail(&format!("needs {key}, such as {key} = {example}")))
     }
 
-    /// Lists the tables under a key that may appear many times.
+    /// Returns the table under a key, if any.
+    pub(super) fn table(&self, key: &'a str, heading: &'a str) -> Result<Option<Table<'a>>> {
+        let Some(field) = self.get(key) else { return Ok(None) };
+        field.table(heading).map(Some).ok_or_else(|| field.expected(&format!("a table: {heading}")))
+    }
+
+    /// Returns the tables of an array of tables.
     pub(super) fn tables(&self, key: &'a str, heading: &'a str) -> Result<Vec<Table<'a>>> {
         let Some(field) = self.get(key) else { return Ok(Vec::new()) };
         let wanted = format!("a list of tables, each under its own {heading}");
@@ -78,19 +94,21 @@ impl<'a> Table<'a> {
         list.iter().map(table).collect()
     }
 
+    /// Reads a size in bytes into `into`, which is left unchanged if the key is missing.
     pub(super) fn size(&self, key: &'a str, range: RangeInclusive<usize>, into: &mut usize) -> Result<()> {
         let Some(field) = self.get(key) else { return Ok(()) };
         let bytes = match field.value.get_ref() {
-            DeValue::String(text) => units::size(text),
+            DeValue::String(text) => units::parse_size(text),
             _ => field.integer(),
         };
         let Some(bytes) = bytes else {
             return Err(field.expected("a number of bytes, such as 65536, \"64 KiB\" or \"1 MB\""));
         };
-        *into = field.within(usize::try_from(bytes).ok(), &range, |bytes| units::show_size(*bytes))?;
+        *into = field.within(usize::try_from(bytes).ok(), &range, |bytes| units::format_exact(*bytes))?;
         Ok(())
     }
 
+    /// Reads an integer into `into`, which is left unchanged if the key is missing.
     pub(super) fn count<T>(&self, key: &'a str, range: RangeInclusive<T>, into: &mut T) -> Result<()>
     where
         T: TryFrom<u64> + PartialOrd + ToString,
@@ -101,6 +119,7 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
+    /// Reads a duration into `into`, which is left unchanged if the key is missing.
     pub(super) fn duration(
         &self,
         key: &'a str,
@@ -109,7 +128,7 @@ impl<'a> Table<'a> {
     ) -> Result<()> {
         let Some(field) = self.get(key) else { return Ok(()) };
         let duration = match field.value.get_ref() {
-            DeValue::String(text) => units::duration(text),
+            DeValue::String(text) => units::parse_duration(text),
             _ => field.integer().map(Duration::from_secs),
         };
         let Some(duration) = duration else {
@@ -121,12 +140,13 @@ impl<'a> Table<'a> {
         Ok(())
     }
 
+    /// Returns an error that begins with the table's heading.
     pub(super) fn fail(&self, message: &str) -> ConfigError {
-        self.source.fail(self.at, format!("{} {message}", self.heading))
+        self.source.fail(self.offset, format!("{} {message}", self.heading))
     }
 }
 
-/// One value of the file and the key it stands under.
+/// One value of the file, and its key.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'a> {
     pub(super) source: Source<'a>,
@@ -140,11 +160,46 @@ impl<'a> Field<'a> {
         self.value.get_ref().as_str().ok_or_else(|| self.expected("a string in quotes"))
     }
 
-    /// The elements of a list that is not empty.
+    pub(super) fn boolean(self) -> Result<bool> {
+        self.value.get_ref().as_bool().ok_or_else(|| self.expected("true or false"))
+    }
+
+    /// Returns a name of visible characters, which needs no quotes in messages, logs and shells.
+    pub(super) fn visible_name(self, example: &str) -> Result<&'a str> {
+        let name = self.string()?;
+        if (1..=128).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(name);
+        }
+        Err(self.expected(&format!("1 to 128 visible ASCII characters without spaces, such as {example:?}")))
+    }
+
+    pub(super) fn path(self) -> Result<PathBuf> {
+        let path = self.string()?;
+        if path.is_empty() || path.contains('\0') {
+            return Err(self.expected("a path such as \"/var/lib/board\""));
+        }
+        Ok(PathBuf::from(path))
+    }
+
+    /// Returns an address, both as typed and parsed.
+    pub(super) fn address(self) -> Result<(&'a str, Address)> {
+        let text = self.string()?;
+        text.parse()
+            .map(|address| (text, address))
+            .map_err(|error: AddressError| self.expected(&error.to_string()))
+    }
+
+    pub(super) fn datetime(self) -> Result<SystemTime> {
+        self.value.get_ref().as_datetime().and_then(datetime::to_system_time).ok_or_else(|| {
+            self.expected("a date and time with its offset, without quotes: 2027-01-01T00:00:00Z")
+        })
+    }
+
+    /// Returns the elements of a list that must not be empty. An error in an element names the element's line, which may
+    /// be far below that of the key.
     pub(super) fn list(self, wanted: &str) -> Result<impl Iterator<Item = Field<'a>>> {
         let list = self.value.get_ref().as_array().filter(|list| !list.is_empty());
         let list = list.ok_or_else(|| self.expected(wanted))?;
-        // An error names the line of the element, which may be far below that of the key.
         Ok(list.iter().map(move |value| Field { value, ..self }))
     }
 
@@ -155,9 +210,10 @@ impl<'a> Field<'a> {
 
     pub(super) fn table(self, heading: &'a str) -> Option<Table<'a>> {
         let entries = self.value.get_ref().as_table()?;
-        Some(Table { source: self.source, heading, at: self.value.span().start, entries })
+        Some(Table { source: self.source, heading, offset: self.value.span().start, entries })
     }
 
+    /// Checks that a value is present and in a range.
     pub(super) fn within<T: PartialOrd>(
         self,
         value: Option<T>,
@@ -169,10 +225,10 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// The error that the value is not what it has to be.
+    /// Returns the error that another value was expected.
     pub(super) fn expected(self, wanted: &str) -> ConfigError {
         let typed = self.source.text.get(self.value.span()).and_then(|typed| typed.lines().next());
-        // A list or table may be long, and is best looked at in its place.
+        // Lists and tables may be too long to quote.
         let found = match self.value.get_ref() {
             DeValue::Array(list) if list.is_empty() => "an empty list",
             DeValue::Array(_) => "a list",
@@ -182,12 +238,14 @@ impl<'a> Field<'a> {
         self.fail(&format!("expected {wanted}, found {found}"))
     }
 
+    /// Returns an error that begins with the key.
     pub(super) fn fail(self, message: &str) -> ConfigError {
-        self.source.fail(self.value.span().start, format!("{}: {message}", located(self.key, self.heading)))
+        self.source
+            .fail(self.value.span().start, format!("{}: {message}", in_heading(self.key, self.heading)))
     }
 }
 
-/// Adds to a key where it stands, unless that is the top level.
-fn located(key: &str, heading: &str) -> String {
+/// Returns the key with the heading of its table, if it has one.
+fn in_heading(key: &str, heading: &str) -> String {
     if heading.is_empty() { key.to_owned() } else { format!("{key} in {heading}") }
 }

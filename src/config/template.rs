@@ -1,15 +1,32 @@
 //! Placeholders in a program's arguments.
 
-use super::{Param, Piece, Template};
+use super::exec::Param;
+
+/// One element of a program's argument list, parsed. Its pieces are concatenated to exactly one argument.
+///
+/// In the file, `{path}` is replaced by the parameter of that name, `{0}` by the first declared parameter, and `{{path}}`
+/// by the text `{path}`. Other braces are literal, and so are all braces if no parameter is declared. An empty element has
+/// no pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArgTemplate(pub Vec<Piece>);
+
+/// A part of an [`ArgTemplate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Piece {
+    /// Literal text.
+    Literal(String),
+    /// The caller's value for a parameter: an index into [`ExecConfig::params`](super::ExecConfig::params).
+    Param(usize),
+}
 
 /// Parses one element of an argument list.
 ///
-/// Only braces around a name or a number mean anything, and only if parameters are declared: `{path}` is a parameter,
-/// `{{path}}` the text `{path}`. Programs have languages of their own in which braces are common, and these pass unchanged.
+/// Only braces around a name or a number are special, and only if parameters are declared: `{path}` is a parameter,
+/// `{{path}}` the text `{path}`. Other braces pass unchanged, since they are common in the languages of programs.
 ///
 /// # Errors
-/// What is wrong with it, for people.
-pub(super) fn parse(text: &str, params: &[Param]) -> Result<Template, String> {
+/// A message that names the undeclared parameter.
+pub(super) fn parse(text: &str, params: &[Param]) -> Result<ArgTemplate, String> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
@@ -20,7 +37,7 @@ pub(super) fn parse(text: &str, params: &[Param]) -> Result<Template, String> {
         literal.push_str(before);
         let opened = tail.bytes().take_while(|byte| *byte == b'{').count();
         let inner = &tail[opened..];
-        let name = &inner[..inner.find(|c: char| !is_of_name(c)).unwrap_or(inner.len())];
+        let name = &inner[..inner.find(|c: char| !is_name_char(c)).unwrap_or(inner.len())];
         let closed = inner[name.len()..].bytes().take_while(|byte| *byte == b'}').count();
         let pairs = opened.min(closed);
         if !is_name(name) || pairs == 0 {
@@ -28,7 +45,7 @@ pub(super) fn parse(text: &str, params: &[Param]) -> Result<Template, String> {
             rest = inner;
             continue;
         }
-        // Of each two pairs of braces one is meant as it is; a single one that is left stands for the parameter.
+        // Each two pairs of braces are one literal pair; a remaining single pair marks the parameter.
         literal.push_str(&"{".repeat(opened - pairs + pairs / 2));
         if pairs % 2 == 0 {
             literal.push_str(name);
@@ -45,21 +62,21 @@ pub(super) fn parse(text: &str, params: &[Param]) -> Result<Template, String> {
     if !literal.is_empty() {
         pieces.push(Piece::Literal(literal));
     }
-    Ok(Template(pieces))
+    Ok(ArgTemplate(pieces))
 }
 
-/// Whether a text between braces is a parameter's name or position.
+/// Returns `true` if the text between braces is a parameter's name or position.
 fn is_name(text: &str) -> bool {
     let first = text.as_bytes().first();
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     first.is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_' || is_number)
 }
 
-fn is_of_name(c: char) -> bool {
+fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
 }
 
-/// Finds a parameter by its name or by its position. The two never clash: a name does not begin with a digit.
+/// Finds a parameter by its name or position. The two never conflict, since a name does not begin with a digit.
 fn find(name: &str, params: &[Param]) -> Result<usize, String> {
     let index = if name.bytes().all(|b| b.is_ascii_digit()) {
         name.parse().ok().filter(|index| *index < params.len())
@@ -70,14 +87,14 @@ fn find(name: &str, params: &[Param]) -> Result<usize, String> {
         let declared: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
         let declared = declared.join(", ");
         format!(
-            "no parameter stands behind {{{name}}}; params declares {declared}; the text itself is written {{{{{name}}}}}"
+            "{{{name}}} refers to no parameter; params declares {declared}; write {{{{{name}}}}} for the literal text"
         )
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ParamKind;
+    use super::super::exec::ParamKind;
     use super::*;
 
     fn pieces(text: &str) -> Result<Vec<Piece>, String> {
@@ -110,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn other_braces_stand_for_themselves() {
+    fn other_braces_are_literal() {
         for text in [
             "{",
             "}",
@@ -135,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn without_parameters_everything_stands_for_itself() {
+    fn without_parameters_everything_is_literal() {
         for text in ["{print}", "{{.Names}}", "{0}", "{{path}}", "{"] {
-            assert_eq!(parse(text, &[]), Ok(Template(vec![literal(text)])), "{text:?}");
+            assert_eq!(parse(text, &[]), Ok(ArgTemplate(vec![literal(text)])), "{text:?}");
         }
     }
 
     #[test]
-    fn a_name_that_is_not_declared_is_an_error() {
+    fn undeclared_name_is_an_error() {
         for wrong in ["{print}", "{2}", "{99999999999999999999}", "a{paht}", "{{{paht}}}"] {
             let error = pieces(wrong).unwrap_err();
             assert!(error.contains("params declares path, depth"), "{error}");

@@ -1,35 +1,81 @@
-//! How many calls run at once: the `[workers]` tables, and the keys of a function.
+//! Limits on concurrent calls: the `[workers]` tables, and the keys of a function.
 
 use std::ops::RangeInclusive;
 
 use super::table::{Field, Result, Table};
-use super::{NodeWorkers, WhenFull, Workers};
 
 const COUNT: RangeInclusive<usize> = 1..=65_536;
 const QUEUE: RangeInclusive<usize> = 0..=65_536;
-/// Calls that may wait for one function, unless it is said otherwise.
+/// The default length of one function's queue.
 pub(super) const FUNCTION_QUEUE: usize = 16;
 
-/// Reads `[workers]` and the tables below it.
-pub(super) fn tables(table: &Table<'_>) -> Result<NodeWorkers> {
+/// Limits on concurrent calls of many functions together: the `[workers]` tables.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeWorkers {
+    /// `[workers]`: calls of all functions.
+    pub node: Option<Workers>,
+    /// `[workers.exec]`: calls of all functions that programs provide.
+    pub exec: Option<Workers>,
+    /// `[workers.forward]`: calls of all functions that other nodes provide.
+    pub forward: Option<Workers>,
+    /// `[workers.native]`: calls of all functions of this process.
+    pub native: Option<Workers>,
+}
+
+/// A limit on concurrent calls: how many run, how many more are queued, and what happens to the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workers {
+    /// The maximum number of running calls; at least 1.
+    pub count: usize,
+    /// The maximum number of queued calls, of all functions together. With [`WhenFull::Wait`] it limits only
+    /// notifications, for each function separately.
+    pub queue: usize,
+    /// What happens to calls when the queue is full.
+    pub when_full: WhenFull,
+    /// The maximum number of workers that a single function may hold. By default all but one, so that a slow function
+    /// leaves one to the others; all, if there is only one worker or one function.
+    pub share: Option<usize>,
+}
+
+impl Workers {
+    /// Creates a limit of `count` running calls, with a queue of 256 and defaults for everything else.
+    pub fn new(count: usize) -> Self {
+        Self { count, queue: 256, when_full: WhenFull::Refuse, share: None }
+    }
+}
+
+/// What happens to calls when the queue is full. It affects the function with the most queued calls, so that a flood of
+/// calls to one function does not displace those to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// `"refuse"`, the default: the function's newest call is answered that the node is busy.
+    #[default]
+    Refuse,
+    /// `"shed"`: the function's oldest queued call is answered that the node is busy.
+    Shed,
+    /// `"wait"`: no call is refused; the queue is limited only by the calls in flight that each connection may have.
+    Wait,
+}
+
+/// Parses `[workers]` and its subtables.
+pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
     table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native"])?;
-    let of = |key, heading| {
-        let Some(field) = table.get(key) else { return Ok(None) };
-        let below = field.table(heading).ok_or_else(|| field.expected(&format!("a table: {heading}")))?;
-        below.allow(&["count", "queue", "when_full", "share"])?;
-        shared(&below).map(Some)
+    let of_provider = |key, heading| {
+        let Some(table) = table.table(key, heading)? else { return Ok(None) };
+        table.allow(&["count", "queue", "when_full", "share"])?;
+        parse_shared(&table).map(Some)
     };
-    let says = ["count", "queue", "when_full", "share"].iter().any(|key| table.get(key).is_some());
+    let limits_node = ["count", "queue", "when_full", "share"].iter().any(|key| table.get(key).is_some());
     Ok(NodeWorkers {
-        node: says.then(|| shared(table)).transpose()?,
-        exec: of("exec", "[workers.exec]")?,
-        forward: of("forward", "[workers.forward]")?,
-        native: of("native", "[workers.native]")?,
+        node: limits_node.then(|| parse_shared(table)).transpose()?,
+        exec: of_provider("exec", "[workers.exec]")?,
+        forward: of_provider("forward", "[workers.forward]")?,
+        native: of_provider("native", "[workers.native]")?,
     })
 }
 
-/// Reads workers that functions share.
-fn shared(table: &Table<'_>) -> Result<Workers> {
+/// Parses a limit that several functions share.
+fn parse_shared(table: &Table<'_>) -> Result<Workers> {
     table.require("count", "64")?;
     let mut workers = Workers::new(1);
     table.count("count", COUNT, &mut workers.count)?;
@@ -43,12 +89,12 @@ fn shared(table: &Table<'_>) -> Result<Workers> {
     Ok(workers)
 }
 
-/// Reads the workers of one function.
-pub(super) fn of_function(table: &Table<'_>) -> Result<Option<Workers>> {
+/// Parses the limit of one function.
+pub(super) fn parse_function(table: &Table<'_>) -> Result<Option<Workers>> {
     if table.get("workers").is_none() {
         let without = ["queue", "when_full"].iter().find_map(|key| table.get(key));
         return without.map_or(Ok(None), |field: Field<'_>| {
-            Err(field.fail("says nothing without workers, such as workers = 4"))
+            Err(field.fail("has no effect without workers, such as workers = 4"))
         });
     }
     let mut workers = Workers { queue: FUNCTION_QUEUE, ..Workers::new(1) };
@@ -58,6 +104,7 @@ pub(super) fn of_function(table: &Table<'_>) -> Result<Option<Workers>> {
     Ok(Some(workers))
 }
 
+/// Reads `when_full` into `into`, which is left unchanged if the key is missing.
 pub(super) fn when_full(table: &Table<'_>, into: &mut WhenFull) -> Result<()> {
     let Some(field) = table.get("when_full") else { return Ok(()) };
     *into = match field.value.get_ref().as_str() {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use smol::Timer;
 
 use crate::message::{Fault, code};
-use crate::route::Stop;
+use crate::route::ShutdownSignal;
 use crate::session::Session;
 use crate::transport::{CloseReason, Pipe, Received};
 
@@ -28,8 +28,8 @@ const READ_ON: u32 = 64;
 pub(super) fn drive(
     mut session: Session,
     mut pipe: Box<dyn Pipe + Send + '_>,
-    mut stop: Option<Stop>,
-    mut last_call: Stop,
+    mut stop: Option<ShutdownSignal>,
+    mut last_call: ShutdownSignal,
 ) -> impl Future<Output = io::Result<()>> + Send {
     let mut alarm: Option<(Instant, Timer)> = None;
     let (mut stopped, mut given_up, mut busy) = (false, false, false);

@@ -14,7 +14,7 @@ use super::listener::Entrance;
 use super::{Shared, connection};
 use crate::codec::{Dialect, jsonrpc};
 use crate::message::{Fault, Id};
-use crate::route::Pass;
+use crate::route::Grants;
 use crate::transport::http::{HostPolicy, HttpRequest, HttpResponse, HttpService};
 use crate::transport::{CloseReason, Pipe, Received};
 use crate::web;
@@ -54,7 +54,7 @@ impl Endpoints {
     }
 
     /// Has a session of its own answer one body.
-    async fn rpc(&self, body: Vec<u8>, pass: Pass) -> HttpResponse {
+    async fn rpc(&self, body: Vec<u8>, pass: Grants) -> HttpResponse {
         let answer = match self.begin(body, pass) {
             Ok(answer) => answer,
             Err(driven) => match driven.await {
@@ -67,14 +67,14 @@ impl Endpoints {
 
     /// The answer if it is there at once, and otherwise what waits for it. So what most requests need not take is not in
     /// the future of each.
-    fn begin(&self, body: Vec<u8>, pass: Pass) -> Result<Vec<u8>, Boxed<io::Result<Vec<u8>>>> {
-        let mut session = self.node.session(Dialect::JsonPerFrame, pass.of_one_request());
+    fn begin(&self, body: Vec<u8>, pass: Grants) -> Result<Vec<u8>, Boxed<io::Result<Vec<u8>>>> {
+        let mut session = self.node.session(Dialect::JsonPerFrame, pass.for_single_request());
         *session.input() = body;
         session.received(Instant::now());
         if session.is_settled() {
             return Ok(session.take_output());
         }
-        let last_call = self.node.stopper.last_call();
+        let last_call = self.node.shutdown.force_signal();
         let driven = async {
             let mut answer = Vec::new();
             let exchange = Box::new(Exchange { answer: &mut answer });
@@ -88,7 +88,7 @@ impl Endpoints {
 
 impl Endpoints {
     /// What the counters say, to whoever may also ask for them by `rpc.stats`.
-    fn metrics(&self, pass: &Pass) -> HttpResponse {
+    fn metrics(&self, pass: &Grants) -> HttpResponse {
         let allowed = pass.check("rpc.stats");
         pass.log_call("rpc.stats", allowed.as_ref().err(), Duration::ZERO);
         match allowed {
@@ -111,7 +111,7 @@ fn denied(fault: &Fault, status: u16) -> HttpResponse {
 }
 
 impl HttpService for Endpoints {
-    type Grants = Pass;
+    type Grants = Grants;
 
     fn host_policy(&self) -> &HostPolicy {
         &self.entrance.host_policy
@@ -119,7 +119,7 @@ impl HttpService for Endpoints {
 
     fn on_misdirected(&self) {
         self.node.metrics().misdirected.add();
-        self.entrance.pass_of(self.connection.peer).log_refusal(&"misdirected");
+        self.entrance.pass_of(self.connection.peer).log_rejection(&"misdirected");
     }
 
     fn token_delay(&self, token: &str) -> Option<Duration> {
@@ -136,14 +136,14 @@ impl HttpService for Endpoints {
         self.node.metrics().slow_messages.add();
     }
 
-    fn authenticate(&self, token: Option<&str>) -> Result<Pass, HttpResponse> {
+    fn authenticate(&self, token: Option<&str>) -> Result<Grants, HttpResponse> {
         let mut pass = self.entrance.pass_of(self.connection.peer);
         if let Some(token) = token {
             let mut taken = self.connection.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(fault) = pass.present(token) {
+            if let Err(fault) = pass.authenticate(token) {
                 *taken = None;
                 self.node.metrics().bad_tokens.add();
-                pass.log_call(Pass::AUTH, Some(&fault), Duration::ZERO);
+                pass.log_call(Grants::AUTH, Some(&fault), Duration::ZERO);
                 return Err(denied(&fault, 401));
             }
             if taken.as_deref() != Some(token) && !pass.is_anonymous() {
@@ -153,7 +153,7 @@ impl HttpService for Endpoints {
         Ok(pass)
     }
 
-    async fn handle(&self, request: HttpRequest<'_>, pass: Pass) -> HttpResponse {
+    async fn handle(&self, request: HttpRequest<'_>, pass: Grants) -> HttpResponse {
         self.connection.asked.store(true, Ordering::Relaxed);
         match (request.method, request.path) {
             (_, path)

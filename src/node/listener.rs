@@ -10,8 +10,8 @@ use socket2::SockRef;
 
 use crate::address::Address;
 use crate::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
-use crate::config::{self, Listen, ListenTls};
-use crate::route::{Access, Pass};
+use crate::config::{self, ListenerConfig, ListenerTlsConfig};
+use crate::route::{Access, Grants};
 use crate::transport::http::HostPolicy;
 use crate::transport::tls::{Acceptor, TlsError};
 
@@ -30,7 +30,7 @@ pub struct Listener {
 /// What holds for whoever comes in.
 #[derive(Debug)]
 pub(super) struct Entrance {
-    pub(super) pass: Pass,
+    pub(super) pass: Grants,
     pub(super) host_policy: HostPolicy,
     /// Nothing but Leaf's messages is spoken here.
     pub(super) leaf: Option<LeafFraming>,
@@ -39,12 +39,12 @@ pub(super) struct Entrance {
 
 impl Listener {
     /// Listens on `socket` as a configuration says, but for TLS, which [`Self::tls`] and [`Self::with_tls`] add.
-    pub fn new(socket: TcpListener, configured: &Listen, access: &Arc<Access>) -> Self {
+    pub fn new(socket: TcpListener, configured: &ListenerConfig, access: &Arc<Access>) -> Self {
         let mut hosts = configured.hosts.clone();
         hosts.extend(configured.address.parse().map(|address: Address| address.host()));
         let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
         let leaf = configured.leaf.as_ref().map(leaf);
-        let pass = access.visitor(&configured.address);
+        let pass = access.grants_for(&configured.address);
         Self {
             socket: listening(socket),
             entrance: Arc::new(Entrance { pass, host_policy, leaf, tls: None }),
@@ -76,8 +76,9 @@ impl Listener {
     ///
     /// # Errors
     /// If one is not what it should be, or this build has no TLS (feature `tls`).
-    pub fn tls(configured: &Listen) -> Result<Option<Acceptor>, TlsError> {
-        let load = |tls: &ListenTls| Acceptor::load(&tls.certificate, &tls.key, tls.client_ca.as_deref());
+    pub fn tls(configured: &ListenerConfig) -> Result<Option<Acceptor>, TlsError> {
+        let load =
+            |tls: &ListenerTlsConfig| Acceptor::load(&tls.certificate, &tls.key, tls.client_ca.as_deref());
         configured.tls.as_ref().map(load).transpose()
     }
 }
@@ -101,10 +102,10 @@ fn listening(socket: TcpListener) -> Arc<Async<std::net::TcpListener>> {
 
 impl Entrance {
     /// Returns the rights of whoever comes in from an address.
-    pub(super) fn pass_of(&self, peer: Option<SocketAddr>) -> Pass {
+    pub(super) fn pass_of(&self, peer: Option<SocketAddr>) -> Grants {
         let pass = self.pass.clone();
         match peer {
-            Some(peer) => pass.of_peer(peer),
+            Some(peer) => pass.with_peer(peer),
             None => pass,
         }
     }
@@ -117,11 +118,11 @@ impl Entrance {
 
 impl Default for Entrance {
     fn default() -> Self {
-        Self { pass: Pass::open(), host_policy: HostPolicy::default(), leaf: None, tls: None }
+        Self { pass: Grants::all(), host_policy: HostPolicy::default(), leaf: None, tls: None }
     }
 }
 
-fn leaf(configured: &config::Leaf) -> LeafFraming {
+fn leaf(configured: &config::LeafConfig) -> LeafFraming {
     let length = match configured.length {
         1 => LengthBytes::One,
         2 => LengthBytes::Two,

@@ -17,10 +17,10 @@ use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
 
 use crate::codec::{Decoded, Detected, Dialect, detect, jsonrpc};
-use crate::config::{Limits, host_of};
+use crate::config::{Limits, host_key};
 use crate::message::{Fault, Id, code};
 use crate::metrics::Metrics;
-use crate::route::{PEER, Pass, PeerName, Registry, Stopper};
+use crate::route::{Grants, PEER, PeerName, Registry, Shutdown};
 use crate::session::Session;
 use crate::transport::tls::Acceptor;
 use crate::transport::{self, Rewind, StallTimeout, Stream, StreamPipe, WebSocket, http};
@@ -53,7 +53,7 @@ struct Shared {
     executor: Arc<Executor<'static>>,
     registry: Arc<Registry>,
     limits: Arc<Limits>,
-    stopper: Stopper,
+    shutdown: Shutdown,
     connections: Mutex<Connections>,
 }
 
@@ -81,9 +81,9 @@ impl Connections {
 impl Node {
     /// Creates a node whose connections run on `executor` and call the functions of `registry`.
     pub fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
-        let (stopper, connections) = (Stopper::new(), Mutex::default());
+        let (shutdown, connections) = (Shutdown::new(), Mutex::default());
         Self {
-            shared: Arc::new(Shared { executor, registry, limits: Arc::new(limits), stopper, connections }),
+            shared: Arc::new(Shared { executor, registry, limits: Arc::new(limits), shutdown, connections }),
         }
     }
 
@@ -103,10 +103,10 @@ impl Node {
         for task in accepting {
             task.cancel().await;
         }
-        self.shared.stopper.stop();
+        self.shared.shutdown.begin();
         let drained = async {
             while self.shared.metrics().connections.get() > 0 {
-                self.shared.stopper.next_end().await;
+                self.shared.shutdown.wait_ended().await;
             }
             // Notifications outlive the connections that they came by.
             while self.shared.registry.in_flight() > 0 {
@@ -120,10 +120,10 @@ impl Node {
         };
         if !drained.or(late).await {
             // Who still waits is told so, as far as it reads.
-            self.shared.stopper.give_up();
+            self.shared.shutdown.force();
             let told = async {
                 while self.shared.metrics().connections.get() > 0 {
-                    self.shared.stopper.next_end().await;
+                    self.shared.shutdown.wait_ended().await;
                 }
             };
             let late = async {
@@ -138,7 +138,7 @@ impl Node {
 
     /// Accepts connections of one more listener until the node stops: for an address that comes only while it serves.
     pub async fn accept(&self, listener: impl Into<Listener>) {
-        accept(self.shared.clone(), listener.into()).or(self.shared.stopper.signal()).await;
+        accept(self.shared.clone(), listener.into()).or(self.shared.shutdown.signal()).await;
     }
 
     /// Serves one connection over any stream of bytes, an in-memory one for example, until it ends. It is not among
@@ -163,7 +163,7 @@ impl Shared {
         if self.metrics().connections.get() >= limit as u64 {
             return Some(format!("{limit} are open (limits.connections)"));
         }
-        let limit = self.limits.of_one_host(host);
+        let limit = self.limits.per_host_limit(host);
         let open = self.connections().hosts.get(&host).copied().unwrap_or(0);
         (open >= limit).then(|| format!("it has {open} (limits.per_host)"))
     }
@@ -178,7 +178,7 @@ impl Shared {
         }
     }
 
-    fn session(&self, dialect: Dialect, pass: Pass) -> Session {
+    fn session(&self, dialect: Dialect, pass: Grants) -> Session {
         Session::new(self.registry.clone(), self.limits.clone(), dialect, pass, Instant::now())
     }
 }
@@ -194,7 +194,7 @@ async fn accept(node: Arc<Shared>, listener: Listener) {
                     smol::future::yield_now().await;
                 }
                 node.metrics().accepted.add();
-                let host = host_of(peer.ip());
+                let host = host_key(peer.ip());
                 if let Some(why) = node.is_full_for(host) {
                     node.metrics().turned_away.add();
                     log::warn!(target: PEER, "a connection of {} was turned away: {why}", PeerName(Some(peer)));
@@ -255,7 +255,7 @@ impl Drop for Present {
             task.detach();
         }
         self.node.metrics().connections.sub(1);
-        self.node.stopper.one_ended();
+        self.node.shutdown.notify_ended();
     }
 }
 
@@ -416,7 +416,7 @@ async fn in_time<T>(node: &Shared, first: impl Future<Output = Option<T>>) -> Op
         None
     };
     let stopped = async {
-        node.stopper.signal().await;
+        node.shutdown.signal().await;
         None
     };
     first.or(late).or(stopped).await
@@ -424,7 +424,7 @@ async fn in_time<T>(node: &Shared, first: impl Future<Output = Option<T>>) -> Op
 
 fn serve_stream(
     node: &Shared,
-    pass: Pass,
+    pass: Grants,
     stream: Peer,
     dialect: Dialect,
 ) -> smol::future::Boxed<io::Result<()>> {
@@ -432,8 +432,8 @@ fn serve_stream(
     let mut session = node.session(dialect, pass);
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
-    let (pipe, stop) = (Box::new(StreamPipe::new(stream)), Some(node.stopper.signal()));
-    connection::drive(session, pipe, stop, node.stopper.last_call()).boxed()
+    let (pipe, stop) = (Box::new(StreamPipe::new(stream)), Some(node.shutdown.signal()));
+    connection::drive(session, pipe, stop, node.shutdown.force_signal()).boxed()
 }
 
 async fn serve_http(
@@ -449,7 +449,7 @@ async fn serve_http(
         stall_timeout: limits.stall_timeout,
     };
     let endpoints = Endpoints::new(node.clone(), entrance.clone(), peer);
-    let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.stopper.signal())).await;
+    let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.shutdown.signal())).await;
     if endpoints.was_asked() && matches!(served, Err(http::ServeError::SlowHead)) {
         return Ok(());
     }
@@ -466,9 +466,9 @@ async fn serve_http(
                 (Dialect::Leaf(leaf), pipe.always_binary().with_limit_name("listen.leaf.max"))
             }
         };
-        let (pipe, stop) = (Box::new(pipe), Some(node.stopper.signal()));
+        let (pipe, stop) = (Box::new(pipe), Some(node.shutdown.signal()));
         let session = node.session(dialect, pass);
-        connection::drive(session, pipe, stop, node.stopper.last_call()).await?;
+        connection::drive(session, pipe, stop, node.shutdown.force_signal()).await?;
     }
     Ok(())
 }

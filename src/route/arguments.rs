@@ -1,60 +1,67 @@
-//! What a program is started with: its caller's parameters as arguments and as input. Their texts are never changed.
+//! Converts a caller's parameters into a program's arguments and standard input. Their texts are never changed, except
+//! that integers in another notation are written out.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde_json::value::RawValue;
 
-use crate::config::{self, Param, ParamKind, Piece, Template};
+use crate::config::{ArgTemplate, ExecConfig, Param, ParamKind, Piece};
 use crate::message::{Fault, RawJson};
 
-/// The most digits that a whole number written with an exponent may have.
-const MOST_DIGITS: usize = 64;
+/// The maximum number of digits of an integer that is written with an exponent.
+const MAX_DIGITS: usize = 64;
 
-/// Returns a program's arguments and its input.
+/// Returns a program's arguments and its standard input.
 ///
 /// # Errors
-/// The fault that the caller gets.
+/// The fault that the caller receives.
 pub(super) fn prepare(
-    config: &config::Exec,
+    config: &ExecConfig,
     params: Option<&RawJson<'_>>,
 ) -> Result<(Vec<String>, Vec<u8>), Fault> {
     if config.params.is_empty() {
-        // Without a declaration nothing reaches argv, and all parameters the program's input.
+        // Undeclared parameters reach the program's input only, not its arguments.
         let input = params.map_or("null", RawJson::get).as_bytes().to_vec();
-        return Ok((command(&config.argv, &[])?, input));
+        return Ok((arguments(&config.argv, &[])?, input));
     }
     let values = values(&config.params, params)?;
-    let input = object(&values);
-    Ok((command(&config.argv, &values)?, input))
+    let input = to_object(&values);
+    Ok((arguments(&config.argv, &values)?, input))
 }
 
-/// One declared parameter with what the caller gave for it.
+/// A declared parameter and the caller's value for it.
 struct Value<'a> {
     param: &'a Param,
-    /// As JSON.
+    /// The value as JSON.
     json: Cow<'a, str>,
-    /// As an argument, where that is something else.
+    /// The value as an argument, if that differs from the JSON.
     text: Option<String>,
 }
 
 impl<'a> Value<'a> {
     fn new(param: &'a Param, json: &'a str) -> Result<Self, Fault> {
         let number = json.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        let of_type = |json: Cow<'a, str>, text| Self { param, json, text };
+        let valid = |json: Cow<'a, str>, text| Self { param, json, text };
         let value = match param.kind {
             ParamKind::String if json.starts_with('"') => {
                 let text: String = serde_json::from_str(json).map_err(|error| {
-                    Fault::invalid_params(format!("parameter {:?} is no text: {error}", param.name))
+                    Fault::invalid_params(format!(
+                        "parameter {:?} is not a valid string: {error}",
+                        param.name
+                    ))
                 })?;
                 if text.contains('\0') {
-                    return Err(Fault::invalid_params(format!("parameter {:?} holds a NUL", param.name)));
+                    return Err(Fault::invalid_params(format!(
+                        "parameter {:?} contains a NUL character",
+                        param.name
+                    )));
                 }
-                Some(of_type(json.into(), Some(text)))
+                Some(valid(json.into(), Some(text)))
             }
-            ParamKind::Integer if number => whole(json).map(|whole| of_type(whole, None)),
-            ParamKind::Number if number => Some(of_type(json.into(), None)),
-            ParamKind::Boolean if matches!(json, "true" | "false") => Some(of_type(json.into(), None)),
+            ParamKind::Integer if number => integer(json).map(|integer| valid(integer, None)),
+            ParamKind::Number if number => Some(valid(json.into(), None)),
+            ParamKind::Boolean if matches!(json, "true" | "false") => Some(valid(json.into(), None)),
             _ => None,
         };
         value.ok_or_else(|| {
@@ -68,7 +75,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// The declared parameters' values, in the order of their declaration.
+/// Returns the values of the declared parameters, in the order of declaration.
 fn values<'a>(declared: &'a [Param], params: Option<&'a RawJson<'_>>) -> Result<Vec<Value<'a>>, Fault> {
     let json = params.map_or("[]", RawJson::get).trim_ascii_start();
     let fail = |error: serde_json::Error| Fault::invalid_params(error.to_string());
@@ -90,7 +97,7 @@ fn values<'a>(declared: &'a [Param], params: Option<&'a RawJson<'_>>) -> Result<
         return Err(Fault::invalid_params(expected(declared)));
     };
     if given.len() != declared.len() {
-        let message = format!("{} parameters were given; {}", given.len(), expected(declared));
+        let message = format!("got {} parameters; {}", given.len(), expected(declared));
         return Err(Fault::invalid_params(message));
     }
     declared.iter().zip(given).map(|(param, value)| Value::new(param, value.get())).collect()
@@ -111,8 +118,8 @@ pub(super) fn type_name(kind: ParamKind) -> &'static str {
     }
 }
 
-/// Writes a JSON number without point and exponent, if it is whole: `5` for `5.0`, `1000` for `1e3`.
-fn whole(json: &str) -> Option<Cow<'_, str>> {
+/// Writes a JSON number without decimal point and exponent, if it is an integer: `5` for `5.0`, `1000` for `1e3`.
+fn integer(json: &str) -> Option<Cow<'_, str>> {
     let (mantissa, exponent) = match json.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
         None if !json.contains('.') => return Some(json.into()),
@@ -125,20 +132,20 @@ fn whole(json: &str) -> Option<Cow<'_, str>> {
     if significant.is_empty() {
         return Some(format!("{sign}0").into());
     }
-    // How many of the digits stand before the point.
+    // The number of digits before the decimal point.
     let before = usize::try_from(i64::try_from(units.len()).ok()? + i64::from(exponent)).ok()?;
-    if significant.len() > before || before > MOST_DIGITS {
+    if significant.len() > before || before > MAX_DIGITS {
         return None;
     }
     let number = format!("{significant:0<before$}");
     Some(format!("{sign}{}", number.trim_start_matches('0')).into())
 }
 
-/// The values as an object.
-fn object(values: &[Value<'_>]) -> Vec<u8> {
+/// Writes the values as a JSON object.
+fn to_object(values: &[Value<'_>]) -> Vec<u8> {
     let mut json = Vec::new();
     for value in values {
-        // A parameter's name has nothing in it that JSON would escape.
+        // The configuration restricts parameter names to characters that JSON does not escape.
         json.extend_from_slice(if json.is_empty() { b"{\"" } else { b",\"" });
         json.extend_from_slice(value.param.name.as_bytes());
         json.extend_from_slice(b"\":");
@@ -148,8 +155,8 @@ fn object(values: &[Value<'_>]) -> Vec<u8> {
     json
 }
 
-/// The text of a template that has no placeholders, as the program's name has none.
-pub(super) fn literal(template: &Template) -> String {
+/// Returns the text of a template without placeholders, such as the program's name.
+pub(super) fn literal(template: &ArgTemplate) -> String {
     let literals = template.0.iter().filter_map(|piece| match piece {
         Piece::Literal(text) => Some(&**text),
         Piece::Param(_) => None,
@@ -157,14 +164,14 @@ pub(super) fn literal(template: &Template) -> String {
     literals.collect()
 }
 
-fn command(argv: &[Template], values: &[Value<'_>]) -> Result<Vec<String>, Fault> {
+fn arguments(argv: &[ArgTemplate], values: &[Value<'_>]) -> Result<Vec<String>, Fault> {
     argv.iter().map(|template| argument(template, values)).collect()
 }
 
-/// One argument. What a caller gives never becomes an option unless its parameter may: where a value begins an argument, it
-/// must not begin with a dash. A `--` before it does not count, as wrappers (`env`, `sudo`, `sh -c`) keep it for themselves
-/// and some programs (`find`, `kill`) do not heed it.
-fn argument(template: &Template, values: &[Value<'_>]) -> Result<String, Fault> {
+/// Returns one argument. A value that begins an argument must not begin with a dash unless its parameter allows it, so
+/// that a caller cannot pass options. A preceding `--` makes no difference: wrappers (`env`, `sudo`, `sh -c`) consume it,
+/// and some programs (`find`, `kill`) ignore it.
+fn argument(template: &ArgTemplate, values: &[Value<'_>]) -> Result<String, Fault> {
     let mut argument = String::new();
     for piece in &template.0 {
         match piece {
@@ -173,7 +180,7 @@ fn argument(template: &Template, values: &[Value<'_>]) -> Result<String, Fault> 
                 let value = &values[*index];
                 let text = value.text();
                 if argument.is_empty() && text.starts_with('-') && !value.param.leading_dash {
-                    return Err(dash(value.param));
+                    return Err(leading_dash(value.param));
                 }
                 argument.push_str(text);
             }
@@ -182,12 +189,12 @@ fn argument(template: &Template, values: &[Value<'_>]) -> Result<String, Fault> 
     Ok(argument)
 }
 
-fn dash(param: &Param) -> Fault {
+fn leading_dash(param: &Param) -> Fault {
     let Param { name, kind, .. } = param;
     let kind = type_name(*kind);
     Fault::invalid_params(format!(
-        "parameter {name:?} must not begin with \"-\", which the program could take for an option (where it may, the \
-         function's configuration says so: {name} = {{ type = \"{kind}\", leading_dash = true }})"
+        "parameter {name:?} must not begin with \"-\", which the program could interpret as an option (to allow it, set \
+         in the function's params: {name} = {{ type = \"{kind}\", leading_dash = true }})"
     ))
 }
 
@@ -196,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whole_numbers_in_any_form() {
+    fn integers_in_any_notation() {
         for (json, expected) in [
             ("5", "5"),
             ("-5", "-5"),
@@ -213,10 +220,10 @@ mod tests {
             ("1200e-2", "12"),
             ("1e63", &format!("1{}", "0".repeat(63))),
         ] {
-            assert_eq!(whole(json).as_deref(), Some(expected), "{json}");
+            assert_eq!(integer(json).as_deref(), Some(expected), "{json}");
         }
         for json in ["5.5", "1e-1", "1.25e1", "0.1", "1e64", "1e400", "1e99999999999", "1e-99999999999"] {
-            assert_eq!(whole(json), None, "{json}");
+            assert_eq!(integer(json), None, "{json}");
         }
     }
 }

@@ -1,17 +1,20 @@
-//! `rpc.*`: what every node answers of itself.
+//! The functions that every node has: `rpc.*`.
 
 use serde::{Deserialize, Serialize};
 
-use super::Description;
-use super::access::Sight;
+use super::access::Visibility;
+use super::name::matches;
 use super::table::{Listed, Table};
+use super::{Description, ProviderKind};
+use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
 
-/// Bytes of the longest pattern of names that `rpc.list` takes.
-const LONGEST_PATTERN: usize = 256;
-/// What all names of this module begin with.
+/// The maximum length of a pattern for `rpc.list` in bytes.
+const MAX_PATTERN: usize = 256;
+/// The prefix of all built-in functions.
 pub(super) const PREFIX: &str = "rpc.";
 
+/// A built-in function.
 #[derive(Clone, Copy)]
 pub(super) enum Builtin {
     Echo,
@@ -40,29 +43,29 @@ impl Builtin {
 
     pub(super) fn describe(self) -> Description {
         let (description, params) = match self {
-            Self::Echo => ("gives its parameters back", vec![]),
-            Self::Info => ("tells the node's name, version, number of functions and uptime", vec![]),
+            Self::Echo => ("returns its parameters", vec![]),
+            Self::Info => ("returns the node's name, version, number of functions and uptime", vec![]),
             Self::List => (
-                "lists the functions; * in the pattern stands for any text",
+                "lists the functions; * in the pattern matches any text",
                 vec![("pattern".to_owned(), "string"), ("verbose".to_owned(), "boolean")],
             ),
-            Self::Ping => ("answers \"pong\"", vec![]),
-            Self::Stats => ("tells what the node has counted", vec![]),
+            Self::Ping => ("returns \"pong\"", vec![]),
+            Self::Stats => ("returns the node's counters", vec![]),
         };
         Description {
-            provider: "builtin",
-            kind: Some("1"),
+            provider: ProviderKind::Builtin,
+            kind: Some(Kind::One),
             params,
             target: None,
             description: Some(description.to_owned()),
         }
     }
 
-    /// Appends the answer.
+    /// Answers a call by appending the result to `out`.
     pub(super) fn answer(
         self,
         table: &Table,
-        sight: &Sight<'_>,
+        visibility: &Visibility<'_>,
         params: Option<&RawJson<'_>>,
         out: &mut Vec<u8>,
     ) -> Result<(), Fault> {
@@ -71,22 +74,22 @@ impl Builtin {
                 out.extend_from_slice(params.unwrap_or(&RawJson::NULL).get().as_bytes());
                 Ok(())
             }
-            Self::Info => info(table, sight, out),
-            Self::List => list(table, sight, params, out),
-            Self::Ping => put(out, &"pong"),
-            Self::Stats => stats(table, sight, out),
+            Self::Info => info(table, visibility, out),
+            Self::List => list(table, visibility, params, out),
+            Self::Ping => write_json(out, &"pong"),
+            Self::Stats => stats(table, visibility, out),
         }
     }
 }
 
-/// All functions: the table's, and those of every node.
+/// Returns all functions: the table's, then the built-in ones.
 fn listed(table: &Table) -> &[Listed] {
     let builtin = |builtin: Builtin| (builtin.name().to_owned(), builtin.describe());
     let functions = || table.list().chain(Builtin::ALL.into_iter().map(builtin));
-    table.listed.get_or_init(|| functions().map(|(name, description)| in_json(name, description)).collect())
+    table.listed.get_or_init(|| functions().map(|(name, description)| to_json(name, description)).collect())
 }
 
-fn in_json(name: String, description: Description) -> Listed {
+fn to_json(name: String, description: Description) -> Listed {
     #[derive(Serialize)]
     struct Function<'a> {
         name: &'a str,
@@ -97,16 +100,16 @@ fn in_json(name: String, description: Description) -> Listed {
         serde_json::to_string(&Function { name: &name, description }).unwrap_or_default()
     };
     let verbose = text(&description);
-    let discreet = text(&Description { target: None, ..description });
+    let redacted = text(&Description { target: None, ..description });
     let brief = serde_json::to_string(&name).unwrap_or_default();
-    Listed { brief, verbose, discreet, name }
+    Listed { brief, verbose, redacted, name }
 }
 
-fn put(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
+fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
     serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn info(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn info(table: &Table, visibility: &Visibility<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -117,53 +120,54 @@ fn info(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Fault
     let info = Info {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
-        functions: listed(table).iter().filter(|listed| sight.shows(&listed.name)).count(),
+        functions: listed(table).iter().filter(|listed| visibility.includes(&listed.name)).count(),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
     };
-    put(out, &info)
+    write_json(out, &info)
 }
 
 fn list(
     table: &Table,
-    sight: &Sight<'_>,
+    visibility: &Visibility<'_>,
     params: Option<&RawJson<'_>>,
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Params {
-        #[serde(default = "everything")]
+        #[serde(default = "any_name")]
         pattern: String,
         #[serde(default)]
         verbose: bool,
     }
-    fn everything() -> String {
+    fn any_name() -> String {
         "*".to_owned()
     }
 
     let Params { pattern, verbose } =
         serde_json::from_str(params.map_or("{}", RawJson::get)).map_err(|error| {
-            // What is wrong may be quoted in it, however long.
-            let error: String = error.to_string().chars().take(LONGEST_PATTERN).collect();
+            // The error may quote the parameters, which can be long.
+            let error: String = error.to_string().chars().take(MAX_PATTERN).collect();
             Fault::invalid_params(format!("rpc.list takes a pattern and verbose, both optional: {error}"))
         })?;
-    if pattern.len() > LONGEST_PATTERN {
-        let message = format!("a pattern of {} bytes; the limit is {LONGEST_PATTERN}", pattern.len());
+    if pattern.len() > MAX_PATTERN {
+        let message = format!("the pattern has {} bytes; the limit is {MAX_PATTERN}", pattern.len());
         return Err(Fault::invalid_params(message));
     }
-    let all = sight.shows_all();
+    let sees_all = visibility.includes_all();
     out.push(b'[');
     let start = out.len();
-    for listed in
-        listed(table).iter().filter(|Listed { name, .. }| matches(&pattern, name) && sight.shows(name))
+    for listed in listed(table)
+        .iter()
+        .filter(|Listed { name, .. }| matches(&pattern, name) && visibility.includes(name))
     {
         if out.len() > start {
             out.push(b',');
         }
-        let text = match (verbose, all) {
+        let text = match (verbose, sees_all) {
             (false, _) => &listed.brief,
             (true, true) => &listed.verbose,
-            (true, false) => &listed.discreet,
+            (true, false) => &listed.redacted,
         };
         out.extend_from_slice(text.as_bytes());
     }
@@ -171,7 +175,7 @@ fn list(
     Ok(())
 }
 
-fn stats(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn stats(table: &Table, visibility: &Visibility<'_>, out: &mut Vec<u8>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Stats<'a> {
         name: &'a str,
@@ -184,7 +188,7 @@ fn stats(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Faul
     #[derive(Serialize)]
     struct Function {
         name: String,
-        provider: &'static str,
+        provider: ProviderKind,
         #[serde(flatten)]
         stats: crate::metrics::FunctionStats,
     }
@@ -194,45 +198,10 @@ fn stats(table: &Table, sight: &Sight<'_>, out: &mut Vec<u8>) -> Result<(), Faul
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
         node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
         functions: table
-            .stats(sight)
+            .stats(visibility)
             .map(|(name, provider, stats)| Function { name, provider, stats })
             .collect(),
-        workers: table.workers(sight),
+        workers: table.workers(visibility),
     };
-    put(out, &stats)
-}
-
-/// Tells whether `name` is covered by `pattern`, in which `*` stands for any text, in a time that grows as both together.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn patterns() {
-        for (pattern, name, expected) in [
-            ("*", "disk.free", true),
-            ("disk.free", "disk.free", true),
-            ("disk", "disk.free", false),
-            ("disk.*", "disk.free", true),
-            ("*.free", "disk.free", true),
-            ("d*k*e", "disk.free", true),
-            ("d*z*e", "disk.free", false),
-            ("disk.free*free", "disk.free", false),
-            ("", "x", false),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
-    }
+    write_json(out, &stats)
 }

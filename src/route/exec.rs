@@ -1,4 +1,4 @@
-//! Programs as functions.
+//! The exec provider: runs a program for each call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,15 +11,16 @@ use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
 use super::arguments::{literal, prepare, type_name};
-use super::call::{Call, Reply, remaining};
-use super::program::{self, Cause, Finished, Program, ProgramError, Surroundings};
-use super::stop::Stopper;
-use super::{Description, Provider};
-use crate::config::{self, Output, Piece, Workers};
+use super::call::{Call, Responder, remaining};
+use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
+use super::shutdown::Shutdown;
+use super::{Description, Provider, ProviderKind};
+use crate::chan::Kind;
+use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, code};
 
-/// Runs a program for each call: a few at a time, some more wait, the rest is refused. It is the registry that
-/// counts them.
+/// Runs a program for each call. The registry enforces [`workers`](Provider::workers): how many run at once and how
+/// many more are queued.
 #[derive(Clone)]
 pub struct Exec {
     shared: Arc<Shared>,
@@ -27,29 +28,27 @@ pub struct Exec {
 
 struct Shared {
     executor: Arc<Executor<'static>>,
-    config: config::Exec,
-    surroundings: Arc<Surroundings>,
-    /// Calls that run.
-    present: AtomicUsize,
-    stopper: Stopper,
+    config: ExecConfig,
+    environment: Arc<Environment>,
+    /// The number of running calls.
+    running: AtomicUsize,
+    shutdown: Shutdown,
 }
 
 impl Exec {
-    /// Runs what `config` says, on threads beside `executor`.
-    pub fn new(executor: Arc<Executor<'static>>, config: config::Exec) -> Self {
-        let (present, stopper) = (AtomicUsize::new(0), Stopper::new());
+    /// Creates a provider that runs the program of `config` in tasks on `executor`.
+    pub fn new(executor: Arc<Executor<'static>>, config: ExecConfig) -> Self {
         let (set, inherit) = (config.env.clone(), config.inherit_env.clone());
-        let surroundings = Arc::new(Surroundings { set, inherit });
-        Self { shared: Arc::new(Shared { executor, config, surroundings, present, stopper }) }
+        let environment = Arc::new(Environment { set, inherit });
+        let (running, shutdown) = (AtomicUsize::new(0), Shutdown::new());
+        Self { shared: Arc::new(Shared { executor, config, environment, running, shutdown }) }
     }
-}
 
-impl Exec {
-    /// Says what keeps the program from running, as far as it shows without running it.
-    pub(super) fn missing(&self) -> Option<String> {
-        let Shared { config, surroundings, .. } = &*self.shared;
+    /// Returns why the program cannot run, as far as that can be determined without running it.
+    pub(super) fn preflight(&self) -> Option<String> {
+        let Shared { config, environment, .. } = &*self.shared;
         let name = config.argv.first().map(literal)?;
-        program::missing(&name, config.directory.as_deref(), surroundings)
+        program::preflight(&name, config.directory.as_deref(), environment)
     }
 }
 
@@ -61,12 +60,12 @@ impl fmt::Debug for Exec {
 
 impl Provider for Exec {
     fn call(&self, call: Call<'_>) {
-        let Call { params, deadline, reply, .. } = call;
+        let Call { params, deadline, responder, .. } = call;
         let (argv, stdin) = match prepare(&self.shared.config, params.as_ref()) {
             Ok(prepared) => prepared,
-            Err(fault) => return reply.send(Err(fault)),
+            Err(fault) => return responder.send(Err(fault)),
         };
-        let task = run(Present::new(&self.shared), argv, stdin, deadline, reply);
+        let task = run(RunGuard::new(&self.shared), argv, stdin, deadline, responder);
         self.shared.executor.spawn(task).detach();
     }
 
@@ -75,7 +74,7 @@ impl Provider for Exec {
     }
 
     fn workers(&self) -> Option<Workers> {
-        let &config::Exec { concurrency, queue, when_full, .. } = &self.shared.config;
+        let &ExecConfig { concurrency, queue, when_full, .. } = &self.shared.config;
         Some(Workers { queue, when_full, ..Workers::new(concurrency) })
     }
 
@@ -86,8 +85,8 @@ impl Provider for Exec {
     fn describe(&self) -> Description {
         let config = &self.shared.config;
         Description {
-            provider: "exec",
-            kind: Some("1"),
+            provider: ProviderKind::Exec,
+            kind: Some(Kind::One),
             params: config.params.iter().map(|param| (param.name.clone(), type_name(param.kind))).collect(),
             target: config.argv.first().map(literal),
             description: None,
@@ -97,33 +96,33 @@ impl Provider for Exec {
     fn stop(&self) -> Boxed<()> {
         let shared = self.shared.clone();
         Box::pin(async move {
-            shared.stopper.stop();
-            while shared.present.load(Ordering::Relaxed) > 0 {
-                shared.stopper.next_end().await;
+            shared.shutdown.begin();
+            while shared.running.load(Ordering::Relaxed) > 0 {
+                shared.shutdown.wait_ended().await;
             }
         })
     }
 }
 
-/// One of the calls that run.
-struct Present(Arc<Shared>);
+/// Counts a running call.
+struct RunGuard(Arc<Shared>);
 
-impl Present {
+impl RunGuard {
     fn new(shared: &Arc<Shared>) -> Self {
-        shared.present.fetch_add(1, Ordering::Relaxed);
+        shared.running.fetch_add(1, Ordering::Relaxed);
         Self(shared.clone())
     }
 }
 
-impl Drop for Present {
+impl Drop for RunGuard {
     fn drop(&mut self) {
-        self.0.present.fetch_sub(1, Ordering::Relaxed);
-        self.0.stopper.one_ended();
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.shutdown.notify_ended();
     }
 }
 
-async fn run(present: Present, argv: Vec<String>, stdin: Vec<u8>, deadline: Instant, reply: Reply) {
-    let shared = &*present.0;
+async fn run(guard: RunGuard, argv: Vec<String>, stdin: Vec<u8>, deadline: Instant, responder: Responder) {
+    let shared = &*guard.0;
     let answer = async {
         let config = &shared.config;
         let Some(time_left) = remaining(deadline) else {
@@ -133,44 +132,44 @@ async fn run(present: Present, argv: Vec<String>, stdin: Vec<u8>, deadline: Inst
         let name = argv.first().cloned().unwrap_or_default();
         let directory = config.directory.clone();
         let output_limit = config.output_limit;
-        let surroundings = shared.surroundings.clone();
-        let program = Program { argv, directory, surroundings, stdin, timeout, output_limit };
+        let environment = shared.environment.clone();
+        let program = Program { argv, directory, environment, stdin, timeout, output_limit };
         match program::run(program).await {
-            Ok(finished) => outcome(&name, finished, config.output),
+            Ok(output) => outcome(&name, output, config.output),
             Err(error) => Err(fault(&name, &error, timeout, config)),
         }
     };
-    let given_up = async {
-        reply.cancelled().await;
+    let cancelled = async {
+        responder.cancelled().await;
         Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
     };
     let stopped = async {
-        shared.stopper.signal().await;
+        shared.shutdown.signal().await;
         Err(Fault::new(code::CLOSED, "the node is stopping"))
     };
-    let outcome = answer.or(given_up).or(stopped).await;
-    drop(present);
-    reply.send(outcome);
+    let outcome = answer.or(cancelled).or(stopped).await;
+    drop(guard);
+    responder.send(outcome);
 }
 
-fn fault(name: &str, error: &ProgramError, timeout: Duration, config: &config::Exec) -> Fault {
+fn fault(name: &str, error: &ProgramError, timeout: Duration, config: &ExecConfig) -> Fault {
     match error {
-        ProgramError::NotStarted(reason) => {
+        ProgramError::NotStarted(start_error) => {
             let message = format!("{name}: {error}");
             let takes_params =
                 || config.argv.iter().flat_map(|word| &word.0).any(|piece| matches!(piece, Piece::Param(_)));
-            match reason.cause {
-                Cause::Busy => Fault::new(code::BUSY, message),
-                // What no parameter reaches is as long for every caller.
-                Cause::TooLong if takes_params() => Fault::invalid_params(message),
-                Cause::TooLong | Cause::Absent => Fault::not_sent(message),
+            match start_error.kind {
+                StartErrorKind::Busy => Fault::new(code::BUSY, message),
+                // Arguments without parameters have the same length for every caller.
+                StartErrorKind::TooLong if takes_params() => Fault::invalid_params(message),
+                StartErrorKind::TooLong | StartErrorKind::Absent => Fault::not_sent(message),
             }
         }
         ProgramError::TimedOut { stderr } => {
-            let message = format!("{name} did not end within {timeout:?} and was killed");
+            let message = format!("{name} did not exit within {timeout:?} and was killed");
             Fault::new(code::DEADLINE, message).with_data(&failure(None, None, stderr))
         }
-        ProgramError::TooMuchOutput { .. } => Fault::new(code::REPLY_TOO_LARGE, format!("{name}: {error}")),
+        ProgramError::OutputLimit { .. } => Fault::new(code::REPLY_TOO_LARGE, format!("{name}: {error}")),
         ProgramError::Lost(_) => Fault::lost(format!("{name}: {error}")),
     }
 }
@@ -186,38 +185,41 @@ fn failure(exit: Option<i32>, signal: Option<i32>, stderr: &[u8]) -> Failure {
     Failure { exit, signal, stderr: String::from_utf8_lossy(stderr).trim_end().to_owned() }
 }
 
-fn outcome(name: &str, finished: Finished, output: Output) -> Outcome {
-    let Finished { exit, signal, stdout, stderr } = finished;
+fn outcome(name: &str, output: ProgramOutput, format: OutputFormat) -> Outcome {
+    let ProgramOutput { exit, signal, stdout, stderr } = output;
     let fail = |what: String| {
         Err(Fault::new(code::PROGRAM_FAILED, format!("{name} {what}"))
             .with_data(&failure(exit, signal, &stderr)))
     };
     match (exit, signal) {
         (Some(0), _) => {}
-        (Some(exit), _) => return fail(format!("ended with exit code {exit}")),
-        (None, Some(signal)) => return fail(format!("was ended by signal {signal}")),
-        (None, None) => return fail("ended in an unknown way".into()),
+        (Some(exit), _) => return fail(format!("exited with code {exit}")),
+        (None, Some(signal)) => return fail(format!("was killed by signal {signal}")),
+        (None, None) => return fail("ended with an unknown status".into()),
     }
-    if output == Output::Base64 {
+    if format == OutputFormat::Base64 {
         let text = BASE64.encode(&stdout);
-        return RawJson::of(&text).or_else(|error| fail(format!("gave no text: {error}")));
+        return RawJson::of(&text)
+            .or_else(|error| fail(format!("printed text that has no JSON form: {error}")));
     }
     let text = match str::from_utf8(&stdout) {
         Ok(text) => text,
         Err(error) => {
             let at = error.valid_up_to();
             return fail(format!(
-                "printed what is not UTF-8 (at byte {at}); output = \"base64\" passes any bytes on"
+                "printed invalid UTF-8 (at byte {at}); output = \"base64\" accepts any bytes"
             ));
         }
     };
-    match output {
-        Output::Text | Output::Base64 => RawJson::of(text.trim_end_matches(['\n', '\r']))
-            .or_else(|error| fail(format!("gave no text: {error}"))),
-        // Programs of Windows like to begin with a byte order mark.
-        Output::Json => match serde_json::from_str::<Box<RawValue>>(text.trim_start_matches('\u{feff}')) {
-            Ok(json) => Ok(json.into()),
-            Err(error) => fail(format!("did not print JSON (output = \"json\"): {error}")),
-        },
+    match format {
+        OutputFormat::Text | OutputFormat::Base64 => RawJson::of(text.trim_end_matches(['\n', '\r']))
+            .or_else(|error| fail(format!("printed text that has no JSON form: {error}"))),
+        // Windows programs often print a byte order mark first.
+        OutputFormat::Json => {
+            match serde_json::from_str::<Box<RawValue>>(text.trim_start_matches('\u{feff}')) {
+                Ok(json) => Ok(json.into()),
+                Err(error) => fail(format!("did not print JSON (output = \"json\"): {error}")),
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Functions of another node.
+//! The forward provider: functions of another node.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use smol::Executor;
 use smol::future::FutureExt;
 
 use super::call::Call;
-use super::{Description, Provider};
+use super::{Description, Provider, ProviderKind};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::remote::{Remote, RemoteError};
 
-/// Passes calls on to another node, under the name they came with.
+/// Forwards calls to another node, under the same name.
 #[derive(Clone, Debug)]
 pub struct Forward {
     executor: Arc<Executor<'static>>,
@@ -23,8 +23,8 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Passes calls on through `remote`, in the name of `node`, unless that would be more than `max_hops`
-    /// times for one call. They end within `timeout` if that is before their own deadline.
+    /// Creates a provider that forwards calls through `remote` on behalf of `node`, at most `max_hops` times for one
+    /// call. A call ends after `timeout` or at its own deadline, whichever is earlier.
     pub fn new(
         executor: Arc<Executor<'static>>,
         remote: Arc<Remote>,
@@ -35,7 +35,7 @@ impl Forward {
         Self { executor, remote, node, max_hops, timeout }
     }
 
-    async fn pass_on(
+    async fn forward(
         &self,
         method: &str,
         params: Option<RawJson<'_>>,
@@ -60,27 +60,26 @@ impl Forward {
 
 impl Provider for Forward {
     fn call(&self, call: Call<'_>) {
-        let Call { method, params, deadline, hops, reply } = call;
+        let Call { method, params, deadline, hops, responder } = call;
         let hops = hops + 1;
         let deadline = self.timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
         if hops > self.max_hops {
-            let message = format!("the call was passed on {} times already (limits.hops)", self.max_hops);
-            return reply.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
+            let message = format!("the call was forwarded {} times already (limits.hops)", self.max_hops);
+            return responder.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }
         let (this, method, params) = (self.clone(), method.to_owned(), params.map(RawJson::into_owned));
         let task = async move {
-            if !reply.is_wanted() {
+            if !responder.expects_reply() {
                 let sent = this.remote.pass_on_go(&method, params, deadline, hops).await;
-                return reply.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
+                return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
             }
-            let answer = async { Some(this.pass_on(&method, params, deadline, hops).await) };
+            let answer = async { this.forward(&method, params, deadline, hops).await };
             let cancelled = async {
-                reply.cancelled().await;
-                None
+                responder.cancelled().await;
+                Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
             };
             let outcome = answer.or(cancelled).await;
-            reply
-                .send(outcome.unwrap_or_else(|| Err(Fault::new(code::CANCELLED, "cancelled by the caller"))));
+            responder.send(outcome);
         };
         self.executor.spawn(task).detach();
     }
@@ -91,7 +90,7 @@ impl Provider for Forward {
 
     fn describe(&self) -> Description {
         Description {
-            provider: "forward",
+            provider: ProviderKind::Forward,
             target: Some(self.remote.address().to_owned()),
             ..Description::default()
         }

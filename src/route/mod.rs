@@ -1,32 +1,36 @@
-//! Names → providers: who answers a call.
+//! Name → provider: finds the provider that answers a call, after access rules and admission.
 
 mod access;
 mod admission;
 mod arguments;
-mod audit;
+mod builder;
 mod builtin;
 mod call;
-mod configured;
+mod description;
 mod exec;
 mod forward;
-mod guesses;
+mod from_config;
+mod name;
 mod native;
 mod program;
 mod registry;
-mod stop;
+mod reply_queue;
+mod shutdown;
 mod table;
 
-pub(crate) use access::PEER;
-pub use access::{Access, Decision, Pass, Reason, Sight, token_hash};
-pub(crate) use audit::PeerName;
-pub use call::{Ask, Asker, Call, Inbox, Reply, Token};
-pub use configured::{ProvidersError, providers};
+pub use access::{Access, Decision, DenialReason, Grants, Visibility, token_hash};
+pub(crate) use access::{PEER, PeerName};
+pub use builder::{RegistryBuilder, RegistryError};
+pub use call::{Call, CallRef, Responder};
+pub use description::{Description, ProviderKind};
 pub use exec::Exec;
 pub use forward::Forward;
+pub use from_config::{ProviderConfigError, registry_from_config};
 pub use native::{Json, Native, Wire};
-pub use program::keep_from_programs;
-pub use registry::{Builder, Registry, RegistryError};
-pub(crate) use stop::{Stop, Stopper};
+pub use program::set_inherited_cloexec;
+pub use registry::Registry;
+pub use reply_queue::{CallId, ReplyQueue};
+pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 
 use std::time::Duration;
 
@@ -35,63 +39,48 @@ use smol::future::Boxed;
 use crate::config::Workers;
 use crate::message::{Fault, RawJson};
 
-/// Answers the calls of one name, or of one family of names.
+/// Answers the calls of one function, or of one family of functions.
 pub trait Provider: Send + Sync + 'static {
-    /// Takes a call. Returns soon: what takes time is done elsewhere, and answered through `call.reply`.
+    /// Starts a call. Must return soon: longer work runs elsewhere and answers through `call.responder`.
     fn call(&self, call: Call<'_>);
 
-    /// Answers without waiting, if it can, by appending the result as JSON to `out`. Otherwise it does nothing, and
-    /// [`call`](Self::call) gets the call; what was appended by then is dropped. By default it never can.
-    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        let _ = (ask, out);
+    /// Answers a call immediately, if that is possible without waiting, by appending the result as JSON to `out`.
+    ///
+    /// Returns `None` if it is not; the call then goes to [`call`](Self::call), and the caller discards what was
+    /// appended. The default implementation returns `None`.
+    fn try_call(&self, call: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        let _ = (call, out);
         None
     }
 
-    /// Tells what is wrong with the parameters of a call that would have to wait, so that it is told at once. By
-    /// default nothing is known before the call is taken.
+    /// Validates the parameters of a call before it is queued for a worker, so that the caller learns of a mistake
+    /// immediately. The default implementation accepts everything.
     ///
     /// # Errors
-    /// The fault that the caller gets.
+    /// The fault that the caller receives.
     fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
         let _ = params;
         Ok(())
     }
 
-    /// Says how many calls it takes at once, unless the [`Builder`] is told otherwise. By default as many as come.
+    /// Returns the limit on concurrent calls. [`RegistryBuilder::function_workers`] overrides it. Unlimited by
+    /// default.
     fn workers(&self) -> Option<Workers> {
         None
     }
 
-    /// Says how long a call may take, if that is configured for this function. A caller may ask for more time than
-    /// `limits.deadline`, but not for more than this.
+    /// Returns the timeout configured for this function, if any. It replaces `limits.deadline` as the longest time
+    /// that a caller may ask for.
     fn timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// Says what it is, for `rpc.list`.
+    /// Describes the function for `rpc.list`.
     fn describe(&self) -> Description;
 
-    /// Ends what is still running; nobody waits for it any more. By default nothing is.
+    /// Aborts the calls that are still running, and completes once they have ended. By default there is nothing to
+    /// abort.
     fn stop(&self) -> Boxed<()> {
         Box::pin(std::future::ready(()))
     }
-}
-
-/// What `rpc.list` tells of a function beside its name.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-pub struct Description {
-    /// What sort of provider answers: `native`, `exec`, `forward` or `builtin`.
-    pub provider: &'static str,
-    /// How many results it gives, where that is known: `"0"`, `"1"` or `"n"`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<&'static str>,
-    /// The parameters as `[name, type]`, where they are declared.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub params: Vec<(String, &'static str)>,
-    /// Which node or program it is passed to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<String>,
-    /// A sentence for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
 }

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use smol::Executor;
 
-use super::call::{Ask, Call, Reply};
-use super::registry::{Builder, RegistryError};
-use super::{Description, Provider};
+use super::builder::{RegistryBuilder, RegistryError};
+use super::call::{Call, CallRef, Responder as CallResponder};
+use super::{Description, Provider, ProviderKind};
 use crate::chan::{
     CallError, Client, FunctionId, Functions, Kind, Many, Names, One, RegisterError, Responder, Results,
     Running, Server, Settings, Sink, Zero,
@@ -53,7 +53,7 @@ enum To<'a> {
     /// To a buffer, if the function can run at once.
     Prompt(&'a mut Vec<u8>),
     /// To a caller who waits.
-    Later(Reply),
+    Later(CallResponder),
 }
 
 impl<S: 'static> Native<S> {
@@ -206,7 +206,7 @@ impl<S: 'static> Native<S> {
         self,
         state: S,
         settings: Settings,
-        registry: &mut Builder,
+        registry: &mut RegistryBuilder,
     ) -> Result<Server<S>, RegistryError> {
         let server = Server::with_settings(state, self.functions, settings);
         provide(self.wires, &server.client(), registry)?;
@@ -222,7 +222,7 @@ impl<S: 'static> Native<S> {
         self,
         executor: &Arc<Executor<'static>>,
         settings: sched::Settings,
-        registry: &mut Builder,
+        registry: &mut RegistryBuilder,
         state: impl FnOnce(&Handle<S>) -> S,
     ) -> Result<Scheduler<S>, RegistryError> {
         let scheduler = Scheduler::with_settings(executor, self.functions, settings, state);
@@ -261,7 +261,11 @@ impl<S: 'static> Native<S> {
 }
 
 /// Has `registry` reach functions under their names.
-fn provide(wires: Vec<Function>, client: &Client, registry: &mut Builder) -> Result<(), RegistryError> {
+fn provide(
+    wires: Vec<Function>,
+    client: &Client,
+    registry: &mut RegistryBuilder,
+) -> Result<(), RegistryError> {
     for Function { id, kind, caller } in wires {
         let FunctionId::Text(name) = id.clone() else { continue };
         let provider = NativeProvider { client: client.clone(), id, kind, caller };
@@ -295,7 +299,7 @@ impl To<'_> {
 }
 
 /// Takes a function's result to the caller.
-struct NativeReply(Reply);
+struct NativeReply(CallResponder);
 
 impl<R: Wire> Sink<R> for NativeReply {
     fn answer(self: Box<Self>, result: Result<R, CallError>) {
@@ -323,21 +327,21 @@ struct NativeProvider {
 
 impl Provider for NativeProvider {
     fn call(&self, call: Call<'_>) {
-        (self.caller)(&self.client, &self.id, call.params.as_ref(), To::Later(call.reply));
+        (self.caller)(&self.client, &self.id, call.params.as_ref(), To::Later(call.responder));
     }
 
-    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
         (self.caller)(&self.client, &self.id, ask.params.as_ref(), To::Prompt(out))
     }
 
     fn describe(&self) -> Description {
-        let kind = match self.kind {
-            Kind::Zero => "0",
-            Kind::One => "1",
-            Kind::Many => "n",
-        };
         let target = Some(self.client.server_name().to_owned());
-        Description { provider: "native", kind: Some(kind), target, ..Description::default() }
+        Description {
+            provider: ProviderKind::Native,
+            kind: Some(self.kind),
+            target,
+            ..Description::default()
+        }
     }
 }
 

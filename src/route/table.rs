@@ -1,46 +1,47 @@
-//! What answers which name, and how often it did.
+//! The functions of a node by name, with their providers and counters.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use super::access::Sight;
+use super::access::Visibility;
 use super::admission::Admission;
-use super::{Description, Provider};
+use super::{Description, Provider, ProviderKind};
 use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics, WorkerStats};
 
-/// Providers by name, without those that every node has.
+/// Providers by function name, without the built-in functions.
 pub(super) struct Table {
     pub(super) name: Arc<str>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admission: Arc<Admission>,
     exact: BTreeMap<String, Entry>,
-    /// `family.` → what answers `family.*`.
+    /// The prefix `family.` → the entry of `family.*`.
     families: BTreeMap<String, Entry>,
-    /// What `rpc.list` says, in pieces, since it is asked often and does not change.
+    /// The elements of the reply to `rpc.list`, which is requested often and does not change.
     pub(super) listed: OnceLock<Vec<Listed>>,
 }
 
 /// One function in `rpc.list`, as JSON.
 pub(super) struct Listed {
     pub(super) name: String,
+    /// The name alone.
     pub(super) brief: String,
-    /// All that is told of it.
+    /// The whole description.
     pub(super) verbose: String,
-    /// The same without what is only for those who may call everything.
-    pub(super) discreet: String,
+    /// The description without what is reserved for callers that may call every function.
+    pub(super) redacted: String,
 }
 
-/// What answers one name or family.
+/// One function or family.
 pub(super) struct Entry {
     pub(super) provider: Arc<dyn Provider>,
     pub(super) metrics: Arc<FunctionMetrics>,
-    /// Its number in the admission, if its calls pass any gate.
-    pub(super) lane: Option<usize>,
+    /// The index of its queue in the admission, if any limit applies to its calls.
+    pub(super) queue: Option<usize>,
     description: Option<String>,
 }
 
-/// A name, or a family, is in the table already.
-pub(super) struct Taken;
+/// The function or family is already in the table.
+pub(super) struct Duplicate;
 
 impl Table {
     pub(super) fn new(name: Arc<str>) -> Self {
@@ -49,22 +50,22 @@ impl Table {
         Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families, listed }
     }
 
-    /// Enters what answers a name, or with a `name` that ends in a dot a family.
+    /// Adds the provider of a function, or of a family if `name` ends in a dot.
     pub(super) fn insert(
         &mut self,
         name: &str,
         description: Option<String>,
         provider: Arc<dyn Provider>,
-    ) -> Result<(), Taken> {
+    ) -> Result<(), Duplicate> {
         let table = if name.ends_with('.') { &mut self.families } else { &mut self.exact };
         if table.contains_key(name) {
-            return Err(Taken);
+            return Err(Duplicate);
         }
-        table.insert(name.to_owned(), Entry { provider, metrics: Arc::default(), lane: None, description });
+        table.insert(name.to_owned(), Entry { provider, metrics: Arc::default(), queue: None, description });
         Ok(())
     }
 
-    /// Returns all names, with what is told of them.
+    /// Returns all functions with their descriptions.
     pub(super) fn list(&self) -> impl Iterator<Item = (String, Description)> {
         self.entries().map(|(name, entry)| {
             let mut description = entry.provider.describe();
@@ -73,35 +74,35 @@ impl Table {
         })
     }
 
-    /// Returns the numbers of all functions that are seen: name, provider, numbers.
+    /// Returns the counters of all visible functions.
     pub(super) fn stats(
         &self,
-        sight: &Sight<'_>,
-    ) -> impl Iterator<Item = (String, &'static str, FunctionStats)> {
-        let seen = self.entries().filter(|(name, _)| sight.shows(name));
-        seen.map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
+        visibility: &Visibility<'_>,
+    ) -> impl Iterator<Item = (String, ProviderKind, FunctionStats)> {
+        let visible = self.entries().filter(|(name, _)| visibility.includes(name));
+        visible.map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
     }
 
-    /// Returns the numbers of all gates, the node's first, but not those of functions that are not seen.
-    pub(super) fn workers(&self, sight: &Sight<'_>) -> Vec<WorkerStats> {
+    /// Returns the counters of all admission limits, the node's first, except those of invisible functions.
+    pub(super) fn workers(&self, visibility: &Visibility<'_>) -> Vec<WorkerStats> {
         let mut workers = self.admission.stats();
-        workers.retain(|workers| workers.function.as_ref().is_none_or(|name| sight.shows(name)));
+        workers.retain(|workers| workers.function.as_ref().is_none_or(|name| visibility.includes(name)));
         workers
     }
 
-    /// Returns how many calls are not answered yet, notifications included.
+    /// Returns the number of unanswered calls, notifications included.
     pub(super) fn in_flight(&self) -> u64 {
         self.entries().map(|(_, entry)| entry.metrics.in_flight()).sum()
     }
 
-    /// Returns everything that is counted, in Prometheus's text format.
-    pub(super) fn prometheus(&self, sight: &Sight<'_>) -> String {
+    /// Returns all counters in the Prometheus text format.
+    pub(super) fn prometheus(&self, visibility: &Visibility<'_>) -> String {
         let mut out = String::new();
         self.metrics.write_prometheus(&mut out);
-        let stats: Vec<_> = self.stats(sight).collect();
-        let stats = stats.iter().map(|(name, provider, stats)| (name.as_str(), *provider, stats.clone()));
+        let stats: Vec<_> = self.stats(visibility).collect();
+        let stats = stats.iter().map(|(name, kind, stats)| (name.as_str(), kind.as_str(), stats.clone()));
         metrics::write_functions(&mut out, &stats);
-        metrics::write_workers(&mut out, &self.workers(sight));
+        metrics::write_workers(&mut out, &self.workers(visibility));
         out
     }
 
@@ -115,11 +116,11 @@ impl Table {
         self.exact.iter_mut().map(|(name, entry)| (name.clone(), entry)).chain(families)
     }
 
-    /// The exact name if it is there, else its longest family.
+    /// Returns the function of that name, or else the family with the longest matching prefix.
     pub(super) fn find(&self, name: &str) -> Option<&Entry> {
         self.exact.get(name).or_else(|| {
-            let dots = name.rmatch_indices('.').map(|(at, _)| &name[..=at]);
-            dots.into_iter().find_map(|prefix| self.families.get(prefix))
+            let prefixes = name.rmatch_indices('.').map(|(at, _)| &name[..=at]);
+            prefixes.into_iter().find_map(|prefix| self.families.get(prefix))
         })
     }
 }

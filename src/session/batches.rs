@@ -2,13 +2,13 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::route::Token;
+use crate::route::CallId;
 
 /// The batches of one connection that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
-    next: Token,
-    open: FxHashMap<Token, Batch>,
+    next: CallId,
+    open: FxHashMap<CallId, Batch>,
     /// Of all replies that are kept.
     bytes: usize,
 }
@@ -22,19 +22,19 @@ struct Batch {
 
 impl Batches {
     /// Begins a batch. It counts as a part of its own until all its messages are looked at.
-    pub(super) fn open(&mut self) -> Token {
+    pub(super) fn open(&mut self) -> CallId {
         self.next += 1;
         self.open.insert(self.next, Batch { missing: 1, replies: Vec::new() });
         self.next
     }
 
     /// Says that a batch has one more part that will be answered.
-    pub(super) fn expect(&mut self, batch: Token) {
+    pub(super) fn expect(&mut self, batch: CallId) {
         self.open.entry(batch).and_modify(|batch| batch.missing += 1);
     }
 
     /// Keeps one reply, which `write` appends.
-    pub(super) fn reply(&mut self, batch: Token, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn reply(&mut self, batch: CallId, write: impl FnOnce(&mut Vec<u8>)) {
         if let Some(Batch { replies, .. }) = self.open.get_mut(&batch) {
             let before = replies.len();
             replies.push(if replies.is_empty() { b'[' } else { b',' });
@@ -44,7 +44,7 @@ impl Batches {
     }
 
     /// One part is dealt with; after the last, returns the replies as one array if there are any.
-    pub(super) fn part_done(&mut self, batch: Token) -> Option<Vec<u8>> {
+    pub(super) fn part_done(&mut self, batch: CallId) -> Option<Vec<u8>> {
         let open = self.open.get_mut(&batch)?;
         open.missing -= 1;
         if open.missing > 0 {

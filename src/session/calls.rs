@@ -10,13 +10,13 @@ use rustc_hash::FxHashMap;
 use super::{READ_AHEAD, Session};
 use crate::config::Limits;
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
-use crate::route::{Ask, Call, Inbox, Pass, Reply, Token};
+use crate::route::{Call, CallId, CallRef, Grants, ReplyQueue, Responder};
 
 /// Requests that are not answered yet.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
-    next_token: Token,
-    begun: FxHashMap<Token, InFlight>,
+    next_token: CallId,
+    begun: FxHashMap<CallId, InFlight>,
     /// Requests that wait for a place in flight.
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -25,18 +25,18 @@ pub(super) struct Calls {
     /// No deadline is earlier.
     earliest: Option<Instant>,
     /// There with the first call that is not answered at once.
-    inbox: Option<Arc<Inbox>>,
+    inbox: Option<Arc<ReplyQueue>>,
     /// What the access log, if there is one, is to be told of those that have begun.
-    logged: FxHashMap<Token, (String, Instant)>,
+    logged: FxHashMap<CallId, (String, Instant)>,
     /// Answers that came while output had no room for them.
-    answers: VecDeque<(Token, Outcome)>,
+    answers: VecDeque<(CallId, Outcome)>,
 }
 
 #[derive(Debug)]
 struct InFlight {
     /// `None` in a notification.
     id: Option<Id<'static>>,
-    batch: Option<Token>,
+    batch: Option<CallId>,
     deadline: Instant,
     /// Of its parameters.
     bytes: usize,
@@ -45,7 +45,7 @@ struct InFlight {
 /// A request, kept until there is a place in flight for it.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    batch: Option<Token>,
+    batch: Option<CallId>,
     id: Option<Id<'static>>,
     method: String,
     params: Option<RawJson<'static>>,
@@ -82,25 +82,25 @@ impl Calls {
     }
 
     /// Takes the next answer, or has the task woken when there is one.
-    pub(super) fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<(Token, Outcome)> {
+    pub(super) fn poll_answer(&mut self, cx: &Context<'_>) -> Poll<(CallId, Outcome)> {
         loop {
             if let Some(answer) = self.answers.pop_front() {
                 return Poll::Ready(answer);
             }
             let inbox = self.inbox.as_ref().filter(|_| !self.begun.is_empty());
-            if inbox.is_none_or(|inbox| inbox.poll_answers(cx, &mut self.answers).is_pending()) {
+            if inbox.is_none_or(|inbox| inbox.poll_replies(cx, &mut self.answers).is_pending()) {
                 return Poll::Pending;
             }
         }
     }
 
     /// The calls whose deadline has passed.
-    pub(super) fn late(&self, now: Instant) -> Vec<Token> {
+    pub(super) fn late(&self, now: Instant) -> Vec<CallId> {
         self.begun.iter().filter(|(_, call)| call.deadline <= now).map(|(token, _)| *token).collect()
     }
 
     /// The calls that have begun.
-    pub(super) fn begun(&self) -> Vec<Token> {
+    pub(super) fn begun(&self) -> Vec<CallId> {
         self.begun.keys().copied().collect()
     }
 
@@ -118,7 +118,7 @@ impl Calls {
     /// Returns `true` if the first request that waits is a token that must wait longer. `delay` says how long one waits that
     /// has just become the first.
     fn is_held(&mut self, now: Instant, delay: impl FnOnce() -> Option<Duration>) -> bool {
-        let Some(first) = self.waiting.front_mut().filter(|first| first.method == Pass::AUTH) else {
+        let Some(first) = self.waiting.front_mut().filter(|first| first.method == Grants::AUTH) else {
             return false;
         };
         if first.held.is_none() {
@@ -148,12 +148,18 @@ impl Calls {
         self.waiting.push_back(waiting);
     }
 
-    fn begin(&mut self, id: Option<Id<'_>>, batch: Option<Token>, deadline: Instant, bytes: usize) -> Reply {
+    fn begin(
+        &mut self,
+        id: Option<Id<'_>>,
+        batch: Option<CallId>,
+        deadline: Instant,
+        bytes: usize,
+    ) -> Responder {
         self.due(deadline);
         self.begun_bytes += bytes;
         self.next_token += 1;
         let inbox = self.inbox.get_or_insert_default();
-        let reply = Reply::new(inbox, self.next_token, id.is_none());
+        let reply = Responder::new(inbox, self.next_token, id.is_none());
         self.begun.insert(self.next_token, InFlight { id: id.map(Id::into_owned), batch, deadline, bytes });
         reply
     }
@@ -172,14 +178,14 @@ impl Calls {
         self.waiting.is_empty() && self.begun.is_empty()
     }
 
-    fn take_logged(&mut self, token: Token) -> Option<(String, Instant)> {
+    fn take_logged(&mut self, token: CallId) -> Option<(String, Instant)> {
         if self.logged.is_empty() { None } else { self.logged.remove(&token) }
     }
 
     /// Tells the access log of the calls that nobody waits for any more, since the peer is gone.
-    pub(super) fn log_given_up(&mut self, pass: &Pass, now: Instant) {
+    pub(super) fn log_given_up(&mut self, pass: &Grants, now: Instant) {
         for (_, (method, since)) in self.logged.drain() {
-            pass.log_given_up(&method, now.saturating_duration_since(since));
+            pass.log_abandoned(&method, now.saturating_duration_since(since));
         }
     }
 
@@ -198,28 +204,28 @@ impl Calls {
         self.waiting.shrink_to_fit();
         self.answers.shrink_to_fit();
         if let Some(inbox) = &self.inbox {
-            inbox.rest();
+            inbox.shrink();
         }
     }
 }
 
 impl Session {
     /// Begins a request, or keeps it until there is a place for it and all before it have begun.
-    pub(super) fn take(&mut self, request: Request<'_>, batch: Option<Token>, now: Instant) {
+    pub(super) fn take(&mut self, request: Request<'_>, batch: Option<CallId>, now: Instant) {
         let Request { mut id, method, params, meta } = request;
-        if self.codec.sends_results_only() && self.registry.gives_nothing(&method) {
+        if self.codec.sends_results_only() && self.registry.has_no_result(&method) {
             id = None;
         }
         let deadline = now + self.time_for(&method, meta.deadline);
         self.metrics().calls.add();
-        if method == Pass::AUTH {
-            let is_next = self.calls.waiting.front().is_none_or(|first| first.method != Pass::AUTH);
+        if method == Grants::AUTH {
+            let is_next = self.calls.waiting.front().is_none_or(|first| first.method != Grants::AUTH);
             if is_next && self.pass.token_delay().is_none() {
                 return self.authorize(id.as_ref(), batch, params.as_ref());
             }
             self.metrics().tokens_delayed.add();
         } else if self.calls.waiting.is_empty() && self.calls.has_place(&self.limits) && self.has_time() {
-            let ask = Ask { method: &method, params, hops: meta.hops };
+            let ask = CallRef { method: &method, params, hops: meta.hops };
             return self.begin(id, batch, ask, deadline, now);
         }
         self.calls.wait(Waiting {
@@ -247,12 +253,12 @@ impl Session {
     }
 
     /// Takes a token before any call that comes after it begins.
-    fn authorize(&mut self, id: Option<&Id<'_>>, batch: Option<Token>, params: Option<&RawJson<'_>>) {
-        let taken = self.pass.authorize(params);
+    fn authorize(&mut self, id: Option<&Id<'_>>, batch: Option<CallId>, params: Option<&RawJson<'_>>) {
+        let taken = self.pass.handle_auth(params);
         if taken.as_ref().is_err_and(|fault| fault.code == code::DENIED) {
             self.metrics().bad_tokens.add();
         }
-        self.pass.log_call(Pass::AUTH, taken.as_ref().err(), Duration::ZERO);
+        self.pass.log_call(Grants::AUTH, taken.as_ref().err(), Duration::ZERO);
         self.tell_if_asked(batch, id, taken.as_ref().map(|taken| if *taken { "true" } else { "false" }));
     }
 
@@ -272,10 +278,10 @@ impl Session {
             }
             let Some(waiting) = self.calls.take_waiting() else { break };
             let Waiting { batch, id, method, params, deadline, hops, since, .. } = waiting;
-            if method == Pass::AUTH {
+            if method == Grants::AUTH {
                 self.authorize(id.as_ref(), batch, params.as_ref());
             } else {
-                self.begin(id, batch, Ask { method: &method, params, hops }, deadline, since);
+                self.begin(id, batch, CallRef { method: &method, params, hops }, deadline, since);
             }
         }
     }
@@ -284,8 +290,8 @@ impl Session {
     fn begin(
         &mut self,
         id: Option<Id<'_>>,
-        batch: Option<Token>,
-        ask: Ask<'_>,
+        batch: Option<CallId>,
+        ask: CallRef<'_>,
         deadline: Instant,
         since: Instant,
     ) {
@@ -299,20 +305,20 @@ impl Session {
             id => self.answer_apart(batch, id.as_ref(), &ask),
         };
         if !answered {
-            let Ask { method, params, hops } = ask;
+            let CallRef { method, params, hops } = ask;
             let bytes = params.as_ref().map_or(0, |params| params.get().len());
             let reply = self.calls.begin(id, batch, deadline, bytes);
             if self.pass.is_logged() {
                 self.calls.logged.insert(self.calls.next_token, (method.to_owned(), since));
             }
             self.metrics().in_flight.add();
-            self.registry.call(Call { method, params, deadline, hops, reply });
+            self.registry.call(Call { method, params, deadline, hops, responder: reply });
         }
     }
 
     /// Answers a request at once, with the result written straight to where it goes out. `false` if its function has no
     /// answer at once.
-    fn answer_in_place(&mut self, id: &Id<'_>, ask: &Ask<'_>) -> bool {
+    fn answer_in_place(&mut self, id: &Id<'_>, ask: &CallRef<'_>) -> bool {
         let began = self.clock;
         let Self { codec, registry, pass, clock, output, limits, .. } = self;
         let (limit, metrics) = (limits.message, registry.metrics());
@@ -321,7 +327,7 @@ impl Session {
             let answered = codec.frame(out, |out| {
                 let answered = codec.encode_result(out, id, |out| {
                     let start = out.len();
-                    registry.prompt(ask, pass, out, clock).ok_or(None)??;
+                    registry.try_call(ask, pass, out, clock).ok_or(None)??;
                     let result = text(&out[start..])?;
                     super::excess(Ok(result), limit)
                         .map_or(Ok(()), |size| Err(Some(super::too_large(size, limit, metrics))))
@@ -347,9 +353,9 @@ impl Session {
     }
 
     /// The same for an answer that takes another form on its way, or waits for others, or is none.
-    fn answer_apart(&mut self, batch: Option<Token>, id: Option<&Id<'_>>, ask: &Ask<'_>) -> bool {
+    fn answer_apart(&mut self, batch: Option<CallId>, id: Option<&Id<'_>>, ask: &CallRef<'_>) -> bool {
         let (mut result, began) = (std::mem::take(&mut self.result), self.clock);
-        let answer = self.registry.prompt(ask, &self.pass, &mut result, &mut self.clock);
+        let answer = self.registry.try_call(ask, &self.pass, &mut result, &mut self.clock);
         let answered = answer.is_some();
         if let Some(answer) = answer {
             let answer = answer.and_then(|()| text(&result));
@@ -387,7 +393,7 @@ impl Session {
     }
 
     /// Ends a call that its provider has not answered, or whose answer has not had room.
-    pub(super) fn give_up(&mut self, token: Token, fault: &Fault) {
+    pub(super) fn give_up(&mut self, token: CallId, fault: &Fault) {
         match self.calls.answers.iter().position(|(answered, _)| *answered == token) {
             Some(at) => drop(self.calls.answers.remove(at)),
             None => self.calls.inbox.iter().for_each(|inbox| inbox.cancel(token)),
@@ -396,7 +402,7 @@ impl Session {
     }
 
     /// Answers a call that has begun.
-    pub(super) fn finish(&mut self, token: Token, outcome: &Outcome) {
+    pub(super) fn finish(&mut self, token: CallId, outcome: &Outcome) {
         // It is not there if it was given up meanwhile.
         let Some(InFlight { id, batch, bytes, .. }) = self.calls.begun.remove(&token) else { return };
         self.calls.begun_bytes -= bytes;

@@ -25,7 +25,7 @@ use crate::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
 use crate::config::Limits;
 use crate::message::{Answer, Fault, Id, Message, code};
 use crate::metrics::Metrics;
-use crate::route::{Pass, Registry, Token};
+use crate::route::{CallId, Grants, Registry};
 use arrival::{Arrival, Late};
 use batches::Batches;
 use calls::Calls;
@@ -51,7 +51,7 @@ const NO_JSON: &str = "no JSON: a message begins with { or [";
 pub struct Session {
     registry: Arc<Registry>,
     limits: Arc<Limits>,
-    pass: Pass,
+    pass: Grants,
     codec: Codec,
     input: Vec<u8>,
     /// How much of `input` is worked off. It is cut before more is read, and not after each message.
@@ -85,7 +85,7 @@ impl Session {
         registry: Arc<Registry>,
         limits: Arc<Limits>,
         dialect: Dialect,
-        pass: Pass,
+        pass: Grants,
         now: Instant,
     ) -> Self {
         let bounds = DecodeLimits { depth: limits.depth, batch: limits.batch };
@@ -405,7 +405,7 @@ impl Session {
             return self.refuse(&Id::null(), Fault::new(code::PARSE, NO_JSON), beginning);
         }
         self.metrics().too_large.add();
-        self.pass.log_refusal(&code::REQUEST_TOO_LARGE);
+        self.pass.log_rejection(&code::REQUEST_TOO_LARGE);
         let message = format!("a message of more than {} bytes (limits.message)", self.limits.message);
         match self.codec.reject(beginning, Fault::new(code::REQUEST_TOO_LARGE, message)) {
             Decoded::Single(Ok(_)) => {}
@@ -438,7 +438,7 @@ impl Session {
                         Ok(message) => self.message(message, Some(batch), now),
                         Err(DecodeError { id, fault }) => {
                             self.metrics().refused.add();
-                            self.pass.log_refusal(&fault.code);
+                            self.pass.log_rejection(&fault.code);
                             self.batches.expect(batch);
                             self.tell(Some(batch), &id, Err(&fault));
                         }
@@ -449,7 +449,7 @@ impl Session {
         }
     }
 
-    fn message(&mut self, message: Message<'_>, batch: Option<Token>, now: Instant) {
+    fn message(&mut self, message: Message<'_>, batch: Option<CallId>, now: Instant) {
         match message {
             Message::Request(request) => {
                 if let (Some(batch), Some(_)) = (batch, &request.id) {
@@ -466,7 +466,7 @@ impl Session {
     /// Answers what is no message, of which `text` is at least the beginning.
     fn refuse(&mut self, id: &Id<'_>, mut fault: Fault, text: &[u8]) {
         self.metrics().refused.add();
-        self.pass.log_refusal(&fault.code);
+        self.pass.log_rejection(&fault.code);
         if *id != Id::null() {
             self.nonsense.understood();
         } else if let Some(verdict) = self.nonsense.judge(&fault, &self.codec, text) {
@@ -493,7 +493,7 @@ impl Session {
     }
 
     /// Writes an answer, or keeps it until the rest of its batch is there.
-    fn tell(&mut self, batch: Option<Token>, id: &Id<'_>, answer: Answer<'_>) {
+    fn tell(&mut self, batch: Option<CallId>, id: &Id<'_>, answer: Answer<'_>) {
         self.end_for_mistake(answer);
         let (codec, limit, metrics) = (&self.codec, self.limits.message, self.registry.metrics());
         match batch {
@@ -510,7 +510,7 @@ impl Session {
     }
 
     /// The same, unless it answers a notification.
-    fn tell_if_asked(&mut self, batch: Option<Token>, id: Option<&Id<'_>>, answer: Answer<'_>) {
+    fn tell_if_asked(&mut self, batch: Option<CallId>, id: Option<&Id<'_>>, answer: Answer<'_>) {
         match id {
             Some(id) => self.tell(batch, id, answer),
             None => self.end_for_mistake(answer),
@@ -525,7 +525,7 @@ impl Session {
     }
 
     /// One part of a batch is dealt with; after the last the replies go out, if there are any.
-    fn part_done(&mut self, batch: Token) {
+    fn part_done(&mut self, batch: CallId) {
         if let Some(replies) = self.batches.part_done(batch) {
             let codec = &self.codec;
             self.output.message(|out| codec.frame(out, |out| out.extend_from_slice(&replies)));

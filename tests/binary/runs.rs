@@ -173,9 +173,9 @@ fn what_this_machine_cannot_run_says_why() {
     for (name, why) in [
         ("empty", "is empty"),
         ("script", "a script needs a first line such as #!/bin/sh"),
-        ("foreign", "a binary has to be one of this system"),
-        ("orphan", "the interpreter in its first line, is not there"),
-        ("locked", "may not be executed (chmod +x)"),
+        ("foreign", "a binary must be built for this system"),
+        ("orphan", "the interpreter in its first line, does not exist"),
+        ("locked", "is not executable (chmod +x)"),
     ] {
         let failed = client.call(name, &json!([])).unwrap_err();
         assert!(failed.code == -32001 && failed.message.contains(why), "{name}: {failed:?}");

@@ -16,7 +16,7 @@ pub(super) fn access(input: &[u8]) {
     let mut text = || String::from_utf8_lossy(source_text(&mut source)).into_owned();
     let (open, closed, method, token) = (text(), text(), text(), text());
     let rule = |pattern: &str, token: Option<&str>| Rule {
-        place: "fuzz.toml:1".to_owned(),
+        location: "fuzz.toml:1".to_owned(),
         functions: vec![pattern.to_owned()],
         name: None,
         token: token.map(token_hash),
@@ -25,14 +25,14 @@ pub(super) fn access(input: &[u8]) {
     };
     let rules = vec![rule(&open, None), rule(&closed, Some("right"))];
     let access = Arc::new(Access::new(&Config { access: rules, ..Config::default() }));
-    let mut pass = access.visitor(LISTENER);
+    let mut pass = access.grants_for(LISTENER);
     let ping = method == "rpc.ping";
 
     let before = pass.check(&method).map_err(|fault| fault.code);
     let allowed = ping || matches(open.as_bytes(), method.as_bytes());
     assert_eq!(before, if allowed { Ok(()) } else { Err(code::DENIED) }, "{open:?} {method:?}");
-    assert_eq!(pass.present(&token).is_ok(), token == "right");
-    pass.present("right").expect("one wrong token does not close the door");
+    assert_eq!(pass.authenticate(&token).is_ok(), token == "right");
+    pass.authenticate("right").expect("one wrong token does not close the door");
     let allowed = [&open, &closed].into_iter().any(|rule| matches(rule.as_bytes(), method.as_bytes()));
     assert_eq!(pass.check(&method).is_ok(), ping || allowed, "{open:?} {closed:?} {method:?}");
 }

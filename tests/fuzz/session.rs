@@ -10,7 +10,7 @@ use chanrpc::codec::leaf::LeafFraming;
 use chanrpc::codec::{Codec, Dialect, FrameResult};
 use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Ask, Call, Description, Pass, Provider, Registry, Reply};
+use chanrpc::route::{Call, CallRef, Description, Grants, Provider, Registry, Responder};
 use chanrpc::session::Session;
 
 use super::json;
@@ -43,10 +43,10 @@ pub(super) fn session(input: &[u8]) {
 
 /// Keeps the right to answer until it is told to.
 #[derive(Clone, Default)]
-struct Held(Arc<Mutex<VecDeque<Reply>>>);
+struct Held(Arc<Mutex<VecDeque<Responder>>>);
 
 impl Held {
-    fn take(&self, at: usize) -> Option<Reply> {
+    fn take(&self, at: usize) -> Option<Responder> {
         let mut held = self.0.lock().expect("nobody panics with it");
         let at = at.checked_rem(held.len())?;
         held.remove(at)
@@ -55,7 +55,7 @@ impl Held {
 
 impl Provider for Held {
     fn call(&self, call: Call<'_>) {
-        self.0.lock().expect("nobody panics with it").push_back(call.reply);
+        self.0.lock().expect("nobody panics with it").push_back(call.responder);
     }
 
     fn describe(&self) -> Description {
@@ -68,10 +68,10 @@ struct Quick;
 
 impl Provider for Quick {
     fn call(&self, call: Call<'_>) {
-        call.reply.send(Ok(RawJson::NULL));
+        call.responder.send(Ok(RawJson::NULL));
     }
 
-    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
         let params = ask.params.as_ref()?;
         out.extend_from_slice(params.get().as_bytes());
         Some(Ok(()))
@@ -112,7 +112,7 @@ impl Run {
             ..Limits::default()
         };
         let now = Instant::now();
-        let session = Session::new(registry.build(), Arc::new(limits), dialect, Pass::open(), now);
+        let session = Session::new(registry.build(), Arc::new(limits), dialect, Grants::all(), now);
         Self { session, dialect, held, now, coming: VecDeque::new(), out: Vec::new(), asked: 0 }
     }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use chanrpc::config::{Config, Limits, Listen};
+use chanrpc::config::{Config, Limits, ListenerConfig};
 use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
 use chanrpc::remote::{Remote, RemoteError};
-use chanrpc::route::{Access, Pass, Registry, token_hash};
+use chanrpc::route::{Access, Grants, Registry, token_hash};
 use chanrpc::sched::{LaneError, LaneSettings, Lanes};
 use serde_json::{Value, json};
 use smol::Executor;
@@ -286,7 +286,7 @@ fn wrong_tokens_are_refused_counted_and_never_shown() {
     assert_eq!(node.metric("chanrpc_tokens_refused_total"), 6);
     let address = client.stream().local_addr().unwrap();
     support::eventually("it is in the log", || {
-        node.log().contains(&format!("a token of {address} was refused: the token is unknown"))
+        node.log().contains(&format!("rejected a token from {address}: the token is unknown"))
     });
     let log = node.log();
     assert!(!log.contains(OTHER) && !log.contains(TOKEN), "{log}");
@@ -327,7 +327,7 @@ fn a_token_that_runs_out_on_an_open_connection_allows_nothing_more() {
         let socket = smol::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let node = node::Node::new(executor.clone(), Registry::builder("test").build(), Limits::default());
-        let listener = Listener::new(socket, &Listen::at("127.0.0.1:0"), &access);
+        let listener = Listener::new(socket, &ListenerConfig::new("127.0.0.1:0"), &access);
         let _serving =
             executor.spawn(async move { node.serve(vec![listener], std::future::pending()).await });
         smol::unblock(move || {
@@ -371,7 +371,7 @@ fn a_rule_holds_where_it_says() {
         let refused = other.call("rpc.auth", &json!([token])).unwrap_err();
         assert_eq!(
             (refused.code, refused.message.as_str()),
-            (code::DENIED, "the token is not for this listener")
+            (code::DENIED, "the token is not valid for this listener")
         );
     }
 }
@@ -655,8 +655,8 @@ fn why_tells_which_rule_decides() {
             &["--token", TOKEN, "--listen", "127.0.0.1:7300", "up"],
             5,
             format!(
-                "denied at 127.0.0.1:7300: the token is not for this listener\n  {lists} does not cover the function\n  \
-                 {dashboard} holds at other listeners\n  {old} has expired\n"
+                "denied at 127.0.0.1:7300: the token is not valid for this listener\n  {lists} does not cover the function\n  \
+                 {dashboard} applies to other listeners\n  {old} has expired\n"
             ),
         ),
         (
@@ -733,19 +733,19 @@ fn an_open_door_keeps_a_node_from_starting_and_the_two_lines_it_tells_do_not() {
 fn an_embedded_listener_that_others_can_reach_allows_nothing_without_a_rule() {
     let config = Config::default();
     let access = Arc::new(Access::new(&config));
-    let allowed = |pass: &Pass| pass.check("rpc.info").is_ok();
+    let allowed = |pass: &Grants| pass.check("rpc.info").is_ok();
     for local in
         ["127.0.0.1:1", "127.8.9.10:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "a.LOCALHOST:1"]
     {
-        assert!(allowed(&access.visitor(local)), "{local}");
+        assert!(allowed(&access.grants_for(local)), "{local}");
     }
     for public in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "board-a:1", "localhost.example:1", "notlocalhost:1"]
     {
-        let mut pass = access.visitor(public);
+        let mut pass = access.grants_for(public);
         assert!(!allowed(&pass), "{public}");
-        assert!(pass.present(TOKEN).is_err());
+        assert!(pass.authenticate(TOKEN).is_err());
         assert!(pass.check("rpc.ping").is_ok());
-        assert!(allowed(&Arc::new(Access::open()).visitor(public)), "{public}");
+        assert!(allowed(&Arc::new(Access::unrestricted()).grants_for(public)), "{public}");
     }
 }
 
@@ -877,9 +877,10 @@ fn only_pages_that_are_welcome_get_to_see_answers() {
 
 #[test]
 fn an_open_pass_looks_at_no_clock() {
-    let access = Arc::new(Access::open().with_clock(|| -> SystemTime { panic!("nobody needs the time") }));
-    let mut pass = access.visitor("0.0.0.0:1");
-    assert!(pass.check("f").is_ok() && pass.present("anything").is_ok() && pass.is_anonymous());
+    let access =
+        Arc::new(Access::unrestricted().with_clock(|| -> SystemTime { panic!("nobody needs the time") }));
+    let mut pass = access.grants_for("0.0.0.0:1");
+    assert!(pass.check("f").is_ok() && pass.authenticate("anything").is_ok() && pass.is_anonymous());
 }
 
 /// A peer that takes the token, and one that does not know of tokens, as an older node.

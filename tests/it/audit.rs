@@ -153,7 +153,7 @@ fn there_is_no_access_log_unless_it_is_asked_for() {
     client.call("rpc.auth", &json!([WRONG])).unwrap_err();
     let address = client.stream().local_addr().unwrap();
     eventually("the refusal is logged", || {
-        quiet.log().contains(&format!("a token of {address} was refused: the token is unknown"))
+        quiet.log().contains(&format!("rejected a token from {address}: the token is unknown"))
     });
     assert!(!quiet.log().contains(ACCESS), "{}", quiet.log());
 
@@ -213,7 +213,7 @@ fn a_host_that_guesses_waits_longer_each_time_and_nobody_else_does() {
         }
         refused(17);
         assert_eq!(node.metric("chanrpc_tokens_delayed_total"), 11);
-        eventually("the log names it", || node.log().contains("many wrong tokens of 127.0.0.1"));
+        eventually("the log names it", || node.log().contains("many wrong tokens from 127.0.0.1"));
 
         let mut late = node.connect();
         late.begin(1, "rpc.auth", &json!([WRONG]));

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use chanrpc::config::{
-    ByteOrder, Config, ConfigError, Exec, Forward, ForwardTls, Function, Leaf, Limits, Listen, ListenTls,
-    NodeWorkers, Output, Param, ParamKind, Piece, Provider, Rule, Template, WhenFull, Workers,
+    ArgTemplate, ByteOrder, Config, ConfigError, ExecConfig, ForwardConfig, ForwardTlsConfig, FunctionConfig,
+    LeafConfig, Limits, ListenerConfig, ListenerTlsConfig, NodeWorkers, OutputFormat, Param, ParamKind,
+    Piece, ProviderConfig, Rule, WhenFull, Workers,
 };
 use proptest::prelude::*;
 
@@ -30,8 +31,8 @@ fn load(name: &str) -> Config {
     Config::load(&folder("valid").join(name)).expect("the fixture is valid")
 }
 
-fn template(pieces: &[Piece]) -> Template {
-    Template(pieces.to_vec())
+fn template(pieces: &[Piece]) -> ArgTemplate {
+    ArgTemplate(pieces.to_vec())
 }
 
 fn literal(text: &str) -> Piece {
@@ -107,10 +108,10 @@ fn an_empty_file_says_the_defaults() {
 
 #[test]
 fn the_documented_example() {
-    let disk_free = Exec {
+    let disk_free = ExecConfig {
         argv: vec![template(&[literal("df")]), template(&[literal("-k")]), template(&[Piece::Param(0)])],
         params: vec![param("path", ParamKind::String)],
-        output: Output::Text,
+        output: OutputFormat::Text,
         timeout: Some(Duration::from_secs(2)),
         concurrency: 2,
         queue: 16,
@@ -120,22 +121,22 @@ fn the_documented_example() {
         env: Vec::new(),
         inherit_env: Vec::new(),
     };
-    let greet = Forward { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None, tls: None };
+    let greet = ForwardConfig { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None, tls: None };
     let expected = Config {
         name: "board-a".to_owned(),
-        listen: vec![Listen::at("127.0.0.1:7300")],
+        listen: vec![ListenerConfig::new("127.0.0.1:7300")],
         functions: vec![
-            Function {
+            FunctionConfig {
                 name: "disk.free".to_owned(),
                 description: None,
                 workers: None,
-                provider: Provider::Exec(disk_free),
+                provider: ProviderConfig::Exec(disk_free),
             },
-            Function {
+            FunctionConfig {
                 name: "greet".to_owned(),
                 description: None,
                 workers: None,
-                provider: Provider::Forward(greet),
+                provider: ProviderConfig::Forward(greet),
             },
         ],
         access: Vec::new(),
@@ -148,7 +149,7 @@ fn the_documented_example() {
 
 #[test]
 fn every_key_arrives() {
-    let shot = Exec {
+    let shot = ExecConfig {
         argv: vec![
             template(&[literal("/usr/bin/shot")]),
             template(&[literal("--size="), Piece::Param(0), literal("x"), Piece::Param(1)]),
@@ -161,7 +162,7 @@ fn every_key_arrives() {
             Param { leading_dash: true, ..param("gain", ParamKind::Number) },
             param("grey-scale", ParamKind::Boolean),
         ],
-        output: Output::Json,
+        output: OutputFormat::Json,
         timeout: Some(Duration::from_secs(10)),
         concurrency: 1,
         queue: 0,
@@ -173,29 +174,30 @@ fn every_key_arrives() {
             .to_vec(),
         inherit_env: ["DISPLAY", "CAMERA_*"].map(str::to_owned).to_vec(),
     };
-    let math = Forward {
+    let math = ForwardConfig {
         to: "10.0.0.2:7300".to_owned(),
         timeout: Some(Duration::from_millis(1500)),
         token_file: Some(PathBuf::from("/etc/chanrpc/token")),
-        tls: Some(ForwardTls {
+        tls: Some(ForwardTlsConfig {
             ca: PathBuf::from("/etc/chanrpc/ca.pem"),
             identity: Some((PathBuf::from("board-a.pem"), PathBuf::from("board-a.key"))),
         }),
     };
-    let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(Listen::at);
+    let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(ListenerConfig::new);
     listen[2].hosts = ["board-b", "board-b.lan"].map(str::to_owned).to_vec();
     listen[2].origins = ["https://app.example", "http://localhost:3000"].map(str::to_owned).to_vec();
-    listen[2].leaf = Some(Leaf { length: 4, order: ByteOrder::Little, min: 2, max: 32_768, websocket: true });
-    listen[2].tls = Some(ListenTls {
+    listen[2].leaf =
+        Some(LeafConfig { length: 4, order: ByteOrder::Little, min: 2, max: 32_768, websocket: true });
+    listen[2].tls = Some(ListenerTlsConfig {
         certificate: PathBuf::from("/etc/chanrpc/node.pem"),
         key: PathBuf::from("/etc/chanrpc/node.key"),
         client_ca: Some(PathBuf::from("/etc/chanrpc/clients.pem")),
     });
     let mut token = [0; 32];
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
-    let place = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
+    let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        place: place(98),
+        location: location(98),
         functions: vec!["rpc.list".to_owned()],
         name: None,
         token: None,
@@ -203,7 +205,7 @@ fn every_key_arrives() {
         expires: None,
     };
     let dashboard = Rule {
-        place: place(101),
+        location: location(101),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         name: Some("dashboard".to_owned()),
         token: Some(token),
@@ -215,17 +217,17 @@ fn every_key_arrives() {
         name: "board-b".to_owned(),
         listen: listen.to_vec(),
         functions: vec![
-            Function {
+            FunctionConfig {
                 name: "camera.shot".to_owned(),
                 description: Some("Takes one picture.".to_owned()),
                 workers: None,
-                provider: Provider::Exec(shot),
+                provider: ProviderConfig::Exec(shot),
             },
-            Function {
+            FunctionConfig {
                 name: "math.*".to_owned(),
                 description: Some("Whatever the other board computes.".to_owned()),
                 workers: Some(Workers { queue: 0, when_full: WhenFull::Wait, ..Workers::new(2) }),
-                provider: Provider::Forward(math),
+                provider: ProviderConfig::Forward(math),
             },
         ],
         access: vec![everybody, dashboard],
@@ -263,7 +265,7 @@ fn every_key_arrives() {
 fn a_program_may_print_as_much_as_a_message_holds() {
     let text = "[[function]]\nname = 'up'\nexec = ['uptime']\n[limits]\nmessage = '2 KiB'";
     let config = Config::parse(text, "test.toml").expect("valid");
-    assert!(matches!(&config.functions[0].provider, Provider::Exec(exec) if exec.output_limit == 2048));
+    assert!(matches!(&config.functions[0].provider, ProviderConfig::Exec(exec) if exec.output_limit == 2048));
 }
 
 /// Those of one sort of provider do without those of the node, and a function's queue is shorter than a shared one.
@@ -282,10 +284,10 @@ fn leaf_as_leaf_has_it_and_no_more_than_the_limit() {
         let config = Config::parse(&text, "test.toml").expect("valid");
         config.listen[0].leaf.clone().expect("it is for Leaf")
     };
-    let usual = Leaf { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
+    let usual = LeafConfig { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
     assert_eq!(leaf(""), usual);
-    assert_eq!(leaf("[listen.leaf]\nlength = 1"), Leaf { length: 1, max: 255, ..usual });
-    assert_eq!(leaf("[limits]\nmessage = 1000"), Leaf { max: 1000, ..usual });
+    assert_eq!(leaf("[listen.leaf]\nlength = 1"), LeafConfig { length: 1, max: 255, ..usual });
+    assert_eq!(leaf("[limits]\nmessage = 1000"), LeafConfig { max: 1000, ..usual });
     assert_eq!(leaf("[listen.leaf]\nmax = 65535").max, 65_535);
     let websocket = leaf("[listen.leaf]\nlength = 1\nmax = 100000\nwebsocket = true");
     assert_eq!((websocket.max, websocket.websocket), (100_000, true));

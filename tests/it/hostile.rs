@@ -509,7 +509,7 @@ fn more_connections_of_one_host_than_allowed() {
     assert!(turned_away.as_u64() >= Some(1), "{turned_away}");
 
     let limits = Limits { connections: 100, ..Limits::default() };
-    let of = |host: &str| limits.of_one_host(host.parse().unwrap());
+    let of = |host: &str| limits.per_host_limit(host.parse().unwrap());
     assert_eq!(
         (of("192.0.2.1"), of("2001:db8::1"), of("127.0.0.1"), of("::1")),
         (75, 75, usize::MAX, usize::MAX)

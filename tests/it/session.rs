@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use chanrpc::codec::Dialect;
 use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, Description, Pass, Provider, Registry, Reply};
+use chanrpc::route::{Call, Description, Grants, Provider, Registry, Responder};
 use chanrpc::session::Session;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -19,10 +19,10 @@ use serde_json::Value;
 
 /// Answers nothing by itself: keeps each call's first parameter, a number, and the right to answer it.
 #[derive(Clone, Default)]
-struct Keeper(Arc<Mutex<Vec<(u64, Reply)>>>);
+struct Keeper(Arc<Mutex<Vec<(u64, Responder)>>>);
 
 impl Keeper {
-    fn kept(&self) -> MutexGuard<'_, Vec<(u64, Reply)>> {
+    fn kept(&self) -> MutexGuard<'_, Vec<(u64, Responder)>> {
         self.0.lock().unwrap()
     }
 
@@ -35,7 +35,7 @@ impl Keeper {
 impl Provider for Keeper {
     fn call(&self, call: Call<'_>) {
         let params: Vec<Value> = serde_json::from_str(call.params.unwrap().get()).unwrap();
-        self.kept().push((params[0].as_u64().unwrap(), call.reply));
+        self.kept().push((params[0].as_u64().unwrap(), call.responder));
     }
 
     fn describe(&self) -> Description {
@@ -43,7 +43,7 @@ impl Provider for Keeper {
     }
 }
 
-fn is_cancelled(reply: &Reply) -> bool {
+fn is_cancelled(reply: &Responder) -> bool {
     pin!(reply.cancelled()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
@@ -69,7 +69,7 @@ impl Driven {
         builder.provide("keep", None, keeper.clone()).unwrap();
         let registry = builder.build();
         let now = Instant::now();
-        let session = Session::new(registry.clone(), Arc::new(limits), dialect, Pass::open(), now);
+        let session = Session::new(registry.clone(), Arc::new(limits), dialect, Grants::all(), now);
         Self { session, registry, keeper, now, sent: Vec::new(), dialect }
     }
 

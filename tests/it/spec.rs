@@ -14,7 +14,7 @@ use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Builder, Call, Description, Forward, Json, Native, Provider, Registry};
+use chanrpc::route::{Call, Description, Forward, Json, Native, Provider, Registry, RegistryBuilder};
 use chanrpc::transport::memory::{self, Memory};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
 use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
@@ -116,7 +116,7 @@ impl Fixture {
     pub(crate) async fn with(
         executor: &Arc<Executor<'static>>,
         limits: Limits,
-        more: impl FnOnce(&mut Builder),
+        more: impl FnOnce(&mut RegistryBuilder),
     ) -> Self {
         let mut builder = Registry::builder("fixture").max_hops(limits.hops);
         let server = functions().into_server(State::default(), Settings::default(), &mut builder).unwrap();
@@ -921,7 +921,7 @@ struct Spread;
 impl Provider for Spread {
     fn call(&self, call: Call<'_>) {
         let params: Value = serde_json::from_str(call.params.as_ref().map_or("null", RawJson::get)).unwrap();
-        call.reply.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap()).into()));
+        call.responder.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap()).into()));
     }
 
     fn describe(&self) -> Description {

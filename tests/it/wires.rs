@@ -9,7 +9,7 @@ use chanrpc::chan::{Client as Calls, Responder, Settings};
 use chanrpc::config::Config;
 use chanrpc::message::Fault;
 use chanrpc::node::{Listener, Node};
-use chanrpc::route::{Access, Native, providers, token_hash};
+use chanrpc::route::{Access, Native, registry_from_config, token_hash};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smol::Executor;
@@ -57,7 +57,7 @@ impl Fixture {
         let thread = thread::spawn(move || {
             let executor = Arc::new(Executor::new());
             smol::block_on(executor.run(async {
-                let mut builder = providers(&config, &executor).unwrap();
+                let mut builder = registry_from_config(&config, &executor).unwrap();
                 let itself = Arc::default();
                 let functions = functions(prefix, &itself);
                 let server =

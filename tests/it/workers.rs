@@ -14,7 +14,8 @@ use chanrpc::config::{Limits, WhenFull, Workers};
 use chanrpc::message::{Fault, Outcome, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
-    Ask, Builder, Call, Description, Inbox, Pass, Provider, Registry, RegistryError, Reply,
+    Call, CallRef, Description, Grants, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError,
+    ReplyQueue, Responder,
 };
 use chanrpc::session::Session;
 use proptest::prelude::*;
@@ -40,7 +41,7 @@ enum Manner {
 #[derive(Clone, Default)]
 struct Begun {
     log: Arc<Mutex<Vec<(String, u64)>>>,
-    kept: Arc<Mutex<BTreeMap<u64, Reply>>>,
+    kept: Arc<Mutex<BTreeMap<u64, Responder>>>,
 }
 
 impl Begun {
@@ -48,7 +49,7 @@ impl Begun {
         self.log.lock().unwrap()
     }
 
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<u64, Reply>> {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<u64, Responder>> {
         self.kept.lock().unwrap()
     }
 }
@@ -68,13 +69,13 @@ impl Provider for Fake {
         let number = number(call.params.as_ref());
         self.begun.log().push((call.method.to_owned(), number));
         match self.manner {
-            Manner::Keeps => drop(self.begun.kept().insert(number, call.reply)),
-            Manner::Answers => call.reply.send(Ok(RawJson::of(&number).unwrap())),
+            Manner::Keeps => drop(self.begun.kept().insert(number, call.responder)),
+            Manner::Answers => call.responder.send(Ok(RawJson::of(&number).unwrap())),
             Manner::Panics => panic!("as the test wants it"),
         }
     }
 
-    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
         if self.manner != Manner::Answers {
             return None;
         }
@@ -89,7 +90,7 @@ impl Provider for Fake {
     }
 
     fn describe(&self) -> Description {
-        Description { provider: self.kind, ..Description::default() }
+        Description { provider: ProviderKind::Custom(self.kind), ..Description::default() }
     }
 }
 
@@ -97,12 +98,12 @@ impl Provider for Fake {
 struct Desk {
     registry: Arc<Registry>,
     begun: Begun,
-    inbox: Arc<Inbox>,
+    inbox: Arc<ReplyQueue>,
 }
 
 impl Desk {
     /// Provides functions, each by its name, the sort of its provider and its manner.
-    fn new(functions: &[(&str, &'static str, Manner)], workers: impl FnOnce(&mut Builder)) -> Self {
+    fn new(functions: &[(&str, &'static str, Manner)], workers: impl FnOnce(&mut RegistryBuilder)) -> Self {
         let begun = Begun::default();
         let mut builder = Registry::builder("test");
         for (name, kind, manner) in functions {
@@ -118,7 +119,7 @@ impl Desk {
     }
 
     fn begin_until(&self, method: &str, number: u64, notification: bool, deadline: Instant) {
-        begin(&self.registry, method, number, Reply::new(&self.inbox, number, notification), deadline);
+        begin(&self.registry, method, number, Responder::new(&self.inbox, number, notification), deadline);
     }
 
     fn answer(&self, number: u64) {
@@ -133,7 +134,7 @@ impl Desk {
 
     fn answers(&self) -> Vec<(u64, Outcome)> {
         let mut answers = VecDeque::new();
-        let _ = self.inbox.poll_answers(&Context::from_waker(Waker::noop()), &mut answers);
+        let _ = self.inbox.poll_replies(&Context::from_waker(Waker::noop()), &mut answers);
         answers.into()
     }
 
@@ -156,9 +157,9 @@ impl Desk {
     }
 }
 
-fn begin(registry: &Registry, method: &str, number: u64, reply: Reply, deadline: Instant) {
+fn begin(registry: &Registry, method: &str, number: u64, reply: Responder, deadline: Instant) {
     let params = Some(RawJson::of(&[number]).unwrap());
-    registry.call(Call { method, params, deadline, hops: 0, reply });
+    registry.call(Call { method, params, deadline, hops: 0, responder: reply });
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -179,7 +180,7 @@ fn numbers(registry: &Registry) -> BTreeMap<String, Numbers> {
 fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
     // Both of the same moment, since other threads may go on meanwhile.
     let (gates, metrics) = loop {
-        let (gates, metrics) = (told(registry), registry.prometheus(&Pass::open()));
+        let (gates, metrics) = (told(registry), registry.prometheus(&Grants::all()));
         if told(registry) == gates {
             break (gates, metrics);
         }
@@ -201,9 +202,9 @@ fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
 fn told(registry: &Registry) -> Vec<Value> {
     let mut out = Vec::new();
     registry
-        .prompt(
-            &Ask { method: "rpc.stats", params: None, hops: 0 },
-            &Pass::open(),
+        .try_call(
+            &CallRef { method: "rpc.stats", params: None, hops: 0 },
+            &Grants::all(),
             &mut out,
             &mut Instant::now(),
         )
@@ -279,7 +280,7 @@ fn one_function_leaves_a_worker_to_the_others() {
     let share = |share, expected: u64| {
         let workers = Workers { share, ..Workers::new(3) };
         let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
-            builder.provider_workers("fake", workers);
+            builder.provider_workers(ProviderKind::Custom("fake"), workers);
         });
         (0..10).for_each(|number| desk.begin("slow", number));
         assert_eq!(desk.stats()["fake"].busy, expected, "{share:?}");
@@ -300,7 +301,7 @@ fn one_function_leaves_a_worker_to_the_others() {
 fn a_call_waits_with_no_worker_at_all() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers { share: Some(2), ..Workers::new(2) });
-        builder.provider_workers("fake", Workers { share: Some(2), ..Workers::new(2) });
+        builder.provider_workers(ProviderKind::Custom("fake"), Workers { share: Some(2), ..Workers::new(2) });
         builder.function_workers("slow", Workers::new(1)).unwrap();
     });
     (0..3).for_each(|number| desk.begin("slow", number));
@@ -324,7 +325,7 @@ fn a_call_waits_with_no_worker_at_all() {
 fn what_has_no_gate_is_bounded_by_none() {
     let functions = [("free", "other", Manner::Keeps), ("bound", "fake", Manner::Keeps)];
     let desk = Desk::new(&functions, |builder| {
-        builder.provider_workers("fake", Workers::new(1));
+        builder.provider_workers(ProviderKind::Custom("fake"), Workers::new(1));
     });
     (0..50).for_each(|number| desk.begin("free", number));
     (50..60).for_each(|number| desk.begin("bound", number));
@@ -332,7 +333,7 @@ fn what_has_no_gate_is_bounded_by_none() {
     assert_eq!(desk.stats().keys().collect::<Vec<_>>(), ["fake"]);
     let mut builder = Registry::builder("test");
     let absent = builder.function_workers("bound", Workers::new(1)).map(drop).unwrap_err();
-    assert_eq!(absent, RegistryError::Absent("bound".into()));
+    assert_eq!(absent, RegistryError::Unknown("bound".into()));
     assert!(absent.to_string().contains("\"bound\""), "{absent}");
 }
 
@@ -345,9 +346,9 @@ fn quick_functions_are_answered_at_once_while_a_worker_is_free() {
     let prompt = |number: u64| {
         let params = Some(RawJson::of(&[number]).unwrap());
         let mut out = Vec::new();
-        let answer = desk.registry.prompt(
-            &Ask { method: "at.once", params, hops: 0 },
-            &Pass::open(),
+        let answer = desk.registry.try_call(
+            &CallRef { method: "at.once", params, hops: 0 },
+            &Grants::all(),
             &mut out,
             &mut Instant::now(),
         );
@@ -428,7 +429,7 @@ fn a_full_queue_refuses_and_names_the_setting() {
     }
     assert_eq!(desk.begun(), ["slow 0", "slow 1", "quick 4"]);
 
-    let setting = |set: fn(&mut Builder), expected: &str| {
+    let setting = |set: fn(&mut RegistryBuilder), expected: &str| {
         let desk = Desk::new(&SLOW_AND_QUICK, set);
         (0..2).for_each(|number| desk.begin("slow", number));
         let answers = desk.answers();
@@ -437,7 +438,7 @@ fn a_full_queue_refuses_and_names_the_setting() {
     };
     setting(
         |builder| {
-            builder.provider_workers("fake", workers(1, 0, WhenFull::Refuse));
+            builder.provider_workers(ProviderKind::Custom("fake"), workers(1, 0, WhenFull::Refuse));
         },
         "count and queue in [workers.fake]",
     );
@@ -461,7 +462,7 @@ fn a_full_queue_sheds_the_oldest_of_the_function_with_most() {
         (fault.code, &*fault.message),
         (
             code::BUSY,
-            "1 calls run, 2 wait, and a newer one took this one's place (count and queue in [workers])"
+            "1 calls run and 2 wait; a newer call took this one's place (count and queue in [workers])"
         )
     );
     desk.begin("quick", 5);
@@ -510,9 +511,9 @@ fn what_is_wrong_with_a_call_is_told_before_it_waits() {
         builder.node_workers(workers(1, 0, WhenFull::Refuse));
     });
     desk.begin("slow", 0);
-    let reply = Reply::new(&desk.inbox, 1, false);
+    let reply = Responder::new(&desk.inbox, 1, false);
     let deadline = Instant::now() + HOUR;
-    desk.registry.call(Call { method: "slow", params: None, deadline, hops: 0, reply });
+    desk.registry.call(Call { method: "slow", params: None, deadline, hops: 0, responder: reply });
     assert_eq!(desk.codes(), [(1, code::INVALID_PARAMS)]);
 }
 
@@ -574,7 +575,7 @@ fn a_session_whose_calls_wait() {
     });
     let session = || {
         let limits = Arc::new(Limits { in_flight: 3, ..Limits::default() });
-        Session::new(desk.registry.clone(), limits, Dialect::JsonLines, Pass::open(), Instant::now())
+        Session::new(desk.registry.clone(), limits, Dialect::JsonLines, Grants::all(), Instant::now())
     };
     let now = Instant::now();
     let feed = |session: &mut Session, text: &str| {
@@ -624,7 +625,7 @@ fn a_session_whose_calls_wait() {
 
 #[test]
 fn a_registry_that_stops_or_goes_answers_what_waits() {
-    let one = |builder: &mut Builder| {
+    let one = |builder: &mut RegistryBuilder| {
         builder.node_workers(Workers::new(1));
     };
     let desk = Desk::new(&SLOW_AND_QUICK, one);
@@ -638,12 +639,12 @@ fn a_registry_that_stops_or_goes_answers_what_waits() {
 
     let Desk { registry, begun, inbox } = Desk::new(&SLOW_AND_QUICK, one);
     for number in 0..3 {
-        begin(&registry, "slow", number, Reply::new(&inbox, number, false), Instant::now() + HOUR);
+        begin(&registry, "slow", number, Responder::new(&inbox, number, false), Instant::now() + HOUR);
     }
     drop(registry);
     begun.kept().remove(&0).unwrap().send(Ok(RawJson::NULL));
     let mut answers = VecDeque::new();
-    assert!(inbox.poll_answers(&Context::from_waker(Waker::noop()), &mut answers).is_ready());
+    assert!(inbox.poll_replies(&Context::from_waker(Waker::noop()), &mut answers).is_ready());
     assert_eq!(answers.len(), 3);
 }
 
@@ -908,7 +909,7 @@ proptest! {
     ) {
         let desk = Desk::new(&FUNCTIONS, |builder| {
             node.iter().for_each(|node| { builder.node_workers(node.clone()); });
-            one.iter().for_each(|one| { builder.provider_workers("one", one.clone()); });
+            one.iter().for_each(|one| { builder.provider_workers(ProviderKind::Custom("one"), one.clone()); });
             of_a.iter().for_each(|of_a| { builder.function_workers("a", of_a.clone()).unwrap(); });
             of_c.iter().for_each(|of_c| { builder.function_workers("c", of_c.clone()).unwrap(); });
         });
@@ -1017,20 +1018,20 @@ impl Count {
 /// Answers some calls at once and others on a thread.
 struct Threaded {
     counts: [Count; 2],
-    later: Sender<(Reply, [Count; 2])>,
+    later: Sender<(Responder, [Count; 2])>,
 }
 
 impl Provider for Threaded {
     fn call(&self, call: Call<'_>) {
         self.counts.iter().for_each(Count::begin);
         if number(call.params.as_ref()).is_multiple_of(3) {
-            return self.later.send((call.reply, self.counts.clone())).unwrap();
+            return self.later.send((call.responder, self.counts.clone())).unwrap();
         }
         self.counts.iter().for_each(Count::end);
-        call.reply.send(Ok(RawJson::NULL));
+        call.responder.send(Ok(RawJson::NULL));
     }
 
-    fn prompt(&self, ask: &Ask<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
         if !number(ask.params.as_ref()).is_multiple_of(5) {
             return None;
         }
@@ -1041,14 +1042,14 @@ impl Provider for Threaded {
     }
 
     fn describe(&self) -> Description {
-        Description { provider: "threaded", ..Description::default() }
+        Description { provider: ProviderKind::Custom("threaded"), ..Description::default() }
     }
 }
 
 #[test]
 fn many_threads_lose_no_worker_and_no_call() {
     const CALLS: u64 = 3000;
-    let (later, replies) = channel::<(Reply, [Count; 2])>();
+    let (later, replies) = channel::<(Responder, [Count; 2])>();
     let (all, of_a) = (Count::default(), Count::default());
     let mut builder = Registry::builder("test");
     for (name, own) in [("a", of_a.clone()), ("b", Count::default()), ("c", Count::default())] {
@@ -1069,16 +1070,17 @@ fn many_threads_lose_no_worker_and_no_call() {
         .map(|caller| {
             let registry = registry.clone();
             thread::spawn(move || {
-                let inbox = Arc::<Inbox>::default();
+                let inbox = Arc::<ReplyQueue>::default();
                 let mut open = BTreeSet::new();
                 for call in 0..CALLS {
                     let method = ["a", "b", "c"][(call + caller) as usize % 3];
                     let params = Some(RawJson::of(&[call]).unwrap());
-                    let ask = Ask { method, params, hops: 0 };
-                    if registry.prompt(&ask, &Pass::open(), &mut Vec::new(), &mut Instant::now()).is_some() {
+                    let ask = CallRef { method, params, hops: 0 };
+                    if registry.try_call(&ask, &Grants::all(), &mut Vec::new(), &mut Instant::now()).is_some()
+                    {
                         continue;
                     }
-                    let reply = Reply::new(&inbox, call, false);
+                    let reply = Responder::new(&inbox, call, false);
                     open.insert(call);
                     begin(&registry, method, call, reply, Instant::now() + HOUR);
                     if call % 7 == 0 && open.remove(&call) {
@@ -1088,7 +1090,7 @@ fn many_threads_lose_no_worker_and_no_call() {
                 // Those that were answered before they were cancelled are answered too.
                 let mut answers = VecDeque::new();
                 while !open.is_empty() {
-                    smol::block_on(std::future::poll_fn(|cx| inbox.poll_answers(cx, &mut answers)));
+                    smol::block_on(std::future::poll_fn(|cx| inbox.poll_replies(cx, &mut answers)));
                     for (call, outcome) in answers.drain(..) {
                         assert!(outcome.is_ok(), "{outcome:?}");
                         assert!(open.remove(&call), "{call} is answered twice");

@@ -1,12 +1,12 @@
-//! How many calls run at once, and which of those that wait comes next.
+//! Admission: how many calls run at once, and which queued call runs next.
 //!
-//! A call holds one worker of each gate that it passes (its function's, its provider's, the node's) from when it
-//! begins until it is answered. It takes all of them at once or waits with none, in its function's queue, so
-//! gates cannot wait for one another. Functions take turns, each call in the order of its function's calls.
+//! From its start until it is answered, a call holds one worker of each limit that applies to it: its function's, its
+//! provider's and the node's. It acquires all of them at once, or waits in its function's queue without holding any, so
+//! that limits cannot deadlock. Functions take turns (round robin); within a function, calls run in order of arrival.
 
-mod gate;
+mod limit;
+mod ready;
 mod state;
-mod turn;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,91 +17,95 @@ use super::Provider;
 use super::call::Call;
 use crate::config::Workers;
 use crate::metrics::WorkerStats;
-use gate::Gate;
-pub(super) use gate::Level;
-use state::{Lane, State, Turned, Waiting};
-use turn::Turn;
+use limit::Limit;
+pub(super) use limit::Scope;
+use ready::ReadyCall;
+use state::{FunctionQueue, QueuedCall, Rejected, State};
 
-/// The gates of a registry. Functions that pass none are not known here.
+/// The limits of a registry, and the queues of the functions that they apply to.
 #[derive(Default)]
 pub(super) struct Admission {
     state: Mutex<State>,
-    /// Who answers the calls of each lane.
+    /// The provider of each queue.
     providers: Vec<Arc<dyn Provider>>,
 }
 
 impl Admission {
-    /// Adds a gate, while the registry is built; returns its number.
-    pub(super) fn gate(&mut self, level: Level, workers: &Workers) -> usize {
-        let gates = &mut self.state.get_mut().unwrap_or_else(PoisonError::into_inner).gates;
-        gates.push(Gate::new(level, workers));
-        gates.len() - 1
+    /// Adds a limit, while the registry is built; returns its index.
+    pub(super) fn add_limit(&mut self, scope: Scope, workers: &Workers) -> usize {
+        let limits = &mut self.state.get_mut().unwrap_or_else(PoisonError::into_inner).limits;
+        limits.push(Limit::new(scope, workers));
+        limits.len() - 1
     }
 
-    /// Adds the function that `provider` answers and whose calls pass these gates, its own first; returns its
-    /// number.
-    pub(super) fn lane(&mut self, provider: Arc<dyn Provider>, path: Vec<usize>) -> usize {
-        self.state.get_mut().unwrap_or_else(PoisonError::into_inner).lanes.push(Lane::new(path));
+    /// Adds the queue of a function or family, to which the limits of these indices apply, from its own to the
+    /// node's; returns the queue's index.
+    pub(super) fn add_queue(&mut self, provider: Arc<dyn Provider>, limits: Vec<usize>) -> usize {
+        let queues = &mut self.state.get_mut().unwrap_or_else(PoisonError::into_inner).queues;
+        queues.push(FunctionQueue::new(limits));
         self.providers.push(provider);
         self.providers.len() - 1
     }
 
-    /// Takes the workers of a call that is answered at once, if it may run now.
-    pub(super) fn hold(self: &Arc<Self>, lane: usize) -> Option<Held<'_>> {
-        let entered = self.lock().enter(lane);
-        entered.then(|| Held { admission: self, lane })
+    /// Acquires the workers of a call that is answered immediately, if it may run now.
+    pub(super) fn try_acquire(self: &Arc<Self>, queue: usize) -> Option<InlinePermit<'_>> {
+        let acquired = self.lock().try_start(queue);
+        acquired.then(|| InlinePermit { admission: self, queue })
     }
 
-    /// Begins a call, or has it wait, or answers why it cannot.
-    pub(super) fn admit(self: &Arc<Self>, lane: usize, mut call: Call<'_>) {
-        let provider = &self.providers[lane];
-        if self.lock().enter(lane) {
-            call.reply.hold(Permit::new(self, lane));
+    /// Starts a call, or queues it, or answers why it can do neither.
+    pub(super) fn admit(self: &Arc<Self>, queue: usize, mut call: Call<'_>) {
+        let provider = &self.providers[queue];
+        if self.lock().try_start(queue) {
+            call.responder.hold(Permit::new(self, queue));
             return provider.call(call);
         }
         if let Err(fault) = provider.check(call.params.as_ref()) {
-            return call.reply.send(Err(fault));
+            return call.responder.send(Err(fault));
         }
-        let waiting = Waiting::new(call);
+        let call = QueuedCall::new(call);
         let mut state = self.lock();
-        // Workers may have become free meanwhile.
-        if state.enter(lane) {
+        // Workers may have been released in the meantime.
+        if state.try_start(queue) {
             drop(state);
-            return self.begin(lane, waiting);
+            return self.start(queue, call);
         }
-        let waker = |ticket| Waker::from(Arc::new(Ticket { admission: Arc::downgrade(self), lane, ticket }));
-        let turned = state.wait(lane, waiting, waker, Instant::now());
+        let waker = |sequence| {
+            let admission = Arc::downgrade(self);
+            Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
+        };
+        let rejected = state.enqueue(queue, call, waker, Instant::now());
         drop(state);
-        answer(turned);
+        reject(rejected);
     }
 
-    /// Answers the calls that wait and lets none begin any more.
+    /// Rejects all queued calls, and every call from now on.
     pub(super) fn close(&self) {
-        let turned = self.lock().close();
-        answer(turned);
+        let rejected = self.lock().close();
+        reject(rejected);
     }
 
     pub(super) fn stats(&self) -> Vec<WorkerStats> {
         let mut state = self.lock();
-        let turned = state.take_late(Instant::now());
-        let stats = state.gates.iter().map(Gate::stats).collect();
+        let rejected = state.expire(Instant::now());
+        let stats = state.limits.iter().map(Limit::stats).collect();
         drop(state);
-        answer(turned);
+        reject(rejected);
         stats
     }
 
-    /// Gives the workers of a call back, and begins the next.
-    fn release(self: &Arc<Self>, lane: usize) {
-        let next = self.lock().leave(lane);
-        if let Some((lane, waiting)) = next {
-            self.begin(lane, waiting);
+    /// Releases the workers of a call, and starts the next one.
+    fn release(self: &Arc<Self>, queue: usize) {
+        let next = self.lock().finish(queue);
+        if let Some((queue, call)) = next {
+            self.start(queue, call);
         }
     }
 
-    /// Begins a call that has its workers.
-    fn begin(self: &Arc<Self>, lane: usize, mut waiting: Waiting) {
-        waiting.reply.hold(Permit::new(self, lane));
-        Turn { provider: self.providers[lane].clone(), waiting }.take();
+    /// Starts a call whose workers have been acquired.
+    fn start(self: &Arc<Self>, queue: usize, mut call: QueuedCall) {
+        call.responder.hold(Permit::new(self, queue));
+        ReadyCall { provider: self.providers[queue].clone(), call }.run();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,59 +125,59 @@ impl fmt::Debug for Admission {
     }
 }
 
-/// The workers of a call that is answered at once.
-pub(super) struct Held<'a> {
+/// The workers of a call that is answered immediately.
+pub(super) struct InlinePermit<'a> {
     admission: &'a Arc<Admission>,
-    lane: usize,
+    queue: usize,
 }
 
-impl Drop for Held<'_> {
+impl Drop for InlinePermit<'_> {
     fn drop(&mut self) {
-        self.admission.release(self.lane);
+        self.admission.release(self.queue);
     }
 }
 
-/// The workers of a call that runs. Does not keep the gates: a provider that never answers would keep them, and they
-/// the provider.
+/// The workers of a running call. The reference is weak: a provider that never answers would keep the admission alive,
+/// which in turn keeps the provider alive.
 pub(super) struct Permit {
     admission: Weak<Admission>,
-    lane: usize,
+    queue: usize,
 }
 
 impl Permit {
-    fn new(admission: &Arc<Admission>, lane: usize) -> Self {
-        Self { admission: Arc::downgrade(admission), lane }
+    fn new(admission: &Arc<Admission>, queue: usize) -> Self {
+        Self { admission: Arc::downgrade(admission), queue }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(admission) = self.admission.upgrade() {
-            admission.release(self.lane);
+            admission.release(self.queue);
         }
     }
 }
 
-/// Hears that nobody wants the answer of a waiting call any more. Wakers are dropped under the inbox's lock, so
-/// it keeps nothing that would run something then.
-struct Ticket {
+/// Removes a queued call when it is cancelled. Wakers are dropped under the lock of the reply queue, so this one owns
+/// nothing whose drop runs other code.
+struct CancelWaker {
     admission: Weak<Admission>,
-    lane: usize,
-    ticket: u64,
+    queue: usize,
+    sequence: u64,
 }
 
-impl Wake for Ticket {
+impl Wake for CancelWaker {
     fn wake(self: Arc<Self>) {
         let Some(admission) = self.admission.upgrade() else { return };
-        let (lane, ticket) = (self.lane, self.ticket);
-        let turned = admission.lock().give_up(lane, ticket, &self.into(), Instant::now());
-        answer(turned);
+        let (queue, sequence) = (self.queue, self.sequence);
+        let rejected = admission.lock().remove_cancelled(queue, sequence, &self.into(), Instant::now());
+        reject(rejected);
     }
 }
 
-/// Answers calls that will not run; never under the lock.
-fn answer(turned: impl IntoIterator<Item = Turned>) {
-    for (waiting, fault) in turned {
-        waiting.reply.send(Err(fault));
+/// Answers calls that will not run. Must not be called under the lock.
+fn reject(rejected: impl IntoIterator<Item = Rejected>) {
+    for (call, fault) in rejected {
+        call.responder.send(Err(fault));
     }
 }

@@ -1,264 +1,265 @@
-//! Which calls run and which wait: all that is decided under the lock.
+//! Which calls run and which are queued: the part of admission that is decided under the lock.
 
 use std::collections::VecDeque;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use super::gate::Gate;
+use super::limit::Limit;
 use crate::config::WhenFull;
 use crate::message::{Fault, RawJson, code};
-use crate::route::call::{Call, Reply};
+use crate::route::call::{Call, Responder};
 
-/// A call that waits for its turn.
-pub(super) struct Waiting {
+/// A call that waits for workers.
+pub(super) struct QueuedCall {
     pub(super) method: String,
     pub(super) params: Option<RawJson<'static>>,
     pub(super) deadline: Instant,
     pub(super) hops: u32,
-    pub(super) reply: Reply,
-    /// Tells it apart; later calls have larger ones.
-    ticket: u64,
+    pub(super) responder: Responder,
+    /// Unique, and increasing in order of arrival.
+    sequence: u64,
 }
 
-impl Waiting {
+impl QueuedCall {
     pub(super) fn new(call: Call<'_>) -> Self {
-        let Call { method, params, deadline, hops, reply } = call;
+        let Call { method, params, deadline, hops, responder } = call;
         let (method, params) = (method.to_owned(), params.map(RawJson::into_owned));
-        Self { method, params, deadline, hops, reply, ticket: 0 }
+        Self { method, params, deadline, hops, responder, sequence: 0 }
     }
 
-    pub(super) fn is_late(&self, now: Instant) -> bool {
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
         self.deadline <= now
     }
 
     fn is_notification(&self) -> bool {
-        !self.reply.is_wanted()
+        !self.responder.expects_reply()
     }
 }
 
-/// A call that waits no longer and will not run, and why. To be answered without the lock.
-pub(super) type Turned = (Waiting, Fault);
+/// A call that will not run, and why. To be answered outside of the lock.
+pub(super) type Rejected = (QueuedCall, Fault);
 
-/// One function or family whose calls pass gates.
-pub(super) struct Lane {
-    /// The gates that its calls pass, from its own to the node's. Of any two that functions share, one is passed by
-    /// all who pass the other.
-    path: Vec<usize>,
-    /// Calls that run.
-    busy: usize,
-    waiting: VecDeque<Waiting>,
-    /// Of those that wait.
+/// The running and queued calls of one function or family.
+pub(super) struct FunctionQueue {
+    /// Indices of the limits that apply, from the function's own to the node's. Scopes are nested: of any two limits
+    /// that functions share, one applies to every function that the other applies to.
+    limits: Vec<usize>,
+    running: usize,
+    queued: VecDeque<QueuedCall>,
+    /// The number of notifications among the queued calls.
     notifications: usize,
 }
 
-impl Lane {
-    pub(super) fn new(path: Vec<usize>) -> Self {
-        Self { path, busy: 0, waiting: VecDeque::new(), notifications: 0 }
+impl FunctionQueue {
+    pub(super) fn new(limits: Vec<usize>) -> Self {
+        Self { limits, running: 0, queued: VecDeque::new(), notifications: 0 }
     }
 }
 
-/// Invariant: outside of the lock no call waits that could begin.
+/// Invariant: whenever the lock is released, no queued call could run.
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) gates: Vec<Gate>,
-    pub(super) lanes: Vec<Lane>,
-    /// Lanes with calls that wait; whose turn is next stands first.
-    turns: VecDeque<usize>,
-    last_ticket: u64,
-    /// No deadline of a call that waits is earlier.
-    earliest: Option<Instant>,
+    pub(super) limits: Vec<Limit>,
+    pub(super) queues: Vec<FunctionQueue>,
+    /// Indices of the queues that are not empty, in round-robin order.
+    round_robin: VecDeque<usize>,
+    last_sequence: u64,
+    /// A lower bound of the deadlines of all queued calls.
+    earliest_deadline: Option<Instant>,
     pub(super) closed: bool,
 }
 
 impl State {
-    /// Takes the workers for a call that has just come, if it may run now.
-    pub(super) fn enter(&mut self, lane: usize) -> bool {
-        let enters = !self.closed && self.lanes[lane].waiting.is_empty() && self.has_room(lane);
-        if enters {
-            self.begin(lane);
+    /// Acquires the workers of a new call, if it may run now.
+    pub(super) fn try_start(&mut self, queue: usize) -> bool {
+        let starts = !self.closed && self.queues[queue].queued.is_empty() && self.has_room(queue);
+        if starts {
+            self.acquire(queue);
         }
-        enters
+        starts
     }
 
-    /// Gives the workers of a call back, and takes them for the next whose turn it is, which is returned. One that
-    /// ends never lets two begin: what kept both was a gate that both pass, and the first fills it again.
-    pub(super) fn leave(&mut self, lane: usize) -> Option<(usize, Waiting)> {
-        self.lanes[lane].busy -= 1;
-        for gate in &self.lanes[lane].path {
-            self.gates[*gate].busy -= 1;
+    /// Releases the workers of a call, acquires those of the next queued call and returns it with its queue's index.
+    /// One call that ends never allows two to start: both were held back by a limit that applies to both, and the
+    /// first one reaches it again.
+    pub(super) fn finish(&mut self, queue: usize) -> Option<(usize, QueuedCall)> {
+        self.queues[queue].running -= 1;
+        for limit in &self.queues[queue].limits {
+            self.limits[*limit].running -= 1;
         }
-        let at = self.turns.iter().position(|lane| self.has_room(*lane))?;
-        let next = self.turns[at];
-        self.begin(next);
-        let waiting = self.take(next, 0)?;
-        if !self.lanes[next].waiting.is_empty() {
-            self.turns.remove(at);
-            self.turns.push_back(next);
+        let at = self.round_robin.iter().position(|queue| self.has_room(*queue))?;
+        let next = self.round_robin[at];
+        self.acquire(next);
+        let call = self.remove(next, 0)?;
+        if !self.queues[next].queued.is_empty() {
+            self.round_robin.remove(at);
+            self.round_robin.push_back(next);
         }
-        Some((next, waiting))
+        Some((next, call))
     }
 
-    /// Has a call wait, and `waker` made with its ticket woken when nobody wants its answer any more. Returns those that
-    /// lose their place by it, or the call itself if it gets none.
-    pub(super) fn wait(
+    /// Queues a call, and registers the waker that `waker` makes for its sequence number, to be woken when the call is
+    /// cancelled. Returns the calls that are rejected: those that make room for it, or the call itself.
+    pub(super) fn enqueue(
         &mut self,
-        lane: usize,
-        mut waiting: Waiting,
+        queue: usize,
+        mut call: QueuedCall,
         waker: impl FnOnce(u64) -> Waker,
         now: Instant,
-    ) -> Vec<Turned> {
+    ) -> Vec<Rejected> {
         if self.closed {
-            return vec![(waiting, closed())];
+            return vec![(call, closed())];
         }
-        let mut turned = Vec::new();
-        if let Err(fault) = self.make_room(lane, waiting.is_notification(), now, &mut turned) {
-            turned.push((waiting, fault));
-            return turned;
+        let mut rejected = Vec::new();
+        if let Err(fault) = self.make_room(queue, call.is_notification(), now, &mut rejected) {
+            rejected.push((call, fault));
+            return rejected;
         }
-        self.last_ticket += 1;
-        waiting.ticket = self.last_ticket;
-        if waiting.reply.poll_cancelled(&Context::from_waker(&waker(waiting.ticket))).is_ready() {
-            turned.push((waiting, cancelled()));
-            return turned;
+        self.last_sequence += 1;
+        call.sequence = self.last_sequence;
+        if call.responder.poll_cancelled(&Context::from_waker(&waker(call.sequence))).is_ready() {
+            rejected.push((call, cancelled()));
+            return rejected;
         }
-        self.earliest =
-            Some(self.earliest.map_or(waiting.deadline, |earliest| earliest.min(waiting.deadline)));
-        let Lane { path, waiting: queue, notifications, .. } = &mut self.lanes[lane];
-        if queue.is_empty() {
-            self.turns.push_back(lane);
+        let deadline = self.earliest_deadline.map_or(call.deadline, |earliest| earliest.min(call.deadline));
+        self.earliest_deadline = Some(deadline);
+        let FunctionQueue { limits, queued, notifications, .. } = &mut self.queues[queue];
+        if queued.is_empty() {
+            self.round_robin.push_back(queue);
         }
-        path.iter().for_each(|gate| self.gates[*gate].waiting += 1);
-        *notifications += usize::from(waiting.is_notification());
-        queue.push_back(waiting);
-        turned
+        limits.iter().for_each(|limit| self.limits[*limit].queued += 1);
+        *notifications += usize::from(call.is_notification());
+        queued.push_back(call);
+        rejected
     }
 
-    /// Makes room for one more call to wait, or tells why there is none. At most one call has to go for it: what leaves
-    /// the queue of one gate leaves those of the gates behind it too.
+    /// Makes room for one more queued call, or returns the fault of the limit that leaves none. At most one call is
+    /// rejected: a call that leaves the queue of one limit leaves those of all wider limits too.
     fn make_room(
         &mut self,
-        lane: usize,
+        queue: usize,
         notification: bool,
         now: Instant,
-        turned: &mut Vec<Turned>,
+        rejected: &mut Vec<Rejected>,
     ) -> Result<(), Fault> {
-        for at in 0..self.lanes[lane].path.len() {
-            let gate = self.lanes[lane].path[at];
-            let Gate { queue, when_full, .. } = self.gates[gate];
+        for at in 0..self.queues[queue].limits.len() {
+            let limit = self.queues[queue].limits[at];
+            let Limit { queue: max_queued, when_full, .. } = self.limits[limit];
             if when_full == WhenFull::Wait {
-                // Nobody waits for a notification: its sender may be gone, and send more by another connection.
-                if notification && self.lanes[lane].notifications >= queue {
-                    turned.extend(self.take_late(now));
-                    if self.lanes[lane].notifications >= queue {
-                        return Err(self.gates[gate].refuse());
+                // Calls in flight do not bound notifications: their sender may disconnect, and send more over another
+                // connection.
+                if notification && self.queues[queue].notifications >= max_queued {
+                    rejected.extend(self.expire(now));
+                    if self.queues[queue].notifications >= max_queued {
+                        return Err(self.limits[limit].refuse());
                     }
                 }
                 continue;
             }
-            if self.gates[gate].waiting < queue {
+            if self.limits[limit].queued < max_queued {
                 continue;
             }
-            turned.extend(self.take_late(now));
-            if self.gates[gate].waiting < queue {
+            rejected.extend(self.expire(now));
+            if self.limits[limit].queued < max_queued {
                 continue;
             }
-            let loser = match when_full {
-                WhenFull::Shed => self.longest(gate).map(|lane| (lane, 0)),
-                _ => self.longest(gate).and_then(|other| {
-                    let (length, own) = (self.lanes[other].waiting.len(), self.lanes[lane].waiting.len());
+            let victim = match when_full {
+                WhenFull::Shed => self.longest_queue(limit).map(|queue| (queue, 0)),
+                _ => self.longest_queue(limit).and_then(|other| {
+                    let (length, own) = (self.queues[other].queued.len(), self.queues[queue].queued.len());
                     (length > own + 1).then_some((other, length - 1))
                 }),
             };
-            let Some(waiting) = loser.and_then(|(lane, at)| self.take(lane, at)) else {
-                return Err(self.gates[gate].refuse());
+            let Some(call) = victim.and_then(|(queue, at)| self.remove(queue, at)) else {
+                return Err(self.limits[limit].refuse());
             };
-            let gate = &mut self.gates[gate];
-            let fault = if when_full == WhenFull::Shed { gate.shed() } else { gate.refuse() };
-            turned.push((waiting, fault));
+            let limit = &mut self.limits[limit];
+            let fault = if when_full == WhenFull::Shed { limit.shed() } else { limit.refuse() };
+            rejected.push((call, fault));
         }
         Ok(())
     }
 
-    /// The lane through a gate with the most calls waiting; of several, the one whose first has waited longest.
-    fn longest(&self, gate: usize) -> Option<usize> {
-        let through = self.turns.iter().filter(|lane| self.lanes[**lane].path.contains(&gate));
-        let key = |lane: &&usize| {
-            let waiting = &self.lanes[**lane].waiting;
-            (waiting.len(), waiting.front().map(|first| std::cmp::Reverse(first.ticket)))
+    /// Returns the queue with the most calls among those that a limit applies to; of several, the one whose first call
+    /// has waited longest.
+    fn longest_queue(&self, limit: usize) -> Option<usize> {
+        let limited = self.round_robin.iter().filter(|queue| self.queues[**queue].limits.contains(&limit));
+        let key = |queue: &&usize| {
+            let queued = &self.queues[**queue].queued;
+            (queued.len(), queued.front().map(|first| std::cmp::Reverse(first.sequence)))
         };
-        through.max_by_key(key).copied()
+        limited.max_by_key(key).copied()
     }
 
-    /// Takes the call with this ticket out of its queue if nobody wants its answer any more. Otherwise it goes on waiting,
-    /// and `waker` is for the next time.
-    pub(super) fn give_up(
+    /// Removes the call with this sequence number from its queue if it is cancelled. Otherwise registers `waker` again.
+    pub(super) fn remove_cancelled(
         &mut self,
-        lane: usize,
-        ticket: u64,
+        queue: usize,
+        sequence: u64,
         waker: &Waker,
         now: Instant,
-    ) -> Option<Turned> {
-        let queue = &self.lanes[lane].waiting;
-        let at = queue.binary_search_by_key(&ticket, |waiting| waiting.ticket).ok()?;
-        if queue[at].reply.poll_cancelled(&Context::from_waker(waker)).is_pending() {
+    ) -> Option<Rejected> {
+        let queued = &self.queues[queue].queued;
+        let at = queued.binary_search_by_key(&sequence, |call| call.sequence).ok()?;
+        if queued[at].responder.poll_cancelled(&Context::from_waker(waker)).is_pending() {
             return None;
         }
-        let waiting = self.take(lane, at)?;
-        let fault = if waiting.is_late(now) { late() } else { cancelled() };
-        Some((waiting, fault))
+        let call = self.remove(queue, at)?;
+        let fault = if call.is_expired(now) { expired() } else { cancelled() };
+        Some((call, fault))
     }
 
-    /// Takes out the calls whose deadline has passed while no session looked after them.
-    pub(super) fn take_late(&mut self, now: Instant) -> Vec<Turned> {
-        if self.earliest.is_none_or(|earliest| earliest > now) {
+    /// Removes the calls whose deadline has passed. A session cancels its expired calls itself; this covers those that
+    /// no session tracks.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Rejected> {
+        if self.earliest_deadline.is_none_or(|earliest| earliest > now) {
             return Vec::new();
         }
-        let mut turned = Vec::new();
-        for lane in 0..self.lanes.len() {
-            while let Some(at) = self.lanes[lane].waiting.iter().position(|waiting| waiting.is_late(now)) {
-                turned.extend(self.take(lane, at).map(|waiting| (waiting, late())));
+        let mut rejected = Vec::new();
+        for queue in 0..self.queues.len() {
+            while let Some(at) = self.queues[queue].queued.iter().position(|call| call.is_expired(now)) {
+                rejected.extend(self.remove(queue, at).map(|call| (call, expired())));
             }
         }
-        let deadlines =
-            self.lanes.iter().flat_map(|lane| lane.waiting.iter().map(|waiting| waiting.deadline));
-        self.earliest = deadlines.min();
-        turned
+        let deadlines = self.queues.iter().flat_map(|queue| queue.queued.iter().map(|call| call.deadline));
+        self.earliest_deadline = deadlines.min();
+        rejected
     }
 
-    /// Takes out all calls that wait, and lets none wait or begin any more.
-    pub(super) fn close(&mut self) -> Vec<Turned> {
+    /// Removes all queued calls, and lets no further call queue or run.
+    pub(super) fn close(&mut self) -> Vec<Rejected> {
         self.closed = true;
-        let mut turned = Vec::new();
-        for lane in 0..self.lanes.len() {
-            while let Some(waiting) = self.take(lane, 0) {
-                turned.push((waiting, closed()));
+        let mut rejected = Vec::new();
+        for queue in 0..self.queues.len() {
+            while let Some(call) = self.remove(queue, 0) {
+                rejected.push((call, closed()));
             }
         }
-        turned
+        rejected
     }
 
-    fn has_room(&self, lane: usize) -> bool {
-        let Lane { path, busy, .. } = &self.lanes[lane];
-        path.iter().all(|gate| self.gates[*gate].has_room(*busy))
+    fn has_room(&self, queue: usize) -> bool {
+        let FunctionQueue { limits, running, .. } = &self.queues[queue];
+        limits.iter().all(|limit| self.limits[*limit].has_room(*running))
     }
 
-    fn begin(&mut self, lane: usize) {
-        let Lane { path, busy, .. } = &mut self.lanes[lane];
-        *busy += 1;
-        path.iter().for_each(|gate| self.gates[*gate].busy += 1);
+    fn acquire(&mut self, queue: usize) {
+        let FunctionQueue { limits, running, .. } = &mut self.queues[queue];
+        *running += 1;
+        limits.iter().for_each(|limit| self.limits[*limit].running += 1);
     }
 
-    /// Takes a call out of its queue.
-    fn take(&mut self, lane: usize, at: usize) -> Option<Waiting> {
-        let Lane { path, waiting: queue, notifications, .. } = &mut self.lanes[lane];
-        let waiting = queue.remove(at)?;
-        path.iter().for_each(|gate| self.gates[*gate].waiting -= 1);
-        *notifications -= usize::from(waiting.is_notification());
-        if queue.is_empty() {
-            queue.shrink_to_fit();
-            self.turns.retain(|other| *other != lane);
+    /// Removes a call from its queue.
+    fn remove(&mut self, queue: usize, at: usize) -> Option<QueuedCall> {
+        let FunctionQueue { limits, queued, notifications, .. } = &mut self.queues[queue];
+        let call = queued.remove(at)?;
+        limits.iter().for_each(|limit| self.limits[*limit].queued -= 1);
+        *notifications -= usize::from(call.is_notification());
+        if queued.is_empty() {
+            queued.shrink_to_fit();
+            self.round_robin.retain(|other| *other != queue);
         }
-        Some(waiting)
+        Some(call)
     }
 }
 
@@ -266,7 +267,7 @@ fn cancelled() -> Fault {
     Fault::new(code::CANCELLED, "cancelled by the caller")
 }
 
-pub(super) fn late() -> Fault {
+pub(super) fn expired() -> Fault {
     Fault::new(code::DEADLINE, "the deadline passed before a worker was free")
 }
 

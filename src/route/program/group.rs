@@ -1,4 +1,4 @@
-//! A started program and all that it starts in turn, which end together.
+//! A running program and its descendants, which end together.
 
 use std::io;
 use std::process::{Command, ExitStatus, Stdio};
@@ -10,47 +10,45 @@ use command_group::{CommandGroup, GroupChild};
 use smol::Timer;
 use smol::future::yield_now;
 
-use super::pipes::{Input, Output};
+use super::pipes::{InputPipe, OutputPipe};
 use super::{Program, ProgramError};
 
-/// The first and the longest pause between two looks at whether the program has exited.
-const FIRST_PAUSE: Duration = Duration::from_micros(200);
-const LONGEST_PAUSE: Duration = Duration::from_millis(20);
-/// How many looks come without a pause at a program that is about to exit.
-const LOOKS: usize = 4;
-/// Between two looks at whether killed processes can be reaped.
-const SETTLE: Duration = Duration::from_millis(10);
+/// The first and the longest interval between two polls for the program's exit.
+const MIN_POLL_INTERVAL: Duration = Duration::from_micros(200);
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The number of polls without a pause when the program is about to exit.
+const IMMEDIATE_POLLS: usize = 4;
+/// The interval between two attempts to reap killed processes.
+const REAP_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A started program with all that it starts in turn. Dropping it kills them all, and reaps them without
-/// blocking.
+/// A running program and its descendants. Dropping it kills them all, and reaps them without blocking.
 ///
-/// None of `GroupChild`'s own waits is used for the main program. On Unix they lose its exit status if this
-/// process is PID 1 and inherits a member of the group that lives on; on Windows they can wait for a message
-/// that an earlier look has taken. The plain `Child` inside has neither flaw, and it answers for the main
-/// program alone: the very question.
-pub(super) struct Group {
-    /// Present until the drop.
+/// The wait methods of `GroupChild` are not used for the main program. On Unix they lose its exit status if this process
+/// is PID 1 and inherits a surviving member of the group; on Windows they can wait for a message that an earlier poll has
+/// consumed. The plain `Child` inside has neither flaw, and reports on the main program alone, as required here.
+pub(super) struct ProcessGroup {
+    /// `Some` until dropped.
     child: Option<GroupChild>,
 }
 
 /// The node's ends of a program's pipes.
 pub(super) struct Pipes {
-    /// Absent if there is nothing left to write.
-    pub(super) stdin: Option<Input>,
-    pub(super) stdout: Output,
-    pub(super) stderr: Output,
+    /// `None` if nothing is left to write.
+    pub(super) stdin: Option<InputPipe>,
+    pub(super) stdout: OutputPipe,
+    pub(super) stderr: OutputPipe,
 }
 
-impl Group {
-    /// Starts a program. Everything else that can fail comes before the start, so that after an error nothing has run.
+impl ProcessGroup {
+    /// Starts a program. Everything else that can fail happens before the start, so that after an error nothing has run.
     pub(super) fn start(program: &mut Program) -> io::Result<(Self, Pipes)> {
         let (name, arguments) = program
             .argv
             .split_first()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program is named"))?;
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "argv is empty"))?;
         let mut command = Command::new(name);
         command.args(arguments);
-        program.surroundings.apply(&mut command);
+        program.environment.apply(&mut command);
         if let Some(directory) = &program.directory {
             command.current_dir(directory);
         }
@@ -58,37 +56,37 @@ impl Group {
         let (end, stdin) = if bytes.is_empty() {
             (Stdio::null(), None)
         } else {
-            let (end, stdin) = Input::new(bytes)?;
+            let (end, stdin) = InputPipe::new(bytes)?;
             (end.into(), stdin)
         };
         command.stdin(end);
-        let (stdout, end) = Output::new()?;
+        let (stdout, end) = OutputPipe::new()?;
         command.stdout(end);
-        let (stderr, end) = Output::new()?;
+        let (stderr, end) = OutputPipe::new()?;
         command.stderr(end);
         let child = command.group_spawn()?;
-        // The program's ends of the pipes go with the command: from here on only the program holds them.
+        // Closes this process's copies of the program's pipe ends.
         drop(command);
         Ok((Self { child: Some(child) }, Pipes { stdin, stdout, stderr }))
     }
 
     /// Waits for the main program to exit, and reaps it.
     ///
-    /// The exit is polled for: a blocking wait would hold the handle that a kill needs.
+    /// Polls for the exit: a blocking wait would hold the handle that a kill needs.
     pub(super) async fn exit(&mut self) -> Result<ExitStatus, ProgramError> {
-        let mut pause = FIRST_PAUSE;
+        let mut interval = MIN_POLL_INTERVAL;
         loop {
             if let Some(status) = self.status()? {
                 return Ok(status);
             }
-            Timer::after(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            Timer::after(interval).await;
+            interval = (interval * 2).min(MAX_POLL_INTERVAL);
         }
     }
 
-    /// The same for a program that has closed its streams, which as a rule is about to exit.
+    /// Like [`exit`](Self::exit), for a program that has closed its streams and usually exits now.
     pub(super) async fn imminent_exit(&mut self) -> Result<ExitStatus, ProgramError> {
-        for _ in 0..LOOKS {
+        for _ in 0..IMMEDIATE_POLLS {
             if let Some(status) = self.status()? {
                 return Ok(status);
             }
@@ -98,60 +96,59 @@ impl Group {
     }
 
     fn status(&mut self) -> Result<Option<ExitStatus>, ProgramError> {
-        let child = self.child.as_mut().expect("held until the drop");
+        let child = self.child.as_mut().expect("present until dropped");
         child.inner().try_wait().map_err(ProgramError::Lost)
     }
 }
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        // The group bears the main program's number, which stays taken until that is reaped and the group is
-        // empty. If so, it has been free for `GRACE` at most: systems hand numbers out in turn, so nobody
-        // else bears it yet and the kill finds no one. Not to kill would let a silent background process
-        // outlive every bound.
+        // The group has the main program's PID, which stays in use until the program is reaped and the group is empty.
+        // After that it has been free for at most `GRACE`. Systems assign PIDs in sequence, so that no other process has
+        // it yet, and the kill finds none. Without the kill, a background process that writes nothing would outlive
+        // every limit.
         let found = child.kill().is_ok();
         let reaped = matches!(child.inner().try_wait(), Ok(Some(_)));
         if found || !reaped {
-            Reaper::take(child);
+            Reaper::add(child);
         }
     }
 }
 
-/// Killed groups that are not reaped yet, and whether a thread looks after them. One thread does for all, while there are
-/// any.
+/// Killed groups that are not reaped yet, and whether the reaper thread is running. It runs while there are any.
 struct Reaper {
     killed: Vec<GroupChild>,
-    at_work: bool,
+    is_running: bool,
 }
 
-static REAPER: Mutex<Reaper> = Mutex::new(Reaper { killed: Vec::new(), at_work: false });
+static REAPER: Mutex<Reaper> = Mutex::new(Reaper { killed: Vec::new(), is_running: false });
 
 impl Reaper {
-    fn take(child: GroupChild) {
+    fn add(child: GroupChild) {
         let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
         reaper.killed.push(child);
-        if !reaper.at_work {
-            // Without a thread they stay until the next one is killed.
-            reaper.at_work = thread::Builder::new().name("reaper".to_owned()).spawn(Self::work).is_ok();
+        if !reaper.is_running {
+            // If the thread cannot be started, they are reaped with the next killed group.
+            reaper.is_running = thread::Builder::new().name("reaper".to_owned()).spawn(Self::run).is_ok();
         }
     }
 
-    fn work() {
+    fn run() {
         loop {
-            thread::sleep(SETTLE);
+            thread::sleep(REAP_INTERVAL);
             let mut reaper = REAPER.lock().unwrap_or_else(PoisonError::into_inner);
             reaper.killed.retain_mut(|child| {
                 let reaped = !matches!(child.inner().try_wait(), Ok(None));
-                // The rest of the group is the business of the system's PID 1. That may be this process.
+                // The system's PID 1 reaps the rest of the group. That may be this process.
                 let _ = child.try_wait();
                 !reaped
             });
             if reaper.killed.is_empty() {
                 reaper.killed.shrink_to_fit();
-                reaper.at_work = false;
+                reaper.is_running = false;
                 return;
             }
         }

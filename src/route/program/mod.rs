@@ -1,18 +1,18 @@
-//! One run of one program: arguments and stdin go in; exit code, stdout and the end of stderr come out.
+//! One run of a program: takes arguments and stdin; returns exit code, stdout and the end of stderr.
 //!
-//! A program runs in a group of its own (a process group, on Windows a job), and the group never outlives the
-//! run, whichever way that ends: exit, timeout, too much output, or a caller who gave up and dropped the
-//! future. Only a process that leaves its group on purpose, as a daemon does, escapes.
+//! A program runs in its own group (a process group, or a job on Windows), and the group never outlives the run, however
+//! it ends: exit, timeout, output limit, or a dropped future. Only a process that deliberately leaves its group, as a
+//! daemon does, escapes.
 //!
-//! The caller's loop is never blocked: a program is started on the blocking pool, its pipes are read as they become ready,
-//! and neither the kill nor the wait for what was killed takes a thread of the pool. When a run has its answer nothing of
-//! it is left: no thread, no descriptor, no buffer, even if an escaped process still holds the other end of a pipe.
+//! A run never blocks the caller's loop: the program is started on the blocking pool, its pipes are read as they become
+//! ready, and neither killing nor reaping takes a thread of the pool. A finished run leaves nothing behind: no thread, no
+//! descriptor and no buffer, even if an escaped process still holds the other end of a pipe.
 
+mod environment;
 mod group;
 mod inherited;
 mod pipes;
 mod start_error;
-mod surroundings;
 
 use std::error::Error;
 use std::fmt;
@@ -28,71 +28,71 @@ use smol::Timer;
 use smol::future::{or, try_zip};
 use smol::lock::Semaphore;
 
-use group::{Group, Pipes};
-pub use inherited::keep_from_programs;
-use pipes::Output;
-pub(crate) use start_error::{Cause, StartError};
-pub(crate) use surroundings::Surroundings;
+pub(crate) use environment::Environment;
+use group::{Pipes, ProcessGroup};
+pub use inherited::set_inherited_cloexec;
+use pipes::OutputPipe;
+pub(crate) use start_error::{StartError, StartErrorKind};
 
-/// How much of the end of stderr is kept.
+/// The number of bytes kept from the end of stderr.
 const STDERR_TAIL: usize = 2 * 1024;
-/// How long what the program left in the background may go on writing once it has exited.
+/// How long background processes may continue writing after the program has exited.
 const GRACE: Duration = Duration::from_millis(100);
-/// How many programs are started at the same moment. A start can hang, as on a file system whose server is gone, and then
-/// holds a thread of the blocking pool, where others look up names.
-const STARTS: usize = 32;
+/// The maximum number of concurrent starts. A start can hang, for example on a network file system whose server is gone,
+/// and then occupies a thread of the blocking pool, which also resolves host names.
+const MAX_STARTS: usize = 32;
 
-/// What to run, and the bounds of one run.
+/// A program to run, and the limits of the run.
 #[derive(Debug)]
 pub(crate) struct Program {
-    /// The program, looked up in `PATH` unless it is a path, and its arguments; no shell sees them.
+    /// The program, which is looked up in `PATH` unless it is a path, and its arguments. No shell is involved.
     pub(crate) argv: Vec<String>,
-    /// The working directory; the node's own if absent.
+    /// The working directory; the node's own if `None`.
     pub(crate) directory: Option<PathBuf>,
-    /// Its environment.
-    pub(crate) surroundings: Arc<Surroundings>,
-    /// What the program can read from its stdin, which ends after it.
+    /// The program's environment variables.
+    pub(crate) environment: Arc<Environment>,
+    /// The contents of the program's stdin.
     pub(crate) stdin: Vec<u8>,
-    /// The longest that the run may take, its start included.
+    /// The maximum duration of the run, including the start.
     pub(crate) timeout: Duration,
-    /// The most bytes that the program may write to stdout.
+    /// The maximum number of bytes that the program may write to stdout.
     pub(crate) output_limit: usize,
 }
 
-/// Says what keeps a program from running in that directory, as far as it shows without running it.
-pub(crate) fn missing(name: &str, directory: Option<&Path>, surroundings: &Surroundings) -> Option<String> {
-    start_error::missing(name, directory, surroundings.path().as_deref())
+/// Returns why a program cannot run in `directory`, as far as that can be determined without running it.
+pub(crate) fn preflight(name: &str, directory: Option<&Path>, environment: &Environment) -> Option<String> {
+    start_error::preflight(name, directory, environment.path().as_deref())
 }
 
-/// What a run that ended by itself left behind.
+/// The status and output of a program that has exited.
 #[derive(Debug)]
-pub(crate) struct Finished {
-    /// The exit code; absent if a signal ended the program.
+pub(crate) struct ProgramOutput {
+    /// The exit code; `None` if a signal killed the program.
     pub(crate) exit: Option<i32>,
-    /// The signal that ended the program, where there are signals.
+    /// The signal that killed the program, on systems with signals.
     pub(crate) signal: Option<i32>,
-    /// All that was written to stdout.
+    /// Everything written to stdout.
     pub(crate) stdout: Vec<u8>,
-    /// The last of what was written to stderr, at most 2 KiB.
+    /// The end of stderr, at most 2 KiB.
     pub(crate) stderr: Vec<u8>,
 }
 
-/// Why a run did not end by itself.
+/// Why a program did not run to its end.
 #[derive(Debug)]
 pub(crate) enum ProgramError {
-    /// Nothing has run.
+    /// The program was not started.
     NotStarted(StartError),
     /// The timeout passed; the group was killed.
     TimedOut {
-        /// The last of what was written to stderr until then, at most 2 KiB.
+        /// The end of stderr so far, at most 2 KiB.
         stderr: Vec<u8>,
     },
-    /// stdout went beyond the limit; the group was killed.
-    TooMuchOutput {
-        /// The limit, in bytes.
+    /// stdout exceeded its limit; the group was killed.
+    OutputLimit {
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The system failed at reading from the program or at waiting for it, so its outcome is not known; the group was
+    /// A system call to read from the program or to wait for it failed, so that its outcome is unknown; the group was
     /// killed.
     Lost(io::Error),
 }
@@ -102,17 +102,17 @@ impl fmt::Display for ProgramError {
         match self {
             Self::NotStarted(error) => error.fmt(f),
             Self::TimedOut { .. } => f.write_str(
-                "the program was still running at its timeout: raise the timeout, or see what it waits for",
+                "the program exceeded its timeout: raise the timeout, or check what the program waits for",
             ),
-            Self::TooMuchOutput { limit } => write!(
+            Self::OutputLimit { limit } => write!(
                 f,
-                "the program wrote more than {limit} bytes to stdout and was ended: \
+                "the program wrote more than {limit} bytes to stdout and was killed: \
                  raise the limit, or make it write less"
             ),
             Self::Lost(error) => write!(
                 f,
-                "the program ran, and how it ended is not known, because the node lost touch with it ({error}): \
-                 look at the node's system limits"
+                "the program ran, but its outcome is unknown, because the node lost contact with it ({error}): \
+                 check the node's system limits"
             ),
         }
     }
@@ -123,31 +123,31 @@ impl Error for ProgramError {
         match self {
             Self::NotStarted(error) => Some(error),
             Self::Lost(error) => Some(error),
-            Self::TimedOut { .. } | Self::TooMuchOutput { .. } => None,
+            Self::TimedOut { .. } | Self::OutputLimit { .. } => None,
         }
     }
 }
 
-/// Runs a program to its end or to the first of its bounds.
+/// Runs a program until it exits or reaches a limit.
 ///
-/// Dropping the future kills the program and all of its group.
+/// Dropping the future kills the program and its group.
 ///
 /// # Errors
-/// See [`ProgramError`]. An exit code other than 0 is no error here.
-pub(crate) async fn run(program: Program) -> Result<Finished, ProgramError> {
+/// See [`ProgramError`]. A nonzero exit code is not an error here.
+pub(crate) async fn run(program: Program) -> Result<ProgramOutput, ProgramError> {
     let timeout = program.timeout;
     let mut stderr = Vec::new();
     match within(timeout, supervise(program, &mut stderr)).await {
         Some(Ok((status, stdout))) => {
-            Ok(Finished { exit: status.code(), signal: signal(status), stdout, stderr })
+            Ok(ProgramOutput { exit: status.code(), signal: signal(status), stdout, stderr })
         }
         Some(Err(error)) => Err(error),
         None => Err(ProgramError::TimedOut { stderr }),
     }
 }
 
-/// One run but for its timeout. The end of stderr goes to the caller's buffer, which outlives a run that is
-/// cut off.
+/// Runs a program without a timeout. The end of stderr goes to the caller's buffer, which outlives a run that times
+/// out.
 async fn supervise(program: Program, stderr: &mut Vec<u8>) -> Result<(ExitStatus, Vec<u8>), ProgramError> {
     let limit = program.output_limit;
     let (group, pipes) = start(program).await.map_err(ProgramError::NotStarted)?;
@@ -160,24 +160,24 @@ async fn supervise(program: Program, stderr: &mut Vec<u8>) -> Result<(ExitStatus
         }
         pending().await
     };
-    let status = or(until_over(group, &mut stdout, &mut stderr), input).await?;
+    let status = or(read_to_exit(group, &mut stdout, &mut stderr), input).await?;
     Ok((status, stdout.bytes))
 }
 
-async fn start(mut program: Program) -> Result<(Group, Pipes), StartError> {
-    static TURN: Semaphore = Semaphore::new(STARTS);
-    let turn = TURN.acquire().await;
-    // Whatever happens, a caller who has gone meanwhile included, ends in the group's drop.
+async fn start(mut program: Program) -> Result<(ProcessGroup, Pipes), StartError> {
+    static STARTS: Semaphore = Semaphore::new(MAX_STARTS);
+    let permit = STARTS.acquire().await;
+    // If the caller drops this future meanwhile, the group is dropped, and thus killed, on the pool's thread.
     smol::unblock(move || {
-        let _turn = turn;
-        Group::start(&mut program).map_err(|error| StartError::new(error, &program))
+        let _permit = permit;
+        ProcessGroup::start(&mut program).map_err(|error| StartError::new(error, &program))
     })
     .await
 }
 
-/// Reads all that the program writes, and waits until it has exited.
-async fn until_over(
-    mut group: Group,
+/// Reads everything that the program writes, and waits until it has exited.
+async fn read_to_exit(
+    mut group: ProcessGroup,
     stdout: &mut Stdout,
     stderr: &mut Stderr<'_>,
 ) -> Result<ExitStatus, ProgramError> {
@@ -186,25 +186,25 @@ async fn until_over(
         let closed = async { output.as_mut().await.map(|()| None) };
         let exited = async { group.exit().await.map(Some) };
         let Some(status) = or(closed, exited).await? else {
-            // As a rule the streams close because the program exits; but it may also close them and run on.
+            // Usually the streams close because the program exits, but a program may also close them and keep running.
             return group.imminent_exit().await;
         };
-        // As a rule the streams are about to close as well. If not, a background process holds them open.
+        // Usually the streams close now as well. If not, a background process holds them open.
         if let Some(closed) = within(GRACE, output).await {
             return closed.map(|()| status);
         }
         status
     };
     drop(group);
-    // Whoever of the group was writing is dead now, and what they wrote is still to be read. No clock ends that, for an
-    // answer cut short because the machine is busy would look whole.
-    try_zip(stdout.read_rest(), stderr.read_rest()).await?;
+    // The whole group is dead now, but its last output has not been read yet. No timeout applies to that: output that is
+    // truncated because the machine is busy would look complete.
+    try_zip(stdout.drain(), stderr.drain()).await?;
     Ok(status)
 }
 
-/// All of stdout, unless that is more than `limit`.
+/// Collects stdout, up to `limit` bytes.
 struct Stdout {
-    pipe: Output,
+    pipe: OutputPipe,
     bytes: Vec<u8>,
     limit: usize,
 }
@@ -217,51 +217,51 @@ impl Stdout {
         Ok(())
     }
 
-    async fn read_rest(&mut self) -> Result<(), ProgramError> {
+    async fn drain(&mut self) -> Result<(), ProgramError> {
         let Self { pipe, bytes, limit } = self;
         let mut take = |chunk: &[u8]| {
             if bytes.len() <= *limit {
                 bytes.extend_from_slice(chunk);
             }
         };
-        pipe.rest(&mut take).await.map_err(ProgramError::Lost)?;
+        pipe.drain(&mut take).await.map_err(ProgramError::Lost)?;
         self.check()
     }
 
     fn check(&self) -> Result<(), ProgramError> {
         let limit = self.limit;
-        if self.bytes.len() > limit { Err(ProgramError::TooMuchOutput { limit }) } else { Ok(()) }
+        if self.bytes.len() > limit { Err(ProgramError::OutputLimit { limit }) } else { Ok(()) }
     }
 }
 
-/// All of stderr, of which only the end is kept.
+/// Reads stderr, of which only the end is kept.
 struct Stderr<'a> {
-    pipe: Output,
+    pipe: OutputPipe,
     tail: &'a mut Vec<u8>,
 }
 
 impl Stderr<'_> {
     async fn read(&mut self) -> Result<(), ProgramError> {
         let Self { pipe, tail } = self;
-        while pipe.next(|chunk| keep(tail, chunk)).await.map_err(ProgramError::Lost)? {}
+        while pipe.next(|chunk| append_tail(tail, chunk)).await.map_err(ProgramError::Lost)? {}
         Ok(())
     }
 
-    async fn read_rest(&mut self) -> Result<(), ProgramError> {
+    async fn drain(&mut self) -> Result<(), ProgramError> {
         let Self { pipe, tail } = self;
-        pipe.rest(|chunk| keep(tail, chunk)).await.map_err(ProgramError::Lost)
+        pipe.drain(|chunk| append_tail(tail, chunk)).await.map_err(ProgramError::Lost)
     }
 }
 
-/// Adds to a tail, and keeps only its end.
-fn keep(tail: &mut Vec<u8>, chunk: &[u8]) {
+/// Appends `chunk` to `tail`, of which at most the last [`STDERR_TAIL`] bytes are kept.
+fn append_tail(tail: &mut Vec<u8>, chunk: &[u8]) {
     let chunk = &chunk[chunk.len().saturating_sub(STDERR_TAIL)..];
     let excess = (tail.len() + chunk.len()).saturating_sub(STDERR_TAIL);
     tail.drain(..excess);
     tail.extend_from_slice(chunk);
 }
 
-/// The result of a future, or nothing if it takes longer than that.
+/// Returns the result of a future, or `None` if it takes longer than `limit`.
 async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     let timer = async {
         Timer::after(limit).await;
@@ -270,10 +270,10 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T
     or(async { Some(future.await) }, timer).await
 }
 
-/// The number of the signal that ended a program.
+/// Returns the number of the signal that killed a program.
 ///
-/// The standard library tells it through a trait of one family of systems, and these sources name none. What
-/// it prints, `signal: 9 (SIGKILL)`, says the same, and says nothing of signals where there are none.
+/// The standard library exposes it only through a platform extension trait, which these sources do not use. Its `Display`
+/// contains the same information, `signal: 9 (SIGKILL)`, on systems with signals, and no signal on others.
 fn signal(status: ExitStatus) -> Option<i32> {
     let printed = status.to_string();
     let number = printed.strip_prefix("signal: ")?.split(' ').next()?;

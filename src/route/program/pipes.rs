@@ -1,9 +1,9 @@
-//! The pipes of a program, as the loop reads and writes them.
+//! The pipes of a program, with async reads and writes.
 //!
-//! A process that leaves its program's group may hold a pipe for ever, so a pipe must be given up whoever holds its other
-//! end. Where the system tells when a pipe is ready, as Unix does, no thread ever waits for one, and dropping this end is
-//! all there is to it. Windows tells that of sockets only. There a thread waits, one of its own, so that programs take
-//! none of the blocking pool; it ends when the group does, since no process leaves a job.
+//! A process that leaves its program's group may hold a pipe forever, so it must be possible to abandon a pipe whose other
+//! end is open. Where the system reports the readiness of pipes, as Unix does, no thread waits for one, and dropping this
+//! end suffices. Windows reports the readiness of sockets only. There, a dedicated thread waits, so that programs occupy
+//! none of the blocking pool; it ends with the group, since no process leaves a job.
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::thread;
@@ -13,20 +13,21 @@ use filedescriptor::{AsRawFileDescriptor, FileDescriptor};
 use smol::Async;
 use smol::future::yield_now;
 
-/// How much is read at once: as much as a pipe usually holds.
+/// The number of bytes read at once: the usual capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
-/// How much a thread reads at once, which has two such chunks in hand.
-const THREADS_CHUNK: usize = 16 * 1024;
-/// A new pipe has room for so much on every system.
-const ROOM: usize = 2 * 1024;
-/// The most that a pipe can hold: Linux's `pipe-max-size`.
-const CAPACITY: usize = 1 << 20;
+/// The number of bytes that a thread reads at once; it buffers two such chunks.
+const THREAD_CHUNK: usize = 16 * 1024;
+/// The minimum capacity of a new pipe on every system.
+const MIN_CAPACITY: usize = 2 * 1024;
+/// The maximum capacity of a pipe: Linux's `pipe-max-size`.
+const MAX_CAPACITY: usize = 1 << 20;
 
-/// Tells when this end of a pipe is ready, and keeps it from blocking. `None` if the system cannot.
-fn watch(pipe: &impl AsRawFileDescriptor) -> io::Result<Option<Async<FileDescriptor>>> {
-    let mut twin = FileDescriptor::dup(pipe).map_err(system_error)?;
-    match twin.set_non_blocking(true) {
-        Ok(()) => Async::new_nonblocking(twin).map(Some),
+/// Makes this end of a pipe nonblocking, and registers it for readiness events. Returns `None` if the system does not
+/// support that for pipes.
+fn register(pipe: &impl AsRawFileDescriptor) -> io::Result<Option<Async<FileDescriptor>>> {
+    let mut duplicate = FileDescriptor::dup(pipe).map_err(system_error)?;
+    match duplicate.set_non_blocking(true) {
+        Ok(()) => Async::new_nonblocking(duplicate).map(Some),
         Err(filedescriptor::Error::OnlySocketsNonBlocking) => Ok(None),
         Err(error) => Err(system_error(error)),
     }
@@ -40,39 +41,40 @@ fn system_error(error: filedescriptor::Error) -> io::Error {
     }
 }
 
-/// Where a program's output arrives.
-pub(super) enum Output {
-    Watched {
+/// This end of a pipe from a program.
+pub(super) enum OutputPipe {
+    Async {
         pipe: PipeReader,
         ready: Async<FileDescriptor>,
-        /// The last chunk was a full one, so more is likely to be there.
+        /// The last read returned a full chunk, so that more is likely available.
         more: bool,
     },
     Threaded(Receiver<io::Result<Vec<u8>>>),
 }
 
-impl Output {
-    /// Makes a pipe, and returns the end for the program as well.
+impl OutputPipe {
+    /// Creates a pipe, and also returns the program's end.
     pub(super) fn new() -> io::Result<(Self, PipeWriter)> {
         let (pipe, end) = io::pipe()?;
-        let output = match watch(&pipe)? {
-            Some(ready) => Self::Watched { pipe, ready, more: false },
+        let output = match register(&pipe)? {
+            Some(ready) => Self::Async { pipe, ready, more: false },
             None => {
                 let (sender, chunks) = async_channel::bounded(1);
-                thread::Builder::new().name("output".to_owned()).spawn(move || forward(pipe, &sender))?;
+                thread::Builder::new().name("output".to_owned()).spawn(move || copy(pipe, &sender))?;
                 Self::Threaded(chunks)
             }
         };
         Ok((output, end))
     }
 
-    /// Waits for output and hands it to `take`. `false` at its end, which comes when no process holds the other
-    /// end any more. Nothing is lost if the future is dropped.
+    /// Waits for output and passes it to `take`. Returns `false` at the end, when no process holds the other end.
+    ///
+    /// Cancel safe: dropping the future loses no output.
     pub(super) async fn next(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<bool> {
         match self {
-            Self::Watched { pipe, ready, more } => loop {
+            Self::Async { pipe, ready, more } => loop {
                 if *more {
-                    // The reads of a program that writes without end are not to hold up everybody else.
+                    // A program that writes continuously must not starve other tasks.
                     yield_now().await;
                 } else {
                     ready.readable().await?;
@@ -93,13 +95,13 @@ impl Output {
         }
     }
 
-    /// Hands to `take` what the group has written, once the group is dead.
+    /// Passes the remaining output of a dead group to `take`.
     ///
-    /// A process that has escaped may go on writing. What the group wrote is in front of that, and no more than the pipe
-    /// can hold.
-    pub(super) async fn rest(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-        if let Self::Watched { pipe, .. } = self {
-            let mut left = CAPACITY;
+    /// An escaped process may still be writing. The group's output precedes that, and is no longer than the pipe's
+    /// capacity.
+    pub(super) async fn drain(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+        if let Self::Async { pipe, .. } = self {
+            let mut left = MAX_CAPACITY;
             while left > 0 {
                 match read(pipe, &mut take)? {
                     Some(count @ 1..) => left = left.saturating_sub(count),
@@ -114,7 +116,7 @@ impl Output {
     }
 }
 
-/// Reads a chunk. `None` if nothing is there yet, and 0 at the end.
+/// Reads a chunk, passes it to `take` and returns its length: 0 at the end, `None` if nothing is available yet.
 fn read(pipe: &mut PipeReader, take: &mut impl FnMut(&[u8])) -> io::Result<Option<usize>> {
     let mut chunk = [0; CHUNK];
     loop {
@@ -130,10 +132,10 @@ fn read(pipe: &mut PipeReader, take: &mut impl FnMut(&[u8])) -> io::Result<Optio
     }
 }
 
-/// Passes on what comes out of a pipe, until its end or until nobody wants it; blocks.
-fn forward(mut pipe: PipeReader, chunks: &Sender<io::Result<Vec<u8>>>) {
+/// Copies chunks from a pipe to a channel, until the pipe ends or the channel closes. Blocks.
+fn copy(mut pipe: PipeReader, chunks: &Sender<io::Result<Vec<u8>>>) {
     loop {
-        let mut chunk = vec![0; THREADS_CHUNK];
+        let mut chunk = vec![0; THREAD_CHUNK];
         let read = match pipe.read(&mut chunk) {
             Ok(0) => return,
             Ok(count) => {
@@ -150,25 +152,25 @@ fn forward(mut pipe: PipeReader, chunks: &Sender<io::Result<Vec<u8>>>) {
     }
 }
 
-/// What is still to be written to a program's stdin.
+/// This end of a pipe to a program's stdin, and the bytes that remain to be written.
 ///
-/// A program need not read it, so a failed write is no error: what the program missed shows in its answer.
-pub(super) struct Input {
+/// A program need not read its input, so a failed write is not an error.
+pub(super) struct InputPipe {
     pipe: PipeWriter,
     ready: Async<FileDescriptor>,
     bytes: Vec<u8>,
 }
 
-impl Input {
-    /// Makes a pipe and writes into it as much of `bytes` as it has room for. Returns the end for the program, and what
-    /// is left to do.
+impl InputPipe {
+    /// Creates a pipe and writes `bytes` if they certainly fit. Returns the program's end, and this end if bytes remain to
+    /// be written.
     pub(super) fn new(bytes: Vec<u8>) -> io::Result<(PipeReader, Option<Self>)> {
         let (end, mut pipe) = io::pipe()?;
-        if bytes.len() <= ROOM {
+        if bytes.len() <= MIN_CAPACITY {
             pipe.write_all(&bytes)?;
             return Ok((end, None));
         }
-        let Some(ready) = watch(&pipe)? else {
+        let Some(ready) = register(&pipe)? else {
             let write = move || drop(pipe.write_all(&bytes));
             thread::Builder::new().name("input".to_owned()).spawn(write)?;
             return Ok((end, None));
@@ -176,7 +178,7 @@ impl Input {
         Ok((end, Some(Self { pipe, ready, bytes })))
     }
 
-    /// Writes the rest, until nobody can read it any more.
+    /// Writes the remaining bytes; stops early if the other end is closed.
     pub(super) async fn write(mut self) {
         let mut written = 0;
         while written < self.bytes.len() {

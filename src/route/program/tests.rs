@@ -18,7 +18,7 @@ fn program(argv: &[&str]) -> Program {
     Program {
         argv: argv.iter().map(ToString::to_string).collect(),
         directory: None,
-        surroundings: Arc::default(),
+        environment: Arc::default(),
         stdin: Vec::new(),
         timeout: LONG,
         output_limit: 1 << 20,
@@ -29,7 +29,7 @@ fn sh(script: &str) -> Program {
     program(&["sh", "-c", script])
 }
 
-fn finish(program: Program) -> Finished {
+fn finish(program: Program) -> ProgramOutput {
     block_on(run(program)).expect("the program ends by itself")
 }
 
@@ -177,7 +177,7 @@ fn closed_streams_are_not_the_end() {
 fn endless_output_ends_at_the_limit() {
     let start = Instant::now();
     let error = block_on(run(program(&["yes"]))).expect_err("it is too much");
-    assert!(matches!(error, ProgramError::TooMuchOutput { limit: 1_048_576 }), "{error:?}");
+    assert!(matches!(error, ProgramError::OutputLimit { limit: 1_048_576 }), "{error:?}");
     assert!(start.elapsed() < LONG / 2);
 }
 
@@ -185,8 +185,8 @@ fn endless_output_ends_at_the_limit() {
 fn the_limit_itself_is_allowed() {
     let hundred = |limit| Program { output_limit: limit, ..sh("yes | head -c 100") };
     assert_eq!(finish(hundred(100)).stdout.len(), 100);
-    assert!(matches!(block_on(run(hundred(99))), Err(ProgramError::TooMuchOutput { limit: 99 })));
-    assert!(matches!(block_on(run(hundred(0))), Err(ProgramError::TooMuchOutput { limit: 0 })));
+    assert!(matches!(block_on(run(hundred(99))), Err(ProgramError::OutputLimit { limit: 99 })));
+    assert!(matches!(block_on(run(hundred(0))), Err(ProgramError::OutputLimit { limit: 0 })));
     assert_eq!(finish(hundred(usize::MAX)).stdout.len(), 100);
 }
 

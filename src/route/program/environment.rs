@@ -1,11 +1,11 @@
-//! What a program gets of the node's surroundings: named variables of its environment, and nothing else.
+//! A program's environment variables: those configured, and those inherited from the node by name.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::process::Command;
 
-/// Variables that every program gets if the node has them: where programs and files are, who runs them, language and time
-/// zone, and what Windows cannot start a program without. None of them holds a secret.
+/// Variables that every program inherits: paths, user, language and time zone, and those without which Windows cannot
+/// start a program. None of them holds a secret.
 const ALWAYS: [&str; 31] = [
     "PATH",
     "HOME",
@@ -40,18 +40,18 @@ const ALWAYS: [&str; 31] = [
     "WINDIR",
 ];
 
-/// The environment of a program.
+/// The environment variables of a program.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Surroundings {
-    /// Variables and their values.
+pub(crate) struct Environment {
+    /// Variables to set, with their values.
     pub(crate) set: Vec<(String, String)>,
-    /// Names of further variables that are passed on from the node's environment; a `*` at the end stands for any text.
+    /// The names of further variables to inherit from the node; a `*` at the end matches any text.
     pub(crate) inherit: Vec<String>,
 }
 
-impl Surroundings {
-    /// Takes away all that a program is not to get, instead of putting together what it gets: without a `PATH` of its own
-    /// the system's quick way to start a program remains open.
+impl Environment {
+    /// Applies the environment to a command. Removes variables one by one instead of clearing them all: as long as `PATH`
+    /// is neither set nor cleared, the standard library can use the fast way to start a program (`posix_spawn`).
     pub(super) fn apply(&self, command: &mut Command) {
         for (name, _) in env::vars_os() {
             if !self.inherits(&name) {
@@ -61,14 +61,14 @@ impl Surroundings {
         command.envs(self.set.iter().map(|(name, value)| (name, value)));
     }
 
-    /// The `PATH` that a program is looked up in.
+    /// Returns the `PATH` in which a program is looked up.
     pub(super) fn path(&self) -> Option<OsString> {
         let set = self.set.iter().rev().find(|(name, _)| name.eq_ignore_ascii_case("PATH"));
         set.map(|(_, value)| value.into()).or_else(|| env::var_os("PATH"))
     }
 
     fn inherits(&self, name: &OsStr) -> bool {
-        // What is no text has a name that cannot be written here. On Windows names are the same in either case.
+        // The configuration cannot express a name that is not Unicode. Case is ignored, as on Windows.
         let Some(name) = name.to_str() else { return self.inherit.iter().any(|pattern| pattern == "*") };
         ALWAYS
             .into_iter()
@@ -90,15 +90,14 @@ mod tests {
 
     #[test]
     fn named_variables_are_inherited() {
-        let some =
-            Surroundings { inherit: vec!["BOARD_*".into(), "Token".into()], ..Surroundings::default() };
+        let some = Environment { inherit: vec!["BOARD_*".into(), "Token".into()], ..Environment::default() };
         for inherited in ["PATH", "Path", "LC_ALL", "LC_", "BOARD_ID", "TOKEN", "SystemRoot"] {
             assert!(some.inherits(OsStr::new(inherited)), "{inherited}");
         }
         for hidden in ["SECRET", "PATHS", "MY_PATH", "BOARD", "LC", "é"] {
             assert!(!some.inherits(OsStr::new(hidden)), "{hidden}");
         }
-        let all = Surroundings { inherit: vec!["*".into()], ..Surroundings::default() };
+        let all = Environment { inherit: vec!["*".into()], ..Environment::default() };
         assert!(all.inherits(OsStr::new("SECRET")));
     }
 }

@@ -1,4 +1,4 @@
-//! Providers as the configuration names them.
+//! Creates the registry of a configuration.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,22 +7,25 @@ use std::{fmt, io};
 
 use smol::Executor;
 
-use super::registry::{Builder, RegistryError};
-use super::{Exec, Forward, Registry};
-use crate::config::{Config, ForwardTls, NodeWorkers, Provider};
+use super::builder::{RegistryBuilder, RegistryError};
+use super::{Exec, Forward, ProviderKind, Registry};
+use crate::config::{Config, ForwardTlsConfig, NodeWorkers, ProviderConfig};
 use crate::encoding;
 use crate::remote::Remote;
 use crate::transport::tls::{Connector, TlsError};
 
-/// Where to, and with which token and which TLS.
-type Way<'a> = (&'a str, Option<&'a Path>, Option<&'a ForwardTls>);
+/// Another node: its address, token file and TLS.
+type Target<'a> = (&'a str, Option<&'a Path>, Option<&'a ForwardTlsConfig>);
 
-/// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node
-/// with the same token and TLS share one connection.
+/// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node with the same
+/// token and TLS share its connections.
 ///
 /// # Errors
-/// [`ProvidersError`].
-pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<Builder, ProvidersError> {
+/// [`ProviderConfigError`] if a function's name, token file or TLS files cannot be used.
+pub fn registry_from_config(
+    config: &Config,
+    executor: &Arc<Executor<'static>>,
+) -> Result<RegistryBuilder, ProviderConfigError> {
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
     let mut builder = Registry::builder(name.clone()).max_hops(hops);
@@ -30,31 +33,33 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
     if let Some(workers) = node {
         builder.node_workers(workers.clone());
     }
-    for (kind, workers) in [("exec", exec), ("forward", forward), ("native", native)] {
+    let of_providers =
+        [(ProviderKind::Exec, exec), (ProviderKind::Forward, forward), (ProviderKind::Native, native)];
+    for (kind, workers) in of_providers {
         if let Some(workers) = workers {
             builder.provider_workers(kind, workers.clone());
         }
     }
-    let mut remotes: HashMap<Way<'_>, Arc<Remote>> = HashMap::new();
+    let mut remotes: HashMap<Target<'_>, Arc<Remote>> = HashMap::new();
     for function in &config.functions {
         let description = function.description.clone();
         match &function.provider {
-            Provider::Exec(exec) => {
+            ProviderConfig::Exec(exec) => {
                 let exec = Exec::new(executor.clone(), exec.clone());
-                if let Some(what) = exec.missing() {
-                    log::warn!("function {:?} cannot run: {what}", function.name);
+                if let Some(problem) = exec.preflight() {
+                    log::warn!("function {:?} cannot run: {problem}", function.name);
                 }
                 builder.provide(&function.name, description, exec)?;
             }
-            Provider::Forward(forward) => {
-                let to = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());
-                let remote = match remotes.get(&to) {
+            ProviderConfig::Forward(forward) => {
+                let target = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());
+                let remote = match remotes.get(&target) {
                     Some(remote) => remote.clone(),
                     None => {
-                        let token = to.1.map(token).transpose()?;
-                        let tls = to.2.map(|tls| connector(to.0, tls)).transpose()?;
-                        let remote = Remote::over_tls(executor, to.0, config.limits.clone(), token, tls);
-                        remotes.entry(to).or_insert(Arc::new(remote)).clone()
+                        let token = target.1.map(read_token).transpose()?;
+                        let tls = target.2.map(|tls| connector(target.0, tls)).transpose()?;
+                        let remote = Remote::over_tls(executor, target.0, config.limits.clone(), token, tls);
+                        remotes.entry(target).or_insert(Arc::new(remote)).clone()
                     }
                 };
                 let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);
@@ -68,49 +73,50 @@ pub fn providers(config: &Config, executor: &Arc<Executor<'static>>) -> Result<B
     Ok(builder)
 }
 
-fn token(path: &Path) -> Result<String, ProvidersError> {
-    let fail = |source| ProvidersError::TokenFile { path: path.to_owned(), source };
+fn read_token(path: &Path) -> Result<String, ProviderConfigError> {
+    let fail = |source| ProviderConfigError::TokenFile { path: path.to_owned(), source };
     let text = encoding::read(path).map_err(fail)?;
     match text.trim() {
-        "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "it holds no token"))),
+        "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file contains no token"))),
         token => Ok(token.to_owned()),
     }
 }
 
-fn connector(to: &str, tls: &ForwardTls) -> Result<Connector, ProvidersError> {
+fn connector(to: &str, tls: &ForwardTlsConfig) -> Result<Connector, ProviderConfigError> {
     let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
-    Connector::load(&tls.ca, identity).map_err(|source| ProvidersError::Tls { to: to.to_owned(), source })
+    Connector::load(&tls.ca, identity)
+        .map_err(|source| ProviderConfigError::Tls { to: to.to_owned(), source })
 }
 
-/// Says why the providers of a configuration are not there.
+/// Why the registry of a configuration could not be created.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum ProvidersError {
-    /// A name was not taken.
+pub enum ProviderConfigError {
+    /// The registry did not accept a function.
     Registry(RegistryError),
     /// A function's `token_file` cannot be read.
     TokenFile {
-        /// As configured.
+        /// The path, as configured.
         path: PathBuf,
-        /// What reading it met.
+        /// The cause.
         source: io::Error,
     },
-    /// A function's `tls` is not what it should be.
+    /// The files under a function's `tls` cannot be used.
     Tls {
         /// The other node, as configured.
         to: String,
-        /// What is wrong.
+        /// The cause.
         source: TlsError,
     },
 }
 
-impl From<RegistryError> for ProvidersError {
+impl From<RegistryError> for ProviderConfigError {
     fn from(error: RegistryError) -> Self {
         Self::Registry(error)
     }
 }
 
-impl fmt::Display for ProvidersError {
+impl fmt::Display for ProviderConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry(error) => error.fmt(f),
@@ -122,7 +128,7 @@ impl fmt::Display for ProvidersError {
     }
 }
 
-impl std::error::Error for ProvidersError {
+impl std::error::Error for ProviderConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Registry(error) => error.source(),

@@ -1,26 +1,25 @@
-//! The access log: a line for each call and each refusal, with who it was.
+//! The access log: one line for each call and each rejection, with the peer's address.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::access::{Decision, Pass};
+use super::super::name::MAX_NAME;
+use super::{Decision, Grants};
 use crate::config::Rule;
 use crate::message::Fault;
 
-/// The target of the access log, which has a limit of its own.
+/// The target of the access log, which has a rate limit of its own.
 const ACCESS: &str = "chanrpc::access";
-/// Characters of a function's name that are shown. No name that exists is longer.
-const NAME: usize = 128;
 
-/// Who is at the other end of a connection, as logs have it.
+/// The peer of a connection, as logs show it: its address, or `-`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerName(pub(crate) Option<SocketAddr>);
 
 impl fmt::Display for PeerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            // An IPv4 address may come as one of IPv6.
+            // An IPv4 address may arrive mapped to IPv6.
             Some(address) if address.ip().to_canonical().is_ipv4() => {
                 write!(f, "{}:{}", address.ip().to_canonical(), address.port())
             }
@@ -30,12 +29,12 @@ impl fmt::Display for PeerName {
     }
 }
 
-impl Pass {
-    /// Logs a call that was answered, or refused with a fault, if there is an access log.
+impl Grants {
+    /// Logs a call that has been answered, with its fault if it failed.
     #[inline]
     pub(crate) fn log_call(&self, function: &str, fault: Option<&Fault>, time: Duration) {
         if self.is_logged() {
-            let rule = match self.decide(function) {
+            let rule = match self.explain(function) {
                 Decision::Allowed { rule, .. } => Some(rule),
                 _ => None,
             };
@@ -43,16 +42,16 @@ impl Pass {
         }
     }
 
-    /// Logs a call that its caller has left before it was answered.
-    pub(crate) fn log_given_up(&self, function: &str, time: Duration) {
+    /// Logs a call whose caller left before it was answered.
+    pub(crate) fn log_abandoned(&self, function: &str, time: Duration) {
         if self.is_logged() {
             self.log_line(None, &"gone", time, Some(function));
         }
     }
 
-    /// Logs that something was refused before it was known to be a call.
+    /// Logs something that was rejected before it was recognized as a call.
     #[inline]
-    pub(crate) fn log_refusal(&self, reason: &dyn fmt::Display) {
+    pub(crate) fn log_rejection(&self, reason: &dyn fmt::Display) {
         if self.is_logged() {
             self.log_line(None, reason, Duration::ZERO, None);
         }
@@ -66,19 +65,19 @@ impl Pass {
         time: Duration,
         function: Option<&str>,
     ) {
-        let (peer, rule, ms) = (self.peer(), Quoted(rule.map(named)), time.as_secs_f64() * 1e3);
-        // What a caller can make long comes last, so that no cut takes anything else.
+        let (peer, rule, ms) = (self.peer(), Quoted(rule.map(label)), time.as_secs_f64() * 1e3);
+        // The caller controls the length of the function's name, so it comes last, where truncation costs nothing else.
         let function = Quoted(function);
         log::info!(target: ACCESS, "peer={peer} rule={rule} outcome={outcome} ms={ms:.3} function={function}");
     }
 }
 
-/// What people call a rule.
-fn named(rule: &Rule) -> &str {
-    rule.name.as_deref().unwrap_or(&rule.place)
+/// Returns the rule's name, or its location in the configuration file.
+fn label(rule: &Rule) -> &str {
+    rule.name.as_deref().unwrap_or(&rule.location)
 }
 
-/// `ok`, or an error's code.
+/// `ok`, or an error code.
 struct Outcome(Option<i64>);
 
 impl fmt::Display for Outcome {
@@ -90,13 +89,14 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// A text that cannot end its quotes, and so adds nothing to a line. `-` if there is none.
+/// A quoted and escaped text, which cannot forge another field of the line; `-` if absent. Truncated to the length of
+/// the longest function name.
 struct Quoted<'a>(Option<&'a str>);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(text) = self.0 else { return f.write_str("-") };
-        match text.char_indices().nth(NAME) {
+        match text.char_indices().nth(MAX_NAME) {
             Some((end, _)) => write!(f, "{:?}…", &text[..end]),
             None => write!(f, "{text:?}"),
         }
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_forges_a_field() {
+    fn quoted_text_cannot_forge_a_field() {
         let shown = |text: &str| Quoted(Some(text)).to_string();
         assert_eq!(shown("demo.add"), "\"demo.add\"");
         assert_eq!(shown("a\" outcome=ok\n"), "\"a\\\" outcome=ok\\n\"");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_named_by_its_own_address() {
+    fn peer_is_shown_by_its_canonical_address() {
         let shown = |text: &str| PeerName(Some(text.parse().unwrap())).to_string();
         assert_eq!(shown("[::ffff:10.0.0.7]:80"), "10.0.0.7:80");
         assert_eq!(shown("[2001:db8::1]:80"), "[2001:db8::1]:80");

@@ -1,0 +1,92 @@
+//! The functions that programs and other nodes provide: `[[function]]`.
+
+use super::table::{Field, Result, Table};
+use super::{Config, ExecConfig, ForwardConfig, Workers, exec, forward, workers};
+
+/// A function that a program or another node provides: a `[[function]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionConfig {
+    /// The function's name: 1 to 128 bytes of visible ASCII. The name of a forwarded function may end in `.*`, for a
+    /// whole family.
+    pub name: String,
+    /// A description for people.
+    pub description: Option<String>,
+    /// The limit on concurrent calls; that of a program is [`ExecConfig::concurrency`].
+    pub workers: Option<Workers>,
+    /// What answers the function's calls.
+    pub provider: ProviderConfig,
+}
+
+/// What answers the calls of a configured function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProviderConfig {
+    /// A program, started for each call.
+    Exec(ExecConfig),
+    /// Another node.
+    Forward(ForwardConfig),
+}
+
+/// Parses a `[[function]]` table; `config` has the tables before it.
+pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig> {
+    table.allow(&[
+        "name",
+        "description",
+        "exec",
+        "params",
+        "output",
+        "timeout",
+        "concurrency",
+        "queue",
+        "when_full",
+        "output_limit",
+        "directory",
+        "env",
+        "inherit_env",
+        "forward",
+        "token_file",
+        "tls",
+        "workers",
+    ])?;
+    let name_field = table.require("name", "\"disk.free\"")?;
+    let (provider, workers) = match (table.get("exec"), table.get("forward")) {
+        (Some(argv), None) => (ProviderConfig::Exec(exec::parse(table, argv, &config.limits)?), None),
+        (None, Some(to)) => {
+            (ProviderConfig::Forward(forward::parse(table, to)?), workers::parse_function(table)?)
+        }
+        _ => {
+            let wanted = "exactly one of exec = [\"program\", \"argument\"] and forward = \"host:port\"";
+            return Err(table.fail(&format!("needs {wanted}")));
+        }
+    };
+    let is_forwarded = matches!(provider, ProviderConfig::Forward(_));
+    let name = function_name(name_field, is_forwarded)?;
+    if config.functions.iter().any(|other| other.name == name) {
+        return Err(
+            name_field.fail(&format!("there is another function {name:?}; each name may appear once"))
+        );
+    }
+    let description = table.get("description").map(Field::string).transpose()?.map(str::to_owned);
+    Ok(FunctionConfig { name: name.to_owned(), description, workers, provider })
+}
+
+fn function_name(field: Field<'_>, is_forwarded: bool) -> Result<&str> {
+    let name = field.visible_name("disk.free")?;
+    for reserved in ["rpc.", "$/"] {
+        if name.starts_with(reserved) {
+            return Err(field.fail(&format!(
+                "names that begin with {reserved} are reserved; choose another, not {name:?}"
+            )));
+        }
+    }
+    if !name.contains('*') {
+        return Ok(name);
+    }
+    let family = name.strip_suffix(".*").filter(|family| !family.is_empty() && !family.contains('*'));
+    match family {
+        Some(_) if is_forwarded => Ok(name),
+        Some(_) => Err(field.fail(&format!("{name:?} is a whole family, which only forward can provide"))),
+        None => Err(field.fail(&format!(
+            "{name:?} contains a *, which may only end a forwarded family, as in \"math.*\""
+        ))),
+    }
+}

@@ -1,0 +1,163 @@
+//! The resource limits of a node: `[limits]`.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use super::table::{DAY, GIB, HOUR, MIN_DURATION, Result, Table};
+
+/// The resource limits of a node: the `[limits]` table. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The maximum size of a request or reply; 1 MiB by default.
+    pub message: usize,
+    /// The maximum nesting depth of JSON; 128 by default.
+    pub depth: usize,
+    /// The maximum number of calls in a batch; 100 by default.
+    pub batch: usize,
+    /// The maximum number of open connections; 1024 by default.
+    pub connections: usize,
+    /// The maximum number of connections from one host. By default three quarters of `connections`, so that no host can
+    /// lock out all others; unlimited for this machine.
+    pub per_host: Option<usize>,
+    /// The maximum number of calls in flight on one connection, beyond which its reader waits; 64 by default.
+    pub in_flight: usize,
+    /// The maximum amount of pending output of one connection, beyond which nothing more is read from it or answered;
+    /// 1 MiB by default.
+    pub output: usize,
+    /// How long a new connection may take to send its first bytes or its HTTP head; 10 s by default.
+    pub head_timeout: Duration,
+    /// How long a connection that must present a token before it may call anything may stay open without doing so; 10 s
+    /// by default.
+    pub auth_timeout: Duration,
+    /// How long a peer may accept no byte of pending output, or send nothing of a message that it has begun, before it is
+    /// disconnected; 10 s by default. A whole message may take this long plus one second for each KiB.
+    pub stall_timeout: Duration,
+    /// The deadline of a call that carries none, and the longest that a caller may ask for unless the function's own
+    /// timeout is longer; 30 s by default.
+    pub deadline: Duration,
+    /// The maximum number of nodes that forward one call; 8 by default.
+    pub hops: u32,
+    /// How long a stopping node waits for the calls in flight; 5 s by default, and 0 waits for none.
+    pub drain: Duration,
+    /// The maximum number of calls that wait for a native server; 1024 by default.
+    pub queue: usize,
+    /// The timeout of connecting to another node; 5 s by default.
+    pub connect_timeout: Duration,
+    /// How long a peer may be silent before it is probed, and after that before it is given up; 60 s by default, and 0
+    /// never probes.
+    pub keepalive: Duration,
+    /// The maximum delay of a token after many wrong ones from the same host: 0.1 s after the sixth, doubled by each
+    /// further one; 5 s by default, and 0 disables the delay.
+    pub token_delay: Duration,
+}
+
+impl Limits {
+    /// Reads the keys of `[limits]`.
+    pub(super) fn parse(&mut self, table: &Table<'_>) -> Result<()> {
+        table.allow(&[
+            "message",
+            "depth",
+            "batch",
+            "connections",
+            "per_host",
+            "in_flight",
+            "output",
+            "head_timeout",
+            "auth_timeout",
+            "stall_timeout",
+            "deadline",
+            "hops",
+            "drain",
+            "queue",
+            "connect_timeout",
+            "keepalive",
+            "token_delay",
+        ])?;
+        table.size("message", 64..=GIB, &mut self.message)?;
+        table.count("depth", 1..=1024, &mut self.depth)?;
+        table.count("batch", 1..=65_536, &mut self.batch)?;
+        table.count("connections", 1..=1_000_000, &mut self.connections)?;
+        if table.get("per_host").is_some() {
+            table.count("per_host", 1..=1_000_000, self.per_host.insert(1))?;
+        }
+        table.count("in_flight", 1..=65_536, &mut self.in_flight)?;
+        table.size("output", 64..=GIB, &mut self.output)?;
+        table.duration("head_timeout", MIN_DURATION..=HOUR, &mut self.head_timeout)?;
+        table.duration("auth_timeout", MIN_DURATION..=HOUR, &mut self.auth_timeout)?;
+        table.duration("stall_timeout", MIN_DURATION..=HOUR, &mut self.stall_timeout)?;
+        table.duration("deadline", MIN_DURATION..=DAY, &mut self.deadline)?;
+        table.count("hops", 1..=255, &mut self.hops)?;
+        table.duration("drain", Duration::ZERO..=HOUR, &mut self.drain)?;
+        table.count("queue", 1..=1_000_000, &mut self.queue)?;
+        table.duration("connect_timeout", MIN_DURATION..=HOUR, &mut self.connect_timeout)?;
+        table.duration("keepalive", Duration::ZERO..=HOUR, &mut self.keepalive)?;
+        table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)
+    }
+
+    /// Returns the maximum number of connections from `host`.
+    pub fn per_host_limit(&self, host: IpAddr) -> usize {
+        match self.per_host {
+            Some(limit) => limit,
+            None if host.is_loopback() => usize::MAX,
+            None => self.connections - self.connections / 4,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: 1 << 20,
+            depth: 128,
+            batch: 100,
+            connections: 1024,
+            per_host: None,
+            in_flight: 64,
+            output: 1 << 20,
+            head_timeout: Duration::from_secs(10),
+            auth_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(10),
+            deadline: Duration::from_secs(30),
+            hops: 8,
+            drain: Duration::from_secs(5),
+            queue: 1024,
+            connect_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(60),
+            token_delay: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Returns the address by which limits identify a host: an IPv4 address (also if mapped to IPv6), or the /64 network of
+/// an IPv6 address, all of which a single machine commonly owns.
+pub fn host_key(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            Ipv6Addr::from(network).into()
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_network_of_64_bits_is_one_host() {
+        for (one, other, same) in [
+            ("10.0.0.1", "::ffff:10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.2", false),
+            ("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff", true),
+            ("2001:db8::1", "2001:db8:0:1::1", false),
+            ("::1", "::2", false),
+        ] {
+            let host = |text: &str| host_key(text.parse().expect("an address"));
+            assert_eq!(host(one) == host(other), same, "{one} and {other}");
+        }
+        let loopback = IpAddr::from(Ipv6Addr::LOCALHOST);
+        assert_eq!(Limits::default().per_host_limit(host_key(loopback)), usize::MAX);
+    }
+}

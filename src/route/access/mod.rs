@@ -1,0 +1,109 @@
+//! Access rules: who may call which function, at which listener.
+
+mod audit;
+mod decision;
+mod grants;
+mod throttle;
+mod visibility;
+
+pub(crate) use audit::PeerName;
+pub use decision::{Decision, DenialReason};
+pub use grants::Grants;
+pub use visibility::Visibility;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+
+use super::name::matches_all;
+use crate::config::{Config, ListenerConfig, Rule};
+use throttle::TokenThrottle;
+
+/// The log target of events that a peer can cause. The log sink limits it to a few lines a second.
+pub(crate) const PEER: &str = "chanrpc::peer";
+
+/// Returns the hash that represents a token in the configuration. Tokens are random and long, so that a fast hash is
+/// as good as a slow one.
+pub fn token_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+/// The access rules of a configuration, shared by all connections.
+///
+/// A call is allowed if any rule allows it. A listener without rules allows everything if it is reachable from this
+/// machine only, and nothing otherwise. `rpc.ping` is always allowed.
+pub struct Access {
+    rules: Vec<Rule>,
+    /// Everything is allowed everywhere.
+    is_unrestricted: bool,
+    /// There is an access log.
+    is_logged: bool,
+    throttle: TokenThrottle,
+    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+impl Access {
+    /// Creates the access rules of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            rules: config.access.clone(),
+            is_unrestricted: false,
+            is_logged: config.access_log,
+            throttle: TokenThrottle::new(config.limits.token_delay),
+            clock: Box::new(SystemTime::now),
+        }
+    }
+
+    /// Allows everything everywhere.
+    pub fn unrestricted() -> Self {
+        Self {
+            rules: Vec::new(),
+            is_unrestricted: true,
+            is_logged: false,
+            throttle: TokenThrottle::new(Duration::ZERO),
+            clock: Box::new(SystemTime::now),
+        }
+    }
+
+    /// Replaces the system's clock, for tests.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        self.clock = Box::new(clock);
+        self
+    }
+
+    /// Returns the initial rights of a connection that arrives at the listener with this configured address.
+    pub fn grants_for(self: &Arc<Self>, listener: &str) -> Grants {
+        let rules: Arc<[usize]> = self.rules_at(listener).map(|(index, _)| index).collect();
+        let is_unrestricted =
+            self.is_unrestricted || (rules.is_empty() && ListenerConfig::new(listener).is_local());
+        if is_unrestricted { Grants::unrestricted(self.is_logged) } else { Grants::new(self.clone(), rules) }
+    }
+
+    /// Returns `true` if any rule applies to the listener with this configured address.
+    pub fn has_rule_for(&self, listener: &str) -> bool {
+        self.rules_at(listener).next().is_some()
+    }
+
+    /// Returns the rule that lets everybody call every function at the listener with this configured address.
+    pub fn public_rule(&self, listener: &str) -> Option<&Rule> {
+        let is_public =
+            |rule: &&Rule| rule.token.is_none() && rule.functions.iter().any(|pattern| matches_all(pattern));
+        self.rules_at(listener).map(|(_, rule)| rule).find(is_public)
+    }
+
+    fn rules_at(&self, listener: &str) -> impl Iterator<Item = (usize, &Rule)> {
+        self.rules.iter().enumerate().filter(move |(_, rule)| rule.applies_to(listener))
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("unrestricted", &self.is_unrestricted)
+            .field("rules", &self.rules.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,37 @@
+//! Which functions a caller may see.
+
+use super::super::name::{matches, matches_all, may_match_prefix};
+use super::grants::PING;
+use crate::config::Rule;
+
+/// The functions that a caller may see: those that it may call. Obtained from [`Grants`](super::Grants).
+#[derive(Clone, Debug)]
+pub struct Visibility<'a> {
+    /// The rules in force; `None` if everything is visible.
+    rules: Option<Vec<&'a Rule>>,
+}
+
+impl<'a> Visibility<'a> {
+    pub(super) fn new(rules: Option<Vec<&'a Rule>>) -> Self {
+        Self { rules }
+    }
+}
+
+impl Visibility<'_> {
+    /// Returns `true` if the function, or some function of a family (`math.*`), may be called.
+    pub(in crate::route) fn includes(&self, name: &str) -> bool {
+        let Some(rules) = &self.rules else { return true };
+        let covers = |pattern: &String| match name.strip_suffix('*') {
+            Some(family) => may_match_prefix(pattern, family),
+            None => matches(pattern, name),
+        };
+        name == PING || rules.iter().any(|rule| rule.functions.iter().any(covers))
+    }
+
+    /// Returns `true` if every function may be called. Otherwise descriptions omit their target.
+    pub(in crate::route) fn includes_all(&self) -> bool {
+        self.rules.as_ref().is_none_or(|rules| {
+            rules.iter().any(|rule| rule.functions.iter().any(|pattern| matches_all(pattern)))
+        })
+    }
+}

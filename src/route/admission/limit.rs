@@ -1,0 +1,103 @@
+//! One limit on concurrent calls, and its counters.
+
+use crate::config::{WhenFull, Workers};
+use crate::message::{Fault, code};
+use crate::metrics::WorkerStats;
+use crate::route::ProviderKind;
+
+/// The functions that a limit applies to.
+#[derive(Clone)]
+pub(in crate::route) enum Scope {
+    /// All functions of the node.
+    Node,
+    /// All functions with one kind of provider.
+    Provider(ProviderKind),
+    /// One function or family, with the kind of its provider.
+    Function(String, ProviderKind),
+}
+
+/// Workers that the calls of one function, or of several, hold while they run.
+pub(super) struct Limit {
+    scope: Scope,
+    workers: usize,
+    /// The maximum number of queued calls.
+    pub(super) queue: usize,
+    pub(super) when_full: WhenFull,
+    /// The maximum number of workers that a single function may hold.
+    share: usize,
+    pub(super) running: usize,
+    pub(super) queued: usize,
+    num_refused: u64,
+    num_shed: u64,
+}
+
+impl Limit {
+    pub(super) fn new(scope: Scope, workers: &Workers) -> Self {
+        let &Workers { count, queue, when_full, share } = workers;
+        let count = count.max(1);
+        let share = share.unwrap_or(count).clamp(1, count);
+        Self {
+            scope,
+            workers: count,
+            queue,
+            when_full,
+            share,
+            running: 0,
+            queued: 0,
+            num_refused: 0,
+            num_shed: 0,
+        }
+    }
+
+    /// Returns `true` if a function of which `running` calls are running may start another.
+    pub(super) fn has_room(&self, running: usize) -> bool {
+        self.running < self.workers && running < self.share
+    }
+
+    /// Counts and returns the fault of a call that can neither run nor queue.
+    pub(super) fn refuse(&mut self) -> Fault {
+        self.num_refused += 1;
+        let message = format!("{} calls run and {} wait ({})", self.running, self.queued, self.setting());
+        Fault::new(code::BUSY, message)
+    }
+
+    /// Counts and returns the fault of a queued call that makes room for a newer one.
+    pub(super) fn shed(&mut self) -> Fault {
+        self.num_shed += 1;
+        let message = format!(
+            "{} calls run and {} wait; a newer call took this one's place ({})",
+            self.running,
+            self.queued,
+            self.setting()
+        );
+        Fault::new(code::BUSY, message)
+    }
+
+    /// Names the settings of the limit.
+    fn setting(&self) -> String {
+        match &self.scope {
+            Scope::Node => "count and queue in [workers]".to_owned(),
+            Scope::Provider(kind) => format!("count and queue in [workers.{}]", kind.as_str()),
+            Scope::Function(_, ProviderKind::Exec) => "concurrency and queue of this function".to_owned(),
+            Scope::Function(..) => "workers and queue of this function".to_owned(),
+        }
+    }
+
+    pub(super) fn stats(&self) -> WorkerStats {
+        let (level, function, provider) = match &self.scope {
+            Scope::Node => ("node", None, None),
+            Scope::Provider(kind) => ("provider", None, Some(kind.as_str())),
+            Scope::Function(name, kind) => ("function", Some(name.clone()), Some(kind.as_str())),
+        };
+        WorkerStats {
+            level,
+            function,
+            provider,
+            workers: self.workers as u64,
+            busy: self.running as u64,
+            waiting: self.queued as u64,
+            refused: self.num_refused,
+            shed: self.num_shed,
+        }
+    }
+}

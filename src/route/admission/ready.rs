@@ -1,0 +1,65 @@
+//! Starts queued calls, one after the other, on the thread that has released their workers.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::state::{QueuedCall, expired};
+use crate::route::Provider;
+use crate::route::call::Call;
+
+/// A call that was queued and now holds its workers.
+pub(super) struct ReadyCall {
+    pub(super) provider: Arc<dyn Provider>,
+    pub(super) call: QueuedCall,
+}
+
+thread_local! {
+    /// The calls that this thread starts after the current one; `None` while it starts none.
+    static NEXT: RefCell<Option<VecDeque<ReadyCall>>> = const { RefCell::new(None) };
+}
+
+impl ReadyCall {
+    /// Starts the call. If this thread is in the middle of starting another one, whose answer released the workers,
+    /// the call is started after it: calls that are answered immediately form a loop (a trampoline), not a recursion.
+    pub(super) fn run(self) {
+        if NEXT.try_with(|_| ()).is_err() {
+            // The thread is exiting.
+            return self.start();
+        }
+        let mut current = NEXT.with_borrow_mut(|next| match next {
+            Some(next) => {
+                next.push_back(self);
+                None
+            }
+            None => {
+                *next = Some(VecDeque::new());
+                Some(self)
+            }
+        });
+        while let Some(call) = current {
+            call.start();
+            current = NEXT.with_borrow_mut(|next| {
+                let call = next.as_mut().and_then(VecDeque::pop_front);
+                if call.is_none() {
+                    *next = None;
+                }
+                call
+            });
+        }
+    }
+
+    fn start(self) {
+        let Self { provider, call } = self;
+        if call.is_expired(Instant::now()) {
+            return call.responder.send(Err(expired()));
+        }
+        let QueuedCall { method, params, deadline, hops, responder, .. } = call;
+        let call = Call { method: &method, params, deadline, hops, responder };
+        // This thread only happened to release the workers, so a panic of the provider must not unwind into it. The
+        // call is answered when the panic drops its responder.
+        let _ = catch_unwind(AssertUnwindSafe(|| provider.call(call)));
+    }
+}

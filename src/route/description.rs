@@ -1,0 +1,74 @@
+//! What `rpc.list` reports about a function.
+
+use serde::{Serialize, Serializer};
+
+use crate::chan::Kind;
+
+/// What `rpc.list` reports about a function besides its name.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Description {
+    /// The kind of provider that answers.
+    pub provider: ProviderKind,
+    /// The number of results, if known; serialized as `"0"`, `"1"` or `"n"`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_kind")]
+    pub kind: Option<Kind>,
+    /// The declared parameters as `[name, type]`; empty if none are declared.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub params: Vec<(String, &'static str)>,
+    /// The server, program or node that runs the function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// A sentence for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+/// The kind of a [`Provider`](super::Provider). Serialized as its [name](Self::as_str).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProviderKind {
+    /// `builtin`: a function that every node has (`rpc.*`).
+    Builtin,
+    /// `exec`: a program, started for each call.
+    Exec,
+    /// `forward`: another node.
+    Forward,
+    /// `native`: a function of a server in this process.
+    Native,
+    /// A provider defined outside of this crate, by its name. The default is an empty name.
+    Custom(&'static str),
+}
+
+impl ProviderKind {
+    /// Returns the name used in `rpc.list`, in metrics and in `[workers.NAME]`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Exec => "exec",
+            Self::Forward => "forward",
+            Self::Native => "native",
+            Self::Custom(name) => name,
+        }
+    }
+}
+
+impl Default for ProviderKind {
+    fn default() -> Self {
+        Self::Custom("")
+    }
+}
+
+impl Serialize for ProviderKind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn serialize_kind<S: Serializer>(kind: &Option<Kind>, serializer: S) -> Result<S::Ok, S::Error> {
+    let name = kind.map(|kind| match kind {
+        Kind::Zero => "0",
+        Kind::One => "1",
+        Kind::Many => "n",
+    });
+    name.serialize(serializer)
+}
