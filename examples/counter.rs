@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chanrpc::chan::Settings;
+use chanrpc::chan::{Functions, Server};
 use chanrpc::config::Limits;
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Native, Registry};
+use chanrpc::route::Registry;
 use serde_json::value::RawValue;
 use smol::{Executor, net::TcpListener};
 
@@ -18,13 +18,14 @@ struct Counter {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let executor = Arc::new(Executor::new());
     smol::block_on(executor.run(async {
-        let mut functions = Native::new();
+        let mut functions = Functions::exported();
         functions.register1("add", |counter: &mut Counter, n: i64| {
             counter.total += n;
             counter.total
         })?;
         let mut registry = Registry::builder("example");
-        let server = functions.into_server(Counter { total: 0 }, Settings::default(), &mut registry)?;
+        let server = Server::new(Counter { total: 0 }, functions.clone());
+        registry.export(&functions, &server.client())?;
         let client = server.client();
         let _owner = executor.spawn(server.run());
 

@@ -74,14 +74,13 @@ struct Chat {
 impl Chat {
     fn functions() -> Result<Functions<Self>, Failure> {
         let mut functions = Functions::new();
-        functions.defer1(REMARK, |chat: &mut Self, _, responder| chat.owed.push(responder))?.register0(
-            ANSWER,
-            |chat, ()| {
+        functions
+            .register_deferred(REMARK, |chat: &mut Self, _, responder| chat.owed.push(responder))?
+            .register(ANSWER, |chat, ()| {
                 note(&chat.diary, Event::ChatWakes);
                 let listeners = chat.owed.len();
                 chat.owed.drain(..).for_each(|responder| responder.reply(listeners));
-            },
-        )?;
+            })?;
         Ok(functions)
     }
 }
@@ -95,7 +94,7 @@ struct Table {
 impl Table {
     fn functions() -> Result<Functions<Self>, Failure> {
         let mut functions = Functions::new();
-        functions.register1(LAY, |table: &mut Self, (player, card)| {
+        functions.register(LAY, |table: &mut Self, (player, card)| {
             note(&table.diary, Event::Laid { player, card });
             table.cards.push((player, card));
             table.cards.len()
@@ -119,7 +118,7 @@ struct Player {
 impl Player {
     fn functions() -> Result<Functions<Self>, Failure> {
         let mut functions = Functions::new();
-        functions.register0(SAY, Self::say)?.register0(PLAY, Self::play)?.defer0(
+        functions.register(SAY, Self::say)?.register(PLAY, Self::play)?.register_deferred(
             LAID,
             |player, (), responder| match player.open {
                 0 => responder.reply(()),
@@ -132,7 +131,7 @@ impl Player {
     fn say(&mut self, text: &'static str) {
         let player = self.name;
         note(&self.diary, Event::Said { player });
-        let call = self.me.to(&self.chat).call1(REMARK, (player, text), move |me, listeners| {
+        let call = self.me.call(&self.chat, REMARK, (player, text)).then(move |me, listeners| {
             note(&me.diary, Event::Heard { player, listeners: answered(listeners) });
         });
         call.expect("fewer calls are pending than Settings::calls allows");
@@ -142,7 +141,7 @@ impl Player {
         let player = self.name;
         note(&self.diary, Event::Played { player, card });
         self.open += 1;
-        let call = self.me.to(&self.table).call1(LAY, (player, card), move |me, on_table| {
+        let call = self.me.call(&self.table, LAY, (player, card)).then(move |me, on_table| {
             answered(on_table);
             note(&me.diary, Event::Seen { player, card });
             me.open -= 1;
@@ -170,7 +169,7 @@ pub(crate) async fn evening(
 ) -> Result<Vec<Event>, Failure> {
     // The diary, the chat and the table are servers: each ends with its last client, and gives its state back.
     let mut notes = Functions::new();
-    notes.register0(NOTE, |events: &mut Vec<Event>, event| events.push(event))?;
+    notes.register(NOTE, |events: &mut Vec<Event>, event| events.push(event))?;
     let roomy = Settings { name: Some("diary".into()), capacity: 4096, ..Settings::default() };
     let diary = Server::with_settings(Vec::new(), notes, roomy);
     let chat = Server::new(Chat { diary: diary.client(), owed: Vec::new() }, Chat::functions()?);
@@ -207,9 +206,9 @@ pub(crate) async fn evening(
     }
     // All the same, all cards get laid. This would end at its deadline if the chat held up a player.
     for (player, ..) in &players {
-        player.call0(LAID, ()).timeout(PATIENCE).await?;
+        player.call(LAID, ()).timeout(PATIENCE).await?;
     }
-    chat_client.call0(ANSWER, ()).await?;
+    chat_client.call(ANSWER, ()).await?;
 
     // Draining waits for the callbacks of all calls that are pending.
     drop(chat_client);

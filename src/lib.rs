@@ -5,6 +5,7 @@
 )]
 
 pub mod chan;
+pub mod lanes;
 pub mod sched;
 
 #[cfg(feature = "node")]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -10,83 +11,134 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use smol::Timer;
+use smol::stream::Stream;
 
 use super::client::Client;
 use super::error::CallError;
-use super::id::{FunctionId, Names};
-use super::kind::{Kind, Many, One, Results, Zero};
+use super::id::{FunctionId, Id};
+use super::kind::{Kind, KindMarker, Results};
 use super::panic;
 use super::pending::{Answers, Callback, Expiry, GiveUp, Prepared};
 
 /// The async calls of one loop, whose callbacks get that loop's state `C`.
 ///
-/// Starting a call never blocks and never runs a callback: whatever becomes of the call, also if the queue is
-/// full or the function unknown, its callback waits here until the loop takes it with [`next`](Self::next)
-/// and runs it. How many calls may be pending at a time is bounded.
+/// Starting a call never blocks and never runs a callback. Every outcome, a full queue and an unknown function included,
+/// waits here until the loop takes it with [`next`](Self::next) and runs it. The number of pending calls is bounded.
 ///
-/// A callback that makes a *sync* call to a server which its own loop drives would wait for itself; it makes an
-/// async call instead.
+/// A callback that makes a *sync* call to a server driven by its own loop would wait for itself; it makes an async call
+/// instead.
 ///
 /// ```
-/// use chanrpc::chan::{Callbacks, Functions, Server};
+/// use chanrpc::chan::{Callbacks, Functions, Id1, Server};
+///
+/// const DOUBLE: Id1<u32, u32> = Id1::new("double");
 ///
 /// let mut functions = Functions::new();
-/// functions.register1("double", |_: &mut (), n: u32| n * 2)?;
+/// functions.register(DOUBLE, |_: &mut (), n| n * 2)?;
 /// let mut server = Server::new((), functions);
 /// let client = server.client();
 ///
 /// struct Player { score: u32 }
 /// let mut player = Player { score: 0 };
 /// let mut callbacks = Callbacks::new(8);
-/// callbacks.call1(&client, "double", 21_u32, |player: &mut Player, score| player.score = score.unwrap())?;
+/// callbacks.call(&client, DOUBLE, 21).then(|player: &mut Player, score| player.score = score.unwrap())?;
 ///
-/// // Here one thread plays both loops; usually each has its own.
+/// // Here one thread drives both loops; usually each has its own.
 /// smol::block_on(server.exec());
 /// let callback = callbacks.try_next().unwrap();
 /// callback.run(&mut player);
 /// assert_eq!(player.score, 42);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// It is a [`Stream`] of [`Callback`]s that never ends.
+#[must_use = "the callbacks run only if their loop takes them"]
 pub struct Callbacks<C> {
     answers: Arc<Answers<C>>,
     /// Callbacks that were taken from there all at once.
     ready: VecDeque<Callback<C>>,
     pending: usize,
     limit: usize,
-    /// For the next call.
-    time: Option<Duration>,
     /// The pending calls that have a deadline.
     deadlines: BTreeMap<Expiry, Weak<dyn GiveUp<C>>>,
     serial: u64,
     timer: Timer,
 }
 
-/// The call was not made, since as many as allowed are pending. Run some callbacks first.
+/// The error of an async call that was not made, because the limit of pending calls is reached. Run some callbacks first.
 #[derive(Clone, PartialEq, Eq)]
-pub struct TooManyPending<A> {
-    /// The arguments, to try again.
-    pub arguments: A,
-    /// How many may be pending.
-    pub limit: usize,
+pub struct LimitError<A> {
+    arguments: A,
+    limit: usize,
 }
 
-impl<A> fmt::Display for TooManyPending<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} async calls are pending already, which is the limit given to Callbacks::new",
-            self.limit
-        )
+impl<A> LimitError<A> {
+    /// Returns the arguments, for another attempt.
+    pub fn into_inner(self) -> A {
+        self.arguments
+    }
+
+    /// Returns the maximum number of pending calls.
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 }
 
-impl<A> fmt::Debug for TooManyPending<A> {
+impl<A> fmt::Display for LimitError<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TooManyPending").field("limit", &self.limit).finish_non_exhaustive()
+        write!(f, "{} async calls are pending, the limit given to Callbacks::new", self.limit)
     }
 }
 
-impl<A> std::error::Error for TooManyPending<A> {}
+impl<A> fmt::Debug for LimitError<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitError").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl<A> std::error::Error for LimitError<A> {}
+
+/// An async call to be made by [`then`](Self::then).
+#[must_use = "nothing is called before `then`"]
+pub struct CallbackCall<'a, C, A, R> {
+    callbacks: &'a mut Callbacks<C>,
+    client: &'a Client,
+    id: FunctionId,
+    kind: Kind,
+    arguments: A,
+    timeout: Option<Duration>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<C: 'static, A: Send + 'static, R: Send + 'static> CallbackCall<'_, C, A, R> {
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from [`then`](Self::then).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Makes the call. `callback` gets the loop's state and the result.
+    ///
+    /// # Errors
+    /// [`LimitError`] if too many calls are pending. Every other error goes to the callback.
+    pub fn then(
+        self,
+        callback: impl FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), LimitError<A>> {
+        let Self { callbacks, client, id, kind, arguments, timeout, .. } = self;
+        match callbacks.prepare(client, timeout, callback) {
+            Ok(prepared) => prepared.submit(client, &id, kind, arguments),
+            Err(_callback) => return Err(LimitError { arguments, limit: callbacks.limit }),
+        }
+        Ok(())
+    }
+}
+
+impl<C, A, R> fmt::Debug for CallbackCall<'_, C, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallbackCall").field("function", &self.id).finish_non_exhaustive()
+    }
+}
 
 impl<C: 'static> Callbacks<C> {
     /// Creates a place for up to `limit` pending calls. 0 is taken as 1.
@@ -96,7 +148,6 @@ impl<C: 'static> Callbacks<C> {
             ready: VecDeque::new(),
             pending: 0,
             limit: limit.max(1),
-            time: None,
             deadlines: BTreeMap::new(),
             serial: 0,
             timer: Timer::never(),
@@ -110,53 +161,59 @@ impl<C: 'static> Callbacks<C> {
         callbacks
     }
 
-    /// Ends the next call, and no further one, with [`CallError::Deadline`] unless it is answered within this time
-    /// from when it is made: `callbacks.within(second).call1(…)`.
-    pub fn within(&mut self, time: Duration) -> &mut Self {
-        self.time = Some(time);
-        self
+    /// Starts an async call of the function of a typed id: `callbacks.call(&client, ADD, 5).then(|state, sum| …)?`.
+    pub fn call<'a, K, A, R>(
+        &'a mut self,
+        client: &'a Client,
+        id: Id<K, A, R>,
+        arguments: A,
+    ) -> CallbackCall<'a, C, A, R>
+    where
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.call_untyped(client, id.untyped().clone(), K::KIND, arguments)
     }
 
-    /// Calls a function of no result; `callback` gets to know when it has run.
-    ///
-    /// # Errors
-    /// [`TooManyPending`] if the limit is reached. Everything else goes to the callback.
-    pub fn call0<A: Send + 'static>(
-        &mut self,
-        client: &Client,
-        id: impl Names<Zero, A, ()>,
+    /// Starts an async call of a function without a result by its text, number or type.
+    pub fn call0<'a, A: Send + 'static>(
+        &'a mut self,
+        client: &'a Client,
+        id: impl Into<FunctionId>,
         arguments: A,
-        callback: impl FnOnce(&mut C, Result<(), CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
-        self.call(client, &id.into(), Kind::Zero, arguments, callback)
+    ) -> CallbackCall<'a, C, A, ()> {
+        self.call_untyped(client, id.into(), Kind::Zero, arguments)
     }
 
-    /// Calls a function of one result; `callback` gets it.
-    ///
-    /// # Errors
-    /// As [`call0`](Self::call0).
-    pub fn call1<A: Send + 'static, R: Send + 'static>(
-        &mut self,
-        client: &Client,
-        id: impl Names<One, A, R>,
+    /// Starts an async call of a function with one result by its text, number or type.
+    pub fn call1<'a, A: Send + 'static, R: Send + 'static>(
+        &'a mut self,
+        client: &'a Client,
+        id: impl Into<FunctionId>,
         arguments: A,
-        callback: impl FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
-        self.call(client, &id.into(), Kind::One, arguments, callback)
+    ) -> CallbackCall<'a, C, A, R> {
+        self.call_untyped(client, id.into(), Kind::One, arguments)
     }
 
-    /// Calls a function of several results; `callback` gets them.
-    ///
-    /// # Errors
-    /// As [`call0`](Self::call0).
-    pub fn call_n<A: Send + 'static, R: Results>(
-        &mut self,
-        client: &Client,
-        id: impl Names<Many, A, R>,
+    /// Starts an async call of a function with several results by its text, number or type.
+    pub fn call_n<'a, A: Send + 'static, R: Results>(
+        &'a mut self,
+        client: &'a Client,
+        id: impl Into<FunctionId>,
         arguments: A,
-        callback: impl FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
-        self.call(client, &id.into(), Kind::Many, arguments, callback)
+    ) -> CallbackCall<'a, C, A, R> {
+        self.call_untyped(client, id.into(), Kind::Many, arguments)
+    }
+
+    fn call_untyped<'a, A, R>(
+        &'a mut self,
+        client: &'a Client,
+        id: FunctionId,
+        kind: Kind,
+        arguments: A,
+    ) -> CallbackCall<'a, C, A, R> {
+        CallbackCall { callbacks: self, client, id, kind, arguments, timeout: None, result: PhantomData }
     }
 
     /// Waits for the next callback to run, in the order in which the answers came and deadlines passed.
@@ -222,22 +279,6 @@ impl<C: 'static> Callbacks<C> {
         }
     }
 
-    fn call<A: Send + 'static, R: Send + 'static>(
-        &mut self,
-        client: &Client,
-        id: &FunctionId,
-        kind: Kind,
-        arguments: A,
-        callback: impl FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), TooManyPending<A>> {
-        let time = self.time.take();
-        match self.prepare(client, time, callback) {
-            Ok(prepared) => prepared.submit(client, id, kind, arguments),
-            Err(_callback) => return Err(TooManyPending { arguments, limit: self.limit }),
-        }
-        Ok(())
-    }
-
     /// Forgets a call that could not be made.
     pub(crate) fn take_back(&mut self) {
         // The loop may have been closed meanwhile, which leaves none pending.
@@ -276,6 +317,14 @@ impl<C: 'static> Callbacks<C> {
         self.deadlines.insert(expiry, call);
         self.answers.rouse();
         Ok(prepared)
+    }
+}
+
+impl<C: 'static> Stream for Callbacks<C> {
+    type Item = Callback<C>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Callback<C>>> {
+        Callbacks::poll_next(self.get_mut(), cx).map(Some)
     }
 }
 

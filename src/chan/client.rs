@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::blocked::BlockedCall;
 use super::call::Call;
 use super::error::CallError;
-use super::id::{FunctionId, Names, Takes};
-use super::kind::{Kind, Many, One, Results, Zero};
+use super::id::{FunctionId, Id, Takes};
+use super::kind::{Kind, KindMarker, Results};
 #[cfg(feature = "node")]
 use super::lot;
 use super::lot::Post;
@@ -49,54 +49,64 @@ impl Client {
         Self(handle)
     }
 
-    /// Calls a function of no result and waits until it has run.
+    /// Calls the function of a typed id and waits for its result.
     ///
     /// Nothing happens before the returned [`Call`] is awaited, or waited for by [`Call::wait`].
-    pub fn call0<A: Send + 'static>(&self, id: impl Names<Zero, A, ()>, arguments: A) -> Call<'_, A, ()> {
-        self.call(&id.into(), Kind::Zero, arguments)
+    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> Call<'_, A, R>
+    where
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.call_untyped(id.untyped(), K::KIND, arguments)
     }
 
-    /// Calls a function of one result and waits for it. See [`call0`](Self::call0).
+    /// Calls a function without a result by its text, number or type, and waits until it has run. See
+    /// [`call`](Self::call).
+    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> Call<'_, A, ()> {
+        self.call_untyped(&id.into(), Kind::Zero, arguments)
+    }
+
+    /// Calls a function with one result by its text, number or type. See [`call`](Self::call).
     pub fn call1<A: Send + 'static, R: Send + 'static>(
         &self,
-        id: impl Names<One, A, R>,
+        id: impl Into<FunctionId>,
         arguments: A,
     ) -> Call<'_, A, R> {
-        self.call(&id.into(), Kind::One, arguments)
+        self.call_untyped(&id.into(), Kind::One, arguments)
     }
 
-    /// Calls a function of several results and waits for them. See [`call0`](Self::call0).
+    /// Calls a function with several results by its text, number or type. See [`call`](Self::call).
     pub fn call_n<A: Send + 'static, R: Results>(
         &self,
-        id: impl Names<Many, A, R>,
+        id: impl Into<FunctionId>,
         arguments: A,
     ) -> Call<'_, A, R> {
-        self.call(&id.into(), Kind::Many, arguments)
+        self.call_untyped(&id.into(), Kind::Many, arguments)
     }
 
-    /// Calls a function of any kind in go mode: it will run, its result is dropped. Never waits.
+    /// Calls a function of any kind in go mode: it runs, and its result is dropped. Never waits.
     ///
     /// # Errors
-    /// [`Refused`], with the arguments: unknown function, wrong arguments, queue full, server closed.
-    pub fn go<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Result<(), Refused<A>> {
+    /// [`GoError`] with the arguments if the function is unknown, takes other arguments, or the queue is full or closed.
+    pub fn go<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Result<(), GoError<A>> {
         let shared = self.shared();
-        let function = match shared.directory.find_to_go::<A>(&id.into()) {
+        let function = match shared.table.find_to_go::<A>(&id.into_function_id()) {
             Ok(function) => function,
-            Err(error) => return Err(Refused { error, arguments }),
+            Err(error) => return Err(GoError { error, arguments }),
         };
         shared.post(function, Post(arguments)).map_err(|refused| {
             let (error, Post(arguments)) = shared.refuse(refused);
-            Refused { error, arguments }
+            GoError { error, arguments }
         })
     }
 
-    /// Calls a function in go mode, waiting for room if the queue is full. See [`Call::unless_full`], and
-    /// [`Call::deadline`] for how long.
+    /// Calls a function in go mode, and waits for room if the queue is full. [`Call::timeout`] limits the wait.
     ///
     /// Once the call is queued it will run, even if the returned [`Call`] is dropped. One that ends with
-    /// [`CallError::Deadline`] was not queued, and never runs.
+    /// [`CallError::Deadline`] was not queued and never runs.
     pub fn go_when_room<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Call<'_, A, ()> {
-        let found = self.shared().directory.find_to_go::<A>(&id.into());
+        let found = self.shared().table.find_to_go::<A>(&id.into_function_id());
         Call::go(self.shared(), found, arguments, ())
     }
 
@@ -110,7 +120,7 @@ impl Client {
         sink: impl Sink<R> + 'static,
     ) {
         let shared = self.shared();
-        match shared.directory.find::<A, R>(id, kind) {
+        match shared.table.find::<A, R>(id, kind) {
             Ok(found) => self.queue(found.number, arguments, sink),
             Err(error) => Box::new(sink).answer(Err(error)),
         }
@@ -127,7 +137,7 @@ impl Client {
         sink: impl Sink<R> + 'static,
     ) {
         let shared = self.shared();
-        let function = match shared.directory.find::<A, R>(id, kind) {
+        let function = match shared.table.find::<A, R>(id, kind) {
             Ok(found) => found.number,
             Err(error) => return Box::new(sink).answer(Err(error)),
         };
@@ -154,7 +164,7 @@ impl Client {
         arguments: A,
     ) -> Result<Result<R, CallError>, A> {
         let shared = self.shared();
-        match shared.directory.find::<A, R>(id, kind) {
+        match shared.table.find::<A, R>(id, kind) {
             Ok(found) => shared.run_in_place(&found, arguments),
             Err(error) => {
                 panic::drop_quietly(arguments);
@@ -172,7 +182,7 @@ impl Client {
         sink: K,
     ) -> Result<(), (A, K)> {
         let shared = self.shared();
-        let function = match shared.directory.find::<A, R>(id, kind) {
+        let function = match shared.table.find::<A, R>(id, kind) {
             Ok(found) => found.number,
             Err(error) => {
                 Box::new(sink).answer(Err(error));
@@ -229,15 +239,14 @@ impl Client {
         &self.0.0
     }
 
-    /// Calls a function of any kind, and waits for its answer.
-    pub(crate) fn call<A: Send + 'static, R: Send + 'static>(
+    pub(crate) fn call_untyped<A: Send + 'static, R: Send + 'static>(
         &self,
         id: &FunctionId,
         kind: Kind,
         arguments: A,
     ) -> Call<'_, A, R> {
         let shared = self.shared();
-        Call::new(shared, shared.directory.find(id, kind), arguments)
+        Call::new(shared, shared.table.find(id, kind), arguments)
     }
 }
 
@@ -249,27 +258,52 @@ impl fmt::Debug for Client {
 
 /// A call in go mode that was not queued.
 #[derive(Clone)]
-pub struct Refused<A> {
-    /// Why not.
-    pub error: CallError,
-    /// The arguments, to try again.
-    pub arguments: A,
+pub struct GoError<A> {
+    error: CallError,
+    arguments: A,
 }
 
-impl<A> fmt::Display for Refused<A> {
+impl<A> GoError<A> {
+    /// Returns the reason.
+    pub fn error(&self) -> &CallError {
+        &self.error
+    }
+
+    /// Returns the reason, without the arguments.
+    pub fn into_error(self) -> CallError {
+        self.error
+    }
+
+    /// Returns the arguments, for another attempt.
+    pub fn into_inner(self) -> A {
+        self.arguments
+    }
+
+    /// Returns `true` if the queue is full.
+    pub fn is_full(&self) -> bool {
+        self.error.is_full()
+    }
+
+    /// Returns `true` if the server is closed.
+    pub fn is_closed(&self) -> bool {
+        self.error.is_closed()
+    }
+}
+
+impl<A> fmt::Display for GoError<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-// Without a bound on the arguments, so that `?` and `unwrap` work whatever they are.
-impl<A> fmt::Debug for Refused<A> {
+// Without a bound on the arguments, so that `?` and `unwrap` work for arguments of all types.
+impl<A> fmt::Debug for GoError<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refused").field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("GoError").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
-impl<A> std::error::Error for Refused<A> {
+impl<A> std::error::Error for GoError<A> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }

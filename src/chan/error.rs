@@ -1,5 +1,6 @@
-//! Why a call has no result, and why a registration was refused.
+//! The errors of calls and registrations.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -7,19 +8,19 @@ use super::id::FunctionId;
 use super::kind::Kind;
 use super::panic::Panic;
 
-/// Says why a call has no result.
-#[derive(Clone, Debug)]
+/// The reason why a call has no result.
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CallError {
     /// The server has no function of this id. The call was not queued.
     Unknown(FunctionId),
-    /// The function gives another number of results than the call asked for. The call was not queued.
+    /// The function has another kind than the call expects. The call was not queued.
     KindMismatch {
         /// The function called.
         function: FunctionId,
-        /// What it gives.
+        /// The kind of the function.
         registered: Kind,
-        /// What the call asked for.
+        /// The kind that the call expects.
         called: Kind,
     },
     /// The arguments or the result have another type than the function's. The call was not queued.
@@ -33,23 +34,41 @@ pub enum CallError {
         /// The type in the call.
         called: &'static str,
     },
-    /// The server's queue has no room and the call was told not to wait for any.
+    /// The function returned this error.
+    Failed(FunctionError),
+    /// The server's queue is full, and the call does not wait for room.
     Full,
-    /// The server was closed, or is gone, before the function began.
+    /// The server was closed or dropped before the function began.
     Closed,
-    /// The function panicked. The server lives on.
+    /// The function panicked. The server continues.
     Panicked(Panic),
     /// The function's [`Responder`](super::Responder) was dropped without an answer.
     Unanswered,
-    /// The call's deadline passed. If the function had not begun when the call ended, it never will; if it had, it
-    /// runs to its end, and its result is dropped.
+    /// The deadline of the call passed. A function that had not begun by then never will; one that had runs to its end,
+    /// and its result is dropped.
     Deadline,
-    /// To wait for this call would be to wait for ever: the servers in the chain each wait for the next,
-    /// and the last for the first.
+    /// The wait would never end: the servers of the chain wait for one another in a circle.
     WouldDeadlock {
-        /// Names of the servers, beginning with the one that would wait; the last name is the first again.
+        /// Names of the servers, from the one that would wait. The last name is the first again.
         chain: Vec<Arc<str>>,
     },
+}
+
+impl CallError {
+    /// Returns `true` if a bound was reached. The call was not queued, so it can be made again.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full)
+    }
+
+    /// Returns `true` if the server was closed before the function began.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+
+    /// Returns `true` if the deadline of the call passed.
+    pub fn is_deadline(&self) -> bool {
+        matches!(self, Self::Deadline)
+    }
 }
 
 impl fmt::Display for CallError {
@@ -59,11 +78,12 @@ impl fmt::Display for CallError {
                 write!(f, "no function {function:?} is registered", function = function.to_string())
             }
             Self::KindMismatch { function, registered, called } => {
-                write!(f, "function {function} gives {registered}, the call asks for {called}")
+                write!(f, "function {function} has {registered}, the call expects {called}")
             }
             Self::TypeMismatch { function, part, registered, called } => {
                 write!(f, "function {function} is registered with {part} {registered}, the call has {called}")
             }
+            Self::Failed(error) => error.fmt(f),
             Self::Full => f.write_str("the server's queue is full"),
             Self::Closed => f.write_str("the server is closed"),
             Self::Panicked(panic) => write!(f, "the function panicked: {}", panic.message()),
@@ -74,13 +94,62 @@ impl fmt::Display for CallError {
     }
 }
 
-impl std::error::Error for CallError {}
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Failed(error) => error.source(),
+            Self::Panicked(panic) => Some(panic),
+            _ => None,
+        }
+    }
+}
 
-/// Says why a function was not registered. The table is as it was before.
+/// The error that a function returned. Cheap to clone.
+#[derive(Clone)]
+pub struct FunctionError(Arc<dyn Error + Send + Sync>);
+
+impl FunctionError {
+    /// Wraps any error, a `String` or a `&str`.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Arc::from(error.into()))
+    }
+
+    /// Returns the error if it has the type `E`.
+    pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Display for FunctionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for FunctionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for FunctionError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl PartialEq for FunctionError {
+    /// Errors are equal if they are the same or have the same text.
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.to_string() == other.to_string()
+    }
+}
+
+/// The reason why a function was not registered. The table is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// A function of this id is there already.
+    /// The table has a function of this id.
     Duplicate(FunctionId),
     /// The id is an empty text.
     EmptyId,
@@ -95,4 +164,4 @@ impl fmt::Display for RegisterError {
     }
 }
 
-impl std::error::Error for RegisterError {}
+impl Error for RegisterError {}

@@ -24,13 +24,13 @@ pub(super) enum Body<A, R> {
     /// When it returns.
     Now(Box<Now<A, R>>),
     /// Through a responder, now or later.
-    Later(Box<Later<A, R>>),
+    Deferred(Box<Deferred<A, R>>),
     /// When its future ends, which has the state until then.
     Async(Box<Begin<A, R>>),
 }
 
-type Now<A, R> = dyn Fn(&mut dyn Any, A) -> R + Send + Sync;
-type Later<A, R> = dyn Fn(&mut dyn Any, A, Responder<R>) + Send + Sync;
+type Now<A, R> = dyn Fn(&mut dyn Any, A) -> Result<R, CallError> + Send + Sync;
+type Deferred<A, R> = dyn Fn(&mut dyn Any, A, Responder<R>) + Send + Sync;
 type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> Rest<'s> + Send + Sync;
 
 /// A function of any types. `run` is for those that are not async, `begin` for those that are.
@@ -55,8 +55,8 @@ impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
     fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool {
         let Some(Call { arguments, responder }) = wanted::<A, R>(calls) else { return false };
         match &self.body {
-            Body::Now(function) => responder.reply(function(state, arguments)),
-            Body::Later(function) => function(state, arguments, responder),
+            Body::Now(function) => responder.finish(function(state, arguments)),
+            Body::Deferred(function) => function(state, arguments, responder),
             Body::Async(_) => unreachable!("async functions are begun"),
         }
         true
@@ -66,7 +66,7 @@ impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
         let Some(Post(arguments)) = posts.pop::<Post<A>>() else { return };
         match &self.body {
             Body::Now(function) => drop(function(state, arguments)),
-            Body::Later(function) => function(state, arguments, Responder::new(ReplyTo::Nobody)),
+            Body::Deferred(function) => function(state, arguments, Responder::new(ReplyTo::Nobody)),
             Body::Async(_) => unreachable!("async functions are begun"),
         }
     }
@@ -86,7 +86,7 @@ impl<A, R> Function<A, R> {
     fn begin<'s>(&self, state: &'s mut dyn Any, arguments: A, responder: Responder<R>) -> Option<Rest<'s>> {
         match &self.body {
             Body::Async(function) => Some(function(state, arguments, responder)),
-            Body::Now(_) | Body::Later(_) => unreachable!("other functions are run"),
+            Body::Now(_) | Body::Deferred(_) => unreachable!("other functions are run"),
         }
     }
 }

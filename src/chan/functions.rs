@@ -1,4 +1,4 @@
-//! The table of what a server can run.
+//! The table of the functions that a server runs.
 
 use std::any::{Any, type_name};
 use std::collections::HashMap;
@@ -12,244 +12,276 @@ use rustc_hash::FxBuildHasher;
 
 use super::error::{CallError, RegisterError};
 use super::function::{AnyFunction, Body, Function, Signature, Type};
-use super::id::{FunctionId, Names};
-use super::kind::{Kind, KindMarker, Many, One, Results, Zero};
+use super::id::{FunctionId, Id};
+use super::kind::{Kind, KindMarker, Results};
+use super::outcome::Outcome;
 use super::reply::Responder;
+use super::scope::{Local, Reach, Scope};
 
-/// A table of functions over a state `S`, which one server or any number of servers run.
+/// A table of functions over a state `S`, for one server or several.
 ///
-/// Arguments are one value of any type that can travel between threads; functions of several arguments take a
-/// tuple, functions of none take `()`. A function that can fail gives a `Result` as its result.
+/// The arguments of a function are one value of any type that is `Send`: a tuple for several, `()` for none. A function
+/// with a typed [`Id`] returns the result that its id names, or a `Result` with that and an error
+/// ([`Outcome`]). A function named by a text or a number has the types that its closure has.
 ///
 /// ```
-/// use chanrpc::chan::{Functions, Kind};
+/// use chanrpc::chan::{Functions, Id0, Id1, Kind};
 ///
 /// struct Account { balance: u64 }
-/// struct Poor;
+///
+/// impl Account {
+///     fn pay(&mut self, (amount, fee): (u64, u64)) -> Result<u64, &'static str> {
+///         self.balance = self.balance.checked_sub(amount + fee).ok_or("the balance is too low")?;
+///         Ok(self.balance)
+///     }
+/// }
+///
+/// const PAY: Id1<(u64, u64), u64> = Id1::new("pay");
+/// const RESET: Id0<()> = Id0::new("reset");
 ///
 /// let mut functions = Functions::new();
 /// functions
-///     .register0("reset", |account: &mut Account, ()| account.balance = 0)?
-///     .register1("pay", |account: &mut Account, (amount, fee): (u64, u64)| {
-///         account.balance = account.balance.checked_sub(amount + fee).ok_or(Poor)?;
-///         Ok::<u64, Poor>(account.balance)
-///     })?
+///     .register(PAY, Account::pay)?
+///     .register(RESET, |account, ()| account.balance = 0)?
 ///     .register_n(7, |account: &mut Account, by: u64| (account.balance / by, account.balance % by))?;
 ///
 /// assert_eq!(functions.kind(&"pay".into()), Some(Kind::One));
-/// assert!(functions.register0("reset", |_, ()| ()).is_err());
+/// assert!(functions.register(RESET, |_, ()| ()).is_err());
 /// # Ok::<(), chanrpc::chan::RegisterError>(())
 /// ```
-pub struct Functions<S> {
-    directory: Arc<Directory>,
+///
+/// `P` says who can call the functions: by default [`Local`] callers.
+pub struct Functions<S, P: Reach = Local> {
+    table: Arc<FunctionTable>,
+    /// For each entry of the table.
+    exports: Vec<P::Export>,
     state: PhantomData<fn(&mut S)>,
 }
 
 /// The future of an async function, which borrows the state.
-pub type Running<'s, R> = Pin<Box<dyn Future<Output = R> + Send + 's>>;
+pub type BoxFuture<'s, R> = Pin<Box<dyn Future<Output = R> + Send + 's>>;
 
 impl<S: 'static> Functions<S> {
-    /// Creates an empty table.
+    /// Creates an empty table for callers in this process.
     pub fn new() -> Self {
-        Self { directory: Arc::default(), state: PhantomData }
+        Self::empty()
+    }
+}
+
+impl<S: 'static, P: Reach> Functions<S, P> {
+    pub(crate) fn empty() -> Self {
+        Self { table: Arc::default(), exports: Vec::new(), state: PhantomData }
     }
 
-    /// Registers a function of no result.
+    /// Registers a function under a typed id.
     ///
     /// # Errors
     /// [`RegisterError`] if the id is taken or empty. This holds for all methods that register a function.
-    pub fn register0<A: Send + 'static>(
+    pub fn register<K, A, R, O, M>(
         &mut self,
-        id: impl Names<Zero, A, ()>,
-        function: impl Fn(&mut S, A) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        self.now::<Zero, A, ()>(id.into(), function)
-    }
-
-    /// Registers a function of one result.
-    ///
-    /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn register1<A: Send + 'static, R: Send + 'static>(
-        &mut self,
-        id: impl Names<One, A, R>,
-        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        self.now::<One, A, R>(id.into(), function)
-    }
-
-    /// Registers a function of several results.
-    ///
-    /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn register_n<A: Send + 'static, R: Results>(
-        &mut self,
-        id: impl Names<Many, A, R>,
-        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        self.now::<Many, A, R>(id.into(), function)
-    }
-
-    /// Registers a function of no result that may answer later, through its [`Responder`].
-    ///
-    /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn defer0<A: Send + 'static>(
-        &mut self,
-        id: impl Names<Zero, A, ()>,
-        function: impl Fn(&mut S, A, Responder<()>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        self.later::<Zero, A, ()>(id.into(), function)
-    }
-
-    /// Registers a function of one result that may answer later, through its [`Responder`].
-    ///
-    /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn defer1<A: Send + 'static, R: Send + 'static>(
-        &mut self,
-        id: impl Names<One, A, R>,
-        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        self.later::<One, A, R>(id.into(), function)
-    }
-
-    /// Registers a function of several results that may answer later, through its [`Responder`].
-    ///
-    /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn defer_n<A: Send + 'static, R: Results>(
-        &mut self,
-        id: impl Names<Many, A, R>,
-        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        self.later::<Many, A, R>(id.into(), function)
-    }
-
-    /// Registers an async function of no result. It has the state until its future ends: calls that come
-    /// meanwhile wait, those that it makes itself may be awaited.
-    ///
-    /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn async0<A: Send + 'static>(
-        &mut self,
-        id: impl Names<Zero, A, ()>,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, ()> + Send + Sync + 'static,
+        id: Id<K, A, R>,
+        function: impl Fn(&mut S, A) -> O + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError>
     where
-        S: Send,
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+        O: Outcome<R, M>,
+        P: Scope<A, R>,
     {
-        self.begin::<Zero, A, ()>(id.into(), function)
+        self.insert_now(id.untyped().clone(), K::KIND, move |state, arguments| {
+            function(state, arguments).into_result()
+        })
     }
 
-    /// Registers an async function of one result. See [`async0`](Self::async0).
+    /// Registers a function that may answer later, through its [`Responder`].
     ///
     /// ```
-    /// use chanrpc::chan::{Client, Functions};
+    /// use chanrpc::chan::{Functions, Id1, Responder};
+    ///
+    /// const NEXT: Id1<(), u32> = Id1::new("next");
+    ///
+    /// let mut functions = Functions::new();
+    /// functions.register_deferred(NEXT, |waiting: &mut Vec<Responder<u32>>, (), responder| waiting.push(responder))?;
+    /// # Ok::<(), chanrpc::chan::RegisterError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn register_deferred<K, A, R>(
+        &mut self,
+        id: Id<K, A, R>,
+        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError>
+    where
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+        P: Scope<A, R>,
+    {
+        let body = Body::Deferred(Box::new(move |state, arguments, responder| {
+            function(own(state), arguments, responder);
+        }));
+        self.insert(id.untyped().clone(), K::KIND, body)
+    }
+
+    /// Registers an async function. It has the state until its future ends: calls that arrive meanwhile wait in the
+    /// queue, and the function may await calls to other servers.
+    ///
+    /// ```
+    /// use chanrpc::chan::{CallError, Client, Functions, Id1};
     ///
     /// struct Cart { prices: Client, sum: u32 }
     ///
+    /// const PRICE: Id1<String, u32> = Id1::new("price");
+    /// const ADD: Id1<String, u32> = Id1::new("add");
+    ///
     /// let mut functions = Functions::new();
-    /// functions.async1("add", |cart: &mut Cart, item: String| Box::pin(async move {
-    ///     let price: u32 = cart.prices.call1("price", item).await?;
-    ///     cart.sum += price;
-    ///     Ok::<u32, chanrpc::chan::CallError>(cart.sum)
+    /// functions.register_async(ADD, |cart: &mut Cart, item| Box::pin(async move {
+    ///     cart.sum += cart.prices.call(PRICE, item).await?;
+    ///     Ok::<u32, CallError>(cart.sum)
     /// }))?;
     /// # Ok::<(), chanrpc::chan::RegisterError>(())
     /// ```
     ///
     /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn async1<A: Send + 'static, R: Send + 'static>(
+    /// As [`register`](Self::register).
+    pub fn register_async<K, A, R, O, M>(
         &mut self,
-        id: impl Names<One, A, R>,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
+        id: Id<K, A, R>,
+        function: impl for<'s> Fn(&'s mut S, A) -> BoxFuture<'s, O> + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError>
     where
         S: Send,
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+        O: Outcome<R, M> + 'static,
+        P: Scope<A, R>,
     {
-        self.begin::<One, A, R>(id.into(), function)
+        let body = Body::Async(Box::new(move |state, arguments, responder| {
+            let future = function(own(state), arguments);
+            Box::pin(async move { responder.finish(future.await.into_result()) })
+        }));
+        self.insert(id.untyped().clone(), K::KIND, body)
     }
 
-    /// Registers an async function of several results. See [`async0`](Self::async0).
+    /// Registers a function without a result under a text, a number or a type.
     ///
     /// # Errors
-    /// As [`register0`](Self::register0).
-    pub fn async_n<A: Send + 'static, R: Results>(
+    /// As [`register`](Self::register).
+    pub fn register0<A: Send + 'static>(
         &mut self,
-        id: impl Names<Many, A, R>,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
+        id: impl Into<FunctionId>,
+        function: impl Fn(&mut S, A) + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError>
     where
-        S: Send,
+        P: Scope<A, ()>,
     {
-        self.begin::<Many, A, R>(id.into(), function)
+        self.insert_now(id.into(), Kind::Zero, move |state, arguments| {
+            function(state, arguments);
+            Ok(())
+        })
     }
 
-    /// Returns how many results the function gives, or `None` if there is no such function.
-    pub fn kind(&self, id: &FunctionId) -> Option<Kind> {
-        let number = *self.directory.numbers.get(id)?;
-        Some(self.directory.entries[number].signature.kind)
-    }
-
-    /// Returns the ids of all functions, in the order of their registration.
-    pub fn ids(&self) -> impl Iterator<Item = &FunctionId> {
-        self.directory.entries.iter().map(|entry| &entry.id)
-    }
-
-    pub(super) fn directory(&self) -> &Arc<Directory> {
-        &self.directory
-    }
-
-    fn now<K: KindMarker, A: Send + 'static, R: Send + 'static>(
+    /// Registers a function with one result under a text, a number or a type.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn register1<A: Send + 'static, R: Send + 'static>(
         &mut self,
-        id: FunctionId,
+        id: impl Into<FunctionId>,
         function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
+    ) -> Result<&mut Self, RegisterError>
+    where
+        P: Scope<A, R>,
+    {
+        self.insert_now(id.into(), Kind::One, move |state, arguments| Ok(function(state, arguments)))
+    }
+
+    /// Registers a function with several results under a text, a number or a type.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register).
+    pub fn register_n<A: Send + 'static, R: Results>(
+        &mut self,
+        id: impl Into<FunctionId>,
+        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError>
+    where
+        P: Scope<A, R>,
+    {
+        self.insert_now(id.into(), Kind::Many, move |state, arguments| Ok(function(state, arguments)))
+    }
+
+    /// Returns the kind of a function, or `None` if the table has no such function.
+    pub fn kind(&self, id: &FunctionId) -> Option<Kind> {
+        let number = *self.table.numbers.get(id)?;
+        Some(self.table.entries[number].signature.kind)
+    }
+
+    /// Returns the ids of all functions in the order of their registration.
+    pub fn ids(&self) -> impl Iterator<Item = &FunctionId> {
+        self.table.entries.iter().map(|entry| &entry.id)
+    }
+
+    pub(super) fn table(&self) -> &Arc<FunctionTable> {
+        &self.table
+    }
+
+    /// Returns the functions with their ids and kinds.
+    #[cfg(feature = "node")]
+    pub(crate) fn exports(&self) -> impl Iterator<Item = (&FunctionId, Kind, &P::Export)> {
+        let entries = self.table.entries.iter().zip(&self.exports);
+        entries.map(|(entry, export)| (&entry.id, entry.signature.kind, export))
+    }
+
+    fn insert_now<A, R>(
+        &mut self,
+        id: FunctionId,
+        kind: Kind,
+        function: impl Fn(&mut S, A) -> Result<R, CallError> + Send + Sync + 'static,
+    ) -> Result<&mut Self, RegisterError>
+    where
+        A: Send + 'static,
+        R: Send + 'static,
+        P: Scope<A, R>,
+    {
         let body = Body::Now(Box::new(move |state, arguments| function(own(state), arguments)));
-        self.insert::<K, A, R>(id, body)
+        self.insert(id, kind, body)
     }
 
-    fn later<K: KindMarker, A: Send + 'static, R: Send + 'static>(
+    fn insert<A, R>(
         &mut self,
         id: FunctionId,
-        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let body = Body::Later(Box::new(move |state, arguments, responder| {
-            function(own(state), arguments, responder);
-        }));
-        self.insert::<K, A, R>(id, body)
-    }
-
-    fn begin<K: KindMarker, A: Send + 'static, R: Send + 'static>(
-        &mut self,
-        id: FunctionId,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let body = Body::Async(Box::new(move |state, arguments, responder| {
-            let running = function(own(state), arguments);
-            Box::pin(async move { responder.reply(running.await) })
-        }));
-        self.insert::<K, A, R>(id, body)
-    }
-
-    fn insert<K: KindMarker, A: Send + 'static, R: Send + 'static>(
-        &mut self,
-        id: FunctionId,
+        kind: Kind,
         body: Body<A, R>,
-    ) -> Result<&mut Self, RegisterError> {
-        let signature = Signature { kind: K::KIND, arguments: Type::of::<A>(), result: Type::of::<R>() };
+    ) -> Result<&mut Self, RegisterError>
+    where
+        A: Send + 'static,
+        R: Send + 'static,
+        P: Scope<A, R>,
+    {
+        let export = P::export(&id, kind);
+        let signature = Signature { kind, arguments: Type::of::<A>(), result: Type::of::<R>() };
         let function = Arc::new(Function { body });
-        Arc::make_mut(&mut self.directory).insert(Entry { id, signature, function })?;
+        Arc::make_mut(&mut self.table).insert(Entry { id, signature, function })?;
+        self.exports.push(export);
         Ok(self)
     }
 }
 
-/// The state as its table knows it.
+/// Returns the state with the type that the table knows.
 fn own<S: 'static>(state: &mut dyn Any) -> &mut S {
     match state.downcast_mut() {
         Some(state) => state,
         None => unreachable!("a server has a table over its own state, not over {}", type_name::<S>()),
+    }
+}
+
+impl<S, P: Reach> Clone for Functions<S, P> {
+    fn clone(&self) -> Self {
+        Self { table: self.table.clone(), exports: self.exports.clone(), state: PhantomData }
     }
 }
 
@@ -259,15 +291,15 @@ impl<S: 'static> Default for Functions<S> {
     }
 }
 
-impl<S> fmt::Debug for Functions<S> {
+impl<S, P: Reach> fmt::Debug for Functions<S, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.directory.entries.iter().map(|entry| &entry.id)).finish()
+        f.debug_set().entries(self.table.entries.iter().map(|entry| &entry.id)).finish()
     }
 }
 
-/// A table whose functions have forgotten the state's type: what callers and servers read.
+/// The table without the type of the state, as callers and servers read it.
 #[derive(Clone, Default)]
-pub(super) struct Directory {
+pub(super) struct FunctionTable {
     numbers: HashMap<FunctionId, usize, FxBuildHasher>,
     entries: Vec<Entry>,
 }
@@ -279,13 +311,13 @@ struct Entry {
     function: Arc<dyn AnyFunction>,
 }
 
-/// A function that was found, and its number in the table.
+/// A function and its number in the table.
 pub(super) struct Found<'d, A, R> {
     pub(super) number: usize,
     pub(super) function: &'d Function<A, R>,
 }
 
-impl Directory {
+impl FunctionTable {
     fn insert(&mut self, entry: Entry) -> Result<(), RegisterError> {
         if matches!(&entry.id, FunctionId::Text(text) if text.is_empty()) {
             return Err(RegisterError::EmptyId);
@@ -298,7 +330,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Finds the function for a call that waits for a result.
+    /// Returns the function for a call that waits for a result.
     pub(super) fn find<A: Send + 'static, R: Send + 'static>(
         &self,
         id: &FunctionId,
@@ -316,7 +348,7 @@ impl Directory {
         }
     }
 
-    /// Finds the function for a call that wants no answer, so that kind and result do not matter.
+    /// Returns the function for a call in go mode, which has no result: kind and type of the result may be any.
     pub(super) fn find_to_go<A: 'static>(&self, id: &FunctionId) -> Result<usize, CallError> {
         let Some(&number) = self.numbers.get(id) else { return Err(CallError::Unknown(id.clone())) };
         match self.entries[number].signature.arguments.is::<A>() {
@@ -325,7 +357,7 @@ impl Directory {
         }
     }
 
-    /// Returns the function of a number that [`find`](Self::find) gave.
+    /// Returns the function of a number that [`find`](Self::find) returned.
     pub(super) fn function(&self, number: usize) -> &dyn AnyFunction {
         &*self.entries[number].function
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
-use super::kind::{KindMarker, Many, One, Zero};
+use super::kind::{Many, One, Zero};
 
 /// Names a function within its server: by text, by number, or by a Rust type (a message's, say).
 ///
@@ -18,7 +18,7 @@ use super::kind::{KindMarker, Many, One, Zero};
 /// assert_eq!(FunctionId::from(7).to_string(), "7");
 /// assert!(FunctionId::of::<Login>().to_string().ends_with("Login"));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FunctionId {
     /// A text, such as `"disk.free"`. The only form that the network can name.
@@ -27,7 +27,7 @@ pub enum FunctionId {
     Number(i64),
     /// A Rust type.
     Type {
-        /// What tells one type from another.
+        /// Identifies the type.
         id: TypeId,
         /// The type's name, for messages.
         name: &'static str,
@@ -42,7 +42,7 @@ impl FunctionId {
 }
 
 impl Hash for FunctionId {
-    /// Every call looks an id up, so as little as possible is hashed.
+    /// Hashes as little as possible, because every call looks up an id.
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::Text(text) => state.write(text.as_bytes()),
@@ -74,14 +74,25 @@ impl From<String> for FunctionId {
     }
 }
 
-impl From<i64> for FunctionId {
-    fn from(number: i64) -> Self {
-        Self::Number(number)
+impl From<Cow<'static, str>> for FunctionId {
+    fn from(text: Cow<'static, str>) -> Self {
+        Self::Text(text)
     }
 }
 
-/// A [`FunctionId`] that knows what the function takes and gives, so that a wrong call does not compile. Made as
-/// [`Id0`], [`Id1`] or [`IdN`].
+macro_rules! from_integers {
+    ($($integer:ty)*) => {$(
+        impl From<$integer> for FunctionId {
+            fn from(number: $integer) -> Self {
+                Self::Number(number.into())
+            }
+        }
+    )*};
+}
+from_integers!(i32 u32 i64);
+
+/// A [`FunctionId`] with the kind of the function, the type of its arguments and the type of its result, so that a
+/// call that does not fit fails to compile. Declared as [`Id0`], [`Id1`] or [`IdN`].
 ///
 /// ```
 /// use chanrpc::chan::{Functions, Id0, Id1, Server};
@@ -90,67 +101,79 @@ impl From<i64> for FunctionId {
 /// const RESET: Id0<()> = Id0::new("reset");
 ///
 /// let mut functions = Functions::new();
-/// functions.register1(ADD, |total: &mut i64, n| { *total += n; *total })?.register0(RESET, |total, ()| *total = 0)?;
+/// functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?.register(RESET, |total, ()| *total = 0)?;
 ///
 /// let server = Server::new(0, functions);
 /// let client = server.client();
 /// std::thread::spawn(|| smol::block_on(server.run()));
-/// assert_eq!(client.call1(ADD, 5).wait()?, 5);
-/// client.call0(RESET, ()).wait()?;
+/// assert_eq!(client.call(ADD, 5).wait()?, 5);
+/// client.call(RESET, ()).wait()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Another type of arguments does not compile,
+/// Arguments of another type do not compile,
 /// ```compile_fail,E0308
 /// # use chanrpc::chan::{Client, Id1};
 /// const ADD: Id1<i64, i64> = Id1::new("add");
-/// fn wrong(client: &Client) { let _call = client.call1(ADD, "five"); }
+/// fn wrong(client: &Client) { let _call = client.call(ADD, "five"); }
 /// ```
-/// nor does another result,
+/// nor does a result of another type,
 /// ```compile_fail,E0308
 /// # use chanrpc::chan::{Client, Id1};
 /// const ADD: Id1<i64, i64> = Id1::new("add");
-/// fn wrong(client: &Client) { let _total: String = client.call1(ADD, 5).wait().unwrap(); }
+/// fn wrong(client: &Client) { let _total: String = client.call(ADD, 5).wait().unwrap(); }
 /// ```
-/// nor another kind, nor a function that does not fit its id.
+/// a typed id in a call by text, which would lose its types,
 /// ```compile_fail,E0277
 /// # use chanrpc::chan::{Client, Id1};
 /// const ADD: Id1<i64, i64> = Id1::new("add");
 /// fn wrong(client: &Client) { let _call = client.call0(ADD, 5); }
 /// ```
-/// ```compile_fail,E0308
+/// or a function whose result is not the one of its id.
+/// ```compile_fail,E0277
 /// # use chanrpc::chan::{Functions, Id1};
 /// const ADD: Id1<i64, i64> = Id1::new("add");
-/// fn wrong(functions: &mut Functions<i64>) { let _ = functions.register1(ADD, |_, n| n.to_string()); }
+/// fn wrong(functions: &mut Functions<i64>) { let _ = functions.register(ADD, |_, n| n.to_string()); }
 /// ```
 pub struct Id<K, A, R> {
     id: FunctionId,
     signature: PhantomData<fn(A, K) -> R>,
 }
 
-/// The typed id of a function of no result.
+/// The typed id of a function without a result.
 pub type Id0<A> = Id<Zero, A, ()>;
-/// The typed id of a function of one result.
+/// The typed id of a function with one result.
 pub type Id1<A, R> = Id<One, A, R>;
-/// The typed id of a function of several results.
+/// The typed id of a function with several results.
 pub type IdN<A, R> = Id<Many, A, R>;
 
-impl<K: KindMarker, A, R> Id<K, A, R> {
-    /// Names a function by a text.
+impl<K, A, R> Id<K, A, R> {
+    /// Creates an id from a text.
     pub const fn new(text: &'static str) -> Self {
         Self { id: FunctionId::Text(Cow::Borrowed(text)), signature: PhantomData }
     }
 
-    /// Names a function by a number.
+    /// Creates an id from a number.
     pub const fn number(number: i64) -> Self {
         Self { id: FunctionId::Number(number), signature: PhantomData }
     }
-}
 
-impl<K: KindMarker, A: 'static, R> Id<K, A, R> {
-    /// Names a function by the type of its arguments, a message's for instance.
-    pub fn of_arguments() -> Self {
+    /// Creates an id from one that is known only at run time, such as a `String`.
+    pub fn from_id(id: impl Into<FunctionId>) -> Self {
+        Self { id: id.into(), signature: PhantomData }
+    }
+
+    /// Creates an id from the type of the arguments, for example a message's.
+    pub fn of_arguments() -> Self
+    where
+        A: 'static,
+    {
         Self { id: FunctionId::of::<A>(), signature: PhantomData }
+    }
+
+    /// Returns the id without its types.
+    pub fn untyped(&self) -> &FunctionId {
+        &self.id
     }
 }
 
@@ -166,38 +189,39 @@ impl<K, A, R> fmt::Debug for Id<K, A, R> {
     }
 }
 
-impl<K, A, R> From<Id<K, A, R>> for FunctionId {
-    fn from(id: Id<K, A, R>) -> Self {
-        id.id
+impl<K, A, R> fmt::Display for Id<K, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
     }
 }
 
-/// An id under which a function that takes `A` may be found: a typed [`Id`], or a text, number or
-/// [`FunctionId`], whose types are compared when the call is made.
+/// An id of a function that takes `A`: a typed [`Id`], or anything that becomes a [`FunctionId`], whose types are
+/// compared when the call is made.
 #[diagnostic::on_unimplemented(message = "`{Self}` does not name a function that takes `{A}`")]
-pub trait Takes<A>: Into<FunctionId> + sealed::Sealed {}
-
-/// An id under which a function of the kind `K` ([`Zero`], [`One`] or [`Many`]) that takes `A` and gives `R` may be
-/// found: a typed [`Id`], or a text, number or [`FunctionId`], whose types are compared when the call is made.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` does not name a function of this kind that takes `{A}` and gives `{R}`"
-)]
-pub trait Names<K, A, R>: Takes<A> {}
+pub trait Takes<A>: sealed::IntoFunctionId {}
 
 impl<K, A, R> Takes<A> for Id<K, A, R> {}
-impl<K, A, R> Names<K, A, R> for Id<K, A, R> {}
 
 macro_rules! untyped {
     ($($id:ty)*) => {$(
-        impl sealed::Sealed for $id {}
+        impl sealed::IntoFunctionId for $id {
+            fn into_function_id(self) -> FunctionId {
+                self.into()
+            }
+        }
         impl<A> Takes<A> for $id {}
-        impl<K, A, R> Names<K, A, R> for $id {}
     )*};
 }
-untyped!(FunctionId &'static str String i64);
+untyped!(FunctionId &'static str String Cow<'static, str> i32 u32 i64);
 
 mod sealed {
-    #[allow(unreachable_pub, reason = "seals public traits")]
-    pub trait Sealed {}
-    impl<K, A, R> Sealed for super::Id<K, A, R> {}
+    #[allow(unreachable_pub, reason = "seals a public trait")]
+    pub trait IntoFunctionId {
+        fn into_function_id(self) -> super::FunctionId;
+    }
+    impl<K, A, R> IntoFunctionId for super::Id<K, A, R> {
+        fn into_function_id(self) -> super::FunctionId {
+            self.id
+        }
+    }
 }

@@ -33,19 +33,21 @@ pub enum One {}
 #[derive(Clone, Copy, Debug)]
 pub enum Many {}
 
-/// A [`Kind`] as a type: [`Zero`], [`One`] or [`Many`].
-pub trait KindMarker: sealed::Sealed {
+/// A [`Kind`] as a type, for functions with the result `R`: [`Zero`] for `()`, [`One`] for any type, [`Many`] for
+/// [`Results`].
+#[diagnostic::on_unimplemented(message = "a function of this kind cannot have the result `{R}`")]
+pub trait KindMarker<R>: sealed::Sealed {
     /// The kind.
     const KIND: Kind;
 }
 
-impl KindMarker for Zero {
+impl KindMarker<()> for Zero {
     const KIND: Kind = Kind::Zero;
 }
-impl KindMarker for One {
+impl<R> KindMarker<R> for One {
     const KIND: Kind = Kind::One;
 }
-impl KindMarker for Many {
+impl<R: Results> KindMarker<R> for Many {
     const KIND: Kind = Kind::Many;
 }
 

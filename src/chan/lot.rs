@@ -34,7 +34,7 @@ impl dyn Lot {
     pub(super) fn items<T: Item>(&mut self) -> &mut VecDeque<T> {
         match (self as &mut dyn Any).downcast_mut() {
             Some(items) => items,
-            None => unreachable!("the directory compared the types before the call was queued"),
+            None => unreachable!("the table compared the types before the call was queued"),
         }
     }
 }

@@ -1,30 +1,33 @@
-//! The channel-RPC core: functions that live in servers, and the three ways to call them.
+//! The channel-RPC core: functions that live in servers, and three ways to call them.
 //!
-//! A [`Functions`] table says what can be called. A [`Server`] owns a state and runs the functions of its
-//! table on that state one at a time, in the order in which calls entered its bounded queue. A [`Client`]
-//! calls them:
+//! A [`Functions`] table lists what can be called. A [`Server`] owns a state and runs the functions of its table on
+//! that state one at a time, in the order in which the calls entered its bounded queue. A [`Client`] calls them:
 //!
 //! | mode | method | the caller |
 //! | --- | --- | --- |
-//! | sync | [`Client::call0`], [`call1`](Client::call1), [`call_n`](Client::call_n) | awaits the [`Call`], or blocks its thread in [`Call::wait`] |
-//! | async | [`Callbacks::call0`], [`call1`](Callbacks::call1), [`call_n`](Callbacks::call_n) | goes on; a callback comes back on its own loop |
-//! | go | [`Client::go`] | goes on; nothing comes back |
+//! | sync | [`Client::call`] | awaits the [`Call`], or blocks its thread in [`Call::wait`] |
+//! | async | [`Callbacks::call`] | continues; a callback runs on its own loop |
+//! | go | [`Client::go`] | continues; the result is dropped |
 //!
-//! Every call is answered exactly once: by its result, or by a [`CallError`] that says why there is none.
+//! A typed [`Id`] names a function together with its arguments and its result. Functions can also be named by a text
+//! alone, with the methods ending in `0`, `1` and `_n` for functions without, with one and with several results.
+//!
+//! Every call is answered exactly once: by its result, or by a [`CallError`].
 //!
 //! ```
-//! use chanrpc::chan::{Functions, Server};
+//! use chanrpc::chan::{Functions, Id1, Server};
+//!
+//! const ADD: Id1<i64, i64> = Id1::new("add");
 //!
 //! let mut functions = Functions::new();
-//! functions.register1("add", |total: &mut i64, n: i64| { *total += n; *total })?;
+//! functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
 //!
 //! let server = Server::new(0, functions);
 //! let client = server.client();
 //! let owner = std::thread::spawn(|| smol::block_on(server.run()));
 //!
-//! let total: i64 = client.call1("add", 5_i64).wait()?;
-//! assert_eq!(total, 5);
-//! drop(client); // the last client is gone, so the server ends and gives its state back
+//! assert_eq!(client.call(ADD, 5).wait()?, 5);
+//! drop(client); // the last client is gone, so the server ends and returns its state
 //! assert_eq!(owner.join().unwrap(), 5);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -44,11 +47,13 @@ mod kind;
 #[cfg(all(test, chanrpc_loom))]
 pub(crate) mod loom_models;
 mod lot;
+mod outcome;
 pub(crate) mod panic;
 mod patience;
 mod pending;
 mod queue;
 mod reply;
+mod scope;
 mod server;
 mod shared;
 mod stats;
@@ -58,17 +63,19 @@ pub(crate) mod waits;
 
 pub(crate) use answer::{Answer, Host};
 pub use call::Call;
-pub use callbacks::{Callbacks, TooManyPending};
-pub use client::{Client, Refused};
-pub use error::{CallError, RegisterError};
-pub use functions::{Functions, Running};
-pub use id::{FunctionId, Id, Id0, Id1, IdN, Names, Takes};
+pub use callbacks::{CallbackCall, Callbacks, LimitError};
+pub use client::{Client, GoError};
+pub use error::{CallError, FunctionError, RegisterError};
+pub use functions::{BoxFuture, Functions};
+pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
 pub use kind::{Kind, KindMarker, Many, One, Results, Zero};
+pub use outcome::{Fallible, Infallible, Outcome};
 pub use panic::Panic;
 pub use pending::Callback;
 pub use reply::Responder;
 #[cfg(feature = "node")]
 pub(crate) use reply::Sink;
+pub use scope::{Local, Reach, Scope};
 pub(crate) use server::Drained;
 pub use server::{Closer, Server, Settings};
 pub use stats::Stats;

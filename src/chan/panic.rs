@@ -9,6 +9,8 @@ use std::any::{Any, TypeId};
 use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
+use std::error::Error;
+use std::fmt;
 use std::mem;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::{Arc, Once};
@@ -25,6 +27,21 @@ pub struct Panic {
     backtrace: Option<Arc<Backtrace>>,
     limit: usize,
 }
+
+impl PartialEq for Panic {
+    /// Panics are equal if they have the same message and came from the same place.
+    fn eq(&self, other: &Self) -> bool {
+        (&self.message, &self.place) == (&other.message, &other.place)
+    }
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Panic {}
 
 impl Panic {
     /// Returns the panic's message: its payload, if that is a text.

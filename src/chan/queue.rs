@@ -144,7 +144,7 @@ impl Queue {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::chan::functions::{Directory, Functions};
+    use crate::chan::functions::{FunctionTable, Functions};
 
     type Block = [u8; 1024];
 
@@ -156,10 +156,10 @@ mod tests {
         table
     }
 
-    fn run(queue: &mut Queue, directory: &Directory) -> u64 {
+    fn run(queue: &mut Queue, table: &FunctionTable) -> u64 {
         let mut sum = 0_u64;
         while let Some(number) = queue.front() {
-            assert!(queue.run_front(directory.function(number), &mut sum));
+            assert!(queue.run_front(table.function(number), &mut sum));
         }
         sum
     }
@@ -173,7 +173,7 @@ mod tests {
             queue.push_post(function, Post([1_u8; 1024]));
         }
         assert_eq!(queue.lots.len(), 3);
-        assert_eq!(run(&mut queue, table.directory()), 5);
+        assert_eq!(run(&mut queue, table.table()), 5);
     }
 
     #[test]
@@ -181,12 +181,12 @@ mod tests {
         let table = table(1);
         let mut queue = Queue::default();
         queue.push_post(0, Post([1_u8; 1024]));
-        assert!(run(&mut queue, table.directory()) == 1 && queue.release().is_none(), "it is small");
+        assert!(run(&mut queue, table.table()) == 1 && queue.release().is_none(), "it is small");
         for _ in 0..100 {
             queue.push_post(0, Post([1_u8; 1024]));
         }
         assert!(queue.release().is_none(), "it is not empty");
-        assert_eq!(run(&mut queue, table.directory()), 100);
+        assert_eq!(run(&mut queue, table.table()), 100);
         assert!(queue.release().is_some());
         assert!(queue.lots.is_empty() && queue.order.capacity() == 0 && queue.release().is_none());
     }

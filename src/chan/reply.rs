@@ -6,7 +6,7 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::error::CallError;
+use super::error::{CallError, FunctionError};
 use super::panic;
 use super::sync::Mutex;
 
@@ -59,7 +59,12 @@ impl<R> Responder<R> {
         self.finish(Ok(result));
     }
 
-    /// Tells whether nobody waits for the answer any more: go mode, a deadline that passed, a dropped call.
+    /// Answers the call with an error, which its caller receives as [`CallError::Failed`].
+    pub fn fail(self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) {
+        self.finish(Err(CallError::Failed(FunctionError::new(error))));
+    }
+
+    /// Returns `true` if nobody waits for the answer: in go mode, after the deadline, or if the call was dropped.
     pub fn is_abandoned(&self) -> bool {
         match &self.to {
             ReplyTo::Slot(slot) => slot.is_abandoned(),

@@ -18,6 +18,7 @@ use super::function::Rest;
 use super::functions::Functions;
 use super::panic;
 use super::queue::Queue;
+use super::scope::Reach;
 use super::shared::{Shared, State, What};
 use super::stats::Stats;
 use super::turn::Turn;
@@ -57,26 +58,30 @@ impl Default for Settings {
 
 impl<S: 'static> Server<S> {
     /// Creates a server with the default [`Settings`].
-    pub fn new(state: S, functions: impl Into<Arc<Functions<S>>>) -> Self {
+    pub fn new<P: Reach>(state: S, functions: impl Into<Arc<Functions<S, P>>>) -> Self {
         Self::with_settings(state, functions, Settings::default())
     }
 
     /// Creates a server.
-    pub fn with_settings(state: S, functions: impl Into<Arc<Functions<S>>>, settings: Settings) -> Self {
+    pub fn with_settings<P: Reach>(
+        state: S,
+        functions: impl Into<Arc<Functions<S, P>>>,
+        settings: Settings,
+    ) -> Self {
         Self::create(functions, settings, |_, _| state)
     }
 
     /// Creates a server whose state is made with a client of it.
-    pub(crate) fn create(
-        functions: impl Into<Arc<Functions<S>>>,
+    pub(crate) fn create<P: Reach>(
+        functions: impl Into<Arc<Functions<S, P>>>,
         settings: Settings,
         state: impl FnOnce(Client, Closer) -> S,
     ) -> Self {
         panic::install_hook();
-        let directory = functions.into().directory().clone();
+        let table = functions.into().table().clone();
         let name = settings.name.unwrap_or_else(|| Cow::Borrowed(short_name(type_name::<S>())));
         let node = Node::new(Arc::from(name));
-        let shared = Arc::new(Shared::new(node, directory, settings.capacity, settings.backtrace_limit));
+        let shared = Arc::new(Shared::new(node, table, settings.capacity, settings.backtrace_limit));
         let handle = Arc::new(Handle(shared.clone()));
         let state = state(Client::new(handle.clone()), Closer(shared.clone()));
         Self { state, handle, runner: Runner { shared, batch: Queue::default(), awaiting: false } }
@@ -296,7 +301,7 @@ impl Runner {
                         shared.leave_taken();
                         return batch.fail(&CallError::Closed);
                     }
-                    let function = shared.directory.function(number);
+                    let function = shared.table.function(number);
                     if function.is_async() {
                         return;
                     }
@@ -320,7 +325,7 @@ impl Runner {
     fn begin<'s>(&mut self, state: &'s mut dyn Any) -> Option<(usize, Rest<'s>)> {
         let Self { shared, batch, .. } = self;
         let number = batch.front()?;
-        let function = shared.directory.function(number);
+        let function = shared.table.function(number);
         if !function.is_async() || shared.is_aborted() {
             return None;
         }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::error::CallError;
 use super::function::Body;
-use super::functions::{Directory, Found};
+use super::functions::{Found, FunctionTable};
 use super::lot::{Call, Post};
 use super::panic::{self, Panic};
 use super::patience::{Hint, Patience};
@@ -32,7 +32,7 @@ pub(super) type State = Box<dyn Any + Send>;
 /// What a server and its clients share, whatever the state.
 pub(super) struct Shared {
     pub(super) node: Node,
-    pub(super) directory: Arc<Directory>,
+    pub(super) table: Arc<FunctionTable>,
     pub(super) counters: Counters,
     pub(super) backtrace_limit: usize,
     capacity: usize,
@@ -118,7 +118,7 @@ pub(super) enum NotQueued<T> {
 impl Shared {
     pub(super) fn new(
         node: Node,
-        directory: Arc<Directory>,
+        table: Arc<FunctionTable>,
         capacity: usize,
         backtrace_limit: usize,
     ) -> Self {
@@ -136,7 +136,7 @@ impl Shared {
         };
         Self {
             node,
-            directory,
+            table,
             counters: Counters::default(),
             backtrace_limit,
             capacity: capacity.max(1),
@@ -250,7 +250,9 @@ impl Shared {
             return Err(arguments);
         }
         let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
-        Ok(self.guard(What::Function(found.number), || function(borrowed.state(), arguments)))
+        Ok(self
+            .guard(What::Function(found.number), || function(borrowed.state(), arguments))
+            .and_then(|result| result))
     }
 
     /// Lends the state to a caller, if nobody has it and no call is queued.
@@ -517,7 +519,7 @@ impl Shared {
         let (server, message) = (self.node.name(), panic.message());
         match what {
             What::Function(number) => {
-                let function = self.directory.id(number);
+                let function = self.table.id(number);
                 log::error!(target: PANIC, "{server}: function {function} panicked: {message}");
             }
             What::Task(task) => log::error!(target: PANIC, "{server}: {task} panicked: {message}"),

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use smol::{Executor, Timer};
 
-use crate::chan::{RegisterError, Responder};
+use crate::chan::{Functions, Id1, RegisterError, Responder};
 use crate::message::{Fault, code};
-use crate::route::{Json, Native};
+use crate::route::Exports;
 
 /// The state of the demonstration server.
 #[derive(Default)]
@@ -22,8 +22,8 @@ const SLEEPERS: usize = 10_000;
 /// How soon a sleeper notices that nobody waits for it any more.
 const LOOK: Duration = Duration::from_millis(200);
 
-pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo>, RegisterError> {
-    let mut native = Native::new();
+pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Exports<Demo>, RegisterError> {
+    let mut native = Functions::exported();
     native
         .register1("demo.add", |_: &mut Demo, (a, b): (f64, f64)| number(a + b))?
         .register_n("demo.divide", |_, (a, b): (i64, i64)| {
@@ -41,32 +41,35 @@ pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Native<Demo
         .register1("demo.panic", |_, ()| -> () { panic!("this function always panics") })?;
     let executor = executor.clone();
     let sleepers = Arc::new(());
-    native.defer1("demo.sleep", move |_, seconds: f64, responder: Responder<Result<f64, Fault>>| {
-        if !(0.0..=LONGEST_SLEEP).contains(&seconds) {
-            return responder.reply(Err(Fault::invalid_params("seconds are from 0 to 3600")));
-        }
-        let place = sleepers.clone();
-        if Arc::strong_count(&place) > SLEEPERS {
-            return responder.reply(Err(Fault::new(code::BUSY, "too many sleep already")));
-        }
-        // The server is free for other calls meanwhile.
-        let sleep = async move {
-            let end = Instant::now() + Duration::from_secs_f64(seconds);
-            while Instant::now() < end && !responder.is_abandoned() {
-                Timer::at(end.min(Instant::now() + LOOK)).await;
+    native.register_deferred(
+        Id1::new("demo.sleep"),
+        move |_, seconds: f64, responder: Responder<Result<f64, Fault>>| {
+            if !(0.0..=LONGEST_SLEEP).contains(&seconds) {
+                return responder.reply(Err(Fault::invalid_params("seconds are from 0 to 3600")));
             }
-            responder.reply(Ok(seconds));
-            drop(place);
-        };
-        executor.spawn(sleep).detach();
-    })?;
+            let place = sleepers.clone();
+            if Arc::strong_count(&place) > SLEEPERS {
+                return responder.reply(Err(Fault::new(code::BUSY, "too many sleep already")));
+            }
+            // The server is free for other calls meanwhile.
+            let sleep = async move {
+                let end = Instant::now() + Duration::from_secs_f64(seconds);
+                while Instant::now() < end && !responder.is_abandoned() {
+                    Timer::at(end.min(Instant::now() + LOOK)).await;
+                }
+                responder.reply(Ok(seconds));
+                drop(place);
+            };
+            executor.spawn(sleep).detach();
+        },
+    )?;
     Ok(native)
 }
 
 /// Whole numbers without a fraction: 3 and not 3.0.
-fn number(n: f64) -> Json<Number> {
+fn number(n: f64) -> Number {
     #[allow(clippy::cast_possible_truncation)]
-    Json(if n.fract() == 0.0 && n.abs() < 9e15 { Number::Whole(n as i64) } else { Number::Other(n) })
+    if n.fract() == 0.0 && n.abs() < 9e15 { Number::Whole(n as i64) } else { Number::Other(n) }
 }
 
 #[derive(serde::Serialize)]

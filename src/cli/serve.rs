@@ -14,7 +14,7 @@ use smol::Executor;
 
 use super::bind::{Binder, unguarded};
 use super::{ADDRESS, Exit, check, complain, demo, print, ready, run_on, signals};
-use crate::chan::Settings;
+use crate::chan::{Server, Settings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
 use crate::node::{Listener, Node};
 use crate::route::{Access, Registry, registry_from_config};
@@ -150,7 +150,9 @@ fn registry(
     if demo {
         let settings =
             Settings { name: Some("demo".into()), capacity: config.limits.queue, ..Settings::default() };
-        let server = demo::functions(executor)?.into_server(demo::Demo::default(), settings, &mut builder)?;
+        let functions = demo::functions(executor)?;
+        let server = Server::with_settings(demo::Demo::default(), functions.clone(), settings);
+        builder.export(&functions, &server.client())?;
         executor.spawn(server.run()).detach();
     }
     Ok(builder.build())

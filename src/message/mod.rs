@@ -20,6 +20,8 @@ pub mod code {
     pub const UNKNOWN_FUNCTION: i64 = -32601;
     pub const INVALID_PARAMS: i64 = -32602;
     pub const INTERNAL: i64 = -32603;
+    /// The function returned an error that has no code of its own.
+    pub const FAILED: i64 = -32000;
     pub const NO_PROVIDER: i64 = -32001;
     pub const DENIED: i64 = -32002;
     pub const DEADLINE: i64 = -32003;

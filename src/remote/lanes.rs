@@ -7,8 +7,8 @@ use smol::Executor;
 
 use super::{Remote, RemoteError};
 use crate::config::Limits;
+use crate::lanes::{Keyed, LaneCall, LaneClient, LaneSettings, Lanes};
 use crate::message::RawJson;
-use crate::sched::{Keyed, LaneCall, LaneClient, LaneSettings, Lanes};
 
 /// Dead while it has no connection. Lanes then dial, and their calls wait, instead of failing at once.
 impl LaneClient for Remote {
@@ -33,7 +33,7 @@ impl Lanes<Remote> {
     /// use chanrpc::config::Limits;
     /// use chanrpc::node::Node;
     /// use chanrpc::route::Registry;
-    /// use chanrpc::sched::{LaneSettings, Lanes};
+    /// use chanrpc::lanes::{LaneSettings, Lanes};
     /// use serde_json::value::RawValue;
     /// use smol::{Executor, net::TcpListener};
     ///

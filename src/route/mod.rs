@@ -15,6 +15,7 @@ mod native;
 mod program;
 mod registry;
 mod reply_queue;
+mod result;
 mod shutdown;
 mod table;
 
@@ -26,7 +27,7 @@ pub use description::{Description, ProviderKind};
 pub use exec::Exec;
 pub use forward::Forward;
 pub use from_config::{ProviderConfigError, registry_from_config};
-pub use native::{Json, Native, Wire};
+pub use native::{Exports, Network};
 pub use program::set_inherited_cloexec;
 pub use registry::Registry;
 pub use reply_queue::{CallId, ReplyQueue};

@@ -6,237 +6,34 @@ use std::task::{Context, Poll};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
-use smol::Executor;
 
 use super::builder::{RegistryBuilder, RegistryError};
-use super::call::{Call, CallRef, Responder as CallResponder};
+use super::call::{Call, CallRef, Responder};
+use super::result::encode;
 use super::{Description, Provider, ProviderKind};
-use crate::chan::{
-    CallError, Client, FunctionId, Functions, Kind, Many, Names, One, RegisterError, Responder, Results,
-    Running, Server, Settings, Sink, Zero,
-};
-use crate::message::finite::is_finite;
+use crate::chan::{CallError, Client, FunctionId, Functions, Kind, Reach, Scope, Sink};
 use crate::message::number::with_whole_numbers;
-use crate::message::{Fault, NOT_FINITE, RawJson, code};
-use crate::sched::{self, Handle, Scheduler};
+use crate::message::{Fault, RawJson, code};
 
-/// A table of functions that both the network and this process can call.
+/// Functions for callers in this process and over the network, with arguments and results that have a JSON form.
 ///
-/// Each function is registered once, with arguments and results that have a JSON form, and then
-/// [`into_server`](Self::into_server) makes a server of the table, or
-/// [`into_scheduler`](Self::into_scheduler) a scheduler. How JSON parameters become arguments: an
-/// array becomes a tuple, an array of one element also a plain value, an object a struct, and no parameters
-/// `()` or an `Option`.
-///
-/// Results: a function gives any value that implements [`Wire`]: plain values, [`Json`] around a type of your
-/// own, or a `Result` whose error becomes the [`Fault`] that the caller sees.
-pub struct Native<S> {
-    functions: Functions<S>,
-    wires: Vec<Function>,
+/// Parameters become arguments: an array becomes a tuple, an array of one element also a plain value, an object a struct,
+/// and no parameters `()` or an `Option`. A result is any value that implements [`Serialize`]; the error of a
+/// `Result` becomes a [`Fault`].
+#[derive(Debug)]
+pub enum Network {}
+
+/// A table of functions for the network, made by [`Functions::exported`].
+pub type Exports<S> = Functions<S, Network>;
+
+impl Reach for Network {
+    type Export = Export;
 }
 
-struct Function {
-    id: FunctionId,
-    kind: Kind,
-    caller: Caller,
-}
-
-/// Decodes parameters, calls the function through a client and encodes its result. `None` if the function was to
-/// be answered at once, and could not be.
-type Caller = Arc<
-    dyn Fn(&Client, &FunctionId, Option<&RawJson<'_>>, To<'_>) -> Option<Result<(), Fault>> + Send + Sync,
->;
-
-/// Where a result goes.
-enum To<'a> {
-    /// To a buffer, if the function can run at once.
-    Prompt(&'a mut Vec<u8>),
-    /// To a caller who waits.
-    Later(CallResponder),
-}
-
-impl<S: 'static> Native<S> {
-    /// Creates an empty table.
-    pub fn new() -> Self {
-        Self { functions: Functions::new(), wires: Vec::new() }
-    }
-
-    /// Registers a function of no result.
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn register0<A: DeserializeOwned + Send + 'static>(
-        &mut self,
-        id: impl Names<Zero, A, ()>,
-        function: impl Fn(&mut S, A) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let id = id.into();
-        self.functions.register0(id.clone(), function)?;
-        Ok(self.wire::<A, ()>(id, Kind::Zero))
-    }
-
-    /// Registers a function of one result.
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn register1<A: DeserializeOwned + Send + 'static, R: Wire>(
-        &mut self,
-        id: impl Names<One, A, R>,
-        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let id = id.into();
-        self.functions.register1(id.clone(), function)?;
-        Ok(self.wire::<A, R>(id, Kind::One))
-    }
-
-    /// Registers a function of several results.
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn register_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
-        &mut self,
-        id: impl Names<Many, A, R>,
-        function: impl Fn(&mut S, A) -> R + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let id = id.into();
-        self.functions.register_n(id.clone(), function)?;
-        Ok(self.wire::<A, R>(id, Kind::Many))
-    }
-
-    /// Registers a function of no result that may answer later, through its [`Responder`].
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn defer0<A: DeserializeOwned + Send + 'static>(
-        &mut self,
-        id: impl Names<Zero, A, ()>,
-        function: impl Fn(&mut S, A, Responder<()>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let id = id.into();
-        self.functions.defer0(id.clone(), function)?;
-        Ok(self.wire::<A, ()>(id, Kind::Zero))
-    }
-
-    /// Registers a function of one result that may answer later, through its [`Responder`].
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn defer1<A: DeserializeOwned + Send + 'static, R: Wire>(
-        &mut self,
-        id: impl Names<One, A, R>,
-        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let id = id.into();
-        self.functions.defer1(id.clone(), function)?;
-        Ok(self.wire::<A, R>(id, Kind::One))
-    }
-
-    /// Registers a function of several results that may answer later, through its [`Responder`].
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn defer_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
-        &mut self,
-        id: impl Names<Many, A, R>,
-        function: impl Fn(&mut S, A, Responder<R>) + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError> {
-        let id = id.into();
-        self.functions.defer_n(id.clone(), function)?;
-        Ok(self.wire::<A, R>(id, Kind::Many))
-    }
-
-    /// Registers an async function of no result. See [`Functions::async0`].
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn async0<A: DeserializeOwned + Send + 'static>(
-        &mut self,
-        id: impl Names<Zero, A, ()>,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, ()> + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError>
-    where
-        S: Send,
-    {
-        let id = id.into();
-        self.functions.async0(id.clone(), function)?;
-        Ok(self.wire::<A, ()>(id, Kind::Zero))
-    }
-
-    /// Registers an async function of one result. See [`Functions::async0`].
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn async1<A: DeserializeOwned + Send + 'static, R: Wire>(
-        &mut self,
-        id: impl Names<One, A, R>,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError>
-    where
-        S: Send,
-    {
-        let id = id.into();
-        self.functions.async1(id.clone(), function)?;
-        Ok(self.wire::<A, R>(id, Kind::One))
-    }
-
-    /// Registers an async function of several results. See [`Functions::async0`].
-    ///
-    /// # Errors
-    /// As [`Functions::register0`].
-    pub fn async_n<A: DeserializeOwned + Send + 'static, R: Wire + Results>(
-        &mut self,
-        id: impl Names<Many, A, R>,
-        function: impl for<'s> Fn(&'s mut S, A) -> Running<'s, R> + Send + Sync + 'static,
-    ) -> Result<&mut Self, RegisterError>
-    where
-        S: Send,
-    {
-        let id = id.into();
-        self.functions.async_n(id.clone(), function)?;
-        Ok(self.wire::<A, R>(id, Kind::Many))
-    }
-
-    /// Makes a server of the table and has `registry` reach it under the functions' names. Functions named by a
-    /// number or a type are for this process alone.
-    ///
-    /// # Errors
-    /// [`RegistryError`] if the registry does not take a name.
-    pub fn into_server(
-        self,
-        state: S,
-        settings: Settings,
-        registry: &mut RegistryBuilder,
-    ) -> Result<Server<S>, RegistryError> {
-        let server = Server::with_settings(state, self.functions, settings);
-        provide(self.wires, &server.client(), registry)?;
-        Ok(server)
-    }
-
-    /// Makes a scheduler of the table, as [`Scheduler::with_settings`] does, and has `registry` reach it under the
-    /// functions' names.
-    ///
-    /// # Errors
-    /// As [`into_server`](Self::into_server).
-    pub fn into_scheduler(
-        self,
-        executor: &Arc<Executor<'static>>,
-        settings: sched::Settings,
-        registry: &mut RegistryBuilder,
-        state: impl FnOnce(&Handle<S>) -> S,
-    ) -> Result<Scheduler<S>, RegistryError> {
-        let scheduler = Scheduler::with_settings(executor, self.functions, settings, state);
-        provide(self.wires, &scheduler.client(), registry)?;
-        Ok(scheduler)
-    }
-
-    fn wire<A: DeserializeOwned + Send + 'static, R: Wire>(
-        &mut self,
-        id: FunctionId,
-        kind: Kind,
-    ) -> &mut Self {
-        let caller: Caller = Arc::new(move |client, id, params, to| {
-            // Decoding, and encoding if the function is run at once.
+impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<A, R> for Network {
+    fn export(_: &FunctionId, _: Kind) -> Export {
+        Export(Arc::new(|client, id, kind, params, to| {
+            // Decodes, and encodes if the function runs at once.
             let answered = client.watch("a call from the network", || {
                 let arguments = match arguments::<A>(params) {
                     Ok(arguments) => arguments,
@@ -245,7 +42,7 @@ impl<S: 'static> Native<S> {
                 match to {
                     To::Prompt(out) => {
                         let result = client.run_in_place::<A, R>(id, kind, arguments).ok()?;
-                        Some(result.map_err(|error| fault(&error)).and_then(|result| result.write(out)))
+                        Some(result.map_err(|error| fault(&error)).and_then(|result| encode(out, &result)))
                     }
                     To::Later(reply) => {
                         client.submit_when_room::<A, R>(id, kind, arguments, NativeReply(reply));
@@ -254,36 +51,74 @@ impl<S: 'static> Native<S> {
                 }
             });
             answered.unwrap_or_else(|panicked| Some(Err(fault(&panicked))))
-        });
-        self.wires.push(Function { id, kind, caller });
-        self
+        }))
     }
 }
 
-/// Has `registry` reach functions under their names.
-fn provide(
-    wires: Vec<Function>,
-    client: &Client,
-    registry: &mut RegistryBuilder,
-) -> Result<(), RegistryError> {
-    for Function { id, kind, caller } in wires {
-        let FunctionId::Text(name) = id.clone() else { continue };
-        let provider = NativeProvider { client: client.clone(), id, kind, caller };
-        registry.provide(&name, None, provider)?;
+impl<S: 'static> Functions<S, Network> {
+    /// Creates an empty table for callers in this process and over the network.
+    ///
+    /// ```
+    /// use chanrpc::chan::{Functions, Id1, Server};
+    /// use chanrpc::route::Registry;
+    ///
+    /// const ADD: Id1<i64, i64> = Id1::new("add");
+    ///
+    /// let mut functions = Functions::exported();
+    /// functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    ///
+    /// let server = Server::new(0, functions.clone());
+    /// let mut registry = Registry::builder("example");
+    /// registry.export(&functions, &server.client())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn exported() -> Self {
+        Self::empty()
     }
-    Ok(())
 }
 
-impl<S: 'static> Default for Native<S> {
-    fn default() -> Self {
-        Self::new()
+impl RegistryBuilder {
+    /// Makes the functions of a table callable under their texts; `client` is one of the server or scheduler that has
+    /// the table. Functions that are named by a number or a type remain for this process alone.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the registry does not take a name.
+    pub fn export<S: 'static>(
+        &mut self,
+        functions: &Exports<S>,
+        client: &Client,
+    ) -> Result<&mut Self, RegistryError> {
+        for (id, kind, export) in functions.exports() {
+            let FunctionId::Text(name) = id else { continue };
+            let provider =
+                NativeProvider { client: client.clone(), id: id.clone(), kind, export: export.clone() };
+            self.provide(name, None, provider)?;
+        }
+        Ok(self)
     }
 }
 
-impl<S> fmt::Debug for Native<S> {
+/// Decodes parameters, calls the function through a client and encodes its result. Returns `None` if the reply comes
+/// later, or if the function was to be answered at once and could not be.
+#[derive(Clone)]
+pub struct Export(Arc<Caller>);
+
+type Caller = dyn Fn(&Client, &FunctionId, Kind, Option<&RawJson<'_>>, To<'_>) -> Option<Result<(), Fault>>
+    + Send
+    + Sync;
+
+impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.wires.iter().map(|function| &function.id)).finish()
+        f.write_str("Export")
     }
+}
+
+/// Where a result goes.
+enum To<'a> {
+    /// To a buffer, if the function can run at once.
+    Prompt(&'a mut Vec<u8>),
+    /// To a caller that waits.
+    Later(Responder),
 }
 
 impl To<'_> {
@@ -299,12 +134,12 @@ impl To<'_> {
 }
 
 /// Takes a function's result to the caller.
-struct NativeReply(CallResponder);
+struct NativeReply(Responder);
 
-impl<R: Wire> Sink<R> for NativeReply {
+impl<R: Serialize + Send + 'static> Sink<R> for NativeReply {
     fn answer(self: Box<Self>, result: Result<R, CallError>) {
         let mut out = Vec::new();
-        let written = result.map_err(|error| fault(&error)).and_then(|result| result.write(&mut out));
+        let written = result.map_err(|error| fault(&error)).and_then(|result| encode(&mut out, &result));
         self.0.send(written.and_then(|()| RawJson::written(out)));
     }
 
@@ -322,16 +157,16 @@ struct NativeProvider {
     client: Client,
     id: FunctionId,
     kind: Kind,
-    caller: Caller,
+    export: Export,
 }
 
 impl Provider for NativeProvider {
     fn call(&self, call: Call<'_>) {
-        (self.caller)(&self.client, &self.id, call.params.as_ref(), To::Later(call.responder));
+        (self.export.0)(&self.client, &self.id, self.kind, call.params.as_ref(), To::Later(call.responder));
     }
 
-    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        (self.caller)(&self.client, &self.id, ask.params.as_ref(), To::Prompt(out))
+    fn try_call(&self, call: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
+        (self.export.0)(&self.client, &self.id, self.kind, call.params.as_ref(), To::Prompt(out))
     }
 
     fn describe(&self) -> Description {
@@ -343,65 +178,6 @@ impl Provider for NativeProvider {
             ..Description::default()
         }
     }
-}
-
-/// A result that can travel.
-pub trait Wire: Send + 'static {
-    /// Appends the result as JSON, or tells the caller's fault instead.
-    ///
-    /// # Errors
-    /// The fault that the caller gets; what was appended by then is dropped.
-    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault>;
-}
-
-/// Has any type with a JSON form travel as a result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Json<T>(pub T);
-
-impl<T: Serialize + Send + 'static> Wire for Json<T> {
-    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
-        encode(out, &self.0)
-    }
-}
-
-impl<T: Serialize + Send + 'static, E: Into<Fault> + Send + 'static> Wire for Result<T, E> {
-    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
-        encode(out, &self.map_err(Into::into)?)
-    }
-}
-
-impl Wire for Box<RawValue> {
-    fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
-        out.extend_from_slice(self.get().as_bytes());
-        Ok(())
-    }
-}
-
-macro_rules! wire {
-    ($([$($generic:ident)*] $type:ty;)+) => {$(
-        impl<$($generic: Serialize + Send + 'static),*> Wire for $type {
-            fn write(self, out: &mut Vec<u8>) -> Result<(), Fault> {
-                encode(out, &self)
-            }
-        }
-    )+};
-}
-
-wire! {
-    [] (); [] bool; [] char; [] String; [] &'static str; [] serde_json::Value;
-    [] i8; [] i16; [] i32; [] i64; [] i128; [] isize; [] u8; [] u16; [] u32; [] u64; [] u128; [] usize; [] f32; [] f64;
-    [T] Option<T>; [T] Vec<T>;
-    [A B] (A, B); [A B C] (A, B, C); [A B C D] (A, B, C, D); [A B C D E] (A, B, C, D, E);
-    [A B C D E F] (A, B, C, D, E, F); [A B C D E F G] (A, B, C, D, E, F, G);
-    [A B C D E F G H] (A, B, C, D, E, F, G, H);
-}
-
-fn encode(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
-    let start = out.len();
-    let unfit =
-        |why: &dyn fmt::Display| Fault::new(code::INTERNAL, format!("the result has no JSON form: {why}"));
-    serde_json::to_writer(&mut *out, value).map_err(|error| unfit(&error))?;
-    if is_finite(&out[start..], value) { Ok(()) } else { Err(unfit(&NOT_FINITE)) }
 }
 
 /// Takes parameters as what a function asks for. Numbers with a point are taken as the whole ones that they are where
@@ -455,6 +231,13 @@ fn fault(error: &CallError) -> Fault {
         CallError::Deadline => code::DEADLINE,
         CallError::WouldDeadlock { .. } => code::WOULD_DEADLOCK,
         CallError::Panicked(_) | CallError::Unanswered => code::INTERNAL,
+        CallError::Failed(error) => {
+            return match (error.downcast_ref::<Fault>(), error.downcast_ref::<CallError>()) {
+                (Some(of_function), _) => of_function.clone(),
+                (_, Some(of_call)) => fault(of_call),
+                _ => Fault::new(code::FAILED, error.to_string()),
+            };
+        }
     };
     Fault::new(code, error.to_string())
 }

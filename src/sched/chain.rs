@@ -378,7 +378,7 @@ where
             };
             let done = service.clone();
             service.spawn(&executor, async move {
-                let result = limit(deadline, client.call(&id, kind, arguments).elsewhere()).await;
+                let result = limit(deadline, client.call_untyped(&id, kind, arguments).elsewhere()).await;
                 done.give_back(Box::new(move |state| go_on(state, result)));
             });
         }

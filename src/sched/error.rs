@@ -5,7 +5,7 @@ use std::fmt;
 /// Says why a scheduler did not take what it was given, which is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Rejected {
+pub enum ScheduleError {
     /// It is closed, or takes nothing more before it closes.
     Closed,
     /// As many as its [`Settings`](super::Settings) allow are there already.
@@ -17,7 +17,7 @@ pub enum Rejected {
     },
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for ScheduleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the scheduler is closed"),
@@ -28,4 +28,4 @@ impl fmt::Display for Rejected {
     }
 }
 
-impl std::error::Error for Rejected {}
+impl std::error::Error for ScheduleError {}

@@ -13,14 +13,15 @@ use smol::stream::{Stream, StreamExt};
 
 #[cfg(feature = "cron")]
 use super::calendar::Calendar;
+use super::call::HandleCall;
 #[cfg(feature = "cron")]
 use super::cron::Cron;
-use super::error::Rejected;
+use super::error::ScheduleError;
 use super::service::{Phase, Service};
 use super::sources::Source;
 use super::timers::{Action, Rule, TimerId};
 use super::waterfall::Waterfall;
-use crate::chan::{Answer, CallError, Client, Drained, Kind, Many, Names, One, Results, Zero};
+use crate::chan::{Answer, CallError, Client, Drained, FunctionId, Id, Kind, KindMarker, Results};
 
 /// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
 ///
@@ -47,30 +48,70 @@ impl<S: 'static> Handle<S> {
     /// Has the loop do something, after what was posted before. [`Posted`] can be waited for.
     ///
     /// # Errors
-    /// [`Rejected`]: too many posted tasks wait, or the loop ends.
+    /// [`ScheduleError`]: too many posted tasks wait, or the loop ends.
     pub fn post<R: Send + 'static>(
         &self,
         task: impl FnOnce(&mut S) -> R + Send + 'static,
-    ) -> Result<Posted<R>, Rejected> {
+    ) -> Result<Posted<R>, ScheduleError> {
         let (responder, answer) = Answer::from(self.0.host.clone());
         let serial = self.0.post(Box::new(move |state| responder.reply(task(state))))?;
         Ok(Posted { serial, answer })
     }
 
-    /// Makes an async call to a server: `me.to(&cards).call1("draw", (), |me, card| …)`.
-    pub fn to<'h>(&'h self, client: &'h Client) -> Calling<'h, S> {
-        Calling { service: &self.0, client, time: None }
+    /// Starts an async call of the function of a typed id: `me.call(&cards, DRAW, ()).then(|me, card| …)?`.
+    pub fn call<'h, K, A, R>(
+        &'h self,
+        client: &'h Client,
+        id: Id<K, A, R>,
+        arguments: A,
+    ) -> HandleCall<'h, S, A, R>
+    where
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        HandleCall::new(&self.0, client, id.untyped().clone(), K::KIND, arguments)
+    }
+
+    /// Starts an async call of a function without a result by its text, number or type.
+    pub fn call0<'h, A: Send + 'static>(
+        &'h self,
+        client: &'h Client,
+        id: impl Into<FunctionId>,
+        arguments: A,
+    ) -> HandleCall<'h, S, A, ()> {
+        HandleCall::new(&self.0, client, id.into(), Kind::Zero, arguments)
+    }
+
+    /// Starts an async call of a function with one result by its text, number or type.
+    pub fn call1<'h, A: Send + 'static, R: Send + 'static>(
+        &'h self,
+        client: &'h Client,
+        id: impl Into<FunctionId>,
+        arguments: A,
+    ) -> HandleCall<'h, S, A, R> {
+        HandleCall::new(&self.0, client, id.into(), Kind::One, arguments)
+    }
+
+    /// Starts an async call of a function with several results by its text, number or type.
+    pub fn call_n<'h, A: Send + 'static, R: Results>(
+        &'h self,
+        client: &'h Client,
+        id: impl Into<FunctionId>,
+        arguments: A,
+    ) -> HandleCall<'h, S, A, R> {
+        HandleCall::new(&self.0, client, id.into(), Kind::Many, arguments)
     }
 
     /// Does something once, after this time.
     ///
     /// # Errors
-    /// [`Rejected`]: too many timers are set, or the loop ends.
+    /// [`ScheduleError`]: too many timers are set, or the loop ends.
     pub fn after(
         &self,
         time: Duration,
         action: impl FnOnce(&mut S) + Send + 'static,
-    ) -> Result<TimerId, Rejected> {
+    ) -> Result<TimerId, ScheduleError> {
         self.set(time, Action::Once(Box::new(action)))
     }
 
@@ -84,7 +125,7 @@ impl<S: 'static> Handle<S> {
         &self,
         period: Duration,
         action: impl FnMut(&mut S) + Send + 'static,
-    ) -> Result<TimerId, Rejected> {
+    ) -> Result<TimerId, ScheduleError> {
         self.set(period, Action::repeated(Rule::Every(period), action))
     }
 
@@ -99,7 +140,11 @@ impl<S: 'static> Handle<S> {
     /// # Errors
     /// As [`after`](Self::after).
     #[cfg(feature = "cron")]
-    pub fn cron(&self, cron: Cron, action: impl FnMut(&mut S) + Send + 'static) -> Result<TimerId, Rejected> {
+    pub fn cron(
+        &self,
+        cron: Cron,
+        action: impl FnMut(&mut S) + Send + 'static,
+    ) -> Result<TimerId, ScheduleError> {
         match Calendar::new(cron, SystemTime::now(), Instant::now()) {
             Some((calendar, at)) => self.set_at(at, Action::repeated(Rule::Cron(calendar), action)),
             // It has no moment before the end of the calendar.
@@ -116,12 +161,12 @@ impl<S: 'static> Handle<S> {
     /// Runs something that blocks on another thread, and gives its result to `callback`: the panic, if it panics.
     ///
     /// # Errors
-    /// [`Rejected`]: too many jobs wait or are open, or the scheduler is closed.
+    /// [`ScheduleError`]: too many jobs wait or are open, or the scheduler is closed.
     pub fn job<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), ScheduleError> {
         let service = &self.0;
         let permit = service.permit()?;
         let done = service.clone();
@@ -137,23 +182,23 @@ impl<S: 'static> Handle<S> {
         });
         taken.map_err(|(permit, _work, _callback)| {
             permit.redeem();
-            Rejected::Full { setting: "jobs", limit: service.settings.jobs }
+            ScheduleError::Full { setting: "jobs", limit: service.settings.jobs }
         })
     }
 
     /// Awaits a future on the executor, and gives its output to `callback`: the panic, if it panics.
     ///
     /// # Errors
-    /// [`Rejected`]: too many are open, or the scheduler is closed.
+    /// [`ScheduleError`]: too many are open, or the scheduler is closed.
     pub fn start<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), ScheduleError> {
         let permit = self.0.permit()?;
         let Some(executor) = self.0.executor() else {
             permit.redeem();
-            return Err(Rejected::Closed);
+            return Err(ScheduleError::Closed);
         };
         let service = self.0.clone();
         self.0.spawn(&executor, async move {
@@ -170,12 +215,12 @@ impl<S: 'static> Handle<S> {
     /// the callback has run, so a stream cannot flood the loop. Ends with the stream, or if the callback panics.
     ///
     /// # Errors
-    /// [`Rejected`]: too many streams are attached, or the loop ends.
+    /// [`ScheduleError`]: too many streams are attached, or the loop ends.
     pub fn attach<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = T> + Send + 'static,
         mut callback: impl FnMut(&mut S, T) + Send + 'static,
-    ) -> Result<Attached<S>, Rejected> {
+    ) -> Result<Attached<S>, ScheduleError> {
         let service = self.0.clone();
         let feed = async move {
             let mut stream = pin!(stream);
@@ -236,16 +281,16 @@ impl<S: 'static> Handle<S> {
         self.0.phase() != Phase::Open
     }
 
-    fn set(&self, time: Duration, action: Action<S>) -> Result<TimerId, Rejected> {
+    fn set(&self, time: Duration, action: Action<S>) -> Result<TimerId, ScheduleError> {
         let now = Instant::now();
         // Beyond what a clock can say is never.
         let at = now.checked_add(time).unwrap_or(now + Duration::from_secs(u64::from(u32::MAX)));
         self.set_at(at, action)
     }
 
-    fn set_at(&self, at: Instant, action: Action<S>) -> Result<TimerId, Rejected> {
+    fn set_at(&self, at: Instant, action: Action<S>) -> Result<TimerId, ScheduleError> {
         if self.is_closed() {
-            return Err(Rejected::Closed);
+            return Err(ScheduleError::Closed);
         }
         let mut timers = self.0.timers();
         let added = timers.add(at, action);
@@ -259,8 +304,8 @@ impl<S: 'static> Handle<S> {
                 Ok(id)
             }
             // It may have begun to end meanwhile.
-            Err(_) if self.is_closed() => Err(Rejected::Closed),
-            Err(_) => Err(Rejected::Full { setting: "timers", limit }),
+            Err(_) if self.is_closed() => Err(ScheduleError::Closed),
+            Err(_) => Err(ScheduleError::Full { setting: "timers", limit }),
         }
     }
 }
@@ -305,92 +350,6 @@ impl<R> Future for Posted<R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.answer).poll(cx)
-    }
-}
-
-/// An async call that a loop is about to make. Its callback comes back on the loop, whatever becomes of the call.
-#[must_use = "nothing is called yet"]
-pub struct Calling<'h, S: 'static> {
-    service: &'h Arc<Service<S>>,
-    client: &'h Client,
-    time: Option<Duration>,
-}
-
-impl<S: 'static> Calling<'_, S> {
-    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from when it is made.
-    pub fn timeout(mut self, time: Duration) -> Self {
-        self.time = Some(time);
-        self
-    }
-
-    /// Calls a function of no result; `callback` gets to know when it has run.
-    ///
-    /// # Errors
-    /// [`Rejected`]: too many calls are pending, or the scheduler is closed. Everything else goes to the callback.
-    pub fn call0<A: Send + 'static>(
-        self,
-        id: impl Names<Zero, A, ()>,
-        arguments: A,
-        callback: impl FnOnce(&mut S, Result<(), CallError>) + Send + 'static,
-    ) -> Result<(), Rejected> {
-        self.call(&id.into(), Kind::Zero, arguments, callback)
-    }
-
-    /// Calls a function of one result; `callback` gets it.
-    ///
-    /// # Errors
-    /// As [`call0`](Self::call0).
-    pub fn call1<A: Send + 'static, R: Send + 'static>(
-        self,
-        id: impl Names<One, A, R>,
-        arguments: A,
-        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), Rejected> {
-        self.call(&id.into(), Kind::One, arguments, callback)
-    }
-
-    /// Calls a function of several results; `callback` gets them.
-    ///
-    /// # Errors
-    /// As [`call0`](Self::call0).
-    pub fn call_n<A: Send + 'static, R: Results>(
-        self,
-        id: impl Names<Many, A, R>,
-        arguments: A,
-        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), Rejected> {
-        self.call(&id.into(), Kind::Many, arguments, callback)
-    }
-
-    fn call<A: Send + 'static, R: Send + 'static>(
-        self,
-        id: &crate::chan::FunctionId,
-        kind: Kind,
-        arguments: A,
-        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
-    ) -> Result<(), Rejected> {
-        if self.service.phase() == Phase::Closed {
-            return Err(Rejected::Closed);
-        }
-        // The lock ends before the call is made, which may drop values of the user's.
-        let prepared = self.service.callbacks().prepare(self.client, self.time, callback);
-        match prepared {
-            Ok(prepared) => prepared.submit(self.client, id, kind, arguments),
-            Err(callback) => {
-                drop(callback);
-                return Err(Rejected::Full { setting: "calls", limit: self.service.callbacks().limit() });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<S: 'static> fmt::Debug for Calling<'_, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Calling")
-            .field("client", self.client)
-            .field("time", &self.time)
-            .finish_non_exhaustive()
     }
 }
 

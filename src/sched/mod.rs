@@ -8,7 +8,7 @@
 //! | for | there is |
 //! | --- | --- |
 //! | a task for the loop, with its result | [`Handle::post`] |
-//! | a call to another server, with a callback | [`Handle::to`] |
+//! | a call to another server, with a callback | [`Handle::call`] |
 //! | a moment, or one after the other | [`Handle::after`], [`Handle::every`], [`Handle::cron`](Handle::cron) |
 //! | work that blocks | [`Handle::job`] |
 //! | any future or stream | [`Handle::start`], [`Handle::attach`] |
@@ -47,6 +47,7 @@
 
 #[cfg(feature = "cron")]
 mod calendar;
+mod call;
 mod chain;
 #[cfg(feature = "cron")]
 mod cron;
@@ -54,7 +55,6 @@ mod error;
 mod handle;
 mod inbox;
 mod jobs;
-mod lanes;
 #[cfg(all(test, chanrpc_loom))]
 mod loom_models;
 mod modules;
@@ -67,11 +67,11 @@ mod waterfall;
 #[cfg(feature = "cron")]
 mod zone;
 
+pub use call::HandleCall;
 #[cfg(feature = "cron")]
 pub use cron::{Cron, CronError, CronField, FieldProblem};
-pub use error::Rejected;
-pub use handle::{Attached, Calling, Handle, Posted};
-pub use lanes::{Keyed, LaneCall, LaneClient, LaneError, LaneRefused, LaneSettings, LaneStats, Lanes, Turn};
+pub use error::ScheduleError;
+pub use handle::{Attached, Handle, Posted};
 pub use modules::{ModuleError, Modules};
 pub use scheduler::Scheduler;
 pub use settings::Settings;

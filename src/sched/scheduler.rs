@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::sources::{Source, Sources};
 use super::timers::Due;
 use crate::chan::turn::Turn;
-use crate::chan::{self, Callback, Client, Functions, Server, Stats};
+use crate::chan::{self, Callback, Client, Functions, Reach, Server, Stats};
 
 /// Events after which other tasks of the executor have a turn, at the latest.
 const TURN: u32 = 64;
@@ -24,7 +24,7 @@ const TURN: u32 = 64;
 /// A loop that owns a state and does everything with it, one at a time. See the [module](super).
 ///
 /// An async function holds up the whole loop until it ends, which is seldom wanted here: let it be a
-/// [deferred](Functions::defer1) one that starts an async call or a waterfall, and answers in the callback.
+/// [deferred](Functions::register_deferred) one that starts an async call or a waterfall, and answers in the callback.
 pub struct Scheduler<S: 'static> {
     /// Ends before the server, whose end tells those who drain that all is decided.
     service: Owned<S>,
@@ -44,18 +44,18 @@ enum Event<S> {
 impl<S: 'static> Scheduler<S> {
     /// Creates a scheduler with the default [`Settings`]. What it awaits beside its loop runs on `executor`; `state`
     /// makes the state, which may keep the handle.
-    pub fn new(
+    pub fn new<P: Reach>(
         executor: &Arc<Executor<'static>>,
-        functions: impl Into<Arc<Functions<S>>>,
+        functions: impl Into<Arc<Functions<S, P>>>,
         state: impl FnOnce(&Handle<S>) -> S,
     ) -> Self {
         Self::with_settings(executor, functions, Settings::default(), state)
     }
 
     /// Creates a scheduler. See [`new`](Self::new).
-    pub fn with_settings(
+    pub fn with_settings<P: Reach>(
         executor: &Arc<Executor<'static>>,
-        functions: impl Into<Arc<Functions<S>>>,
+        functions: impl Into<Arc<Functions<S, P>>>,
         settings: Settings,
         state: impl FnOnce(&Handle<S>) -> S,
     ) -> Self {

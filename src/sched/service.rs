@@ -7,7 +7,7 @@ use std::{future::Future, mem};
 
 use smol::{Executor, Task};
 
-use super::error::Rejected;
+use super::error::ScheduleError;
 use super::inbox::{Inbox, Refused};
 use super::jobs::Jobs;
 use super::settings::Settings;
@@ -103,10 +103,10 @@ impl<S: 'static> Service<S> {
     }
 
     /// Posts a task, and returns its number.
-    pub(super) fn post(&self, action: Action<S>) -> Result<u64, Rejected> {
+    pub(super) fn post(&self, action: Action<S>) -> Result<u64, ScheduleError> {
         self.posts.push(action).map_err(|(refused, _action)| match refused {
-            Refused::Shut => Rejected::Closed,
-            Refused::Full => Rejected::Full { setting: "posts", limit: self.settings.posts.max(1) },
+            Refused::Shut => ScheduleError::Closed,
+            Refused::Full => ScheduleError::Full { setting: "posts", limit: self.settings.posts.max(1) },
         })
     }
 
@@ -146,14 +146,14 @@ impl<S: 'static> Service<S> {
     }
 
     /// Counts something that will give back a result.
-    pub(super) fn permit(self: &Arc<Self>) -> Result<Permit<S>, Rejected> {
+    pub(super) fn permit(self: &Arc<Self>) -> Result<Permit<S>, ScheduleError> {
         let limit = self.settings.open;
         if self.phase() == Phase::Closed {
-            return Err(Rejected::Closed);
+            return Err(ScheduleError::Closed);
         }
         if self.open.fetch_add(1, Ordering::Relaxed) >= limit {
             self.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(Rejected::Full { setting: "open", limit });
+            return Err(ScheduleError::Full { setting: "open", limit });
         }
         Ok(Permit { service: self.clone(), redeemed: false })
     }
@@ -205,17 +205,17 @@ impl<S: 'static> Service<S> {
     pub(super) fn spawn_stream(
         self: &Arc<Self>,
         stream: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<u64, Rejected> {
+    ) -> Result<u64, ScheduleError> {
         let number = self.serial();
         let service = self.clone();
         let stream = self.host.watch_future("a stream", stream);
-        let Some(executor) = self.executor() else { return Err(Rejected::Closed) };
+        let Some(executor) = self.executor() else { return Err(ScheduleError::Closed) };
         let mut tasks = self.tasks();
         if tasks.phase != Phase::Open {
-            return Err(Rejected::Closed);
+            return Err(ScheduleError::Closed);
         }
         if tasks.streams >= self.settings.streams {
-            return Err(Rejected::Full { setting: "streams", limit: self.settings.streams });
+            return Err(ScheduleError::Full { setting: "streams", limit: self.settings.streams });
         }
         tasks.streams += 1;
         let task = executor.spawn(async move {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// What a scheduler may be told. Every number is a bound, beyond which it says [`Rejected`](super::Rejected).
+/// What a scheduler may be told. Every number is a bound, beyond which it says [`ScheduleError`](super::ScheduleError).
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The name in messages. By default the name of the state's type.

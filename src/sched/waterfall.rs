@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chain::{Await, Block, Call, Chain, Compute, Steps, Work};
-use super::error::Rejected;
+use super::error::ScheduleError;
 use super::service::Service;
-use crate::chan::{CallError, Client, Kind, Many, Names, One, Results, Zero};
+use crate::chan::{CallError, Client, FunctionId, Id, Kind, KindMarker, Results};
 
 /// A chain of steps, each fed with the result of the one before, that ends at the first error. Nothing happens before
 /// [`finish`](Self::finish).
@@ -22,11 +22,13 @@ use crate::chan::{CallError, Client, Kind, Many, Names, One, Results, Zero};
 /// ```
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use chanrpc::chan::{CallError, Functions, Server};
+/// use chanrpc::chan::{CallError, Functions, Id1, Server};
 /// use chanrpc::sched::{Handle, Scheduler};
 ///
+/// const PRICE: Id1<String, u32> = Id1::new("price");
+///
 /// let mut prices = Functions::new();
-/// prices.register1("price", |_: &mut (), item: String| item.len() as u32)?;
+/// prices.register(PRICE, |_: &mut (), item| item.len() as u32)?;
 /// let prices = Server::new((), prices);
 /// let price = prices.client();
 ///
@@ -38,7 +40,7 @@ use crate::chan::{CallError, Client, Kind, Many, Names, One, Results, Zero};
 ///
 /// me.waterfall::<CallError>()
 ///     .step(|_, ()| Ok("cheese".to_owned()))
-///     .call1::<u32>(&price, "price")
+///     .call(&price, PRICE)
 ///     .job(|price| price * 2) // something slow
 ///     .step(|cart: &mut Cart, price| { cart.sum += price; Ok(cart.sum) })
 ///     .timeout(Duration::from_secs(5))
@@ -85,18 +87,27 @@ where
         self.push(Await::new(step))
     }
 
-    /// Calls a function of no result with the result so far, waiting for room if its queue is full.
-    pub fn call0(self, client: &Client, id: impl Names<Zero, T, ()>) -> Waterfall<S, (), E> {
+    /// Calls the function of a typed id with the result so far, and waits for room if its queue is full.
+    pub fn call<K, R>(self, client: &Client, id: Id<K, T, R>) -> Waterfall<S, R, E>
+    where
+        K: KindMarker<R>,
+        R: Send + 'static,
+    {
+        self.push(Call::<T>::new(client, id.untyped().clone(), K::KIND))
+    }
+
+    /// Calls a function without a result by its text, number or type. See [`call`](Self::call).
+    pub fn call0(self, client: &Client, id: impl Into<FunctionId>) -> Waterfall<S, (), E> {
         self.push(Call::<T>::new(client, id.into(), Kind::Zero))
     }
 
-    /// Calls a function of one result with the result so far. See [`call0`](Self::call0).
-    pub fn call1<R: Send + 'static>(self, client: &Client, id: impl Names<One, T, R>) -> Waterfall<S, R, E> {
+    /// Calls a function with one result by its text, number or type. See [`call`](Self::call).
+    pub fn call1<R: Send + 'static>(self, client: &Client, id: impl Into<FunctionId>) -> Waterfall<S, R, E> {
         self.push(Call::<T>::new(client, id.into(), Kind::One))
     }
 
-    /// Calls a function of several results with the result so far. See [`call0`](Self::call0).
-    pub fn call_n<R: Results>(self, client: &Client, id: impl Names<Many, T, R>) -> Waterfall<S, R, E> {
+    /// Calls a function with several results by its text, number or type. See [`call`](Self::call).
+    pub fn call_n<R: Results>(self, client: &Client, id: impl Into<FunctionId>) -> Waterfall<S, R, E> {
         self.push(Call::<T>::new(client, id.into(), Kind::Many))
     }
 
@@ -116,11 +127,11 @@ where
     /// Starts the chain; `callback` gets the state and the last result, or the first error.
     ///
     /// # Errors
-    /// [`Rejected`]: too much is open, or the scheduler is closed.
+    /// [`ScheduleError`]: too much is open, or the scheduler is closed.
     pub fn finish(
         self,
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
-    ) -> Result<(), Rejected> {
+    ) -> Result<(), ScheduleError> {
         let Self { service, time, steps, .. } = self;
         let permit = service.permit()?;
         let chain = Chain::new(&service, steps, time, permit, callback);

@@ -64,11 +64,15 @@ fn functions() -> Functions<Ledger> {
         .unwrap()
         .register0("panic silently", |_, ()| std::panic::panic_any(7_i32))
         .unwrap()
-        .defer1("keep", |ledger: &mut Ledger, _: u64, responder| ledger.kept.push(responder))
+        .register_deferred(Id1::new("keep"), |ledger: &mut Ledger, _: u64, responder| {
+            ledger.kept.push(responder)
+        })
         .unwrap()
-        .defer1("drop", |_, _: u64, _: Responder<u64>| {})
+        .register_deferred(Id1::new("drop"), |_, _: u64, _: Responder<u64>| {})
         .unwrap()
-        .defer1("panic with responder", |_, (): (), _: Responder<u64>| panic!("while holding it"))
+        .register_deferred(Id1::new("panic with responder"), |_, (): (), _: Responder<u64>| {
+            panic!("while holding it")
+        })
         .unwrap();
     functions
 }
@@ -145,8 +149,8 @@ fn wrong_calls_are_typed_errors_and_enter_no_queue() {
     let result = client.call1::<_, String>("echo", 5_u64).wait().unwrap_err();
     assert!(matches!(result, CallError::TypeMismatch { part: "result", .. }), "{result}");
     let go = client.go("nope", 5_u64).unwrap_err();
-    assert!(matches!(go.error, CallError::Unknown(_)));
-    assert_eq!(go.arguments, 5, "the arguments come back");
+    assert!(matches!(go.error(), CallError::Unknown(_)));
+    assert_eq!(go.into_inner(), 5, "the arguments come back");
     assert_eq!(client.stats().queued, 0);
 }
 
@@ -157,14 +161,14 @@ fn go_tells_full_and_closed_and_never_blocks() {
     client.go("write", 1_u64).unwrap();
     client.go("write", 2_u64).unwrap();
     let full = client.go("write", 3_u64).unwrap_err();
-    assert!(matches!(full.error, CallError::Full), "{full}");
-    assert_eq!(full.arguments, 3);
+    assert!(matches!(full.error(), CallError::Full), "{full}");
+    assert_eq!(full.into_inner(), 3);
     let full = client.call1::<_, u64>("echo", 4_u64).unless_full().wait().unwrap_err();
     assert!(matches!(full, CallError::Full));
     assert_eq!(client.stats().refused, 2);
     server.close();
     let closed = client.go("write", 5_u64).unwrap_err();
-    assert!(matches!(closed.error, CallError::Closed));
+    assert!(matches!(closed.error(), CallError::Closed));
 }
 
 #[test]
@@ -408,7 +412,7 @@ fn an_async_call_to_oneself_is_no_deadlock() {
         .register0("start", |own: &mut Own, ()| {
             let client = own.client.clone().unwrap();
             let callbacks = own.callbacks.as_mut().unwrap();
-            callbacks.call1(&client, "value", (), |got: &mut u64, value| *got = value.unwrap()).unwrap();
+            callbacks.call1(&client, "value", ()).then(|got: &mut u64, value| *got = value.unwrap()).unwrap();
         })
         .unwrap()
         .register1("value", |_: &mut Own, ()| 42_u64)
@@ -437,15 +441,15 @@ fn callbacks_come_back_on_the_callers_loop_whatever_happens() {
             log.push((name, result.is_ok()));
         }
     };
-    callbacks.call1(&client, "nope", 1_u64, record("unknown")).unwrap();
-    callbacks.call1(&client, "echo", 1_u64, record("queued")).unwrap();
-    callbacks.call1(&client, "echo", 2_u64, record("full")).unwrap();
-    callbacks.call1(&client, "echo", "text", record("mistyped")).unwrap();
+    callbacks.call1(&client, "nope", 1_u64).then(record("unknown")).unwrap();
+    callbacks.call1(&client, "echo", 1_u64).then(record("queued")).unwrap();
+    callbacks.call1(&client, "echo", 2_u64).then(record("full")).unwrap();
+    callbacks.call1(&client, "echo", "text").then(record("mistyped")).unwrap();
     server.close();
-    callbacks.call1(&client, "echo", 3_u64, record("closed")).unwrap();
+    callbacks.call1(&client, "echo", 3_u64).then(record("closed")).unwrap();
     assert_eq!(seen.load(Ordering::SeqCst), 0, "no callback ran inline");
-    let refused = callbacks.call1(&client, "echo", 4_u64, record("too many")).unwrap_err();
-    assert_eq!((refused.arguments, refused.limit), (4, 5));
+    let refused = callbacks.call1(&client, "echo", 4_u64).then(record("too many")).unwrap_err();
+    assert_eq!((refused.limit(), refused.into_inner()), (5, 4));
     assert_eq!(callbacks.pending(), 5);
     let mut log = Vec::new();
     while let Some(callback) = callbacks.try_next() {
@@ -455,7 +459,7 @@ fn callbacks_come_back_on_the_callers_loop_whatever_happens() {
     assert_eq!(names, ["unknown", "full", "mistyped", "queued", "closed"]);
     assert!(log.iter().all(|(_, ok)| !ok));
     assert_eq!(callbacks.pending(), 0);
-    callbacks.call1(&client, "echo", 5_u64, record("again")).unwrap();
+    callbacks.call1(&client, "echo", 5_u64).then(record("again")).unwrap();
 }
 
 #[test]
@@ -467,7 +471,8 @@ fn a_callback_may_start_the_next_call() {
     let start = |callbacks: &mut Callbacks<u64>, client: &Client, left: u64| {
         let sender = sender.clone();
         callbacks
-            .call1(client, "echo", left, move |state: &mut u64, value: Result<u64, CallError>| {
+            .call1(client, "echo", left)
+            .then(move |state: &mut u64, value: Result<u64, CallError>| {
                 *state = value.unwrap() - 1;
                 sender.send(*state).unwrap();
             })
@@ -512,7 +517,7 @@ fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers
                                 }
                                 Err(error) => assert!(matches!(error, CallError::Full), "{error}"),
                             };
-                            callbacks.call1(&client, "echo", value, check).unwrap();
+                            callbacks.call1(&client, "echo", value).then(check).unwrap();
                             while let Some(callback) = callbacks.try_next() {
                                 callback.run(&mut answered);
                             }
@@ -589,7 +594,7 @@ fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
     for timed in [false, true] {
         let mut callbacks = Callbacks::<()>::new(4);
         let time = if timed { LIMIT } else { Duration::MAX };
-        callbacks.within(time).call1(&client, "keep", 1_u64, |(), _: Result<u64, _>| ()).unwrap();
+        callbacks.call1(&client, "keep", 1_u64).timeout(time).then(|(), _: Result<u64, _>| ()).unwrap();
         let mut responder = kept(&mut server);
         assert!(poll(&mut Box::pin(responder.abandoned())).is_pending());
         thread::scope(|scope| {
@@ -602,7 +607,7 @@ fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
     }
     let mut callbacks = Callbacks::new(1);
     let late = |late: &mut bool, result: Result<u64, _>| *late = matches!(result, Err(CallError::Deadline));
-    callbacks.within(Duration::from_millis(2)).call1(&client, "keep", 1_u64, late).unwrap();
+    callbacks.call1(&client, "keep", 1_u64).timeout(Duration::from_millis(2)).then(late).unwrap();
     let mut responder = kept(&mut server);
     let waits = thread::spawn(move || smol::block_on(responder.abandoned()));
     let mut was_late = false;
@@ -622,8 +627,12 @@ fn whoever_sleeps_is_woken() {
     for way in 0..3 {
         match way {
             0 => assert!(poll(&mut call).is_pending()),
-            1 => callbacks.call1(&client, "keep", 1_u64, |(), _: Result<u64, _>| ()).unwrap(),
-            _ => callbacks.within(LIMIT).call1(&client, "keep", 1_u64, |(), _: Result<u64, _>| ()).unwrap(),
+            1 => callbacks.call1(&client, "keep", 1_u64).then(|(), _: Result<u64, _>| ()).unwrap(),
+            _ => callbacks
+                .call1(&client, "keep", 1_u64)
+                .timeout(LIMIT)
+                .then(|(), _: Result<u64, _>| ())
+                .unwrap(),
         }
         assert!(exec(&mut server));
         let mut responder = server.state_mut().kept.pop().unwrap();
@@ -670,17 +679,17 @@ fn an_async_call_has_a_deadline_if_it_is_to() {
             log.push((name, result.is_ok()));
         }
     };
-    callbacks.within(LIMIT).call1(&client, "echo", 1_u64, note("in time")).unwrap();
-    callbacks.within(Duration::ZERO).call1(&client, "echo", 2_u64, note("late")).unwrap();
-    callbacks.call1(&client, "echo", 3_u64, note("without")).unwrap();
-    callbacks.within(Duration::MAX).call1(&client, "echo", 4_u64, note("never")).unwrap();
-    let refused = callbacks.within(Duration::ZERO).call1(&client, "echo", 5_u64, note("too many"));
-    assert_eq!(refused.unwrap_err().arguments, 5);
+    callbacks.call1(&client, "echo", 1_u64).timeout(LIMIT).then(note("in time")).unwrap();
+    callbacks.call1(&client, "echo", 2_u64).timeout(Duration::ZERO).then(note("late")).unwrap();
+    callbacks.call1(&client, "echo", 3_u64).then(note("without")).unwrap();
+    callbacks.call1(&client, "echo", 4_u64).timeout(Duration::MAX).then(note("never")).unwrap();
+    let refused = callbacks.call1(&client, "echo", 5_u64).timeout(Duration::ZERO).then(note("too many"));
+    assert_eq!(refused.unwrap_err().into_inner(), 5);
     let mut log = Vec::new();
     smol::block_on(callbacks.next()).run(&mut log);
     assert!(callbacks.try_next().is_none());
     // The refused call has used its deadline up.
-    callbacks.call1(&client, "echo", 6_u64, note("next")).unwrap();
+    callbacks.call1(&client, "echo", 6_u64).then(note("next")).unwrap();
     while exec(&mut server) {}
     while let Some(callback) = callbacks.try_next() {
         callback.run(&mut log);
@@ -697,9 +706,10 @@ fn a_deadline_is_seen_among_any_number_of_answers() {
     let mut callbacks = Callbacks::new(64);
     let mut late = false;
     let seen = |late: &mut bool, result: Result<u64, _>| *late = matches!(result, Err(CallError::Deadline));
-    callbacks.within(Duration::ZERO).call1(&client, "keep", 1_u64, seen).unwrap();
-    let ask =
-        |callbacks: &mut Callbacks<bool>| callbacks.call1(&client, "echo", 1_u64, |_, _: Result<u64, _>| ());
+    callbacks.call1(&client, "keep", 1_u64).timeout(Duration::ZERO).then(seen).unwrap();
+    let ask = |callbacks: &mut Callbacks<bool>| {
+        callbacks.call1(&client, "echo", 1_u64).then(|_, _: Result<u64, _>| ())
+    };
     for _ in 0..40 {
         ask(&mut callbacks).unwrap();
     }
@@ -736,7 +746,7 @@ fn a_call_in_go_mode_may_wait_for_room() {
     let mut last = client.go_when_room("write", 7_u64);
     assert!(poll(&mut last).is_pending());
     assert_eq!(client.stats().waiting, 3);
-    assert!(matches!(client.go("write", 8_u64).unwrap_err().error, CallError::Full), "nobody overtakes");
+    assert!(matches!(client.go("write", 8_u64).unwrap_err().error(), CallError::Full), "nobody overtakes");
     assert!(exec(&mut server) && exec(&mut server));
     assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
     // It is in the queue, and runs whether or not anybody waits.
@@ -764,7 +774,7 @@ fn a_drain_runs_what_is_queued_and_refuses_the_rest() {
     let mut other = Box::pin(closer.drain(LIMIT));
     assert!(poll(&mut drain).is_pending() && poll(&mut other).is_pending());
     assert!(client.is_closed());
-    assert!(matches!(client.go("write", 3_u64).unwrap_err().error, CallError::Closed));
+    assert!(matches!(client.go("write", 3_u64).unwrap_err().error(), CallError::Closed));
     assert!(matches!(client.call0("write", 3_u64).wait(), Err(CallError::Closed)));
     assert_eq!(smol::block_on(server.run()).entries, [1, 2]);
     assert!(matches!(poll(&mut queued), Poll::Ready(Ok(()))));
@@ -796,12 +806,12 @@ fn awaiting() -> (Server<Vec<u64>>, smol::channel::Sender<u64>) {
     let mut functions = Functions::new();
     let (one, many) = (values.clone(), values.clone());
     functions
-        .async0("take", move |list: &mut Vec<u64>, (): ()| {
+        .register_async(Id0::new("take"), move |list: &mut Vec<u64>, (): ()| {
             let values = values.clone();
             Box::pin(async move { list.push(values.recv().await.unwrap()) })
         })
         .unwrap()
-        .async1("take1", move |list, by: u64| {
+        .register_async(Id1::new("take1"), move |list, by: u64| {
             let values = one.clone();
             Box::pin(async move {
                 list.push(0);
@@ -812,12 +822,12 @@ fn awaiting() -> (Server<Vec<u64>>, smol::channel::Sender<u64>) {
             })
         })
         .unwrap()
-        .async_n("take_n", move |_, (): ()| {
+        .register_async(IdN::new("take_n"), move |_, (): ()| {
             let values = many.clone();
             Box::pin(async move { (values.recv().await.unwrap(), values.recv().await.unwrap()) })
         })
         .unwrap()
-        .async1("panic", |_, late: bool| -> chanrpc::chan::Running<'_, u64> {
+        .register_async(Id1::new("panic"), |_, late: bool| -> chanrpc::chan::BoxFuture<'_, u64> {
             assert!(late, "at once");
             Box::pin(async {
                 smol::future::yield_now().await;
@@ -891,7 +901,7 @@ fn an_async_function_that_awaits_its_own_server_is_told_so() {
     }
     let mut functions = Functions::new();
     functions
-        .async1("go", |circle: &mut Circle, pauses: u64| {
+        .register_async(Id1::<u64, Result<u64, CallError>>::new("go"), |circle: &mut Circle, pauses: u64| {
             Box::pin(async move {
                 for _ in 0..pauses {
                     smol::future::yield_now().await;
@@ -936,14 +946,14 @@ fn typed_ids_name_the_same_functions_as_others() {
     let pair = IdN::<Pair, (u64, u64)>::of_arguments();
     let mut functions = Functions::new();
     functions
-        .register0(WRITE, |list: &mut Vec<u64>, n| list.push(n))
+        .register(WRITE, |list: &mut Vec<u64>, n| list.push(n))
         .unwrap()
-        .register1(PUSH, |list, n| {
+        .register(PUSH, |list, n| {
             list.push(n);
             list.len()
         })
         .unwrap()
-        .register_n(pair.clone(), |_, Pair(n)| (n, n + 1))
+        .register(pair.clone(), |_, Pair(n)| (n, n + 1))
         .unwrap();
     assert_eq!(
         functions.register0("write", |_, ()| ()).unwrap_err(),
@@ -955,14 +965,14 @@ fn typed_ids_name_the_same_functions_as_others() {
     let server = Server::new(Vec::new(), functions);
     let client = server.client();
     let mut run = asleep(server.run());
-    client.call0(WRITE, 1).wait().unwrap();
+    client.call(WRITE, 1).wait().unwrap();
     client.call0("write", 2_u64).wait().unwrap();
-    assert_eq!(client.call1(PUSH, 3).wait().unwrap(), 3);
+    assert_eq!(client.call(PUSH, 3).wait().unwrap(), 3);
     assert_eq!(client.call1::<_, usize>(3, 4_u64).wait().unwrap(), 4);
-    assert_eq!(client.call_n(pair, Pair(7)).wait().unwrap(), (7, 8));
+    assert_eq!(client.call(pair, Pair(7)).wait().unwrap(), (7, 8));
     client.go(WRITE, 5).unwrap();
     let mut callbacks = Callbacks::new(1);
-    callbacks.call1(&client, PUSH, 6, |len: &mut usize, result| *len = result.unwrap()).unwrap();
+    callbacks.call(&client, PUSH, 6).then(|len: &mut usize, result| *len = result.unwrap()).unwrap();
     assert!(poll(&mut run).is_pending());
     let mut len = 0;
     callbacks.try_next().unwrap().run(&mut len);
@@ -979,7 +989,7 @@ fn statistics_say_what_became_of_every_call() {
     }
     let stats = client.stats();
     assert_eq!((stats.queued, stats.capacity, stats.waiting, stats.high_water), (3, 3, 2, 3));
-    assert!(matches!(client.go("write", 9_u64).unwrap_err().error, CallError::Full));
+    assert!(matches!(client.go("write", 9_u64).unwrap_err().error(), CallError::Full));
     drop((calls.remove(0), calls.pop()));
     assert_eq!(client.stats().waiting, 1);
     let late = client.call0("write", 9_u64).deadline(std::time::Instant::now()).wait();
@@ -1033,7 +1043,7 @@ fn placed(drops: &Drops, gate: &Gate) -> Server<Placed> {
             placed.client.take().unwrap().call1::<_, thread::ThreadId>("where", ()).wait().is_err()
         })
         .unwrap()
-        .defer1("later", |_, (): (), responder: Responder<thread::ThreadId>| {
+        .register_deferred(Id1::new("later"), |_, (): (), responder: Responder<thread::ThreadId>| {
             responder.reply(thread::current().id());
         })
         .unwrap();
@@ -1247,7 +1257,7 @@ proptest! {
                         expected.push(serial);
                     }
                     let this = serial;
-                    callbacks.call1(&client, "trace", serial, move |log: &mut Vec<_>, result| log.push((this, result))).unwrap();
+                    callbacks.call1(&client, "trace", serial).then(move |log: &mut Vec<_>, result| log.push((this, result))).unwrap();
                     started += 1;
                 }
                 Step::Panic => drop(client.go("panic", String::new())),
@@ -1369,7 +1379,7 @@ fn an_async_function_that_waits_behind_one_that_closes_the_server_never_begins()
     functions
         .register0("close", |closer: &mut Option<Closer>, (): ()| closer.as_ref().unwrap().close())
         .unwrap()
-        .async0("begin", {
+        .register_async(Id0::new("begin"), {
             let begun = begun.clone();
             move |_, (): ()| {
                 begun.fetch_add(1, Ordering::SeqCst);

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
-use chanrpc::chan::{CallError, Client, Functions, Responder, Server};
-use chanrpc::sched::{LaneCall, LaneClient, LaneError, LaneSettings, LaneStats, Lanes};
+use chanrpc::chan::{CallError, Client, Functions, Id1, Responder, Server};
+use chanrpc::lanes::{LaneCall, LaneClient, LaneError, LaneSettings, LaneStats, Lanes};
 use proptest::prelude::*;
 use smol::Executor;
 
@@ -327,7 +327,9 @@ fn functions() -> Functions<Vec<u32>> {
         .unwrap()
         .register1(7, |entries, ()| entries.len())
         .unwrap()
-        .defer1("never", move |_, (): (), answer: Responder<u32>| kept.lock().unwrap().push(answer))
+        .register_deferred(Id1::new("never"), move |_, (): (), answer: Responder<u32>| {
+            kept.lock().unwrap().push(answer)
+        })
         .unwrap()
         .register0("panic", |_, text: String| panic!("{text}"))
         .unwrap();
@@ -670,7 +672,7 @@ fn pauses_between_failed_attempts_grow_to_the_longest() {
     fakes.set_dial(Dial::Works);
     assert_eq!(fakes.answer(waiting).unwrap(), 2, "the call waits until somebody is there");
     let stats = fakes.lanes.stats();
-    assert_eq!((stats.undialled, stats.dialled), (5, 1));
+    assert_eq!((stats.dial_failures, stats.dialled), (5, 1));
     let attempts = fakes.attempts.lock().unwrap().clone();
     let least = [pause, pause * 2, longest_pause, longest_pause, longest_pause].map(|pause| pause / 2);
     for (pair, least) in attempts.windows(2).zip(least) {
@@ -746,7 +748,7 @@ fn a_server_that_is_closed_and_replaced() {
         assert_eq!(lanes.call1::<_, u32>("sum", 0_u32).await.unwrap(), 1);
         closer.close();
         let waiting = executor.spawn(lanes.call1::<_, u32>("sum", 0_u32));
-        while lanes.stats().undialled == 0 {
+        while lanes.stats().dial_failures == 0 {
             smol::future::yield_now().await;
         }
         let absent = lanes.call1::<_, u32>("sum", 0_u32).timeout(SOON).await.unwrap_err();

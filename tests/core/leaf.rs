@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::chan::{CallError, Callbacks, Client, Functions, Kind, Responder, Server, Settings};
+use chanrpc::chan::{
+    CallError, Callbacks, Client, Functions, GoError, Id1, Kind, Responder, Server, Settings,
+};
 #[cfg(feature = "cron")]
 use chanrpc::sched::{Cron, Zone};
 use chanrpc::sched::{ModuleError, Modules, Scheduler};
@@ -68,15 +70,15 @@ fn a_callback_runs_inside_of_the_call_when_too_many_are_pending() {
         RAN.set(RAN.get() + 1);
         log.push(format!("{result:?}"));
     };
-    callbacks.call1(&client, "echo", 1_u64, note).unwrap();
-    callbacks.call1(&client, "echo", 2_u64, note).unwrap(); // the queue is full
-    let too_many = callbacks.call1(&client, "echo", 3_u64, note).unwrap_err();
-    assert_eq!((too_many.arguments, too_many.limit), (3, 2));
+    callbacks.call1(&client, "echo", 1_u64).then(note).unwrap();
+    callbacks.call1(&client, "echo", 2_u64).then(note).unwrap(); // the queue is full
+    let too_many = callbacks.call1(&client, "echo", 3_u64).then(note).unwrap_err();
+    assert_eq!((too_many.limit(), too_many.into_inner()), (2, 3));
     assert_eq!(RAN.get(), 0, "whatever becomes of a call, its callback waits for the loop");
     let mut log = Vec::new();
     callbacks.try_next().unwrap().run(&mut log);
     assert_eq!(log, ["Err(Full)"]);
-    callbacks.call1(&client, "echo", 3_u64, note).unwrap();
+    callbacks.call1(&client, "echo", 3_u64).then(note).unwrap();
 }
 
 /// There, a caller with room for 0 answers can never make an async call.
@@ -85,7 +87,7 @@ fn room_for_no_answers_means_no_async_call_ever() {
     let mut server = server((), functions(), 4);
     let client = server.client();
     let mut callbacks = Callbacks::new(0);
-    callbacks.call1(&client, "echo", 5_u64, |got: &mut u64, result| *got = result.unwrap()).unwrap();
+    callbacks.call1(&client, "echo", 5_u64).then(|got: &mut u64, result| *got = result.unwrap()).unwrap();
     assert!(smol::block_on(server.exec()));
     let mut got = 0;
     callbacks.try_next().unwrap().run(&mut got);
@@ -99,7 +101,7 @@ fn a_loop_that_posts_to_its_own_full_queue_freezes() {
     functions
         .register1("flood", |me: &mut Option<Client>, (): ()| {
             let me = me.as_ref().unwrap();
-            (0..10_u64).map(|n| me.go("echo", n).map_err(|refused| refused.error)).collect::<Vec<_>>()
+            (0..10_u64).map(|n| me.go("echo", n).map_err(GoError::into_error)).collect::<Vec<_>>()
         })
         .unwrap();
     let mut server = server(None, functions, 3);
@@ -138,16 +140,16 @@ fn a_function_that_vanishes_hangs_its_caller() {
     functions
         .register1("panic with nothing", |(): &mut (), (): ()| -> u64 { panic_any(()) })
         .unwrap()
-        .defer1("forget", |(), (), _: Responder<u64>| {})
+        .register_deferred(Id1::new("forget"), |(), (), _: Responder<u64>| {})
         .unwrap()
-        .defer1("forget elsewhere", |(), (), responder: Responder<u64>| {
+        .register_deferred(Id1::new("forget elsewhere"), |(), (), responder: Responder<u64>| {
             thread::spawn(move || {
                 let _responder = responder;
                 // It ends without a word, as if it had been stopped.
             });
         })
         .unwrap()
-        .async1("panic later", |(), ()| {
+        .register_async(Id1::new("panic later"), |(), ()| {
             Box::pin(async {
                 smol::future::yield_now().await;
                 panic_any(()) as u64
@@ -184,12 +186,12 @@ fn closing_is_an_accident_for_those_who_wait_for_room_and_those_who_come_later()
     assert!(matches!(poll(&mut waits), Poll::Ready(Err(CallError::Closed))));
     assert!(matches!(poll(&mut posts), Poll::Ready(Err(CallError::Closed))));
     assert!(matches!(client.call1::<_, u64>("echo", 4_u64).wait(), Err(CallError::Closed)));
-    assert!(matches!(client.go("echo", 5_u64).unwrap_err().error, CallError::Closed));
+    assert!(matches!(client.go("echo", 5_u64).unwrap_err().error(), CallError::Closed));
     let mut callbacks = Callbacks::new(1);
     let callback = |closed: &mut bool, result: Result<u64, CallError>| {
         *closed = matches!(result, Err(CallError::Closed));
     };
-    callbacks.call1(&client, "echo", 6_u64, callback).unwrap();
+    callbacks.call1(&client, "echo", 6_u64).then(callback).unwrap();
     let mut closed = false;
     callbacks.try_next().unwrap().run(&mut closed);
     assert!(closed);

@@ -62,12 +62,12 @@ fn kinds() -> Vec<Named<fn(&Idle)>> {
         }),
         ("callbacks", |idle| {
             let mut helper = helper();
-            idle.me.to(&helper.client()).call0("help", (), |ran, _| *ran += 1).unwrap();
+            idle.me.call0(&helper.client(), "help", ()).then(|ran, _| *ran += 1).unwrap();
             assert!(smol::block_on(helper.exec()));
         }),
         ("pending calls", |idle| {
             let helper = helper();
-            idle.me.to(&helper.client()).call0("help", (), |ran, _| *ran += 1).unwrap();
+            idle.me.call0(&helper.client(), "help", ()).then(|ran, _| *ran += 1).unwrap();
             // The server goes away with the scheduler at the latest.
             idle.me.start(ready(helper), |_, _| ()).unwrap();
         }),
@@ -235,7 +235,7 @@ fn a_handle_may_be_used_while_its_thread_unwinds() {
             me.after(Duration::ZERO, |ran| *ran += 1).unwrap();
             me.job(|| (), |ran, _| *ran += 1).unwrap();
             me.start(ready(()), |ran, _| *ran += 1).unwrap();
-            me.to(client).call0("run", (), |ran, _| *ran += 1).unwrap();
+            me.call0(client, "run", ()).then(|ran, _| *ran += 1).unwrap();
             me.waterfall::<CallError>().step(|_, ()| Ok(())).finish(|ran, _| *ran += 1).unwrap();
         }
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::chan::{CallError, Client, Functions};
+use chanrpc::chan::{CallError, Client, Functions, GoError, Id0};
 use chanrpc::sched::{Handle, ModuleError, Modules, Scheduler};
 use smol::Executor;
 
@@ -94,7 +94,7 @@ fn a_module_is_drained_while_those_before_it_still_run() {
                 result.unwrap();
                 note(&log, "saved");
             };
-            own.to(&storage.client()).call0("note", "save".to_owned(), saved).unwrap();
+            own.call0(&storage.client(), "note", "save".to_owned()).then(saved).unwrap();
         };
         game.start(pending_until(game.clone()), move |state, _| save(state)).unwrap();
     };
@@ -177,15 +177,15 @@ fn a_module_that_is_late_is_named_and_the_others_end_well() {
         let (guard, stop, free, begin) = (drops.guard(), log.clone(), free.clone(), begin.clone());
         let init = move || {
             let mut functions = Functions::new();
-            functions.async0("hang", |_: &mut _, (): ()| Box::pin(pending()))?;
+            functions.register_async(Id0::new("hang"), |_: &mut _, (): ()| Box::pin(pending::<()>()))?;
             functions.register0("block", move |_: &mut _, (): ()| {
                 begin.try_send(()).unwrap();
                 assert!(free.lock().unwrap().recv().is_err(), "nothing is sent");
             })?;
             let scheduler = Scheduler::new(&executor, functions, |_| guard);
             match name {
-                "stuck" => scheduler.client().go("block", ()).map_err(|refused| refused.error)?,
-                _ => scheduler.client().go("hang", ()).map_err(|refused| refused.error)?,
+                "stuck" => scheduler.client().go("block", ()).map_err(GoError::into_error)?,
+                _ => scheduler.client().go("hang", ()).map_err(GoError::into_error)?,
             }
             Ok(scheduler)
         };

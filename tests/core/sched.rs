@@ -6,8 +6,8 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chanrpc::chan::{CallError, Client, Functions, Responder, Server};
-use chanrpc::sched::{Handle, Rejected, Scheduler, Settings, TimerId};
+use chanrpc::chan::{CallError, Client, Functions, Id1, Responder, Server};
+use chanrpc::sched::{Handle, ScheduleError, Scheduler, Settings, TimerId};
 use smol::Executor;
 use smol::stream::{self, StreamExt};
 
@@ -39,7 +39,7 @@ fn functions() -> Functions<State> {
         .unwrap()
         .register0("write", |state, what: String| state.log.push(what))
         .unwrap()
-        .defer1("keep", |state, _: u64, responder| state.kept.push(responder))
+        .register_deferred(Id1::new("keep"), |state, _: u64, responder| state.kept.push(responder))
         .unwrap()
         .register0("panic", |_, ()| panic!("in a call"))
         .unwrap();
@@ -64,8 +64,8 @@ fn deaf() -> Server<()> {
 /// Has a closure own what it names.
 fn keep<T>(_: T) {}
 
-fn full(setting: &'static str, limit: usize) -> Rejected {
-    Rejected::Full { setting, limit }
+fn full(setting: &'static str, limit: usize) -> ScheduleError {
+    ScheduleError::Full { setting, limit }
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn one_at_a_time_whatever_the_source_and_however_many_threads() {
                 for n in 0..EACH {
                     client.call1::<_, ()>("enter", ()).timeout(LIMIT).wait().unwrap();
                     drop(me.post(Alone::enter).unwrap());
-                    let called = me.to(&client).call1("enter", (), |alone, result: Result<(), _>| {
+                    let called = me.call1(&client, "enter", ()).then(|alone, result: Result<(), _>| {
                         // The queue may have been full.
                         assert!(matches!(result, Ok(()) | Err(CallError::Full)));
                         alone.enter();
@@ -225,8 +225,10 @@ fn a_loop_that_would_wait_for_itself_is_told_so() {
     drop(service.me.post(tell("post")).unwrap());
     service.me.after(Duration::ZERO, tell("timer")).unwrap();
     let callback = tell("callback");
-    let called =
-        service.me.to(&service.client).call1("echo", 1_u64, move |state, _: Result<u64, _>| callback(state));
+    let called = service
+        .me
+        .call1(&service.client, "echo", 1_u64)
+        .then(move |state, _: Result<u64, _>| callback(state));
     called.unwrap();
     let callback = tell("job");
     service.me.job(|| (), move |state, _| callback(state)).unwrap();
@@ -315,7 +317,7 @@ fn every_bound_is_told_by_its_name_and_room_comes_back() {
         // Calls from outside.
         client.go("write", "1".to_owned()).unwrap();
         client.go("write", "2".to_owned()).unwrap();
-        assert!(matches!(client.go("write", "3".to_owned()).unwrap_err().error, CallError::Full));
+        assert!(matches!(client.go("write", "3".to_owned()).unwrap_err().error(), CallError::Full));
         // Calls of its own.
         let deaf = deaf();
         let answered = |state: &mut State, result: Result<u64, CallError>| {
@@ -323,10 +325,10 @@ fn every_bound_is_told_by_its_name_and_room_comes_back() {
             state.count += 1;
         };
         for _ in 0..2 {
-            me.to(&deaf.client()).call1("never", 1_u64, answered).unwrap();
+            me.call1(&deaf.client(), "never", 1_u64).then(answered).unwrap();
         }
-        let refused = me.to(&deaf.client()).call1("never", 9_u64, answered).unwrap_err();
-        assert_eq!(refused, Rejected::Full { setting: "calls", limit: 2 });
+        let refused = me.call1(&deaf.client(), "never", 9_u64).then(answered).unwrap_err();
+        assert_eq!(refused, ScheduleError::Full { setting: "calls", limit: 2 });
         drop(deaf);
         // Timers.
         let one = me.after(LIMIT, note).unwrap();
@@ -421,7 +423,7 @@ fn flood(state: &mut State, kind: Flood) {
         Flood::Posts => drop(me.post(move |state| flood(state, kind)).unwrap()),
         Flood::Callbacks => {
             let next = move |state: &mut State, _: Result<u64, CallError>| flood(state, kind);
-            me.to(&me.client()).call1("echo", 1_u64, next).unwrap();
+            me.call1(&me.client(), "echo", 1_u64).then(next).unwrap();
         }
         Flood::Returns => me.start(ready(()), move |state, _| flood(state, kind)).unwrap(),
         Flood::Waterfalls => me
@@ -443,13 +445,14 @@ fn probe(state: &mut State) {
     client.go("seen", ()).unwrap();
     drop(me.post(seen("post")).unwrap());
     let callback = seen("callback");
-    me.to(&client).call1("echo", 1_u64, move |state, _: Result<u64, _>| callback(state)).unwrap();
+    me.call1(&client, "echo", 1_u64).then(move |state, _: Result<u64, _>| callback(state)).unwrap();
     let late = seen("deadline");
     let deaf = deaf();
-    let called = me.to(&deaf.client()).timeout(Duration::ZERO).call1("never", 1_u64, move |state, result| {
-        assert!(matches!(result, Err::<u64, _>(CallError::Deadline)));
-        late(state);
-    });
+    let called =
+        me.call1(&deaf.client(), "never", 1_u64).timeout(Duration::ZERO).then(move |state, result| {
+            assert!(matches!(result, Err::<u64, _>(CallError::Deadline)));
+            late(state);
+        });
     called.unwrap();
     state.deaf.push(deaf);
     let future = seen("future");
@@ -562,11 +565,11 @@ fn a_loop_that_sleeps_is_woken_by_whatever_comes() {
             0 => client.go("write", String::new()).unwrap(),
             1 => drop(me.post(|_| ()).unwrap()),
             2 => drop(me.after(Duration::ZERO, |_| ()).unwrap()),
-            3 => me.to(&client).call1("nope", 1_u64, |_, _: Result<u64, _>| ()).unwrap(),
+            3 => me.call1(&client, "nope", 1_u64).then(|_, _: Result<u64, _>| ()).unwrap(),
             4 => {
                 let other = deaf.client();
-                let timed = me.to(&other).timeout(LIMIT);
-                timed.call1("never", 1_u64, |_, _: Result<u64, _>| ()).unwrap();
+                let timed = me.call1(&other, "never", 1_u64).timeout(LIMIT);
+                timed.then(|_, _: Result<u64, _>| ()).unwrap();
             }
             _ => {
                 me.start(ready(()), |_, _| ()).unwrap();
@@ -807,7 +810,7 @@ fn what_a_job_gives_after_the_end_is_dropped() {
     let me = service.me.clone();
     service.close();
     assert_eq!(drops.count(), 1, "a job that waits never runs");
-    assert_eq!(me.job(|| (), |_, _| ()), Err(Rejected::Closed));
+    assert_eq!(me.job(|| (), |_, _| ()), Err(ScheduleError::Closed));
     drop(open);
     eventually("all is dropped", || drops.count() == 3);
 }
@@ -912,14 +915,14 @@ fn an_async_call_may_have_a_deadline_and_its_callback_comes_once() {
         move |_: &mut State, result: Result<u64, CallError>| sender.send(result).unwrap()
     };
     let client = deaf.client();
-    service.me.to(&client).timeout(Duration::from_millis(2)).call1("never", 1_u64, tell()).unwrap();
+    service.me.call1(&client, "never", 1_u64).timeout(Duration::from_millis(2)).then(tell()).unwrap();
     assert!(matches!(got(&results), Err(CallError::Deadline)));
     assert_eq!(client.stats().timed_out, 1);
     assert!(smol::block_on(deaf.exec()), "it was queued");
     assert_eq!((client.stats().executed, client.stats().cancelled), (0, 1), "and never begins");
     // A deadline that is not reached, and one that no clock can say.
-    service.me.to(&client).timeout(LIMIT).call1("never", 2_u64, tell()).unwrap();
-    service.me.to(&client).timeout(Duration::MAX).call1("never", 3_u64, tell()).unwrap();
+    service.me.call1(&client, "never", 2_u64).timeout(LIMIT).then(tell()).unwrap();
+    service.me.call1(&client, "never", 3_u64).timeout(Duration::MAX).then(tell()).unwrap();
     // Each comes over its own queue, so the second is run only when the first has been.
     for expected in [2, 3] {
         assert!(smol::block_on(deaf.exec()));
@@ -941,7 +944,7 @@ fn a_drain_runs_what_there_is_and_what_comes_of_it() {
     let chain = move |state: &mut State| {
         state.note("post");
         // A call, of which comes a job, of which a future, of which a waterfall.
-        let called = state.me.to(&own).call1("never", 1_u64, |state, result: Result<u64, CallError>| {
+        let called = state.me.call1(&own, "never", 1_u64).then(|state, result: Result<u64, CallError>| {
             result.unwrap();
             state.note("callback");
             let job = |state: &mut State, _: Result<(), _>| {
@@ -965,10 +968,10 @@ fn a_drain_runs_what_there_is_and_what_comes_of_it() {
     let me = service.me.clone();
     let drain = thread::spawn(move || smol::block_on(me.drain(LIMIT)));
     eventually("it begins", || service.me.is_closed());
-    assert_eq!(service.me.after(Duration::ZERO, |_| ()), Err(Rejected::Closed));
-    assert_eq!(service.me.attach(stream::once(()), |_, ()| ()).unwrap_err(), Rejected::Closed);
-    assert!(matches!(service.client.go("write", String::new()).unwrap_err().error, CallError::Closed));
-    eventually("no more posts", || matches!(service.me.post(|_| ()), Err(Rejected::Closed)));
+    assert_eq!(service.me.after(Duration::ZERO, |_| ()), Err(ScheduleError::Closed));
+    assert_eq!(service.me.attach(stream::once(()), |_, ()| ()).unwrap_err(), ScheduleError::Closed);
+    assert!(matches!(service.client.go("write", String::new()).unwrap_err().error(), CallError::Closed));
+    eventually("no more posts", || matches!(service.me.post(|_| ()), Err(ScheduleError::Closed)));
     drop(release);
     // It waits for an answer that only comes now.
     eventually("the call is made", || client.stats().queued == 1);
@@ -1023,7 +1026,7 @@ fn close_answers_everyone_who_waits() {
     // The answer that this one waits for is there, but its callback has not run when the end comes.
     let (sender, receiver) = mpsc::channel::<()>();
     let keeps_me = service.me.clone();
-    let called = service.me.to(&deaf.client()).call1("never", 1_u64, move |_, _: Result<u64, _>| {
+    let called = service.me.call1(&deaf.client(), "never", 1_u64).then(move |_, _: Result<u64, _>| {
         keeps_me.close();
         sender.send(()).unwrap();
     });
@@ -1044,13 +1047,13 @@ fn close_answers_everyone_who_waits() {
 
     // And there is nothing after it.
     assert!(me.is_closed());
-    assert_eq!(me.post(|_| ()).unwrap_err(), Rejected::Closed);
-    assert_eq!(me.after(Duration::ZERO, |_| ()), Err(Rejected::Closed));
-    assert_eq!(me.start(ready(()), |_, _| ()), Err(Rejected::Closed));
-    assert_eq!(me.attach(stream::once(()), |_, ()| ()).unwrap_err(), Rejected::Closed);
-    assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(Rejected::Closed));
-    let late = me.to(&deaf.client()).call1("never", 1_u64, |_, _: Result<u64, _>| ());
-    assert_eq!(late, Err(Rejected::Closed));
+    assert_eq!(me.post(|_| ()).unwrap_err(), ScheduleError::Closed);
+    assert_eq!(me.after(Duration::ZERO, |_| ()), Err(ScheduleError::Closed));
+    assert_eq!(me.start(ready(()), |_, _| ()), Err(ScheduleError::Closed));
+    assert_eq!(me.attach(stream::once(()), |_, ()| ()).unwrap_err(), ScheduleError::Closed);
+    assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(ScheduleError::Closed));
+    let late = me.call1(&deaf.client(), "never", 1_u64).then(|_, _: Result<u64, _>| ());
+    assert_eq!(late, Err(ScheduleError::Closed));
     assert!(!smol::block_on(deaf.exec()), "it was not made");
 }
 
@@ -1068,11 +1071,10 @@ fn a_loop_may_close_itself_and_gives_its_state_back() {
             1 => drop(service.me.every(Duration::ZERO, end).unwrap()),
             2 => service.me.start(ready(()), move |state, _| end(state)).unwrap(),
             _ => {
-                let called =
-                    service
-                        .me
-                        .to(&service.client)
-                        .call1("echo", 1_u64, move |state, _: Result<u64, _>| end(state));
+                let called = service
+                    .me
+                    .call1(&service.client, "echo", 1_u64)
+                    .then(move |state, _: Result<u64, _>| end(state));
                 called.unwrap();
             }
         }
@@ -1105,10 +1107,11 @@ fn nothing_is_left_of_a_scheduler_that_is_dropped() {
             let _ = me.attach(stream::pending::<()>(), move |_, ()| keep(&kept));
             let kept = own();
             let other = deaf.client();
-            let timed = me.to(&other).timeout(LIMIT);
-            let _ = timed.call1("never", 1_u64, move |_, _: Result<u64, CallError>| drop(kept));
+            let timed = me.call1(&other, "never", 1_u64).timeout(LIMIT);
+            let _ = timed.then(move |_, _: Result<u64, CallError>| drop(kept));
             let kept = own();
-            let _ = me.to(&me.client()).call1("nope", 1_u64, move |_, _: Result<u64, CallError>| drop(kept));
+            let _ =
+                me.call1(&me.client(), "nope", 1_u64).then(move |_, _: Result<u64, CallError>| drop(kept));
             let kept = own();
             let fall = me.waterfall::<CallError>().then(|_, ()| pending::<Result<(), CallError>>());
             let _ = fall.finish(move |_, _| drop(kept));
@@ -1147,7 +1150,7 @@ fn nothing_is_left_of_a_scheduler_that_is_dropped() {
             ),
         }
         assert!(handle.is_closed());
-        assert_eq!(handle.post(|_| ()).unwrap_err(), Rejected::Closed);
+        assert_eq!(handle.post(|_| ()).unwrap_err(), ScheduleError::Closed);
         assert_eq!(drops.count(), 9, "case {case}");
     }
 }
@@ -1174,9 +1177,9 @@ fn a_panic_in_whatever_it_runs_leaves_the_loop_alive() {
     assert!(matches!(client.call0("panic", ()).timeout(LIMIT).wait(), Err(CallError::Panicked(_))));
     let posted = me.post(|_| panic!("in a post")).unwrap();
     assert!(matches!(posted.timeout(LIMIT).wait(), Err::<(), _>(CallError::Panicked(_))));
-    me.to(client).call1("echo", 1_u64, |_, _: Result<u64, _>| panic!("in a callback")).unwrap();
-    let timed = me.to(client).timeout(LIMIT);
-    timed.call1("echo", 1_u64, |_, _: Result<u64, _>| panic!("in a callback with a deadline")).unwrap();
+    me.call1(client, "echo", 1_u64).then(|_, _: Result<u64, _>| panic!("in a callback")).unwrap();
+    let timed = me.call1(client, "echo", 1_u64).timeout(LIMIT);
+    timed.then(|_, _: Result<u64, _>| panic!("in a callback with a deadline")).unwrap();
     me.after(Duration::ZERO, |_| panic!("in a timer")).unwrap();
     me.job(|| (), |_, _| panic!("of a job")).unwrap();
     me.start(ready(()), |_, _| panic!("of a future")).unwrap();
@@ -1221,8 +1224,9 @@ fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
             };
             me.start(never, |_, _| ()).unwrap();
             let (bomb, guard) = (Bomb, drops.guard());
-            let called =
-                me.to(&me.client()).call1("nope", n, move |_, _: Result<u64, CallError>| drop((bomb, guard)));
+            let called = me
+                .call1(&me.client(), "nope", n)
+                .then(move |_, _: Result<u64, CallError>| drop((bomb, guard)));
             called.unwrap();
         }
         if !drained {
@@ -1274,7 +1278,7 @@ fn values_may_use_the_scheduler_when_they_are_dropped() {
             let _ = self.0.start(ready(()), |_, _| ());
             let _ = self.0.job(|| (), |_, _| ());
             let _ = self.0.attach(stream::once(()), |_, ()| ());
-            let _ = self.0.to(&self.1).call1("never", 1_u64, |_, _: Result<u64, _>| ());
+            let _ = self.0.call1(&self.1, "never", 1_u64).then(|_, _: Result<u64, _>| ());
         }
     }
     let settings = Settings {
@@ -1301,7 +1305,7 @@ fn values_may_use_the_scheduler_when_they_are_dropped() {
             let user = uses();
             let _ = me.every(LIMIT, move |_| keep(&user));
             let user = uses();
-            let _ = me.to(&deaf.client()).call1("never", 1_u64, move |_, _: Result<u64, _>| drop(user));
+            let _ = me.call1(&deaf.client(), "never", 1_u64).then(move |_, _: Result<u64, _>| drop(user));
             let user = uses();
             let _ = me.job(|| (), move |_, _| drop(user));
             let user = uses();

@@ -216,12 +216,12 @@ fn receipt(argument: &Argument) -> Receipt {
 fn functions() -> Functions<Book> {
     let mut functions = Functions::new();
     functions
-        .register1(ECHO, |book: &mut Book, argument| {
+        .register(ECHO, |book: &mut Book, argument| {
             book.enter(&argument);
             receipt(&argument)
         })
         .unwrap()
-        .async1(SLOW, |book, argument| {
+        .register_async(SLOW, |book, argument| {
             Box::pin(async move {
                 book.enter(&argument);
                 smol::future::yield_now().await;
@@ -229,17 +229,17 @@ fn functions() -> Functions<Book> {
             })
         })
         .unwrap()
-        .register1(PANIC, |book, argument| -> Receipt {
+        .register(PANIC, |book, argument| -> Receipt {
             book.enter(&argument);
             panic!("as it was told");
         })
         .unwrap()
-        .defer1(LATER, |book, argument, responder| {
+        .register_deferred(LATER, |book, argument, responder| {
             book.enter(&argument);
             book.answers.send((responder, argument)).unwrap();
         })
         .unwrap()
-        .defer1(NEVER, |book, argument, responder| {
+        .register_deferred(NEVER, |book, argument, responder| {
             book.enter(&argument);
             book.kept.push((responder, argument));
             if book.kept.len() > 16 {
@@ -374,7 +374,7 @@ fn call(task: Task) -> Vec<Made> {
                 log.end(held.serial, result);
             }
         };
-        let fresh = |argument| client.call1(does.id(), argument);
+        let fresh = |argument| client.call(does.id(), argument);
         match random.below(100) {
             0..20 if patient => log.end(serial, fresh(argument).wait()),
             20..30 if patient => log.end(serial, smol::block_on(async { fresh(argument).await })),
@@ -392,8 +392,9 @@ fn call(task: Task) -> Vec<Made> {
             55..70 => match client.go(does.id(), argument) {
                 Ok(()) => log.set(serial, Outcome::Queued),
                 Err(refused) => {
-                    assert_eq!(refused.arguments.0.serial, serial, "the arguments of another call");
-                    log.end(serial, Err(refused.error));
+                    let error = refused.error().clone();
+                    assert_eq!(refused.into_inner().0.serial, serial, "the arguments of another call");
+                    log.end(serial, Err(error));
                 }
             },
             70..75 => match client.go_when_room(does.id(), argument).timeout(time).wait() {
@@ -401,11 +402,12 @@ fn call(task: Task) -> Vec<Made> {
                 Err(error) => log.end(serial, Err(error)),
             },
             way => {
+                let mut call = callbacks.call(client, does.id(), argument);
                 if way >= 80 || !patient {
-                    callbacks.within(time);
+                    call = call.timeout(time);
                 }
-                if let Err(refused) = callbacks.call1(client, does.id(), argument, callback) {
-                    assert_eq!(refused.arguments.0.serial, serial, "the arguments of another call");
+                if let Err(refused) = call.then(callback) {
+                    assert_eq!(refused.into_inner().0.serial, serial, "the arguments of another call");
                     log.set(serial, Outcome::TooMany);
                     smol::block_on(callbacks.next()).run(&mut log);
                 }

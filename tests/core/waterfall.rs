@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chanrpc::chan::{CallError, Client, Functions, Server};
-use chanrpc::sched::{Rejected, Settings, Waterfall};
+use chanrpc::sched::{ScheduleError, Settings, Waterfall};
 use proptest::prelude::*;
 
 use crate::support::{Bomb, Drops, LIMIT, Service, ended, eventually, got};
@@ -328,13 +328,13 @@ fn a_chain_that_is_not_taken_is_dropped() {
         chain.finish(move |_, _| drop(last))
     };
     chain(&taken).unwrap();
-    assert_eq!(chain(&refused), Err(Rejected::Full { setting: "open", limit: 1 }));
+    assert_eq!(chain(&refused), Err(ScheduleError::Full { setting: "open", limit: 1 }));
     assert_eq!(refused.count(), 2);
     eventually("the step has begun", || taken.count() == 1);
     let me = service.me.clone();
     service.close();
     eventually("all is dropped", || taken.count() == 2);
-    assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(Rejected::Closed));
+    assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(ScheduleError::Closed));
 }
 
 #[test]
@@ -387,7 +387,7 @@ fn thousands_at_once_and_long_ones() {
         }
     }
     let full = service.me.waterfall::<CallError>().finish(|_, _| ());
-    assert_eq!(full, Err(Rejected::Full { setting: "open", limit: MANY }));
+    assert_eq!(full, Err(ScheduleError::Full { setting: "open", limit: MANY }));
     drop(release);
     let service = {
         assert!(smol::block_on(service.me.drain(LIMIT)));
@@ -609,7 +609,7 @@ fn a_job_waits_for_its_turn_as_a_call_does() {
     };
     service.me.job(work, |_, _| ()).unwrap();
     got(&begun);
-    assert_eq!(service.me.job(|| (), |_, _| ()), Err(Rejected::Full { setting: "jobs", limit: 0 }));
+    assert_eq!(service.me.job(|| (), |_, _| ()), Err(ScheduleError::Full { setting: "jobs", limit: 0 }));
 
     // More than may wait by themselves.
     let (done, results) = mpsc::channel();

@@ -12,7 +12,7 @@ use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
 use chanrpc::remote::{Remote, RemoteError};
 use chanrpc::route::{Access, Grants, Registry, token_hash};
-use chanrpc::sched::{LaneError, LaneSettings, Lanes};
+use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
 use serde_json::{Value, json};
 use smol::Executor;
 

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module may use those before it, and none after it.
-const ORDER: [&str; 21] = [
+const ORDER: [&str; 22] = [
     "receive_deadline",
     "origin",
     "chan",
     "sched",
+    "lanes",
     "message",
     "address",
     "encoding",
@@ -29,8 +30,9 @@ const ORDER: [&str; 21] = [
 ];
 
 /// What a module must not know, besides what stands after it.
-const STRANGERS: [(&str, &[&str]); 8] = [
+const STRANGERS: [(&str, &[&str]); 9] = [
     ("chan", &["message", "config", "log", "metrics"]),
+    ("lanes", &["sched"]),
     ("codec", &["chan", "config", "log", "metrics"]),
     ("config", &["chan", "message"]),
     ("log", &["chan", "message", "config"]),

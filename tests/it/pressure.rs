@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chanrpc::chan::Settings;
+use chanrpc::chan::{Id1, Server, Settings};
 use chanrpc::config::Limits;
 use chanrpc::message::code;
 use chanrpc::node;
-use chanrpc::route::{Native, Registry};
+use chanrpc::route::{Exports, Registry};
 use serde_json::json;
 use smol::Executor;
 
@@ -219,9 +219,9 @@ impl Held {
         let thread = thread::spawn(move || {
             let executor = Arc::new(Executor::new());
             smol::block_on(executor.run(async {
-                let mut functions = Native::<u32>::new();
+                let mut functions = Exports::<u32>::exported();
                 functions
-                    .async1("hold", move |count: &mut u32, ()| {
+                    .register_async(Id1::new("hold"), move |count: &mut u32, ()| {
                         let gate = gate.clone();
                         *count += 1;
                         let number = *count;
@@ -233,7 +233,8 @@ impl Held {
                     .unwrap();
                 let mut builder = Registry::builder("held");
                 let settings = Settings { capacity: PLACES, ..Settings::default() };
-                let server = functions.into_server(0, settings, &mut builder).unwrap();
+                let server = Server::with_settings(0, functions.clone(), settings);
+                builder.export(&functions, &server.client()).unwrap();
                 let client = server.client();
                 executor.spawn(server.run()).detach();
                 let socket = smol::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_tungstenite::tungstenite::Message;
-use chanrpc::chan::{Closer, Responder, Settings};
+use chanrpc::chan::{Closer, Id1, Responder, Server, Settings};
 use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Call, Description, Forward, Json, Native, Provider, Registry, RegistryBuilder};
+use chanrpc::route::{Call, Description, Forward, Exports, Provider, Registry, RegistryBuilder};
 use chanrpc::transport::memory::{self, Memory};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
 use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
@@ -50,8 +50,8 @@ struct Subtract {
     subtrahend: i64,
 }
 
-fn functions() -> Native<State> {
-    let mut functions = Native::<State>::new();
+fn functions() -> Exports<State> {
+    let mut functions = Exports::<State>::exported();
     let add = |numbers: Vec<i64>| numbers.into_iter().sum::<i64>();
     // A struct takes its fields by name from an object and by position from an array.
     functions.register1("subtract", |_, two: Subtract| two.minuend - two.subtrahend).unwrap();
@@ -73,7 +73,9 @@ fn functions() -> Native<State> {
     functions.register1("panic", |_, text: String| -> i64 { panic!("{text}") }).unwrap();
     functions.register1("fail", |_, fault: Failing| Err::<(), _>(Fault::from(fault))).unwrap();
     // Holds its answer, which is its own parameter, until `release`.
-    functions.defer1("hold", |state, number, responder| state.held.push((number, responder))).unwrap();
+    functions
+        .register_deferred(Id1::new("hold"), |state, number, responder| state.held.push((number, responder)))
+        .unwrap();
     // Answers what is held, the last first, and tells how many there were.
     functions
         .register1("release", |state, ()| {
@@ -82,7 +84,9 @@ fn functions() -> Native<State> {
             count
         })
         .unwrap();
-    functions.defer1("forget", |_, (), responder: Responder<i64>| drop(responder)).unwrap();
+    functions
+        .register_deferred(Id1::new("forget"), |_, (), responder: Responder<i64>| drop(responder))
+        .unwrap();
     functions
 }
 
@@ -119,7 +123,9 @@ impl Fixture {
         more: impl FnOnce(&mut RegistryBuilder),
     ) -> Self {
         let mut builder = Registry::builder("fixture").max_hops(limits.hops);
-        let server = functions().into_server(State::default(), Settings::default(), &mut builder).unwrap();
+        let functions = functions();
+        let server = Server::new(State::default(), functions.clone());
+        builder.export(&functions, &server.client()).unwrap();
         more(&mut builder);
         let node = Node::new(executor.clone(), builder.build(), limits);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -1002,11 +1008,12 @@ fn a_server_that_is_closed() {
 #[test]
 fn a_queue_that_is_full_and_then_closed() {
     run(async |executor| {
-        let mut functions = Native::<()>::new();
+        let mut functions = Exports::<()>::exported();
         functions.register1("double", |(), number: i64| number * 2).unwrap();
         let mut builder = Registry::builder("full");
         let settings = Settings { capacity: 1, ..Settings::default() };
-        let mut server = functions.into_server((), settings, &mut builder).unwrap();
+        let mut server = Server::with_settings((), functions.clone(), settings);
+        builder.export(&functions, &server.client()).unwrap();
         let node = Node::new(executor.clone(), builder.build(), Limits::default());
 
         // Nobody runs what is queued until this test does.
@@ -1043,10 +1050,11 @@ impl serde::Serialize for Unspeakable {
 #[test]
 fn a_panic_while_a_result_is_encoded_is_the_calls_own() {
     run(async |executor| {
-        let mut functions = Native::<()>::new();
-        functions.register1("unspeakable", |(), ()| Json(Unspeakable)).unwrap();
+        let mut functions = Exports::<()>::exported();
+        functions.register1("unspeakable", |(), ()| Unspeakable).unwrap();
         let mut builder = Registry::builder("mute");
-        let server = functions.into_server((), Settings::default(), &mut builder).unwrap();
+        let server = Server::new((), functions.clone());
+        builder.export(&functions, &server.client()).unwrap();
         let client = executor.spawn(server.run());
         let node = Node::new(executor.clone(), builder.build(), Limits::default());
         let mut peer = Peer::new(&executor, &node, 512);

@@ -5,11 +5,11 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use chanrpc::chan::{Client as Calls, Responder, Settings};
+use chanrpc::chan::{Client as Calls, Functions, Id1, Responder, Server};
 use chanrpc::config::Config;
 use chanrpc::message::Fault;
 use chanrpc::node::{Listener, Node};
-use chanrpc::route::{Access, Native, registry_from_config, token_hash};
+use chanrpc::route::{Access, Exports, registry_from_config, token_hash};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smol::Executor;
@@ -60,13 +60,15 @@ impl Fixture {
                 let mut builder = registry_from_config(&config, &executor).unwrap();
                 let itself = Arc::default();
                 let functions = functions(prefix, &itself);
-                let server =
-                    functions.into_server(State::default(), Settings::default(), &mut builder).unwrap();
+                let server = Server::new(State::default(), functions.clone());
+                builder.export(&functions, &server.client()).unwrap();
                 itself.set(server.client()).unwrap();
                 executor.spawn(server.run()).detach();
-                let mut gone = Native::new();
+                let mut gone = Functions::exported();
                 gone.register1("gone", |(): &mut (), ()| 1).unwrap();
-                drop(gone.into_server((), Settings::default(), &mut builder).unwrap());
+                let closed = Server::new((), gone.clone());
+                builder.export(&gone, &closed.client()).unwrap();
+                drop(closed);
 
                 let access = Arc::new(Access::new(&config));
                 let (mut listeners, mut addresses) = (Vec::new(), Vec::new());
@@ -113,9 +115,9 @@ fn ratios(ratio: f64) -> Vec<Option<Ratio>> {
     vec![None, Some(Ratio { ratio })]
 }
 
-fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Native<State> {
+fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Exports<State> {
     let name = |name: &str| format!("{prefix}.{name}");
-    let mut functions = Native::<State>::new();
+    let mut functions = Exports::<State>::exported();
     functions
         .register0(name("nothing"), |_, ()| ())
         .unwrap()
@@ -138,11 +140,13 @@ fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Native<State> {
             Err::<i64, _>(data.map_or(fault.clone(), |data| fault.with_data(&data)))
         })
         .unwrap()
-        .defer1(name("hold"), |state, (), responder| state.held.push(responder))
+        .register_deferred(Id1::from_id(name("hold")), |state, (), responder| state.held.push(responder))
         .unwrap()
         .register1(name("ratios"), |_, (a, b): (f64, f64)| ratios(a / b))
         .unwrap()
-        .defer1(name("ratios_later"), |_, (a, b): (f64, f64), responder| responder.reply(ratios(a / b)))
+        .register_deferred(Id1::from_id(name("ratios_later")), |_, (a, b): (f64, f64), responder| {
+            responder.reply(ratios(a / b))
+        })
         .unwrap()
         .register0(name("spin"), |state, ()| {
             state.count += 1;

@@ -78,7 +78,7 @@ impl Contestant for Ours {
             for _ in 0..bursts {
                 for n in 0..in_flight {
                     let add = |sum: &mut u64, n: Result<u64, _>| *sum += n.expect("it is answered");
-                    callbacks.call1(&self.client, "echo", u64::from(n), add).expect("there is room");
+                    callbacks.call1(&self.client, "echo", u64::from(n)).then(add).expect("there is room");
                 }
                 while callbacks.pending() > 0 {
                     callbacks.next().await.run(&mut sum);

@@ -14,18 +14,18 @@ fn throwing() -> Functions<Ledger> {
     functions
         .register0("plain", |_: &mut Ledger, throw: Throw| throw())
         .unwrap()
-        .defer0("deferred", |_, throw: Throw, _: Responder<()>| throw())
+        .register_deferred(Id0::new("deferred"), |_, throw: Throw, _: Responder<()>| throw())
         .unwrap()
-        .async0("async", |_, throw: Throw| Box::pin(async move { throw() }))
+        .register_async(Id0::new("async"), |_, throw: Throw| Box::pin(async move { throw() }))
         .unwrap()
-        .async0("async late", |_, throw: Throw| {
+        .register_async(Id0::new("async late"), |_, throw: Throw| {
             Box::pin(async move {
                 smol::future::yield_now().await;
                 throw();
             })
         })
         .unwrap()
-        .defer0("kept", |_, throw: Throw, responder: Responder<()>| {
+        .register_deferred(Id0::new("kept"), |_, throw: Throw, responder: Responder<()>| {
             let _ = catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let _responder = responder;
                 throw();

@@ -208,19 +208,22 @@ fn a_plain_function_that_awaits_its_own_server_is_told_so() {
 fn waiting() -> (Client, thread::JoinHandle<()>) {
     let mut functions = Functions::new();
     functions
-        .async0("wait for", |_: &mut (), (others, begun): (Vec<Client>, mpsc::Sender<()>)| {
-            Box::pin(async move {
-                let mut calls: Vec<_> = others.iter().map(|other| other.call0("nothing", ())).collect();
-                std::future::poll_fn(|cx| {
-                    for call in &mut calls {
-                        let _ = pin!(call).poll(cx);
-                    }
-                    let _ = begun.send(());
-                    Poll::<()>::Pending
+        .register_async(
+            Id0::new("wait for"),
+            |_: &mut (), (others, begun): (Vec<Client>, mpsc::Sender<()>)| {
+                Box::pin(async move {
+                    let mut calls: Vec<_> = others.iter().map(|other| other.call0("nothing", ())).collect();
+                    std::future::poll_fn(|cx| {
+                        for call in &mut calls {
+                            let _ = pin!(call).poll(cx);
+                        }
+                        let _ = begun.send(());
+                        Poll::<()>::Pending
+                    })
+                    .await;
                 })
-                .await;
-            })
-        })
+            },
+        )
         .unwrap()
         .register0("nothing", |(), ()| ())
         .unwrap();

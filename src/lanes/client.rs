@@ -11,7 +11,7 @@ use crate::chan::{CallError, Client};
 ///
 /// ```
 /// use std::io;
-/// use chanrpc::sched::LaneClient;
+/// use chanrpc::lanes::LaneClient;
 ///
 /// struct Printer(/* a connection, say */);
 ///

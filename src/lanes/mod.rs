@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use async_channel::Sender;
 use smol::Executor;
 
-use crate::chan::{Client, FunctionId, Many, Names, One, Results, Zero, panic};
+use crate::chan::{Client, FunctionId, Id, Kind, KindMarker, Results, panic};
 pub use call::LaneCall;
 pub use client::{LaneClient, Turn};
-pub use error::{LaneError, LaneRefused};
+pub use error::{LaneError, LaneGoError};
 use lane::{Answer, Common, Dial, Lane, WhenFull};
 
 /// A deadline further away than this is as good as none.
@@ -75,7 +75,7 @@ pub struct LaneStats {
     /// Clients that were dialled.
     pub dialled: u64,
     /// Attempts to dial that failed.
-    pub undialled: u64,
+    pub dial_failures: u64,
     /// Jobs, and attempts to dial, that panicked.
     pub panicked: u64,
 }
@@ -103,13 +103,15 @@ pub struct LaneStats {
 /// ```
 /// use std::sync::Arc;
 ///
-/// use chanrpc::chan::{Functions, Server};
-/// use chanrpc::sched::{LaneSettings, Lanes};
+/// use chanrpc::chan::{Functions, Id1, Server};
+/// use chanrpc::lanes::{LaneSettings, Lanes};
+///
+/// const ADD: Id1<i64, i64> = Id1::new("add");
 ///
 /// let executor = Arc::new(smol::Executor::new());
 /// smol::block_on(executor.run(async {
 ///     let mut functions = Functions::new();
-///     functions.register1("add", |total: &mut i64, n: i64| { *total += n; *total })?;
+///     functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
 ///     let server = Server::new(0, functions);
 ///     let client = server.client();
 ///     let _owner = executor.spawn(server.run());
@@ -120,13 +122,11 @@ pub struct LaneStats {
 ///         async move { Ok(client) }
 ///     });
 ///     // The key is the function, or whatever must keep its order.
-///     assert_eq!(lanes.call1::<_, i64>("add", 5_i64).await?, 5);
-///     assert_eq!(lanes.keyed("player 7").call1::<_, i64>("add", 6_i64).await?, 11);
+///     assert_eq!(lanes.call(ADD, 5).await?, 5);
+///     assert_eq!(lanes.keyed("player 7").call(ADD, 6).await?, 11);
 ///     // Any job will do.
 ///     let sum = lanes.run("player 7", |client| async move {
-///         let one: i64 = client.call1("add", 1_i64).await?;
-///         let two: i64 = client.call1("add", 1_i64).await?;
-///         Ok(one + two)
+///         Ok(client.call(ADD, 1).await? + client.call(ADD, 1).await?)
 ///     });
 ///     assert_eq!(sum.await?, 12 + 13);
 ///     Ok::<(), Box<dyn std::error::Error>>(())
@@ -202,8 +202,8 @@ impl<C: LaneClient> Lanes<C> {
     /// Hands in a job in the lane of a key; its result is dropped. Never waits. See [`Keyed::go`].
     ///
     /// # Errors
-    /// [`LaneRefused`], with the job: queue full, lanes closed.
-    pub fn go<K, J, F, R>(&self, key: &K, job: J) -> Result<(), LaneRefused<J, C::Error>>
+    /// [`LaneGoError`], with the job: queue full, lanes closed.
+    pub fn go<K, J, F, R>(&self, key: &K, job: J) -> Result<(), LaneGoError<J, C::Error>>
     where
         K: Hash + ?Sized,
         J: FnOnce(Turn<C>) -> F + Send + 'static,
@@ -242,47 +242,53 @@ impl<C: LaneClient> Lanes<C> {
                 running: sum.running + stats.running,
                 refused: sum.refused + stats.refused,
                 dialled: sum.dialled + stats.dialled,
-                undialled: sum.undialled + stats.undialled,
+                dial_failures: sum.dial_failures + stats.dial_failures,
                 panicked: sum.panicked + stats.panicked,
             }
         })
     }
 }
 
-/// Calls of functions, in the order of their keys. A function's lane is that of its id; a text's is that of the
-/// text, wherever it comes from.
+/// Calls of functions in the order of their keys. The key is the function's id; an id that is a text has the lane of that
+/// text as a key.
 impl Lanes<Client> {
-    /// Calls a function of no result in the function's lane and waits until it has run.
-    pub fn call0<A: Send + 'static>(
-        &self,
-        id: impl Names<Zero, A, ()>,
-        arguments: A,
-    ) -> LaneCall<Client, ()> {
-        let id: FunctionId = id.into();
-        self.of(&id).call0(id, arguments)
+    /// Calls the function of a typed id in the function's lane and waits for its result.
+    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<Client, R>
+    where
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.keyed_by(id.untyped()).call(id, arguments)
     }
 
-    /// Calls a function of one result in the function's lane and waits for it.
+    /// Calls a function without a result by its text, number or type, in the function's lane.
+    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> LaneCall<Client, ()> {
+        let id = id.into();
+        self.keyed_by(&id).call0(id, arguments)
+    }
+
+    /// Calls a function with one result by its text, number or type, in the function's lane.
     pub fn call1<A: Send + 'static, R: Send + 'static>(
         &self,
-        id: impl Names<One, A, R>,
+        id: impl Into<FunctionId>,
         arguments: A,
     ) -> LaneCall<Client, R> {
-        let id: FunctionId = id.into();
-        self.of(&id).call1(id, arguments)
+        let id = id.into();
+        self.keyed_by(&id).call1(id, arguments)
     }
 
-    /// Calls a function of several results in the function's lane and waits for them.
+    /// Calls a function with several results by its text, number or type, in the function's lane.
     pub fn call_n<A: Send + 'static, R: Results>(
         &self,
-        id: impl Names<Many, A, R>,
+        id: impl Into<FunctionId>,
         arguments: A,
     ) -> LaneCall<Client, R> {
-        let id: FunctionId = id.into();
-        self.of(&id).call_n(id, arguments)
+        let id = id.into();
+        self.keyed_by(&id).call_n(id, arguments)
     }
 
-    fn of(&self, id: &FunctionId) -> Keyed<'_, Client> {
+    fn keyed_by(&self, id: &FunctionId) -> Keyed<'_, Client> {
         match id {
             FunctionId::Text(text) => self.keyed(&**text),
             FunctionId::Number(number) => self.keyed(number),
@@ -344,8 +350,8 @@ impl<C: LaneClient> Keyed<'_, C> {
     /// What becomes of it is not told. It has a deadline like any other call.
     ///
     /// # Errors
-    /// [`LaneRefused`], with the job: queue full, lanes closed.
-    pub fn go<J, F, R>(&self, job: J) -> Result<(), LaneRefused<J, C::Error>>
+    /// [`LaneGoError`], with the job: queue full, lanes closed.
+    pub fn go<J, F, R>(&self, job: J) -> Result<(), LaneGoError<J, C::Error>>
     where
         J: FnOnce(Turn<C>) -> F + Send + 'static,
         F: Future<Output = Result<R, C::Error>> + Send + 'static,
@@ -356,7 +362,7 @@ impl<C: LaneClient> Keyed<'_, C> {
                 self.lane.hand_in(self.executor, state, self.deadline(), lane::work(job, Answer(None)));
                 Ok(())
             }
-            Err(error) => Err(LaneRefused { error, job }),
+            Err(error) => Err(LaneGoError { error, job }),
         }
     }
 
@@ -366,34 +372,46 @@ impl<C: LaneClient> Keyed<'_, C> {
 }
 
 impl Keyed<'_, Client> {
-    /// Calls a function of no result and waits until it has run.
-    pub fn call0<A: Send + 'static>(
-        &self,
-        id: impl Names<Zero, A, ()>,
-        arguments: A,
-    ) -> LaneCall<Client, ()> {
-        let id: FunctionId = id.into();
-        self.run(move |client| async move { client.call0(id, arguments).await })
+    /// Calls the function of a typed id and waits for its result.
+    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<Client, R>
+    where
+        K: KindMarker<R>,
+        A: Send + 'static,
+        R: Send + 'static,
+    {
+        self.call_untyped(id.untyped().clone(), K::KIND, arguments)
     }
 
-    /// Calls a function of one result and waits for it.
+    /// Calls a function without a result by its text, number or type, and waits until it has run.
+    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> LaneCall<Client, ()> {
+        self.call_untyped(id.into(), Kind::Zero, arguments)
+    }
+
+    /// Calls a function with one result by its text, number or type, and waits for it.
     pub fn call1<A: Send + 'static, R: Send + 'static>(
         &self,
-        id: impl Names<One, A, R>,
+        id: impl Into<FunctionId>,
         arguments: A,
     ) -> LaneCall<Client, R> {
-        let id: FunctionId = id.into();
-        self.run(move |client| async move { client.call1(id, arguments).await })
+        self.call_untyped(id.into(), Kind::One, arguments)
     }
 
-    /// Calls a function of several results and waits for them.
+    /// Calls a function with several results by its text, number or type, and waits for them.
     pub fn call_n<A: Send + 'static, R: Results>(
         &self,
-        id: impl Names<Many, A, R>,
+        id: impl Into<FunctionId>,
         arguments: A,
     ) -> LaneCall<Client, R> {
-        let id: FunctionId = id.into();
-        self.run(move |client| async move { client.call_n(id, arguments).await })
+        self.call_untyped(id.into(), Kind::Many, arguments)
+    }
+
+    fn call_untyped<A: Send + 'static, R: Send + 'static>(
+        &self,
+        id: FunctionId,
+        kind: Kind,
+        arguments: A,
+    ) -> LaneCall<Client, R> {
+        self.run(move |client| async move { client.call_untyped(&id, kind, arguments).await })
     }
 }
 

@@ -60,26 +60,26 @@ impl<E: std::error::Error + 'static> std::error::Error for LaneError<E> {
 }
 
 /// A call in go mode that was not handed in.
-pub struct LaneRefused<J, E> {
+pub struct LaneGoError<J, E> {
     /// Why not: [`LaneError::Full`] or [`LaneError::Closed`].
     pub error: LaneError<E>,
     /// The job, to try again.
     pub job: J,
 }
 
-impl<J, E: fmt::Debug> fmt::Debug for LaneRefused<J, E> {
+impl<J, E: fmt::Debug> fmt::Debug for LaneGoError<J, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LaneRefused").field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("LaneGoError").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
-impl<J, E: fmt::Display> fmt::Display for LaneRefused<J, E> {
+impl<J, E: fmt::Display> fmt::Display for LaneGoError<J, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl<J, E: std::error::Error + 'static> std::error::Error for LaneRefused<J, E> {
+impl<J, E: std::error::Error + 'static> std::error::Error for LaneGoError<J, E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }

@@ -228,7 +228,7 @@ impl<C: LaneClient> Lane<C> {
     fn went_down(&self, error: C::Error) -> Option<Down<C::Error>> {
         let LaneSettings { pause, longest_pause, .. } = self.common.settings;
         let mut state = self.state.lock();
-        state.counted.undialled += 1;
+        state.counted.dial_failures += 1;
         let pause = match &state.down {
             Some(last) => last.pause.saturating_mul(2),
             None => pause,

@@ -1,0 +1,41 @@
+//! What a function may return.
+
+use std::error::Error;
+
+use super::error::{CallError, FunctionError};
+
+/// What a function with the result `R` may return: `R` itself, or a `Result<R, E>` whose error its caller receives as
+/// [`CallError::Failed`]. The error is any [`std::error::Error`], a `String` or a `&str`.
+///
+/// `M` is found by the compiler.
+#[diagnostic::on_unimplemented(
+    message = "the function returns `{Self}`, but its id names the result `{R}`",
+    label = "return `{R}`, or `Result<{R}, E>` where `E` is a `std::error::Error`, a `String` or a `&str`"
+)]
+pub trait Outcome<R, M>: Sized {
+    /// Returns the result, or the error that the caller receives.
+    ///
+    /// # Errors
+    /// [`CallError::Failed`].
+    fn into_result(self) -> Result<R, CallError>;
+}
+
+/// Marks an [`Outcome`] that is the result itself.
+#[derive(Debug)]
+pub enum Infallible {}
+
+/// Marks an [`Outcome`] that is a `Result` with the result or an error.
+#[derive(Debug)]
+pub enum Fallible {}
+
+impl<R> Outcome<R, Infallible> for R {
+    fn into_result(self) -> Result<R, CallError> {
+        Ok(self)
+    }
+}
+
+impl<R, E: Into<Box<dyn Error + Send + Sync>>> Outcome<R, Fallible> for Result<R, E> {
+    fn into_result(self) -> Result<R, CallError> {
+        self.map_err(|error| CallError::Failed(FunctionError::new(error)))
+    }
+}

@@ -1,0 +1,76 @@
+//! An async call of a loop.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::ScheduleError;
+use super::service::{Phase, Service};
+use crate::chan::{CallError, Client, FunctionId, Kind};
+
+/// An async call to be made by [`then`](Self::then). Its callback runs on the loop, whatever the outcome.
+#[must_use = "nothing is called before `then`"]
+pub struct HandleCall<'h, S: 'static, A, R> {
+    service: &'h Arc<Service<S>>,
+    client: &'h Client,
+    id: FunctionId,
+    kind: Kind,
+    arguments: A,
+    timeout: Option<Duration>,
+    result: PhantomData<fn() -> R>,
+}
+
+impl<'h, S: 'static, A, R> HandleCall<'h, S, A, R> {
+    pub(super) fn new(
+        service: &'h Arc<Service<S>>,
+        client: &'h Client,
+        id: FunctionId,
+        kind: Kind,
+        arguments: A,
+    ) -> Self {
+        Self { service, client, id, kind, arguments, timeout: None, result: PhantomData }
+    }
+}
+
+impl<S: 'static, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, A, R> {
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from [`then`](Self::then).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Makes the call. `callback` gets the loop's state and the result.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] if too many calls are pending or the scheduler is closed. Every other error goes to the callback.
+    pub fn then(
+        self,
+        callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
+    ) -> Result<(), ScheduleError> {
+        let Self { service, client, id, kind, arguments, timeout, .. } = self;
+        if service.phase() == Phase::Closed {
+            return Err(ScheduleError::Closed);
+        }
+        // The lock ends before the call is made, which may drop values of the user's.
+        let prepared = service.callbacks().prepare(client, timeout, callback);
+        match prepared {
+            Ok(prepared) => prepared.submit(client, &id, kind, arguments),
+            Err(callback) => {
+                drop(callback);
+                return Err(ScheduleError::Full { setting: "calls", limit: service.callbacks().limit() });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<S: 'static, A, R> fmt::Debug for HandleCall<'_, S, A, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandleCall")
+            .field("client", self.client)
+            .field("function", &self.id)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
