@@ -173,7 +173,7 @@ impl<C: 'static> Callbacks<C> {
         A: Send + 'static,
         R: Send + 'static,
     {
-        self.call_untyped(client, id.untyped().clone(), K::KIND, arguments)
+        self.call_untyped(client, id.into_untyped(), K::KIND, arguments)
     }
 
     /// Starts an async call of a function without a result by its text, number or type.

@@ -58,7 +58,7 @@ impl Client {
         A: Send + 'static,
         R: Send + 'static,
     {
-        self.call_untyped(id.untyped(), K::KIND, arguments)
+        self.call_untyped(&id.into_untyped(), K::KIND, arguments)
     }
 
     /// Calls a function without a result by its text, number or type, and waits until it has run. See

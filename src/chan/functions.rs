@@ -89,7 +89,7 @@ impl<S: 'static, P: Reach> Functions<S, P> {
         O: Outcome<R, M>,
         P: Scope<A, R>,
     {
-        self.insert_now(id.untyped().clone(), K::KIND, move |state, arguments| {
+        self.insert_now(id.into_untyped(), K::KIND, move |state, arguments| {
             function(state, arguments).into_result()
         })
     }
@@ -122,7 +122,7 @@ impl<S: 'static, P: Reach> Functions<S, P> {
         let body = Body::Deferred(Box::new(move |state, arguments, responder| {
             function(own(state), arguments, responder);
         }));
-        self.insert(id.untyped().clone(), K::KIND, body)
+        self.insert(id.into_untyped(), K::KIND, body)
     }
 
     /// Registers an async function. It has the state until its future ends: calls that arrive meanwhile wait in the
@@ -163,7 +163,7 @@ impl<S: 'static, P: Reach> Functions<S, P> {
             let future = function(own(state), arguments);
             Box::pin(async move { responder.finish(future.await.into_result()) })
         }));
-        self.insert(id.untyped().clone(), K::KIND, body)
+        self.insert(id.into_untyped(), K::KIND, body)
     }
 
     /// Registers a function without a result under a text, a number or a type.

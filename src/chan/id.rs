@@ -175,6 +175,11 @@ impl<K, A, R> Id<K, A, R> {
     pub fn untyped(&self) -> &FunctionId {
         &self.id
     }
+
+    /// Returns the id without its types.
+    pub fn into_untyped(self) -> FunctionId {
+        self.id
+    }
 }
 
 impl<K, A, R> Clone for Id<K, A, R> {

@@ -379,7 +379,7 @@ impl Keyed<'_, Client> {
         A: Send + 'static,
         R: Send + 'static,
     {
-        self.call_untyped(id.untyped().clone(), K::KIND, arguments)
+        self.call_untyped(id.into_untyped(), K::KIND, arguments)
     }
 
     /// Calls a function without a result by its text, number or type, and waits until it has run.

@@ -354,7 +354,7 @@ async fn refuse(node: &Shared, stream: Peer, foreign: Detected, entrance: &Entra
             http::send_bad_request(&mut stream, "this port does not speak TLS: use http:// or ws://\n").await;
         }
         Detected::Http2 => {
-            http::send_bad_request(&mut stream, "HTTP/2 is not spoken here: use HTTP/1.1\n").await
+            http::send_bad_request(&mut stream, "HTTP/2 is not spoken here: use HTTP/1.1\n").await;
         }
         _ if entrance.speaks_only_websocket() => {}
         _ => {

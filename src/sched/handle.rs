@@ -70,7 +70,7 @@ impl<S: 'static> Handle<S> {
         A: Send + 'static,
         R: Send + 'static,
     {
-        HandleCall::new(&self.0, client, id.untyped().clone(), K::KIND, arguments)
+        HandleCall::new(&self.0, client, id.into_untyped(), K::KIND, arguments)
     }
 
     /// Starts an async call of a function without a result by its text, number or type.

@@ -93,7 +93,7 @@ where
         K: KindMarker<R>,
         R: Send + 'static,
     {
-        self.push(Call::<T>::new(client, id.untyped().clone(), K::KIND))
+        self.push(Call::<T>::new(client, id.into_untyped(), K::KIND))
     }
 
     /// Calls a function without a result by its text, number or type. See [`call`](Self::call).

@@ -65,7 +65,7 @@ fn functions() -> Functions<Ledger> {
         .register0("panic silently", |_, ()| std::panic::panic_any(7_i32))
         .unwrap()
         .register_deferred(Id1::new("keep"), |ledger: &mut Ledger, _: u64, responder| {
-            ledger.kept.push(responder)
+            ledger.kept.push(responder);
         })
         .unwrap()
         .register_deferred(Id1::new("drop"), |_, _: u64, _: Responder<u64>| {})

@@ -328,7 +328,7 @@ fn functions() -> Functions<Vec<u32>> {
         .register1(7, |entries, ()| entries.len())
         .unwrap()
         .register_deferred(Id1::new("never"), move |_, (): (), answer: Responder<u32>| {
-            kept.lock().unwrap().push(answer)
+            kept.lock().unwrap().push(answer);
         })
         .unwrap()
         .register0("panic", |_, text: String| panic!("{text}"))

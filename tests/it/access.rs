@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use chanrpc::config::{Config, Limits, ListenerConfig};
+use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
 use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
 use chanrpc::remote::{Remote, RemoteError};
 use chanrpc::route::{Access, Grants, Registry, token_hash};
-use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
 use serde_json::{Value, json};
 use smol::Executor;
 

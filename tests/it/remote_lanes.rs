@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use chanrpc::config::Limits;
+use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
 use chanrpc::message::code;
 use chanrpc::remote::{Remote, RemoteError};
-use chanrpc::sched::{LaneError, LaneSettings, Lanes};
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 use smol::Executor;

@@ -14,7 +14,7 @@ use chanrpc::config::Limits;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Call, Description, Forward, Exports, Provider, Registry, RegistryBuilder};
+use chanrpc::route::{Call, Description, Exports, Forward, Provider, Registry, RegistryBuilder};
 use chanrpc::transport::memory::{self, Memory};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
 use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};

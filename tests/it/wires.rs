@@ -145,7 +145,7 @@ fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Exports<State> {
         .register1(name("ratios"), |_, (a, b): (f64, f64)| ratios(a / b))
         .unwrap()
         .register_deferred(Id1::from_id(name("ratios_later")), |_, (a, b): (f64, f64), responder| {
-            responder.reply(ratios(a / b))
+            responder.reply(ratios(a / b));
         })
         .unwrap()
         .register0(name("spin"), |state, ()| {

@@ -5,7 +5,6 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::chan::Server;
 use chanrpc::load::Load;
 
 use crate::child::{Pin, Server};
