@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 use smol::stream::Stream;
 
-use super::client::Client;
 use super::error::CallError;
 use super::id::{FunctionId, Id};
 use super::kind::{Kind, KindMarker, Results};
 use super::panic;
 use super::pending::{Answers, Callback, Expiry, GiveUp, Prepared};
+use super::target::{Counter, Target};
 
 /// The async calls of one loop, whose callbacks get that loop's state `C`.
 ///
@@ -100,9 +100,9 @@ impl<A> std::error::Error for LimitError<A> {}
 
 /// An async call to be made by [`then`](Self::then).
 #[must_use = "nothing is called before `then`"]
-pub struct CallbackCall<'a, C, A, R> {
+pub struct CallbackCall<'a, C, T, A, R> {
     callbacks: &'a mut Callbacks<C>,
-    client: &'a Client,
+    target: &'a T,
     id: FunctionId,
     kind: Kind,
     arguments: A,
@@ -110,7 +110,7 @@ pub struct CallbackCall<'a, C, A, R> {
     result: PhantomData<fn() -> R>,
 }
 
-impl<C: 'static, A: Send + 'static, R: Send + 'static> CallbackCall<'_, C, A, R> {
+impl<C: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> CallbackCall<'_, C, T, A, R> {
     /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from [`then`](Self::then).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -125,16 +125,16 @@ impl<C: 'static, A: Send + 'static, R: Send + 'static> CallbackCall<'_, C, A, R>
         self,
         callback: impl FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
     ) -> Result<(), LimitError<A>> {
-        let Self { callbacks, client, id, kind, arguments, timeout, .. } = self;
-        match callbacks.prepare(client, timeout, callback) {
-            Ok(prepared) => prepared.submit(client, &id, kind, arguments),
+        let Self { callbacks, target, id, kind, arguments, timeout, .. } = self;
+        match callbacks.prepare(|| target.counter(), timeout, callback) {
+            Ok(prepared) => prepared.submit(target, &id, kind, arguments),
             Err(_callback) => return Err(LimitError { arguments, limit: callbacks.limit }),
         }
         Ok(())
     }
 }
 
-impl<C, A, R> fmt::Debug for CallbackCall<'_, C, A, R> {
+impl<C, T, A, R> fmt::Debug for CallbackCall<'_, C, T, A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallbackCall").field("function", &self.id).finish_non_exhaustive()
     }
@@ -162,58 +162,58 @@ impl<C: 'static> Callbacks<C> {
     }
 
     /// Starts an async call of the function of a typed id: `callbacks.call(&client, ADD, 5).then(|state, sum| …)?`.
-    pub fn call<'a, K, A, R>(
+    /// `target` is a [`Client`](super::Client) or a `Remote`.
+    pub fn call<'a, T, K, A, R>(
         &'a mut self,
-        client: &'a Client,
+        target: &'a T,
         id: Id<K, A, R>,
         arguments: A,
-    ) -> CallbackCall<'a, C, A, R>
+    ) -> CallbackCall<'a, C, T, A, R>
     where
+        T: Target<A, R>,
         K: KindMarker<R>,
-        A: Send + 'static,
-        R: Send + 'static,
     {
-        self.call_untyped(client, id.into_untyped(), K::KIND, arguments)
+        self.call_untyped(target, id.into_untyped(), K::KIND, arguments)
     }
 
     /// Starts an async call of a function without a result by its text, number or type.
-    pub fn call0<'a, A: Send + 'static>(
+    pub fn call0<'a, T: Target<A, ()>, A>(
         &'a mut self,
-        client: &'a Client,
+        target: &'a T,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> CallbackCall<'a, C, A, ()> {
-        self.call_untyped(client, id.into(), Kind::Zero, arguments)
+    ) -> CallbackCall<'a, C, T, A, ()> {
+        self.call_untyped(target, id.into(), Kind::Zero, arguments)
     }
 
     /// Starts an async call of a function with one result by its text, number or type.
-    pub fn call1<'a, A: Send + 'static, R: Send + 'static>(
+    pub fn call1<'a, T: Target<A, R>, A, R>(
         &'a mut self,
-        client: &'a Client,
+        target: &'a T,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> CallbackCall<'a, C, A, R> {
-        self.call_untyped(client, id.into(), Kind::One, arguments)
+    ) -> CallbackCall<'a, C, T, A, R> {
+        self.call_untyped(target, id.into(), Kind::One, arguments)
     }
 
     /// Starts an async call of a function with several results by its text, number or type.
-    pub fn call_n<'a, A: Send + 'static, R: Results>(
+    pub fn call_n<'a, T: Target<A, R>, A, R: Results>(
         &'a mut self,
-        client: &'a Client,
+        target: &'a T,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> CallbackCall<'a, C, A, R> {
-        self.call_untyped(client, id.into(), Kind::Many, arguments)
+    ) -> CallbackCall<'a, C, T, A, R> {
+        self.call_untyped(target, id.into(), Kind::Many, arguments)
     }
 
-    fn call_untyped<'a, A, R>(
+    fn call_untyped<'a, T, A, R>(
         &'a mut self,
-        client: &'a Client,
+        target: &'a T,
         id: FunctionId,
         kind: Kind,
         arguments: A,
-    ) -> CallbackCall<'a, C, A, R> {
-        CallbackCall { callbacks: self, client, id, kind, arguments, timeout: None, result: PhantomData }
+    ) -> CallbackCall<'a, C, T, A, R> {
+        CallbackCall { callbacks: self, target, id, kind, arguments, timeout: None, result: PhantomData }
     }
 
     /// Waits for the next callback to run, in the order in which the answers came and deadlines passed.
@@ -291,7 +291,7 @@ impl<C: 'static> Callbacks<C> {
     /// The callback, if the limit is reached.
     pub(crate) fn prepare<F, R>(
         &mut self,
-        client: &Client,
+        counter: impl FnOnce() -> Option<Counter>,
         time: Option<Duration>,
         callback: F,
     ) -> Result<Prepared<C, F, R>, F>
@@ -313,7 +313,7 @@ impl<C: 'static> Callbacks<C> {
         }
         self.serial += 1;
         let expiry = (at, self.serial);
-        let (prepared, call) = Prepared::timed(answers, client.shared().clone(), expiry, callback);
+        let (prepared, call) = Prepared::timed(answers, counter(), expiry, callback);
         self.deadlines.insert(expiry, call);
         self.answers.rouse();
         Ok(prepared)

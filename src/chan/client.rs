@@ -3,11 +3,13 @@
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
+use std::time::Instant;
 
 #[cfg(feature = "node")]
 use super::blocked::BlockedCall;
 use super::call::Call;
 use super::error::CallError;
+use super::functions::BoxFuture;
 use super::id::{FunctionId, Id, Takes};
 use super::kind::{Kind, KindMarker, Results};
 #[cfg(feature = "node")]
@@ -21,6 +23,7 @@ use super::reply::{ReplyTo, Responder};
 use super::shared::What;
 use super::shared::{NotQueued, Shared};
 use super::stats::Stats;
+use super::target::{Counter, Submit};
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
 ///
@@ -110,24 +113,8 @@ impl Client {
         Call::go(self.shared(), found, arguments, ())
     }
 
-    /// Calls a function without waiting; the answer, or what stood against the call, goes to `sink`, on
-    /// whichever thread finds it, this one included.
-    pub(crate) fn submit<A: Send + 'static, R: Send + 'static>(
-        &self,
-        id: &FunctionId,
-        kind: Kind,
-        arguments: A,
-        sink: impl Sink<R> + 'static,
-    ) {
-        let shared = self.shared();
-        match shared.table.find::<A, R>(id, kind) {
-            Ok(found) => self.queue(found.number, arguments, sink),
-            Err(error) => Box::new(sink).answer(Err(error)),
-        }
-    }
-
-    /// Like [`submit`](Self::submit), but if the queue is full the call waits for room, as long as `sink` waits for it: for
-    /// callers of whom each has few calls in flight.
+    /// Calls a function without waiting; the answer, or the error, goes to `sink`, on the thread that has it, which may be
+    /// this one. If the queue is full the call waits for room for as long as `sink` waits for it.
     #[cfg(feature = "node")]
     pub(crate) fn submit_when_room<A: Send + 'static, R: Send + 'static>(
         &self,
@@ -173,47 +160,6 @@ impl Client {
         }
     }
 
-    /// Like [`submit`](Self::submit), but if the queue is full everything comes back.
-    pub(crate) fn try_submit<A: Send + 'static, R: Send + 'static, K: Sink<R> + 'static>(
-        &self,
-        id: &FunctionId,
-        kind: Kind,
-        arguments: A,
-        sink: K,
-    ) -> Result<(), (A, K)> {
-        let shared = self.shared();
-        let function = match shared.table.find::<A, R>(id, kind) {
-            Ok(found) => found.number,
-            Err(error) => {
-                Box::new(sink).answer(Err(error));
-                return Ok(());
-            }
-        };
-        match shared.call_with_sink(function, arguments, sink) {
-            Ok(()) => Ok(()),
-            Err(NotQueued::Full(back)) => Err(back),
-            Err(NotQueued::Closed((arguments, sink))) => {
-                Box::new(sink).answer(Err(CallError::Closed));
-                panic::drop_quietly(arguments);
-                Ok(())
-            }
-        }
-    }
-
-    fn queue<A: Send + 'static, R: Send + 'static>(
-        &self,
-        function: usize,
-        arguments: A,
-        sink: impl Sink<R> + 'static,
-    ) {
-        let shared = self.shared();
-        if let Err(refused) = shared.call_with_sink(function, arguments, sink) {
-            let (error, (arguments, sink)) = shared.refuse(refused);
-            Box::new(sink).answer(Err(error));
-            panic::drop_quietly(arguments);
-        }
-    }
-
     /// Runs something of the user's beside a call; `what` is its name in the log, should it panic.
     #[cfg(feature = "node")]
     pub(crate) fn watch<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> Result<T, CallError> {
@@ -247,6 +193,69 @@ impl Client {
     ) -> Call<'_, A, R> {
         let shared = self.shared();
         Call::new(shared, shared.table.find(id, kind), arguments)
+    }
+}
+
+impl<A: Send + 'static, R: Send + 'static> Submit<A, R> for Client {
+    fn counter(&self) -> Option<Counter> {
+        Some(Counter(self.shared().clone()))
+    }
+
+    fn try_submit<K: Sink<R> + 'static>(
+        &self,
+        id: &FunctionId,
+        kind: Kind,
+        arguments: A,
+        _: Option<Instant>,
+        sink: K,
+    ) -> Result<(), (A, K)> {
+        let shared = self.shared();
+        let function = match shared.table.find::<A, R>(id, kind) {
+            Ok(found) => found.number,
+            Err(error) => {
+                Box::new(sink).answer(Err(error));
+                panic::drop_quietly(arguments);
+                return Ok(());
+            }
+        };
+        match shared.call_with_sink(function, arguments, sink) {
+            Ok(()) => Ok(()),
+            Err(NotQueued::Full(back)) => Err(back),
+            Err(NotQueued::Closed((arguments, sink))) => {
+                Box::new(sink).answer(Err(CallError::Closed));
+                panic::drop_quietly(arguments);
+                Ok(())
+            }
+        }
+    }
+
+    fn submit<K: Sink<R> + 'static>(
+        &self,
+        id: &FunctionId,
+        kind: Kind,
+        arguments: A,
+        deadline: Option<Instant>,
+        sink: K,
+    ) {
+        if let Err((arguments, sink)) = self.try_submit(id, kind, arguments, deadline, sink) {
+            self.shared().counters.refused();
+            Box::new(sink).answer(Err(CallError::Full));
+            panic::drop_quietly(arguments);
+        }
+    }
+
+    fn request(
+        self,
+        id: FunctionId,
+        kind: Kind,
+        arguments: A,
+        _: Option<Instant>,
+        in_place: bool,
+    ) -> BoxFuture<'static, Result<R, CallError>> {
+        Box::pin(async move {
+            let call = self.call_untyped(&id, kind, arguments);
+            if in_place { call.await } else { call.elsewhere().await }
+        })
     }
 }
 

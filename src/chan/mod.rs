@@ -58,6 +58,7 @@ mod server;
 mod shared;
 mod stats;
 pub(crate) mod sync;
+mod target;
 pub(crate) mod turn;
 pub(crate) mod waits;
 
@@ -79,3 +80,4 @@ pub use scope::{Local, Reach, Scope};
 pub(crate) use server::Drained;
 pub use server::{Closer, Server, Settings};
 pub use stats::Stats;
+pub use target::Target;

@@ -8,15 +8,14 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use super::client::Client;
 use super::error::CallError;
 use super::id::FunctionId;
 use super::kind::Kind;
 use super::panic;
 use super::queue::KEEP;
 use super::reply::{Sink, register};
-use super::shared::Shared;
 use super::sync::{AtomicBool, Mutex, Ordering};
+use super::target::{Counter, Target};
 
 /// When a call ends, and a number that tells it from others of that time.
 pub(super) type Expiry = (Instant, u64);
@@ -64,48 +63,48 @@ where
     /// A call that its loop can give up when its time is over.
     pub(super) fn timed(
         answers: Arc<Answers<C>>,
-        server: Arc<Shared>,
+        counter: Option<Counter>,
         expiry: Expiry,
         callback: F,
     ) -> (Self, Weak<dyn GiveUp<C>>) {
         let open = Mutex::new(Open { callback: Some(callback), worker: None });
         let call: Arc<Timed<C, F, R>> =
-            Arc::new(Timed { answers, server, expiry, open, result: PhantomData });
+            Arc::new(Timed { answers, counter, expiry, open, result: PhantomData });
         let weak: Weak<Timed<C, F, R>> = Arc::downgrade(&call);
         (Self::Timed(TimedSink(call)), weak)
     }
 
-    /// Like [`submit`](Self::submit), but if the queue is full arguments and callback come back, and the loop has to
+    /// Like [`submit`](Self::submit), but if the queue is full arguments and callback are returned, and the loop has to
     /// take the call back.
-    pub(crate) fn try_submit<A: Send + 'static>(
+    pub(crate) fn try_submit<A>(
         self,
-        client: &Client,
+        target: &impl Target<A, R>,
         id: &FunctionId,
         kind: Kind,
         arguments: A,
     ) -> Result<(), (A, Option<F>)> {
         match self {
-            Self::Plain(call) => client
-                .try_submit(id, kind, arguments, call)
+            Self::Plain(call) => target
+                .try_submit(id, kind, arguments, None, call)
                 .map_err(|(arguments, call)| (arguments, Some(call.callback))),
-            Self::Timed(call) => client.try_submit(id, kind, arguments, call).map_err(|(arguments, call)| {
-                // Without a callback it is of no use to anyone when its deadline passes.
-                let callback = call.0.open.lock().callback.take();
-                (arguments, callback)
-            }),
+            Self::Timed(call) => {
+                let deadline = Some(call.0.expiry.0);
+                target.try_submit(id, kind, arguments, deadline, call).map_err(|(arguments, call)| {
+                    // Without a callback it is of no use to anyone when its deadline passes.
+                    let callback = call.0.open.lock().callback.take();
+                    (arguments, callback)
+                })
+            }
         }
     }
 
-    pub(crate) fn submit<A: Send + 'static>(
-        self,
-        client: &Client,
-        id: &FunctionId,
-        kind: Kind,
-        arguments: A,
-    ) {
+    pub(crate) fn submit<A>(self, target: &impl Target<A, R>, id: &FunctionId, kind: Kind, arguments: A) {
         match self {
-            Self::Plain(call) => client.submit(id, kind, arguments, call),
-            Self::Timed(call) => client.submit(id, kind, arguments, call),
+            Self::Plain(call) => target.submit(id, kind, arguments, None, call),
+            Self::Timed(call) => {
+                let deadline = Some(call.0.expiry.0);
+                target.submit(id, kind, arguments, deadline, call);
+            }
         }
     }
 }
@@ -253,7 +252,7 @@ where
 /// A call with a deadline, which its loop and its server may both end.
 struct Timed<C, F, R> {
     answers: Arc<Answers<C>>,
-    server: Arc<Shared>,
+    counter: Option<Counter>,
     expiry: Expiry,
     open: Mutex<Open<F>>,
     result: PhantomData<fn(R)>,
@@ -325,8 +324,8 @@ where
     fn give_up(&self, error: CallError) -> Option<Callback<C>> {
         let late = matches!(error, CallError::Deadline);
         let callback = self.end(Err(error))?;
-        if late {
-            self.server.counters.timed_out();
+        if late && let Some(counter) = &self.counter {
+            counter.timed_out();
         }
         Some(callback)
     }

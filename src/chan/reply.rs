@@ -33,7 +33,8 @@ pub(super) enum ReplyTo<R> {
 }
 
 /// Passes an answer on.
-pub(crate) trait Sink<R>: Send {
+#[allow(unreachable_pub, reason = "a sealed trait names it")]
+pub trait Sink<R>: Send {
     /// Takes the answer, on whichever thread it comes from; must be quick.
     fn answer(self: Box<Self>, result: Result<R, CallError>);
 

@@ -52,19 +52,19 @@ impl LaneClient for Client {
 }
 
 /// What a job gets: the lane's client, for as long as the job has its turn, and the call's deadline.
-pub struct Turn<C> {
+pub struct Lease<C> {
     pub(super) client: Arc<C>,
     pub(super) deadline: Instant,
 }
 
-impl<C> Turn<C> {
+impl<C> Lease<C> {
     /// Returns when the job will be dropped if it has not ended. For calls that take their deadline along.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 }
 
-impl<C> Deref for Turn<C> {
+impl<C> Deref for Lease<C> {
     type Target = C;
 
     fn deref(&self) -> &C {
@@ -72,8 +72,8 @@ impl<C> Deref for Turn<C> {
     }
 }
 
-impl<C: fmt::Debug> fmt::Debug for Turn<C> {
+impl<C: fmt::Debug> fmt::Debug for Lease<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turn").field("client", &self.client).field("deadline", &self.deadline).finish()
+        f.debug_struct("Lease").field("client", &self.client).field("deadline", &self.deadline).finish()
     }
 }

@@ -14,7 +14,7 @@ use async_channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-use super::client::{LaneClient, Turn};
+use super::client::{LaneClient, Lease};
 use super::error::LaneError;
 use super::{FAR, LaneSettings, LaneStats};
 use crate::chan::panic;
@@ -263,7 +263,7 @@ async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
 pub(super) fn work<C, J, F, R>(job: J, answer: Answer<R, C::Error>) -> Work<C>
 where
     C: LaneClient,
-    J: FnOnce(Turn<C>) -> F + Send + 'static,
+    J: FnOnce(Lease<C>) -> F + Send + 'static,
     F: Future<Output = Result<R, C::Error>> + Send + 'static,
     R: Send + 'static,
 {
@@ -285,7 +285,7 @@ async fn attend<C, J, F, R>(
 ) -> Option<Result<R, LaneError<C::Error>>>
 where
     C: LaneClient,
-    J: FnOnce(Turn<C>) -> F + Send + 'static,
+    J: FnOnce(Lease<C>) -> F + Send + 'static,
     F: Future<Output = Result<R, C::Error>> + Send + 'static,
     R: Send + 'static,
 {
@@ -297,7 +297,7 @@ where
                 Err(LaneError::Closed)
             };
             let client = lane.client(deadline).or(closed).await?;
-            let result = job(Turn { client, deadline }).await;
+            let result = job(Lease { client, deadline }).await;
             if let Err(error) = &result
                 && C::is_fatal(error)
             {

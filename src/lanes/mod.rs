@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use async_channel::Sender;
 use smol::Executor;
 
-use crate::chan::{Client, FunctionId, Id, Kind, KindMarker, Results, panic};
+use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target, panic};
 pub use call::LaneCall;
-pub use client::{LaneClient, Turn};
+pub use client::{LaneClient, Lease};
 pub use error::{LaneError, LaneGoError};
 use lane::{Answer, Common, Dial, Lane, WhenFull};
 
@@ -80,7 +80,7 @@ pub struct LaneStats {
     pub panicked: u64,
 }
 
-/// An ordered pool of calls over clients of any sort: a [`Client`] of a server in this process, a `Remote` of
+/// An ordered pool of calls over clients of any sort: a [`Client`](crate::chan::Client) of a server in this process, a `Remote` of
 /// another node, or anything else that is a [`LaneClient`].
 ///
 /// A key chooses a lane, always the same one for the life of the pool. A lane has a client of its own, runs one
@@ -192,7 +192,7 @@ impl<C: LaneClient> Lanes<C> {
     pub fn run<K, J, F, R>(&self, key: &K, job: J) -> LaneCall<C, R>
     where
         K: Hash + ?Sized,
-        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        J: FnOnce(Lease<C>) -> F + Send + 'static,
         F: Future<Output = Result<R, C::Error>> + Send + 'static,
         R: Send + 'static,
     {
@@ -206,7 +206,7 @@ impl<C: LaneClient> Lanes<C> {
     pub fn go<K, J, F, R>(&self, key: &K, job: J) -> Result<(), LaneGoError<J, C::Error>>
     where
         K: Hash + ?Sized,
-        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        J: FnOnce(Lease<C>) -> F + Send + 'static,
         F: Future<Output = Result<R, C::Error>> + Send + 'static,
         R: Send + 'static,
     {
@@ -251,10 +251,11 @@ impl<C: LaneClient> Lanes<C> {
 
 /// Calls of functions in the order of their keys. The key is the function's id; an id that is a text has the lane of that
 /// text as a key.
-impl Lanes<Client> {
+impl<C: LaneClient<Error = CallError>> Lanes<C> {
     /// Calls the function of a typed id in the function's lane and waits for its result.
-    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<Client, R>
+    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<C, R>
     where
+        C: Target<A, R>,
         K: KindMarker<R>,
         A: Send + 'static,
         R: Send + 'static,
@@ -263,7 +264,10 @@ impl Lanes<Client> {
     }
 
     /// Calls a function without a result by its text, number or type, in the function's lane.
-    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> LaneCall<Client, ()> {
+    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> LaneCall<C, ()>
+    where
+        C: Target<A, ()>,
+    {
         let id = id.into();
         self.keyed_by(&id).call0(id, arguments)
     }
@@ -273,7 +277,10 @@ impl Lanes<Client> {
         &self,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> LaneCall<Client, R> {
+    ) -> LaneCall<C, R>
+    where
+        C: Target<A, R>,
+    {
         let id = id.into();
         self.keyed_by(&id).call1(id, arguments)
     }
@@ -283,12 +290,15 @@ impl Lanes<Client> {
         &self,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> LaneCall<Client, R> {
+    ) -> LaneCall<C, R>
+    where
+        C: Target<A, R>,
+    {
         let id = id.into();
         self.keyed_by(&id).call_n(id, arguments)
     }
 
-    fn keyed_by(&self, id: &FunctionId) -> Keyed<'_, Client> {
+    fn keyed_by(&self, id: &FunctionId) -> Keyed<'_, C> {
         match id {
             FunctionId::Text(text) => self.keyed(&**text),
             FunctionId::Number(number) => self.keyed(number),
@@ -336,7 +346,7 @@ impl<C: LaneClient> Keyed<'_, C> {
     /// comes after it in this lane waits too.
     pub fn run<J, F, R>(&self, job: J) -> LaneCall<C, R>
     where
-        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        J: FnOnce(Lease<C>) -> F + Send + 'static,
         F: Future<Output = Result<R, C::Error>> + Send + 'static,
         R: Send + 'static,
     {
@@ -353,7 +363,7 @@ impl<C: LaneClient> Keyed<'_, C> {
     /// [`LaneGoError`], with the job: queue full, lanes closed.
     pub fn go<J, F, R>(&self, job: J) -> Result<(), LaneGoError<J, C::Error>>
     where
-        J: FnOnce(Turn<C>) -> F + Send + 'static,
+        J: FnOnce(Lease<C>) -> F + Send + 'static,
         F: Future<Output = Result<R, C::Error>> + Send + 'static,
         R: Send + 'static,
     {
@@ -371,10 +381,11 @@ impl<C: LaneClient> Keyed<'_, C> {
     }
 }
 
-impl Keyed<'_, Client> {
+impl<C: LaneClient<Error = CallError>> Keyed<'_, C> {
     /// Calls the function of a typed id and waits for its result.
-    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<Client, R>
+    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<C, R>
     where
+        C: Target<A, R>,
         K: KindMarker<R>,
         A: Send + 'static,
         R: Send + 'static,
@@ -383,7 +394,10 @@ impl Keyed<'_, Client> {
     }
 
     /// Calls a function without a result by its text, number or type, and waits until it has run.
-    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> LaneCall<Client, ()> {
+    pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> LaneCall<C, ()>
+    where
+        C: Target<A, ()>,
+    {
         self.call_untyped(id.into(), Kind::Zero, arguments)
     }
 
@@ -392,7 +406,10 @@ impl Keyed<'_, Client> {
         &self,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> LaneCall<Client, R> {
+    ) -> LaneCall<C, R>
+    where
+        C: Target<A, R>,
+    {
         self.call_untyped(id.into(), Kind::One, arguments)
     }
 
@@ -401,7 +418,10 @@ impl Keyed<'_, Client> {
         &self,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> LaneCall<Client, R> {
+    ) -> LaneCall<C, R>
+    where
+        C: Target<A, R>,
+    {
         self.call_untyped(id.into(), Kind::Many, arguments)
     }
 
@@ -410,8 +430,14 @@ impl Keyed<'_, Client> {
         id: FunctionId,
         kind: Kind,
         arguments: A,
-    ) -> LaneCall<Client, R> {
-        self.run(move |client| async move { client.call_untyped(&id, kind, arguments).await })
+    ) -> LaneCall<C, R>
+    where
+        C: Target<A, R>,
+    {
+        self.run(move |lease| {
+            let deadline = Some(lease.deadline());
+            C::clone(&lease).request(id, kind, arguments, deadline, true)
+        })
     }
 }
 

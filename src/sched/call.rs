@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::error::ScheduleError;
 use super::service::{Phase, Service};
-use crate::chan::{CallError, Client, FunctionId, Kind};
+use crate::chan::{CallError, FunctionId, Kind, Target};
 
 /// An async call to be made by [`then`](Self::then). Its callback runs on the loop, whatever the outcome.
 #[must_use = "nothing is called before `then`"]
-pub struct HandleCall<'h, S: 'static, A, R> {
+pub struct HandleCall<'h, S: 'static, T, A, R> {
     service: &'h Arc<Service<S>>,
-    client: &'h Client,
+    target: &'h T,
     id: FunctionId,
     kind: Kind,
     arguments: A,
@@ -21,19 +21,19 @@ pub struct HandleCall<'h, S: 'static, A, R> {
     result: PhantomData<fn() -> R>,
 }
 
-impl<'h, S: 'static, A, R> HandleCall<'h, S, A, R> {
+impl<'h, S: 'static, T, A, R> HandleCall<'h, S, T, A, R> {
     pub(super) fn new(
         service: &'h Arc<Service<S>>,
-        client: &'h Client,
+        target: &'h T,
         id: FunctionId,
         kind: Kind,
         arguments: A,
     ) -> Self {
-        Self { service, client, id, kind, arguments, timeout: None, result: PhantomData }
+        Self { service, target, id, kind, arguments, timeout: None, result: PhantomData }
     }
 }
 
-impl<S: 'static, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, A, R> {
+impl<S: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, T, A, R> {
     /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from [`then`](Self::then).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -48,14 +48,14 @@ impl<S: 'static, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, A, R> {
         self,
         callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
     ) -> Result<(), ScheduleError> {
-        let Self { service, client, id, kind, arguments, timeout, .. } = self;
+        let Self { service, target, id, kind, arguments, timeout, .. } = self;
         if service.phase() == Phase::Closed {
             return Err(ScheduleError::Closed);
         }
         // The lock ends before the call is made, which may drop values of the user's.
-        let prepared = service.callbacks().prepare(client, timeout, callback);
+        let prepared = service.callbacks().prepare(|| target.counter(), timeout, callback);
         match prepared {
-            Ok(prepared) => prepared.submit(client, &id, kind, arguments),
+            Ok(prepared) => prepared.submit(target, &id, kind, arguments),
             Err(callback) => {
                 drop(callback);
                 return Err(ScheduleError::Full { setting: "calls", limit: service.callbacks().limit() });
@@ -65,10 +65,9 @@ impl<S: 'static, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, A, R> {
     }
 }
 
-impl<S: 'static, A, R> fmt::Debug for HandleCall<'_, S, A, R> {
+impl<S: 'static, T, A, R> fmt::Debug for HandleCall<'_, S, T, A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HandleCall")
-            .field("client", self.client)
             .field("function", &self.id)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()

@@ -14,7 +14,7 @@ use smol::future::FutureExt;
 
 use super::service::{Permit, Service, discard};
 use crate::chan::panic::drop_quietly;
-use crate::chan::{Answer, CallError, Client, FunctionId, Kind};
+use crate::chan::{Answer, CallError, FunctionId, Kind, Target};
 
 /// One step of a chain.
 trait Step<S: 'static, E>: Send {
@@ -242,8 +242,8 @@ pub(super) struct Await<F, T>(F, PhantomData<fn(T)>);
 pub(super) struct Block<F, T>(F, PhantomData<fn(T)>);
 
 /// Calls a function of a server.
-pub(super) struct Call<T> {
-    client: Client,
+pub(super) struct Call<C, T> {
+    target: C,
     id: FunctionId,
     kind: Kind,
     arguments: PhantomData<fn(T)>,
@@ -267,9 +267,9 @@ impl<F, T> Block<F, T> {
     }
 }
 
-impl<T> Call<T> {
-    pub(super) fn new(client: &Client, id: FunctionId, kind: Kind) -> Self {
-        Self { client: client.clone(), id, kind, arguments: PhantomData }
+impl<C: Clone, T> Call<C, T> {
+    pub(super) fn new(target: &C, id: FunctionId, kind: Kind) -> Self {
+        Self { target: target.clone(), id, kind, arguments: PhantomData }
     }
 }
 
@@ -349,8 +349,9 @@ where
     }
 }
 
-impl<S, E, T, U> Work<S, E, U> for Call<T>
+impl<S, E, C, T, U> Work<S, E, U> for Call<C, T>
 where
+    C: Target<T, U>,
     S: 'static,
     E: From<CallError> + Send + 'static,
     T: Send + 'static,
@@ -362,7 +363,7 @@ where
         mut chain: Box<Chain<S, E>>,
         link: Box<Link<Self, U>>,
     ) -> Option<Box<Chain<S, E>>> {
-        let Self { client, id, kind, .. } = self;
+        let Self { target, id, kind, .. } = self;
         let arguments = chain.last.take::<T>();
         let service = chain.service.clone();
         let deadline = chain.deadline;
@@ -371,14 +372,14 @@ where
             chain.go_on_with(state, link, result.map_err(E::from));
         };
         // An async call of the loop itself is the shortest way. Only if there is no room for it, a task waits.
-        if let Err((arguments, go_on)) = service.call(&client, (&id, kind), arguments, left, go_on) {
+        if let Err((arguments, go_on)) = service.call(&target, (&id, kind), arguments, left, go_on) {
             let Some(executor) = service.executor() else {
                 go_on(state, Err(CallError::Closed));
                 return None;
             };
             let done = service.clone();
             service.spawn(&executor, async move {
-                let result = limit(deadline, client.call_untyped(&id, kind, arguments).elsewhere()).await;
+                let result = limit(deadline, target.request(id, kind, arguments, deadline, false)).await;
                 done.give_back(Box::new(move |state| go_on(state, result)));
             });
         }

@@ -21,7 +21,7 @@ use super::service::{Phase, Service};
 use super::sources::Source;
 use super::timers::{Action, Rule, TimerId};
 use super::waterfall::Waterfall;
-use crate::chan::{Answer, CallError, Client, Drained, FunctionId, Id, Kind, KindMarker, Results};
+use crate::chan::{Answer, CallError, Client, Drained, FunctionId, Id, Kind, KindMarker, Results, Target};
 
 /// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
 ///
@@ -58,49 +58,49 @@ impl<S: 'static> Handle<S> {
         Ok(Posted { serial, answer })
     }
 
-    /// Starts an async call of the function of a typed id: `me.call(&cards, DRAW, ()).then(|me, card| …)?`.
-    pub fn call<'h, K, A, R>(
+    /// Starts an async call of the function of a typed id: `me.call(&cards, DRAW, ()).then(|me, card| …)?`. `target` is
+    /// a [`Client`] or a `Remote`.
+    pub fn call<'h, T, K, A, R>(
         &'h self,
-        client: &'h Client,
+        target: &'h T,
         id: Id<K, A, R>,
         arguments: A,
-    ) -> HandleCall<'h, S, A, R>
+    ) -> HandleCall<'h, S, T, A, R>
     where
+        T: Target<A, R>,
         K: KindMarker<R>,
-        A: Send + 'static,
-        R: Send + 'static,
     {
-        HandleCall::new(&self.0, client, id.into_untyped(), K::KIND, arguments)
+        HandleCall::new(&self.0, target, id.into_untyped(), K::KIND, arguments)
     }
 
     /// Starts an async call of a function without a result by its text, number or type.
-    pub fn call0<'h, A: Send + 'static>(
+    pub fn call0<'h, T: Target<A, ()>, A>(
         &'h self,
-        client: &'h Client,
+        target: &'h T,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> HandleCall<'h, S, A, ()> {
-        HandleCall::new(&self.0, client, id.into(), Kind::Zero, arguments)
+    ) -> HandleCall<'h, S, T, A, ()> {
+        HandleCall::new(&self.0, target, id.into(), Kind::Zero, arguments)
     }
 
     /// Starts an async call of a function with one result by its text, number or type.
-    pub fn call1<'h, A: Send + 'static, R: Send + 'static>(
+    pub fn call1<'h, T: Target<A, R>, A, R>(
         &'h self,
-        client: &'h Client,
+        target: &'h T,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> HandleCall<'h, S, A, R> {
-        HandleCall::new(&self.0, client, id.into(), Kind::One, arguments)
+    ) -> HandleCall<'h, S, T, A, R> {
+        HandleCall::new(&self.0, target, id.into(), Kind::One, arguments)
     }
 
     /// Starts an async call of a function with several results by its text, number or type.
-    pub fn call_n<'h, A: Send + 'static, R: Results>(
+    pub fn call_n<'h, T: Target<A, R>, A, R: Results>(
         &'h self,
-        client: &'h Client,
+        target: &'h T,
         id: impl Into<FunctionId>,
         arguments: A,
-    ) -> HandleCall<'h, S, A, R> {
-        HandleCall::new(&self.0, client, id.into(), Kind::Many, arguments)
+    ) -> HandleCall<'h, S, T, A, R> {
+        HandleCall::new(&self.0, target, id.into(), Kind::Many, arguments)
     }
 
     /// Does something once, after this time.

@@ -15,7 +15,7 @@ use super::sources::{Noted, Source};
 use super::timers::Timers;
 use crate::chan::panic::drop_quietly;
 use crate::chan::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
-use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind};
+use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind, Target};
 
 /// Something to be done with the state.
 pub(super) type Action<S> = Box<dyn FnOnce(&mut S) + Send>;
@@ -118,7 +118,7 @@ impl<S: 'static> Service<S> {
     /// Makes an async call, unless too many are pending or the queue is full: then arguments and callback come back.
     pub(super) fn call<A, R, F>(
         &self,
-        client: &Client,
+        target: &impl Target<A, R>,
         (id, kind): (&FunctionId, Kind),
         arguments: A,
         time: Option<Duration>,
@@ -130,12 +130,12 @@ impl<S: 'static> Service<S> {
         F: FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
     {
         // The lock ends before the call is made, which may drop values of the user's.
-        let prepared = self.callbacks().prepare(client, time, callback);
+        let prepared = self.callbacks().prepare(|| target.counter(), time, callback);
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(callback) => return Err((arguments, callback)),
         };
-        match prepared.try_submit(client, id, kind, arguments) {
+        match prepared.try_submit(target, id, kind, arguments) {
             Err((arguments, Some(callback))) => {
                 self.callbacks().take_back();
                 Err((arguments, callback))

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::chain::{Await, Block, Call, Chain, Compute, Steps, Work};
 use super::error::ScheduleError;
 use super::service::Service;
-use crate::chan::{CallError, Client, FunctionId, Id, Kind, KindMarker, Results};
+use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target};
 
 /// A chain of steps, each fed with the result of the one before, that ends at the first error. Nothing happens before
 /// [`finish`](Self::finish).
@@ -87,28 +87,38 @@ where
         self.push(Await::new(step))
     }
 
-    /// Calls the function of a typed id with the result so far, and waits for room if its queue is full.
-    pub fn call<K, R>(self, client: &Client, id: Id<K, T, R>) -> Waterfall<S, R, E>
+    /// Calls the function of a typed id with the result so far, and waits for room if its queue is full. `target` is a
+    /// [`Client`](crate::chan::Client) or a `Remote`.
+    pub fn call<C, K, R>(self, target: &C, id: Id<K, T, R>) -> Waterfall<S, R, E>
     where
+        C: Target<T, R>,
         K: KindMarker<R>,
         R: Send + 'static,
     {
-        self.push(Call::<T>::new(client, id.into_untyped(), K::KIND))
+        self.push(Call::<C, T>::new(target, id.into_untyped(), K::KIND))
     }
 
     /// Calls a function without a result by its text, number or type. See [`call`](Self::call).
-    pub fn call0(self, client: &Client, id: impl Into<FunctionId>) -> Waterfall<S, (), E> {
-        self.push(Call::<T>::new(client, id.into(), Kind::Zero))
+    pub fn call0<C: Target<T, ()>>(self, target: &C, id: impl Into<FunctionId>) -> Waterfall<S, (), E> {
+        self.push(Call::<C, T>::new(target, id.into(), Kind::Zero))
     }
 
     /// Calls a function with one result by its text, number or type. See [`call`](Self::call).
-    pub fn call1<R: Send + 'static>(self, client: &Client, id: impl Into<FunctionId>) -> Waterfall<S, R, E> {
-        self.push(Call::<T>::new(client, id.into(), Kind::One))
+    pub fn call1<R: Send + 'static>(
+        self,
+        target: &impl Target<T, R>,
+        id: impl Into<FunctionId>,
+    ) -> Waterfall<S, R, E> {
+        self.push(Call::<_, T>::new(target, id.into(), Kind::One))
     }
 
     /// Calls a function with several results by its text, number or type. See [`call`](Self::call).
-    pub fn call_n<R: Results>(self, client: &Client, id: impl Into<FunctionId>) -> Waterfall<S, R, E> {
-        self.push(Call::<T>::new(client, id.into(), Kind::Many))
+    pub fn call_n<R: Results>(
+        self,
+        target: &impl Target<T, R>,
+        id: impl Into<FunctionId>,
+    ) -> Waterfall<S, R, E> {
+        self.push(Call::<_, T>::new(target, id.into(), Kind::Many))
     }
 
     /// Runs something that blocks on another thread, with the result so far, waiting for its turn if
