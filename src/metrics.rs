@@ -1,4 +1,4 @@
-//! What a node counts.
+//! Counters of a node and of its functions, and their Prometheus exposition.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,38 +7,38 @@ use std::time::{Duration, Instant};
 
 use crate::message::{Fault, code};
 
-/// A number that only grows.
+/// A number that only increases.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds one.
-    pub fn add(&self) {
+    /// Increments the counter.
+    pub fn inc(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the number.
+    /// Returns the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// A number of things that are there now.
+/// A number that increases and decreases.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
-    /// Counts one thing more.
-    pub fn add(&self) {
+    /// Increments the gauge.
+    pub fn inc(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts `n` things less.
+    /// Subtracts `n`.
     pub fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// Returns the number.
+    /// Returns the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -46,7 +46,7 @@ impl Gauge {
 
 macro_rules! node_metrics {
     ($($(#[doc = $help:literal])+ $field:ident: $type:ident = $name:literal;)+) => {
-        /// What a node counts over all its connections.
+        /// The counters of a node, over all its connections.
         #[derive(Debug)]
         pub struct Metrics {
             started: Instant,
@@ -60,12 +60,12 @@ macro_rules! node_metrics {
         }
 
         impl Metrics {
-            /// Returns name and value of each.
+            /// Returns the name and value of each counter.
             pub fn values(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field.get()),)+].into_iter()
             }
 
-            /// Appends all in Prometheus's text format, version 0.0.4.
+            /// Appends all counters in Prometheus's text format, version 0.0.4.
             pub fn write_prometheus(&self, out: &mut String) {
                 family(out, "chanrpc_uptime_seconds", "gauge", "Time since the node started.");
                 let _ = writeln!(out, "chanrpc_uptime_seconds {:.3}", self.uptime().as_secs_f64());
@@ -85,53 +85,53 @@ mod kind {
 }
 
 node_metrics! {
-    /// Connections open now.
+    /// Open connections.
     connections: Gauge = "chanrpc_connections";
     /// Connections accepted.
     accepted: Counter = "chanrpc_connections_accepted_total";
-    /// Connections turned away because as many as allowed were open.
+    /// Connections rejected because the maximum number was open.
     turned_away: Counter = "chanrpc_connections_turned_away_total";
-    /// Times that accepting a connection failed, for want of file descriptors say.
+    /// Failures to accept a connection, for example for lack of file descriptors.
     accept_errors: Counter = "chanrpc_accept_errors_total";
-    /// Connections cut off because the peer did not read what was waiting for it.
+    /// Connections closed because the peer did not read its replies.
     slow_readers: Counter = "chanrpc_slow_readers_total";
-    /// Connections closed because first bytes or an HTTP head did not come in time.
+    /// Connections closed because the first bytes or an HTTP head did not arrive in time.
     slow_heads: Counter = "chanrpc_slow_heads_total";
-    /// Connections closed because a message that had begun did not come in time.
+    /// Connections closed because the remainder of a message did not arrive in time.
     slow_messages: Counter = "chanrpc_slow_messages_total";
-    /// Connections closed because no token came in time where nothing may be called without.
+    /// Connections closed because no token arrived in time where one is required.
     unauthenticated: Counter = "chanrpc_connections_without_token_total";
-    /// Connections closed because the peer spoke nothing that is spoken here, or made no sense.
+    /// Connections closed because the peer spoke another protocol or sent invalid messages.
     foreign: Counter = "chanrpc_foreign_dialects_total";
-    /// TLS handshakes that failed, also for want of one.
+    /// Failed TLS handshakes, including connections without one.
     tls_failed: Counter = "chanrpc_tls_handshakes_failed_total";
-    /// WebSocket connections given up because the peer answered no ping.
+    /// WebSocket connections closed because the peer answered no ping.
     vanished: Counter = "chanrpc_connections_vanished_total";
-    /// Calls in flight now.
+    /// Calls in flight.
     in_flight: Gauge = "chanrpc_calls_in_flight";
-    /// Requests and notifications that were understood.
+    /// Valid requests and notifications.
     calls: Counter = "chanrpc_calls_total";
-    /// Messages that could not be understood.
+    /// Invalid messages.
     refused: Counter = "chanrpc_messages_refused_total";
     /// Messages over the size limit.
     too_large: Counter = "chanrpc_messages_too_large_total";
     /// Replies over the size limit, sent as an error instead.
     replies_too_large: Counter = "chanrpc_replies_too_large_total";
-    /// Answers for which the peer's dialect has no form, such as an error in Leaf's.
+    /// Replies that the peer's dialect cannot express, such as an error in Leaf's.
     unsent: Counter = "chanrpc_answers_unsent_total";
-    /// Calls that were cancelled by their caller.
+    /// Calls cancelled by their caller.
     cancelled: Counter = "chanrpc_calls_cancelled_total";
     /// Calls that passed their deadline.
     deadlines: Counter = "chanrpc_calls_deadline_total";
-    /// Calls whose provider was not there, so that they were not sent and have not run.
+    /// Calls that were not sent and have not run, because their provider was unreachable.
     not_sent: Counter = "chanrpc_calls_not_sent_total";
-    /// Calls whose provider was lost while it had them, so that they may have run.
+    /// Calls that may have run, because the connection to their provider was lost.
     lost: Counter = "chanrpc_calls_lost_total";
     /// Calls that no access rule allowed.
     denied: Counter = "chanrpc_calls_denied_total";
-    /// Tokens that were presented and refused.
+    /// Tokens presented and refused.
     bad_tokens: Counter = "chanrpc_tokens_refused_total";
-    /// Tokens that had to wait because others of the same host were wrong.
+    /// Tokens whose check was delayed because the same host had presented wrong ones.
     tokens_delayed: Counter = "chanrpc_tokens_delayed_total";
     /// HTTP requests refused because of their Host or Origin.
     misdirected: Counter = "chanrpc_http_misdirected_total";
@@ -148,16 +148,16 @@ fn family(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-/// Characters of an error that are kept.
-const LONGEST_ERROR: usize = 200;
+/// The maximum length of [`FunctionStats::last_error`], in characters, without its code.
+const MAX_LAST_ERROR: usize = 200;
 
-/// What is counted of one function.
+/// The counters of one function.
 #[derive(Debug, Default)]
 pub struct FunctionMetrics {
-    /// Calls that were answered at once.
-    prompt: Counter,
-    /// The others.
-    requests: Counter,
+    /// Calls answered inline.
+    inline: Counter,
+    /// Deferred calls, begun and answered.
+    started: Counter,
     answered: Counter,
     errors: Counter,
     busy: Counter,
@@ -165,7 +165,7 @@ pub struct FunctionMetrics {
     last_error: Mutex<Option<String>>,
 }
 
-/// The state of a [`FunctionMetrics`]; the names are those of NATS's ADR-32.
+/// A snapshot of [`FunctionMetrics`]. The names are those of NATS's ADR-32.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
 pub struct FunctionStats {
@@ -173,59 +173,59 @@ pub struct FunctionStats {
     pub num_requests: u64,
     /// Calls that ended with an error.
     pub num_errors: u64,
-    /// Of these, calls refused because a bound was reached.
+    /// Errors that were refusals because a limit was reached.
     pub num_busy: u64,
-    /// Calls not answered yet.
+    /// Unanswered calls.
     pub in_flight: u64,
     /// The latest error.
     pub last_error: Option<String>,
-    /// From calls to answers, all together, in nanoseconds.
+    /// Total time from call to answer, in nanoseconds.
     pub processing_time: u64,
-    /// The same a call.
+    /// Average time from call to answer, in nanoseconds.
     pub average_processing_time: u64,
 }
 
 impl FunctionMetrics {
-    /// Counts a call that begins.
-    pub fn begin(&self) {
-        self.requests.add();
+    /// Records the start of a deferred call.
+    pub fn record_start(&self) {
+        self.started.inc();
     }
 
-    /// Counts a call that ended after `time`, with a fault or without.
-    pub fn end(&self, time: Duration, fault: Option<&Fault>) {
-        self.answered.add();
-        self.took(time, fault);
+    /// Records the end of a deferred call after `time`, with a fault or without.
+    pub fn record_end(&self, time: Duration, fault: Option<&Fault>) {
+        self.answered.inc();
+        self.record(time, fault);
     }
 
-    fn took(&self, time: Duration, fault: Option<&Fault>) {
+    fn record(&self, time: Duration, fault: Option<&Fault>) {
         self.nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         if let Some(fault) = fault {
-            self.errors.add();
+            self.errors.inc();
             if fault.code == code::BUSY {
-                self.busy.add();
+                self.busy.inc();
             }
-            // What a caller sent may be quoted in it.
-            let mut text: String = fault.message.chars().take(LONGEST_ERROR).collect();
+            // The message may quote data of the caller, of any length.
+            let mut text: String = fault.message.chars().take(MAX_LAST_ERROR).collect();
             let _ = write!(text, " (code {})", fault.code);
             *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
         }
     }
 
-    /// Counts a call that was answered at once.
-    pub fn prompt(&self, time: Duration, fault: Option<&Fault>) {
-        self.prompt.add();
-        self.took(time, fault);
+    /// Records a call answered inline after `time`, with a fault or without.
+    pub fn record_inline(&self, time: Duration, fault: Option<&Fault>) {
+        self.inline.inc();
+        self.record(time, fault);
     }
 
-    /// Returns how many calls are not answered yet.
+    /// Returns the number of unanswered calls.
     pub fn in_flight(&self) -> u64 {
-        self.requests.get().saturating_sub(self.answered.get())
+        self.started.get().saturating_sub(self.answered.get())
     }
 
-    /// Returns the numbers.
+    /// Returns a snapshot.
     pub fn stats(&self) -> FunctionStats {
-        let prompt = self.prompt.get();
-        let (num_requests, answered) = (prompt + self.requests.get(), prompt + self.answered.get());
+        let inline = self.inline.get();
+        let (num_requests, answered) = (inline + self.started.get(), inline + self.answered.get());
         let processing_time = self.nanos.load(Ordering::Relaxed);
         FunctionStats {
             num_requests,
@@ -239,7 +239,7 @@ impl FunctionMetrics {
     }
 }
 
-/// Appends the numbers of functions in Prometheus's text format.
+/// Appends the counters of functions in Prometheus's text format.
 pub fn write_functions<'a>(
     out: &mut String,
     functions: &(impl Iterator<Item = (&'a str, &'a str, FunctionStats)> + Clone),
@@ -251,11 +251,11 @@ pub fn write_functions<'a>(
         ("chanrpc_function_errors_total", "counter", "Calls that ended with an error.", |stats| {
             stats.num_errors as f64
         }),
-        ("chanrpc_function_busy_total", "counter", "Calls refused because a bound was reached.", |stats| {
+        ("chanrpc_function_busy_total", "counter", "Calls refused because a limit was reached.", |stats| {
             stats.num_busy as f64
         }),
-        ("chanrpc_function_in_flight", "gauge", "Calls not answered yet.", |stats| stats.in_flight as f64),
-        ("chanrpc_function_seconds_total", "counter", "Time from calls to answers.", |stats| {
+        ("chanrpc_function_in_flight", "gauge", "Unanswered calls.", |stats| stats.in_flight as f64),
+        ("chanrpc_function_seconds_total", "counter", "Total time from call to answer.", |stats| {
             stats.processing_time as f64 / 1e9
         }),
     ];
@@ -268,43 +268,47 @@ pub fn write_functions<'a>(
     }
 }
 
-/// The state of workers: of a function's, of those that functions with one sort of provider share, or of the node's.
+/// The state of the workers of one function, of those shared by all functions with one kind of provider, or of the
+/// node's.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct WorkerStats {
-    /// Whose they are: `node`, `provider` or `function`.
+    /// The level: `node`, `provider` or `function`.
     pub level: &'static str,
-    /// The function or family, if they are one's own.
+    /// The function or family, at the level `function`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub function: Option<String>,
-    /// The sort of provider, unless they are the node's.
+    /// The kind of provider, unless the level is `node`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub provider: Option<&'static str>,
-    /// How many there are.
+    /// The number of workers.
     pub workers: u64,
-    /// How many run a call.
+    /// Workers that run a call.
     pub busy: u64,
-    /// Calls that wait to pass here, whatever for.
+    /// Queued calls that need one of these workers, whether or not they wait for it.
     pub waiting: u64,
-    /// Calls refused because as many as may were waiting here.
+    /// Calls refused because the queue was full.
     pub refused: u64,
-    /// Calls that had waited and were refused then, to make room for newer ones.
+    /// Calls refused after waiting, in favour of newer ones.
     pub shed: u64,
 }
 
-/// Appends the numbers of workers in Prometheus's text format.
+/// Appends the state of workers in Prometheus's text format.
 pub fn write_workers(out: &mut String, workers: &[WorkerStats]) {
     type Value = fn(&WorkerStats) -> u64;
     let families: [(&str, &str, &str, Value); 5] = [
-        ("chanrpc_workers", "gauge", "Calls that may run at once.", |stats| stats.workers),
-        ("chanrpc_workers_busy", "gauge", "Calls that run.", |stats| stats.busy),
-        ("chanrpc_workers_waiting", "gauge", "Calls that wait for a worker.", |stats| stats.waiting),
-        ("chanrpc_workers_refused_total", "counter", "Calls refused because too many waited.", |stats| {
+        ("chanrpc_workers", "gauge", "Maximum number of concurrent calls.", |stats| stats.workers),
+        ("chanrpc_workers_busy", "gauge", "Running calls.", |stats| stats.busy),
+        ("chanrpc_workers_waiting", "gauge", "Calls waiting for a worker.", |stats| stats.waiting),
+        ("chanrpc_workers_refused_total", "counter", "Calls refused because the queue was full.", |stats| {
             stats.refused
         }),
-        ("chanrpc_workers_shed_total", "counter", "Waiting calls refused for newer ones.", |stats| {
-            stats.shed
-        }),
+        (
+            "chanrpc_workers_shed_total",
+            "counter",
+            "Waiting calls refused in favour of newer ones.",
+            |stats| stats.shed,
+        ),
     ];
     for (name, kind, help, value) in families {
         family(out, name, kind, help);

@@ -1,4 +1,4 @@
-//! What a node answers over HTTP.
+//! The HTTP endpoints of a node: RPC, the page, metrics and health.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use smol::future::{Boxed, FutureExt};
 
-use super::listener::Entrance;
-use super::{Shared, connection};
+use super::driver;
+use super::listener::ListenerContext;
+use super::shared::Shared;
 use crate::codec::{Dialect, jsonrpc};
 use crate::message::{Fault, Id};
 use crate::route::Grants;
@@ -19,86 +20,84 @@ use crate::transport::http::{HostPolicy, HttpRequest, HttpResponse, HttpService}
 use crate::transport::{CloseReason, Pipe, Received};
 use crate::web;
 
-/// What there is, for who asks for something else.
+/// The body of an error: the available endpoints.
 const USAGE: &str = "GET / for a page; POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n";
-/// What there is where messages are Leaf's.
-const LEAF_USAGE: &str = "Leaf's messages in WebSocket frames are spoken here; GET /healthz or /metrics\n";
+/// The same on a listener for Leaf messages.
+const LEAF_USAGE: &str = "this listener speaks Leaf messages over WebSocket; GET /healthz or /metrics\n";
 
-/// The node's paths.
+/// The endpoints, for one connection.
 #[derive(Clone)]
 pub(super) struct Endpoints {
     node: Arc<Shared>,
-    entrance: Arc<Entrance>,
-    connection: Arc<Connection>,
+    context: Arc<ListenerContext>,
+    connection: Arc<ConnectionState>,
 }
 
-/// What the requests of one connection have in common.
+/// The state that the requests of one connection share.
 #[derive(Debug)]
-struct Connection {
+struct ConnectionState {
     peer: Option<SocketAddr>,
-    /// It has made a request.
-    asked: AtomicBool,
-    /// The token that was taken last. Presented again, it does not wait.
-    taken: Mutex<Option<Box<str>>>,
+    has_served_request: AtomicBool,
+    /// The token accepted last, which is not delayed when presented again.
+    accepted_token: Mutex<Option<Box<str>>>,
 }
 
 impl Endpoints {
-    pub(super) fn new(node: Arc<Shared>, entrance: Arc<Entrance>, peer: Option<SocketAddr>) -> Self {
-        let connection = Connection { peer, asked: AtomicBool::new(false), taken: Mutex::new(None) };
-        Self { node, entrance, connection: Arc::new(connection) }
+    pub(super) fn new(node: Arc<Shared>, context: Arc<ListenerContext>, peer: Option<SocketAddr>) -> Self {
+        let (has_served_request, accepted_token) = (AtomicBool::new(false), Mutex::new(None));
+        let connection = Arc::new(ConnectionState { peer, has_served_request, accepted_token });
+        Self { node, context, connection }
     }
 
-    /// Tells whether a request has come. A connection that then waits too long is idle, and no slow head.
-    pub(super) fn was_asked(&self) -> bool {
-        self.connection.asked.load(Ordering::Relaxed)
+    /// Returns `true` if a request has arrived. A timeout then means an idle connection, not a slow head.
+    pub(super) fn has_served_request(&self) -> bool {
+        self.connection.has_served_request.load(Ordering::Relaxed)
     }
 
-    /// Has a session of its own answer one body.
-    async fn rpc(&self, body: Vec<u8>, pass: Grants) -> HttpResponse {
-        let answer = match self.begin(body, pass) {
-            Ok(answer) => answer,
+    /// Answers one body, in a session of its own.
+    async fn rpc(&self, body: Vec<u8>, grants: Grants) -> HttpResponse {
+        let output = match self.start_rpc(body, grants) {
+            Ok(output) => output,
             Err(driven) => match driven.await {
-                Ok(answer) => answer,
+                Ok(output) => output,
                 Err(error) => return HttpResponse::text(500, error.to_string()),
             },
         };
-        if answer.is_empty() { HttpResponse::accepted() } else { HttpResponse::json(answer) }
+        if output.is_empty() { HttpResponse::accepted() } else { HttpResponse::json(output) }
     }
 
-    /// The answer if it is there at once, and otherwise what waits for it. So what most requests need not take is not in
-    /// the future of each.
-    fn begin(&self, body: Vec<u8>, pass: Grants) -> Result<Vec<u8>, Boxed<io::Result<Vec<u8>>>> {
-        let mut session = self.node.session(Dialect::JsonPerFrame, pass.for_single_request());
+    /// Returns the output if all calls are answered inline, and a future of it otherwise. The future of most requests
+    /// thus does not contain the driver.
+    fn start_rpc(&self, body: Vec<u8>, grants: Grants) -> Result<Vec<u8>, Boxed<io::Result<Vec<u8>>>> {
+        let mut session = self.node.session(Dialect::JsonPerFrame, grants.for_single_request());
         *session.input() = body;
         session.received(Instant::now());
-        if session.is_settled() {
+        if session.has_replied() {
             return Ok(session.take_output());
         }
-        let last_call = self.node.shutdown.force_signal();
+        let force_stop = self.node.shutdown.force_signal();
         let driven = async {
-            let mut answer = Vec::new();
-            let exchange = Box::new(Exchange { answer: &mut answer });
-            // What was taken in is answered also while the node stops, so no signal is waited for here.
-            connection::drive(session, exchange, None, last_call).await?;
-            Ok(answer)
+            let mut output = Vec::new();
+            let pipe = Box::new(OutputPipe { output: &mut output });
+            // No stop signal: a request that was received is answered even while the node stops.
+            driver::drive(session, pipe, None, force_stop).await?;
+            Ok(output)
         };
         Err(driven.boxed())
     }
-}
 
-impl Endpoints {
-    /// What the counters say, to whoever may also ask for them by `rpc.stats`.
-    fn metrics(&self, pass: &Grants) -> HttpResponse {
-        let allowed = pass.check("rpc.stats");
-        pass.log_call("rpc.stats", allowed.as_ref().err(), Duration::ZERO);
+    /// Returns the metrics, to callers that may call `rpc.stats`.
+    fn metrics(&self, grants: &Grants) -> HttpResponse {
+        let allowed = grants.check("rpc.stats");
+        grants.log_call("rpc.stats", allowed.as_ref().err(), Duration::ZERO);
         match allowed {
             Ok(()) => {
                 let exposition = "text/plain; version=0.0.4; charset=utf-8";
-                HttpResponse::new(exposition, self.node.registry.prometheus(pass))
+                HttpResponse::new(exposition, self.node.registry.prometheus(grants))
             }
             Err(fault) => {
-                self.node.metrics().denied.add();
-                denied(&fault, if pass.is_anonymous() { 401 } else { 403 })
+                self.node.metrics().denied.inc();
+                denied(&fault, if grants.is_anonymous() { 401 } else { 403 })
             }
         }
     }
@@ -114,75 +113,73 @@ impl HttpService for Endpoints {
     type Grants = Grants;
 
     fn host_policy(&self) -> &HostPolicy {
-        &self.entrance.host_policy
+        &self.context.host_policy
     }
 
     fn on_misdirected(&self) {
-        self.node.metrics().misdirected.add();
-        self.entrance.pass_of(self.connection.peer).log_rejection(&"misdirected");
+        self.node.metrics().misdirected.inc();
+        self.context.grants_for(self.connection.peer).log_rejection(&"misdirected");
     }
 
     fn token_delay(&self, token: &str) -> Option<Duration> {
-        let delay = self.entrance.pass_of(self.connection.peer).token_delay()?;
-        let taken = self.connection.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.as_deref() == Some(token) {
+        let delay = self.context.grants_for(self.connection.peer).token_delay()?;
+        let accepted = self.connection.accepted_token.lock().unwrap_or_else(PoisonError::into_inner);
+        if accepted.as_deref() == Some(token) {
             return None;
         }
-        self.node.metrics().tokens_delayed.add();
+        self.node.metrics().tokens_delayed.inc();
         Some(delay)
     }
 
     fn on_slow_body(&self) {
-        self.node.metrics().slow_messages.add();
+        self.node.metrics().slow_messages.inc();
     }
 
     fn authenticate(&self, token: Option<&str>) -> Result<Grants, HttpResponse> {
-        let mut pass = self.entrance.pass_of(self.connection.peer);
+        let mut grants = self.context.grants_for(self.connection.peer);
         if let Some(token) = token {
-            let mut taken = self.connection.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(fault) = pass.authenticate(token) {
-                *taken = None;
-                self.node.metrics().bad_tokens.add();
-                pass.log_call(Grants::AUTH, Some(&fault), Duration::ZERO);
+            let mut accepted = self.connection.accepted_token.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(fault) = grants.authenticate(token) {
+                *accepted = None;
+                self.node.metrics().bad_tokens.inc();
+                grants.log_call(Grants::AUTH, Some(&fault), Duration::ZERO);
                 return Err(denied(&fault, 401));
             }
-            if taken.as_deref() != Some(token) && !pass.is_anonymous() {
-                *taken = Some(token.into());
+            if accepted.as_deref() != Some(token) && !grants.is_anonymous() {
+                *accepted = Some(token.into());
             }
         }
-        Ok(pass)
+        Ok(grants)
     }
 
-    async fn handle(&self, request: HttpRequest<'_>, pass: Grants) -> HttpResponse {
-        self.connection.asked.store(true, Ordering::Relaxed);
+    async fn handle(&self, request: HttpRequest<'_>, grants: Grants) -> HttpResponse {
+        self.connection.has_served_request.store(true, Ordering::Relaxed);
         match (request.method, request.path) {
-            (_, path)
-                if self.entrance.speaks_only_websocket() && !matches!(path, "/healthz" | "/metrics") =>
-            {
+            (_, path) if self.context.is_websocket_only() && !matches!(path, "/healthz" | "/metrics") => {
                 HttpResponse::text(426, LEAF_USAGE).with_headers(&[("upgrade", "websocket")])
             }
-            (&Method::POST, "/" | "/rpc") => self.rpc(request.body, pass).await,
+            (&Method::POST, "/" | "/rpc") => self.rpc(request.body, grants).await,
             (&Method::GET | &Method::HEAD, "/healthz") => HttpResponse::text(200, "ok\n"),
-            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&pass),
+            (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&grants),
             (method, path) => match web::file(path) {
                 Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
                     HttpResponse::new(content_type, text).with_headers(&web::HEADERS)
                 }
-                _ => not_here(path),
+                _ => not_found(path),
             },
         }
     }
 
-    fn payload_too_large(&self, beginning: &[u8]) -> HttpResponse {
+    fn payload_too_large(&self, prefix: &[u8]) -> HttpResponse {
         let mut session =
-            self.node.session(Dialect::JsonPerFrame, self.entrance.pass_of(self.connection.peer));
-        session.too_long(beginning);
+            self.node.session(Dialect::JsonPerFrame, self.context.grants_for(self.connection.peer));
+        session.reject_oversized(prefix);
         HttpResponse::json(session.take_output()).with_status(413)
     }
 }
 
-/// Says what would be answered: at this path, or where it is none.
-fn not_here(path: &str) -> HttpResponse {
+/// Returns 405 with the allowed methods for a known path, and 404 for an unknown one.
+fn not_found(path: &str) -> HttpResponse {
     let allowed: &[(&str, &str)] = match path {
         "/" => &[("allow", "GET, HEAD, POST")],
         "/rpc" => &[("allow", "POST")],
@@ -194,20 +191,19 @@ fn not_here(path: &str) -> HttpResponse {
     HttpResponse::text(405, USAGE).with_headers(allowed)
 }
 
-/// Nothing more comes in, one answer goes out.
-struct Exchange<'a> {
-    answer: &'a mut Vec<u8>,
+/// A pipe without input, which collects the output.
+struct OutputPipe<'a> {
+    output: &'a mut Vec<u8>,
 }
 
-impl Pipe for Exchange<'_> {
+impl Pipe for OutputPipe<'_> {
     fn poll_receive(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>) -> Poll<io::Result<Received>> {
         Poll::Ready(Ok(Received::Eof))
     }
 
     fn poll_send(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let taken = bytes.len();
-        self.answer.extend_from_slice(bytes);
-        Poll::Ready(Ok(taken))
+        self.output.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! Where connections come in.
+//! Listeners: bound sockets, and the settings of the connections they accept.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,67 +15,63 @@ use crate::route::{Access, Grants};
 use crate::transport::http::HostPolicy;
 use crate::transport::tls::{Acceptor, TlsError};
 
-/// Connections that may wait to be accepted. The system caps it (Linux: `net.core.somaxconn`).
+/// The maximum number of connections waiting to be accepted. The system caps it (Linux: `net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
 
-/// A bound socket, and what holds for whoever comes in by it.
+/// A bound socket, and the settings of the connections it accepts.
 ///
-/// Made of nothing but a socket, it lets everybody call everything.
+/// Made from a socket alone, it lets every caller call every function.
 #[derive(Debug)]
 pub struct Listener {
     socket: Arc<Async<std::net::TcpListener>>,
-    pub(super) entrance: Arc<Entrance>,
+    pub(super) context: Arc<ListenerContext>,
 }
 
-/// What holds for whoever comes in.
+/// The settings of all connections of a listener.
 #[derive(Debug)]
-pub(super) struct Entrance {
-    pub(super) pass: Grants,
+pub(super) struct ListenerContext {
+    pub(super) grants: Grants,
     pub(super) host_policy: HostPolicy,
-    /// Nothing but Leaf's messages is spoken here.
+    /// Set on a listener for Leaf messages only.
     pub(super) leaf: Option<LeafFraming>,
     pub(super) tls: Option<Acceptor>,
 }
 
 impl Listener {
-    /// Listens on `socket` as a configuration says, but for TLS, which [`Self::tls`] and [`Self::with_tls`] add.
+    /// Creates a listener with the settings of `configured`, except TLS, which [`Self::tls`] and [`Self::with_tls`]
+    /// add.
     pub fn new(socket: TcpListener, configured: &ListenerConfig, access: &Arc<Access>) -> Self {
         let mut hosts = configured.hosts.clone();
         hosts.extend(configured.address.parse().map(|address: Address| address.host()));
         let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
         let leaf = configured.leaf.as_ref().map(leaf);
-        let pass = access.grants_for(&configured.address);
-        Self {
-            socket: listening(socket),
-            entrance: Arc::new(Entrance { pass, host_policy, leaf, tls: None }),
-        }
+        let context =
+            ListenerContext { grants: access.grants_for(&configured.address), host_policy, leaf, tls: None };
+        Self { socket: with_backlog(socket), context: Arc::new(context) }
     }
 
-    /// Listens for peers that shake hands first.
+    /// Accepts TLS connections only, if `tls` is given.
     #[must_use]
     pub fn with_tls(self, tls: Option<Acceptor>) -> Self {
-        let Entrance { pass, host_policy, leaf, .. } = &*self.entrance;
-        let entrance = Entrance {
-            pass: pass.clone(),
-            host_policy: host_policy.clone().with_tls(tls.is_some()),
-            leaf: *leaf,
-            tls,
-        };
-        Self { entrance: Arc::new(entrance), ..self }
+        let ListenerContext { grants, host_policy, leaf, .. } = &*self.context;
+        let (grants, host_policy) = (grants.clone(), host_policy.clone().with_tls(tls.is_some()));
+        Self { context: Arc::new(ListenerContext { grants, host_policy, leaf: *leaf, tls }), ..self }
     }
 
-    /// Waits for a connection. A program that inherited it would keep it open, so none does but one that starts in this very
-    /// moment; on Windows the standard library does not see to that.
+    /// Waits for a connection.
+    ///
+    /// Uses socket2, received sockets child processes do not inherit: they would keep the connection open. (The standard
+    /// library does not ensure this on Windows. A process spawned at the same moment may still inherit the socket.)
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.socket.read_with(|socket| SockRef::from(socket).accept()).await?;
         let peer = peer.as_socket().ok_or(io::ErrorKind::Unsupported)?;
         Ok((TcpStream::try_from(std::net::TcpStream::from(stream))?, peer))
     }
 
-    /// Reads the files that a listener with TLS needs. None, if it is configured without.
+    /// Loads the certificate and key of a listener. Returns `None` if it is configured without TLS.
     ///
     /// # Errors
-    /// If one is not what it should be, or this build has no TLS (feature `tls`).
+    /// Returns an error if a file is missing or invalid, or if this build has no TLS (feature `tls`).
     pub fn tls(configured: &ListenerConfig) -> Result<Option<Acceptor>, TlsError> {
         let load =
             |tls: &ListenerTlsConfig| Acceptor::load(&tls.certificate, &tls.key, tls.client_ca.as_deref());
@@ -85,40 +81,40 @@ impl Listener {
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket: listening(socket), entrance: Arc::default() }
+        Self { socket: with_backlog(socket), context: Arc::default() }
     }
 }
 
-/// Has the system keep more connections that wait to be accepted than the standard library asks for, which is 128: of a
-/// burst beyond that each waits for its SYN to be sent again, a second or more. Where a socket that listens already keeps
-/// to its first backlog (Windows), nothing changes.
-fn listening(socket: TcpListener) -> Arc<Async<std::net::TcpListener>> {
+/// Raises the backlog of a listening socket from the 128 of the standard library. In a burst beyond the backlog, a
+/// connection waits for its SYN to be retransmitted, a second or more. No effect where a listening socket keeps its
+/// first backlog (Windows).
+fn with_backlog(socket: TcpListener) -> Arc<Async<std::net::TcpListener>> {
     let socket: Arc<Async<std::net::TcpListener>> = socket.into();
     if let Err(error) = SockRef::from(socket.get_ref()).listen(BACKLOG) {
-        log::debug!("a backlog of {BACKLOG} connections: {error}");
+        log::debug!("failed to set a backlog of {BACKLOG} connections: {error}");
     }
     socket
 }
 
-impl Entrance {
-    /// Returns the rights of whoever comes in from an address.
-    pub(super) fn pass_of(&self, peer: Option<SocketAddr>) -> Grants {
-        let pass = self.pass.clone();
+impl ListenerContext {
+    /// Returns the rights of a connection from an address.
+    pub(super) fn grants_for(&self, peer: Option<SocketAddr>) -> Grants {
+        let grants = self.grants.clone();
         match peer {
-            Some(peer) => pass.with_peer(peer),
-            None => pass,
+            Some(peer) => grants.with_peer(peer),
+            None => grants,
         }
     }
 
-    /// Tells whether Leaf's messages are spoken here, in WebSocket frames.
-    pub(super) fn speaks_only_websocket(&self) -> bool {
+    /// Returns `true` if the listener speaks Leaf messages over WebSocket only.
+    pub(super) fn is_websocket_only(&self) -> bool {
         self.leaf.is_some_and(|leaf| !leaf.length_prefixed)
     }
 }
 
-impl Default for Entrance {
+impl Default for ListenerContext {
     fn default() -> Self {
-        Self { pass: Grants::all(), host_policy: HostPolicy::default(), leaf: None, tls: None }
+        Self { grants: Grants::all(), host_policy: HostPolicy::default(), leaf: None, tls: None }
     }
 }
 

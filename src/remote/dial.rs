@@ -1,4 +1,4 @@
-//! Makes connections to another node.
+//! Establishes connections to another node.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,21 +10,22 @@ use smol::future::{Boxed, FutureExt, try_zip};
 use smol::net::TcpStream;
 use smol::{Async, Timer};
 
-use super::Target;
+use super::target::Target;
 use crate::address::Address;
 use crate::transport::{StallTimeout, Stream, set_keepalive};
 
-/// How long an address of several is tried before the next one is tried beside it.
-const HEAD_START: Duration = Duration::from_millis(250);
+/// How long one address of several is tried alone before the next one is tried concurrently: the Connection Attempt
+/// Delay of RFC 8305, section 5.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects, and shakes hands if TLS is spoken there.
+/// Connects, and performs the TLS handshake if the target has TLS.
 pub(super) async fn dial(target: &Target) -> io::Result<Box<dyn Stream>> {
     let Target { address, limits, tls, .. } = target;
-    let late = async {
+    let timeout = async {
         Timer::after(limits.connect_timeout).await;
-        Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time (limits.connect_timeout)"))
+        Err(io::Error::new(io::ErrorKind::TimedOut, "timed out (limits.connect_timeout)"))
     };
-    let dialled = async {
+    let dial = async {
         let stream = connect(address).await?;
         stream.set_nodelay(true)?;
         let _ = set_keepalive(&stream, limits.keepalive);
@@ -37,41 +38,41 @@ pub(super) async fn dial(target: &Target) -> io::Result<Box<dyn Stream>> {
                 .map_err(|error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))),
         }
     };
-    dialled.or(late).await
+    dial.or(timeout).await
 }
 
-/// Connects. No program that starts while the connection is open inherits it, unless it starts while it is made.
+/// Connects. Child processes do not inherit the connection, except one spawned while it is being established.
 async fn connect(address: &str) -> io::Result<TcpStream> {
-    let wrong = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("an address is {error}"));
-    let address: Address = address.parse().map_err(wrong)?;
-    let found = address.resolve().await?;
-    let stream: Arc<Async<std::net::TcpStream>> = connect_to_any(found.into()).await?.into();
-    // On Windows this one would be inherited, and its clone is not.
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("an address is {error}"));
+    let address: Address = address.parse().map_err(invalid)?;
+    let resolved = address.resolve().await?;
+    let stream: Arc<Async<std::net::TcpStream>> = connect_any(resolved.into()).await?.into();
+    // On Windows the original socket is inheritable, and its clone is not.
     stream.get_ref().try_clone()?.try_into()
 }
 
-/// Connects to the first of several addresses that takes it. One that neither takes nor refuses it has a head start only
-/// (RFC 8305, section 5). If none does, the error is that of the first.
-fn connect_to_any(mut addresses: VecDeque<SocketAddr>) -> Boxed<io::Result<TcpStream>> {
+/// Connects to the first of several addresses that accepts (RFC 8305, section 5). If none does, returns the error of
+/// the first address.
+fn connect_any(mut addresses: VecDeque<SocketAddr>) -> Boxed<io::Result<TcpStream>> {
     async move {
         let Some(address) = addresses.pop_front() else { return Err(io::ErrorKind::NotFound.into()) };
         let mut first = TcpStream::connect(address).boxed();
         if addresses.is_empty() {
             return first.await;
         }
-        let late = async {
-            Timer::after(HEAD_START).await;
+        let delay = async {
+            Timer::after(ATTEMPT_DELAY).await;
             None
         };
-        let early = async { Some((&mut first).await) }.or(late).await;
-        match early {
+        let alone = async { Some((&mut first).await) }.or(delay).await;
+        match alone {
             Some(Ok(stream)) => Ok(stream),
-            Some(Err(error)) => connect_to_any(addresses).await.or(Err(error)),
+            Some(Err(error)) => connect_any(addresses).await.or(Err(error)),
             None => {
-                // The first success ends both, and a failure leaves it to the other.
-                let first = async { swapped(first.await) };
-                let other = async { swapped(connect_to_any(addresses).await) };
-                match try_zip(first, other).await {
+                // With results swapped, `try_zip` ends at the first success and waits for the other after a failure.
+                let first = async { swap(first.await) };
+                let others = async { swap(connect_any(addresses).await) };
+                match try_zip(first, others).await {
                     Err(stream) => Ok(stream),
                     Ok((error, _)) => Err(error),
                 }
@@ -81,7 +82,7 @@ fn connect_to_any(mut addresses: VecDeque<SocketAddr>) -> Boxed<io::Result<TcpSt
     .boxed()
 }
 
-fn swapped<T, E>(result: Result<T, E>) -> Result<E, T> {
+fn swap<T, E>(result: Result<T, E>) -> Result<E, T> {
     match result {
         Ok(value) => Err(value),
         Err(error) => Ok(error),

@@ -1,4 +1,4 @@
-//! Calls of another node's functions in the order of their keys.
+//! Calls to another node in order by key.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::config::Limits;
 use crate::lanes::{Keyed, LaneCall, LaneClient, LaneSettings, Lanes};
 use crate::message::RawJson;
 
-/// Dead while it has no connection. Lanes then dial, and their calls wait, instead of failing at once.
+/// A client without a connection is dead. Lanes then dial, and their calls wait instead of failing at once.
 impl LaneClient for Remote {
     type Error = RemoteError;
 
@@ -23,9 +23,10 @@ impl LaneClient for Remote {
     }
 }
 
-/// Calls of another node's functions, each lane over a connection of its own.
+/// Calls to another node, with a connection for each lane.
 impl Lanes<Remote> {
-    /// Creates a pool of connections to the node at `address`, a `host:port`. None is made yet.
+    /// Creates a pool of connections to the node at `address`, a `host:port`. Connects when
+    /// calls need it.
     ///
     /// ```
     /// use std::sync::Arc;
@@ -59,14 +60,14 @@ impl Lanes<Remote> {
         limits: Limits,
         settings: LaneSettings,
     ) -> Self {
-        let (address, executor_of_remotes) = (address.into(), executor.clone());
+        let (address, remote_executor) = (address.into(), executor.clone());
         Self::over(executor, settings, move || {
-            Remote::new(&executor_of_remotes, address.as_str(), limits.clone())
+            Remote::new(&remote_executor, address.as_str(), limits.clone())
         })
     }
 
-    /// Creates a pool of connections that `remote` begins, one for each lane: to a node that asks for a token, say
-    /// ([`Remote::with_token`]), or that speaks TLS ([`Remote::over_tls`]).
+    /// Creates a pool of connections that `remote` creates, one for each lane. For example to a node that requires a
+    /// token ([`Remote::with_token`]) or TLS ([`Remote::over_tls`]).
     pub fn over(
         executor: &Arc<Executor<'static>>,
         settings: LaneSettings,
@@ -81,15 +82,15 @@ impl Lanes<Remote> {
         })
     }
 
-    /// Calls a function in the function's lane and waits for its result. See [`Keyed::call`].
+    /// Calls a function in the lane of its name, and waits for its result. See [`Keyed::call`].
     pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, RawJson<'static>> {
         self.keyed(method).call(method, params)
     }
 }
 
 impl Keyed<'_, Remote> {
-    /// Calls a function and waits for its result. The other node gets to know how much time is left, and when
-    /// the call is given up.
+    /// Calls a function and waits for its result. The other node receives the remaining time, and a cancellation if the
+    /// returned future is dropped.
     pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, RawJson<'static>> {
         let (method, params) = (method.to_owned(), params.map(ToOwned::to_owned));
         self.run(

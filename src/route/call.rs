@@ -58,7 +58,7 @@ impl Responder {
 
     /// Counts the call, and the time until it is answered, in `metrics`.
     pub(super) fn measure(&mut self, metrics: &Arc<FunctionMetrics>) {
-        metrics.begin();
+        metrics.record_start();
         self.metrics = Some((metrics.clone(), Instant::now()));
     }
 
@@ -96,7 +96,7 @@ impl Responder {
 
     fn finish(&mut self, outcome: Outcome) {
         if let Some((metrics, began)) = self.metrics.take() {
-            metrics.end(began.elapsed(), outcome.as_ref().err());
+            metrics.record_end(began.elapsed(), outcome.as_ref().err());
         }
         if let Some(queue) = self.queue.take() {
             queue.push(self.id, outcome);

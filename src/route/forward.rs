@@ -42,7 +42,7 @@ impl Forward {
         deadline: Instant,
         hops: u32,
     ) -> Outcome {
-        self.remote.pass_on(method, params, deadline, hops).await.map_err(|error| self.fault(error))
+        self.remote.forward(method, params, deadline, hops).await.map_err(|error| self.fault(error))
     }
 
     fn fault(&self, error: RemoteError) -> Fault {
@@ -70,7 +70,7 @@ impl Provider for Forward {
         let (this, method, params) = (self.clone(), method.to_owned(), params.map(RawJson::into_owned));
         let task = async move {
             if !responder.expects_reply() {
-                let sent = this.remote.pass_on_go(&method, params, deadline, hops).await;
+                let sent = this.remote.forward_go(&method, params, deadline, hops).await;
                 return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
             }
             let answer = async { this.forward(&method, params, deadline, hops).await };

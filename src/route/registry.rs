@@ -63,7 +63,7 @@ impl Registry {
         let began = std::mem::replace(clock, Instant::now());
         match &answer {
             Some(answer) => {
-                entry.metrics.prompt(clock.saturating_duration_since(began), answer.as_ref().err());
+                entry.metrics.record_inline(clock.saturating_duration_since(began), answer.as_ref().err());
             }
             None => out.truncate(start),
         }

@@ -1,40 +1,41 @@
-//! Batches whose replies go out together.
+//! Batches, received replies are sent together.
 
 use rustc_hash::FxHashMap;
 
-use crate::route::CallId;
+/// Identifies a batch within its connection.
+pub(super) type BatchId = u64;
 
-/// The batches of one connection that are not answered yet.
+/// The unanswered batches of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
-    next: CallId,
-    open: FxHashMap<CallId, Batch>,
-    /// Of all replies that are kept.
+    last_id: BatchId,
+    open: FxHashMap<BatchId, Batch>,
+    /// The size of all replies held.
     bytes: usize,
 }
 
-/// The replies to a batch, gathered until none is missing.
+/// The replies to a batch, held until every part is finished.
 #[derive(Debug)]
 struct Batch {
-    missing: usize,
+    unfinished: usize,
     replies: Vec<u8>,
 }
 
 impl Batches {
-    /// Begins a batch. It counts as a part of its own until all its messages are looked at.
-    pub(super) fn open(&mut self) -> CallId {
-        self.next += 1;
-        self.open.insert(self.next, Batch { missing: 1, replies: Vec::new() });
-        self.next
+    /// Opens a batch. It counts as an unfinished part of its own until all its messages are handled.
+    pub(super) fn open(&mut self) -> BatchId {
+        self.last_id += 1;
+        self.open.insert(self.last_id, Batch { unfinished: 1, replies: Vec::new() });
+        self.last_id
     }
 
-    /// Says that a batch has one more part that will be answered.
-    pub(super) fn expect(&mut self, batch: CallId) {
-        self.open.entry(batch).and_modify(|batch| batch.missing += 1);
+    /// Adds a part that will be answered.
+    pub(super) fn expect(&mut self, batch: BatchId) {
+        self.open.entry(batch).and_modify(|batch| batch.unfinished += 1);
     }
 
-    /// Keeps one reply, which `write` appends.
-    pub(super) fn reply(&mut self, batch: CallId, write: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds the reply that `write` appends.
+    pub(super) fn reply(&mut self, batch: BatchId, write: impl FnOnce(&mut Vec<u8>)) {
         if let Some(Batch { replies, .. }) = self.open.get_mut(&batch) {
             let before = replies.len();
             replies.push(if replies.is_empty() { b'[' } else { b',' });
@@ -43,11 +44,11 @@ impl Batches {
         }
     }
 
-    /// One part is dealt with; after the last, returns the replies as one array if there are any.
-    pub(super) fn part_done(&mut self, batch: CallId) -> Option<Vec<u8>> {
+    /// Finishes one part. After the last part, returns the replies as one array, if there are any.
+    pub(super) fn finish_part(&mut self, batch: BatchId) -> Option<Vec<u8>> {
         let open = self.open.get_mut(&batch)?;
-        open.missing -= 1;
-        if open.missing > 0 {
+        open.unfinished -= 1;
+        if open.unfinished > 0 {
             return None;
         }
         let mut replies = self.open.remove(&batch)?.replies;
@@ -59,13 +60,13 @@ impl Batches {
         Some(replies)
     }
 
-    /// Returns how many bytes of replies are kept.
+    /// Returns the size of all replies held.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Gives back memory that is not in use.
-    pub(super) fn rest(&mut self) {
+    /// Releases unused memory.
+    pub(super) fn shrink(&mut self) {
         self.open.shrink_to_fit();
     }
 }

@@ -1,80 +1,83 @@
-//! Bytes on their way out.
+//! The output buffer of a session.
 
 use std::collections::VecDeque;
 
-/// A buffer larger than this is given back when it is empty.
-const KEPT: usize = 512;
-/// So many bytes that have gone out may stay in front of those that have not.
-const GONE: usize = 16 * 1024;
+/// An empty buffer with a larger capacity is dropped, in bytes.
+const MAX_KEPT_CAPACITY: usize = 512;
+/// Written bytes that may stay in front of unwritten ones before the buffer is compacted.
+const COMPACT_THRESHOLD: usize = 16 * 1024;
 
-/// Messages that wait to be written.
+/// Encoded messages that are not written yet.
 #[derive(Debug)]
 pub(super) struct Output {
     bytes: Vec<u8>,
-    /// How many of `bytes` have gone out.
-    sent: usize,
-    /// Where messages end in `bytes`, if the transport wants them one by one.
+    /// Bytes at the front of `bytes` that are written.
+    written: usize,
+    /// The ends of messages in `bytes`, if the transport sends one message a frame.
     ends: VecDeque<usize>,
     framed: bool,
 }
 
 impl Output {
-    /// Keeps messages apart if they are `framed`, one by one, by the transport.
+    /// Creates an empty buffer, which keeps message boundaries if the transport is `framed`.
     pub(super) fn new(framed: bool) -> Self {
-        Self { bytes: Vec::new(), sent: 0, ends: VecDeque::new(), framed }
+        Self { bytes: Vec::new(), written: 0, ends: VecDeque::new(), framed }
     }
 
-    /// Gives back memory that is not in use.
-    pub(super) fn rest(&mut self) {
+    /// Releases unused memory.
+    pub(super) fn shrink(&mut self) {
         self.bytes.shrink_to_fit();
         self.ends.shrink_to_fit();
     }
 
+    /// Returns the number of unwritten bytes.
     pub(super) fn len(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.bytes.len() - self.written
     }
 
-    /// Takes the message that `write` appends, if it does; returns what that does.
+    /// Adds the message that `write` appends, if any, and returns the result of `write`.
     pub(super) fn message<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
         let before = self.bytes.len();
-        let written = write(&mut self.bytes);
+        let result = write(&mut self.bytes);
         if self.framed && self.bytes.len() > before {
             self.ends.push_back(self.bytes.len());
         }
-        written
+        result
     }
 
-    /// Takes all that has not gone out.
+    /// Removes and returns all unwritten bytes.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.drain(..std::mem::take(&mut self.sent));
+        bytes.drain(..std::mem::take(&mut self.written));
         self.ends.clear();
         bytes
     }
 
+    /// Returns the next message if the transport is framed, and all unwritten bytes otherwise.
     pub(super) fn front(&self) -> &[u8] {
-        &self.bytes[self.sent..self.ends.front().copied().unwrap_or(self.bytes.len())]
+        &self.bytes[self.written..self.ends.front().copied().unwrap_or(self.bytes.len())]
     }
 
-    pub(super) fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.ends.front() == Some(&self.sent) {
+    /// Removes `bytes` bytes from the front, which are written.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        self.written += bytes;
+        if self.ends.front() == Some(&self.written) {
             self.ends.pop_front();
         }
-        if self.sent == self.bytes.len() {
-            self.sent = 0;
+        if self.written == self.bytes.len() {
+            self.written = 0;
             self.bytes.clear();
-            self.bytes = kept(std::mem::take(&mut self.bytes));
-        } else if self.sent > GONE && self.sent > self.bytes.len() / 2 {
-            // Moves at most as many bytes as have gone since the last time.
-            self.bytes.drain(..self.sent);
-            self.ends.iter_mut().for_each(|end| *end -= self.sent);
-            self.sent = 0;
+            self.bytes = reuse_or_drop(std::mem::take(&mut self.bytes));
+        } else if self.written > COMPACT_THRESHOLD && self.written > self.bytes.len() / 2 {
+            // Moves at most as many bytes as were written since the last time.
+            self.bytes.drain(..self.written);
+            self.ends.iter_mut().for_each(|end| *end -= self.written);
+            self.written = 0;
         }
     }
 }
 
-/// The buffer to go on with: this one, unless it is empty and large.
-pub(super) fn kept(buffer: Vec<u8>) -> Vec<u8> {
-    if buffer.is_empty() && buffer.capacity() > KEPT { Vec::new() } else { buffer }
+/// Returns `buffer`, or a new one if it is empty and large.
+pub(super) fn reuse_or_drop(buffer: Vec<u8>) -> Vec<u8> {
+    if buffer.is_empty() && buffer.capacity() > MAX_KEPT_CAPACITY { Vec::new() } else { buffer }
 }

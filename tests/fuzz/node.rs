@@ -105,7 +105,7 @@ fn converse(bytes: &[u8], step: usize, patient: bool) -> Vec<u8> {
     let limits = Limits { message: 1024, output: 1024, in_flight: 4, ..Limits::default() };
     let node = Node::new(executor.clone(), Registry::builder("fuzz").build(), limits);
     let (here, there) = memory::pair(ON_THE_WAY);
-    let connection = executor.spawn(async move { node.connect(there).await });
+    let connection = executor.spawn(async move { node.serve_connection(there).await });
     let mut peer = Peer { stream: here, bytes, step, said: Vec::new(), patient, closed: false };
     for _ in 0..TURNS + bytes.len() {
         executor.try_tick();

@@ -220,7 +220,7 @@ impl Run {
     }
 
     fn poll(&mut self) {
-        let _ = self.session.poll_answers(&Context::from_waker(Waker::noop()), self.now);
+        let _ = self.session.poll_replies(&Context::from_waker(Waker::noop()), self.now);
     }
 
     fn expire(&mut self) {
@@ -237,7 +237,7 @@ impl Run {
         }
         let taken = if self.is_framed() { output.len() } else { count.min(output.len()) };
         self.out.push(output[..taken].to_vec());
-        self.session.sent(taken);
+        self.session.consume_output(taken);
         self.poll();
     }
 
@@ -256,7 +256,7 @@ impl Run {
             self.poll();
             self.write(usize::MAX);
             // On a slow machine a turn may end before anything comes of it.
-            let still = before == (self.coming.len(), self.out.len()) && !self.session.is_interrupted();
+            let still = before == (self.coming.len(), self.out.len()) && !self.session.has_yielded();
             idle = if still { idle + 1 } else { 0 };
             if idle == 1 {
                 while let Some(reply) = self.held.take(0) {
@@ -268,20 +268,20 @@ impl Run {
                 self.expire();
             }
         }
-        assert!(self.coming.is_empty() || self.session.has_ended(), "the node reads no further");
+        assert!(self.coming.is_empty() || self.session.is_read_closed(), "the node reads no further");
         self.session.end(self.now);
         self.poll();
         while !self.session.output().is_empty() {
             self.write(usize::MAX);
         }
-        if !self.session.is_answered() {
+        if !self.session.is_flushed() {
             // What came with the end, to a function that keeps it.
-            self.session.give_up_all(&Fault::new(code::CLOSED, "the end"));
+            self.session.fail_all(&Fault::new(code::CLOSED, "the end"));
             while !self.session.output().is_empty() {
                 self.write(usize::MAX);
             }
         }
-        assert!(self.session.is_answered() || self.session.has_ended() && dirty, "something is left");
+        assert!(self.session.is_flushed() || self.session.is_read_closed() && dirty, "something is left");
         let answers = self.answers();
         if !dirty {
             let asked: HashMap<_, _> = (1..=self.asked).map(|id| (id.to_string(), 1)).collect();

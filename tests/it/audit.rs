@@ -172,7 +172,7 @@ fn what_a_peer_causes_names_it() {
     client.send([0x16, 3, 1, 0, 5]);
     client.rest();
     let address = client.stream().local_addr().unwrap();
-    eventually("the log names it", || node.log().contains(&format!("a connection of {address} ended: ")));
+    eventually("the log names it", || node.log().contains(&format!("connection from {address} ended: ")));
 }
 
 /// Presents wrong tokens until the node makes the host wait.

@@ -85,7 +85,7 @@ impl Driven {
 
     /// Gives a session the turns that it asks for: the time that passes for it is not that of this test.
     fn go_on(&mut self) {
-        while self.session.is_interrupted() {
+        while self.session.has_yielded() {
             match self.dialect {
                 // Nothing more has come, and an empty message is one too.
                 Dialect::JsonPerFrame => _ = self.poll(),
@@ -96,7 +96,7 @@ impl Driven {
 
     /// Turns answers into output, once; tells whether there were any.
     fn poll(&mut self) -> bool {
-        self.session.poll_answers(&Context::from_waker(Waker::noop()), self.now).is_ready()
+        self.session.poll_replies(&Context::from_waker(Waker::noop()), self.now).is_ready()
     }
 
     /// Takes at most so many bytes of output, or one message.
@@ -112,7 +112,7 @@ impl Driven {
                 assert!(!self.sent.ends_with(b"\n"), "frames need no line feeds");
                 self.sent.push(b'\n');
             }
-            self.session.sent(count);
+            self.session.consume_output(count);
         }
     }
 
@@ -204,7 +204,10 @@ fn replies_that_outgrow_their_json_are_bounded() {
     driven.feed(echo(390));
     driven.send(usize::MAX);
     let reply = String::from_utf8_lossy(&driven.sent);
-    assert!(reply.contains("a reply of 3517 bytes; the limit leaves 2000 (limits.message)"), "{reply}");
+    assert!(
+        reply.contains("a reply of 3517 bytes exceeds the remaining limit of 2000 bytes (limits.message)"),
+        "{reply}"
+    );
     assert!(reply.len() < 200, "{reply}");
     let too_large = driven.registry.metrics().replies_too_large.get();
     assert_eq!(too_large, 1);
@@ -396,11 +399,11 @@ fn an_answer_wakes_whoever_waits_for_it() {
     let waker = Waker::from(count.clone());
     driven.feed(format!("{}\n{}\n", keep(1), keep(2)));
     for number in [1, 2] {
-        assert!(driven.session.poll_answers(&Context::from_waker(&waker), driven.now).is_pending());
+        assert!(driven.session.poll_replies(&Context::from_waker(&waker), driven.now).is_pending());
         let before = count.0.load(Ordering::SeqCst);
         driven.answer(number);
         assert_eq!(count.0.load(Ordering::SeqCst), before + 1);
-        assert!(driven.session.poll_answers(&Context::from_waker(&waker), driven.now).is_ready());
+        assert!(driven.session.poll_replies(&Context::from_waker(&waker), driven.now).is_ready());
     }
     // A provider that waits to hear that its call was given up is woken as well.
     driven.feed(format!("{}\n", keep(3)));
@@ -424,13 +427,13 @@ fn what_waits_behind_notifications_is_not_answered_yet() {
     driven.feed(format!("{}\n{}\n{}", notify(1), keep(2), notify(3)));
     driven.session.end(driven.now);
     assert_eq!(driven.keeper.live(), [1]);
-    assert!(!driven.session.is_answered(), "a request has not even begun");
+    assert!(!driven.session.is_flushed(), "a request has not even begun");
     driven.answer(1);
     assert_eq!(driven.settle(), [""; 0]);
-    assert!(!driven.session.is_answered());
+    assert!(!driven.session.is_flushed());
     driven.answer(2);
     assert_eq!(driven.settle(), ["2: 2"]);
-    assert!(driven.session.is_answered() && !driven.session.is_idle());
+    assert!(driven.session.is_flushed() && !driven.session.is_idle());
     driven.answer(3);
     assert_eq!(driven.settle(), [""; 0]);
     assert!(driven.session.is_idle());
@@ -450,7 +453,7 @@ fn frames_are_messages_and_messages_are_frames() {
     let mut frames = Vec::new();
     while !driven.session.output().is_empty() {
         let frame = driven.session.output().to_vec();
-        driven.session.sent(frame.len());
+        driven.session.consume_output(frame.len());
         frames.push(told(std::str::from_utf8(&frame).unwrap()));
     }
     assert_eq!(frames, ["null: error -32700", "null: error -32700", "1: 1", "[2: 2, 3: 3]"]);
@@ -515,16 +518,16 @@ fn a_slow_line_has_its_time_and_a_trickle_has_not() {
     for piece in request.as_bytes().chunks(5_000) {
         driven.feed(piece);
         driven.pass(Duration::from_secs(5));
-        assert!(!driven.session.is_broken(), "it came at 1 KB a second");
+        assert!(!driven.session.has_failed(), "it came at 1 KB a second");
     }
     driven.feed("\n");
     driven.pass(Duration::from_secs(3600));
     assert_eq!(driven.settle().len(), 1);
-    assert!(!driven.session.is_broken(), "nothing has begun");
+    assert!(!driven.session.has_failed(), "nothing has begun");
 
     driven.feed("{\"id\":7,");
     let mut pieces = 0;
-    while !driven.session.is_broken() {
+    while !driven.session.has_failed() {
         driven.pass(Duration::from_secs(3));
         driven.feed(" ");
         pieces += 1;
@@ -980,7 +983,7 @@ fn run(
         driven.check(limit)?;
         let moved = fed == Fed::Some || ends || answers || polled || sends;
         prop_assert!(moved, "it stands still: {:?}", driven.session);
-        if ended && driven.session.is_answered() {
+        if ended && driven.session.is_flushed() {
             // Whoever drives it may end here.
             script.check(&driven.sent, time_has_passed)?;
         }
@@ -1081,7 +1084,7 @@ fn a_flood_leaves_others_their_turn() {
     driven.session.received(driven.now);
     let first = driven.session.output().iter().filter(|byte| **byte == b'\n').count();
     assert!((1..=64).contains(&first), "{first} at once");
-    assert!(driven.session.is_interrupted() && !driven.session.wants_input());
+    assert!(driven.session.has_yielded() && !driven.session.wants_input());
     assert_eq!(driven.settle().len(), 1000);
-    assert!(!driven.session.is_interrupted() && driven.session.wants_input());
+    assert!(!driven.session.has_yielded() && driven.session.wants_input());
 }

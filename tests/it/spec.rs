@@ -178,7 +178,7 @@ impl Peer {
     fn new(executor: &Executor<'static>, node: &Node, capacity: usize) -> Self {
         let (here, there) = memory::pair(capacity);
         let node = node.clone();
-        let served = executor.spawn(async move { node.connect(there).await });
+        let served = executor.spawn(async move { node.serve_connection(there).await });
         let (reader, writer) = futures_lite::io::split(here);
         Self { reader: BufReader::new(reader), writer, served }
     }
@@ -230,7 +230,7 @@ impl Over {
             Self::Memory => {
                 let (here, there) = memory::pair(512);
                 let node = fixture.node.clone();
-                let served = fixture.executor.spawn(async move { node.connect(there).await });
+                let served = fixture.executor.spawn(async move { node.serve_connection(there).await });
                 let replies = exchange(here, line().as_bytes()).await;
                 served.await;
                 lines(&replies)
@@ -899,7 +899,7 @@ fn pieces_cut_anywhere_make_the_same_lines() {
                 waited: false,
                 written: Arc::clone(&written),
             };
-            fixture.node.connect(pieces).await;
+            fixture.node.serve_connection(pieces).await;
             let replies = String::from_utf8(std::mem::take(&mut written.lock().unwrap())).unwrap();
             assert_eq!(sorted(all_told(&lines(&replies))), REPLIES, "cut after {at} bytes");
         }
@@ -913,7 +913,7 @@ fn a_byte_at_a_time() {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let (here, there) = memory::pair(1);
         let node = fixture.node.clone();
-        let served = executor.spawn(async move { node.connect(there).await });
+        let served = executor.spawn(async move { node.serve_connection(there).await });
         let replies = exchange(here, LINES.as_bytes()).await;
         served.await;
         assert_eq!(sorted(all_told(&lines(&replies))), REPLIES);

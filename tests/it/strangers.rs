@@ -127,7 +127,7 @@ fn nonsense_between_requests_is_answered_a_bounded_number_of_times() {
     let _ = client.try_send("nonsense\n".repeat(20_000));
     let told = String::from_utf8_lossy(&client.rest()).into_owned();
     assert_eq!(told.lines().count(), 15, "{told}");
-    assert!(told.lines().last().unwrap().contains("16 messages in a row"), "{told}");
+    assert!(told.lines().last().unwrap().contains("16 invalid messages in a row"), "{told}");
 }
 
 /// A blank line alone keeps a connection, as the node's own clients send one, and what follows is JSON.

@@ -581,14 +581,14 @@ fn a_session_whose_calls_wait() {
     let feed = |session: &mut Session, text: &str| {
         session.input().extend_from_slice(text.as_bytes());
         session.received(now);
-        while session.is_interrupted() {
+        while session.has_yielded() {
             session.received(now);
         }
     };
     let lines = |session: &mut Session| {
-        while session.poll_answers(&Context::from_waker(Waker::noop()), now).is_ready() {}
+        while session.poll_replies(&Context::from_waker(Waker::noop()), now).is_ready() {}
         let text = String::from_utf8(session.output().to_vec()).unwrap();
-        session.sent(text.len());
+        session.consume_output(text.len());
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>()
     };
     let call = |id: u64, meta: &str| {

@@ -245,7 +245,7 @@ fn a_certificate_of_the_caller_is_asked_for() {
         assert_eq!(refused.stdout, "");
     }
     certificates.run(&node, "ca", &["call", "rpc.ping"]).failed(3);
-    eventually("it is told", || node.log().matches("a TLS handshake of ").count() == 3);
+    eventually("it is told", || node.log().matches("TLS handshake with ").count() == 3);
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn no_handshake_at_all() {
     eventually("all are counted", || {
         metric(&node, &certificates, "chanrpc_tls_handshakes_failed_total") == 4
     });
-    assert!(node.log().contains("the peer speaks without TLS"), "{}", node.log());
+    assert!(node.log().contains("the peer does not speak TLS"), "{}", node.log());
 }
 
 #[test]

@@ -1,0 +1,73 @@
+//! The state that the connections of a node share.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use smol::{Executor, Task};
+
+use crate::codec::Dialect;
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::route::{Grants, Registry, Shutdown};
+use crate::session::Session;
+
+/// The state of a node, shared by its handles and the tasks of its connections.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) executor: Arc<Executor<'static>>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) shutdown: Shutdown,
+    connections: Mutex<Connections>,
+}
+
+/// The open connections. Dropping a task closes its connection.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    pub(super) last_key: u64,
+    pub(super) tasks: HashMap<u64, Task<()>>,
+    /// The number of connections of each host.
+    pub(super) hosts: HashMap<IpAddr, usize>,
+}
+
+impl Connections {
+    /// Removes a connection, and returns its task.
+    pub(super) fn remove(&mut self, key: u64, host: IpAddr) -> Option<Task<()>> {
+        if let Entry::Occupied(mut count) = self.hosts.entry(host) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        self.tasks.remove(&key)
+    }
+}
+
+impl Shared {
+    pub(super) fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
+        let (shutdown, connections) = (Shutdown::new(), Mutex::default());
+        Self { executor, registry, limits: Arc::new(limits), shutdown, connections }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        self.registry.metrics()
+    }
+
+    pub(super) fn connections(&self) -> MutexGuard<'_, Connections> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no connection is open.
+    pub(super) async fn connections_closed(&self) {
+        while self.metrics().connections.get() > 0 {
+            self.shutdown.wait_ended().await;
+        }
+    }
+
+    pub(super) fn session(&self, dialect: Dialect, grants: Grants) -> Session {
+        Session::new(self.registry.clone(), self.limits.clone(), dialect, grants, Instant::now())
+    }
+}

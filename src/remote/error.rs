@@ -1,0 +1,53 @@
+//! The error of a call to another node.
+
+use std::fmt;
+
+use crate::message::Fault;
+
+/// The reason for which a call to another node has no result.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RemoteError {
+    /// No connection is available. No byte of the call was sent, so that it is safe to repeat.
+    Unreachable {
+        /// The address of the other node.
+        address: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The connection was lost during the call, which may or may not have run. The client does not repeat it.
+    Lost {
+        /// The address of the other node.
+        address: String,
+        /// The cause.
+        reason: String,
+    },
+    /// Too many calls or bytes are waiting for the other node. The call was not sent, so that it is safe to repeat.
+    Busy {
+        /// The address of the other node.
+        address: String,
+    },
+    /// The call's deadline passed. The call was cancelled at the other node.
+    Deadline,
+    /// The other node answered with an error.
+    Fault(Fault),
+}
+
+impl fmt::Display for RemoteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { address, reason } => write!(f, "no connection to {address}: {reason}"),
+            Self::Lost { address, reason } => {
+                write!(
+                    f,
+                    "the connection to {address} was lost during the call, which may have run: {reason}"
+                )
+            }
+            Self::Busy { address } => write!(f, "too many calls are waiting for {address}"),
+            Self::Deadline => f.write_str("the deadline passed"),
+            Self::Fault(fault) => fault.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RemoteError {}

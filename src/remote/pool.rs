@@ -1,0 +1,103 @@
+//! The connections to one node, shared by all callers.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use smol::future::FutureExt;
+use smol::{Executor, Task, Timer};
+
+use super::connection::{Connection, ConnectionLease};
+use super::driver;
+use super::target::Target;
+
+/// The maximum number of connections to one node.
+const MAX_CONNECTIONS: usize = 4;
+
+/// One persistent connection, and further ones while it has too many calls in flight.
+#[derive(Debug)]
+pub(super) struct Pool {
+    executor: Arc<Executor<'static>>,
+    target: Arc<Target>,
+    connections: Mutex<Vec<PooledConnection>>,
+}
+
+/// A connection and its task. Dropping the task closes the connection.
+#[derive(Debug)]
+struct PooledConnection {
+    connection: Arc<Connection>,
+    task: Task<()>,
+    /// Re-established when it is lost.
+    persistent: bool,
+}
+
+impl PooledConnection {
+    fn start(executor: &Executor<'static>, target: &Arc<Target>, persistent: bool) -> Self {
+        let connection = Connection::new(target.clone());
+        let task = executor.spawn(driver::run(connection.clone(), persistent));
+        Self { connection, task, persistent }
+    }
+}
+
+impl Pool {
+    /// Creates a pool, and starts to connect.
+    pub(super) fn new(executor: Arc<Executor<'static>>, target: Target) -> Self {
+        let target = Arc::new(target);
+        let first = PooledConnection::start(&executor, &target, true);
+        Self { executor, target, connections: Mutex::new(vec![first]) }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    fn connections(&self) -> MutexGuard<'_, Vec<PooledConnection>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `true` if the persistent connection is established.
+    pub(super) fn is_connected(&self) -> bool {
+        self.connections().first().is_some_and(|first| first.connection.is_connected())
+    }
+
+    /// Leases the first connection with capacity for a call, a new one if necessary.
+    pub(super) fn lease(&self) -> ConnectionLease {
+        let mut pool = self.connections();
+        pool.retain(|pooled| {
+            !pooled.task.is_finished() && (pooled.persistent || !pooled.connection.is_disconnected())
+        });
+        let in_flight = self.target.limits.in_flight;
+        let has_capacity = |pooled: &&PooledConnection| {
+            pooled.connection.leases() < in_flight && !pooled.connection.is_disconnected()
+        };
+        if let Some(pooled) = pool.iter().find(has_capacity) {
+            return pooled.connection.lease();
+        }
+        // If one connection is lost, a new one would most likely fail too.
+        if pool.len() < MAX_CONNECTIONS && !pool.iter().any(|pooled| pooled.connection.is_disconnected()) {
+            pool.push(PooledConnection::start(&self.executor, &self.target, false));
+        }
+        let load =
+            |pooled: &&PooledConnection| (pooled.connection.is_disconnected(), pooled.connection.leases());
+        match pool.iter().min_by_key(load) {
+            Some(pooled) => pooled.connection.lease(),
+            None => unreachable!("the pool keeps its persistent connection"),
+        }
+    }
+
+    /// Closes all connections after their requests are written, and waits up to `timeout`.
+    pub(super) async fn close(self, timeout: Duration) {
+        let pool = self.connections.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let closed = async {
+            for PooledConnection { connection, task, .. } in pool {
+                if connection.is_connected() {
+                    connection.close();
+                    task.await;
+                }
+            }
+        };
+        let timeout = async {
+            Timer::after(timeout).await;
+        };
+        closed.or(timeout).await;
+    }
+}

@@ -1,0 +1,27 @@
+//! The node to connect to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::Limits;
+use crate::transport::tls::Connector;
+
+/// The other node's address, and the settings of connections to it.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) address: String,
+    pub(super) limits: Limits,
+    /// Presented first on each connection.
+    pub(super) token: Option<Secret>,
+    pub(super) tls: Option<Connector>,
+}
+
+/// A token, which `Debug` does not print.
+#[derive(Clone)]
+pub(super) struct Secret(pub(super) Arc<str>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
