@@ -1,8 +1,9 @@
-//! The binary's log: to stderr, without ever blocking or killing the node.
+//! The binary's log, written to stderr without ever blocking or killing the node.
 //!
-//! Whoever logs only puts a line into a bounded queue; one thread of its own writes. A reader that is slow, stuck or
-//! gone costs lines, which are counted, and nothing else. Lines that a peer can cause are limited before they reach the
-//! queue, so that no peer can push out what matters, and are cut and cleaned, so that no peer can forge a line.
+//! Logging only puts a line into a bounded queue; a separate thread writes it. If the reader of stderr is slow, stuck
+//! or gone, lines are dropped and counted, nothing else. Lines that a peer can cause are rate-limited before they enter
+//! the queue, so that no peer can displace other lines. All lines are truncated and sanitized, so that no peer can
+//! forge one.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
@@ -16,52 +17,54 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 use simple_logger::SimpleLogger;
 
-/// The target of every line that a peer can cause.
+/// The target of all lines that a peer can cause.
 const PEER: &str = "chanrpc::peer";
 
-/// The target of the access log: limited apart, and far less, as its lines are wanted.
+/// The target of the access log, which has its own, higher limit, because its lines are wanted.
 const ACCESS: &str = "chanrpc::access";
 
-/// The target of panics, which callers may be able to cause: limited too, but apart from peers' other lines.
+/// The target of panics, which callers may be able to cause. They have their own limit, so that other lines of peers do
+/// not displace them.
 const PANIC: &str = "chanrpc::panic";
-const OWN: &str = "chanrpc::log";
+const LOG: &str = "chanrpc::log";
 const WRITER: &str = "log";
 
+/// The capacity of the queue, in lines.
 const QUEUE: usize = 1024;
-/// Bytes of a line's text, the ellipsis of a cut one included.
-const LONGEST: usize = 2048;
+/// The maximum length of a line's text in bytes, including the ellipsis of a truncated one.
+const MAX_LINE: usize = 2048;
 const SECOND: Duration = Duration::from_secs(1);
 
-static SINK: Sink = Sink {
+static LOGGER: Logger = Logger {
     queue: OnceLock::new(),
-    waiting: AtomicUsize::new(0),
+    pending: AtomicUsize::new(0),
     dropped: AtomicUsize::new(0),
     level: AtomicUsize::new(LevelFilter::Off as usize),
-    peers: Mutex::new(Limiter::new()),
-    panics: Mutex::new(Limiter::new()),
-    access: Mutex::new(Window::new()),
+    peers: Mutex::new(SlidingWindow::new()),
+    panics: Mutex::new(SlidingWindow::new()),
+    access: Mutex::new(FixedWindow::new()),
 };
 
-/// Sends what is logged at `level` or above to stderr, from now on and until the process ends, in lines such as
+/// Sends all records at `level` or above to stderr until the process ends, in lines such as
 /// `INFO  [2026-11-21T04:49:00Z chanrpc::node] 3 connections`.
 ///
-/// Also takes over panic messages: the standard ones are written by the thread that panics, and would block it as
-/// long as nobody reads stderr. A panic hook that is set later, as servers do for their functions, may pass on to this
-/// one; so this comes first in a program.
+/// Also takes over panic messages. The standard hook writes them on the panicking thread, which would block while
+/// nobody reads stderr. A panic hook that is set later, as servers do for their functions, may call this one, so a
+/// program calls `init` first.
 ///
 /// # Errors
-/// Fails when the process has a logger already, which then stays.
+/// Fails if the process already has a logger, which stays in place.
 pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
-    log::set_logger(&SINK)?;
-    SINK.level.store(level as usize, Ordering::Relaxed);
+    log::set_logger(&LOGGER)?;
+    LOGGER.level.store(level as usize, Ordering::Relaxed);
     log::set_max_level(level);
     let (queue, lines) = sync_channel(QUEUE);
-    // A process sets its logger once, so this comes by once.
-    let _ = SINK.queue.set(queue);
-    // Without its thread the log is lost, and every line counted as dropped; the node is worth more than its log.
-    let _ = thread::Builder::new().name(WRITER.to_owned()).spawn(move || write_all(&lines));
+    // `set_logger` succeeds once per process, so the queue is not set yet.
+    let _ = LOGGER.queue.set(queue);
+    // If the thread cannot be started, all lines are dropped and counted, but the node still runs.
+    let _ = thread::Builder::new().name(WRITER.to_owned()).spawn(move || run_writer(&lines));
     panic::set_hook(Box::new(|panic| {
-        // The writer's panics are those of a stderr that is gone: to report them there would only make more.
+        // The writer panics if stderr is closed; reporting that there would cause the next panic.
         if thread::current().name() != Some(WRITER) {
             log::error!(target: PANIC, "{panic}");
         }
@@ -69,87 +72,87 @@ pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
     Ok(())
 }
 
-/// Has the access log written whatever the level, which [`init`] has set for all else.
-pub fn show_access() {
+/// Enables the access log independently of the level given to [`init`].
+pub fn enable_access_log() {
     log::set_max_level(log::max_level().max(LevelFilter::Info));
 }
 
-/// Writes a line to stderr as it is, without level, time and target; cut and cleaned like any other.
+/// Writes a line to stderr without level, time and target, truncated and sanitized like any other.
 ///
 /// Before [`init`], the line is dropped.
-pub fn note(text: &str) {
-    SINK.send(Line::Note(clean(format_args!("{text}"))));
+pub fn print_line(text: &str) {
+    LOGGER.send(Line::Plain(sanitize(format_args!("{text}"))));
 }
 
-/// Waits until everything logged is written or lost, but no longer than `timeout`. Meant for the end of the process.
+/// Waits until all lines are written or dropped, but at most for `timeout`. Intended for the end of the process.
 pub fn flush(timeout: Duration) {
     let started = Instant::now();
-    while SINK.waiting.load(Ordering::Acquire) > 0 && started.elapsed() < timeout {
+    while LOGGER.pending.load(Ordering::Acquire) > 0 && started.elapsed() < timeout {
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Tells how many lines never reached stderr, because it was too slow or gone. Those held back by the limit on peers
-/// are not among them.
-pub fn dropped() -> u64 {
-    SINK.dropped.load(Ordering::Relaxed) as u64
+/// Returns the number of lines dropped because stderr was too slow or closed. Lines suppressed by a rate limit are not
+/// included.
+pub fn dropped_lines() -> u64 {
+    LOGGER.dropped.load(Ordering::Relaxed) as u64
 }
 
-/// What waits to be written.
+/// A line to write.
 enum Line {
     Record { time: SystemTime, level: Level, target: String, text: String },
-    Note(String),
+    Plain(String),
 }
 
-struct Sink {
+struct Logger {
     queue: OnceLock<SyncSender<Line>>,
-    /// Lines in the queue, and the one that is being written.
-    waiting: AtomicUsize,
+    /// Lines in the queue, including the one being written.
+    pending: AtomicUsize,
     dropped: AtomicUsize,
-    /// The level, as a number; the access log has none.
+    /// The level as a number. It does not apply to the access log.
     level: AtomicUsize,
-    peers: Mutex<Limiter>,
-    panics: Mutex<Limiter>,
-    access: Mutex<Window>,
+    peers: Mutex<SlidingWindow>,
+    panics: Mutex<SlidingWindow>,
+    access: Mutex<FixedWindow>,
 }
 
-impl Sink {
+impl Logger {
     fn send(&self, line: Line) {
-        // Counted before it enters, so that the writer never takes away more than there is.
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+        // Count the line before it enters, so that the writer never decrements below zero.
+        self.pending.fetch_add(1, Ordering::Relaxed);
         if self.queue.get().is_none_or(|queue| queue.try_send(line).is_err()) {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.pending.fetch_sub(1, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn admits(&self, target: &str) -> bool {
+    fn admit(&self, target: &str) -> bool {
         let now = Instant::now();
         match target {
-            PEER => locked(&self.peers).admits(now),
-            PANIC => locked(&self.panics).admits(now),
-            // Half of the queue is for what else there is to say.
+            PEER => lock(&self.peers).admit(now),
+            PANIC => lock(&self.panics).admit(now),
+            // Half of the queue is reserved for other lines.
             ACCESS => {
-                let has_room = self.waiting.load(Ordering::Relaxed) < QUEUE / 2;
-                locked(&self.access).admits(now, has_room)
+                let has_room = self.pending.load(Ordering::Relaxed) < QUEUE / 2;
+                lock(&self.access).admit(now, has_room)
             }
             _ => true,
         }
     }
 }
 
-impl Log for Sink {
+impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() as usize <= self.level.load(Ordering::Relaxed) || metadata.target() == ACCESS
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) && self.admits(record.target()) {
+        if self.enabled(record.metadata()) && self.admit(record.target()) {
             self.send(Line::Record {
                 time: SystemTime::now(),
                 level: record.level(),
                 target: record.target().to_owned(),
-                text: clean(*record.args()),
+                text: sanitize(*record.args()),
             });
         }
     }
@@ -157,18 +160,18 @@ impl Log for Sink {
     fn flush(&self) {}
 }
 
-/// The writer's loop. It sleeps until there is a line, and after the last one stays awake for a second, by the end of
-/// which nothing can be left to report: whatever was held back came within a second of a line that was let through.
-fn write_all(lines: &Receiver<Line>) {
-    let mut report = Report::default();
+/// The writer's loop. Sleeps until a line arrives, and after the last line stays awake for a second. Nothing is left to
+/// report then, because lines are suppressed only within a second of a line that was admitted.
+fn run_writer(lines: &Receiver<Line>) {
+    let mut report = LossReport::default();
     while let Ok(first) = lines.recv() {
         let mut next = Ok(first);
         let mut reported = Instant::now();
         while let Ok(line) = next {
-            if !write(&line) {
-                SINK.dropped.fetch_add(1, Ordering::Relaxed);
+            if !write_line(&line) {
+                LOGGER.dropped.fetch_add(1, Ordering::Relaxed);
             }
-            SINK.waiting.fetch_sub(1, Ordering::Release);
+            LOGGER.pending.fetch_sub(1, Ordering::Release);
             if reported.elapsed() >= SECOND {
                 report.write();
                 reported = Instant::now();
@@ -182,48 +185,55 @@ fn write_all(lines: &Receiver<Line>) {
     }
 }
 
-/// What the log has to say about itself: only what is new since the last time.
+/// Reports lines that were dropped or suppressed since the last report.
 #[derive(Default)]
-struct Report {
+struct LossReport {
     dropped: usize,
 }
 
-impl Report {
+impl LossReport {
     fn write(&mut self) {
-        let dropped = SINK.dropped.load(Ordering::Relaxed);
+        let dropped = LOGGER.dropped.load(Ordering::Relaxed);
         let new = dropped.wrapping_sub(self.dropped);
         self.dropped = dropped;
         if new > 0 {
-            Self::warn(format!("{new} lines dropped, since nobody read them in time"));
+            Self::warn(format!("{new} lines dropped because stderr was not read in time"));
         }
-        let peers = std::mem::take(&mut locked(&SINK.peers).suppressed);
-        let panics = std::mem::take(&mut locked(&SINK.panics).suppressed);
-        let access = std::mem::take(&mut locked(&SINK.access).suppressed);
-        for (suppressed, what, limit) in [
-            (peers, PEER, Limiter::BURST),
-            (panics, PANIC, Limiter::BURST),
-            (access, ACCESS, Window::LINES as usize),
+        let peers = std::mem::take(&mut lock(&LOGGER.peers).suppressed);
+        let panics = std::mem::take(&mut lock(&LOGGER.panics).suppressed);
+        let access = std::mem::take(&mut lock(&LOGGER.access).suppressed);
+        for (suppressed, target, limit) in [
+            (peers, PEER, SlidingWindow::BURST),
+            (panics, PANIC, SlidingWindow::BURST),
+            (access, ACCESS, FixedWindow::LINES as usize),
         ] {
             if suppressed > 0 {
-                Self::warn(format!("{suppressed} lines of {what} held back, beyond {limit} a second"));
+                Self::warn(format!(
+                    "{suppressed} lines of {target} suppressed, above the limit of {limit} per second"
+                ));
             }
         }
     }
 
     fn warn(text: String) {
-        // A lost report is not counted: each would call for the next.
-        write(&Line::Record { time: SystemTime::now(), level: Level::Warn, target: OWN.to_owned(), text });
+        // A lost report is not counted, because each would cause the next.
+        write_line(&Line::Record {
+            time: SystemTime::now(),
+            level: Level::Warn,
+            target: LOG.to_owned(),
+            text,
+        });
     }
 }
 
-/// Writes one line to stderr and tells whether that went well. Blocks as long as stderr does.
-fn write(line: &Line) -> bool {
+/// Writes one line to stderr and returns `true` on success. Blocks while stderr does.
+fn write_line(line: &Line) -> bool {
     match line {
-        Line::Note(text) => writeln!(io::stderr(), "{text}").is_ok(),
+        Line::Plain(text) => writeln!(io::stderr(), "{text}").is_ok(),
         Line::Record { time, level, target, text } => {
-            // The formatter prints no time, but prints the target as it is.
+            // The formatter prints the target verbatim but no time, so the target carries the time.
             let target = format!("{} {target}", rfc3339(*time));
-            // It panics when stderr is gone.
+            // The formatter panics if stderr is closed.
             panic::catch_unwind(|| {
                 let args = format_args!("{text}");
                 SimpleLogger::new().log(&Record::builder().level(*level).target(&target).args(args).build());
@@ -233,22 +243,22 @@ fn write(line: &Line) -> bool {
     }
 }
 
-/// Lets [`BURST`](Self::BURST) lines through in any second, and counts the rest.
-struct Limiter {
-    /// When the latest lines were let through; a ring.
+/// Admits [`BURST`](Self::BURST) lines in any one-second interval and counts the rest.
+struct SlidingWindow {
+    /// When the most recent lines were admitted; a ring buffer.
     recent: [Option<Instant>; Self::BURST],
     oldest: usize,
     suppressed: u64,
 }
 
-impl Limiter {
+impl SlidingWindow {
     const BURST: usize = 10;
 
     const fn new() -> Self {
         Self { recent: [None; Self::BURST], oldest: 0, suppressed: 0 }
     }
 
-    fn admits(&mut self, now: Instant) -> bool {
+    fn admit(&mut self, now: Instant) -> bool {
         let oldest = &mut self.recent[self.oldest];
         if oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) < SECOND) {
             self.suppressed += 1;
@@ -260,23 +270,22 @@ impl Limiter {
     }
 }
 
-/// Held for a few instructions only, by threads that do nothing else meanwhile.
-/// Lets [`LINES`](Self::LINES) lines through in each second on its own, and counts the rest.
-struct Window {
+/// Admits [`LINES`](Self::LINES) lines in each fixed window of one second and counts the rest.
+struct FixedWindow {
     began: Option<Instant>,
     lines: u32,
     suppressed: u64,
 }
 
-impl Window {
+impl FixedWindow {
     const LINES: u32 = 1000;
 
     const fn new() -> Self {
         Self { began: None, lines: 0, suppressed: 0 }
     }
 
-    /// `has_room` says whether the queue has room for such a line.
-    fn admits(&mut self, now: Instant, has_room: bool) -> bool {
+    /// Returns `true` if a line is admitted; `has_room` says whether the queue has room for it.
+    fn admit(&mut self, now: Instant, has_room: bool) -> bool {
         if self.began.is_none_or(|began| now.saturating_duration_since(began) >= SECOND) {
             (self.began, self.lines) = (Some(now), 0);
         }
@@ -290,54 +299,56 @@ impl Window {
     }
 }
 
-fn locked<T>(limiter: &Mutex<T>) -> MutexGuard<'_, T> {
-    limiter.lock().unwrap_or_else(PoisonError::into_inner)
+// The locks are held for a few instructions only.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Formats a text as a single bounded line that shows what it holds.
-fn clean(args: fmt::Arguments<'_>) -> String {
-    let mut line = Clean { text: String::new(), cut: false };
-    // An error only says that the line is cut, or that what formats itself gave up.
+/// Formats a text as a single bounded line with control characters escaped.
+fn sanitize(args: fmt::Arguments<'_>) -> String {
+    let mut line = Sanitizer { text: String::new(), is_truncated: false };
+    // An error means that the line is truncated or that a formatter failed.
     let _ = line.write_fmt(args);
     line.text
 }
 
-struct Clean {
+struct Sanitizer {
     text: String,
-    cut: bool,
+    is_truncated: bool,
 }
 
-impl fmt::Write for Clean {
+impl fmt::Write for Sanitizer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         const ELLIPSIS: char = '…';
         for c in text.chars() {
-            // Not every formatter stops at the first error.
-            if self.cut {
+            // Some formatters continue after an error.
+            if self.is_truncated {
                 return Err(fmt::Error);
             }
             let end = self.text.len();
-            // Line breaks and terminal sequences, and what reorders the text that a person sees.
+            // Line breaks, terminal escape sequences, and characters that change the visual order of text.
             if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
                 self.text.extend(c.escape_default());
             } else {
                 self.text.push(c);
             }
-            if self.text.len() > LONGEST - ELLIPSIS.len_utf8() {
+            if self.text.len() > MAX_LINE - ELLIPSIS.len_utf8() {
                 self.text.truncate(end);
                 self.text.push(ELLIPSIS);
-                self.cut = true;
+                self.is_truncated = true;
             }
         }
         Ok(())
     }
 }
 
-/// Writes a time in UTC to the second, as in RFC 3339. The date is Howard Hinnant's `civil_from_days`
-/// (<https://howardhinnant.github.io/date_algorithms.html>), for days since 1970.
+/// Formats a time in UTC with second precision, as in RFC 3339. The date is computed by Howard Hinnant's
+/// `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>), from the days since 1970.
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Years begin in March here, so that a leap day ends one; 400 of them, an era, always have as many days.
+    // Years begin in March here, so that a leap day is the last day of a year. An era is 400 years, which always have
+    // the same number of days.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
@@ -355,14 +366,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ten_lines_in_any_second() {
-        let mut limiter = Limiter::new();
+    fn limiter_admits_ten_lines_in_any_second() {
+        let mut limiter = SlidingWindow::new();
         let start = Instant::now();
         let mut admitted = Vec::new();
-        // 100 lines a second for three seconds.
+        // 100 lines per second for three seconds.
         for tick in 0..300 {
             let now = start + Duration::from_millis(tick * 10);
-            if limiter.admits(now) {
+            if limiter.admit(now) {
                 admitted.push(now);
             }
         }
@@ -372,46 +383,46 @@ mod tests {
     }
 
     #[test]
-    fn the_access_log_has_a_limit_of_its_own_and_leaves_room() {
-        let (mut window, start) = (Window::new(), Instant::now());
-        let admitted = (0..3 * Window::LINES).filter(|_| window.admits(start, true)).count();
-        assert_eq!(admitted, Window::LINES as usize);
-        assert!(!window.admits(start + SECOND, false));
-        assert!(window.admits(start + SECOND, true));
-        assert_eq!(window.suppressed, u64::from(2 * Window::LINES) + 1);
+    fn access_log_has_its_own_limit_and_respects_queue_room() {
+        let (mut window, start) = (FixedWindow::new(), Instant::now());
+        let admitted = (0..3 * FixedWindow::LINES).filter(|_| window.admit(start, true)).count();
+        assert_eq!(admitted, FixedWindow::LINES as usize);
+        assert!(!window.admit(start + SECOND, false));
+        assert!(window.admit(start + SECOND, true));
+        assert_eq!(window.suppressed, u64::from(2 * FixedWindow::LINES) + 1);
     }
 
     #[test]
-    fn slow_lines_all_pass() {
-        let mut limiter = Limiter::new();
+    fn limiter_admits_all_lines_at_a_slow_rate() {
+        let mut limiter = SlidingWindow::new();
         let start = Instant::now();
-        assert!((0..50).all(|tick| limiter.admits(start + Duration::from_millis(tick * 100))));
+        assert!((0..50).all(|tick| limiter.admit(start + Duration::from_millis(tick * 100))));
         assert_eq!(limiter.suppressed, 0);
     }
 
     #[test]
-    fn long_lines_are_cut_between_characters() {
-        let fits = "x".repeat(LONGEST - 3);
-        assert_eq!(clean(format_args!("{fits}")), fits);
-        assert_eq!(clean(format_args!("{fits}y")), format!("{fits}…"));
-        let cut = clean(format_args!("{}", "é".repeat(LONGEST)));
-        assert!(cut.ends_with("é…") && (LONGEST - 3..=LONGEST).contains(&cut.len()));
-        // What comes after a cut is not even formatted.
-        assert_eq!(clean(format_args!("{fits}y{}", "z")), format!("{fits}…"));
+    fn long_lines_are_truncated_between_characters() {
+        let fits = "x".repeat(MAX_LINE - 3);
+        assert_eq!(sanitize(format_args!("{fits}")), fits);
+        assert_eq!(sanitize(format_args!("{fits}y")), format!("{fits}…"));
+        let cut = sanitize(format_args!("{}", "é".repeat(MAX_LINE)));
+        assert!(cut.ends_with("é…") && (MAX_LINE - 3..=MAX_LINE).contains(&cut.len()));
+        // Arguments after the truncation are not even formatted.
+        assert_eq!(sanitize(format_args!("{fits}y{}", "z")), format!("{fits}…"));
     }
 
     #[test]
-    fn nothing_forges_a_line() {
-        assert_eq!(clean(format_args!("a\r\nWARN b\t\0")), "a\\r\\nWARN b\\t\\u{0}");
+    fn control_characters_are_escaped() {
+        assert_eq!(sanitize(format_args!("a\r\nWARN b\t\0")), "a\\r\\nWARN b\\t\\u{0}");
         assert_eq!(
-            clean(format_args!("\u{1b}[2J\u{9b}\u{85}\u{2028}\u{202e}")),
+            sanitize(format_args!("\u{1b}[2J\u{9b}\u{85}\u{2028}\u{202e}")),
             "\\u{1b}[2J\\u{9b}\\u{85}\\u{2028}\\u{202e}"
         );
-        assert_eq!(clean(format_args!("Grüße, \"x\" \\ 日本")), "Grüße, \"x\" \\ 日本");
+        assert_eq!(sanitize(format_args!("Grüße, \"x\" \\ 日本")), "Grüße, \"x\" \\ 日本");
     }
 
     #[test]
-    fn times_in_utc() {
+    fn formats_times_in_utc() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),

@@ -1,4 +1,4 @@
-//! The `chanrpc` binary: arguments → run → exit code.
+//! The `chanrpc` binary: parses arguments, runs a command and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,11 @@
-//! Brings the command line into the form that argh understands.
+//! Normalizes the command line for argh.
 //!
-//! argh knows neither `--option=value` nor arguments that begin with `-`, such as negative numbers. Here the
-//! first becomes two arguments, and all positional arguments move behind a `--`.
+//! argh supports neither `--option=value` nor arguments that begin with `-`, such as negative numbers. This module
+//! splits the former in two and moves all positional arguments behind a `--`.
 
 use std::ffi::OsString;
 
-/// Options of any command that take a value.
+/// The options of all commands that take a value.
 const WITH_VALUE: [&str; 18] = [
     "--ca",
     "--config",
@@ -27,7 +27,7 @@ const WITH_VALUE: [&str; 18] = [
     "--warmup",
 ];
 
-/// Separates options from the rest.
+/// Moves the options before the positional arguments, after the command's name.
 pub(super) fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, String> {
     let mut arguments = arguments.into_iter().map(|argument| {
         argument.into_string().map_err(|argument| format!("argument {argument:?} is not UTF-8"))
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn separates_options_from_the_rest() {
+    fn moves_options_before_positional_arguments() {
         check("", "");
         check("--version", "--version");
         check("call --to=h:1 f 1 2", "call --to h:1 -- f 1 2");

@@ -7,24 +7,24 @@ use std::time::Duration;
 use argh::FromArgs;
 use serde_json::{Value, json};
 
-use super::{ADDRESS, Exit, call, check, complain, interrupts, print, token, usage};
+use super::{DEFAULT_ADDRESS, Exit, call, check_address, interrupts, print, print_error, token, usage};
 use crate::load::{Dialect, Load, LoadError, Report};
 use crate::message::{Fault, code};
 use crate::remote::RemoteError;
 
-/// The shares of calls whose latencies are shown.
+/// The latency quantiles to print.
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
-/// Call a function as often as it goes, or at a fixed rate, and tell how many calls there were and how long they took.
+/// Benchmark a function in a closed loop or at a fixed rate, and print throughput and latencies.
 ///
-/// Exit codes: 0 answered, 1 every answer was an error, 2 usage, 3 nobody there, or no such function, 4 no answer,
-/// 5 denied, 130 interrupted.
+/// Exit codes: 0 answered, 1 every reply was an error, 2 usage, 3 node or function not found, 4 no reply, 5 denied, 130
+/// interrupted.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
 pub(super) struct Bench {
     /// the node's address (127.0.0.1:7300)
-    #[argh(option, default = "ADDRESS.to_owned()")]
+    #[argh(option, default = "DEFAULT_ADDRESS.to_owned()")]
     to: String,
     /// lines, headers, msgpack, http or websocket (lines)
     #[argh(option, default = "Dialect::Lines")]
@@ -35,28 +35,29 @@ pub(super) struct Bench {
     /// calls in flight on each connection (4; with --rate at most 64)
     #[argh(option)]
     in_flight: Option<usize>,
-    /// calls a second over all connections, whether the node keeps up or not; without it, a call follows each answer
+    /// calls per second over all connections, however fast the node replies; without it, each reply triggers the next
+    /// call
     #[argh(option)]
     rate: Option<f64>,
     /// seconds to measure (5)
     #[argh(option, default = "5.0")]
     duration: f64,
-    /// seconds of load before that (0.5)
+    /// seconds of load before measuring (0.5)
     #[argh(option, default = "0.5")]
     warmup: f64,
-    /// threads that make the load (1)
+    /// threads that generate load (1)
     #[argh(option, default = "1")]
     threads: usize,
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
-    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    /// the token to present, visible to other users of this machine; CHANRPC_TOKEN sets one too
     #[argh(option)]
     token: Option<String>,
-    /// a file with the token to present there
+    /// a file with the token to present
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// print the figures as one line of JSON
+    /// print the results as one line of JSON
     #[argh(switch)]
     json: bool,
     /// the function's name (rpc.ping) and its parameters: each is JSON if it parses as JSON, else a string
@@ -66,7 +67,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = check("--to", &self.to) {
+        if let Err(exit) = check_address("--to", &self.to) {
             return exit;
         }
         let mut arguments = self.call.into_iter();
@@ -84,8 +85,8 @@ impl Bench {
                 (Ok(duration), Ok(warm_up)) => (duration, warm_up),
                 (Err(exit), _) | (_, Err(exit)) => return exit,
             };
-        let token = match token::given(self.token, self.token_file) {
-            Ok(given) => given.or_else(token::of_the_environment),
+        let token = match token::from_options(self.token, self.token_file) {
+            Ok(given) => given.or_else(token::from_env),
             Err(message) => return usage(&message),
         };
         let load = Load {
@@ -111,41 +112,41 @@ impl Bench {
             }
             Err(error @ LoadError::Invalid(_)) => usage(&error.to_string()),
             Err(error) => {
-                complain(format_args!("{error}"));
+                print_error(format_args!("{error}"));
                 if let LoadError::Unreachable { .. } = error {
-                    complain(format_args!(
-                        "is a node there? `chanrpc serve` starts one; --to ADDR names another"
+                    print_error(format_args!(
+                        "is a node running there? `chanrpc serve` starts one; --to ADDR selects another"
                     ));
                 }
-                if let LoadError::Denied { .. } = error { Exit::Denied } else { Exit::Absent }
+                if let LoadError::Denied { .. } = error { Exit::Denied } else { Exit::Unavailable }
             }
         }
     }
 }
 
-/// Says what went wrong, and which exit code tells so.
+/// Prints what went wrong and returns the exit code.
 fn conclude(report: &Report) -> Exit {
     if let Some(error) = report.first_error() {
-        complain(format_args!("the first error: {}", String::from_utf8_lossy(error).trim_end()));
+        print_error(format_args!("first error: {}", String::from_utf8_lossy(error).trim_end()));
     }
-    if let Some(why) = report.first_loss() {
-        let (lost, all) = (report.lost(), report.connections());
-        complain(format_args!("{lost} of {all} connections ended early; the first: {why}"));
+    if let Some(reason) = report.first_loss() {
+        let (lost, all) = (report.lost_connections(), report.connections());
+        print_error(format_args!("{lost} of {all} connections ended early; the first: {reason}"));
     }
     if let Some(schedule) = report.schedule().filter(|schedule| !schedule.is_kept()) {
-        complain(format_args!(
-            "the schedule could not be kept: {} calls were never sent, others up to {} late; more connections or more \
-             calls in flight may help, if the server can",
+        print_error(format_args!(
+            "the schedule could not be kept: {} calls were not sent, others were up to {} late; more connections or more \
+             calls in flight may help if the server has capacity left",
             grouped(schedule.unsent),
-            time(schedule.latest)
+            time(schedule.max_delay)
         ));
     }
     if report.is_interrupted() {
         Exit::Interrupted
-    } else if report.lost() == report.connections() {
-        Exit::Absent
+    } else if report.lost_connections() == report.connections() {
+        Exit::Unavailable
     } else if report.calls() > 0 {
-        Exit::Answered
+        Exit::Success
     } else if report.errors() > 0 {
         (&RemoteError::Fault(Fault::new(first_code(report), ""))).into()
     } else {
@@ -153,7 +154,7 @@ fn conclude(report: &Report) -> Exit {
     }
 }
 
-/// The code of the first error.
+/// Returns the error code of the first error reply.
 fn first_code(report: &Report) -> i64 {
     let text = report.first_error().unwrap_or_default();
     if [&b"HTTP/1.1 401"[..], b"HTTP/1.1 403"].iter().any(|denied| text.starts_with(denied)) {
@@ -165,18 +166,18 @@ fn first_code(report: &Report) -> i64 {
 
 fn as_text(address: &str, load: &Load, report: &Report) -> String {
     let (dialect, function) = (load.dialect.name(), &load.function);
-    let places = format!("{} × {} in flight", load.connections, load.in_flight);
-    let way = match load.rate {
-        None => places,
-        Some(rate) => format!("{rate} calls/s due, {places} at most"),
+    let bounds = format!("{} × {} in flight", load.connections, load.in_flight);
+    let mode = match load.rate {
+        None => bounds,
+        Some(rate) => format!("{rate} calls/s due, at most {bounds}"),
     };
     let mut text =
-        format!("{function} at {address}, {dialect}, {way}, {:.2} s\n\n", report.elapsed().as_secs_f64());
+        format!("{function} at {address}, {dialect}, {mode}, {:.2} s\n\n", report.elapsed().as_secs_f64());
     let mut row = |name: &str, value: &str| _ = writeln!(text, "{name:<26}{value:>14}");
     row("calls/s", &grouped(report.rate() as u64));
     row("calls", &grouped(report.calls()));
     row("errors", &grouped(report.errors()));
-    for (name, count) in [("unanswered", report.unanswered()), ("answers to nothing", report.strays())] {
+    for (name, count) in [("unanswered", report.unanswered()), ("unexpected replies", report.unexpected())] {
         if count > 0 {
             row(name, &grouped(count));
         }
@@ -200,7 +201,7 @@ fn as_json(address: &str, load: &Load, report: &Report) -> String {
             "rate": schedule.rate,
             "kept": schedule.is_kept(),
             "unsent": schedule.unsent,
-            "latest_us": micros(schedule.latest),
+            "latest_us": micros(schedule.max_delay),
         })
     });
     json!({
@@ -216,8 +217,8 @@ fn as_json(address: &str, load: &Load, report: &Report) -> String {
         "errors": report.errors(),
         "first_error": report.first_error().map(String::from_utf8_lossy),
         "unanswered": report.unanswered(),
-        "strays": report.strays(),
-        "lost_connections": report.lost(),
+        "strays": report.unexpected(),
+        "lost_connections": report.lost_connections(),
         "first_loss": report.first_loss(),
         "latency_us": Value::Object(latency.into_iter().collect()),
         "slowest_to_median": report.fairness(),
@@ -226,7 +227,7 @@ fn as_json(address: &str, load: &Load, report: &Report) -> String {
     .to_string()
 }
 
-/// A number with its digits in groups of three.
+/// Formats a number with thousands separators.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -239,7 +240,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// A time in the unit that suits it.
+/// Formats a duration in a readable unit.
 fn time(time: Duration) -> String {
     let micros = time.as_nanos() as f64 / 1e3;
     match micros {
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_easy_to_read() {
+    fn formats_numbers_and_durations_for_people() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }

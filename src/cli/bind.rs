@@ -1,4 +1,4 @@
-//! Where a node listens: configured addresses become sockets, some of them only when their interface or name is there.
+//! Binds the configured addresses, and retries those whose interface or name does not exist yet.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,41 +15,41 @@ use crate::node::Listener;
 use crate::route::Access;
 use crate::transport::tls::Acceptor;
 
-/// Waits between attempts to listen on what is not there yet: the first, and the longest.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// How often a free port is looked for that all addresses of one name have free.
-const SAME_PORT: usize = 8;
+/// The first and the longest wait between attempts to bind an address that is not available yet.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Attempts to find a port that is free on all addresses of a name.
+const PORT_ATTEMPTS: usize = 8;
 
-/// The configured addresses, and what of them is listened on.
+/// The configured addresses and the sockets bound to them.
 pub(super) struct Binder {
-    places: Vec<Place>,
+    endpoints: Vec<Endpoint>,
     access: Arc<Access>,
-    /// The configuration, for who has to write something into it.
+    /// The configuration file, which an error message tells the user to edit.
     file: Option<PathBuf>,
     back_off: Duration,
 }
 
-/// One configured address, which may be a name for several.
-struct Place {
+/// One configured address, which may be a name that resolves to several.
+struct Endpoint {
     listen: ListenerConfig,
     tls: Option<Acceptor>,
     address: Address,
     bound: Vec<SocketAddr>,
-    /// Something of it is missing and may come.
-    is_waiting: bool,
-    /// The reason in the log.
-    told: Option<String>,
+    /// At least one socket is not bound yet and may be later.
+    is_pending: bool,
+    /// The reason logged last.
+    logged_reason: Option<String>,
 }
 
-/// A listener, and where it listens.
+/// A listener and its local address.
 pub(super) type Bound = (Listener, SocketAddr);
 
-/// Why an address is not listened on.
-enum Obstacle {
-    /// The interface or the name is not there yet, say.
-    Passing(String),
-    /// Another attempt would change nothing.
-    Lasting(String),
+/// Why an address could not be bound.
+enum BindError {
+    /// A later attempt may succeed: for example, the interface or the name does not exist yet.
+    Transient(String),
+    /// No later attempt can succeed.
+    Permanent(String),
 }
 
 impl Binder {
@@ -59,35 +59,35 @@ impl Binder {
         access: &Arc<Access>,
         file: Option<PathBuf>,
     ) -> Result<Self, String> {
-        let place = |(listen, tls): (&ListenerConfig, _)| {
+        let endpoint = |(listen, tls): (&ListenerConfig, _)| {
             let address = listen
                 .address
                 .parse()
                 .map_err(|error| format!("cannot listen on {}: an address is {error}", listen.address))?;
-            Ok(Place {
+            Ok(Endpoint {
                 listen: listen.clone(),
                 tls,
                 address,
                 bound: Vec::new(),
-                is_waiting: true,
-                told: None,
+                is_pending: true,
+                logged_reason: None,
             })
         };
-        let places = listens.iter().zip(tls).map(place).collect::<Result<_, String>>()?;
-        Ok(Self { places, access: access.clone(), file, back_off: BACK_OFF.0 })
+        let endpoints = listens.iter().zip(tls).map(endpoint).collect::<Result<_, String>>()?;
+        Ok(Self { endpoints, access: access.clone(), file, back_off: BACKOFF.0 })
     }
 
-    /// Listens on what is there.
+    /// Binds all addresses that are available.
     ///
     /// # Errors
-    /// If an address is taken, not allowed, or could be reached by everybody without a rule.
+    /// Fails if an address is in use, not permitted, or reachable from other machines without an access rule.
     pub(super) async fn bind(&mut self) -> Result<Vec<Bound>, String> {
         let mut all = Vec::new();
-        for place in &mut self.places {
-            let (bound, obstacle) = place.bind(&self.access, self.file.as_deref()).await;
-            match obstacle {
-                Some(Obstacle::Lasting(reason)) => return Err(reason),
-                Some(Obstacle::Passing(reason)) => place.tell(&reason),
+        for endpoint in &mut self.endpoints {
+            let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
+            match error {
+                Some(BindError::Permanent(reason)) => return Err(reason),
+                Some(BindError::Transient(reason)) => endpoint.log_once(&reason),
                 None => {}
             }
             all.extend(bound);
@@ -95,17 +95,17 @@ impl Binder {
         Ok(all)
     }
 
-    /// Waits, and listens on what has come since. What stands against the rest is logged: a node that serves is worth
-    /// more than one that ends.
-    pub(super) async fn bind_late(&mut self) -> Vec<Bound> {
+    /// Waits, then binds the addresses that have become available. Logs errors instead of returning them, because the
+    /// node already serves other addresses.
+    pub(super) async fn bind_pending(&mut self) -> Vec<Bound> {
         let mut all = Vec::new();
         while all.is_empty() && !self.is_complete() {
             Timer::after(self.back_off).await;
-            self.back_off = (self.back_off * 2).min(BACK_OFF.1);
-            for place in self.places.iter_mut().filter(|place| place.is_waiting) {
-                let (bound, obstacle) = place.bind(&self.access, self.file.as_deref()).await;
-                if let Some(Obstacle::Passing(reason) | Obstacle::Lasting(reason)) = obstacle {
-                    place.tell(&reason);
+            self.back_off = (self.back_off * 2).min(BACKOFF.1);
+            for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_pending) {
+                let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
+                if let Some(BindError::Transient(reason) | BindError::Permanent(reason)) = error {
+                    endpoint.log_once(&reason);
                 }
                 all.extend(bound);
             }
@@ -113,57 +113,57 @@ impl Binder {
         all
     }
 
-    /// Returns `true` if every address is listened on.
+    /// Returns `true` if every address is bound.
     pub(super) fn is_complete(&self) -> bool {
-        self.places.iter().all(|place| !place.is_waiting)
+        self.endpoints.iter().all(|endpoint| !endpoint.is_pending)
     }
 
-    /// Returns what is listened on, in the order of the configuration.
+    /// Returns the bound addresses in the order of the configuration.
     pub(super) fn bound(&self) -> impl Iterator<Item = SocketAddr> {
-        self.places.iter().flat_map(|place| place.bound.iter().copied())
+        self.endpoints.iter().flat_map(|endpoint| endpoint.bound.iter().copied())
     }
 }
 
-impl Place {
-    async fn bind(&mut self, access: &Arc<Access>, file: Option<&Path>) -> (Vec<Bound>, Option<Obstacle>) {
-        let (sockets, obstacle) = match self.address.resolve().await {
+impl Endpoint {
+    async fn bind(&mut self, access: &Arc<Access>, file: Option<&Path>) -> (Vec<Bound>, Option<BindError>) {
+        let (sockets, error) = match self.address.resolve().await {
             Ok(found) if access.has_rule_for(&self.listen.address) => self.bind_each(&found).await,
-            // A name may stand for more than it says.
+            // A name may resolve to more than loopback addresses.
             Ok(found) if found.iter().any(|found| !found.ip().to_canonical().is_loopback()) => {
-                (Vec::new(), Some(Obstacle::Lasting(unguarded(&self.listen.address, file))))
+                (Vec::new(), Some(BindError::Permanent(missing_rule(&self.listen.address, file))))
             }
             Ok(found) => self.bind_each(&found).await,
             Err(error) => {
                 let reason = format!("cannot listen on {}: {error}", self.listen.address);
-                (Vec::new(), Some(Obstacle::Passing(reason)))
+                (Vec::new(), Some(BindError::Transient(reason)))
             }
         };
-        self.is_waiting = obstacle.is_some();
+        self.is_pending = error.is_some();
         let mut all = Vec::new();
         for socket in sockets {
-            // A socket that is bound has an address.
+            // A bound socket has an address.
             let Ok(address) = socket.local_addr() else { continue };
             if !address.ip().to_canonical().is_loopback()
                 && let Some(rule) = access.public_rule(&self.listen.address)
             {
                 log::warn!(
-                    "{address} can be reached from other machines, and everybody may call everything ({})",
+                    "{address} is reachable from other machines, and anyone may call any function ({})",
                     rule.location
                 );
             }
             self.bound.push(address);
             all.push((Listener::new(socket, &self.listen, access).with_tls(self.tls.clone()), address));
         }
-        (all, obstacle)
+        (all, error)
     }
 
-    /// Binds those of the addresses that are not bound yet, all to one port.
-    async fn bind_each(&self, found: &[SocketAddr]) -> (Vec<TcpListener>, Option<Obstacle>) {
-        let mut tries = 1..=SAME_PORT;
+    /// Binds the addresses that are not bound yet, all to the same port.
+    async fn bind_each(&self, found: &[SocketAddr]) -> (Vec<TcpListener>, Option<BindError>) {
+        let mut tries = 1..=PORT_ATTEMPTS;
         'again: loop {
-            let is_last = tries.next().is_none_or(|count| count == SAME_PORT);
+            let is_last = tries.next().is_none_or(|count| count == PORT_ATTEMPTS);
             let mut port = self.bound.first().map_or(self.address.port(), SocketAddr::port);
-            let (mut sockets, mut obstacle) = (Vec::new(), None);
+            let (mut sockets, mut failure) = (Vec::new(), None);
             for &(mut address) in found {
                 address.set_port(port);
                 if self.bound.contains(&address) {
@@ -179,63 +179,65 @@ impl Place {
                         if is_taken && self.address.port() == 0 && self.bound.is_empty() && !is_last {
                             continue 'again;
                         }
-                        let others = !self.bound.is_empty() || !sockets.is_empty();
-                        if others && address.ip().is_loopback() && !is_lasting(&error) {
-                            // A machine without IPv6, say, where ::1 never comes.
+                        let has_others = !self.bound.is_empty() || !sockets.is_empty();
+                        if has_others && address.ip().is_loopback() && !is_permanent(&error) {
+                            // For example ::1 on a machine without IPv6, where it never becomes available.
                             log::info!("not listening on {address}: {error}");
                             continue;
                         }
                         let reason = self.reason(address, &error);
-                        if is_lasting(&error) {
-                            let advice = "--listen ADDR takes another, with port 0 any free one";
-                            return (Vec::new(), Some(Obstacle::Lasting(format!("{reason}; {advice}"))));
+                        if is_permanent(&error) {
+                            let advice =
+                                "--listen ADDR selects another address; port 0 selects any free port";
+                            return (Vec::new(), Some(BindError::Permanent(format!("{reason}; {advice}"))));
                         }
-                        obstacle = Some(Obstacle::Passing(reason));
+                        failure = Some(BindError::Transient(reason));
                     }
                 }
             }
-            return (sockets, obstacle);
+            return (sockets, failure);
         }
     }
 }
 
-impl Place {
+impl Endpoint {
     fn reason(&self, address: SocketAddr, error: &io::Error) -> String {
         let configured = &self.listen.address;
-        let of_which =
+        let resolved =
             if *configured == address.to_string() { String::new() } else { format!(" ({address})") };
-        format!("cannot listen on {configured}{of_which}: {error}")
+        format!("cannot listen on {configured}{resolved}: {error}")
     }
 
-    /// Logs why an address is waited for: once, and not at each attempt.
-    fn tell(&mut self, reason: &str) {
-        if self.told.as_deref() != Some(reason) {
-            log::warn!("{reason}; trying again until it works");
-            self.told = Some(reason.to_owned());
+    /// Logs why an address is not bound yet, once per reason rather than once per attempt.
+    fn log_once(&mut self, reason: &str) {
+        if self.logged_reason.as_deref() != Some(reason) {
+            log::warn!("{reason}; retrying");
+            self.logged_reason = Some(reason.to_owned());
         }
     }
 }
 
-/// Returns `true` if waiting does not help. All else can be a matter of when an interface, or what resolves names, is up.
-fn is_lasting(error: &io::Error) -> bool {
-    // The last one is a link-local address without its zone.
+/// Returns `true` if a retry cannot succeed. All other errors may depend on when an interface or the name service comes
+/// up.
+fn is_permanent(error: &io::Error) -> bool {
+    // `InvalidInput` is a link-local address without its zone.
     matches!(
         error.kind(),
         io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput
     )
 }
 
-/// The error that nothing says who may call what at an address that others can reach.
-pub(super) fn unguarded(address: &str, file: Option<&Path>) -> String {
-    let place = match file {
-        Some(file) => format!("into {}", file.display()),
-        None => "into a FILE, and name it by --config FILE".to_owned(),
+/// Returns the error for an address that other machines can reach and no access rule applies to.
+pub(super) fn missing_rule(address: &str, file: Option<&Path>) -> String {
+    let target = match file {
+        Some(file) => format!("to {}", file.display()),
+        None => "to a FILE and pass it with --config FILE".to_owned(),
     };
     format!(
-        "{address} can be reached from other machines, and no rule says who may call what there.\n\
-         To let everybody call everything, write these two lines {place}:\n\n\
+        "{address} is reachable from other machines, and no access rule applies to it.\n\
+         To let anyone call any function, add these two lines {target}:\n\n\
          [[access]]\nfunctions = [\"*\"]\n\n\
-         To let only those call who have a token, write there what `chanrpc token` prints."
+         To require a token instead, add the rule that `chanrpc token` prints."
     )
 }
 
@@ -245,32 +247,31 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn what_comes_later_is_listened_on_then() {
+    fn address_that_becomes_available_later_is_bound_then() {
         let access = Arc::new(Access::new(&Config::default()));
         let listens = [ListenerConfig::new("127.0.0.1:0"), ListenerConfig::new("a.localhost:0")];
         let mut binder = Binder::new(&listens, vec![None, None], &access, None).unwrap();
-        // No name of a machine has two dots in a row.
-        binder.places[1].address = "nowhere..invalid:0".parse().unwrap();
+        // No host name has two dots in a row.
+        binder.endpoints[1].address = "nowhere..invalid:0".parse().unwrap();
         smol::block_on(async {
             assert_eq!(binder.bind().await.unwrap().len(), 1);
             assert!(!binder.is_complete() && binder.bound().count() == 1);
-            let waiting = smol::future::poll_once(binder.bind_late()).await;
-            assert!(waiting.is_none(), "it waits between attempts");
+            let waiting = smol::future::poll_once(binder.bind_pending()).await;
+            assert!(waiting.is_none(), "waits between attempts");
 
-            binder.places[1].address = "127.0.0.1:0".parse().unwrap();
-            let bound = binder.bind_late().await;
+            binder.endpoints[1].address = "127.0.0.1:0".parse().unwrap();
+            let bound = binder.bind_pending().await;
             assert_eq!((bound.len(), binder.is_complete(), binder.bound().count()), (1, true, 2));
-            assert!(binder.bind_late().await.is_empty());
+            assert!(binder.bind_pending().await.is_empty());
         });
     }
 
     #[test]
-    fn a_name_that_others_can_reach_needs_a_rule_before_anything_is_bound() {
+    fn name_reachable_from_other_machines_is_not_bound_without_a_rule() {
         let access = Arc::new(Access::new(&Config::default()));
-        let mut binder =
-            Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None).unwrap();
-        binder.places[0].address = "0.0.0.0:0".parse().unwrap();
+        let mut binder = Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None).unwrap();
+        binder.endpoints[0].address = "0.0.0.0:0".parse().unwrap();
         let refused = smol::block_on(binder.bind()).err().unwrap();
-        assert!(refused.contains("no rule says who may call"), "{refused}");
+        assert!(refused.contains("no access rule applies"), "{refused}");
     }
 }

@@ -6,37 +6,37 @@ use std::path::PathBuf;
 use argh::FromArgs;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{ADDRESS, Exit, LARGEST, complain, json, print, token, usage, with_remote};
+use super::{DEFAULT_ADDRESS, Exit, MAX_MESSAGE, json, print, print_error, token, usage, with_remote};
 use crate::encoding;
 use crate::message::{Fault, code};
 use crate::remote::RemoteError;
 
 /// Call a function and print its result as JSON.
 ///
-/// Exit codes: 0 answered, 1 the function answered with an error, 2 usage, 3 nobody there, or no such function,
-/// 4 deadline, 5 denied, 130 interrupted.
+/// Exit codes: 0 answered, 1 the function answered with an error, 2 usage, 3 node or function not found, 4 deadline, 5
+/// denied, 130 interrupted.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "call", help_triggers("-h", "--help"))]
 pub(super) struct Call {
     /// the node's address (127.0.0.1:7300)
-    #[argh(option, default = "ADDRESS.to_owned()")]
+    #[argh(option, default = "DEFAULT_ADDRESS.to_owned()")]
     to: String,
     /// seconds to wait for the answer (30)
     #[argh(option, default = "30.0")]
     timeout: f64,
-    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    /// the token to present, visible to other users of this machine; CHANRPC_TOKEN sets one too
     #[argh(option)]
     token: Option<String>,
-    /// a file with the token to present there
+    /// a file with the token to present
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// speak TLS with a node whose certificate is of an authority in this PEM file
+    /// use TLS; trust the certificate authorities in this PEM file
     #[argh(option, arg_name = "FILE")]
     ca: Option<PathBuf>,
     /// all parameters as one JSON array or object; - reads it from standard input
     #[argh(option)]
     params: Option<String>,
-    /// print for people, on several lines
+    /// pretty-print the result
     #[argh(switch)]
     pretty: bool,
     /// the function's name
@@ -47,25 +47,25 @@ pub(super) struct Call {
     arguments: Vec<String>,
 }
 
-/// Call a function and do not wait until it has run; its result is dropped.
+/// Call a function without waiting for it to run; its result is dropped.
 ///
-/// Exit codes: 0 handed over, 2 usage, 3 nobody there, 4 deadline, 5 denied, 130 interrupted.
+/// Exit codes: 0 accepted, 2 usage, 3 node not found, 4 deadline, 5 denied, 130 interrupted.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "go", help_triggers("-h", "--help"))]
 pub(super) struct Go {
     /// the node's address (127.0.0.1:7300)
-    #[argh(option, default = "ADDRESS.to_owned()")]
+    #[argh(option, default = "DEFAULT_ADDRESS.to_owned()")]
     to: String,
-    /// seconds to wait until the node has taken the call (30)
+    /// seconds to wait until the node has accepted the call (30)
     #[argh(option, default = "30.0")]
     timeout: f64,
-    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    /// the token to present, visible to other users of this machine; CHANRPC_TOKEN sets one too
     #[argh(option)]
     token: Option<String>,
-    /// a file with the token to present there
+    /// a file with the token to present
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// speak TLS with a node whose certificate is of an authority in this PEM file
+    /// use TLS; trust the certificate authorities in this PEM file
     #[argh(option, arg_name = "FILE")]
     ca: Option<PathBuf>,
     /// all parameters as one JSON array or object; - reads it from standard input
@@ -85,14 +85,14 @@ impl Call {
             Ok(params) => params,
             Err(message) => return usage(&message),
         };
-        let token = token::given(self.token, self.token_file);
+        let token = token::from_options(self.token, self.token_file);
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             match remote.call(&self.function, params.as_deref(), deadline, 0).await {
                 Ok(result) => {
                     let layout = if self.pretty { json::pretty } else { json::compact };
                     print(&layout(result.get()));
-                    Exit::Answered
+                    Exit::Success
                 }
                 Err(error) => explain(&error),
             }
@@ -106,66 +106,70 @@ impl Go {
             Ok(params) => params,
             Err(message) => return usage(&message),
         };
-        let token = token::given(self.token, self.token_file);
+        let token = token::from_options(self.token, self.token_file);
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
-            let handed_over = async {
+            let accepted = async {
                 remote.go(&self.function, params.as_deref(), deadline, 0).await?;
-                // A connection keeps its order: that this is answered shows that the call was taken in.
-                let taken = remote.call("rpc.ping", None, deadline, 0).await;
-                // The call went before, and may have been sent if this was not.
-                taken.map_err(|error| match error {
+                // A connection keeps its order, so a reply to the ping shows that the node has read the call.
+                let pong = remote.call("rpc.ping", None, deadline, 0).await;
+                // The call was written before the ping, so it may have been sent even if the ping was not.
+                pong.map_err(|error| match error {
                     RemoteError::Unreachable { address, reason } => RemoteError::Lost { address, reason },
                     error => error,
                 })
             };
-            match handed_over.await {
-                Ok(_) => Exit::Answered,
+            match accepted.await {
+                Ok(_) => Exit::Success,
                 Err(error) => explain(&error),
             }
         })
     }
 }
 
-/// Tells what went wrong, and which exit code says so.
+/// Prints what went wrong and returns the exit code.
 pub(super) fn explain(error: &RemoteError) -> Exit {
-    complain(format_args!("{error}"));
+    print_error(format_args!("{error}"));
     match error {
         RemoteError::Fault(fault) => {
             if let Some(data) = &fault.data {
-                complain(format_args!("data: {}", json::compact(data.get())));
+                print_error(format_args!("data: {}", json::compact(data.get())));
             }
             if fault.code == code::DENIED {
-                complain(format_args!("--token-file FILE, or the variable CHANRPC_TOKEN, presents a token"));
+                print_error(format_args!(
+                    "present a token with --token-file FILE or the variable CHANRPC_TOKEN"
+                ));
             }
         }
         RemoteError::Unreachable { .. } => {
-            complain(format_args!("is a node there? `chanrpc serve` starts one; --to ADDR names another"));
+            print_error(format_args!(
+                "is a node running there? `chanrpc serve` starts one; --to ADDR selects another"
+            ));
         }
         _ => {}
     }
     match error {
         RemoteError::Unreachable { .. } | RemoteError::Fault(Fault { code: code::NO_PROVIDER, .. }) => {
-            complain(format_args!("the call was not sent: it is safe to repeat"));
+            print_error(format_args!("the call was not sent: it is safe to repeat"));
         }
         RemoteError::Lost { .. } | RemoteError::Fault(Fault { code: code::LOST, .. }) => {
-            complain(format_args!("the call may have run: repeat it only if it may run twice"));
+            print_error(format_args!("the call may have run: repeat it only if it may run twice"));
         }
         _ => {}
     }
     error.into()
 }
 
-/// The parameters, given as a whole or one by one.
+/// Returns the parameters, from `--params` or from the positional arguments.
 pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Option<Box<RawValue>>, String> {
     let Some(whole) = whole else {
         return Ok((!arguments.is_empty()).then(|| positional(arguments)));
     };
     if !arguments.is_empty() {
-        return Err("--params holds all parameters; further arguments have no place".to_owned());
+        return Err("--params gives all parameters; no further arguments are accepted".to_owned());
     }
     let text = if whole == "-" { read_params()? } else { whole };
-    // Some shells and editors put a byte order mark before what they write.
+    // Some shells and editors write a byte order mark first.
     let text = text.trim_start_matches('\u{feff}').trim();
     if !text.starts_with(['[', '{']) {
         return Err(
@@ -178,11 +182,11 @@ pub(super) fn params(whole: Option<String>, arguments: Vec<String>) -> Result<Op
 fn read_params() -> Result<String, String> {
     let mut bytes = Vec::new();
     std::io::stdin()
-        .take(LARGEST as u64 + 1)
+        .take(MAX_MESSAGE as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("--params -: reading standard input failed: {error}"))?;
-    if bytes.len() > LARGEST {
-        return Err(format!("--params -: more than {LARGEST} bytes"));
+    if bytes.len() > MAX_MESSAGE {
+        return Err(format!("--params -: more than {MAX_MESSAGE} bytes"));
     }
     let text = encoding::decode(&bytes).map_err(|error| format!("--params -: standard input: {error}"))?;
     Ok(text.into_owned())

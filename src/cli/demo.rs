@@ -1,4 +1,4 @@
-//! What a node without a configuration offers, so that there is something to call: one of each kind.
+//! The demo functions of a node without a configuration, one of each kind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ pub(super) struct Demo {
     count: i64,
 }
 
-/// The longest that `demo.sleep` sleeps.
-const LONGEST_SLEEP: f64 = 3600.0;
-/// How many sleep at a time.
-const SLEEPERS: usize = 10_000;
-/// How soon a sleeper notices that nobody waits for it any more.
-const LOOK: Duration = Duration::from_millis(200);
+/// The longest that `demo.sleep` sleeps, in seconds.
+const MAX_SLEEP: f64 = 3600.0;
+/// The maximum number of concurrent sleeps.
+const MAX_SLEEPERS: usize = 10_000;
+/// How often a sleep checks whether its caller still waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Exports<Demo>, RegisterError> {
-    let mut native = Functions::exported();
-    native
+    let mut exports = Functions::exported();
+    exports
         .register1("demo.add", |_: &mut Demo, (a, b): (f64, f64)| number(a + b))?
         .register_n("demo.divide", |_, (a, b): (i64, i64)| {
             let whole = a.checked_div(b).zip(a.checked_rem(b));
             whole.ok_or_else(|| match b {
                 0 => Fault::invalid_params("the second number must not be 0"),
-                _ => Fault::invalid_params("the result is beyond 64 bits"),
+                _ => Fault::invalid_params("the result is out of range for 64 bits"),
             })
         })?
         .register1("demo.count", |demo, by: Option<i64>| {
@@ -41,32 +41,32 @@ pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Exports<Dem
         .register1("demo.panic", |_, ()| -> () { panic!("this function always panics") })?;
     let executor = executor.clone();
     let sleepers = Arc::new(());
-    native.register_deferred(
+    exports.register_deferred(
         Id1::new("demo.sleep"),
         move |_, seconds: f64, responder: Responder<Result<f64, Fault>>| {
-            if !(0.0..=LONGEST_SLEEP).contains(&seconds) {
-                return responder.reply(Err(Fault::invalid_params("seconds are from 0 to 3600")));
+            if !(0.0..=MAX_SLEEP).contains(&seconds) {
+                return responder.reply(Err(Fault::invalid_params("seconds must be from 0 to 3600")));
             }
-            let place = sleepers.clone();
-            if Arc::strong_count(&place) > SLEEPERS {
-                return responder.reply(Err(Fault::new(code::BUSY, "too many sleep already")));
+            let slot = sleepers.clone();
+            if Arc::strong_count(&slot) > MAX_SLEEPERS {
+                return responder.reply(Err(Fault::new(code::BUSY, "too many concurrent sleeps")));
             }
-            // The server is free for other calls meanwhile.
+            // The server handles other calls meanwhile.
             let sleep = async move {
                 let end = Instant::now() + Duration::from_secs_f64(seconds);
                 while Instant::now() < end && !responder.is_abandoned() {
-                    Timer::at(end.min(Instant::now() + LOOK)).await;
+                    Timer::at(end.min(Instant::now() + POLL_INTERVAL)).await;
                 }
                 responder.reply(Ok(seconds));
-                drop(place);
+                drop(slot);
             };
             executor.spawn(sleep).detach();
         },
     )?;
-    Ok(native)
+    Ok(exports)
 }
 
-/// Whole numbers without a fraction: 3 and not 3.0.
+/// Returns a value that serializes whole numbers without a fraction: 3, not 3.0.
 fn number(n: f64) -> Number {
     #[allow(clippy::cast_possible_truncation)]
     if n.fract() == 0.0 && n.abs() < 9e15 { Number::Whole(n as i64) } else { Number::Other(n) }

@@ -1,22 +1,21 @@
-//! The node as the first process of a container.
+//! Runs the node under an init process if it is process 1 of a container.
 
 use std::time::Duration;
 
 use pid1::Pid1Settings;
 
-/// How long the node has to stop once it is told to: more than the longest `limits.drain`. Whoever stops a container does
-/// not wait for so long.
-const PATIENCE: Duration = Duration::from_secs(2 * 3_600);
+/// How long the node may take to stop, longer than the maximum `limits.drain`. Container runtimes kill it earlier.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2 * 3_600);
 
-/// Has the node run as a child of this process if this is process number 1, to which every process falls that has lost its
-/// parent. This one then does nothing but reap those and pass signals on, and ends as the node does; it never returns. A
-/// node that shared that task with the wait for its programs would take one for the other.
-pub(super) fn reap_orphans() {
-    // Without its own file the node cannot be started once more.
+/// If this process is number 1, starts the node as a child process and never returns. This process then only reaps
+/// orphaned processes, forwards signals and exits with the node's status. A node that reaped orphans itself could
+/// mistake one for a program it waits for.
+pub(super) fn run_under_init() {
+    // Without its executable, the node cannot be started again.
     if std::process::id() == 1
         && std::env::current_exe().is_ok()
-        && let Err(error) = Pid1Settings::new().timeout(PATIENCE).launch()
+        && let Err(error) = Pid1Settings::new().timeout(STOP_TIMEOUT).launch()
     {
-        log::warn!("processes that lose their parent will not be reaped: {error}");
+        log::warn!("orphaned processes will not be reaped: {error}");
     }
 }

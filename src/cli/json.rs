@@ -1,16 +1,16 @@
-//! JSON text laid out for one line, or for people. Numbers and the order of members stay as they came.
+//! Formats JSON text, compact or pretty. Leaves numbers and the order of members unchanged.
 
-/// Removes all white space that means nothing.
+/// Removes insignificant white space.
 pub(super) fn compact(json: &str) -> String {
-    lay_out(json, false)
+    format(json, false)
 }
 
-/// One member or element a line, indented.
+/// Puts each member or element on its own indented line.
 pub(super) fn pretty(json: &str) -> String {
-    lay_out(json, true)
+    format(json, true)
 }
 
-fn lay_out(json: &str, pretty: bool) -> String {
+fn format(json: &str, pretty: bool) -> String {
     let mut out = String::with_capacity(json.len());
     let (mut depth, mut in_string, mut escaped) = (0, false, false);
     let mut chars = json.chars().peekable();
@@ -68,7 +68,7 @@ mod tests {
     use super::{compact, pretty};
 
     #[test]
-    fn lays_out() {
+    fn formats_compact_and_pretty() {
         let json = "{ \"a b\" : [ 1.50 , 12345678901234567890 ], \"e\\\" \": { }, \"f\":[]}";
         assert_eq!(compact(json), r#"{"a b":[1.50,12345678901234567890],"e\" ":{},"f":[]}"#);
         assert_eq!(

@@ -9,31 +9,31 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 
 use super::call::explain;
-use super::{ADDRESS, Exit, complain, print, token, with_remote};
+use super::{DEFAULT_ADDRESS, Exit, print, print_error, token, with_remote};
 
 /// List a node's functions.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "list", help_triggers("-h", "--help"))]
 pub(super) struct List {
     /// the node's address (127.0.0.1:7300)
-    #[argh(option, default = "ADDRESS.to_owned()")]
+    #[argh(option, default = "DEFAULT_ADDRESS.to_owned()")]
     to: String,
     /// seconds to wait for the answer (30)
     #[argh(option, default = "30.0")]
     timeout: f64,
-    /// the token to present there, which other users of this machine may see; CHANRPC_TOKEN holds one too
+    /// the token to present, visible to other users of this machine; CHANRPC_TOKEN sets one too
     #[argh(option)]
     token: Option<String>,
-    /// a file with the token to present there
+    /// a file with the token to present
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// speak TLS with a node whose certificate is of an authority in this PEM file
+    /// use TLS; trust the certificate authorities in this PEM file
     #[argh(option, arg_name = "FILE")]
     ca: Option<PathBuf>,
     /// also print parameters, number of results, provider and description
     #[argh(switch, short = 'v')]
     verbose: bool,
-    /// which functions: a name in which * stands for any text
+    /// the functions to list: a name in which * matches any text
     #[argh(positional, default = "String::from(\"*\")")]
     pattern: String,
 }
@@ -51,7 +51,7 @@ struct Function {
 
 impl List {
     pub(super) fn run(mut self) -> Exit {
-        let token = token::given(self.token.take(), self.token_file.take());
+        let token = token::from_options(self.token.take(), self.token_file.take());
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
@@ -62,10 +62,10 @@ impl List {
             match serde_json::from_str::<Vec<Function>>(listed.get()) {
                 Ok(functions) => {
                     self.show(&functions);
-                    Exit::Answered
+                    Exit::Success
                 }
                 Err(error) => {
-                    complain(format_args!("{} answered rpc.list with something else: {error}", self.to));
+                    print_error(format_args!("{} sent an invalid reply to rpc.list: {error}", self.to));
                     Exit::Failed
                 }
             }
@@ -77,7 +77,7 @@ impl List {
         let width = signatures.iter().map(String::len).max().unwrap_or(0);
         for (function, signature) in functions.iter().zip(&signatures) {
             if self.verbose {
-                print(format!("{signature:width$}  {}", function.about()).trim_end());
+                print(format!("{signature:width$}  {}", function.summary()).trim_end());
             } else {
                 print(&function.name);
             }
@@ -101,14 +101,14 @@ impl Function {
         signature
     }
 
-    fn about(&self) -> String {
-        let mut about = self.provider.clone();
+    fn summary(&self) -> String {
+        let mut summary = self.provider.clone();
         if let Some(target) = &self.target {
-            let _ = write!(about, " {target}");
+            let _ = write!(summary, " {target}");
         }
         if let Some(description) = &self.description {
-            let _ = write!(about, ": {description}");
+            let _ = write!(summary, ": {description}");
         }
-        about
+        summary
     }
 }

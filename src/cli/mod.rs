@@ -1,4 +1,4 @@
-//! The command line: one file a command.
+//! The command line, with one file per command.
 
 mod arguments;
 mod bench;
@@ -9,7 +9,7 @@ mod exit;
 mod init;
 mod json;
 mod list;
-mod ready;
+mod ready_file;
 mod serve;
 mod signals;
 mod token;
@@ -34,12 +34,12 @@ use crate::remote::Remote;
 use crate::transport::tls::Connector;
 pub use exit::Exit;
 
-/// Where a node listens, and is looked for, if nothing else is said.
-const ADDRESS: &str = "127.0.0.1:7300";
-/// How long the last words, to the log or to a node, may take when the program ends.
-const FLUSH: Duration = Duration::from_millis(200);
+/// The default address, both to listen on and to connect to.
+const DEFAULT_ADDRESS: &str = "127.0.0.1:7300";
+/// How long the program waits at exit for the log to be written and for the connection to close.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Call functions over one small port, and serve them.
+/// Serve functions over one port, and call them.
 #[derive(FromArgs)]
 #[argh(help_triggers("-h", "--help"))]
 struct Top {
@@ -62,10 +62,10 @@ enum Command {
     Bench(bench::Bench),
 }
 
-/// Runs the program on its arguments, without its own name.
+/// Runs the program. `arguments` do not include the program's name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let command = parse(arguments);
-    let is_node = matches!(&command, Ok(Command::Serve(serve)) if serve.stays());
+    let is_node = matches!(&command, Ok(Command::Serve(serve)) if serve.runs_node());
     let exit = match command {
         Ok(command) => match command {
             Command::Serve(serve) => serve.run(),
@@ -78,10 +78,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         },
         Err(exit) => exit,
     };
-    crate::log::flush(FLUSH);
-    // A node goes on when nobody hears from it; of other commands the result is what counts.
-    let in_vain = exit == Exit::Answered && !is_node && UNWRITTEN.load(Ordering::Relaxed);
-    if in_vain { Exit::Failed } else { exit }
+    crate::log::flush(FLUSH_TIMEOUT);
+    // A node keeps running without stdout; any other command exists for its output.
+    let lost_output = exit == Exit::Success && !is_node && OUTPUT_FAILED.load(Ordering::Relaxed);
+    if lost_output { Exit::Failed } else { exit }
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
@@ -90,7 +90,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit>
     match Top::from_args(&["chanrpc"], &arguments) {
         Ok(Top { version: true, .. }) => {
             print(concat!("chanrpc ", env!("CARGO_PKG_VERSION")));
-            Err(Exit::Answered)
+            Err(Exit::Success)
         }
         Ok(Top { command: Some(command), .. }) => Ok(command),
         Ok(Top { command: None, .. }) => {
@@ -98,42 +98,42 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Exit>
         }
         Err(early) if early.status.is_ok() => {
             print(early.output.trim_end());
-            Err(Exit::Answered)
+            Err(Exit::Success)
         }
         Err(early) => Err(usage(early.output.trim_end())),
     }
 }
 
 fn usage(message: &str) -> Exit {
-    complain(format_args!("{message}\n\nTry: chanrpc --help"));
+    print_error(format_args!("{message}\n\nTry: chanrpc --help"));
     Exit::Usage
 }
 
-/// Bytes of a request, and of an answer, that a command takes at most.
-const LARGEST: usize = 64 << 20;
+/// The maximum length of a request or a reply, in bytes.
+const MAX_MESSAGE: usize = 64 << 20;
 
-/// Whether a result could not be printed.
-static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+/// Set if a result could not be printed.
+static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Prints a result. That nobody reads it is no failure of ours; that there is no room for it is one.
+/// Prints a line of results. Ignores a closed pipe; any other error, such as a full disk, makes the command fail.
 fn print(line: &str) {
     let mut stdout = std::io::stdout().lock();
     let written = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
     if let Err(error) = written
         && error.kind() != ErrorKind::BrokenPipe
     {
-        complain(format_args!("writing the result failed: {error}"));
-        UNWRITTEN.store(true, Ordering::Relaxed);
+        print_error(format_args!("writing the result failed: {error}"));
+        OUTPUT_FAILED.store(true, Ordering::Relaxed);
     }
 }
 
-/// Tells a person what went wrong.
-fn complain(message: std::fmt::Arguments<'_>) {
+/// Prints an error to stderr.
+fn print_error(message: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "chanrpc: {message}");
 }
 
-/// Runs one exchange with the node at `address`, until it is done or the user interrupts it. Without a `token` that of
-/// the environment is presented, if there is one. With a file of authorities, `ca`, it speaks TLS.
+/// Connects to the node at `address` and runs `exchange` until it ends or the user interrupts it. `token` defaults to
+/// that of the environment. Uses TLS if `ca`, a file of certificate authorities, is given.
 fn with_remote(
     address: &str,
     timeout: f64,
@@ -142,7 +142,7 @@ fn with_remote(
     exchange: impl AsyncFnOnce(&Remote, Instant) -> Exit,
 ) -> Exit {
     let token = match token {
-        Ok(token) => token.or_else(token::of_the_environment),
+        Ok(token) => token.or_else(token::from_env),
         Err(message) => return usage(&message),
     };
     let tls = match ca.map(|ca| Connector::load(ca, None)).transpose() {
@@ -154,7 +154,7 @@ fn with_remote(
     else {
         return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
     };
-    if let Err(exit) = check("--to", address) {
+    if let Err(exit) = check_address("--to", address) {
         return exit;
     }
     let interrupts = interrupts();
@@ -163,30 +163,30 @@ fn with_remote(
         Exit::Interrupted
     };
     let executor = Arc::new(Executor::new());
-    // How much may be asked and answered is for the node to say.
-    let limits = Limits { message: LARGEST, output: LARGEST, ..Limits::default() };
+    // The node decides how large requests and replies may be.
+    let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
     let remote = Remote::over_tls(&executor, address, limits, token, tls);
     let mut exit = Exit::Interrupted;
     run_on(
         &executor,
         pin!(async {
             exit = exchange(&remote, deadline).or(interrupted).await;
-            // So that the node learns of a call that is given up.
-            remote.close(FLUSH).await;
+            // Let the node know that a pending call is cancelled.
+            remote.close(FLUSH_TIMEOUT).await;
         }),
     );
     exit
 }
 
-/// Looks at the form of an address that was given with an option.
-fn check(option: &str, address: &str) -> Result<(), Exit> {
+/// Checks the syntax of an address given with an option.
+fn check_address(option: &str, address: &str) -> Result<(), Exit> {
     match address.parse::<Address>() {
         Ok(_) => Ok(()),
         Err(error) => Err(usage(&format!("{option} {address}: an address is {error}"))),
     }
 }
 
-/// Gets a word when the user interrupts the program, or closes its terminal.
+/// Returns a channel that receives a message when the user interrupts the program or closes its terminal.
 fn interrupts() -> async_channel::Receiver<()> {
     let (interrupt, interrupts) = async_channel::bounded(1);
     let hang_up = interrupt.clone();
@@ -194,7 +194,8 @@ fn interrupts() -> async_channel::Receiver<()> {
     interrupts
 }
 
-/// Runs tasks until `future` is ready. Not generic, as the executor's loop would else be there once a command.
+/// Runs the executor until `future` is ready. Not generic, so that the executor's loop is compiled once and not for
+/// each command.
 fn run_on(executor: &Executor<'static>, future: Pin<&mut dyn Future<Output = ()>>) {
     smol::block_on(executor.run(future));
 }

@@ -12,61 +12,61 @@ use argh::FromArgs;
 use log::LevelFilter;
 use smol::Executor;
 
-use super::bind::{Binder, unguarded};
-use super::{ADDRESS, Exit, check, complain, demo, print, ready, run_on, signals};
+use super::bind::{Binder, missing_rule};
+use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
 use crate::chan::{Server, Settings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
 use crate::node::{Listener, Node};
 use crate::route::{Access, Registry, registry_from_config};
 use crate::transport::tls::Acceptor;
 
-/// Run a node. Without a configuration it listens on this machine only and offers functions to try.
+/// Run a node. Without a configuration it listens on this machine only and offers demo functions.
 ///
-/// SIGINT, SIGTERM and Ctrl-C stop it in an orderly way; a second one ends it at once. SIGHUP does nothing yet.
+/// SIGINT, SIGTERM and Ctrl-C stop it gracefully; a second one ends it immediately. SIGHUP does nothing yet.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "serve", help_triggers("-h", "--help"))]
 pub(super) struct Serve {
-    /// an address to listen on instead of the configured ones; may be given more than once (127.0.0.1:7300)
+    /// an address to listen on instead of the configured ones; may be repeated (127.0.0.1:7300)
     #[argh(option, arg_name = "ADDR")]
     listen: Vec<String>,
     /// the configuration file
     #[argh(option, arg_name = "FILE")]
     config: Option<PathBuf>,
-    /// only check the configuration
+    /// check the configuration and exit
     #[argh(switch)]
     check: bool,
-    /// a file to write the addresses to, one a line, once they are listened on
+    /// a file to write the addresses to, one per line, once the node listens on them
     #[argh(option, arg_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// threads that run connections and native functions (1)
     #[argh(option, default = "Threads(1)")]
     threads: Threads,
-    /// error, warn, info, debug, trace or off (info); with ",access" a line for each call and refusal too
+    /// error, warn, info, debug, trace or off (info); append ",access" to log each call and each rejected connection
     #[argh(option, arg_name = "LEVEL", default = "Level(LevelFilter::Info, false)")]
     log: Level,
 }
 
-/// What stands against running a node.
+/// Why a node cannot run.
 type Failure = Box<dyn std::error::Error>;
 
 impl Serve {
-    /// Tells whether a node runs, and not only its configuration is checked.
-    pub(super) fn stays(&self) -> bool {
+    /// Returns `true` if this command runs a node, rather than only checking its configuration.
+    pub(super) fn runs_node(&self) -> bool {
         !self.check
     }
 
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = self.listen.iter().try_for_each(|address| check("--listen", address)) {
+        if let Err(exit) = self.listen.iter().try_for_each(|address| check_address("--listen", address)) {
             return exit;
         }
-        if self.stays() {
+        if self.runs_node() {
             crate::route::set_inherited_cloexec();
-            super::init::reap_orphans();
+            super::init::run_under_init();
         }
         match self.try_run() {
-            Ok(()) => Exit::Answered,
+            Ok(()) => Exit::Success,
             Err(error) => {
-                complain(format_args!("{error}"));
+                print_error(format_args!("{error}"));
                 Exit::Usage
             }
         }
@@ -76,29 +76,29 @@ impl Serve {
         let mut config = configuration(self.config.as_deref(), self.listen)?;
         config.access_log |= self.log.1;
         let access = Arc::new(Access::new(&config));
-        // Before the first server, whose panic hook passes on to the log's.
+        // Before the first server is created: its panic hook calls the log's.
         crate::log::init(self.log.0)?;
         if config.access_log {
-            crate::log::show_access();
+            crate::log::enable_access_log();
         }
         let executor = Arc::new(Executor::new());
         let registry = registry(&config, &executor, self.config.is_none())?;
-        let tls = secured(&config.listen)?;
+        let tls = load_tls(&config.listen)?;
         if self.check {
             let open = |listen: &&ListenerConfig| !listen.is_local() && !access.has_rule_for(&listen.address);
             if let Some(listen) = config.listen.iter().find(open) {
-                return Err(unguarded(&listen.address, self.config.as_deref()).into());
+                return Err(missing_rule(&listen.address, self.config.as_deref()).into());
             }
             print("the configuration is valid");
-            let most = format_bytes(config.worst_case_memory(self.threads.0));
+            let memory = format_bytes(config.worst_case_memory(self.threads.0));
             print(&format!(
-                "at all its limits at once the node takes up to {most} of memory; less with lower connections, in_flight \
-                 or message under [limits]"
+                "with all limits reached at once, the node uses up to {memory} of memory; lower connections, in_flight \
+                 or message under [limits] to reduce it"
             ));
             return Ok(());
         }
-        fit_descriptors(&mut config);
-        let shutdown = on_signals()?;
+        raise_file_limit(&mut config);
+        let shutdown = shutdown_signal()?;
         for _ in 1..self.threads.0 {
             let executor = executor.clone();
             std::thread::Builder::new()
@@ -112,24 +112,24 @@ impl Serve {
             if binder.is_complete()
                 && let Some(path) = &self.ready_file
             {
-                ready::write(path, binder.bound()).await?;
+                ready_file::write(path, binder.bound()).await?;
             }
             announce(binder.bound());
-            let most = format_bytes(config.worst_case_memory(self.threads.0));
-            log::debug!("at all its limits at once the node takes up to {most} of memory");
+            let memory = format_bytes(config.worst_case_memory(self.threads.0));
+            log::debug!("with all limits reached at once, the node uses up to {memory} of memory");
             if self.config.is_none()
                 && let Some(address) = binder.bound().next()
             {
-                suggest(address);
+                print_examples(address);
             }
-            let late = (!binder.is_complete()).then(|| {
-                executor.spawn(listen_late(binder, node.clone(), executor.clone(), self.ready_file))
+            let pending = (!binder.is_complete()).then(|| {
+                executor.spawn(listen_when_available(binder, node.clone(), executor.clone(), self.ready_file))
             });
             let stop = async {
                 let _ = shutdown.recv().await;
                 log::info!("stopping");
-                if let Some(late) = late {
-                    late.cancel().await;
+                if let Some(pending) = pending {
+                    pending.cancel().await;
                 }
             };
             node.serve(bound.into_iter().map(|(listener, _)| listener).collect(), stop).await;
@@ -158,7 +158,7 @@ fn registry(
     Ok(builder.build())
 }
 
-/// Reads the configuration, with other addresses if `listen` names any.
+/// Loads the configuration. The addresses in `listen`, if any, replace the configured ones.
 pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<Config, ConfigError> {
     let mut config = file.map_or_else(|| Ok(Config::default()), Config::load)?;
     if !listen.is_empty() {
@@ -171,20 +171,20 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
         config.listen = listen.collect();
     }
     if config.listen.is_empty() {
-        config.listen.push(ListenerConfig::new(ADDRESS));
+        config.listen.push(ListenerConfig::new(DEFAULT_ADDRESS));
     }
     Ok(config)
 }
 
-/// Reads the files of the listeners with TLS.
-fn secured(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, Failure> {
+/// Loads the TLS files of the listeners.
+fn load_tls(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, Failure> {
     let tls =
         |listen| Listener::tls(listen).map_err(|error| format!("tls of {}: {error}", listen.address).into());
     addresses.iter().map(tls).collect()
 }
 
-/// Goes on until everything is listened on, and accepts there.
-async fn listen_late(
+/// Retries until every address is bound, and accepts connections on each.
+async fn listen_when_available(
     mut binder: Binder,
     node: Node,
     executor: Arc<Executor<'static>>,
@@ -192,18 +192,18 @@ async fn listen_late(
 ) {
     let mut accepting = Vec::new();
     while !binder.is_complete() {
-        for (listener, address) in binder.bind_late().await {
+        for (listener, address) in binder.bind_pending().await {
             announce([address]);
             let node = node.clone();
             accepting.push(executor.spawn(async move { node.accept(listener).await }));
         }
     }
     if let Some(path) = ready_file
-        && let Err(error) = ready::write(&path, binder.bound()).await
+        && let Err(error) = ready_file::write(&path, binder.bound()).await
     {
         log::error!("{error}");
     }
-    // Who drops this future ends them.
+    // Dropping this future cancels them.
     for task in accepting {
         task.await;
     }
@@ -216,9 +216,9 @@ fn announce(addresses: impl IntoIterator<Item = SocketAddr>) {
     }
 }
 
-/// Tells a newcomer what to try.
-fn suggest(address: SocketAddr) {
-    let to = if address.to_string() == ADDRESS { String::new() } else { format!(" --to {address}") };
+/// Prints commands to try.
+fn print_examples(address: SocketAddr) {
+    let to = if address.to_string() == DEFAULT_ADDRESS { String::new() } else { format!(" --to {address}") };
     for line in [
         format!("open http://{address}/ in a browser, or try, from another terminal:"),
         format!(
@@ -226,37 +226,37 @@ fn suggest(address: SocketAddr) {
         ),
         format!("  chanrpc call{to} demo.add 2 3"),
         format!("  chanrpc go{to} demo.count 5     # fire and forget"),
-        format!("  chanrpc list{to} -v             # what else there is"),
+        format!("  chanrpc list{to} -v             # all functions"),
         format!("  curl http://{address}/metrics"),
-        "programs and other nodes become functions in ten lines of --config FILE; see the README".to_owned(),
+        "ten lines of --config FILE turn programs and other nodes into functions; see the README".to_owned(),
     ] {
-        crate::log::note(&line);
+        crate::log::print_line(&line);
     }
 }
 
-/// Sees that each connection can have a descriptor, and programs and other nodes theirs beside: by a higher limit of the
-/// system's, as far as it lets us, and else by fewer connections.
-fn fit_descriptors(config: &mut Config) {
+/// Raises the system's limit on open files so that it covers all connections, programs and other nodes, or else lowers
+/// the connection limit to fit.
+fn raise_file_limit(config: &mut Config) {
     let connections = config.limits.connections;
-    let (beside, all) =
-        (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
-    // Who may not change the limit may still be told it. Windows has none.
+    let (reserved, all) = (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
+    // A process that may not raise the limit can still read it. Windows has none.
     let allowed = rlimit::increase_nofile_limit(all).or_else(|_| rlimit::increase_nofile_limit(0));
     let Ok(allowed) = allowed.map(|allowed| allowed.min(all)) else { return };
     if allowed < all {
-        let fitting = allowed.saturating_sub(beside).max(allowed / 4).max(1);
+        let fitting = allowed.saturating_sub(reserved).max(allowed / 4).max(1);
         config.limits.connections = usize::try_from(fitting).unwrap_or(connections).min(connections);
         log::warn!(
-            "the system allows {allowed} open files where up to {all} are needed: {} connections are taken instead of \
-             {connections} (limits.connections); allow {all}, by ulimit -n, systemd's LimitNOFILE or OpenRC's rc_ulimit",
+            "the system allows {allowed} open files, but up to {all} are needed: accepting {} connections instead of \
+             {connections} (limits.connections); raise the limit to {all} with ulimit -n, systemd's LimitNOFILE or OpenRC's \
+             rc_ulimit",
             config.limits.connections
         );
     }
 }
 
-/// The first signal arrives in the channel; a second one ends the process. SIGHUP, by which other programs are told to
-/// read their configuration again, ends nothing.
-fn on_signals() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
+/// Returns a channel that receives the first signal to stop; a second one exits the process. SIGHUP, which makes other
+/// programs reload their configuration, does not stop the node.
+fn shutdown_signal() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
     let (first, signals) = async_channel::bounded(1);
     let signalled = AtomicBool::new(false);
     let stop = move || {
@@ -270,7 +270,7 @@ fn on_signals() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
     Ok(signals)
 }
 
-/// A number of threads.
+/// A number of threads, from 1 to 1024.
 struct Threads(usize);
 
 impl FromStr for Threads {
@@ -284,7 +284,7 @@ impl FromStr for Threads {
     }
 }
 
-/// A log level, and whether there is an access log.
+/// A log level, and whether the access log is on.
 struct Level(LevelFilter, bool);
 
 impl FromStr for Level {
@@ -298,7 +298,7 @@ impl FromStr for Level {
         level
             .parse()
             .map(|level| Self(level, access))
-            .map_err(|_: log::ParseLevelError| "one of error, warn, info, debug, trace, off, and perhaps ,access after it")
+            .map_err(|_: log::ParseLevelError| "one of error, warn, info, debug, trace, off, optionally followed by ,access")
     }
 }
 

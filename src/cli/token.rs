@@ -1,4 +1,4 @@
-//! `chanrpc token`, and the tokens that other commands present.
+//! `chanrpc token`, and the token options of other commands.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
@@ -7,53 +7,53 @@ use std::{env, fs};
 
 use argh::FromArgs;
 
-use super::{Exit, complain, print, usage};
+use super::{Exit, print, print_error, usage};
 use crate::config::Config;
 use crate::encoding;
 use crate::route::token_hash;
 
-/// The variable that holds a token.
+/// The environment variable that holds a token.
 const VARIABLE: &str = "CHANRPC_TOKEN";
-/// Random bytes in a token: 192 bits, which nobody guesses.
-const RANDOM: usize = 24;
-/// The characters of URLs without a meaning there, as in RFC 4648, section 5.
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// Characters of a token that somebody else made. A shorter one could be found from its hash.
-const SHORTEST: usize = 20;
-/// Bytes that are read to find a token.
-const LONGEST: u64 = 64 * 1024;
+/// Random bytes in a token: 192 bits cannot be guessed.
+const RANDOM_BYTES: usize = 24;
+/// The URL-safe Base64 alphabet of RFC 4648, section 5.
+const BASE64_URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// The minimum length of a user-supplied token, in characters. A shorter one could be recovered from its hash.
+const MIN_LEN: usize = 20;
+/// The maximum number of bytes read as a token.
+const MAX_INPUT: u64 = 64 * 1024;
 
-/// Make a token that allows to call functions.
+/// Create a token that allows calling functions.
 ///
-/// The token is printed to stdout, and what the configuration has to say about it to stderr, so that
+/// Prints the token to stdout and the access rule for the configuration to stderr, so that
 /// chanrpc token 'demo.*' >token.txt 2>>node.toml
-/// stores both where they belong. The configuration holds only its hash.
+/// stores both. The configuration holds only the token's hash.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "token", help_triggers("-h", "--help"))]
 pub(super) struct Token {
-    /// what to call its holder, in logs and in answers to `chanrpc why`
+    /// the holder's name, for logs and the output of `chanrpc why`
     #[argh(option)]
     name: Option<String>,
-    /// read a token from standard input, and print to stdout what the configuration has to say about it
+    /// read a token from standard input and print its access rule to stdout
     #[argh(switch)]
     hash: bool,
-    /// the functions that it allows: names in which * stands for any text (*)
+    /// the functions that it allows: names in which * matches any text (*)
     #[argh(positional, arg_name = "FUNCTION")]
     functions: Vec<String>,
 }
 
 impl Token {
     pub(super) fn run(self) -> Exit {
-        let token = match if self.hash { read() } else { make() } {
+        let token = match if self.hash { read() } else { generate() } {
             Ok(token) => token,
             Err(message) if self.hash => return usage(&message),
             Err(message) => {
-                complain(format_args!("{message}"));
+                print_error(format_args!("{message}"));
                 return Exit::Failed;
             }
         };
         let rule = self.rule(&token);
-        // What is to be pasted must be valid where it is pasted.
+        // The rule must be valid in the file that it is pasted into.
         if let Err(error) = Config::parse(&rule, "the rule") {
             return usage(&error.to_string());
         }
@@ -65,7 +65,7 @@ impl Token {
                 return Exit::Failed;
             }
         }
-        Exit::Answered
+        Exit::Success
     }
 
     fn rule(&self, token: &str) -> String {
@@ -85,13 +85,13 @@ impl Token {
     }
 }
 
-fn make() -> Result<String, String> {
-    let mut random = [0; RANDOM];
+fn generate() -> Result<String, String> {
+    let mut random = [0; RANDOM_BYTES];
     getrandom::fill(&mut random).map_err(|error| format!("the system gives no random bytes: {error}"))?;
     let mut token = "chanrpc_".to_owned();
     for three in random.chunks(3) {
         let bits = three.iter().fold(0, |bits, byte| bits << 8 | usize::from(*byte));
-        token.extend([18, 12, 6, 0].map(|shift| char::from(DIGITS[bits >> shift & 63])));
+        token.extend([18, 12, 6, 0].map(|shift| char::from(BASE64_URL[bits >> shift & 63])));
     }
     Ok(token)
 }
@@ -99,19 +99,21 @@ fn make() -> Result<String, String> {
 fn read() -> Result<String, String> {
     let mut bytes = Vec::new();
     std::io::stdin()
-        .take(LONGEST)
+        .take(MAX_INPUT)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("reading standard input failed: {error}"))?;
     let text = encoding::decode(&bytes).map_err(|error| format!("standard input: {error}"))?;
-    let token = checked(&text)?;
-    if token.len() < SHORTEST {
-        return Err(format!("a token of {SHORTEST} random characters or more; `chanrpc token` makes one"));
+    let token = validate(&text)?;
+    if token.len() < MIN_LEN {
+        return Err(format!(
+            "a token needs {MIN_LEN} or more random characters; `chanrpc token` creates one"
+        ));
     }
     Ok(token)
 }
 
-/// A token without the white space around it. It has to fit into a header.
-fn checked(text: &str) -> Result<String, String> {
+/// Trims and validates a token, which must fit into an HTTP header.
+fn validate(text: &str) -> Result<String, String> {
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("a token is one word of visible ASCII characters".to_owned());
@@ -119,24 +121,24 @@ fn checked(text: &str) -> Result<String, String> {
     Ok(token.to_owned())
 }
 
-/// The token that a command's options give.
-pub(super) fn given(token: Option<String>, file: Option<PathBuf>) -> Result<Option<String>, String> {
+/// Returns the token given by a command's options.
+pub(super) fn from_options(token: Option<String>, file: Option<PathBuf>) -> Result<Option<String>, String> {
     match (token, file) {
-        (Some(_), Some(_)) => Err("--token and --token-file name two tokens; one is presented".to_owned()),
-        (Some(token), None) => checked(&token).map(Some).map_err(|message| format!("--token: {message}")),
+        (Some(_), Some(_)) => Err("--token and --token-file cannot be combined".to_owned()),
+        (Some(token), None) => validate(&token).map(Some).map_err(|message| format!("--token: {message}")),
         (None, Some(file)) => {
             let fail = |message: String| format!("--token-file {}: {message}", file.display());
             let mut bytes = Vec::new();
-            let read = fs::File::open(&file).and_then(|file| file.take(LONGEST).read_to_end(&mut bytes));
+            let read = fs::File::open(&file).and_then(|file| file.take(MAX_INPUT).read_to_end(&mut bytes));
             read.map_err(|error| fail(error.to_string()))?;
             let text = encoding::decode(&bytes).map_err(|error| fail(error.to_string()))?;
-            checked(&text).map(Some).map_err(fail)
+            validate(&text).map(Some).map_err(fail)
         }
         (None, None) => Ok(None),
     }
 }
 
-/// The token that the environment gives.
-pub(super) fn of_the_environment() -> Option<String> {
+/// Returns the token given by the environment.
+pub(super) fn from_env() -> Option<String> {
     env::var(VARIABLE).ok().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty())
 }

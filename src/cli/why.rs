@@ -5,23 +5,23 @@ use std::sync::Arc;
 
 use argh::FromArgs;
 
-use super::{Exit, check, complain, print, serve, token, usage};
+use super::{Exit, check_address, print, print_error, serve, token, usage};
 use crate::config::Rule;
 use crate::route::{Access, Decision};
 
-/// Tell by which rule of a configuration a call is allowed or denied.
+/// Show which access rule of a configuration allows or denies a call.
 ///
-/// Exit codes: 0 allowed, 2 usage or configuration, 5 denied, at one address at least.
+/// Exit codes: 0 allowed, 2 usage or configuration, 5 denied on at least one address.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "why", help_triggers("-h", "--help"))]
 pub(super) struct Why {
     /// the configuration file
     #[argh(option, arg_name = "FILE")]
     config: PathBuf,
-    /// an address to look at instead of the configured ones; may be given more than once
+    /// an address to check instead of the configured ones; may be repeated
     #[argh(option, arg_name = "ADDR")]
     listen: Vec<String>,
-    /// the token that the caller presents; CHANRPC_TOKEN holds one too
+    /// the token that the caller presents; CHANRPC_TOKEN sets one too
     #[argh(option)]
     token: Option<String>,
     /// a file with the token that the caller presents
@@ -34,22 +34,22 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = self.listen.iter().try_for_each(|address| check("--listen", address)) {
+        if let Err(exit) = self.listen.iter().try_for_each(|address| check_address("--listen", address)) {
             return exit;
         }
-        let token = match token::given(self.token, self.token_file) {
-            Ok(token) => token.or_else(token::of_the_environment),
+        let token = match token::from_options(self.token, self.token_file) {
+            Ok(token) => token.or_else(token::from_env),
             Err(message) => return usage(&message),
         };
         let config = match serve::configuration(Some(&self.config), self.listen) {
             Ok(config) => config,
             Err(error) => {
-                complain(format_args!("{error}"));
+                print_error(format_args!("{error}"));
                 return Exit::Usage;
             }
         };
         let access = Arc::new(Access::new(&config));
-        let mut exit = Exit::Answered;
+        let mut exit = Exit::Success;
         for listen in &config.listen {
             if !explain(&access, &listen.address, token.as_deref(), &self.function) {
                 exit = Exit::Denied;
@@ -59,33 +59,31 @@ impl Why {
     }
 }
 
-/// Prints why a call at one address is allowed or not, and tells whether it is.
+/// Prints why a call on one address is allowed or denied. Returns `true` if it is allowed.
 fn explain(access: &Arc<Access>, address: &str, token: Option<&str>, function: &str) -> bool {
-    let mut pass = access.grants_for(address);
-    let refused = token.and_then(|token| pass.authenticate(token).err());
-    let decision = pass.explain(function);
+    let mut grants = access.grants_for(address);
+    let refused = token.and_then(|token| grants.authenticate(token).err());
+    let decision = grants.explain(function);
     let reason = match (&refused, &decision) {
         (Some(fault), _) => fault.message.to_string(),
-        (None, Decision::Unrestricted) => {
-            "no rule holds there, and only this machine can reach it".to_owned()
-        }
-        (None, Decision::Always) => "whatever the rules say".to_owned(),
-        (None, Decision::Allowed { rule, pattern }) => format!("{} allows {pattern:?}", named(rule)),
+        (None, Decision::Unrestricted) => "no rule applies, and only this machine can reach it".to_owned(),
+        (None, Decision::Always) => "rules do not apply to this function".to_owned(),
+        (None, Decision::Allowed { rule, pattern }) => format!("{} allows {pattern:?}", describe(rule)),
         (None, Decision::Denied(_)) if access.has_rule_for(address) => format!("no rule allows {function:?}"),
-        (None, Decision::Denied(_)) => "no rule holds there, so that no node starts".to_owned(),
+        (None, Decision::Denied(_)) => "no rule applies, so a node does not start".to_owned(),
     };
     let allowed = refused.is_none() && !matches!(decision, Decision::Denied(_));
     print(&format!("{} at {address}: {reason}", if allowed { "allowed" } else { "denied" }));
     if let Decision::Denied(rules) = decision {
         for (rule, reason) in rules {
-            print(&format!("  {} {reason}", named(rule)));
+            print(&format!("  {} {reason}", describe(rule)));
         }
     }
     allowed
 }
 
-/// Where a rule stands, and its name.
-fn named(rule: &Rule) -> String {
+/// Formats a rule's location and its name.
+fn describe(rule: &Rule) -> String {
     match &rule.name {
         Some(name) => format!("{} {name:?}", rule.location),
         None => rule.location.clone(),

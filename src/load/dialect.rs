@@ -1,27 +1,27 @@
-//! The wire forms that load can take.
+//! The wire protocols that the load generator supports.
 
 use std::str::FromStr;
 
-/// How requests and answers travel.
+/// A wire protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// JSON-RPC over TCP, one value a line.
+    /// JSON-RPC over TCP, one value per line.
     Lines,
     /// JSON-RPC over TCP, each value after a `Content-Length` header.
     Headers,
     /// MessagePack-RPC over TCP.
     Msgpack,
-    /// JSON-RPC over HTTP/1.1, kept alive and pipelined.
+    /// JSON-RPC over HTTP/1.1, with keep-alive and pipelining.
     Http,
-    /// JSON-RPC over WebSocket, one value a text frame.
+    /// JSON-RPC over WebSocket, one value per text frame.
     WebSocket,
 }
 
 impl Dialect {
-    /// All of them.
+    /// All dialects.
     pub const ALL: [Self; 5] = [Self::Lines, Self::Headers, Self::Msgpack, Self::Http, Self::WebSocket];
 
-    /// Returns the name, as users type it.
+    /// Returns the name used on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Lines => "lines",

@@ -1,19 +1,20 @@
-//! Load: many calls of one function over the network, and how long they take.
+//! Load generator: calls one function many times over the network and measures latencies.
 //!
-//! Requests are encoded beforehand, and answers are told apart by their framing and their ids only, so that what
-//! is measured is the server. In a closed loop every connection keeps so many calls in flight: what reads n
-//! answers writes n requests at once. In an open loop calls are due at a fixed rate, whatever the server does, and
-//! latency counts from when a call was due, so that a server that stands still for a while cannot hide it.
+//! Requests are encoded in advance, and of a reply only the framing, the id and whether it is an error are parsed, so
+//! that the measurement shows the server rather than the client. In a closed loop, each connection keeps `in_flight`
+//! calls in flight: after reading n replies it writes n requests at once. In an open loop, calls are due at a fixed
+//! rate whatever the server does, and latency counts from when a call was due. A stall therefore shows in every call
+//! that it delayed (no coordinated omission).
 
-mod answer;
-mod connect;
+mod connection;
+mod connector;
 mod dialect;
-mod drive;
-mod exchange;
+mod driver;
 mod msgpack;
+mod reply;
 mod report;
 mod request;
-mod tally;
+mod stats;
 
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
@@ -27,51 +28,51 @@ use smol::Executor;
 use smol::future::FutureExt;
 
 use crate::address::Address;
-use connect::{Opening, PATIENCE};
-use drive::{Common, Driven};
-use exchange::{Exchange, Plan};
+use connection::{Connection, Plan};
+use connector::{Connector, TIMEOUT};
+use driver::{ConnectionTask, Shared};
 use request::Template;
-use tally::Tally;
+use stats::Stats;
 
 pub use dialect::Dialect;
 pub use report::{Report, Schedule};
 
-/// The most calls that may be in flight, over all connections.
-const MOST_IN_FLIGHT: usize = 1_000_000;
-/// The most bytes that these may take.
-const MOST_BYTES: usize = 256 * 1024 * 1024;
-/// The longest that anything may last.
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// A thread's only connection waits in the system while requests in flight are not more than this: both ends could
-/// not be stuck writing.
-const BLOCKING: usize = 16 * 1024;
+/// The maximum number of calls in flight over all connections.
+const MAX_IN_FLIGHT: usize = 1_000_000;
+/// The maximum size of the requests in flight, in bytes.
+const MAX_IN_FLIGHT_BYTES: usize = 256 * 1024 * 1024;
+/// The maximum duration of the warm-up and of the measurement.
+const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
+/// The maximum size of the requests in flight, in bytes, for which a thread with one connection uses blocking I/O. They
+/// fit into the socket buffers, so that client and server cannot both block on a write.
+const MAX_BLOCKING_BYTES: usize = 16 * 1024;
 
-/// What load to make.
+/// The load to generate.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// How requests travel.
+    /// The wire protocol.
     pub dialect: Dialect,
     /// The function to call.
     pub function: String,
     /// Its parameters: an array or an object.
     pub params: Option<Box<RawValue>>,
-    /// What a node that asks for one is shown.
+    /// The token to present.
     pub token: Option<String>,
-    /// Connections.
+    /// The number of connections.
     pub connections: usize,
-    /// Calls in flight on each connection: always in a closed loop, at most in an open one.
+    /// The number of calls in flight on each connection: constant in a closed loop, the maximum in an open loop.
     pub in_flight: usize,
-    /// Calls due each second, over all connections; `None` for a closed loop.
+    /// Calls due per second over all connections; `None` for a closed loop.
     pub rate: Option<f64>,
-    /// For how long is measured.
+    /// How long to measure.
     pub duration: Duration,
-    /// What comes before.
+    /// How long to generate load before measuring.
     pub warm_up: Duration,
-    /// The threads that connections are spread over.
+    /// The number of threads that share the connections.
     pub threads: usize,
 }
 
-/// A load on one connection with one call in flight, for a second.
+/// One connection with one call in flight, for a second.
 impl Default for Load {
     fn default() -> Self {
         Self {
@@ -89,42 +90,42 @@ impl Default for Load {
     }
 }
 
-/// Why there was no load.
+/// Why no load was generated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// A setting is out of bounds.
+    /// A setting is out of range.
     Invalid(&'static str),
-    /// Nobody can be connected to.
+    /// The server cannot be reached.
     Unreachable {
-        /// Who was asked for.
+        /// The server's address.
         address: String,
-        /// What stood against it.
+        /// Why the connection failed.
         reason: String,
     },
-    /// Somebody is there who does not speak what was asked for.
+    /// The server does not speak the requested dialect.
     Refused {
-        /// Who was asked for.
+        /// The server's address.
         address: String,
-        /// What it said.
-        answer: String,
+        /// What the server replied.
+        reply: String,
     },
-    /// The server lets in only who shows another token.
+    /// The server rejected the token, or requires one.
     Denied {
-        /// Who was asked for.
+        /// The server's address.
         address: String,
-        /// What it said.
-        answer: String,
+        /// What the server replied.
+        reply: String,
     },
 }
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid(what) => f.write_str(what),
+            Self::Invalid(reason) => f.write_str(reason),
             Self::Unreachable { address, reason } => write!(f, "cannot connect to {address}: {reason}"),
-            Self::Refused { address, answer } => write!(f, "{address} speaks something else: {answer}"),
-            Self::Denied { address, answer } => write!(f, "{address} does not let us in: {answer}"),
+            Self::Refused { address, reply } => write!(f, "{address} does not speak this dialect: {reply}"),
+            Self::Denied { address, reply } => write!(f, "{address} denied access: {reply}"),
         }
     }
 }
@@ -132,17 +133,17 @@ impl fmt::Display for LoadError {
 impl std::error::Error for LoadError {}
 
 impl Load {
-    /// Makes the load on the server at `address`, and blocks until it is done: at the end of the time, or when no
-    /// connection is left, or when `stop` gets a message or is closed.
+    /// Generates the load on the server at `address`. Blocks until the time is over, no connection is left, or `stop`
+    /// receives a message or is closed.
     ///
-    /// In the end, answers to what was sent are waited for up to a second.
+    /// After the last call, waits up to a second for outstanding replies.
     ///
     /// # Errors
-    /// If a setting is out of bounds, or not all connections can be made. What happens to them later is in the
-    /// report.
+    /// Fails if a setting is out of range or a connection cannot be established. The report counts connections that are
+    /// lost later.
     ///
     /// # Panics
-    /// If no thread can be started.
+    /// Panics if a thread cannot be started.
     pub fn run(&self, address: &str, stop: &Receiver<()>) -> Result<Report, LoadError> {
         let request = Template::new(
             self.dialect,
@@ -153,13 +154,13 @@ impl Load {
         );
         self.check(&request)?;
         let is_stopped = || stop.is_closed() || !stop.is_empty();
-        let opening = Opening {
+        let connector = Connector {
             address: resolve(address)?,
             host: address,
             dialect: self.dialect,
             token: self.token.as_deref(),
         };
-        let streams = opening.open(self.connections, &is_stopped)?;
+        let streams = connector.open(self.connections, &is_stopped)?;
         let plan = Arc::new(Plan {
             dialect: self.dialect,
             request,
@@ -171,9 +172,9 @@ impl Load {
         });
 
         let start = Instant::now();
-        let mut tally = Tally::new(0);
+        let mut stats = Stats::new(0);
         thread::scope(|scope| {
-            // Neighbours in the schedule are on different threads.
+            // Connections that are adjacent in the schedule are on different threads.
             let mut shares: Vec<Vec<(usize, TcpStream)>> = Vec::new();
             shares.resize_with(self.threads.min(self.connections), Vec::new);
             let threads = shares.len();
@@ -184,85 +185,93 @@ impl Load {
                 .into_iter()
                 .map(|share| {
                     let plan = &plan;
-                    scope.spawn(move || run_share(plan, share, start, stop))
+                    scope.spawn(move || run_thread(plan, share, start, stop))
                 })
                 .collect();
             for run in runs {
-                tally.add(run.join().expect("load does not panic"));
+                stats.merge(run.join().expect("the load generator does not panic"));
             }
         });
         let elapsed = start.elapsed().min(plan.end).saturating_sub(plan.begin);
-        Ok(Report { elapsed, rate: self.rate, tally, interrupted: is_stopped() })
+        Ok(Report { elapsed, rate: self.rate, stats, interrupted: is_stopped() })
     }
 
     fn check(&self, request: &Template) -> Result<(), LoadError> {
         let in_flight = self.connections.saturating_mul(self.in_flight);
-        let sound = [
-            (self.connections > 0, "no connections: at least 1"),
-            (self.in_flight > 0, "no calls in flight: at least 1"),
-            (self.threads > 0, "no threads: at least 1"),
-            (in_flight <= MOST_IN_FLIGHT, "more than 1,000,000 calls in flight over all connections"),
+        let checks = [
+            (self.connections > 0, "connections must be at least 1"),
+            (self.in_flight > 0, "calls in flight must be at least 1"),
+            (self.threads > 0, "threads must be from 1 to 1024"),
+            (in_flight <= MAX_IN_FLIGHT, "calls in flight over all connections must be at most 1,000,000"),
             (
-                in_flight.saturating_mul(request.len()) <= MOST_BYTES,
-                "the calls in flight over all connections take more than 256 MiB",
+                in_flight.saturating_mul(request.len()) <= MAX_IN_FLIGHT_BYTES,
+                "the requests in flight over all connections must take at most 256 MiB",
             ),
-            (!self.duration.is_zero() && self.duration <= LONGEST, "a duration is from 1 ns to a day"),
-            (self.warm_up <= LONGEST, "a warm-up is at most a day"),
-            (self.threads <= 1024, "more than 1024 threads"),
+            (
+                !self.duration.is_zero() && self.duration <= MAX_DURATION,
+                "the duration must be from 1 ns to a day",
+            ),
+            (self.warm_up <= MAX_DURATION, "the warm-up must be at most a day"),
+            (self.threads <= 1024, "threads must be from 1 to 1024"),
             (
                 self.rate.is_none_or(|rate| (1e-3..=1e9).contains(&rate)),
-                "a rate is from 0.001 to 1,000,000,000 calls a second",
+                "the rate must be from 0.001 to 1,000,000,000 calls per second",
             ),
             (
                 self.token.as_ref().is_none_or(|token| token.bytes().all(|byte| byte.is_ascii_graphic())),
-                "a token is made of visible ASCII",
+                "the token must consist of visible ASCII characters",
             ),
         ];
-        match sound.into_iter().find(|(sound, _)| !sound) {
-            Some((_, why)) => Err(LoadError::Invalid(why)),
+        match checks.into_iter().find(|(is_valid, _)| !is_valid) {
+            Some((_, reason)) => Err(LoadError::Invalid(reason)),
             None => Ok(()),
         }
     }
 }
 
-/// Finds the address that a name stands for; of several, the first that takes a connection.
+/// Resolves a name; of several addresses, returns the first that accepts a connection.
 fn resolve(address: &str) -> Result<SocketAddr, LoadError> {
     let unreachable = |reason: String| LoadError::Unreachable { address: address.to_owned(), reason };
     let parsed: Address = address.parse().map_err(|error| unreachable(format!("an address is {error}")))?;
     let found = smol::block_on(parsed.resolve()).map_err(|error| unreachable(error.to_string()))?;
-    let takes = |address: &&SocketAddr| TcpStream::connect_timeout(address, PATIENCE).is_ok();
-    let taking = if found.len() > 1 { found.iter().find(takes) } else { None };
-    // If none does, that is told when it is tried.
-    taking.or(found.first()).copied().ok_or_else(|| unreachable("the name has no address".to_owned()))
+    let accepts = |address: &&SocketAddr| TcpStream::connect_timeout(address, TIMEOUT).is_ok();
+    let accepting = if found.len() > 1 { found.iter().find(accepts) } else { None };
+    // If none does, the connection attempt reports the error.
+    accepting.or(found.first()).copied().ok_or_else(|| unreachable("the name has no address".to_owned()))
 }
 
 /// Drives the connections of one thread.
-fn run_share(plan: &Arc<Plan>, share: Vec<(usize, TcpStream)>, start: Instant, stop: &Receiver<()>) -> Tally {
-    let mut common = Common::new(share.len());
+fn run_thread(
+    plan: &Arc<Plan>,
+    share: Vec<(usize, TcpStream)>,
+    start: Instant,
+    stop: &Receiver<()>,
+) -> Stats {
+    let mut shared = Shared::new(share.len());
     let bytes = plan.in_flight * plan.request.len();
-    if share.len() == 1 && plan.rate.is_none() && bytes <= BLOCKING {
+    if share.len() == 1 && plan.rate.is_none() && bytes <= MAX_BLOCKING_BYTES {
         for (number, stream) in share {
-            let exchange = Exchange::new(plan, number, 0);
+            let connection = Connection::new(plan, number, 0);
             let is_stopped = || stop.is_closed() || !stop.is_empty();
-            if let Err(error) = drive::block(exchange, stream, start, &mut common, is_stopped) {
-                common.tally.lose(error.to_string());
+            if let Err(error) = driver::run_blocking(connection, stream, start, &mut shared, is_stopped) {
+                shared.stats.record_lost(error.to_string());
             }
         }
-        return common.tally;
+        return shared.stats;
     }
 
-    let common = Arc::new(Mutex::new(common));
+    let shared = Arc::new(Mutex::new(shared));
     let executor = Executor::new();
     let mut tasks = Vec::with_capacity(share.len());
     for (index, (number, stream)) in share.into_iter().enumerate() {
-        let exchange = Exchange::new(plan, number, index);
+        let connection = Connection::new(plan, number, index);
         match smol::net::TcpStream::try_from(stream) {
             Ok(stream) => {
-                let common = common.clone();
-                let driven = Driven { exchange, stream, start, common, timer: None, finished: false };
-                tasks.push(executor.spawn(driven));
+                let shared = shared.clone();
+                let task = ConnectionTask { connection, stream, start, shared, timer: None, finished: false };
+                tasks.push(executor.spawn(task));
             }
-            Err(error) => lock(&common).tally.lose(error.to_string()),
+            Err(error) => lock(&shared).stats.record_lost(error.to_string()),
         }
     }
     let done = async {
@@ -270,16 +279,16 @@ fn run_share(plan: &Arc<Plan>, share: Vec<(usize, TcpStream)>, start: Instant, s
             task.await;
         }
     };
-    // The message is for one thread; that the channel is closed, for all.
+    // Only one thread receives the message; closing the channel stops all.
     let stopped = async {
         let _ = stop.recv().await;
         stop.close();
     };
     smol::block_on(executor.run(pin!(done.or(stopped))));
     drop(executor);
-    lock(&common).tally.clone()
+    lock(&shared).stats.clone()
 }
 
-fn lock(common: &Mutex<Common>) -> std::sync::MutexGuard<'_, Common> {
-    common.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,12 +1,10 @@
-//! As much MessagePack as load needs: writing parameters, and finding where a value ends.
-//!
-//! <https://github.com/msgpack/msgpack/blob/master/spec.md>
+//! The part of MessagePack that the load generator needs: encoding parameters and finding the end of a value.
 
 use serde_json::Value;
 
-/// Bytes that are not MessagePack.
+/// The bytes are not MessagePack.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Broken;
+pub(super) struct InvalidMsgpack;
 
 /// Appends a JSON value.
 pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
@@ -61,7 +59,7 @@ fn write_uint(number: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends a length of 16 bits or of 32, after the marker of each.
+/// Appends a 16-bit or a 32-bit length after its marker.
 fn write_len(len: usize, [short, long]: [u8; 2], out: &mut Vec<u8>) {
     if let Ok(len) = u16::try_from(len) {
         out.push(short);
@@ -72,26 +70,26 @@ fn write_len(len: usize, [short, long]: [u8; 2], out: &mut Vec<u8>) {
     }
 }
 
-/// Returns how many bytes the first value takes, or `None` if it is not all there yet.
-pub(super) fn value_len(input: &[u8]) -> Result<Option<usize>, Broken> {
+/// Returns the length of the first value in bytes, or `None` if it is incomplete.
+pub(super) fn value_len(input: &[u8]) -> Result<Option<usize>, InvalidMsgpack> {
     let number = |at: usize, bytes: usize| -> Option<usize> {
         let bytes = input.get(at..)?.get(..bytes)?;
         Some(bytes.iter().fold(0, |number, byte| number << 8 | usize::from(*byte)))
     };
     let mut at = 0;
-    // Values still to come; what nests needs no stack, since only the end is looked for.
+    // Values still to be read. Nesting needs no stack, because only the end matters.
     let mut left: usize = 1;
     while left > 0 {
         let Some(&marker) = input.get(at) else { return Ok(None) };
         at += 1;
         left -= 1;
-        // Bytes of a length, bytes for each it counts, bytes beside, and values for each.
+        // The width of the length field, bytes per unit of length, fixed bytes, and values per unit of length.
         let (len_bytes, scale, fixed, values) = match marker {
             0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => (0, 0, 0, 0),
             0x80..=0x8f => (0, 0, 0, 2 * usize::from(marker & 0x0f)),
             0x90..=0x9f => (0, 0, 0, usize::from(marker & 0x0f)),
             0xa0..=0xbf => (0, 0, usize::from(marker & 0x1f), 0),
-            0xc1 => return Err(Broken),
+            0xc1 => return Err(InvalidMsgpack),
             0xc4 | 0xd9 => (1, 1, 0, 0),
             0xc5 | 0xda => (2, 1, 0, 0),
             0xc6 | 0xdb => (4, 1, 0, 0),
@@ -120,7 +118,7 @@ pub(super) fn value_len(input: &[u8]) -> Result<Option<usize>, Broken> {
     Ok((at <= input.len()).then_some(at))
 }
 
-/// Reads an unsigned integer, and how many bytes it takes.
+/// Reads an unsigned integer and returns it with its encoded length in bytes.
 pub(super) fn uint(input: &[u8]) -> Option<(u64, usize)> {
     let bytes = match *input.first()? {
         small @ 0..0x80 => return Some((small.into(), 1)),
@@ -141,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_has_its_length_found_and_no_shorter_one() {
+    fn finds_the_length_of_written_values_and_of_no_prefix() {
         let long = "x".repeat(70_000);
         for value in [
             json!(null),
@@ -164,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_write_has_its_length_found() {
+    fn finds_the_length_of_values_in_other_encodings() {
         for (bytes, len) in [
             (&b"\xd9\x02ab\x00"[..], Some(4)),
             (b"\xc4\x01a", Some(3)),
@@ -176,7 +174,7 @@ mod tests {
         ] {
             assert_eq!(value_len(bytes), Ok(len), "{bytes:?}");
         }
-        assert_eq!(value_len(b"\x91\xc1"), Err(Broken));
+        assert_eq!(value_len(b"\x91\xc1"), Err(InvalidMsgpack));
         assert_eq!(uint(b"\xcd\x01\x00"), Some((256, 3)));
         assert_eq!(uint(b"\xa1a"), None);
     }

@@ -1,4 +1,4 @@
-//! Requests, encoded once; only the id is written anew for each.
+//! Requests, encoded once; only the id is written for each call.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -6,34 +6,34 @@ use serde_json::value::RawValue;
 use super::Dialect;
 use super::msgpack;
 
-/// The lowest id. All have ten decimal digits and fit into 32 bits, so that each takes the same room.
+/// The lowest id. All ids have ten decimal digits and fit into 32 bits, so that all requests have the same length.
 pub(super) const FIRST_ID: u32 = 1_000_000_000;
 const DIGITS: usize = 10;
 const BEFORE_ID: &str = r#"{"jsonrpc":"2.0","id":"#;
-/// A client must mask what it sends (RFC 6455, section 5.3). Nobody stands between whom a mask that can be
-/// foretold would deceive.
+/// The mask of all frames, which clients must mask (RFC 6455, section 5.3). It need not be random: no intermediary is
+/// involved that a predictable mask could deceive.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x96, 0x3c];
 
 /// A request without its id.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     bytes: Vec<u8>,
-    /// Where the id is.
+    /// The offset of the id.
     id: usize,
-    form: Form,
+    encoding: IdEncoding,
 }
 
-/// How an id is written.
+/// How an id is encoded.
 #[derive(Clone, Copy, Debug)]
-enum Form {
-    /// In decimal digits, each changed by one of these.
+enum IdEncoding {
+    /// Decimal digits, each XORed with a byte of the mask.
     Digits([u8; DIGITS]),
-    /// In four bytes.
+    /// Four bytes, big-endian.
     Binary,
 }
 
 impl Template {
-    /// Encodes the call of a function. `host` and `token` are for HTTP's head.
+    /// Encodes a call. `host` and `token` are for the HTTP head.
     pub(super) fn new(
         dialect: Dialect,
         host: &str,
@@ -70,11 +70,11 @@ impl Template {
         let id = bytes.len() + BEFORE_ID.len();
         bytes.append(&mut body);
         if dialect == Dialect::Lines {
-            // Within a line's JSON, line ends mean nothing.
+            // Line breaks in JSON are insignificant white space; strings escape them.
             bytes.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
             bytes.push(b'\n');
         }
-        Self { bytes, id, form: Form::Digits(pad) }
+        Self { bytes, id, encoding: IdEncoding::Digits(pad) }
     }
 
     fn msgpack(function: &str, params: Option<&RawValue>) -> Self {
@@ -84,10 +84,10 @@ impl Template {
         bytes.extend([0; 4]);
         msgpack::write(&Value::from(function), &mut bytes);
         msgpack::write(&params.unwrap_or_else(|| Value::Array(Vec::new())), &mut bytes);
-        Self { bytes, id, form: Form::Binary }
+        Self { bytes, id, encoding: IdEncoding::Binary }
     }
 
-    /// Returns how long a request is.
+    /// Returns the length of a request in bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
@@ -96,25 +96,25 @@ impl Template {
     pub(super) fn append(&self, id: u32, out: &mut Vec<u8>) {
         let at = out.len() + self.id;
         out.extend_from_slice(&self.bytes);
-        match self.form {
-            Form::Digits(pad) => {
+        match self.encoding {
+            IdEncoding::Digits(pad) => {
                 let mut rest = id;
                 for (digit, pad) in out[at..at + DIGITS].iter_mut().zip(pad).rev() {
                     *digit = (b'0' + (rest % 10) as u8) ^ pad;
                     rest /= 10;
                 }
             }
-            Form::Binary => out[at..at + 4].copy_from_slice(&id.to_be_bytes()),
+            IdEncoding::Binary => out[at..at + 4].copy_from_slice(&id.to_be_bytes()),
         }
     }
 }
 
-/// The header that carries a token, as a whole line, or nothing.
+/// Returns the header line that carries the token, or an empty string.
 pub(super) fn authorization(token: Option<&str>) -> String {
     token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"))
 }
 
-/// Appends the answer to a WebSocket ping.
+/// Appends the reply to a WebSocket ping.
 pub(super) fn append_pong(payload: &[u8], out: &mut Vec<u8>) {
     out.extend(frame_head(0xa, payload.len()));
     let at = out.len();
@@ -122,7 +122,7 @@ pub(super) fn append_pong(payload: &[u8], out: &mut Vec<u8>) {
     mask(&mut out[at..]);
 }
 
-/// The head of a whole frame from a client (RFC 6455, section 5.2).
+/// Returns the head of an unfragmented client frame (RFC 6455, section 5.2).
 fn frame_head(opcode: u8, len: usize) -> Vec<u8> {
     let mut head = vec![0x80 | opcode];
     match len {
@@ -162,7 +162,7 @@ mod tests {
     const BODY: &str = r#"{"jsonrpc":"2.0","id":4294967295,"method":"add","params":[2,3]}"#;
 
     #[test]
-    fn each_dialect_has_the_id_in_its_place() {
+    fn encodes_the_id_in_each_dialect() {
         assert_eq!(encode(Dialect::Lines, "[2,3]"), format!("{BODY}\n").into_bytes());
         assert_eq!(
             encode(Dialect::Headers, "[2,3]"),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_stays_one_line() {
+    fn params_with_line_breaks_stay_on_one_line() {
         let bytes = encode(Dialect::Lines, "[1,\r\n2]");
         assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
         assert_eq!(bytes.last(), Some(&b'\n'));

@@ -1,4 +1,4 @@
-//! Many peers at once, and those that vanish without a word. `ci/soak` has more of them, for longer.
+//! Many concurrent peers, and peers that vanish without closing. `ci/soak` has more of them, for longer.
 
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -8,18 +8,18 @@ use serde_json::json;
 use crate::programs::gate;
 use crate::support::{Client, Folder, Node, Stderr, eventually, listen, request, scale};
 
-/// A node that tells with its counters when its connections are gone.
+/// A node whose metrics show when its connections are closed.
 fn node(limits: &str) -> Node {
     Node::with(Folder::new(), &format!("[limits]\n{limits}\n{}", gate("concurrency = 100")))
 }
 
-/// Waits until only the connection is open that asks.
+/// Waits until only the connection that asks is open.
 #[track_caller]
 fn await_alone(node: &Node) {
     eventually("all places are given back", || node.metric("chanrpc_connections") == 1);
 }
 
-/// Each dialect's first call, as one peer sends it.
+/// The first call in each dialect.
 const FIRST: [&[u8]; 4] = [
     b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}\n",
     b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 46\r\n\r\n{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}  ",
@@ -27,7 +27,7 @@ const FIRST: [&[u8]; 4] = [
     b"\x94\x00\x01\xa8rpc.ping\x90",
 ];
 
-/// Asserts that a peer's call was answered, whatever the dialect: no other word of the answer is `pong`.
+/// Asserts that a peer's call was answered, in any dialect: nothing else in the reply contains `pong`.
 #[track_caller]
 fn assert_answered(client: &mut Client) {
     let mut answer = Vec::new();
@@ -36,9 +36,9 @@ fn assert_answered(client: &mut Client) {
     }
 }
 
-/// As many as fit into what most systems let a process have; `ci/soak` has 10,000.
+/// The number of connections that fits into most systems' limits of a process; `ci/soak` has 10,000.
 #[test]
-fn two_thousand_connections_from_one_host() {
+fn two_thousand_connections_from_one_host_are_served() {
     let peers = scale(2_000) as usize;
     let node = node(&format!("connections = {}\nhead_timeout = '1h'", peers + 10));
     let mut open: Vec<_> = (0..peers).map(|_| node.connect()).collect();
@@ -52,10 +52,10 @@ fn two_thousand_connections_from_one_host() {
     await_alone(&node);
 }
 
-/// Eight threads connect and leave, each time at another point of a call: before a word, in the middle of it, before the
-/// answer, after it.
+/// Eight threads connect and disconnect, each at another stage of a call: before the first byte, in the middle of it,
+/// before the reply, after it.
 #[test]
-fn storms_of_peers_that_come_and_go() {
+fn storms_of_connecting_and_disconnecting_peers() {
     let node = node("connections = 5000");
     thread::scope(|scope| {
         for thread in 0..8 {
@@ -83,9 +83,9 @@ fn storms_of_peers_that_come_and_go() {
     assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
 }
 
-/// Of a peer that has vanished nothing comes, not even an end: as a proxy that stops to pass anything on has it look.
+/// A vanished peer sends nothing, not even a close, like a proxy that stops forwarding.
 #[test]
-fn peers_that_vanish_before_a_whole_head() {
+fn peers_vanishing_before_a_complete_head_time_out() {
     let node = node("head_timeout = '200ms'");
     let mut vanished = Vec::new();
     for first in ["", "P", "POST / HTTP/1.1\r\nHost: loc", "Content-L"] {
@@ -97,13 +97,13 @@ fn peers_that_vanish_before_a_whole_head() {
     assert_eq!(node.metric("chanrpc_slow_heads_total"), 4);
 }
 
-/// One that vanishes while the node has much to say to it is cut off once its window is full.
+/// A peer that vanishes while the node sends is cut off once its window is full.
 #[test]
-fn a_peer_that_vanishes_while_it_is_answered() {
+fn peer_vanishing_during_replies_is_cut_off() {
     let node = node("stall_timeout = '300ms'\nmessage = '2 MiB'\noutput = '1 MiB'\nin_flight = 64");
     let address = node.address();
-    // Passes on what the peer says, and nothing that the node says. When it can pass on no more it hangs up on the peer,
-    // which else would wait in a write until its own time is up; towards the node it stays as it is.
+    // Forwards what the peer sends, and nothing that the node sends. When it can forward no more, it closes the peer's
+    // connection, whose write would otherwise block until its timeout; the node's connection stays open.
     let proxy = listen(move |near| {
         let far = TcpStream::connect(address).unwrap();
         let _ = std::io::copy(&mut &near, &mut &far);
@@ -125,28 +125,28 @@ fn a_peer_that_vanishes_while_it_is_answered() {
     await_alone(&node);
 }
 
-// What runs out.
+// Exhausted resources.
 
-/// Who is in goes on, who comes waits, and programs are refused; when there are descriptors again, all is well.
+/// Open connections keep working, new ones wait, and programs fail; once descriptors are available, all works again.
 #[test]
-fn descriptors_never_run_out() {
+fn node_survives_running_out_of_descriptors() {
     let config = format!("limits.head_timeout = '1h'\n{}", gate(""));
-    // The system lets the node have so many, and no more.
+    // The system's limit for the node.
     let few = Stderr::Shell("ulimit -n 64 && exec \"$0\" \"$@\"");
     let node = Node::launch(Folder::new(), Some(&config), &["--listen", "127.0.0.1:0"], &few);
     eventually("the log tells what is too little", || {
-        node.log().contains("the system allows 64 open files where up to ")
+        node.log().contains("the system allows 64 open files, but up to ")
     });
     let mut client = node.connect();
     assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
-    // Those that find no room are told so at once, by an end.
+    // Connections without a free slot are closed immediately.
     let mut crowd: Vec<_> = (0..100).map(|_| node.connect()).collect();
     eventually("most are turned away", || {
         let node = client.call("rpc.stats", &json!([])).unwrap()["node"].clone();
         assert_eq!(node["accept_errors"], 0, "{node}");
         node["turned_away"].as_u64().unwrap() > 80
     });
-    // Programs have theirs all the same.
+    // Programs get descriptors nevertheless.
     node.folder.write("open", "");
     for id in 0..4 {
         client.begin(id, "gate", &json!([node.folder.name("open")]));
@@ -163,7 +163,7 @@ fn descriptors_never_run_out() {
 }
 
 #[test]
-fn a_soft_limit_of_descriptors_is_raised() {
+fn soft_limit_of_descriptors_is_raised() {
     let few = Stderr::Shell("ulimit -S -n 64 && exec \"$0\" \"$@\"");
     let node = Node::launch(Folder::new(), None, &["--listen", "127.0.0.1:0"], &few);
     let mut crowd: Vec<_> = (0..100).map(|_| node.connect()).collect();
@@ -174,7 +174,7 @@ fn a_soft_limit_of_descriptors_is_raised() {
 }
 
 #[test]
-fn the_disk_of_the_log_is_full() {
+fn node_survives_a_full_disk_under_its_log() {
     let full = Stderr::Shell("exec \"$0\" \"$@\" 2>/dev/full");
     let mut node = Node::launch(Folder::new(), None, &["--log", "trace"], &full);
     let mut client = node.connect();

@@ -1,4 +1,4 @@
-//! Who may call what: rules, tokens and every way to carry them, and which pages may call at all.
+//! Access control: rules, tokens and all ways to present them, and which web pages may call.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -25,11 +25,11 @@ use crate::support::{
 /// The tokens of these tests.
 const TOKEN: &str = "chanrpc_the-token-of-these-tests";
 const OTHER: &str = "chanrpc_another-token-of-these-tests";
-/// A handshake's lines, without its end.
+/// The lines of a handshake, without its end.
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// The line of a rule that names a token.
+/// Returns the line of a rule that names a token.
 pub(super) fn token(token: &str) -> String {
     let digits = token_hash(token).iter().fold(String::new(), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");
@@ -38,18 +38,18 @@ pub(super) fn token(token: &str) -> String {
     format!("token = \"sha256:{digits}\"\n")
 }
 
-/// A rule.
+/// Returns a rule.
 pub(super) fn rule(functions: &str, more: &str) -> String {
     format!("[[access]]\nfunctions = {functions}\n{more}\n")
 }
 
-/// A node where everybody may list and count, and who has the token may call `rpc.e*` too.
+/// A node where anyone may list and count, and callers with the token may also call `rpc.e*`.
 fn guarded() -> Node {
     let rules = rule("[\"rpc.list\", \"rpc.stats\"]", "") + &rule("[\"rpc.e*\"]", &token(TOKEN));
     Node::with(Folder::new(), &rules)
 }
 
-/// One HTTP request on a connection of its own.
+/// Sends one HTTP request on a new connection.
 fn http(address: SocketAddr, head: &str, body: &str) -> HttpReply {
     let mut client = Client::connect(address);
     client.send(format!("{head}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len()));
@@ -67,14 +67,14 @@ fn header<'a>(reply: &'a HttpReply, name: &str) -> Option<&'a str> {
     })
 }
 
-/// Opens a WebSocket with more lines in the handshake; what the node answers, and the connection.
+/// Opens a WebSocket with additional handshake lines; returns the node's response and the connection.
 fn handshake(node: &Node, lines: &str) -> (HttpReply, Client) {
     let mut client = node.connect();
     client.send(format!("{HANDSHAKE}{lines}\r\n"));
     (client.http(), client)
 }
 
-/// Sends a message in a text frame, and reads one.
+/// Sends a message in a text frame and reads one.
 fn exchange(client: &mut Client, text: &str) -> Value {
     let length = u8::try_from(text.len()).unwrap();
     let length = if length < 126 { vec![0x80 | length] } else { vec![0x80 | 126, 0, length] };
@@ -94,16 +94,16 @@ fn run_with_token(node: &Node, token: &str, command: &str, arguments: &[&str]) -
     Process::start(command).finish()
 }
 
-/// Makes a token; it, and what is to be pasted.
+/// Creates a token; returns it and the rule to paste.
 fn made(arguments: &[&str]) -> (String, String) {
     let ended = support::run([&["token"], arguments].concat());
     (ended.result().to_owned(), ended.stderr)
 }
 
-// What is seen.
+// Visibility.
 
 #[test]
-fn a_caller_sees_what_it_may_call() {
+fn caller_sees_only_what_it_may_call() {
     let folder = Folder::new();
     let config = program("disk.free", "echo", &["free"], "")
         + &program("disk.wipe", "echo", &["wiped"], "")
@@ -147,15 +147,15 @@ fn a_caller_sees_what_it_may_call() {
         assert_eq!(metrics.body.contains("disk.wipe"), targets > 0, "{metrics:?}");
         assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
     }
-    // Where there are no rules, no token is compared, and it says so.
+    // Without rules, no token is checked, and the reply says so.
     let open = Node::demo();
     assert_eq!(open.connect().call("rpc.auth", &json!([TOKEN])).unwrap(), false);
 }
 
-// What carries a token.
+// Ways to present a token.
 
 #[test]
-fn a_first_message_carries_a_token() {
+fn token_in_the_first_message() {
     let node = guarded();
     let mut client = node.connect();
     let echo = request(1, "rpc.echo", &json!([7]));
@@ -170,14 +170,14 @@ fn a_first_message_carries_a_token() {
     assert_eq!(by_name.call("rpc.auth", &json!({"token": TOKEN})).unwrap(), true);
     assert_eq!(by_name.ask(&echo)["result"], json!([7]));
 
-    // It holds for the connection that it came by.
+    // It applies to the connection that presented it.
     assert_fault(&node.connect().ask(&echo), &json!(1), code::DENIED);
     assert_eq!(node.metric("chanrpc_calls_denied_total"), 3);
     assert_eq!(node.metric("chanrpc_tokens_refused_total"), 0);
 }
 
 #[test]
-fn requests_need_not_wait_for_the_answer_to_the_token() {
+fn requests_may_be_pipelined_behind_the_token() {
     let node = guarded();
     let mut client = node.connect();
     let auth = json!({"jsonrpc": "2.0", "method": "rpc.auth", "params": [TOKEN]});
@@ -187,7 +187,7 @@ fn requests_need_not_wait_for_the_answer_to_the_token() {
 }
 
 #[test]
-fn a_header_carries_a_token() {
+fn token_in_a_header() {
     let node = guarded();
     let echo = request(1, "rpc.echo", &json!([7]));
     for (headers, status, result) in [
@@ -211,7 +211,7 @@ fn a_header_carries_a_token() {
 }
 
 #[test]
-fn a_handshake_carries_a_token() {
+fn token_in_a_handshake() {
     let node = guarded();
     let echo = request(1, "rpc.echo", &json!([7]));
     for (lines, protocol, allowed) in [
@@ -232,7 +232,7 @@ fn a_handshake_carries_a_token() {
         assert!(!reply.head.contains(TOKEN), "{lines}");
         let answer = exchange(&mut client, &echo);
         assert_eq!(answer.get("result").is_some(), allowed, "{lines}: {answer}");
-        // A first message does it too.
+        // A first message works too.
         assert_eq!(exchange(&mut client, &request(2, "rpc.auth", &json!([TOKEN])))["result"], true);
         assert_eq!(exchange(&mut client, &echo)["result"], json!([7]), "{lines}");
     }
@@ -248,7 +248,7 @@ fn a_handshake_carries_a_token() {
 }
 
 #[test]
-fn the_metrics_are_for_whoever_may_ask_for_them() {
+fn metrics_require_access() {
     let rules = rule("[\"rpc.stats\"]", &token(TOKEN)) + &rule("[\"rpc.echo\"]", &token(OTHER));
     let node = Node::with(Folder::new(), &rules);
     let get = |path: &str, token: &str| {
@@ -264,10 +264,10 @@ fn the_metrics_are_for_whoever_may_ask_for_them() {
     }
 }
 
-// Wrong tokens.
+// Invalid tokens.
 
 #[test]
-fn wrong_tokens_are_refused_counted_and_never_shown() {
+fn wrong_tokens_are_rejected_counted_and_never_shown() {
     let node = guarded();
     let mut client = node.connect();
     for _ in 0..5 {
@@ -293,7 +293,7 @@ fn wrong_tokens_are_refused_counted_and_never_shown() {
 }
 
 #[test]
-fn a_token_that_was_revoked_or_has_expired_is_refused() {
+fn revoked_or_expired_token_is_rejected() {
     let past = token(TOKEN) + "expires = 2001-09-09T01:46:40Z\n";
     for (rules, told) in [
         (rule("[\"*\"]", &past), "the token has expired"),
@@ -303,7 +303,7 @@ fn a_token_that_was_revoked_or_has_expired_is_refused() {
         let refused = node.connect().call("rpc.auth", &json!([TOKEN])).unwrap_err();
         assert_eq!((refused.code, refused.message.as_str()), (code::DENIED, told));
     }
-    // Another rule for the same token may go on.
+    // Another rule for the same token may still apply.
     let node = Node::with(Folder::new(), &(rule("[\"*\"]", &past) + &rule("[\"rpc.echo\"]", &token(TOKEN))));
     let mut client = node.connect();
     assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
@@ -312,12 +312,12 @@ fn a_token_that_was_revoked_or_has_expired_is_refused() {
 }
 
 #[test]
-fn a_token_that_runs_out_on_an_open_connection_allows_nothing_more() {
+fn token_expiring_on_an_open_connection_stops_working() {
     run(async |executor| {
         let rules = rule("[\"rpc.echo\"]", &(token(TOKEN) + "expires = 2027-01-01T00:00:00Z"));
         let config = Config::parse(&rules, "test").unwrap();
         let end = config.access[0].expires.unwrap();
-        // Seconds before the end; the test's clock.
+        // Seconds before it expires; the test's clock.
         let left = Arc::new(AtomicU64::new(1));
         let clock = {
             let left = left.clone();
@@ -349,10 +349,10 @@ fn a_token_that_runs_out_on_an_open_connection_allows_nothing_more() {
     });
 }
 
-// What rules mean.
+// Semantics of rules.
 
 #[test]
-fn a_rule_holds_where_it_says() {
+fn rule_applies_to_its_listeners_only() {
     let config = format!(
         "[[listen]]\naddress = \"127.0.0.1:0\"\n[[listen]]\naddress = \"localhost:0\"\n{}{}",
         rule("[\"rpc.echo\"]", &(token(TOKEN) + "listen = [\"127.0.0.1:0\"]")),
@@ -377,11 +377,11 @@ fn a_rule_holds_where_it_says() {
 }
 
 #[test]
-fn without_a_rule_this_machine_may_call_everything() {
+fn without_a_rule_this_machine_may_call_any_function() {
     let node = Node::demo();
     let mut client = node.connect();
     assert!(client.call("rpc.info", &json!([])).is_ok());
-    // Whoever presents a token wherever it goes needs no exception. That nobody has looked at it is told.
+    // A client that always presents its token needs no exception. The reply says that the token was not checked.
     assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), false);
     assert_eq!(
         post(node.address(), "Authorization: Bearer x\r\n", &request(1, "rpc.ping", &json!([]))).status,
@@ -398,7 +398,7 @@ fn without_a_rule_this_machine_may_call_everything() {
 }
 
 #[test]
-fn what_is_denied_is_not_looked_for() {
+fn denied_functions_are_not_looked_up() {
     let node = guarded();
     let mut client = node.connect();
     let there = client.call("rpc.info", &json!([])).unwrap_err();
@@ -408,10 +408,10 @@ fn what_is_denied_is_not_looked_for() {
 }
 
 #[test]
-fn a_denied_notification_is_counted_and_silent() {
+fn denied_notification_is_counted_and_not_answered() {
     let rules = rule("[\"rpc.stats\"]", "") + &rule("[\"*\"]", &token(TOKEN));
     let node = Node::with(Folder::new(), &(program("text", "text", &["3"], "") + &rules));
-    // Who may not call it, does not see how often others did.
+    // Callers without access do not see how often others were denied.
     let mut all = node.connect();
     assert_eq!(all.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
     let mut runs = || {
@@ -421,7 +421,7 @@ fn a_denied_notification_is_counted_and_silent() {
     let mut client = node.connect();
     let notification = json!({"jsonrpc": "2.0", "method": "text"});
     client.send(format!("{notification}\n"));
-    // The next answer is the next request's.
+    // The next reply belongs to the next request.
     assert_eq!(client.call("rpc.ping", &json!([])).unwrap(), "pong");
     assert_eq!((node.metric("chanrpc_calls_denied_total"), runs()), (1, 0));
     assert_eq!(client.call("rpc.auth", &json!([TOKEN])).unwrap(), true);
@@ -431,7 +431,7 @@ fn a_denied_notification_is_counted_and_silent() {
 }
 
 #[test]
-fn a_batch_gets_what_each_of_its_calls_may() {
+fn access_is_checked_for_each_call_of_a_batch() {
     let node = guarded();
     let mut client = node.connect();
     let call = |id: u32, method: &str, params: Value| json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params});
@@ -461,7 +461,7 @@ fn a_batch_gets_what_each_of_its_calls_may() {
 }
 
 #[test]
-fn calls_that_waited_for_their_turn_are_judged_too() {
+fn access_is_checked_for_calls_that_waited() {
     let rules = rule("[\"rpc.echo\"]", &token(TOKEN));
     let node = Node::with(Folder::new(), &format!("{rules}[limits]\nin_flight = 1\n"));
     let mut client = node.connect();
@@ -475,7 +475,7 @@ fn calls_that_waited_for_their_turn_are_judged_too() {
 // Other nodes.
 
 #[test]
-fn a_node_presents_its_token_to_another() {
+fn node_presents_its_token_to_another() {
     let config = program("far", "text", &["3"], "") + &rule("[\"far\"]", &token(TOKEN));
     let far = Node::with(Folder::new(), &config);
     let folder = Folder::new();
@@ -506,7 +506,7 @@ fn a_node_presents_its_token_to_another() {
 }
 
 #[test]
-fn a_token_file_that_is_not_there_keeps_a_node_from_starting() {
+fn missing_token_file_prevents_the_start() {
     let folder = Folder::new();
     let config = "[[function]]\nname = \"far\"\nforward = \"127.0.0.1:1\"\ntoken_file = \"/no/such/file\"\n";
     let config = folder.write("config.toml", config);
@@ -548,7 +548,7 @@ fn commands_present_a_token() {
         assert_eq!(node.run("call", &[options, &["rpc.echo", "7"]].concat()).result(), "[7]");
         assert!(node.run("list", options).result().contains("rpc.echo"));
         assert_eq!(node.run("go", &[options, &["rpc.echo"]].concat()).code, Some(0));
-        // One that is given counts, whatever the environment says.
+        // A token given as an option takes precedence over the environment.
         assert_eq!(
             run_with_token(&node, OTHER, "call", &[options, &["rpc.echo", "7"]].concat()).result(),
             "[7]"
@@ -573,7 +573,7 @@ fn commands_present_a_token() {
 }
 
 #[test]
-fn what_the_token_command_prints_works_as_it_is() {
+fn output_of_the_token_command_works_unchanged() {
     let folder = Folder::new();
     let (token, lines) = made(&["--name", "dashboard", "rpc.e*", "rpc.list"]);
     assert!(!lines.contains(&token), "{lines}");
@@ -594,7 +594,7 @@ fn what_the_token_command_prints_works_as_it_is() {
     call("rpc.info").failed(5);
     support::run(["call", "--to", &to, "rpc.echo"]).failed(5);
 
-    // The same lines for a token that is there already.
+    // The same rule for an existing token.
     let mut command = binary();
     command.args(["token", "--hash", "--name=dashboard", "rpc.e*", "rpc.list"]);
     assert_eq!(Process::run_with_input(command, &format!("{token}\n")).stdout, lines);
@@ -609,7 +609,7 @@ fn what_the_token_command_prints_works_as_it_is() {
 }
 
 #[test]
-fn why_tells_which_rule_decides() {
+fn why_prints_the_deciding_rule() {
     let folder = Folder::new();
     let config = format!(
         "[[listen]]\naddress = \"127.0.0.1:7300\"\n[[listen]]\naddress = \"0.0.0.0:7300\"\n\
@@ -664,7 +664,11 @@ fn why_tells_which_rule_decides() {
             5,
             "denied at 0.0.0.0:7300: the token is unknown\n".to_owned(),
         ),
-        (&[here[0], here[1], "rpc.ping"], 0, "allowed at 0.0.0.0:7300: whatever the rules say\n".to_owned()),
+        (
+            &[here[0], here[1], "rpc.ping"],
+            0,
+            "allowed at 0.0.0.0:7300: rules do not apply to this function\n".to_owned(),
+        ),
     ] {
         let ended = support::run([&["why", "--config", path], arguments].concat());
         assert_eq!(
@@ -674,13 +678,13 @@ fn why_tells_which_rule_decides() {
             ended.stderr
         );
     }
-    // Denied at one of its addresses.
+    // Denied on one of its addresses.
     assert_eq!(support::run(["why", "--config", path, "--token", TOKEN, "up"]).code, Some(5));
 
     let empty = folder.write("empty.toml", "");
     let empty = empty.to_str().unwrap();
     for (listen, code, told) in
-        [("127.0.0.1:1", 0, "no rule holds there, and only this"), ("10.0.0.1:1", 5, "no node starts")]
+        [("127.0.0.1:1", 0, "no rule applies, and only this"), ("10.0.0.1:1", 5, "a node does not start")]
     {
         let ended = support::run(["why", "--config", empty, "--listen", listen, "f"]);
         assert_eq!(ended.code, Some(code));
@@ -690,10 +694,10 @@ fn why_tells_which_rule_decides() {
     support::run(["why", "--config", "/no/such/file", "f"]).failed(2);
 }
 
-// Listeners that others can reach.
+// Listeners reachable from other machines.
 
 #[test]
-fn an_open_door_keeps_a_node_from_starting_and_the_two_lines_it_tells_do_not() {
+fn exposed_listener_without_a_rule_prevents_the_start() {
     let folder = Folder::new();
     let config = folder.write("board.toml", "[[listen]]\naddress = \"0.0.0.0:0\"\n");
     let config = config.to_str().unwrap();
@@ -707,7 +711,7 @@ fn an_open_door_keeps_a_node_from_starting_and_the_two_lines_it_tells_do_not() {
         support::run(["serve", "--config", config, "--check"]),
         support::run(["serve", "--listen", "0.0.0.0:0"]),
         support::run(["serve", "--listen", "127.0.0.1:0", "--listen", "0.0.0.0:0"]),
-        // A rule that holds elsewhere is none.
+        // A rule for another listener does not count.
         support::run(["serve", "--listen", "0.0.0.0:0", "--config", local.to_str().unwrap()]),
     ];
     for ended in &refused {
@@ -722,15 +726,15 @@ fn an_open_door_keeps_a_node_from_starting_and_the_two_lines_it_tells_do_not() {
     let node = Node::with(Folder::new(), &format!("[[listen]]\naddress = \"0.0.0.0:0\"\n{told}\n"));
     let to = format!("127.0.0.1:{}", node.address().port());
     assert_eq!(support::run(["call", "--to", &to, "rpc.echo", "7"]).result(), "[7]");
-    support::eventually("it warns", || node.log().contains("everybody may call everything"));
-    // With the lines in a file of their own, as for a node without a configuration.
+    support::eventually("it warns", || node.log().contains("anyone may call any function"));
+    // With the lines in a new file, as for a node without a configuration.
     let node = Node::launch(Folder::new(), Some(told), &["--listen", "0.0.0.0:0"], &support::Stderr::Read);
     let to = format!("127.0.0.1:{}", node.address().port());
     assert_eq!(support::run(["call", "--to", &to, "rpc.echo", "7"]).result(), "[7]");
 }
 
 #[test]
-fn an_embedded_listener_that_others_can_reach_allows_nothing_without_a_rule() {
+fn exposed_embedded_listener_without_a_rule_denies_everything() {
     let config = Config::default();
     let access = Arc::new(Access::new(&config));
     let allowed = |pass: &Grants| pass.check("rpc.info").is_ok();
@@ -752,7 +756,7 @@ fn an_embedded_listener_that_others_can_reach_allows_nothing_without_a_rule() {
 // Hosts and origins.
 
 #[test]
-fn only_its_own_names_and_pages_reach_a_node() {
+fn only_own_hosts_and_origins_are_accepted() {
     let config = "[[listen]]\naddress = \"localhost:0\"\nhosts = [\"Board-A\", \"board-a.lan\"]\n\
                   origins = [\"https://app.example\", \"HTTP://Other.Example:8080\"]\n";
     let node = Node::with(Folder::new(), config);
@@ -784,7 +788,7 @@ fn only_its_own_names_and_pages_reach_a_node() {
         ("Host: localhost:7300\r\nOrigin: http://app.example\r\n", 403),
         ("Host: localhost:7300\r\nOrigin: https://app.example\r\n", 200),
         ("Host: localhost:7300\r\nOrigin: http://other.example:8080\r\n", 200),
-        // What DNS rebinding looks like: the page's own name leads to the node.
+        // DNS rebinding: the page's own host name resolves to the node.
         ("Host: evil.example:7300\r\nOrigin: http://evil.example:7300\r\n", 421),
     ] {
         for head in ["POST / HTTP/1.1\r\n", "GET /healthz HTTP/1.1\r\n", "GET /metrics HTTP/1.1\r\n"] {
@@ -799,15 +803,15 @@ fn only_its_own_names_and_pages_reach_a_node() {
     }
     assert_eq!(node.metric("chanrpc_http_misdirected_total"), misdirected);
 
-    // A whole address in the first line counts more than the Host.
+    // An absolute target takes precedence over the Host header.
     let absolute = "POST http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n";
     assert_eq!(http(node.address(), absolute, &ping).status, 421);
-    // HTTP/1.0 knows no Host.
+    // HTTP/1.0 has no Host header.
     assert_eq!(http(node.address(), "GET /healthz HTTP/1.0\r\n", "").status, 200);
 }
 
 #[test]
-fn the_line_that_a_foreign_host_gets_told_makes_it_known() {
+fn suggested_line_allows_a_foreign_host() {
     let node = Node::demo();
     let get = |node: &Node| http(node.address(), "GET /healthz HTTP/1.1\r\nHost: board-b.lan:80\r\n", "");
     let refused = get(&node);
@@ -818,7 +822,7 @@ fn the_line_that_a_foreign_host_gets_told_makes_it_known() {
 }
 
 #[test]
-fn only_pages_that_are_welcome_get_to_see_answers() {
+fn only_allowed_origins_can_read_replies() {
     let origins = "[[listen]]\naddress = \"127.0.0.1:0\"\norigins = [\"https://app.example\"]\n";
     let node = Node::with(Folder::new(), &format!("{origins}{}", rule("[\"rpc.echo\"]", &token(TOKEN))));
     let preflight = |node: &Node, origin: &str| {
@@ -839,7 +843,7 @@ fn only_pages_that_are_welcome_get_to_see_answers() {
     ] {
         assert_eq!(header(&reply, name), Some(value));
     }
-    // Its body would be taken for what follows.
+    // Its body would be taken for the next request.
     let mut client = node.connect();
     let behind = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     client.send(format!(
@@ -855,7 +859,7 @@ fn only_pages_that_are_welcome_get_to_see_answers() {
     assert_eq!(reply.json()["result"], json!([7]));
     assert_eq!(header(&reply, "access-control-allow-origin"), Some("https://app.example"));
     assert_eq!(header(&reply, "vary"), Some("Origin"));
-    // A page has to see why it is refused.
+    // A page must be able to read why it is rejected.
     let refused = post(node.address(), "Origin: https://app.example\r\nAuthorization: Bearer x\r\n", &echo);
     assert_eq!(
         (refused.status, header(&refused, "access-control-allow-origin")),
@@ -873,7 +877,7 @@ fn only_pages_that_are_welcome_get_to_see_answers() {
     }
 }
 
-// Under the library's own clock.
+// With the library's own clock.
 
 #[test]
 fn an_open_pass_looks_at_no_clock() {
@@ -883,9 +887,9 @@ fn an_open_pass_looks_at_no_clock() {
     assert!(pass.check("f").is_ok() && pass.authenticate("anything").is_ok() && pass.is_anonymous());
 }
 
-/// A peer that takes the token, and one that does not know of tokens, as an older node.
+/// A peer that accepts the token, and one that does not support tokens, such as an older node.
 #[test]
-fn a_token_is_the_first_request_on_each_connection() {
+fn token_is_the_first_request_on_each_connection() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let calls = std::thread::spawn(move || {
@@ -899,7 +903,7 @@ fn a_token_is_the_first_request_on_each_connection() {
                 json!({"jsonrpc": "2.0", "id": auth["id"], "error": {"code": -32601, "message": "no rpc.auth"}})
             };
             client.send(format!("{reply}\n"));
-            // Comes unless the refusal was there first.
+            // Arrives unless the rejection was first.
             let call: Option<Value> = client.full_line().map(|line| serde_json::from_str(&line).unwrap());
             if let Some(call) = &call
                 && knows

@@ -1,4 +1,4 @@
-//! Has servers take turns at every load.
+//! Measures the servers in turn at every load.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,21 +12,21 @@ use crate::loads::{self, Point};
 use crate::options::Options;
 use crate::servers::{Drive, Entrant, Start};
 
-/// What one server did at one load, in one round.
+/// The result of one server at one load in one round.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
-    /// Calls a second.
+    /// Calls per second.
     pub(crate) rate: f64,
     /// In microseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// Processor time of the server for one call, in microseconds.
+    /// Processor time of the server per call, in microseconds.
     pub(crate) cpu: f64,
-    /// Answers on the slowest connection against those on the median one.
+    /// Replies on the slowest connection divided by those on the median one.
     pub(crate) fairness: f64,
 }
 
-/// What a client of a rival's own measures.
+/// The measurements of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Measured {
     pub(crate) calls: Vec<u64>,
@@ -35,7 +35,7 @@ pub(crate) struct Measured {
     pub(crate) p99: Duration,
 }
 
-/// What a server takes in memory.
+/// The memory of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     /// In bytes.
@@ -43,13 +43,13 @@ pub(crate) struct Memory {
     pub(crate) connection: f64,
 }
 
-/// All samples of one server: of each load, one a round; none where it could not be pinned.
+/// All samples of one server: per load, one per round; none if it could not be pinned.
 pub(crate) struct Results {
     pub(crate) memory: Memory,
     pub(crate) loads: [Vec<Sample>; loads::ALL.len()],
 }
 
-/// Measures all servers. They take turns, so that the noise of a shared machine is about the same for all in a round.
+/// Measures all servers in turn, so that the noise of a shared machine affects all servers of a round about equally.
 pub(crate) fn contest(entrants: &[Entrant], options: &Options) -> Vec<Results> {
     let mut results: Vec<_> = entrants
         .iter()
@@ -90,7 +90,7 @@ fn start(entrant: &Entrant, binary: Option<&Path>) -> Server {
     Server::start(command)
 }
 
-/// Makes the calls.
+/// Generates the load.
 fn drive(entrant: &Entrant, server: &Server, how: How) -> Measured {
     let How { connections, in_flight, rate, duration } = how;
     match &entrant.drive {
@@ -112,7 +112,7 @@ fn drive(entrant: &Entrant, server: &Server, how: How) -> Measured {
     }
 }
 
-/// Which calls to make; a rival's own client knows no rate.
+/// The load to generate; rivals' own clients ignore the rate.
 #[derive(Clone, Copy)]
 struct How {
     connections: usize,
@@ -123,7 +123,7 @@ struct How {
 
 fn sample(entrant: &Entrant, server: &Server, point: Point, options: &Options) -> Sample {
     let Point { connections, in_flight, .. } = point;
-    // On a thread of its own, which inherits the core that this one is pinned to.
+    // In a new thread, which inherits the pinning of this one.
     let run = |duration| {
         let how = How { connections, in_flight, rate: None, duration };
         thread::scope(|scope| scope.spawn(move || drive(entrant, server, how)).join().expect("the load runs"))
@@ -144,12 +144,12 @@ fn sample(entrant: &Entrant, server: &Server, point: Point, options: &Options) -
     }
 }
 
-/// The load that is the same for all.
+/// Generates the load that is the same for all servers.
 fn raw(load: &Load, address: &str) -> Measured {
     let (_running, stop) = async_channel::bounded(1);
     let report = load.run(address, &stop).unwrap_or_else(|error| panic!("{load:?}: {error}"));
     let first = report.first_error().map(String::from_utf8_lossy).or(report.first_loss().map(Into::into));
-    assert!(report.errors() == 0 && report.lost() == 0, "{load:?}: {first:?}");
+    assert!(report.errors() == 0 && report.lost_connections() == 0, "{load:?}: {first:?}");
     let quantile = |share| report.quantile(share).expect("calls were answered");
     Measured {
         calls: report.calls_by_connection().to_vec(),
@@ -159,15 +159,15 @@ fn raw(load: &Load, address: &str) -> Measured {
     }
 }
 
-/// Memory when idle, and what each connection adds that has made a call and waits for its next. Those of a rival's
-/// own client do not wait.
+/// Measures the idle memory, and the memory added by each connection that has made a call and waits for the next.
+/// Connections of a rival's own client do not wait.
 fn memory(entrant: &Entrant, server: &Server, options: &Options) -> Memory {
     let idle = server.memory();
-    // The first connection also wakes code that was not in memory yet.
+    // The first connection also faults in code that was not in memory yet.
     let once = How { connections: 1, in_flight: 1, rate: None, duration: options.warm_up };
     drive(entrant, server, once);
     let one = server.memory();
-    // Each connection makes a call in the time that is waited for.
+    // Each connection makes one call during the wait.
     let (connections, wait) = (options.idle, options.wait);
     let rate = Some(connections as f64 / wait.as_secs_f64());
     let all = How { connections, in_flight: 1, rate, duration: wait * 2 };

@@ -1,4 +1,4 @@
-//! `--ready-file`: tells other programs that a node listens, and where.
+//! `--ready-file`: tells other programs that the node listens, and on which addresses.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -9,31 +9,31 @@ use std::time::Duration;
 use smol::Timer;
 use smol::future::FutureExt;
 
-/// How long a node waits until a device or a pipe takes what is written to it.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// How long the node waits for a device or a pipe to accept the addresses.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Writes addresses to a file, one a line. A regular file appears, or is replaced, as a whole, since who waits for it must
-/// never see half of it. Anything else, such as a device or a pipe, is written to and stays what it is; a pipe that nobody
-/// reads yet holds up no node.
+/// Writes addresses to a file, one per line. Creates or replaces a regular file atomically, so that a waiting process
+/// never reads half of it. Writes to anything else, such as a device or a pipe, in place; a pipe without a reader does
+/// not delay the node.
 pub(super) async fn write(path: &Path, addresses: impl Iterator<Item = SocketAddr>) -> Result<(), String> {
     let lines: String = addresses.map(|address| format!("{address}\n")).collect();
     let written = match fs::canonicalize(path) {
-        // What a link leads to is replaced, and not the link.
+        // Replace the target of a link, not the link.
         Ok(target) if target.is_file() => replace(&target, &lines),
-        // A link that leads nowhere yet.
+        // A dangling link.
         Err(_) if fs::symlink_metadata(path).is_ok() => fs::write(path, &lines),
         Err(_) => replace(path, &lines),
         Ok(target) => {
             let mut writing = smol::unblock(move || {
                 OpenOptions::new().write(true).open(target)?.write_all(lines.as_bytes())
             });
-            let late = async {
-                Timer::after(PATIENCE).await;
+            let timeout = async {
+                Timer::after(WRITE_TIMEOUT).await;
                 None
             };
-            let written = async { Some((&mut writing).await) }.or(late).await;
+            let written = async { Some((&mut writing).await) }.or(timeout).await;
             written.unwrap_or_else(|| {
-                log::info!("--ready-file {}: nobody reads it yet", path.display());
+                log::info!("--ready-file {}: no reader yet", path.display());
                 writing.detach();
                 Ok(())
             })
@@ -45,7 +45,7 @@ pub(super) async fn write(path: &Path, addresses: impl Iterator<Item = SocketAdd
 fn replace(path: &Path, lines: &str) -> io::Result<()> {
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
-    // Left behind by a node that was killed. Whatever it is, nothing is written through it.
+    // A killed node may have left it behind. Remove it, whatever it is, so that nothing is written through it.
     let _ = fs::remove_file(&draft);
     let mut file = OpenOptions::new().write(true).create_new(true).open(&draft)?;
     let written = file.write_all(lines.as_bytes()).and_then(|()| fs::rename(&draft, path));

@@ -1,4 +1,4 @@
-//! Opens connections, up to where requests can flow.
+//! Establishes connections, including the WebSocket handshake and authentication.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use serde_json::value::to_raw_value;
 
-use super::answer::{self, Next};
+use super::reply::{self, Parsed};
 use super::request::{FIRST_ID, Template, authorization};
 use super::{Dialect, LoadError};
 
-/// How long connecting may take, and each word of a handshake.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// How many connections are made side by side.
-const SIDE_BY_SIDE: usize = 16;
-/// A longer answer to a handshake is none.
-const LONGEST: usize = 16 * 1024;
+/// The timeout for connecting, and for each read and write of a handshake.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum number of concurrent connection attempts.
+const MAX_CONCURRENT: usize = 16;
+/// The maximum length of the reply to a handshake, in bytes.
+const MAX_REPLY: usize = 16 * 1024;
 
-/// How a connection begins.
+/// Establishes connections to one server.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Opening<'a> {
+pub(super) struct Connector<'a> {
     pub(super) address: SocketAddr,
     pub(super) host: &'a str,
     pub(super) dialect: Dialect,
     pub(super) token: Option<&'a str>,
 }
 
-impl Opening<'_> {
-    /// Opens so many connections; the first failure is the end of it. `is_stopped` may end it early too.
+impl Connector<'_> {
+    /// Establishes `connections` connections. Stops at the first error, or early if `is_stopped` returns `true`.
     pub(super) fn open(
         &self,
         connections: usize,
@@ -52,10 +52,10 @@ impl Opening<'_> {
         };
         thread::scope(|scope| {
             let threads: Vec<_> =
-                (0..connections.min(SIDE_BY_SIDE)).map(|_| scope.spawn(open_some)).collect();
+                (0..connections.min(MAX_CONCURRENT)).map(|_| scope.spawn(open_some)).collect();
             let mut streams = Vec::with_capacity(connections);
             for thread in threads {
-                streams.append(&mut thread.join().expect("opening does not panic")?);
+                streams.append(&mut thread.join().expect("connecting does not panic")?);
             }
             Ok(streams)
         })
@@ -63,16 +63,16 @@ impl Opening<'_> {
 
     fn open_one(&self) -> Result<TcpStream, LoadError> {
         let connect = || {
-            let stream = TcpStream::connect_timeout(&self.address, PATIENCE)?;
+            let stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_write_timeout(Some(TIMEOUT))?;
             Ok(stream)
         };
         let unreachable = |reason: io::Error| LoadError::Unreachable {
             address: self.host.to_owned(),
             reason: match reason.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "no answer in time".to_owned(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "timed out".to_owned(),
                 _ => reason.to_string(),
             },
         };
@@ -85,10 +85,10 @@ impl Opening<'_> {
         refusal.map_or(Ok(stream), Err)
     }
 
-    /// Asks for WebSocket (RFC 6455, section 4.1); returns the refusal, if it is one.
+    /// Upgrades the connection to WebSocket (RFC 6455, section 4.1). Returns the error if the server refuses.
     fn upgrade(&self, stream: &mut TcpStream) -> io::Result<Option<LoadError>> {
         let credentials = authorization(self.token);
-        // The key is there to be answered, which proves that the server speaks WebSocket; a fixed one does.
+        // The server's response to the key proves that it speaks WebSocket; a fixed key suffices.
         write!(
             stream,
             "GET / HTTP/1.1\r\nHost: {}\r\n{credentials}Upgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -97,46 +97,47 @@ impl Opening<'_> {
         )?;
         let head = read_until(stream, |bytes| bytes.ends_with(b"\r\n\r\n"))?;
         let head = String::from_utf8_lossy(&head);
-        let (address, answer) = (self.host.to_owned(), head.lines().next().unwrap_or_default().to_owned());
+        let (address, reply) = (self.host.to_owned(), head.lines().next().unwrap_or_default().to_owned());
         Ok(match head.get(9..12) {
             Some("101") => None,
-            Some("401" | "403") => Some(LoadError::Denied { address, answer }),
-            _ => Some(LoadError::Refused { address, answer }),
+            Some("401" | "403") => Some(LoadError::Denied { address, reply }),
+            _ => Some(LoadError::Refused { address, reply }),
         })
     }
 
-    /// Shows a token; returns the refusal, if it is one.
+    /// Authenticates with a token. Returns the error if the server refuses.
     fn authorize(&self, stream: &mut TcpStream, token: &str) -> io::Result<Option<LoadError>> {
         let params = to_raw_value(&[token]).ok();
         let request = Template::new(self.dialect, self.host, None, "rpc.auth", params.as_deref());
         let mut bytes = Vec::new();
         request.append(FIRST_ID, &mut bytes);
         stream.write_all(&bytes)?;
-        let answer =
-            read_until(stream, |bytes| !matches!(answer::next(self.dialect, bytes), Next::Incomplete))?;
-        let said = |text: &[u8]| (self.host.to_owned(), String::from_utf8_lossy(text).trim_end().to_owned());
-        Ok(match answer::next(self.dialect, &answer) {
-            Next::Answer(answer, _) => answer.error.map(|text| {
-                let (address, answer) = said(text);
-                LoadError::Denied { address, answer }
+        let reply =
+            read_until(stream, |bytes| !matches!(reply::parse(self.dialect, bytes), Parsed::Incomplete))?;
+        let reply_text =
+            |text: &[u8]| (self.host.to_owned(), String::from_utf8_lossy(text).trim_end().to_owned());
+        Ok(match reply::parse(self.dialect, &reply) {
+            Parsed::Reply(reply, _) => reply.error.map(|text| {
+                let (address, reply) = reply_text(text);
+                LoadError::Denied { address, reply }
             }),
             _ => {
-                let (address, answer) = said(&answer);
-                Some(LoadError::Refused { address, answer })
+                let (address, reply) = reply_text(&reply);
+                Some(LoadError::Refused { address, reply })
             }
         })
     }
 }
 
-/// Reads no byte more than it takes, since what follows is not for here.
+/// Reads byte by byte until `is_whole` returns `true`, because the bytes that follow belong to the load.
 fn read_until(stream: &mut TcpStream, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut byte = [0];
     while bytes.is_empty() || !is_whole(&bytes) {
         stream.read_exact(&mut byte)?;
         bytes.push(byte[0]);
-        if bytes.len() > LONGEST {
-            return Err(io::Error::other("an answer without end"));
+        if bytes.len() > MAX_REPLY {
+            return Err(io::Error::other("the reply to the handshake is too long"));
         }
     }
     Ok(bytes)
