@@ -1,24 +1,24 @@
-# Sourced by the other scripts here: goes to the project's root and holds what they share.
+# Sourced by the other scripts here. Changes to the project's root and defines what they share.
 # shellcheck shell=bash
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-# No script here makes rustup fetch a toolchain or a target, unless the workflow lets cross do so.
+# No script here makes rustup download a toolchain or a target, unless the workflow allows it for cross.
 [[ -n ${CHANRPC_FETCH_RUST:-} ]] || export RUSTUP_DIST_SERVER=http://127.0.0.1:9
 export CARGO_TERM_COLOR=never
 
 # shellcheck disable=SC2034 # the scripts that source this use it
 target=${CARGO_TARGET_DIR:-$PWD/target}
 
-# The core's modules, of the library and of tests/core: what is looked at more closely than the rest.
+# The core's modules of the library and of tests/core, which get additional checks.
 # shellcheck disable=SC2034
 core=(chan sched lanes waterfall modules)
-# With these options nothing else is built.
+# Options that build nothing but the core.
 # shellcheck disable=SC2034
 core_only=(--no-default-features --features cron --lib --test core)
 
-# step TITLE COMMAND...: a heading, the command, its time. The script ends at the first command that fails, also inside
-# a function given here; a script's own `cleanup` is run at its end.
+# step TITLE COMMAND...: prints a heading, runs the command and prints its duration. The script ends at the first
+# command that fails, also inside a function given here. On exit, the script's own `cleanup` runs.
 doing=
 step() {
     local began=$SECONDS
@@ -37,7 +37,7 @@ at_end() {
 }
 trap at_end EXIT
 
-# need TOOL...: fails with advice if one is missing.
+# need TOOL...: fails with advice if a tool is missing.
 need() {
     local tool
     for tool in "$@"; do
@@ -50,13 +50,13 @@ need() {
 
 release_build() { cargo build --release --locked --bin chanrpc; }
 
-# The binary that is released for this machine, which is what the checks of binaries look at; .ci/run has a step for it.
+# The release binary for this machine, which the checks of binaries use; a step of .ci/run builds it.
 # shellcheck disable=SC2034
 shipped=$target/dist/$(uname -m)-unknown-linux-musl/chanrpc
 shipped_build() { [[ -n ${CHANRPC_STEPS-} ]] || ci/build "$(uname -m)-unknown-linux-musl"; }
 
-# tests_ran PATTERN... -- COMMAND...: runs tests. For each pattern (extended, from a name's beginning) at least one test
-# must have passed: a filter that nothing matches is a failure here.
+# tests_ran PATTERN... -- COMMAND...: runs tests. For each pattern (an extended regular expression, anchored at the
+# start of the name) at least one test must have passed, so a filter that matches nothing fails.
 tests_ran() {
     local patterns=() pattern passed log
     while [[ $1 != -- ]]; do
@@ -71,14 +71,14 @@ tests_ran() {
         passed=$(grep -cE "^test $pattern.* \.\.\. ok$" "$log" || true)
         echo "$passed tests of $pattern passed"
         ((passed > 0)) || {
-            echo "no test has a name that begins with $pattern" >&2
+            echo "no test name begins with $pattern" >&2
             return 1
         }
     done
     rm "$log"
 }
 
-# For tests of scripts, which make a directory for themselves first.
+# Helpers for tests of scripts. The test sets `work` to a temporary directory first.
 work=
 ok() { echo "ok      $*"; }
 fail() {
@@ -86,11 +86,11 @@ fail() {
     sed 's/^/    /' "$work/said" >&2
     exit 1
 }
-# expect CODE COMMAND...: the command's exit code; what it says is kept for `said`.
+# expect CODE COMMAND...: runs the command and checks its exit code; keeps its output for `said`.
 expect() {
     local expected=$1 code=0
     shift
     "$@" >"$work/said" 2>&1 </dev/null || code=$?
     ((code == expected)) || fail "exit code $code, not $expected, from: $*"
 }
-said() { grep -qF -- "$1" "$work/said" || fail "no word of '$1'"; }
+said() { grep -qF -- "$1" "$work/said" || fail "the output does not contain '$1'"; }

@@ -1,21 +1,21 @@
-# Sourced by .ci/run: runs the steps of the table ci/steps, one more at a time than there are processors (CHANRPC_JOBS), each
-# when those that it needs have passed. What a step says is kept apart, in target/steps/NAME.log, and shown in one
-# piece when it ends. The first that fails ends all, unless keep_going is set: then only what needs it is left out. Nothing
-# that was started here is left.
+# Sourced by .ci/run. Runs the steps of the table ci/steps, each when the steps that it needs have passed, at most one
+# more at a time than there are processors (CHANRPC_JOBS). The output of a step goes to target/steps/NAME.log and is
+# shown as a whole when the step ends. The first failure ends the run, unless keep_going is set: then only the steps
+# that depend on it are skipped. No process started here is left behind.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154 # common.sh sets it
 logs=$target/steps
 at_once=${CHANRPC_JOBS:-$(($(nproc) + 1))}
 declare -A command=() lane=() needs=() state=() began=() took=()
-# By process id.
+# Indexed by process id.
 declare -A running=()
 order=() chosen='' failed=''
 keep_going=
-# Marks all that is started, for what has left the process group of its step.
+# Marks all started processes, to find those that have left their step's process group.
 mark=$$.$(date +%s)
 
-# read_steps push|night [GROUP]...: the steps of groups with what they need, or all.
+# read_steps push|night [GROUP]...: reads the steps of the given groups and those that they need, or all steps.
 read_steps() {
     local mode=$1 name when in of after line need i all=()
     local -A group=() wanted=()
@@ -34,7 +34,7 @@ read_steps() {
         for need in ${needs[$name]}; do wanted[$need]=yes; done
     done
     ((${#order[@]} > 0)) || {
-        echo "no step of ci/steps is of a group $*; there are: $(printf '%s\n' "${group[@]}" | sort -u | tr '\n' ' ')" >&2
+        echo "no step of ci/steps belongs to a group $*; groups are: $(printf '%s\n' "${group[@]}" | sort -u | tr '\n' ' ')" >&2
         return 2
     }
 }
@@ -44,7 +44,7 @@ is_ready() { # NAME
     [[ -z ${state[$1]-} ]] || return 1
     for need in ${needs[$1]}; do [[ ${state[$need]-} == passed ]] || return 1; done
 }
-# The first step that is ready, but rather one of a lane in which nothing runs.
+# Prints the first step that is ready, preferring a lane in which nothing runs.
 choose() {
     local name busy=
     for name in ${running[@]+"${running[@]}"}; do busy+=" ${lane[$name]}"; done
@@ -62,7 +62,7 @@ choose() {
 begin() { # NAME
     state[$1]=running began[$1]=$SECONDS
     printf -- '--> %s: %s\n' "$1" "${command[$1]}"
-    # In a process group of its own.
+    # In its own process group.
     set -m
     {
         TIMEFORMAT='%U %S'
@@ -117,7 +117,7 @@ table() {
 strays() { grep -lszxF "CHANRPC_STEPS=$mark" /proc/[0-9]*/environ | cut -d / -f 3; }
 cleanup() {
     local process engine containers
-    # Once is enough.
+    # Run only once.
     trap '' INT TERM
     for process in "${!running[@]}"; do
         state[${running[$process]}]="ended, see $logs/${running[$process]}.log"
@@ -130,7 +130,7 @@ cleanup() {
     done
     for process in "${!running[@]}"; do kill -KILL -- "-$process"; done 2>/dev/null
     strays | xargs -r kill -KILL 2>/dev/null
-    # What runs in a container has another parent.
+    # A process in a container has another parent.
     for engine in docker podman; do
         command -v $engine >/dev/null || continue
         containers=$(timeout 20 $engine ps --quiet --filter "label=chanrpc.steps=$mark" 2>/dev/null)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# How programs for the targets are built and run on this machine. Sourced after common.sh.
+# How to build and run programs for the targets on this machine. Sourced after common.sh.
 
 # shellcheck disable=SC2154 # common.sh sets it
 tools=$target/tools
@@ -7,13 +7,13 @@ export PATH=$tools/bin:$tools/zig/bin:$tools/zig/ziglang:$PATH
 # shellcheck disable=SC1091 # made by ci/setup-cross, where published images cannot be had
 [[ ! -f $tools/cross/env ]] || source "$tools/cross/env"
 
-# By this .ci/run finds the containers that it has started.
+# The label by which .ci/run finds the containers that it has started.
 export CROSS_CONTAINER_OPTS="${CROSS_CONTAINER_OPTS-} --label chanrpc.steps=${CHANRPC_STEPS-}"
 
-# Git Bash would take the flags for paths.
+# Git Bash would mistake the flags for paths.
 export MSYS2_ENV_CONV_EXCL=CARGO_ENCODED_RUSTFLAGS
 
-# Where ci/build puts the release binaries, each in a folder of its target's name.
+# Where ci/build puts the release binaries, each in a folder named after its target.
 # shellcheck disable=SC2034 # the scripts that source this use it
 dist=$target/dist
 
@@ -35,12 +35,12 @@ has_std() {
 }
 has_sources() { [[ -f $("$1" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]]; }
 
-# For std built from its sources: the binary is stripped, so std's means to name functions in backtraces are dead weight.
+# For std built from source: the binary is stripped, so std needs no code to name functions in backtraces.
 from_sources=(RUSTC_BOOTSTRAP=1 "CARGO_UNSTABLE_BUILD_STD=std,panic_unwind"
     "CARGO_UNSTABLE_BUILD_STD_FEATURES=panic-unwind,optimize_for_size")
 
-# plan TRIPLE: chooses what builds for it and says so. CHANRPC_BUILDER (cross, zigbuild or cargo) overrides the choice.
-# The toolchain's std is taken where it is; with CHANRPC_STD=sources, as for a release, it is built, which is smaller.
+# plan TRIPLE: selects the builder for the target and prints it. CHANRPC_BUILDER (cross, zigbuild or cargo) overrides
+# the choice. Uses the toolchain's std if installed; with CHANRPC_STD=sources, as for a release, builds a smaller one.
 plan() {
     local std rustc
     glibc=
@@ -54,12 +54,12 @@ plan() {
             builder=$(ci/matrix get "$triple" desk)
         fi
     fi
-    # Nothing in the environment may replace the flags of .cargo/config.toml.
+    # No environment variable may replace the flags of .cargo/config.toml.
     settings=(-u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS -u CARGO_BUILD_RUSTFLAGS "CARGO_TARGET_DIR=$target/$builder")
     case $builder in
         cross)
             engine >/dev/null || {
-                echo "no container engine answers: start Docker or Podman, or leave CHANRPC_BUILDER unset" >&2
+                echo "no container engine is running: start Docker or Podman, or leave CHANRPC_BUILDER unset" >&2
                 return 1
             }
             how="cross with $(engine), image ${CROSS_STAND_IN:-of Cross.toml}"
@@ -72,7 +72,7 @@ plan() {
         zigbuild | cargo)
             [[ $builder == cargo ]] || need cargo-zigbuild zig
             if [[ -n ${CHANRPC_FETCH_RUST:-} ]]; then rustup target add "$triple"; fi
-            # No path of this machine gets into the binary; those that do are as inside of cross.
+            # Keeps this machine's paths out of the binary and maps the others to those inside cross.
             mapfile -t flags < <(ci/matrix flags "$triple")
             flags+=("--remap-path-prefix=$PWD=/project" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
             if [[ -z ${CHANRPC_RUSTC:-} && ${CHANRPC_STD:-} != sources ]] && has_std "$triple"; then
@@ -83,7 +83,7 @@ plan() {
                     if command -v "$rustc" >/dev/null && has_sources "$rustc"; then break; fi
                 done
                 [[ -n $rustc ]] || {
-                    echo "there is no std for $triple, and no Rust sources to build it from: rustup target add $triple," \
+                    echo "no std for $triple is installed, and no Rust sources to build it from: rustup target add $triple," \
                         "or rustup component add rust-src, or on Debian 12 ci/setup-debian" >&2
                     return 1
                 }
@@ -102,14 +102,14 @@ plan() {
             settings+=("CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")")
             ;;
         *)
-            echo "CHANRPC_BUILDER is $builder; it can be cross, zigbuild or cargo" >&2
+            echo "CHANRPC_BUILDER is $builder, but must be cross, zigbuild or cargo" >&2
             return 2
             ;;
     esac
     echo "$triple: by $how"
 }
 
-# planned SUBCOMMAND ARGUMENT...: runs cargo, or what stands for it, as planned.
+# planned SUBCOMMAND ARGUMENT...: runs cargo, or the planned builder in its place.
 planned() {
     set -- "$1" --target "$triple${glibc:+.$glibc}" "${@:2}"
     if [[ $1 == test && " ${settings[*]} " == *" RUSTC_BOOTSTRAP=1 "* ]]; then
@@ -127,7 +127,7 @@ planned() {
     esac
 }
 
-# binary_of TRIPLE: where ci/build puts it.
+# binary_of TRIPLE: prints the path of the binary that ci/build makes.
 binary_of() {
     case $1 in
         *-windows-*) echo "$dist/$1/chanrpc.exe" ;;
@@ -135,7 +135,7 @@ binary_of() {
     esac
 }
 
-# runner TRIPLE: sets `runner` to what runs its programs here: nothing, an emulator or Wine.
+# runner TRIPLE: sets `runner` to the command that runs the target's programs here: nothing, an emulator or Wine.
 # shellcheck disable=SC2034 # the scripts that source this use it
 runner() {
     local kind
@@ -145,7 +145,7 @@ runner() {
         native:*" x86_64" | qemu-aarch64:"Linux aarch64" | qemu-arm:"Linux armv7l" | wine:MINGW* | wine:MSYS*) ;;
         wine:*) runner=("$PWD/targets/wine-run") ;;
         native:*)
-            echo "nothing here runs programs for $1" >&2
+            echo "this machine cannot run programs for $1" >&2
             return 1
             ;;
         *)

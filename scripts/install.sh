@@ -1,23 +1,23 @@
 #!/bin/sh
-# Installs the chanrpc binary from a release: downloads it, compares its checksum, and puts it into a directory of
-# yours. POSIX sh, with curl or wget; on Windows from Git Bash, MSYS2 or Cygwin.
-{ # Up to the last line, so that a script of which only a part has arrived does nothing.
+# Installs the chanrpc binary from a release: downloads it, verifies its checksum and copies it into a directory of the
+# user's. POSIX sh with curl or wget; on Windows from Git Bash, MSYS2 or Cygwin.
+{ # The group ends on the last line, so that a partially downloaded script does nothing.
 repository=https://github.com/chanrpc/chanrpc
 
 usage() {
     cat <<TEXT
 Usage: install.sh [--version vX.Y.Z] [--to DIR] [--from URL]
 
-  --version  which release (the latest)
-  --to       where the binary goes (~/.local/bin)
-  --from     where the releases are, for mirrors
+  --version  the release to install (the latest)
+  --to       the directory for the binary (~/.local/bin)
+  --from     the URL of the releases, for mirrors
              ($repository/releases)
 
-Below URL it looks for latest/download/SHA256SUMS, or download/vX.Y.Z/SHA256SUMS,
-and for the archive in download/vX.Y.Z/. What runs already goes on running; the
-new binary takes its place in one step.
+Downloads latest/download/SHA256SUMS or download/vX.Y.Z/SHA256SUMS under URL, and
+the archive from download/vX.Y.Z/. Replaces an existing binary atomically; running
+nodes keep running.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage.
+Exit codes: 0 success, 1 failure, 2 usage error.
 TEXT
 }
 
@@ -27,12 +27,12 @@ die() {
     exit 1
 }
 misused() {
-    printf 'install.sh: %s; --help tells what there is\n' "$*" >&2
+    printf 'install.sh: %s; see --help\n' "$*" >&2
     exit 2
 }
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# Sets $triple, $archived (the archive's ending) and $program (the binary's name).
+# Sets $triple, $archived (the archive's extension) and $program (the binary's name).
 find_target() {
     archived=tar.gz program=chanrpc
     kernel=$(uname -s)
@@ -44,16 +44,16 @@ find_target() {
     esac
     case $kernel in
         Linux) triple=$arch-unknown-linux-musl ;;
-        # Windows on ARM runs programs for x86_64 too.
+        # Windows on ARM also runs programs for x86_64.
         MINGW* | MSYS* | CYGWIN*)
             arch=x86_64 triple=x86_64-pc-windows-gnu archived=zip program=chanrpc.exe
             ;;
-        *) die "there is no release for $kernel; build it from $repository with 'cargo build --release'" ;;
+        *) die "no release for $kernel; build it from $repository with 'cargo build --release'" ;;
     esac
     case $arch/$machine in
-        /armv7* | /armv8*) die "there is no release for 32-bit ARM ($machine); build it from $repository:" \
-            "'rustup target add armv7-unknown-linux-musleabihf', then 'cargo build --release --target' with that" ;;
-        /*) die "there is no release for $machine; build it from $repository with 'cargo build --release'" ;;
+        /armv7* | /armv8*) die "no release for 32-bit ARM ($machine); build it from $repository:" \
+            "'rustup target add armv7-unknown-linux-musleabihf', then 'cargo build --release --target' with this target" ;;
+        /*) die "no release for $machine; build it from $repository with 'cargo build --release'" ;;
     esac
 }
 
@@ -63,7 +63,7 @@ find_tools() {
     elif has wget; then
         fetch=with_wget
     else
-        die "neither curl nor wget is here; install one of them"
+        die "neither curl nor wget is installed; install one of them"
     fi
     if has sha256sum; then
         digest="sha256sum"
@@ -74,7 +74,7 @@ find_tools() {
     elif has busybox && busybox sha256sum </dev/null >/dev/null 2>&1; then
         digest="busybox sha256sum"
     else
-        die "nothing here computes SHA-256, so the download could not be checked; install coreutils or openssl"
+        die "no tool for SHA-256 is installed, so the download cannot be verified; install coreutils or openssl"
     fi
     case $archived in
         zip) unpack=unzip ;;
@@ -84,7 +84,7 @@ find_tools() {
 }
 
 with_curl() {
-    # From an https address nothing may lead to plain http.
+    # An https address must not redirect to plain http.
     case $1 in
         https:*) set -- "$@" --proto =https ;;
     esac
@@ -93,41 +93,41 @@ with_curl() {
     curl -fsSL --retry 2 "$@" -o "$file" "$address"
 }
 with_wget() { wget -q -O "$2" "$1"; }
-download() { $fetch "$1" "$2" || die "cannot download $1; is the network up, and is there such a release?"; }
+download() { $fetch "$1" "$2" || die "cannot download $1; is the network up, and does the release exist?"; }
 
-# Sets $name (of the archive, without its ending), $tag and $expected from the list of checksums.
+# Sets $name (of the archive, without its extension), $tag and $expected from the list of checksums.
 find_archive() {
     name=
     while read -r sum file _; do
         file=${file#\*}
-        # shellcheck disable=SC2254 # v* is a pattern when no version is asked for
+        # shellcheck disable=SC2254 # v* is a pattern if no version is given
         case $file in
             */*) ;;
             chanrpc-${version:-v*}-"$triple.$archived") name=${file%".$archived"} expected=$sum ;;
         esac
     done <"$temporary/SHA256SUMS"
-    [ -n "$name" ] || die "$sums lists no checksum of an archive for $triple, so there is nothing that could be" \
-        "checked; try another --version"
+    [ -n "$name" ] || die "$sums lists no checksum of an archive for $triple, so the download cannot be" \
+        "verified; try another --version"
     case $expected in
         *[!0-9a-f]*) expected= ;;
     esac
-    [ ${#expected} -eq 64 ] || die "$sums is damaged: no SHA-256 stands before $name.$archived; try again later"
+    [ ${#expected} -eq 64 ] || die "$sums is damaged: no SHA-256 precedes $name.$archived; try again later"
     tag=${name#chanrpc-}
     tag=${tag%"-$triple"}
 }
 
-# Sets $there, the part of $to that exists already.
+# Sets $there, the existing part of $to.
 find_directory() {
     there=$to
     until [ -e "$there" ]; do
         there=${there%/*}
         there=${there:-/}
     done
-    [ -d "$there" ] || die "$there is not a directory; --to DIR takes another one"
-    [ -w "$there" ] || die "cannot write in $there; --to DIR takes another directory, or run this with sudo"
+    [ -d "$there" ] || die "$there is not a directory; --to DIR selects another one"
+    [ -w "$there" ] || die "cannot write in $there; --to DIR selects another directory, or run this with sudo"
 }
 
-# However it ends, nothing but the binary stays.
+# Leaves nothing but the binary behind, however the script ends.
 temporary=''
 staged=''
 finish() {
@@ -151,7 +151,7 @@ install_it() {
     find_archive
     download "$from/download/$tag/$name.$archived" "$temporary/archive"
     found=$($digest <"$temporary/archive") || die "cannot compute the checksum of the download"
-    [ "${found%% *}" = "$expected" ] || die "$name.$archived is not what SHA256SUMS says: the download broke off" \
+    [ "${found%% *}" = "$expected" ] || die "$name.$archived does not match SHA256SUMS: the download broke off" \
         "or was tampered with; nothing is installed, try again"
 
     case $archived in
@@ -159,13 +159,13 @@ install_it() {
         *) tar -xzf "$temporary/archive" -C "$temporary" "$name/$program" ;;
     esac || die "cannot unpack $name.$archived; is the disk full?"
 
-    # Beside its place, so that it gets there by a rename: nobody meets half a binary, and one that runs stays whole.
+    # Staged in the same directory and renamed, so that the binary is never incomplete and a running one stays intact.
     staged=$to/.chanrpc-$$-$program
-    mkdir -p "$to" || die "cannot make the directory $to; --to DIR takes another one"
+    mkdir -p "$to" || die "cannot make the directory $to; --to DIR selects another one"
     { cp "$temporary/$name/$program" "$staged" && chmod 755 "$staged"; } || die "cannot write in $to; is the disk full?"
-    said=$("$staged" --version) || die "the binary of $name does not run on this machine, nothing is installed; are" \
-        "programs in $to allowed to run, and is this system old?"
-    mv -f "$staged" "$to/$program" || die "cannot replace $to/$program; if it runs, end it first"
+    said=$("$staged" --version) || die "the binary of $name does not run on this machine, and nothing is installed; is" \
+        "$to mounted noexec, or the system too old?"
+    mv -f "$staged" "$to/$program" || die "cannot replace $to/$program; if it is running, stop it first"
     staged=
 }
 
@@ -188,7 +188,7 @@ advise() {
     say "next:"
     say "  chanrpc serve                 # a node on 127.0.0.1:7300 with functions to try"
     say "  chanrpc call demo.add 2 3     # from another terminal: prints 5"
-    say "  $repository/blob/$tag/docs/operations.md tells how it becomes a service"
+    say "  to run it as a service, see $repository/blob/$tag/docs/operations.md"
 }
 
 main() {
@@ -208,7 +208,7 @@ main() {
                 continue
                 ;;
             --version | --to | --from) ;;
-            *) misused "what is $option" ;;
+            *) misused "unknown option $option" ;;
         esac
         [ -n "${2:-}" ] || misused "$option needs a value"
         case $option in
@@ -219,9 +219,9 @@ main() {
         shift 2
     done
     case $version in
-        *[!0-9A-Za-z.+-]*) misused "--version $version is none; one looks like v0.1.0" ;;
+        *[!0-9A-Za-z.+-]*) misused "--version $version is invalid; an example is v0.1.0" ;;
     esac
-    [ -n "$to" ] || to=${HOME:?is not set; --to DIR tells where the binary goes}/.local/bin
+    [ -n "$to" ] || to=${HOME:?is not set; --to DIR sets the directory for the binary}/.local/bin
     case $to in
         /*) ;;
         *) to=$PWD/$to ;;

@@ -1,6 +1,6 @@
 @echo off
 rem Registers a node as a scheduled task that starts with Windows. Run it as administrator.
-rem The task's definition, chanrpc-task.xml, lies beside this file.
+rem The task's definition, chanrpc-task.xml, must be in the same directory.
 setlocal
 set folder=%ProgramFiles%\chanrpc
 set config=%folder%\node.toml
@@ -12,11 +12,11 @@ if "%~1"=="status" goto status
 if "%~1"=="remove" goto remove
 echo Usage: chanrpc-task.cmd install^|start^|stop^|status^|remove
 echo.
-echo   install  register the task, or take over a changed chanrpc-task.xml
-echo   start    start the node now; it starts with Windows in any case
-echo   stop     end it at once, and the calls that are in flight
-echo   status   tell what Windows knows of it
-echo   remove   end it and forget the task
+echo   install  register the task, or apply a changed chanrpc-task.xml
+echo   start    start the node now; it always starts with Windows
+echo   stop     stop the node immediately, including calls in flight
+echo   status   print the state of the task
+echo   remove   stop the node and delete the task
 echo.
 echo The node is %folder%\chanrpc.exe
 echo and its configuration %config%
