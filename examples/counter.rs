@@ -1,4 +1,4 @@
-//! A server that owns a state, called from this process and, over one port, from anywhere.
+//! A server that owns its state, called from this process and, over one port, from anywhere.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

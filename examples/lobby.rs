@@ -1,8 +1,8 @@
-//! A lobby: players who chat and play cards at once, with a chat server that is slow on purpose.
+//! A lobby: players chat and play cards at the same time, with an intentionally slow chat server.
 //!
-//! Each player is a scheduler. What it wants from the chat and from the cards are async calls, so an answer that the
-//! chat owes keeps nobody from playing. Nothing here depends on time: the chat answers when it is told to, and it is
-//! told to when all cards have been laid.
+//! Each player is a scheduler. It calls the chat and the table asynchronously, so a pending reply of the chat does not
+//! stop the player. Nothing here depends on time: the chat replies when told to, which happens after all cards are on
+//! the table.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,40 +15,40 @@ use smol::Executor;
 type Name = &'static str;
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Only so that a fault ends the example; nothing takes that long.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// A timeout that is only reached in case of a fault.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-// What a player does.
+// Functions of a player.
 const SAY: Id0<&str> = Id0::new("say");
 const PLAY: Id0<u32> = Id0::new("play");
-/// Answered when all cards played so far have been laid.
+/// Returns when all cards played so far are on the table.
 const LAID: Id0<()> = Id0::new("laid");
 
-// What the chat does.
+// Functions of the chat.
 const REMARK: Id1<(Name, &str), usize> = Id1::new("remark");
-/// Answers all remarks so far.
+/// Replies to all remarks so far.
 const ANSWER: Id0<()> = Id0::new("answer");
 
-// What the table of cards does.
+// Functions of the table.
 const LAY: Id1<(Name, u32), usize> = Id1::new("lay");
 
-/// Writes down what happens.
+/// Records an event.
 const NOTE: Id0<Event> = Id0::new("note");
 
-/// What happens, in the order in which it does.
+/// An event, recorded in the order in which it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A player has said something; the chat owes an answer.
+    /// A player has said something; the reply of the chat is pending.
     Said { player: Name },
-    /// The chat has answered.
+    /// The chat has replied.
     Heard { player: Name, listeners: usize },
-    /// A player has played a card; the table owes an answer.
+    /// A player has played a card; the reply of the table is pending.
     Played { player: Name, card: u32 },
-    /// The card lies on the table.
+    /// The card is on the table.
     Laid { player: Name, card: u32 },
-    /// The table has answered.
+    /// The table has replied.
     Seen { player: Name, card: u32 },
-    /// The chat was told to answer.
+    /// The chat was told to reply.
     ChatWakes,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// Keeps whoever says something waiting until it is told to answer.
+/// Delays all replies until told to send them.
 struct Chat {
     diary: Client,
     owed: Vec<Responder<usize>>,
@@ -85,7 +85,7 @@ impl Chat {
     }
 }
 
-/// Takes cards as fast as it can.
+/// Replies to cards immediately.
 struct Table {
     diary: Client,
     cards: Vec<(Name, u32)>,
@@ -109,9 +109,9 @@ struct Player {
     chat: Client,
     table: Client,
     diary: Client,
-    /// Cards that the table has not answered yet.
+    /// Cards without a reply from the table yet.
     open: usize,
-    /// Whoever wants to know when there are none.
+    /// Callers waiting until there are none.
     laid: Vec<Responder<()>>,
 }
 
@@ -161,13 +161,13 @@ fn note(diary: &Client, event: Event) {
     diary.go(NOTE, event).unwrap_or_else(|refused| panic!("{event:?} was not noted: {refused}"));
 }
 
-/// Has players with these names chat and play so many cards each, and returns what happened.
+/// Runs players with these names, who chat and play `cards` cards each, and returns the events.
 pub(crate) async fn evening(
     executor: &Arc<Executor<'static>>,
     names: &[Name],
     cards: u32,
 ) -> Result<Vec<Event>, Failure> {
-    // The diary, the chat and the table are servers: each ends with its last client, and gives its state back.
+    // The diary, the chat and the table are servers: each ends with its last client and returns its state.
     let mut notes = Functions::new();
     notes.register(NOTE, |events: &mut Vec<Event>, event| events.push(event))?;
     let roomy = Settings { name: Some("diary".into()), capacity: 4096, ..Settings::default() };
@@ -175,7 +175,7 @@ pub(crate) async fn evening(
     let chat = Server::new(Chat { diary: diary.client(), owed: Vec::new() }, Chat::functions()?);
     let table = Server::new(Table { diary: diary.client(), cards: Vec::new() }, Table::functions()?);
 
-    // All players share one table of functions, and each has a state and a loop.
+    // All players share one function table; each has its own state and loop.
     let functions = Arc::new(Player::functions()?);
     let mut players = Vec::new();
     for &name in names {
@@ -195,7 +195,7 @@ pub(crate) async fn evening(
     let chat = executor.spawn(chat.run());
     let table = executor.spawn(table.run());
 
-    // Everybody talks before the first card and again before the last one. The chat answers none of it.
+    // Each player talks before the first card and again before the last one. The chat does not reply yet.
     for card in 1..=cards {
         for (player, ..) in &players {
             if card == 1 || card == cards {
@@ -204,17 +204,17 @@ pub(crate) async fn evening(
             player.go(PLAY, card)?;
         }
     }
-    // All the same, all cards get laid. This would end at its deadline if the chat held up a player.
+    // All cards are played nevertheless. This would time out if the chat delayed a player.
     for (player, ..) in &players {
-        player.call(LAID, ()).timeout(PATIENCE).await?;
+        player.call(LAID, ()).timeout(TIMEOUT).await?;
     }
     chat_client.call(ANSWER, ()).await?;
 
-    // Draining waits for the callbacks of all calls that are pending.
+    // Draining waits for the callbacks of all pending calls.
     drop(chat_client);
     for (player, me, ended) in players {
         drop(player);
-        if !me.drain(PATIENCE).await {
+        if !me.drain(TIMEOUT).await {
             return Err("a player is still waiting for an answer".into());
         }
         ended.await;

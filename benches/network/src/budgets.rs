@@ -1,8 +1,8 @@
 //! The goals for calls over the network, and whether this run met them.
 //!
-//! Those in calls a second and in microseconds were set on a machine on which the minimal loop made 1.9 million calls a
-//! second over one connection and 2.8 over a hundred, for 0.36 µs each. What stands beside them is what they come to as
-//! ratios, which other machines can meet.
+//! Absolute goals, in calls per second and microseconds, were set on a machine on which the minimal loop handled 1.9
+//! million calls per second over one connection and 2.8 million over a hundred, at 0.36 µs each. Each is accompanied by
+//! the equivalent ratio, which other machines can meet.
 
 use crate::loads::{MANY, PINNED, PIPELINED, SINGLE};
 use crate::measure::{Results, Sample};
@@ -14,7 +14,7 @@ use crate::table::{median, ratio};
 
 type Figure = fn(&Sample) -> f64;
 
-/// A goal: what the figure is to be, at most or at least.
+/// A maximum or a minimum for a result.
 enum Goal {
     AtMost(f64),
     AtLeast(f64),

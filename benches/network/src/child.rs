@@ -1,11 +1,11 @@
-//! A server as a process of its own, and what the system says of it.
+//! A server in its own process, and its resource usage as reported by the system.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Ticks of the clock in `/proc`: Linux has told all programs of this many for decades.
+/// Clock ticks per second in `/proc`. Linux has reported this value to all programs for decades.
 const TICKS: f64 = 100.0;
 
 /// A running server; killed when dropped.
@@ -15,7 +15,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server, which says on its stdout that it is `listening on` an address.
+    /// Starts a server, which prints `listening on` and an address on stdout.
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::null())
@@ -32,16 +32,16 @@ impl Server {
         Self { child, address }
     }
 
-    /// The processor time that it has used.
+    /// Returns the processor time used so far.
     pub(crate) fn cpu(&self) -> Duration {
         let stat = self.proc("stat");
-        // After the name, which may hold anything: utime and stime are fields 14 and 15 of proc(5).
+        // Skip the name, which may contain any character; utime and stime are fields 14 and 15 of proc(5).
         let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks: f64 = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().expect("a number")).sum();
         Duration::from_secs_f64(ticks / TICKS)
     }
 
-    /// The memory that it holds, in bytes.
+    /// Returns the resident memory in bytes.
     pub(crate) fn memory(&self) -> f64 {
         let status = self.proc("status");
         let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
@@ -65,13 +65,13 @@ impl Drop for Server {
     }
 }
 
-/// Both ends on one core, for as long as this lives.
+/// Pins client and server to one core until dropped.
 pub(crate) struct Pin {
     before: Vec<(u32, String)>,
 }
 
 impl Pin {
-    /// Pins this thread, and so those that it starts, and a whole server. `None` where there is no `taskset`.
+    /// Pins this thread, the threads that it starts, and all threads of a server. Returns `None` without `taskset`.
     pub(crate) fn to_one_core(server: &Server) -> Option<Self> {
         let mut before = Vec::new();
         for id in [std::process::id(), server.id()] {
@@ -96,7 +96,7 @@ impl Drop for Pin {
     }
 }
 
-/// Says on which cores all threads of a process may run.
+/// Sets the cores on which the threads of a process may run.
 fn set(id: u32, cores: &str) -> Option<String> {
     taskset(&["-a", "-c", "-p", cores, &id.to_string()])
 }

@@ -1,12 +1,12 @@
-//! The points at which servers are measured.
+//! The loads at which servers are measured.
 
-/// So many connections with so many calls in flight on each.
+/// A number of connections with a number of calls in flight on each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Point {
     pub(crate) name: &'static str,
     pub(crate) connections: usize,
     pub(crate) in_flight: usize,
-    /// Both ends run on one core, so that no other has to be woken.
+    /// Client and server run on one core, so that no other core has to be woken.
     pub(crate) pinned: bool,
 }
 

@@ -1,7 +1,7 @@
-//! What calls over the network cost in chanrpc, in bare echoes and in its rivals, measured side by side.
+//! Measures the cost of calls over the network in chanrpc, bare echo servers and rivals, side by side.
 //!
-//! `cargo run --profile bench -p network [--features rivals] [-- OPTION…]`; see
-//! [`options`] for the options. Each server is a process of its own: this program again, or the binary under test.
+//! `cargo run --profile bench -p network [--features rivals] [-- OPTION…]`; see [`options`] for the options. Each
+//! server is a separate process: this program again, or the binary under test.
 
 mod budgets;
 mod child;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         servers::serve(&servers, name);
     }
     if !servers.iter().any(|server| options.names(server.name)) {
-        eprintln!("no server has such a name; there are:");
+        eprintln!("no server has a matching name; servers are:");
         for server in servers {
             eprintln!("  {}", server.name);
         }

@@ -4,29 +4,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const USAGE: &str = "options:
-  --quick         only show that everything runs
-  --only NAME     only servers with this in their names, and the bare echo to compare them with
-  --rounds N      how often each server has its turn (5)
-  --binary PATH   also measure this chanrpc, as it was built";
+  --quick         a short run to check that everything works
+  --only NAME     only servers whose names contain NAME, and the bare echo for comparison
+  --rounds N      the number of rounds (5)
+  --binary PATH   also measure this chanrpc binary";
 
-/// What was asked for.
+/// The parsed options.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// Be this server instead.
+    /// Run as this server instead.
     pub(crate) serve: Option<String>,
     only: Option<String>,
     pub(crate) rounds: usize,
     pub(crate) binary: Option<PathBuf>,
     pub(crate) warm_up: Duration,
     pub(crate) duration: Duration,
-    /// Idle connections whose memory is looked at.
+    /// The number of idle connections for the memory measurement.
     pub(crate) idle: usize,
-    /// How long all of them together take for a call each.
+    /// The time in which each of these connections makes one call.
     pub(crate) wait: Duration,
 }
 
 impl Options {
-    /// Tells whether a server was asked for.
+    /// Returns `true` if the server is selected.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }

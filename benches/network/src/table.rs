@@ -1,4 +1,4 @@
-//! The tables: one of each load, and one of memory.
+//! Prints one table per load and one for memory.
 
 use crate::loads;
 use crate::measure::{Results, Sample};
@@ -10,7 +10,7 @@ pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
     numbers.get(numbers.len() / 2).copied()
 }
 
-/// The median of the ratios within each round.
+/// Returns the median of the ratios within each round.
 pub(crate) fn ratio(of: &[Sample], to: &[Sample], figure: fn(&Sample) -> f64) -> Option<f64> {
     median(of.iter().zip(to).map(|(of, to)| figure(of) / figure(to)).filter(|ratio| ratio.is_finite()))
 }

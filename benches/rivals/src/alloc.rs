@@ -1,4 +1,4 @@
-//! Counts allocations, of all threads, while it is told to.
+//! Counts the allocations of all threads while enabled.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -7,15 +7,15 @@ static ON: AtomicBool = AtomicBool::new(false);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
 
-/// The system's allocator. When it does not count, it costs a load that is in every cache.
+/// The system's allocator with counting. While disabled, it only adds a cached load.
 pub(crate) struct Counting;
 
-/// Counts from now on, or no longer.
+/// Enables or disables counting.
 pub(crate) fn count(on: bool) {
     ON.store(on, Relaxed);
 }
 
-/// How many allocations and bytes were counted so far. A reallocation counts as one, of its new size.
+/// Returns the number of allocations and bytes counted so far. A reallocation counts as one allocation of its new size.
 pub(crate) fn counted() -> (u64, u64) {
     (ALLOCATIONS.load(Relaxed), BYTES.load(Relaxed))
 }
@@ -27,11 +27,11 @@ fn note(bytes: usize) {
     }
 }
 
-// SAFETY: everything is done by the system's allocator; counting neither allocates nor unwinds.
+// SAFETY: all calls are forwarded to the system's allocator; counting neither allocates nor unwinds.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         note(layout.size());
-        // SAFETY: the caller keeps what the system's allocator asks for.
+        // SAFETY: the caller upholds the contract of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 

@@ -1,4 +1,4 @@
-//! Has entrants take turns, and makes one figure of each kind out of their samples.
+//! Measures entrants in turn and aggregates their samples.
 
 use crate::alloc;
 use crate::measure::Sample;
@@ -6,23 +6,23 @@ use crate::workloads::{Entry, Workload};
 
 const ROUNDS: usize = 15;
 
-/// What one call of one entrant costs.
+/// The cost of one call of one entrant.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) ns: f64,
     pub(crate) allocations: f64,
     pub(crate) bytes: f64,
-    /// Time against the workload's first entrant.
+    /// The time relative to the workload's first entrant.
     pub(crate) ratio: f64,
 }
 
-/// Measures all entrants of a workload. The machine may be shared and noisy: they take turns, and ratios are
-/// formed within a round, in which the noise was about the same for all.
+/// Measures all entrants of a workload. The machine may be shared and noisy, so the entrants take turns, and ratios are
+/// computed within a round, whose noise affects all about equally.
 pub(crate) fn compare(workload: &Workload, quick: bool) -> Vec<Figures> {
     let (calls, rounds) = if quick { (workload.calls.few, 1) } else { (workload.calls.many, ROUNDS) };
     let run = |entrant: &Entry| (entrant.run)(calls);
 
-    // Also warms up what is made once in a process.
+    // Also warms up what is created once per process.
     alloc::count(true);
     let counted: Vec<Sample> = workload.entrants.iter().map(run).collect();
     alloc::count(false);

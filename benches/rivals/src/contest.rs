@@ -1,4 +1,4 @@
-//! What contestants do, each in its own best way.
+//! The operations that contestants implement, each in its own best way.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::platform::Platform;
 use crate::server::State;
 
-/// What can be started to take part.
+/// A contestant that can be started.
 pub(crate) trait Entrant: Send + Sync + Sized + 'static {
     type Platform: Platform;
 
@@ -31,14 +31,14 @@ pub(crate) trait Contestant: Entrant + Clone {
         smol::future::block_on(self.call1(n))
     }
 
-    /// Has [`State::note`] called, and does not wait for it. There is room for the message.
+    /// Calls [`State::note`] without waiting. The queue has room for the message.
     fn go(&self, n: u64);
 
-    /// Calls [`State::echo`] `in_flight` times before it looks at the first answer, and that `bursts` times.
-    /// Adds up the answers.
+    /// Starts `in_flight` calls of [`State::echo`] before awaiting the first result, `bursts` times. Returns the sum of
+    /// the results.
     fn bursts(&self, bursts: u32, in_flight: u32) -> impl Future<Output = u64> + Send;
 
-    /// Calls [`State::echo`] of three servers, each with what the one before answered.
+    /// Calls [`State::echo`] of three servers, each with the result of the previous one.
     fn waterfall(steps: &[Self; 3], n: u64) -> impl Future<Output = u64> + Send {
         async move {
             let [a, b, c] = steps;
@@ -47,8 +47,8 @@ pub(crate) trait Contestant: Entrant + Clone {
     }
 }
 
-/// [`Contestant::bursts`] of those whose calls begin before they are awaited: they are kept, and then awaited in
-/// their order, which is how the answers come. That is cheaper than to select among them.
+/// Implements [`Contestant::bursts`] for contestants whose calls start before they are awaited. The calls are collected
+/// and awaited in order, which is the order of the replies; this is cheaper than selecting among them.
 pub(crate) async fn collect<F: Future<Output = u64>>(
     bursts: u32,
     in_flight: u32,
@@ -65,23 +65,23 @@ pub(crate) async fn collect<F: Future<Output = u64>>(
     sum
 }
 
-/// Those whose server's loop runs closures for others.
+/// A contestant whose server's loop runs closures for others.
 pub(crate) trait Posts: Entrant {
-    /// Has `job` run on the server's loop, and waits for what it gives.
+    /// Runs `job` on the server's loop and returns its result.
     fn post(&self, job: impl FnOnce(&mut State) -> u64 + Send + 'static) -> impl Future<Output = u64> + Send;
 }
 
-/// A loop with timers that run something on its state.
+/// A contestant whose loop has timers that run functions on its state.
 pub(crate) trait Timers: Entrant {
     type Armed: Send;
 
-    /// Arms `timers` timers, each to call [`State::note`]. The clock knows them all when this is done.
+    /// Arms `timers` timers, each of which calls [`State::note`]. Returns when all are registered with the clock.
     fn arm(&mut self, timers: u32, after: Duration) -> impl Future<Output = Self::Armed> + Send;
 
-    /// Cancels timers; nothing is left of them when this is done.
+    /// Cancels timers. Returns when they are removed.
     fn cancel(&mut self, armed: Self::Armed) -> impl Future<Output = ()> + Send;
 
-    /// Waits, idle, until the timers are due, no later than `after` from now. Where the caller runs the loop,
-    /// this runs it until all of them have fired.
+    /// Waits idle until the timers are due, at most `after` from now. If the caller runs the loop, runs it until all
+    /// timers have fired.
     fn fire(&mut self, armed: Self::Armed, after: Duration) -> impl Future<Output = ()> + Send;
 }

@@ -1,7 +1,7 @@
-//! What calls cost in chanrpc and in its rivals, measured side by side.
+//! Measures the cost of calls in chanrpc and in its rivals, side by side.
 //!
-//! `cargo run --profile bench -p rivals [-- PART-OF-A-WORKLOAD'S-NAME]`;
-//! with `CHANRPC_BENCH_QUICK=1` it only shows that everything runs.
+//! `cargo run --profile bench -p rivals [-- PART-OF-A-WORKLOAD'S-NAME]`; with `CHANRPC_BENCH_QUICK=1` it only checks
+//! that everything runs.
 
 mod alloc;
 mod compare;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let (chosen, others): (Vec<_>, Vec<_>) =
         workloads::all().into_iter().partition(|workload| workload.name.contains(&filter));
     if chosen.is_empty() {
-        eprintln!("no workload's name has {filter:?} in it; there are:");
+        eprintln!("no workload's name contains {filter:?}; workloads are:");
         for workload in others {
             eprintln!("  {}", workload.name);
         }

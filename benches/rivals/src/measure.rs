@@ -1,4 +1,4 @@
-//! Takes samples: time and allocations of what is done meanwhile.
+//! Samples the time and the allocations of a piece of work.
 
 use std::iter::Sum;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use cpu_time::ProcessTime;
 
 use crate::alloc;
 
-/// What a number of calls took.
+/// The cost of a number of calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) calls: u32,
@@ -33,7 +33,7 @@ impl Sum for Sample {
     }
 }
 
-/// Takes a sample of what is done between its start and its [`stop`](Self::stop).
+/// Samples the work between its creation and its [`stop`](Self::stop).
 pub(crate) struct Stopwatch {
     counted: (u64, u64),
     clock: Clock,
@@ -49,7 +49,7 @@ impl Stopwatch {
         Self { counted: alloc::counted(), clock: Clock::Wall(Instant::now()) }
     }
 
-    /// Takes the processor's time of all threads, for work that follows a wait or is done on another thread.
+    /// Measures the processor time of all threads, for work that follows a wait or runs on another thread.
     pub(crate) fn start_of_processor() -> Self {
         Self { counted: alloc::counted(), clock: Clock::Processor(ProcessTime::now()) }
     }

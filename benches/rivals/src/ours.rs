@@ -1,4 +1,4 @@
-//! chanrpc. All that knows its interface is here.
+//! chanrpc. Only this file depends on its interface.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::platform::Smol;
 use crate::rivals::version;
 use crate::server::{CAPACITY, State};
 
-/// A server, and the loop of a service that calls it.
+/// A server, and the loop of a scheduler that calls it.
 #[derive(Clone)]
 pub(crate) struct Ours {
     client: Client,
@@ -70,7 +70,7 @@ impl Contestant for Ours {
         self.client.go("note", n).expect("there is room");
     }
 
-    // Callbacks on the caller's own loop, which is this task.
+    // The callbacks run on the caller's own loop, which is this task.
     fn bursts(&self, bursts: u32, in_flight: u32) -> impl Future<Output = u64> + Send {
         let mut callbacks = Callbacks::new(in_flight as usize);
         let mut sum = 0;
@@ -88,7 +88,7 @@ impl Contestant for Ours {
         }
     }
 
-    // The scheduler's own: no task waits, its loop goes on from step to step.
+    // The scheduler's own waterfall: no task waits, because its loop continues from step to step.
     async fn waterfall(steps: &[Self; 3], n: u64) -> u64 {
         let [a, b, c] = steps;
         let (sender, answer) = oneshot::channel();
@@ -104,7 +104,7 @@ impl Contestant for Ours {
     }
 }
 
-/// A service's loop.
+/// A scheduler's loop.
 pub(crate) struct Loop(Handle<State>);
 
 impl Entrant for Loop {

@@ -1,4 +1,4 @@
-//! The executors that contestants run on, tokio without its driver for sockets, which nobody here needs.
+//! The executors that contestants run on; tokio without its I/O driver, which no contestant needs.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use actix_rt::{Arbiter, ArbiterHandle, System};
 use smol::Executor;
 use tokio::runtime::{Builder, Runtime};
 
-/// An executor, for tasks to reach it.
+/// An executor that tasks can reach.
 pub(crate) trait Platform: Clone + Send + Sync + 'static {
-    /// Runs `main` as a task (such are woken faster than what an executor blocks on) on this thread alone.
+    /// Runs `main` as a task on this thread alone; waking a task is faster than waking the future passed to `block_on`.
     fn one_thread<T: Send + 'static, F>(main: impl FnOnce(Self) -> F) -> T
     where
         F: Future<Output = T> + Send + 'static;
 
-    /// Runs `main` as a task of two threads.
+    /// Runs `main` as a task on two threads.
     fn two_threads<T: Send + 'static, F>(main: impl FnOnce(Self) -> F) -> T
     where
         F: Future<Output = T> + Send + 'static;
 
-    /// Runs tasks side by side until all have ended.
+    /// Runs tasks concurrently until all have ended.
     fn all<F>(&self, tasks: Vec<F>) -> impl Future<Output = ()> + Send
     where
         F: Future<Output = ()> + Send + 'static;
@@ -65,7 +65,7 @@ impl Platform for Tokio {
     }
 }
 
-/// One executor, run by one thread or by two. `smol::block_on` also drives timers, and was as fast here as
+/// One executor on one thread or two. `smol::block_on` also drives timers, and was as fast here as
 /// `smol::future::block_on`, which does not.
 #[derive(Clone)]
 pub(crate) struct Smol(Arc<Executor<'static>>);
@@ -116,8 +116,8 @@ impl Platform for Smol {
     }
 }
 
-/// A system's own arbiter, and beside it a second one for two threads. Actors are on the first, and half of their
-/// callers on each: all callers on the second was at times a bit faster, and on a busy machine far slower.
+/// The system's own arbiter, and a second arbiter for two threads. Actors run on the first, and half of their callers
+/// on each. Putting all callers on the second was sometimes slightly faster, but far slower on a busy machine.
 #[derive(Clone)]
 pub(crate) struct Actix(Option<ArbiterHandle>);
 
@@ -165,7 +165,7 @@ impl Platform for Actix {
             }
         }
         drop(running);
-        // Nothing is sent: the channel closes when the last task has ended.
+        // Nothing is sent; the channel closes when the last task has ended.
         let _ = ended.recv().await;
     }
 }

@@ -1,14 +1,14 @@
-//! What every contestant's server owns and offers, so that all of them do the same work.
+//! The state and the functions of every contestant's server, so that all do the same work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use smol::future::yield_now;
 
-/// How many messages may wait at a server, wherever that can be said.
+/// The capacity of a server's queue, where it is configurable.
 pub(crate) const CAPACITY: usize = 128;
 
-/// The state of a server, and its functions.
+/// The state of a server, with its functions.
 #[derive(Default)]
 pub(crate) struct State {
     last: u64,
@@ -34,24 +34,24 @@ impl State {
         (n, n)
     }
 
-    /// The function for go mode, and what timers run.
+    /// The function called in go mode and by timers.
     pub(crate) fn note(&mut self, n: u64) {
         self.last = n;
         self.seen.rise();
     }
 }
 
-/// How often [`State::note`] has run, for everyone to see.
+/// A counter of the calls of [`State::note`], visible to all threads.
 #[derive(Clone, Default)]
 pub(crate) struct Gauge(Arc<AtomicU64>);
 
 impl Gauge {
-    /// Only one server at a time does this.
+    /// Only one server at a time uses it.
     pub(crate) fn rise(&self) {
         self.0.store(self.0.load(Relaxed) + 1, Relaxed);
     }
 
-    /// Lets other tasks run until the gauge has risen to `level`.
+    /// Yields to other tasks until the gauge has risen to `level`.
     pub(crate) async fn reach(&self, level: u64) {
         while self.0.load(Relaxed) < level {
             yield_now().await;
@@ -59,13 +59,13 @@ impl Gauge {
     }
 }
 
-/// One function's arguments as a type, for frameworks that find a handler by the message's type.
+/// The arguments of one function as a type, for frameworks that select a handler by the message's type.
 pub(crate) trait Ask: Send + 'static {
     type Answer: Send + 'static;
     fn run(self, state: &mut State) -> Self::Answer;
 }
 
-/// Makes types of functions.
+/// Generates message types from functions.
 macro_rules! asks {
     ($($ask:ident: $function:ident -> $answer:ty;)+) => {$(
         pub(crate) struct $ask(pub(crate) u64);
@@ -87,7 +87,7 @@ asks! {
     Note: note -> ();
 }
 
-/// A closure to be run on the state.
+/// A closure to run on the state.
 pub(crate) struct Run<F>(pub(crate) F);
 
 impl<F: FnOnce(&mut State) -> u64 + Send + 'static> Ask for Run<F> {
@@ -98,13 +98,13 @@ impl<F: FnOnce(&mut State) -> u64 + Send + 'static> Ask for Run<F> {
     }
 }
 
-/// The sending half of a kind of oneshot channel.
+/// The sending half of a oneshot channel.
 pub(crate) trait Port: 'static {
     type To<T: Send + 'static>: Send + 'static;
     fn send<T: Send + 'static>(to: Self::To<T>, answer: T);
 }
 
-/// All functions' arguments as one type, for loops written by hand and frameworks that want it so.
+/// The arguments of all functions as one type, for hand-written loops and frameworks that need it.
 pub(crate) enum Message<P: Port> {
     Nothing(u64, P::To<()>),
     Echo(u64, P::To<u64>),
@@ -127,7 +127,7 @@ impl<P: Port> Message<P> {
         }
     }
 
-    /// A message that has `job` run, and answers with what it gives.
+    /// Creates a message that runs `job` and replies with its result.
     pub(crate) fn job(job: impl FnOnce(&mut State) -> u64 + Send + 'static, to: P::To<u64>) -> Self {
         Self::Run(Box::new(move |state| P::send(to, job(state))))
     }

@@ -1,16 +1,16 @@
-//! The table, printed row by row as the figures come.
+//! Prints the results row by row as they arrive.
 
 use crate::compare::Figures;
 use crate::workloads::Workload;
 
-/// Knows how wide the columns of names are.
+/// A table with fixed widths of the name columns.
 pub(crate) struct Table {
     workload: usize,
     entrant: usize,
 }
 
 impl Table {
-    /// Prints the head.
+    /// Prints the header.
     pub(crate) fn for_rows_of(workloads: &[Workload]) -> Self {
         let entrants = workloads.iter().flat_map(|workload| &workload.entrants);
         let entrant = entrants.map(|entrant| entrant.name.len()).max().unwrap_or_default();

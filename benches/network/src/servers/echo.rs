@@ -1,4 +1,4 @@
-//! What no server on smol can undercut: it sends back what it reads, as much as comes at once.
+//! A lower bound for every server on smol: sends back what it reads, as much as arrives at once.
 
 use std::future::Future;
 use std::io;
@@ -16,7 +16,7 @@ pub(super) fn serve() {
     accept(echo);
 }
 
-/// Gives each connection a task of an executor on this thread.
+/// Runs a task for each connection on an executor of this thread.
 pub(super) fn accept<F>(connection: impl Fn(TcpStream) -> F + 'static)
 where
     F: Future<Output = io::Result<()>> + 'static,
@@ -29,11 +29,11 @@ where
         loop {
             let (stream, _) = listener.accept().await.expect("connections come");
             stream.set_nodelay(true).expect("TCP has no delay");
-            // A peer that is gone ends its own task only.
+            // A disconnected peer ends only its own task.
             tasks.spawn(connection(stream)).detach();
         }
     };
-    // As a task: inside `block_on` it would cost two more system calls at each wake-up.
+    // As a task, because inside `block_on` it would cost two more system calls per wake-up.
     smol::block_on(executor.run(executor.spawn(accept)));
 }
 

@@ -1,4 +1,4 @@
-//! jsonrpsee, which speaks JSON-RPC over HTTP and WebSocket on one port.
+//! jsonrpsee, which serves JSON-RPC over HTTP and WebSocket on one port.
 
 use jsonrpsee::RpcModule;
 use jsonrpsee::server::{Server, ServerConfig};
@@ -8,7 +8,7 @@ use super::{announce, own_client};
 
 pub(super) fn serve() {
     own_client::runtime().block_on(async {
-        // 100 by default.
+        // The default is 100.
         let config = ServerConfig::builder().max_connections(4096).build();
         let server = Server::builder().set_config(config).build("127.0.0.1:0").await.expect("a free port");
         announce(server.local_addr());

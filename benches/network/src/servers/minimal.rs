@@ -1,4 +1,4 @@
-//! The least that answers JSON-RPC: lines, serde_json, one function; no limits, no other dialect.
+//! A minimal JSON-RPC server: lines, serde_json, one function; no limits, no other dialect.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! Who takes part.
+//! The servers to compare.
 
 mod echo;
 #[cfg(feature = "rivals")]
@@ -30,31 +30,32 @@ pub(crate) const BINARY_WS: &str = "chanrpc binary, WebSocket";
 pub(crate) const JSONRPSEE_HTTP: &str = "jsonrpsee 0.26 HTTP";
 pub(crate) const JSONRPSEE_WS: &str = "jsonrpsee 0.26 WebSocket";
 
-/// One server, with what drives it.
+/// One server and its client.
 pub(crate) struct Entrant {
     pub(crate) name: &'static str,
     pub(crate) start: Start,
     pub(crate) drive: Drive,
 }
 
-/// What its process is.
+/// The process of a server.
 pub(crate) enum Start {
     /// This program; the function prints `listening on ADDRESS` and does not return.
     Here(fn()),
-    /// The binary under test, with the functions that it offers to try.
+    /// The binary under test, with its demo functions.
     Binary,
 }
 
-/// What makes the calls.
+/// The client that generates the load.
 pub(crate) enum Drive {
-    /// The load that is the same for all.
+    /// The load generator that all servers share.
     Load { dialect: Dialect, function: &'static str },
-    /// A client of the rival's own, which says what it has measured: address, connections, in flight, how long.
+    /// A client of the rival's own, which returns its measurements; takes the address, connections, calls in flight and
+    /// duration.
     #[cfg(feature = "rivals")]
     Own(fn(&str, usize, usize, std::time::Duration) -> Measured),
 }
 
-/// All servers; the binary only if there is one.
+/// Returns all servers, including the binary if one is given.
 pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
     let add = |name, serve, dialect| Entrant {
         name,
@@ -90,7 +91,7 @@ pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
     all
 }
 
-/// Is one of them, for as long as this process lives.
+/// Runs as one of the servers and does not return.
 pub(crate) fn serve(all: &[Entrant], name: &str) -> ! {
     if let Some(Entrant { start: Start::Here(serve), .. }) = all.iter().find(|entrant| entrant.name == name) {
         serve();
@@ -98,7 +99,7 @@ pub(crate) fn serve(all: &[Entrant], name: &str) -> ! {
     panic!("there is no server {name}");
 }
 
-/// Says where the server listens, to who started it.
+/// Prints the server's address for the parent process.
 fn announce(address: std::io::Result<std::net::SocketAddr>) {
     println!("listening on {}", address.expect("a bound socket has an address"));
 }

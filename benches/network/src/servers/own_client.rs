@@ -1,4 +1,4 @@
-//! What the clients of rivals share: a closed loop of tasks on one thread.
+//! Helpers of the rivals' clients: a closed loop of tasks on one thread.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,12 +10,12 @@ use tokio::task::LocalSet;
 
 use crate::measure::Measured;
 
-/// Servers and clients have one thread each.
+/// Creates a runtime with one thread, for a server or a client.
 pub(super) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("tokio starts")
 }
 
-/// Keeps so many calls in flight on each of the connections that `connect` makes.
+/// Keeps `in_flight` calls in flight on each connection that `connect` opens.
 pub(super) fn closed_loop<C: Clone + 'static>(
     connections: usize,
     in_flight: usize,

@@ -1,4 +1,4 @@
-//! tonic: gRPC over HTTP/2. What its code generator would write is written out, so that no `protoc` is needed.
+//! tonic: gRPC over HTTP/2. The generated code is written by hand, so that `protoc` is not needed.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -46,7 +46,7 @@ impl UnaryService<Numbers> for Add {
     }
 }
 
-/// The service, with its only function.
+/// The service with its only function.
 #[derive(Clone)]
 struct Adder;
 

@@ -64,7 +64,7 @@ impl Contestant for Actix {
         self.ask(Twice(n)).await
     }
 
-    // Unlike `do_send` it keeps to the bound, and it was no slower.
+    // Unlike `do_send` it respects the bound, and it was not slower.
     fn go(&self, n: u64) {
         assert!(self.0.try_send(Asked(Note(n))).is_ok(), "there is room");
     }

@@ -1,5 +1,5 @@
-//! The same by hand on smol: a bounded async-channel, and the `oneshot` crate for answers, which is faster than
-//! an async-channel of one.
+//! A hand-written server on smol: a bounded async-channel, and the `oneshot` crate for replies, which is faster than an
+//! async-channel of capacity one.
 
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ impl Posts for Bare {
     }
 }
 
-/// Nothing but smol's clock, as [`Sleeps`](super::Sleeps) are nothing but tokio's.
+/// Only smol's clock, as [`Sleeps`](super::Sleeps) is only tokio's.
 pub(crate) struct SmolTimers(State);
 
 impl Entrant for SmolTimers {
@@ -111,7 +111,7 @@ impl Timers for SmolTimers {
     async fn arm(&mut self, timers: u32, after: Duration) -> Vec<Timer> {
         let mut armed: Vec<_> = (0..timers).map(|_| Timer::after(after)).collect();
         for timer in &mut armed {
-            // A timer is not armed before it is polled.
+            // A timer is not armed until it is polled.
             assert!(poll_once(timer).await.is_none(), "it is not due");
         }
         armed

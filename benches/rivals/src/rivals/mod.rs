@@ -1,4 +1,4 @@
-//! The rivals, one file each.
+//! The rivals, one per file.
 
 mod actix;
 mod bare;
@@ -14,7 +14,7 @@ pub(crate) use self::ractor::Ractor;
 pub(crate) use self::tokio::{Delays, Sleeps, Tokio};
 pub(crate) use self::xtra::Xtra;
 
-/// The version of a package that this program was built with.
+/// Returns the version of a package that this program was built with.
 pub(crate) fn version(package: &str) -> &'static str {
     let lock = include_str!("../../../../Cargo.lock");
     let entry = format!("name = \"{package}\"\nversion = \"");

@@ -1,4 +1,4 @@
-//! ractor: an actor with one type of message. Its mailboxes are unbounded.
+//! ractor: an actor with one message type. Its mailboxes are unbounded.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The usual hand-written server: a task that owns the state behind a bounded mpsc channel, and a oneshot channel
-//! for each answer.
+//! The usual hand-written server: a task that owns the state behind a bounded mpsc channel, with a oneshot channel for
+//! each reply.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -94,7 +94,7 @@ impl Posts for Tokio {
     }
 }
 
-/// A loop by hand around tokio's queue of timers.
+/// A hand-written loop around tokio's `DelayQueue`.
 pub(crate) struct Delays {
     queue: DelayQueue<()>,
     state: State,
@@ -117,7 +117,7 @@ impl Timers for Delays {
 
     async fn arm(&mut self, timers: u32, after: Duration) -> Vec<Key> {
         let armed = (0..timers).map(|_| self.queue.insert((), after)).collect();
-        // What the queue itself sleeps on is not armed before it is polled.
+        // The queue's own sleep is not armed until it is polled.
         assert!(poll_once(self.queue.next()).await.is_none(), "none is due");
         armed
     }
@@ -135,7 +135,7 @@ impl Timers for Delays {
     }
 }
 
-/// Nothing but tokio's clock: what sleeps cost when they are awaited in the order in which they end.
+/// Only tokio's clock: the cost of sleeps awaited in the order in which they end.
 pub(crate) struct Sleeps(State);
 
 impl Entrant for Sleeps {
@@ -156,7 +156,7 @@ impl Timers for Sleeps {
     async fn arm(&mut self, timers: u32, after: Duration) -> Self::Armed {
         let mut armed: Vec<_> = (0..timers).map(|_| Box::pin(sleep(after))).collect();
         for timer in &mut armed {
-            // A sleep is not armed before it is polled.
+            // A sleep is not armed until it is polled.
             assert!(poll_once(timer).await.is_none(), "it is not due");
         }
         armed

@@ -30,7 +30,7 @@ impl Xtra {
         self.0.send(ask).await.expect("it is answered")
     }
 
-    /// Sends a message for which there is room, so that it need not be awaited.
+    /// Sends a message without awaiting, because the mailbox has room.
     fn begin<A: Ask>(&self, ask: A) -> Receiver<A::Answer> {
         let sent = self.0.send(ask).detach().now_or_never();
         sent.expect("there is room").expect("the server runs")

@@ -1,4 +1,4 @@
-//! A plain thread calls a server on another thread, and blocks until it is answered.
+//! A plain thread calls a server on another thread and blocks until the reply.
 
 use std::hint::black_box;
 use std::sync::mpsc;
@@ -13,8 +13,8 @@ use crate::platform::Platform;
 use crate::rivals::{Actix, Bare, Kameo, Ractor, Tokio, Xtra};
 use crate::server::State;
 
-/// A sample ends after this time, with as many calls as were made. One of xtra's can take milliseconds: its oneshot
-/// channel wakes the caller while it holds a spin lock, and may lose its core to the caller, who then spins.
+/// The maximum duration of a sample, whatever number of calls was made. A call of xtra can take milliseconds: its
+/// oneshot channel wakes the caller while holding a spin lock, and may be preempted by the caller, which then spins.
 const LIMIT: Duration = Duration::from_millis(200);
 
 pub(super) fn workloads() -> Vec<Workload> {

@@ -1,4 +1,4 @@
-//! Many callers, each awaiting one call after the other, and their one server, all on two threads.
+//! Many callers, each awaiting one call after the other, and one server, all on two threads.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Fire and forget: a burst of messages, then the server gets the thread until it has seen all of them.
+//! Fire and forget: a burst of messages, then the server runs until it has handled all of them.
 
 use super::{Calls, Workload, entrants};
 use crate::contest::Contestant;

@@ -1,4 +1,4 @@
-//! Async calls: some are begun, then all their answers are taken; server and caller are tasks of one thread.
+//! Async calls: a number of calls start before their results are awaited; server and caller are tasks of one thread.
 
 use super::{Calls, Workload, entrants};
 use crate::contest::Contestant;

@@ -1,4 +1,4 @@
-//! What is measured, one file for each kind of workload.
+//! The workloads, one kind per file.
 
 mod across;
 mod callers;
@@ -12,24 +12,24 @@ mod waterfall;
 use crate::contest::Entrant;
 use crate::measure::Sample;
 
-/// Something that all entrants do.
+/// A task that all entrants perform.
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) calls: Calls,
-    /// The first is the one that the others are compared with.
+    /// The entrants; the first is the baseline.
     pub(crate) entrants: Vec<Entry>,
 }
 
-/// How many calls a sample takes: in earnest, and only to see that it works.
+/// The number of calls per sample, in a full run and in a quick one.
 pub(crate) struct Calls {
     pub(crate) many: u32,
     pub(crate) few: u32,
 }
 
-/// An entrant's way to do it.
+/// An entrant's implementation of a workload.
 pub(crate) struct Entry {
     pub(crate) name: String,
-    /// Takes a sample of about so many calls.
+    /// Takes a sample of about the given number of calls.
     pub(crate) run: fn(u32) -> Sample,
 }
 
@@ -39,7 +39,7 @@ impl Entry {
     }
 }
 
-/// Enters all of these with a function that is generic over them.
+/// Creates entrants from types and a function that is generic over them.
 macro_rules! entrants {
     ($run:ident: $($entrant:ty),+) => {
         vec![$(crate::workloads::Entry::new::<$entrant>($run::<$entrant>)),+]

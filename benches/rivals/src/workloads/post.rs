@@ -1,4 +1,4 @@
-//! A closure is posted to a server's loop, and its result awaited; server and caller are tasks of one thread.
+//! Posts a closure to a server's loop and awaits its result; server and caller are tasks of one thread.
 
 use std::hint::black_box;
 

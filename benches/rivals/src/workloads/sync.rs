@@ -19,7 +19,7 @@ pub(super) fn workloads() -> Vec<Workload> {
     ]
 }
 
-/// One function for each kind, since what a call gives back differs.
+/// One function for each kind, because their results differ.
 macro_rules! one_after_the_other {
     ($($call:ident)+) => {$(
         fn $call<C: Contestant>(calls: u32) -> Sample {

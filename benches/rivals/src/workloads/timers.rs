@@ -1,6 +1,6 @@
-//! Timers that run something on a loop, a thousand at a time; what is counted is one timer.
+//! Timers that run functions on a loop, a thousand at a time; the unit is one timer.
 //!
-//! Entrants are those that have such timers. Where no actor owns the loop, it is the caller's task.
+//! Only entrants with such timers take part. If no actor owns the loop, the caller's task runs it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::rivals::{Actix, Delays, Kameo, Ractor, Sleeps, SmolTimers};
 use crate::server::{Gauge, State};
 
 const TIMERS: u32 = 1_000;
-/// Long enough to arm all of them before the first is due, even if the thread loses its core meanwhile.
+/// Long enough to arm all timers before the first is due, even if the thread is preempted.
 const SOON: Duration = Duration::from_millis(50);
 const NEVER: Duration = Duration::from_secs(3_600);
 
@@ -52,7 +52,7 @@ fn fire<T: Timers>(timers: u32) -> Sample {
         let mut samples = Vec::new();
         for lot in 1..=timers / TIMERS {
             let armed = server.arm(TIMERS, SOON).await;
-            // To wait costs no processor time, and smol's timers may fire on a thread of their own.
+            // Waiting costs no processor time, and smol's timers may fire on their own thread.
             let watch = Stopwatch::start_of_processor();
             server.fire(armed, SOON).await;
             seen.reach(u64::from(lot * TIMERS)).await;

@@ -1,7 +1,7 @@
-//! Three calls to three servers, each fed by the one before; what is counted is the whole waterfall.
+//! Three calls to three servers, each with the result of the previous one; the unit is the whole waterfall.
 //!
-//! The rivals await one call after the other in a task; ours is the scheduler's waterfall, whose loop has the state
-//! before, between and after the calls.
+//! The rivals await one call after the other in a task. chanrpc uses the scheduler's waterfall, whose loop has the
+//! state before, between and after the calls.
 
 use std::hint::black_box;
 
