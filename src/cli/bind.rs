@@ -269,7 +269,8 @@ mod tests {
     #[test]
     fn name_reachable_from_other_machines_is_not_bound_without_a_rule() {
         let access = Arc::new(Access::new(&Config::default()));
-        let mut binder = Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None).unwrap();
+        let mut binder =
+            Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None).unwrap();
         binder.endpoints[0].address = "0.0.0.0:0".parse().unwrap();
         let refused = smol::block_on(binder.bind()).err().unwrap();
         assert!(refused.contains("no access rule applies"), "{refused}");

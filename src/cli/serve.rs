@@ -238,7 +238,8 @@ fn print_examples(address: SocketAddr) {
 /// the connection limit to fit.
 fn raise_file_limit(config: &mut Config) {
     let connections = config.limits.connections;
-    let (reserved, all) = (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
+    let (reserved, all) =
+        (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
     // A process that may not raise the limit can still read it. Windows has none.
     let allowed = rlimit::increase_nofile_limit(all).or_else(|_| rlimit::increase_nofile_limit(0));
     let Ok(allowed) = allowed.map(|allowed| allowed.min(all)) else { return };

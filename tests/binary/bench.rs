@@ -1,4 +1,4 @@
-//! `chanrpc bench`: against real nodes, and against servers that behave in ways that nodes do not.
+//! `chanrpc bench` against real nodes, and against servers that behave in ways that nodes do not.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Ended, Node, Process, binary, eventually, fake_node, listen, run};
 
-/// How long most runs measure: enough for every test, and not long.
+/// The measuring time of most runs, in seconds: short, but enough for every test.
 const SHORT: &str = "0.2";
 
 fn bench(address: SocketAddr, arguments: &[&str]) -> Ended {
@@ -20,7 +20,7 @@ fn bench_for(seconds: &str, address: SocketAddr, arguments: &[&str]) -> Ended {
     run(first.iter().chain(arguments))
 }
 
-/// The figures, of a run that ended with that exit code.
+/// Returns the results of a run that ended with the given exit code.
 #[track_caller]
 fn figures(ended: &Ended, code: i32) -> Value {
     assert_eq!(ended.code, Some(code), "{ended:?}");
@@ -32,7 +32,7 @@ fn count(figures: &Value, name: &str) -> u64 {
     figures[name].as_u64().unwrap_or_else(|| panic!("{name} in {figures}"))
 }
 
-/// Asserts that the node has run as many calls of a function as `bench` says.
+/// Asserts that the node has run as many calls of a function as `bench` reports.
 #[track_caller]
 fn assert_counted(node: &Node, function: &str, figures: &Value) {
     let stats = node.connect().call("rpc.stats", &json!([])).unwrap();
@@ -45,7 +45,7 @@ fn assert_counted(node: &Node, function: &str, figures: &Value) {
 }
 
 #[test]
-fn a_closed_loop_counts_what_the_node_counts() {
+fn closed_loop_counts_the_same_calls_as_the_node() {
     for dialect in ["lines", "http", "websocket"] {
         for (connections, in_flight, threads) in [("1", "1", "1"), ("1", "32", "1"), ("5", "8", "2")] {
             let node = Node::demo();
@@ -82,19 +82,19 @@ fn a_closed_loop_counts_what_the_node_counts() {
 }
 
 #[test]
-fn an_open_loop_makes_the_calls_that_are_due() {
+fn open_loop_makes_the_calls_that_are_due() {
     for dialect in ["lines", "http", "websocket"] {
         let node = Node::demo();
         let arguments = ["--dialect", dialect, "--connections", "3", "--rate", "500", "demo.count"];
         let figures = figures(&bench(node.address(), &arguments), 0);
-        // 500 a second for 0.2 seconds, for which there are places enough.
+        // 500 per second for 0.2 seconds, with enough slots.
         assert_eq!((count(&figures, "calls"), &figures["schedule"]["unsent"]), (100, &json!(0)), "{figures}");
         assert_counted(&node, "demo.count", &figures);
     }
 }
 
 #[test]
-fn errors_are_counted_apart_and_tell_the_exit_code() {
+fn errors_are_counted_separately_and_determine_the_exit_code() {
     let node = Node::demo();
     for dialect in ["lines", "http", "websocket"] {
         let failed = bench(node.address(), &["--dialect", dialect, "demo.divide", "1", "0"]);
@@ -122,13 +122,13 @@ fn errors_are_counted_apart_and_tell_the_exit_code() {
 }
 
 #[test]
-fn answers_may_come_out_of_order() {
+fn replies_may_arrive_out_of_order() {
     let address = listen(|stream| {
         let mut client = Client::new(stream);
         let ask = |client: &mut Client| serde_json::from_str::<Value>(&client.full_line()?).ok();
         while let Some(requests) = (0..4).map(|_| ask(&mut client)).collect::<Option<Vec<_>>>() {
             for request in requests.iter().rev() {
-                // The members in another order than nodes have, too.
+                // The members are in another order than nodes use, too.
                 let answer =
                     format!("{{\"result\": [1], \"id\": {}, \"jsonrpc\": \"2.0\"}}\n", request["id"]);
                 if client.try_send(answer).is_err() {
@@ -143,7 +143,7 @@ fn answers_may_come_out_of_order() {
 }
 
 #[test]
-fn content_length_framing_is_spoken() {
+fn content_length_framing_is_supported() {
     let address = listen(|stream| {
         let mut reader = BufReader::new(stream);
         loop {
@@ -167,9 +167,9 @@ fn content_length_framing_is_spoken() {
 }
 
 #[test]
-fn messagepack_rpc_is_spoken() {
+fn messagepack_rpc_is_supported() {
     let address = listen(|mut stream: TcpStream| {
-        // [0, id of 4 bytes, "add", [2]]
+        // [0, 4-byte id, "add", [2]]
         let mut request = [0; 13];
         while stream.read_exact(&mut request).is_ok() {
             assert_eq!((&request[..3], &request[7..]), (&b"\x94\x00\xce"[..], &b"\xa3add\x91\x02"[..]));
@@ -187,7 +187,7 @@ fn messagepack_rpc_is_spoken() {
 }
 
 #[test]
-fn a_token_is_shown_before_the_first_call() {
+fn token_is_presented_before_the_first_call() {
     let address = fake_node(|request| {
         let id = &request["id"];
         if request["method"] == "rpc.auth" && request["params"] != json!(["secret"]) {
@@ -202,7 +202,7 @@ fn a_token_is_shown_before_the_first_call() {
 }
 
 #[test]
-fn a_server_that_dies_in_the_middle_ends_the_run() {
+fn server_dying_during_a_run_ends_it() {
     let address = listen(|stream| {
         let mut client = Client::new(stream);
         for _ in 0..10 {
@@ -222,7 +222,7 @@ fn a_server_that_dies_in_the_middle_ends_the_run() {
 }
 
 #[test]
-fn a_server_that_never_answers_does_not_hold_the_run_up() {
+fn server_without_replies_does_not_delay_the_end() {
     let address = listen(|mut stream: TcpStream| {
         let mut bytes = [0; 1024];
         while stream.read(&mut bytes).is_ok_and(|count| count > 0) {}
@@ -234,13 +234,13 @@ fn a_server_that_never_answers_does_not_hold_the_run_up() {
         let figures = figures(&bench(address, &arguments), 4);
         assert_eq!((count(&figures, "calls"), count(&figures, "unanswered")), (0, unanswered), "{figures}");
         assert_eq!(figures["schedule"]["unsent"].as_u64(), unsent, "{figures}");
-        // They count with their age, so that nobody takes this for a fast server.
+        // They count with their age, so that the server does not appear fast.
         assert!(figures["latency_us"]["p50"].as_f64().unwrap() > 1e6, "{figures}");
     }
 }
 
 #[test]
-fn garbage_for_an_answer_ends_the_connection() {
+fn invalid_reply_closes_the_connection() {
     let address = listen(|stream| {
         let mut client = Client::new(stream);
         while client.full_line().is_some() && client.try_send("\u{1}\u{2} what?\n").is_ok() {}
@@ -256,7 +256,7 @@ fn garbage_for_an_answer_ends_the_connection() {
 }
 
 #[test]
-fn people_get_a_table() {
+fn default_output_is_a_table() {
     let node = Node::demo();
     let ended = node.run("bench", &["--duration", "0.2", "--warmup", "0.1"]);
     let table = ended.result();
@@ -269,7 +269,7 @@ fn people_get_a_table() {
 }
 
 #[test]
-fn what_was_asked_for_in_vain_has_its_exit_code() {
+fn failures_have_their_exit_codes() {
     let dead = run(["bench", "--to", "127.0.0.1:1"]);
     assert!(dead.failed(3).contains("chanrpc serve"), "{dead:?}");
     for (arguments, told) in [
@@ -296,7 +296,7 @@ fn what_was_asked_for_in_vain_has_its_exit_code() {
 }
 
 #[test]
-fn an_interrupt_prints_what_was_measured_so_far() {
+fn interrupt_prints_the_results_so_far() {
     for places in ["1", "4"] {
         let node = Node::demo();
         let mut command = binary();

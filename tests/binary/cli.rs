@@ -1,4 +1,4 @@
-//! The command line: commands, options, exit codes, and what goes where.
+//! The command line: commands, options, exit codes, and output streams.
 
 use std::io::{self, BufRead};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::support::{
     listen, run,
 };
 
-/// A port that nobody but a system's own services may listen on, and these do not.
+/// A port reserved for a system service that does not run.
 const DEAD: &str = "127.0.0.1:1";
 
 // Exit codes.
@@ -36,7 +36,7 @@ fn exit_1_when_the_function_fails() {
 }
 
 #[test]
-fn exit_1_when_parameters_do_not_fit() {
+fn exit_1_for_invalid_parameters() {
     let node = Node::demo();
     assert!(node.run("call", &["demo.add", "2", "three"]).failed(1).contains("-32602"));
     assert!(node.run("call", &["demo.divide", "1", "0"]).failed(1).contains("-32602"));
@@ -64,7 +64,7 @@ fn exit_2_for_a_bad_timeout() {
 }
 
 #[test]
-fn exit_2_for_a_command_line_that_means_nothing() {
+fn exit_2_for_an_invalid_command_line() {
     for (arguments, told) in [
         (&[][..], "a command is missing"),
         (&["dance"], "dance"),
@@ -94,14 +94,14 @@ fn exit_2_for_a_command_line_that_means_nothing() {
 }
 
 #[test]
-fn exit_2_for_a_listen_address_that_is_none() {
+fn exit_2_for_an_invalid_listen_address() {
     for bad in ["here:", "::1", "127.0.0.1:65536", ":", "256.0.0.1:0", "http://here:80"] {
         assert!(run(["serve", "--listen", bad]).failed(2).contains(bad), "{bad}");
     }
 }
 
 #[test]
-fn exit_2_for_a_configuration_that_is_wrong() {
+fn exit_2_for_an_invalid_configuration() {
     let folder = Folder::new();
     let config = folder.write("wrong.toml", "name = 'board'\nlissten = 3\n");
     for check in [&[][..], &["--check"]] {
@@ -120,7 +120,7 @@ fn exit_2_when_the_address_is_in_use() {
     let node = Node::demo();
     let address = node.address().to_string();
     assert!(run(["serve", "--listen", &address]).failed(2).contains(&address));
-    // One that is free does not make up for it.
+    // A free address does not compensate.
     let message = run(["serve", "--listen", "127.0.0.1:0", "--listen", &address]);
     assert!(message.failed(2).contains(&address));
 }
@@ -160,7 +160,7 @@ fn exit_3_without_a_connection() {
 }
 
 #[test]
-fn exit_3_when_there_is_no_such_function() {
+fn exit_3_for_an_unknown_function() {
     let node = Node::demo();
     for name in ["demo.multiply", "help", "rpc.nothing"] {
         let failed = node.run("call", &[name]);
@@ -180,7 +180,7 @@ fn exit_3_when_the_provider_is_gone() {
 }
 
 #[test]
-fn exit_3_when_the_answer_never_comes() {
+fn exit_3_when_the_connection_is_lost() {
     let rude = listen(|stream| {
         let mut lines = io::BufReader::new(&stream).lines().map_while(Result::ok);
         while lines.next().is_some_and(|line| line.is_empty()) {}
@@ -202,7 +202,7 @@ fn exit_3_when_the_program_is_missing() {
 }
 
 #[test]
-fn exit_3_when_the_node_stops_before_the_answer() {
+fn exit_3_when_the_node_stops_before_replying() {
     let config = format!("limits.drain = '100ms'\n{}", gate(""));
     let mut node = Node::with(Folder::new(), &config);
     let call = Process::start(node.command("call", &["gate", &node.folder.name("never")]));
@@ -217,9 +217,9 @@ fn exit_4_when_the_deadline_passes() {
     let node = Node::demo();
     node.run("call", &["--timeout", "0.2", "demo.sleep", "3000"]).failed(4);
     node.run("call", &["--timeout", "0", "demo.sleep", "3000"]).failed(4);
-    // The node was told, and has given the calls up.
+    // The node was notified and has cancelled the calls.
     await_in_flight(&node, 0);
-    // A node that takes the connection and then nothing more.
+    // A node that accepts the connection and then does nothing.
     let silent = listen(|stream| {
         let _ = io::copy(&mut &stream, &mut io::sink());
     });
@@ -241,7 +241,7 @@ fn exit_130_when_interrupted() {
 }
 
 #[test]
-fn an_interrupted_call_leaves_no_program_behind() {
+fn interrupted_call_leaves_no_program_behind() {
     let folder = Folder::new();
     let config = folder.stubborn("");
     let node = Node::with(folder, &config);
@@ -255,7 +255,7 @@ fn an_interrupted_call_leaves_no_program_behind() {
     }
 }
 
-/// Every code of the contract, from a node that answers whatever it is told to.
+/// Every error code of the contract, from a fake node.
 #[test]
 fn every_error_code_has_its_exit_code() {
     let node = fake_node(|request| {
@@ -294,7 +294,7 @@ fn every_error_code_has_its_exit_code() {
 }
 
 #[test]
-fn a_node_that_talks_nonsense_is_nobody() {
+fn node_with_invalid_replies_counts_as_unavailable() {
     let rude = listen(|stream| {
         let mut first = [0];
         let _ = io::Read::read(&mut &stream, &mut first);
@@ -308,10 +308,10 @@ fn a_node_that_talks_nonsense_is_nobody() {
     run(["call", "--to", &broken.to_string(), "f"]).failed(1);
 }
 
-// Help, version, and how arguments are written.
+// Help, version, and the syntax of arguments.
 
 #[test]
-fn help_is_a_result() {
+fn help_goes_to_stdout() {
     for flag in ["--help", "-h"] {
         let top = run([flag]);
         for word in ["serve", "call", "go", "list", "--version"] {
@@ -333,14 +333,14 @@ fn help_is_a_result() {
 }
 
 #[test]
-fn version_is_a_result() {
+fn version_goes_to_stdout() {
     let version = run(["--version"]);
     assert_eq!(version.result(), format!("chanrpc {}", env!("CARGO_PKG_VERSION")));
     assert_eq!(version.stderr, "");
 }
 
 #[test]
-fn options_take_their_value_in_either_form_and_at_any_place() {
+fn option_values_are_accepted_in_either_form_and_any_position() {
     let node = Node::demo();
     let to = node.address().to_string();
     let to_is = format!("--to={to}");
@@ -360,7 +360,7 @@ fn options_take_their_value_in_either_form_and_at_any_place() {
 }
 
 #[test]
-fn an_argument_is_json_or_else_text() {
+fn argument_is_json_or_else_a_string() {
     let node = Node::demo();
     let arguments =
         ["rpc.echo", "1", "01", "1.50", "two words", "{\"a\": 1}", "[]", "null", "\"null\"", "", "é", "a\nb"];
@@ -368,12 +368,12 @@ fn an_argument_is_json_or_else_text() {
         node.run("call", &arguments).result(),
         r#"[1,"01",1.50,"two words",{"a":1},[],null,"null","","é","a\nb"]"#
     );
-    // None at all are no parameters, which is not the same as none in a list.
+    // No arguments mean no parameters, which differs from an empty list.
     assert_eq!(node.run("call", &["rpc.echo"]).result(), "null");
 }
 
 #[test]
-fn an_argument_may_be_negative_or_look_like_an_option() {
+fn argument_may_be_negative_or_look_like_an_option() {
     let node = Node::demo();
     assert_eq!(node.run("call", &["demo.add", "-5", "3"]).result(), "-2");
     assert_eq!(node.run("call", &["demo.add", "-0.5", "-1e1"]).result(), "-10.5");
@@ -385,7 +385,7 @@ fn an_argument_may_be_negative_or_look_like_an_option() {
 }
 
 #[test]
-fn params_come_whole_or_from_stdin() {
+fn params_are_read_from_the_option_or_stdin() {
     let node = Node::demo();
     assert_eq!(node.run("call", &["--params", " [2, 3] ", "demo.add"]).result(), "5");
     for form in [&["--params", "-", "rpc.echo"][..], &["--params=-", "rpc.echo"]] {
@@ -401,7 +401,7 @@ fn params_come_whole_or_from_stdin() {
 }
 
 #[test]
-fn a_result_is_one_line_of_json_or_laid_out_for_people() {
+fn result_is_one_line_of_json_or_pretty_printed() {
     let folder = Folder::new();
     let script = "printf '{\\n  \"b\" : [ 1.0, 2 ],\\r\\n\\t\"a\":\\n\"x\\\\n y\"\\n}\\n'";
     let config = folder.script("laid-out", script, "output = \"json\"");
@@ -414,13 +414,13 @@ fn a_result_is_one_line_of_json_or_laid_out_for_people() {
 }
 
 #[test]
-fn a_function_without_a_result_gives_null() {
+fn function_without_a_result_prints_null() {
     let node = Node::demo();
     assert_eq!(node.run("call", &["demo.reset"]).result(), "null");
 }
 
 #[test]
-fn stdout_has_only_results() {
+fn stdout_contains_only_results() {
     let mut node = Node::demo();
     let answered = node.run("call", &["demo.add", "1", "1"]);
     assert_eq!((answered.stdout.as_str(), answered.stderr.as_str()), ("2\n", ""));
@@ -430,7 +430,7 @@ fn stdout_has_only_results() {
     assert!(listed.stdout.lines().all(|line| line.starts_with("demo.")), "{listed:?}");
     let told = node.run("list", &["-v", "demo.divide"]);
     assert!(told.result().contains("native"), "{told:?}");
-    // A node prints where it listens; its log, errors of peers included, goes elsewhere.
+    // A node prints its addresses; its log, including errors of peers, goes to stderr.
     node.run("call", &["demo.panic"]).failed(1);
     eventually("the panic is logged", || node.log().contains("this function always panics"));
     let address = node.address();
@@ -440,7 +440,7 @@ fn stdout_has_only_results() {
 }
 
 #[test]
-fn a_closed_stdout_is_nobodys_fault() {
+fn closed_stdout_is_not_an_error() {
     let node = Node::demo();
     let mut help = binary();
     help.arg("--help");
@@ -456,7 +456,7 @@ fn a_closed_stdout_is_nobodys_fault() {
         let ended = Process::start_with(command).finish();
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{ended:?}");
     }
-    // A node whose first reader has gone serves all the same.
+    // A node keeps serving after the reader of its stdout has gone.
     let folder = Folder::new();
     let (reader, writer) = io::pipe().unwrap();
     drop(reader);
@@ -469,7 +469,7 @@ fn a_closed_stdout_is_nobodys_fault() {
 }
 
 #[test]
-fn no_stdout_at_all_is_nobodys_fault() {
+fn missing_stdout_is_not_an_error() {
     for line in ["\"$0\" \"$@\" --version >&-", "\"$0\" \"$@\" call --help >&-"] {
         let ended = Process::start(binary_in_shell(line)).finish();
         assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line}: {ended:?}");
@@ -479,7 +479,7 @@ fn no_stdout_at_all_is_nobodys_fault() {
 // serve.
 
 #[test]
-fn a_result_for_which_there_is_no_room_is_a_failure() {
+fn result_that_cannot_be_written_is_a_failure() {
     let node = Node::demo();
     let address = node.address().to_string();
     let ended = |line: &str, arguments: &[&str]| {
@@ -497,12 +497,12 @@ fn a_result_for_which_there_is_no_room_is_a_failure() {
         let ended = ended("exec \"$0\" \"$@\" >/dev/full", arguments);
         assert!(ended.failed(1).contains("writing the result failed"), "{arguments:?}: {ended:?}");
     }
-    // The rule that goes with a token is a result too.
+    // The rule printed with a token is a result too.
     assert_eq!(ended("exec \"$0\" \"$@\" 2>/dev/full", &["token"]).code, Some(1));
 }
 
 #[test]
-fn what_is_too_deep_for_a_node_is_told_to_who_asked() {
+fn params_nested_too_deeply_give_the_nodes_error() {
     let node = Node::demo();
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let refused = node.run("call", &["rpc.echo", &deep]);
@@ -510,7 +510,7 @@ fn what_is_too_deep_for_a_node_is_told_to_who_asked() {
 }
 
 #[test]
-fn how_large_a_message_may_be_is_for_the_node_to_say() {
+fn message_size_is_limited_by_the_node() {
     let node = Node::with(Folder::new(), "limits.message = \"4 MiB\"\nlimits.output = \"4 MiB\"\n");
     let text = "x".repeat(3 << 20);
     let command = node.command("call", &["--params", "-", "rpc.echo"]);
@@ -519,11 +519,11 @@ fn how_large_a_message_may_be_is_for_the_node_to_say() {
 }
 
 #[test]
-fn check_only_checks() {
+fn check_binds_and_starts_nothing() {
     let folder = Folder::new();
-    // An address in use would be met by one who listens.
+    // Listening on an address in use would fail.
     let node = Node::demo();
-    // A program that is there on every system.
+    // A program that exists on every system.
     let program = env!("CARGO_BIN_EXE_chanrpc");
     let text = format!(
         "[[listen]]\naddress = '{}'\n[[function]]\nname = 'version'\nexec = ['{program}', '--version']\n",
@@ -537,7 +537,7 @@ fn check_only_checks() {
 }
 
 #[test]
-fn each_address_is_told_and_listened_on() {
+fn every_address_is_printed_and_served() {
     let mut node = Node::launch(
         Folder::new(),
         None,
@@ -563,7 +563,7 @@ fn each_address_is_told_and_listened_on() {
 }
 
 #[test]
-fn the_command_line_outranks_the_configured_addresses() {
+fn listen_option_replaces_the_configured_addresses() {
     let config = "[[listen]]\naddress = '127.0.0.1:0'\n[[listen]]\naddress = '127.0.0.1:0'\n";
     let node = Node::with(Folder::new(), config);
     assert_eq!(node.addresses().len(), 2);
@@ -572,7 +572,7 @@ fn the_command_line_outranks_the_configured_addresses() {
 }
 
 #[test]
-fn the_first_start_says_what_to_try() {
+fn start_without_configuration_suggests_commands() {
     let node = Node::demo();
     let address = node.address().to_string();
     let log = await_some("the hints", || Some(node.log()).filter(|log| log.contains("/metrics")));
@@ -583,21 +583,21 @@ fn the_first_start_says_what_to_try() {
 }
 
 #[test]
-fn more_threads_serve_as_well() {
+fn several_threads_serve_calls() {
     let node = Node::launch(Folder::new(), None, &["--threads", "3"], &Stderr::Read);
     for _ in 0..5 {
         assert_eq!(node.run("call", &["demo.add", "2", "3"]).result(), "5");
     }
 }
 
-// Stopping.
+// Shutdown.
 
-/// Waits until that many calls are in flight.
+/// Waits until `calls` calls are in flight.
 fn await_in_flight(node: &Node, calls: u64) {
     eventually("calls in flight", || node.metric("chanrpc_calls_in_flight") == calls);
 }
 
-/// Waits until a node takes no connections any more.
+/// Waits until a node no longer accepts connections.
 fn await_refusal(node: &Node) {
     eventually("the port is closed", || TcpStream::connect(node.address()).is_err());
 }
@@ -615,7 +615,7 @@ fn either_signal_drains() {
         raw.begin(1, "gate", &json!([node.folder.name("open")]));
         let mut idle = node.connect();
         idle.call("rpc.ping", &json!([])).unwrap();
-        // One that has not said yet what it speaks.
+        // A connection whose dialect is not known yet.
         let mut silent = node.connect();
         await_in_flight(&node, 2);
 
@@ -635,7 +635,7 @@ fn either_signal_drains() {
 }
 
 #[test]
-fn a_sleeping_function_is_waited_for() {
+fn drain_waits_for_a_sleeping_function() {
     let mut node = Node::launch(Folder::new(), None, &["--threads", "3"], &Stderr::Read);
     let call = Process::start(node.command("call", &["demo.sleep", "0.5"]));
     await_in_flight(&node, 1);
@@ -651,7 +651,7 @@ fn no_program_outlives_its_node() {
     let mut node = Node::with(folder, &config);
     let mut client = node.connect();
     client.begin(1, "stubborn", &json!([node.folder.name("ids")]));
-    // One whose answer nobody wants runs on without a connection, but not without a node.
+    // The program of a notification outlives its connection, but not its node.
     node.run("go", &["stubborn", &node.folder.name("more")]);
     let ids = [node.folder.await_words("ids"), node.folder.await_words("more")].concat();
     node.signal("TERM");
@@ -662,7 +662,7 @@ fn no_program_outlives_its_node() {
 }
 
 #[test]
-fn calls_that_outlast_the_drain_are_told_so() {
+fn calls_exceeding_the_drain_get_an_error() {
     let mut node = gated_node("limits.drain = '100ms'\n");
     let mut client = node.connect();
     for id in 0..3 {
@@ -683,7 +683,7 @@ fn calls_that_outlast_the_drain_are_told_so() {
 }
 
 #[test]
-fn a_second_signal_ends_a_node_at_once() {
+fn second_signal_ends_a_node_immediately() {
     for second in ["TERM", "INT"] {
         let mut node = gated_node("limits.drain = '1h'\n");
         let mut client = node.connect();
@@ -698,7 +698,7 @@ fn a_second_signal_ends_a_node_at_once() {
 }
 
 #[test]
-fn a_hangup_ends_no_node() {
+fn sighup_does_not_end_a_node() {
     let mut node = gated_node("limits.drain = '1h'\n");
     let mut client = node.connect();
     client.begin(1, "gate", &json!([node.folder.name("open")]));
@@ -708,7 +708,7 @@ fn a_hangup_ends_no_node() {
         eventually("the log tells", || node.log().matches("reload is not supported yet").count() == count);
     }
     assert_eq!(node.run("call", &["rpc.echo", "1"]).result(), "[1]");
-    // It is no second signal either.
+    // It does not count as a second signal either.
     node.signal("TERM");
     await_refusal(&node);
     node.signal("HUP");
@@ -719,7 +719,7 @@ fn a_hangup_ends_no_node() {
 }
 
 #[test]
-fn a_call_whose_terminal_is_closed_is_interrupted() {
+fn closing_the_terminal_interrupts_a_call() {
     let node = Node::demo();
     let call = Process::start(node.command("call", &["demo.sleep", "3000"]));
     await_in_flight(&node, 1);
@@ -728,7 +728,7 @@ fn a_call_whose_terminal_is_closed_is_interrupted() {
 }
 
 #[test]
-fn a_configured_node_offers_what_is_configured() {
+fn configured_node_offers_the_configured_functions() {
     let node = Node::with(Folder::new(), &program("show", "echo", &["so", "it is"], ""));
     assert_eq!(node.run("call", &["show"]).result(), "[\"so\",\"it is\"]");
     node.run("call", &["demo.add", "1", "2"]).failed(3);

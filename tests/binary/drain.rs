@@ -1,4 +1,5 @@
-//! A node that stops answers what it has accepted, in every dialect, and says goodbye as the dialect has it.
+//! A stopping node answers the calls that it has accepted, in every dialect, and closes connections in the way of the
+//! dialect.
 
 use serde_json::json;
 
@@ -15,7 +16,7 @@ fn node() -> Node {
     )
 }
 
-/// Has the node stop while so many calls are in flight, and answers them once it has begun to.
+/// Stops the node while `calls` calls are in flight, and lets them finish once it is draining.
 fn stop_amid(node: &mut Node, calls: u64) {
     eventually("the calls are in flight", || node.metric("chanrpc_calls_in_flight") == calls);
     node.signal("TERM");
@@ -28,7 +29,7 @@ fn call(node: &Node) -> String {
     request(1, "gate", &json!([node.folder.name("open")]))
 }
 
-/// A short frame under a mask of zeros.
+/// Returns a short frame with a mask of zeros.
 fn frame(opcode: u8, payload: &str) -> Vec<u8> {
     let length = u16::try_from(payload.len()).unwrap();
     [&[0x80 | opcode, 0x80 | 126][..], &length.to_be_bytes(), &[0; 4], payload.as_bytes()].concat()
@@ -53,7 +54,7 @@ fn assert_says_going_away(client: &mut Client) {
 }
 
 #[test]
-fn accepted_calls_are_answered_in_every_dialect() {
+fn drain_answers_accepted_calls_in_every_dialect() {
     let mut node = node();
     let text = call(&node);
     let mut line = node.connect();
@@ -84,7 +85,7 @@ fn accepted_calls_are_answered_in_every_dialect() {
 }
 
 #[test]
-fn an_idle_websocket_is_told_that_the_node_goes_away() {
+fn idle_websocket_gets_a_going_away_close_frame() {
     let mut node = node();
     let mut client = upgraded(&node);
     node.signal("TERM");
@@ -93,9 +94,9 @@ fn an_idle_websocket_is_told_that_the_node_goes_away() {
     assert_eq!(node.wait(), Some(0));
 }
 
-/// Nothing of what the node has begun to answer is lost, however many calls there are.
+/// No reply that the node has started is lost, however many calls are in flight.
 #[test]
-fn a_connection_with_many_calls_gets_every_answer() {
+fn connection_with_many_calls_gets_every_reply() {
     let mut node = node();
     let mut client = node.connect();
     let calls = u64::from(scale(60).max(8));

@@ -1,4 +1,4 @@
-//! How connections end: what a peer learns of it though it is still sending, and when the peer itself has vanished.
+//! How connections end: what a peer that is still sending receives, and when the peer itself has vanished.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -19,12 +19,12 @@ fn websocket(node: &Node) -> Client {
     client
 }
 
-/// The beginning of a text frame with a mask of zeros.
+/// Returns the start of a text frame with a mask of zeros.
 fn frame_of(length: usize) -> Vec<u8> {
     [&b"\x81\xff"[..], &(length as u64).to_be_bytes(), &[0; 4]].concat()
 }
 
-/// What a node says to who sends 3 MiB after a beginning and listens then. The end has to be an orderly one.
+/// Returns what a node sends to a peer that sends 3 MiB after `beginning` and then reads. The close must be orderly.
 fn told_after_all(mut client: Client, beginning: &[u8]) -> Vec<u8> {
     client.send(beginning);
     client.send(vec![b'x'; 3 * MIB]);
@@ -34,11 +34,11 @@ fn told_after_all(mut client: Client, beginning: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_websocket_close_is_answered_with_one() {
+fn websocket_close_is_answered_with_a_close() {
     let node = Node::demo();
     for code in [1000_u16, 1001, 4321] {
         let mut client = websocket(&node);
-        // A call, a ping and the close at once: all three are answered, in this order.
+        // A call, a ping and the close together: all three are answered in this order.
         let call = br#"{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}"#;
         let frame = |opcode: u8, payload: &[u8]| {
             let head = [0x80 | opcode, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0];
@@ -60,14 +60,14 @@ fn a_websocket_close_is_answered_with_one() {
 }
 
 #[test]
-fn a_websocket_message_too_large_is_told_to_who_is_still_sending() {
+fn websocket_message_too_large_is_reported_while_the_peer_sends() {
     let node = Node::demo();
     let told = told_after_all(websocket(&node), &frame_of(3 * MIB));
     assert_eq!((told[0], &told[2..4]), (0x88, &1009_u16.to_be_bytes()[..]), "{told:?}");
 }
 
 #[test]
-fn an_http_body_too_large_is_told_to_who_is_still_sending() {
+fn http_body_too_large_is_reported_while_the_peer_sends() {
     let node = Node::demo();
     for length in ["Content-Length: 3145728\r\n", "Transfer-Encoding: chunked\r\n"] {
         let chunk = if length.contains("chunked") { "300000\r\n" } else { "" };
@@ -79,7 +79,7 @@ fn an_http_body_too_large_is_told_to_who_is_still_sending() {
 }
 
 #[test]
-fn what_makes_no_sense_is_told_to_who_is_still_sending() {
+fn invalid_input_is_reported_while_the_peer_sends() {
     let node = Node::demo();
     let told = told_after_all(node.connect(), b"Content-Length: many\r\n\r\n");
     assert!(String::from_utf8_lossy(&told).contains("-32700"), "{told:?}");
@@ -88,7 +88,7 @@ fn what_makes_no_sense_is_told_to_who_is_still_sending() {
 }
 
 #[test]
-fn who_goes_on_for_ever_is_cut_off() {
+fn peer_that_keeps_sending_is_cut_off() {
     let node = Node::demo();
     let mut clients = [websocket(&node), node.connect(), node.connect()];
     let endless = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", 1_u64 << 40);
@@ -100,14 +100,14 @@ fn who_goes_on_for_ever_is_cut_off() {
         while client.try_send(&more).is_ok() {}
     }
     eventually("all are gone", || node.metric("chanrpc_connections") == 1);
-    // Nor is one waited for that says nothing more, and stays.
+    // A peer that stays connected without sending is not waited for either.
     let mut stays = node.connect();
     stays.send("Content-Length: many\r\n\r\n");
     eventually("it is gone", || node.metric("chanrpc_connections") == 1);
 }
 
 #[test]
-fn nobody_is_asked_to_send_a_body_that_is_too_large() {
+fn body_too_large_gets_no_100_continue() {
     let node = Node::demo();
     let mut client = node.connect();
     client.send(
@@ -117,7 +117,7 @@ fn nobody_is_asked_to_send_a_body_that_is_too_large() {
     assert_eq!(status, 413);
     assert!(head.to_lowercase().contains("\r\nconnection: close\r\n"), "{head}");
     client.assert_closed();
-    // One that is not, is.
+    // A body within the limit does.
     let ping = request(1, "rpc.ping", &json!([]));
     let asked = post(&ping).replace("Host:", "Expect: 100-continue\r\nHost:");
     let (head, body) = asked.split_at(asked.len() - ping.len());
@@ -129,7 +129,7 @@ fn nobody_is_asked_to_send_a_body_that_is_too_large() {
 }
 
 #[test]
-fn a_websocket_whose_peer_has_vanished() {
+fn vanished_websocket_peer_is_disconnected() {
     let folder = Folder::new();
     let node = Node::with(folder, "limits.keepalive = '1s'\n");
     let mut alive = websocket(&node);
@@ -141,26 +141,26 @@ fn a_websocket_whose_peer_has_vanished() {
     let ping = request(1, "rpc.ping", &json!([]));
     let length = u8::try_from(ping.len()).unwrap();
     alive.send([&[0x81, 0x80 | length, 0, 0, 0, 0], ping.as_bytes()].concat());
-    // One more ping may come before the answer.
+    // One more ping may arrive before the reply.
     eventually("the answer", || match alive.take(2)[..] {
         [0x81, length] => !alive.take(length.into()).is_empty(),
         ref ping => ping != b"\x89\x00",
     });
-    // It was asked once, and not waited for much longer.
+    // It was pinged once, and not waited for much longer.
     assert_eq!(vanished.rest(), b"\x89\x00");
     assert_eq!(node.metric("chanrpc_connections_vanished_total"), 1);
 }
 
-/// A node that has a forwarded function.
+/// A node with a forwarded function.
 fn forwarding(to: std::net::SocketAddr, keepalive: &str) -> Node {
     let config = format!("limits.keepalive = '{keepalive}'\n[[function]]\nname = 'far'\nforward = '{to}'\n");
     Node::with(Folder::new(), &config)
 }
 
 #[test]
-fn a_neighbour_that_has_vanished_is_noticed() {
+fn vanished_upstream_node_is_detected() {
     let to = listen(|mut stream: TcpStream| {
-        // It takes what comes, as a network does that has lost its way to it.
+        // It accepts all bytes, like a network that has lost its route.
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let node = forwarding(to, "200ms");
@@ -170,7 +170,7 @@ fn a_neighbour_that_has_vanished_is_noticed() {
 }
 
 #[test]
-fn a_neighbour_that_takes_its_time_is_waited_for() {
+fn slow_upstream_node_is_waited_for() {
     let (pinged, pings) = mpsc::channel();
     let to = listen(move |stream: TcpStream| {
         let mut writer = stream.try_clone().unwrap();

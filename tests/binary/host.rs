@@ -1,4 +1,4 @@
-//! The host that a node runs on: addresses, names and files as they are met there.
+//! The host that a node runs on: its addresses, names and files.
 
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
@@ -9,11 +9,11 @@ use serde_json::json;
 
 use crate::support::{Client, Folder, Node, Process, Stderr, await_some, binary, eventually, fake_node, run};
 
-/// An address of no machine (RFC 5737), as one whose interface is not up yet.
+/// An address that no machine has (RFC 5737), like one whose interface is not up yet.
 const NOT_THERE: &str = "192.0.2.7:7399";
 const OPEN: &str = "[[access]]\nfunctions = [\"*\"]\n";
 
-/// Starts a node that may never be ready, and gives the first address that it tells.
+/// Starts a node that may never be ready, and returns the first address that it prints.
 fn start(arguments: &[&str]) -> (Process, SocketAddr) {
     let mut command = binary();
     command.arg("serve").args(arguments);
@@ -29,7 +29,7 @@ fn has_ipv6() -> bool {
 }
 
 #[test]
-fn an_address_that_is_not_there_yet_is_waited_for_and_the_others_serve() {
+fn unavailable_address_is_retried_while_the_others_serve() {
     let folder = Folder::new();
     let listen = |address: &str| format!("[[listen]]\naddress = \"{address}\"\n");
     let text =
@@ -44,17 +44,17 @@ fn an_address_that_is_not_there_yet_is_waited_for_and_the_others_serve() {
             .iter()
             .all(|address| log.lines().any(|line| line.contains(address) && line.contains("trying again")))
     });
-    // Not all of it is there.
+    // Not all addresses are bound.
     assert_eq!(folder.read("ready"), None);
     assert_eq!(node.printed(), format!("listening on {address}\n"));
     node.kill();
 
-    // The form of the configuration is another matter, and nothing is bound to check it.
+    // `--check` only checks the configuration and binds nothing.
     assert!(run(["serve", "--check", "--config", config.to_str().unwrap()]).result().contains("valid"));
 }
 
 #[test]
-fn a_port_in_use_is_told_at_once_also_behind_a_name() {
+fn port_in_use_fails_immediately_also_for_a_name() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("localhost:{}", taken.local_addr().unwrap().port());
     let failed = run(["serve", "--listen", "127.0.0.1:0", "--listen", &name]);
@@ -68,7 +68,7 @@ fn a_port_in_use_is_told_at_once_also_behind_a_name() {
 }
 
 #[test]
-fn a_name_is_listened_on_at_each_of_its_addresses_and_found_there() {
+fn node_listens_on_every_address_of_a_name() {
     let node = Node::launch(Folder::new(), None, &["--listen", "localhost:0"], &Stderr::Read);
     let addresses = node.addresses().to_vec();
     let wanted: &[&str] = if has_ipv6() { &["127.0.0.1", "::1"] } else { &["127.0.0.1"] };
@@ -83,7 +83,7 @@ fn a_name_is_listened_on_at_each_of_its_addresses_and_found_there() {
 }
 
 #[test]
-fn a_client_tries_each_address_of_a_name() {
+fn client_tries_every_address_of_a_name() {
     if !has_ipv6() {
         return;
     }
@@ -95,13 +95,13 @@ fn a_client_tries_each_address_of_a_name() {
     assert_eq!(near.run("call", &["demo.add", "1", "2"]).result(), "3");
     let bench = run(["bench", "--to", &to, "--duration", "0.05", "--warmup", "0"]);
     assert_eq!(bench.code, Some(0), "{bench:?}");
-    // A zone says by which interface, by number as here or by name.
+    // A zone selects the interface, by number as here or by name.
     let zoned = format!("[::1%1]:{}", node.address().port());
     assert!(!run(["call", "--to", &zoned, "demo.add", "1", "2"]).stderr.contains("an address is"));
 }
 
 #[test]
-fn a_missing_bracket_is_named() {
+fn error_names_a_missing_bracket() {
     for wrong in ["::1", "::1:7300", "fe80::1%eth0:7300"] {
         for arguments in [["serve", "--listen", wrong, "--check"], ["call", "--to", wrong, "f"]] {
             let failed = run(arguments);
@@ -110,23 +110,23 @@ fn a_missing_bracket_is_named() {
     }
 }
 
-/// The same parser reads the addresses of nodes that are forwarded to.
+/// The same parser reads the addresses of nodes to forward to.
 #[test]
-fn a_forward_takes_whatever_an_option_takes() {
+fn forward_accepts_the_same_addresses_as_options() {
     let other = fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": 7 }));
     let config = format!("[[function]]\nname = \"f\"\nforward = \"LOCALHOST:{}\"\n", other.port());
     let node = Node::with(Folder::new(), &config);
     assert_eq!(node.run("call", &["f"]).result(), "7");
 }
 
-/// What PowerShell 5's `>` makes of a text.
+/// Encodes a text like PowerShell 5's `>`.
 fn utf16(text: &str) -> Vec<u8> {
     let units = std::iter::once(0xfeff).chain(text.encode_utf16());
     units.flat_map(u16::to_le_bytes).collect()
 }
 
 #[test]
-fn files_of_windows_tools_are_read() {
+fn files_written_by_windows_tools_are_read() {
     const TOKEN: &str = "chanrpc_the-token-of-this-test";
     let folder = Folder::new();
     let rule = Process::run_with_input(
@@ -138,7 +138,7 @@ fn files_of_windows_tools_are_read() {
         &format!("\u{feff}{TOKEN}\r\n"),
     );
     let text = format!("name = \"Gerät\"\r\n{}", rule.result().replace('\n', "\r\n"));
-    // A name is ASCII, and that the error quotes this one shows that it was read.
+    // A name must be ASCII; the error quotes this one, which shows that it was decoded.
     let wrong = folder.path("wrong.toml");
     fs::write(&wrong, utf16(&text)).unwrap();
     let failed = run(["serve", "--check", "--config", wrong.to_str().unwrap()]);
@@ -157,11 +157,11 @@ fn files_of_windows_tools_are_read() {
     assert_eq!(Process::start(call(&["rpc.echo", "1"])).finish().result(), "[1]");
     let marked = Process::run_with_input(call(&["--params", "-", "rpc.echo"]), "\u{feff}[\"é\"]\r\n");
     assert_eq!(marked.result(), "[\"é\"]");
-    // A node's own token for another.
+    // The token that a node presents to another.
     let config =
         format!("[[function]]\nname = \"rpc2.*\"\nforward = \"{address}\"\ntoken_file = '{token_file}'\n");
     let far = Node::with(Folder::new(), &config);
-    // It is let in, and only then does it matter that no such function is there.
+    // It is authorized; the error is that no such function exists.
     assert!(far.run("call", &["rpc2.echo"]).failed(3).contains("-32601"));
 
     fs::write(&near, b"name = \"Ger\xe4t\"\n").unwrap();
@@ -170,11 +170,11 @@ fn files_of_windows_tools_are_read() {
 }
 
 #[test]
-fn a_ready_file_is_replaced_only_if_it_is_one() {
+fn ready_file_is_replaced_only_if_it_is_a_regular_file() {
     let folder = Folder::new();
     let serve = |path: &str| start(&["--listen", "127.0.0.1:0", "--ready-file", path]);
 
-    // One that is there already, and what a killed node has left.
+    // An existing file, and one left behind by a killed node.
     folder.write("ready", "old\n");
     folder.write("ready.new", "half\n");
     let (_node, address) = serve(&folder.name("ready"));
@@ -194,13 +194,13 @@ fn a_ready_file_is_replaced_only_if_it_is_one() {
 }
 
 #[test]
-fn a_pipe_as_ready_file_stays_one() {
+fn pipe_as_ready_file_stays_a_pipe() {
     let folder = Folder::new();
     let pipe = folder.name("pipe");
     let mut mkfifo = Command::new("mkfifo");
     mkfifo.arg(&pipe);
     assert_eq!(Process::start(mkfifo).finish().code, Some(0));
-    // Nobody reads it yet, and the node serves all the same.
+    // The pipe has no reader yet, and the node serves nevertheless.
     let (_node, address) = start(&["--listen", "127.0.0.1:0", "--ready-file", &pipe]);
     assert_eq!(Client::connect(address).call("rpc.echo", &json!([1])), Ok(json!([1])));
     assert_eq!(fs::read_to_string(&pipe).unwrap(), format!("{address}\n"));

@@ -1,5 +1,5 @@
-//! The tests that drive the binary alone, as somebody at a terminal or at the other end of a connection would: they use
-//! nothing of the library. What may differ by platform is among them.
+//! Tests of the binary alone, used like a terminal or the other end of a connection would: they do not use the library.
+//! Tests whose results may depend on the platform are among them.
 #![allow(clippy::unwrap_used)]
 
 mod bench;

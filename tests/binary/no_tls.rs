@@ -1,9 +1,9 @@
-//! What a build without TLS says to who asks for it.
+//! A build without TLS reports an error if TLS is configured.
 
 use crate::support::{Folder, run};
 
 #[test]
-fn who_asks_for_tls_is_told_that_it_is_not_there() {
+fn tls_options_fail_in_a_build_without_tls() {
     let folder = Folder::new();
     let listen = "[[listen]]\naddress = '127.0.0.1:0'\ntls = { certificate = 'a.pem', key = 'a.key' }\n";
     let forward = "[[function]]\nname = 'greet'\nforward = '127.0.0.1:1'\ntls = { ca = 'ca.pem' }\n";

@@ -1,4 +1,4 @@
-//! The page that a node serves, as HTTP. `ci/page` opens it in a browser.
+//! The page that a node serves, over HTTP. `ci/page` opens it in a browser.
 
 use crate::support::{HttpReply, Node};
 
@@ -14,7 +14,7 @@ fn ask(node: &Node, method: &str, path: &str) -> HttpReply {
     client.http()
 }
 
-/// The value of a header.
+/// Returns the value of a header.
 fn header<'a>(reply: &'a HttpReply, name: &str) -> Option<&'a str> {
     reply.head.lines().find_map(|line| {
         let (found, value) = line.split_once(':')?;
@@ -23,7 +23,7 @@ fn header<'a>(reply: &'a HttpReply, name: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn its_files_come_with_a_strict_policy() {
+fn page_files_have_a_strict_content_security_policy() {
     let node = Node::demo();
     for (path, kind) in FILES {
         let reply = ask(&node, "GET", path);
@@ -42,7 +42,7 @@ fn its_files_come_with_a_strict_policy() {
 }
 
 #[test]
-fn head_tells_what_get_would_send() {
+fn head_matches_get() {
     let node = Node::demo();
     for (path, _) in FILES {
         let body = ask(&node, "GET", path).body;
@@ -55,13 +55,13 @@ fn head_tells_what_get_would_send() {
 }
 
 #[test]
-fn it_is_small_and_names_no_other_host() {
+fn page_is_small_and_references_no_other_host() {
     let node = Node::demo();
     let bodies = FILES.map(|(path, _)| ask(&node, "GET", path).body);
     let size: usize = bodies.iter().map(String::len).sum();
     assert!(size <= 24 * 1024, "the page has {size} bytes, and each is one of the binary");
     for (body, (path, _)) in bodies.iter().zip(FILES) {
-        // Names of XML, which nobody fetches.
+        // XML namespaces, which are never fetched.
         let body = body.replace("http://www.w3.org/2000/svg", "");
         assert!(!body.contains("://"), "{path} names another host");
         for inline in [" style=", " onclick=", "<style", "javascript:", "innerHTML", "eval("] {
@@ -71,7 +71,7 @@ fn it_is_small_and_names_no_other_host() {
 }
 
 #[test]
-fn other_methods_are_told_what_is_allowed() {
+fn other_methods_get_the_allowed_ones() {
     let node = Node::demo();
     for (method, path, status, allowed) in [
         ("PUT", "/", 405, Some("GET, HEAD, POST")),

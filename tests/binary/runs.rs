@@ -1,4 +1,4 @@
-//! Programs as functions: what reaches them, what comes back, and what is left of them.
+//! Programs as functions: their input, their output, and what they leave behind.
 
 use std::fs;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use crate::programs::program;
 use crate::support::{Client, Folder, LIMIT, Node, Stderr, assert_fault, eventually, request, scale, signal};
 
-/// A function that runs a line of shell, with the settings of its table.
+/// Returns the configuration of a function that runs a line of shell, with more settings.
 fn shell(name: &str, line: &str, settings: &str) -> String {
     format!("[[function]]\nname = '{name}'\nexec = ['sh', '-c', '''{line}''']\n{settings}\n")
 }
 
-/// Sends a message as it stands, and returns the result or the error's code.
+/// Sends a message with verbatim parameters and returns the result or the error's code.
 fn outcome(client: &mut Client, method: &str, params: &str) -> Result<Value, i64> {
     let line = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{params}}}"#);
     let reply = client.ask(line);
@@ -23,12 +23,12 @@ fn outcome(client: &mut Client, method: &str, params: &str) -> Result<Value, i64
     }
 }
 
-// What is left of a run.
+// Leftovers of a run.
 
-/// Waits in vain, as long as the test's folder is there.
+/// A command that waits as long as the test's folder exists.
 const LINGER: &str = "while [ -e \"$F\" ]; do sleep 0.1; done";
 
-/// Calls a function whose process escapes with one of its pipes, again and again, and looks for what is left.
+/// Repeatedly calls a function whose process escapes with one of its pipes, and checks that nothing is left.
 fn assert_nothing_left(redirected: &str, params: &Value, end: &str) {
     let folder = Folder::new();
     folder.write("open", "");
@@ -72,7 +72,7 @@ fn assert_nothing_left(redirected: &str, params: &Value, end: &str) {
     round(4);
     let before = node.holdings();
     round(24);
-    // Threads of the pool go when they have had no work for a moment.
+    // Threads of the pool end after being idle for a moment.
     let mut now = None;
     eventually(&format!("{end}: as much is held as before"), || {
         now = node.holdings();
@@ -81,29 +81,29 @@ fn assert_nothing_left(redirected: &str, params: &Value, end: &str) {
 }
 
 #[test]
-fn an_escaped_process_that_keeps_stdout_leaves_nothing_in_the_node() {
+fn escaped_process_holding_stdout_leaves_nothing_in_the_node() {
     for end in ["success", "timeout", "cancel"] {
         assert_nothing_left("< /dev/null 2> /dev/null", &json!([]), end);
     }
 }
 
 #[test]
-fn an_escaped_process_that_keeps_stderr_leaves_nothing_in_the_node() {
+fn escaped_process_holding_stderr_leaves_nothing_in_the_node() {
     for end in ["success", "timeout", "cancel"] {
         assert_nothing_left("< /dev/null > /dev/null", &json!([]), end);
     }
 }
 
 #[test]
-fn an_escaped_process_that_keeps_stdin_leaves_nothing_in_the_node() {
+fn escaped_process_holding_stdin_leaves_nothing_in_the_node() {
     for end in ["success", "timeout", "cancel"] {
         assert_nothing_left("> /dev/null 2>&1", &json!(["x".repeat(200_000)]), end);
     }
 }
 
-/// What it wrote is there to the last byte, and what comes behind that is bounded.
+/// The program's own output arrives complete, and what an escaped process adds is bounded.
 #[test]
-fn an_escaped_process_that_floods_a_pipe_holds_up_nothing() {
+fn escaped_process_flooding_a_pipe_blocks_nothing() {
     let folder = Folder::new();
     folder.write("open", "");
     let flood = |redirected: &str| {
@@ -127,7 +127,7 @@ fn an_escaped_process_that_floods_a_pipe_holds_up_nothing() {
 // Programs that cannot start.
 
 #[test]
-fn what_can_never_start_is_absent() {
+fn program_that_can_never_start_has_no_provider() {
     let folder = Folder::new();
     let directory = folder.path("");
     fs::write(directory.join("empty"), "").unwrap();
@@ -153,7 +153,7 @@ fn what_can_never_start_is_absent() {
 }
 
 #[test]
-fn what_this_machine_cannot_run_says_why() {
+fn program_that_cannot_run_here_reports_why() {
     let folder = Folder::new();
     let mut config = String::new();
     for (name, bytes, mode) in [
@@ -186,7 +186,7 @@ fn what_this_machine_cannot_run_says_why() {
 }
 
 #[test]
-fn a_text_too_long_for_an_argument_is_its_callers() {
+fn text_too_long_for_an_argument_is_the_callers_error() {
     let config = program("show", "echo", &["x={text}"], "params = { text = 'string' }");
     let node = Node::with(Folder::new(), &config);
     let failed = node.connect().call("show", &json!(["x".repeat(140_000)])).unwrap_err();
@@ -195,7 +195,7 @@ fn a_text_too_long_for_an_argument_is_its_callers() {
 }
 
 #[test]
-fn a_program_that_is_being_written_is_busy() {
+fn program_being_written_is_busy() {
     let folder = Folder::new();
     fs::copy("/bin/true", folder.path("copy")).unwrap();
     let config = format!("[[function]]\nname = 'copy'\nexec = ['{}']\n", folder.name("copy"));
@@ -207,9 +207,9 @@ fn a_program_that_is_being_written_is_busy() {
     eventually("it runs", || client.call("copy", &json!([])) == Ok(json!("")));
 }
 
-/// The system tells nothing of processes to who ignores their ends.
+/// The system does not report the exit of processes to a parent that ignores SIGCHLD.
 #[test]
-fn a_program_whose_end_is_not_told_is_lost() {
+fn program_with_unknown_exit_status_is_lost() {
     let config = "[[function]]\nname = 'nap'\nexec = ['sleep', '0.1']\n";
     let with = "exec env --ignore-signal=CHLD \"$0\" \"$@\"";
     let node = Node::launch(Folder::new(), Some(config), &[], &Stderr::Shell(with));
@@ -217,7 +217,7 @@ fn a_program_whose_end_is_not_told_is_lost() {
     assert_eq!((failed.code, &failed.data["sent"]), (-32011, &json!(true)), "{failed:?}");
 }
 
-// What reaches a program, and what comes back.
+// Input and output of a program.
 
 #[test]
 fn numbers_keep_their_text() {
@@ -252,7 +252,7 @@ const NUMBERS: [&str; 7] =
     ["0.1234567890123456789", "1e2", "0.00000001", "100000000000000000000", "-0", "1E400", "-1.50"];
 
 #[test]
-fn numbers_keep_their_text_on_stdin_and_on_the_way_back() {
+fn numbers_keep_their_text_on_stdin_and_in_results() {
     let config = shell("same", "cat", "params = { n = 'number', s = 'string' }\noutput = 'json'");
     let node = Node::with(Folder::new(), &config);
     let mut client = node.connect();
@@ -266,7 +266,7 @@ fn numbers_keep_their_text_on_stdin_and_on_the_way_back() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_an_error_or_base64() {
+fn non_utf_8_output_is_an_error_or_base64() {
     let config = shell("text", "printf \"\\377\\376\"", "")
         + &shell("json", "printf \"\\042\\377\\042\"", "output = 'json'")
         + &shell("bytes", "printf \"\\377\\376\\000\\012\"", "output = 'base64'")
@@ -286,7 +286,7 @@ fn bytes_that_are_no_text_are_an_error_or_base64() {
 }
 
 #[test]
-fn words_of_a_programs_own_language_stay_as_they_are() {
+fn braces_of_a_programs_own_language_stay_unchanged() {
     let words = ["{{.Names}}", "{print}", "{print $1}", "x{}", "{0}", "a{b"];
     let text = ["{{.Names}}", "{print $1}", "x{}", "{{print}}", "{{text}}", "x{text}"];
     let config = program("plain", "echo", &words, "")
@@ -298,10 +298,10 @@ fn words_of_a_programs_own_language_stay_as_they_are() {
     assert_eq!(client.call("declared", &json!(["1 {text}"])), Ok(json!(shown)));
 }
 
-// Surroundings.
+// Environment.
 
 #[test]
-fn a_program_gets_named_variables_only() {
+fn program_gets_only_named_variables() {
     let line = "echo \"$SECRET|$SHOWN|$BOARD_A|$BOARD_B|$OWN|${PATH:+path}\"";
     let settings = "inherit_env = ['SHOWN', 'BOARD_*']\nenv = { OWN = 'mine', BOARD_B = 'set' }";
     let config =
@@ -315,7 +315,7 @@ fn a_program_gets_named_variables_only() {
 }
 
 #[test]
-fn a_program_that_is_found_by_its_own_path() {
+fn program_is_found_in_its_own_path() {
     let folder = Folder::new();
     folder.write("only-here", "#!/bin/sh\necho found\n");
     let chmod = std::process::Command::new("chmod").args(["755", &folder.name("only-here")]).status();
@@ -329,9 +329,9 @@ fn a_program_that_is_found_by_its_own_path() {
     assert!(!node.log().contains("cannot run"), "{}", node.log());
 }
 
-/// Who started the node may have left descriptors open; they go no further.
+/// The node's parent may have left descriptors open; programs do not inherit them.
 #[test]
-fn a_program_gets_no_descriptor_of_the_nodes() {
+fn program_inherits_no_descriptor_of_the_node() {
     let config = shell("list", "ls -l /proc/self/fd", "");
     let with = "exec 7< /dev/zero 9> /dev/full; exec \"$0\" \"$@\"";
     let node = Node::launch(Folder::new(), Some(&config), &[], &Stderr::Shell(with));
@@ -341,16 +341,16 @@ fn a_program_gets_no_descriptor_of_the_nodes() {
         shown.contains("pipe:") && !shown.contains("/dev/zero") && !shown.contains("/dev/full"),
         "{shown}"
     );
-    // The node itself keeps them: somebody may wait for them to be closed.
+    // The node itself keeps them open: another process may wait for them to be closed.
     let mut kept = node.open_files();
     kept.retain(|file| file.ends_with("zero") || file.ends_with("full"));
     kept.sort();
     assert_eq!(kept, ["/dev/full", "/dev/zero"]);
 }
 
-/// Who has lost its parent falls to process number 1, and is reaped there. Needs root, or namespaces for users.
+/// Orphaned processes are adopted and reaped by process 1. Needs root or user namespaces.
 #[test]
-fn a_node_that_is_the_first_process_reaps_orphans() {
+fn node_as_process_1_reaps_orphans() {
     let folder = Folder::new();
     let count = "grep -ls '^State:.Z' /proc/[0-9]*/status | wc -l";
     let config = shell("orphan", "setsid -f sh -c :", "")
@@ -366,17 +366,17 @@ fn a_node_that_is_the_first_process_reaps_orphans() {
     }
     eventually("no zombie is left", || client.call("zombies", &json!([])) == Ok(json!("0")));
     drop(client);
-    // unshare hands no signal on; process number 1 does.
+    // unshare does not forward signals; process 1 does.
     let children = format!("/proc/{0}/task/{0}/children", node.id());
     let first = fs::read_to_string(children).unwrap();
     signal(first.trim(), "TERM");
     assert_eq!(node.wait(), Some(0));
 }
 
-// Time.
+// Timeouts.
 
 #[test]
-fn no_caller_gets_more_time_than_is_configured() {
+fn no_caller_gets_more_time_than_configured() {
     let config = "limits.deadline = '300ms'\n".to_owned()
         + &crate::programs::endless("")
         + &program("slow", "gate", &["{file}"], "params = { file = 'string' }\ntimeout = '60s'");
@@ -389,7 +389,7 @@ fn no_caller_gets_more_time_than_is_configured() {
     };
     ask(1, "endless", "state");
     ask(2, "slow", "open");
-    // The client waits for less than what was asked for. A function's own timeout may be longer than that of all.
+    // The client waits for less than it asked for. A function's own timeout may be longer than the global one.
     assert!(LIMIT < Duration::from_secs(60));
     assert_fault(&client.reply(), &json!(1), -32003);
     node.folder.write("open", "");

@@ -1,11 +1,12 @@
-//! HTTP requests that two readers could cut in two ways. A node stands behind proxies, which pass on what they take for
-//! one request; what they may cut otherwise must end the connection, so that nothing of it is taken for the next one.
+//! HTTP request smuggling: requests whose end two parsers could see differently. A node may be behind a proxy, which
+//! forwards what it takes for one request; an ambiguous request must end the connection, so that no part of it is taken
+//! for the next one.
 
 use serde_json::{Value, json};
 
 use crate::support::{Client, Folder, Node, post, request};
 
-/// What somebody wants to slip in behind a request that a proxy lets pass.
+/// The request to smuggle in behind one that a proxy accepts.
 fn smuggled() -> String {
     let body = request("smuggled", "demo.count", &json!([1]));
     format!(
@@ -14,21 +15,21 @@ fn smuggled() -> String {
     )
 }
 
-/// How often `demo.count` was called, without counting that.
+/// Returns how often `demo.count` was called, without counting that.
 fn count(node: &Node) -> Value {
     node.connect().call("demo.count", &json!([0])).unwrap()
 }
 
-/// Everything that a node says to these bytes until it ends the connection, which it has to do by itself.
+/// Sends bytes and returns everything that the node sends until it closes the connection, which it has to do by itself.
 #[track_caller]
 fn told(node: &Node, bytes: &str) -> String {
     let mut client: Client = node.connect();
-    // It may end the connection before all is sent.
+    // It may close the connection before everything is sent.
     let _ = client.try_send(bytes);
     String::from_utf8_lossy(&client.rest()).into_owned()
 }
 
-/// Asserts that a head is refused, and what follows it is no request.
+/// Asserts that a head is rejected, and that what follows it is not handled as a request.
 #[track_caller]
 fn assert_refused(head: &str, body: &str) {
     let node = Node::demo();
@@ -41,7 +42,7 @@ fn assert_refused(head: &str, body: &str) {
 }
 
 #[test]
-fn two_different_lengths() {
+fn two_different_content_lengths_are_rejected() {
     assert_refused("Host: localhost\r\nContent-Length: 4\r\nContent-Length: 0", "null");
     assert_refused("Host: localhost\r\nContent-Length: 4, 0", "null");
     assert_refused("Host: localhost\r\nContent-Length: +4", "null");
@@ -50,18 +51,18 @@ fn two_different_lengths() {
 }
 
 #[test]
-fn transfer_encodings_that_are_not_only_chunked() {
+fn transfer_encodings_other_than_chunked_are_rejected() {
     assert_refused("Host: localhost\r\nTransfer-Encoding: xchunked", "0\r\n\r\n");
     assert_refused("Host: localhost\r\nTransfer-Encoding: chunked, identity", "0\r\n\r\n");
     assert_refused("Host: localhost\r\nTransfer-Encoding: identity", "0\r\n\r\n");
 }
 
 #[test]
-fn names_and_values_with_strange_spaces() {
+fn header_names_and_values_with_unusual_spaces() {
     assert_refused("Host: localhost\r\nContent-Length : 4", "null");
     assert_refused("Host: localhost\r\nTransfer-Encoding : chunked", "0\r\n\r\n");
     assert_refused("Host: localhost\r\n Content-Length: 4", "null");
-    // A line that goes on the next one.
+    // A folded header line.
     assert_refused("Host: localhost\r\nTransfer-Encoding:\r\n chunked", "0\r\n\r\n");
     assert_refused("Host: localhost\r\nX: a\r\n\tContent-Length: 4", "null");
     assert_refused("Host: localhost\r\nContent-Length\0: 4", "null");
@@ -69,7 +70,7 @@ fn names_and_values_with_strange_spaces() {
 }
 
 #[test]
-fn chunks_that_can_be_read_in_two_ways() {
+fn ambiguous_chunks_are_rejected() {
     let head = "Host: localhost\r\nTransfer-Encoding: chunked";
     for body in [
         "4\nnull\r\n0\r\n\r\n",
@@ -82,10 +83,10 @@ fn chunks_that_can_be_read_in_two_ways() {
     }
 }
 
-/// A length beside an encoding is one of the two too many; the encoding counts (RFC 9112, section 6.3), and nothing
-/// of the body is a request.
+/// A request with both Content-Length and Transfer-Encoding is ambiguous; the encoding takes precedence (RFC 9112,
+/// section 6.3), and no part of the body is handled as a request.
 #[test]
-fn a_length_beside_chunks() {
+fn transfer_encoding_takes_precedence_over_content_length() {
     for head in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nContent-Length: 4",
@@ -103,7 +104,7 @@ fn a_length_beside_chunks() {
     }
 }
 
-/// Extensions and trailers mean nothing, and are no part of the body.
+/// Extensions and trailers are ignored and are not part of the body.
 #[test]
 fn chunk_extensions_and_trailers_are_skipped() {
     let node = Node::demo();
@@ -117,9 +118,9 @@ fn chunk_extensions_and_trailers_are_skipped() {
     }
 }
 
-/// If the target names a host, that is the one, and the header counts for nothing (RFC 9112, section 3.2.2).
+/// The host in an absolute target takes precedence over the Host header (RFC 9112, section 3.2.2).
 #[test]
-fn a_target_that_names_a_host() {
+fn host_in_the_target_takes_precedence() {
     let node = Node::demo();
     let call = request(1, "demo.count", &json!([1]));
     for (target, host) in [
@@ -145,9 +146,9 @@ fn a_target_that_names_a_host() {
     assert_eq!(count(&node), 1);
 }
 
-/// Nothing waits for the rest of the next request: neither an answer, nor a handshake, nor a refusal.
+/// Neither a response, nor a handshake, nor an error waits for the rest of the next request.
 #[test]
-fn what_was_asked_is_answered_whatever_follows() {
+fn response_does_not_wait_for_following_bytes() {
     let node = Node::demo();
     let quick = post(&request(1, "rpc.ping", &json!([])));
     for follows in ["P", "\r\n", "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nab"] {
@@ -175,9 +176,9 @@ fn what_was_asked_is_answered_whatever_follows() {
     assert!(client.take(12).starts_with(b"HTTP/1.1 101"));
 }
 
-/// Who asks and never reads holds what its limit of output allows, and not more.
+/// A peer that sends requests and never reads uses at most the memory of its output limit.
 #[test]
-fn requests_that_end_within_the_next_hold_no_memory() {
+fn requests_split_across_writes_hold_no_memory() {
     let node = Node::with(Folder::new(), "limits.stall_timeout = '1h'");
     let get = "GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
     node.assert_growth_below(24, || {
@@ -185,7 +186,7 @@ fn requests_that_end_within_the_next_hold_no_memory() {
         client.set_limit(std::time::Duration::from_millis(500));
         client.send(&get[..10]);
         for _ in 0..400 {
-            // Each write ends in the middle of a request, forty behind its beginning.
+            // Each write ends in the middle of a request, forty requests after its first byte.
             let round = get.repeat(40);
             if client.try_send([&round.as_bytes()[10..], &round.as_bytes()[..10]].concat()).is_err() {
                 break;

@@ -22,7 +22,7 @@ use chanrpc::chan::{
 use proptest::prelude::*;
 #[cfg(not(miri))]
 use smol::block_on;
-// Without the reactor: Miri does not know all of its system calls.
+// Without smol's reactor, because Miri does not support all of its system calls.
 #[cfg(miri)]
 use smol::future::block_on;
 
@@ -30,7 +30,7 @@ use crate::support::scale;
 
 use crate::support::{DropGuard, Drops, LIMIT, Woken, ended, eventually, got};
 
-/// A state that remembers everything that was done to it.
+/// A state that records everything done to it.
 #[derive(Default)]
 struct Ledger {
     entries: Vec<u64>,
@@ -82,7 +82,7 @@ fn server(capacity: usize) -> Server<Ledger> {
     Server::with_settings(Ledger::default(), functions(), settings)
 }
 
-/// A server that runs on a thread of its own until its last client is gone.
+/// Starts a server on its own thread until its last client is dropped.
 fn running(capacity: usize) -> (Client, thread::JoinHandle<Ledger>) {
     let server = server(capacity);
     let client = server.client();
@@ -93,20 +93,21 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Polls a loop, which goes on, for more turns than it needs: on a slow machine a turn may end after one call.
+/// Polls a loop for more turns than it needs, because on a slow machine a turn may end after one call. The loop keeps
+/// running.
 fn turns<F: Future + Unpin>(run: &mut F) {
     for _ in 0..256 {
         assert!(poll(run).is_pending());
     }
 }
 
-/// Runs the next call, if there is one.
+/// Runs the next call, if any.
 fn exec<S: 'static>(server: &mut Server<S>) -> bool {
     block_on(server.exec())
 }
 
 #[test]
-fn all_kinds_and_all_sorts_of_ids() {
+fn calls_of_all_kinds_with_all_types_of_ids() {
     let (client, owner) = running(4);
     client.call0("write", 5_u64).wait().unwrap();
     assert_eq!(client.call1::<_, usize>("push", 6_u64).wait().unwrap(), 2);
@@ -124,7 +125,7 @@ fn all_kinds_and_all_sorts_of_ids() {
 }
 
 #[test]
-fn wrong_registrations_are_typed_errors() {
+fn invalid_registrations_fail_with_typed_errors() {
     let mut functions = functions();
     let duplicate = functions.register0("echo", |_, ()| ()).unwrap_err();
     assert_eq!(duplicate, RegisterError::Duplicate("echo".into()));
@@ -134,7 +135,7 @@ fn wrong_registrations_are_typed_errors() {
 }
 
 #[test]
-fn wrong_calls_are_typed_errors_and_enter_no_queue() {
+fn invalid_calls_fail_with_typed_errors_and_are_not_queued() {
     let server = server(4);
     let client = server.client();
     let unknown = client.call0("nope", ()).wait().unwrap_err();
@@ -155,7 +156,7 @@ fn wrong_calls_are_typed_errors_and_enter_no_queue() {
 }
 
 #[test]
-fn go_tells_full_and_closed_and_never_blocks() {
+fn go_reports_full_and_closed_without_blocking() {
     let server = server(2);
     let client = server.client();
     client.go("write", 1_u64).unwrap();
@@ -172,7 +173,7 @@ fn go_tells_full_and_closed_and_never_blocks() {
 }
 
 #[test]
-fn anyone_can_drive_a_server() {
+fn exec_runs_one_queued_call() {
     let mut server = server(4);
     let client = server.client();
     let mut call = client.call1::<_, u64>("echo", 5_u64);
@@ -184,7 +185,7 @@ fn anyone_can_drive_a_server() {
 }
 
 #[test]
-fn a_panic_is_the_callers_error_and_the_server_lives_on() {
+fn panic_is_returned_to_the_caller_and_the_server_continues() {
     let (client, owner) = running(4);
     let error = client.call0("panic", "no such luck".to_owned()).wait().unwrap_err();
     let CallError::Panicked(panic) = error else { panic!("{error}") };
@@ -204,7 +205,7 @@ fn a_panic_is_the_callers_error_and_the_server_lives_on() {
 }
 
 #[test]
-fn the_backtrace_is_cut_as_configured() {
+fn backtrace_is_truncated_as_configured() {
     for limit in [0, 10, 1000] {
         let settings = Settings { backtrace_limit: limit, ..Settings::default() };
         let server = Server::with_settings(Ledger::default(), functions(), settings);
@@ -220,7 +221,7 @@ fn the_backtrace_is_cut_as_configured() {
 }
 
 #[test]
-fn a_responder_answers_later_in_any_order_or_is_missed_at_once() {
+fn responders_reply_in_any_order_and_report_when_dropped() {
     let mut server = server(4);
     let client = server.client();
     let mut calls: Vec<_> = (0..3).map(|n| client.call1::<_, u64>("keep", n as u64)).collect();
@@ -245,7 +246,7 @@ fn a_responder_answers_later_in_any_order_or_is_missed_at_once() {
 }
 
 #[test]
-fn a_dropped_call_that_has_not_begun_never_does() {
+fn dropped_call_that_has_not_started_never_runs() {
     let mut server = server(4);
     let client = server.client();
     let mut call = Box::pin(client.call0("write", 1_u64));
@@ -259,7 +260,7 @@ fn a_dropped_call_that_has_not_begun_never_does() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn a_deadline_ends_a_wait_for_the_answer_and_a_wait_for_room() {
+fn deadline_ends_waiting_for_a_reply_and_for_capacity() {
     let server = server(1);
     let client = server.client();
     let waits = client.call1::<_, u64>("echo", 1_u64).timeout(Duration::from_millis(5)).wait();
@@ -270,7 +271,7 @@ fn a_deadline_ends_a_wait_for_the_answer_and_a_wait_for_room() {
 }
 
 #[test]
-fn close_answers_everyone_and_closing_again_does_nothing() {
+fn close_answers_all_calls_and_is_idempotent() {
     let mut server = server(2);
     let client = server.client();
     let closer = server.closer();
@@ -298,7 +299,7 @@ fn close_answers_everyone_and_closing_again_does_nothing() {
 }
 
 #[test]
-fn a_server_that_is_dropped_answers_everyone() {
+fn dropped_server_answers_all_calls() {
     let server = server(4);
     let client = server.client();
     let mut call = client.call1::<_, u64>("echo", 1_u64);
@@ -307,7 +308,7 @@ fn a_server_that_is_dropped_answers_everyone() {
     assert!(matches!(poll(&mut call), Poll::Ready(Err(CallError::Closed))));
 }
 
-/// Arguments, or a panic's payload, whose end is a panic of its own.
+/// Arguments, or the payload of a panic, that panic in `drop`.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -317,7 +318,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
+fn panic_while_dropping_a_value_affects_nothing_else() {
     let mut functions = functions();
     functions
         .register0("take", |_: &mut Ledger, _: Bomb| {})
@@ -342,7 +343,7 @@ fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
     assert!(matches!(poll(&mut behind), Poll::Ready(Err(CallError::Closed))));
 }
 
-/// Servers in a row, each with a function that calls the next and waits; the last calls `back_to`.
+/// A chain of servers, each with a function that calls the next and waits; the last calls `back_to`.
 fn chain(names: &[&'static str], back_to: usize) -> (Vec<Client>, Vec<thread::JoinHandle<Option<Client>>>) {
     let mut functions = Functions::new();
     functions
@@ -371,7 +372,7 @@ fn chain(names: &[&'static str], back_to: usize) -> (Vec<Client>, Vec<thread::Jo
 }
 
 #[test]
-fn a_call_to_oneself_or_round_a_circle_is_an_error_that_names_the_chain() {
+fn call_cycle_fails_and_names_the_chain() {
     for (names, back_to, expected) in [
         (&["a"][..], 0, "a -> a"),
         (&["a", "b"], 0, "b -> a -> b"),
@@ -393,7 +394,7 @@ fn a_call_to_oneself_or_round_a_circle_is_an_error_that_names_the_chain() {
 }
 
 #[test]
-fn a_chain_without_a_circle_is_no_deadlock() {
+fn chain_without_a_cycle_is_not_a_deadlock() {
     let (clients, owners) = chain(&["a", "b", "c", "d"], usize::MAX);
     let result = clients[0].call1::<_, Result<u64, CallError>>("pass on", ()).wait().unwrap();
     assert!(matches!(result, Ok(1)));
@@ -402,7 +403,7 @@ fn a_chain_without_a_circle_is_no_deadlock() {
 }
 
 #[test]
-fn an_async_call_to_oneself_is_no_deadlock() {
+fn async_call_to_the_own_server_is_not_a_deadlock() {
     struct Own {
         client: Option<Client>,
         callbacks: Option<Callbacks<u64>>,
@@ -429,7 +430,7 @@ fn an_async_call_to_oneself_is_no_deadlock() {
 }
 
 #[test]
-fn callbacks_come_back_on_the_callers_loop_whatever_happens() {
+fn callbacks_run_on_the_callers_loop_for_every_outcome() {
     let server = server(1);
     let client = server.client();
     let mut callbacks = Callbacks::new(5);
@@ -463,7 +464,7 @@ fn callbacks_come_back_on_the_callers_loop_whatever_happens() {
 }
 
 #[test]
-fn a_callback_may_start_the_next_call() {
+fn callback_may_start_the_next_call() {
     let (client, owner) = running(4);
     let mut callbacks = Callbacks::new(1);
     let (sender, results) = mpsc::channel();
@@ -490,7 +491,7 @@ fn a_callback_may_start_the_next_call() {
 }
 
 #[test]
-fn one_client_shared_by_eight_threads_never_mixes_replies_and_keeps_each_callers_order() {
+fn client_shared_by_eight_threads_keeps_replies_apart_and_in_order() {
     const THREADS: u64 = 8;
     let calls = u64::from(scale(100_000));
     let (client, owner) = running(64);
@@ -562,7 +563,7 @@ fn asleep<F: Future>(run: F) -> std::pin::Pin<Box<F>> {
 }
 
 #[test]
-fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
+fn responder_reports_that_its_caller_is_gone() {
     let mut server = server(4);
     let client = server.client();
     let kept = |server: &mut Server<Ledger>| {
@@ -570,12 +571,12 @@ fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
         server.state_mut().kept.pop().unwrap()
     };
 
-    // A call that is dropped, one that is late, and one in go mode.
+    // A dropped call, an expired one, and one in go mode.
     let mut call = Box::pin(client.call1::<_, u64>("keep", 1_u64));
     assert!(poll(&mut call).is_pending());
     let mut responder = kept(&mut server);
     assert!(poll(&mut Box::pin(responder.abandoned())).is_pending());
-    // A task of any thread can wait for it.
+    // A task on any thread can wait for it.
     let waits = smol::spawn(async move {
         responder.abandoned().await;
         responder
@@ -590,7 +591,7 @@ fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
     client.go("keep", 1_u64).unwrap();
     assert!(poll(&mut Box::pin(kept(&mut server).abandoned())).is_ready());
 
-    // Async calls: a loop that is gone, and a deadline.
+    // Async calls: a dropped loop, and a deadline.
     for timed in [false, true] {
         let mut callbacks = Callbacks::<()>::new(4);
         let time = if timed { LIMIT } else { Duration::MAX };
@@ -617,8 +618,8 @@ fn who_works_on_an_answer_learns_that_nobody_waits_for_it() {
 }
 
 #[test]
-fn whoever_sleeps_is_woken() {
-    // One who works for a call, and for async calls with and without a deadline.
+fn every_sleeping_waiter_is_woken() {
+    // A function that serves a call, and async calls with and without a deadline.
     let mut server = server(4);
     let client = server.client();
     let woken = Arc::new(Woken::default());
@@ -649,7 +650,7 @@ fn whoever_sleeps_is_woken() {
     drop(call);
     drop(callbacks);
 
-    // A loop, when the caller that had its state gives it back, and calls were queued meanwhile.
+    // A loop whose state was borrowed by a caller while calls were queued.
     let (drops, gate) = (Drops::default(), Gate::default());
     let server = placed(&drops, &gate);
     let client = server.client();
@@ -669,7 +670,7 @@ fn whoever_sleeps_is_woken() {
 }
 
 #[test]
-fn an_async_call_has_a_deadline_if_it_is_to() {
+fn async_call_has_a_deadline_if_one_is_set() {
     let mut server = server(8);
     let client = server.client();
     let mut callbacks = Callbacks::new(4);
@@ -688,7 +689,7 @@ fn an_async_call_has_a_deadline_if_it_is_to() {
     let mut log = Vec::new();
     smol::block_on(callbacks.next()).run(&mut log);
     assert!(callbacks.try_next().is_none());
-    // The refused call has used its deadline up.
+    // The rejected call has consumed its deadline.
     callbacks.call1(&client, "echo", 6_u64).then(note("next")).unwrap();
     while exec(&mut server) {}
     while let Some(callback) = callbacks.try_next() {
@@ -698,9 +699,9 @@ fn an_async_call_has_a_deadline_if_it_is_to() {
     assert_eq!((client.stats().timed_out, client.stats().cancelled, callbacks.pending()), (1, 1, 0));
 }
 
-/// However many answers come, they do not keep the deadlines of others from being seen.
+/// Any number of replies does not delay the deadlines of other calls.
 #[test]
-fn a_deadline_is_seen_among_any_number_of_answers() {
+fn deadline_is_noticed_during_a_flood_of_replies() {
     let mut server = server(64);
     let client = server.client();
     let mut callbacks = Callbacks::new(64);
@@ -728,7 +729,7 @@ fn a_deadline_is_seen_among_any_number_of_answers() {
 }
 
 #[test]
-fn a_call_in_go_mode_may_wait_for_room() {
+fn go_call_may_wait_for_capacity() {
     let mut server = server(1);
     let client = server.client();
     client.go_when_room("write", 1_u64).wait().unwrap();
@@ -749,7 +750,7 @@ fn a_call_in_go_mode_may_wait_for_room() {
     assert!(matches!(client.go("write", 8_u64).unwrap_err().error(), CallError::Full), "nobody overtakes");
     assert!(exec(&mut server) && exec(&mut server));
     assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
-    // It is in the queue, and runs whether or not anybody waits.
+    // It is queued and runs whether or not a caller waits.
     drop(third);
     while exec(&mut server) {}
     assert!(matches!(poll(&mut last), Poll::Ready(Ok(()))));
@@ -764,7 +765,7 @@ fn a_call_in_go_mode_may_wait_for_room() {
 }
 
 #[test]
-fn a_drain_runs_what_is_queued_and_refuses_the_rest() {
+fn drain_runs_queued_calls_and_rejects_new_ones() {
     let server = server(1);
     let (client, closer) = (server.client(), server.closer());
     let mut queued = client.call0("write", 1_u64);
@@ -782,7 +783,7 @@ fn a_drain_runs_what_is_queued_and_refuses_the_rest() {
     assert!(smol::block_on(drain) && smol::block_on(other));
     assert!(smol::block_on(closer.drain(LIMIT)), "there is nothing left to run");
 
-    // One that nobody runs, after its patience.
+    // A server that is not driven, after the timeout.
     let server = self::server(2);
     let (client, closer) = (server.client(), server.closer());
     let mut queued = client.call0("write", 1_u64);
@@ -791,7 +792,7 @@ fn a_drain_runs_what_is_queued_and_refuses_the_rest() {
     assert!(matches!(poll(&mut queued), Poll::Ready(Err(CallError::Closed))));
     assert!(smol::block_on(server.run()).entries.is_empty());
 
-    // One that sleeps is woken, and so is one whose function runs in place.
+    // A sleeping server is woken, and so is one whose function runs in place.
     let (client, owner) = running(4);
     let closer = self::server(1).closer();
     assert!(smol::block_on(closer.drain(LIMIT)), "it was dropped");
@@ -800,7 +801,7 @@ fn a_drain_runs_what_is_queued_and_refuses_the_rest() {
     ended(owner);
 }
 
-/// A server of async functions over a list.
+/// A server with async functions on a list.
 fn awaiting() -> (Server<Vec<u64>>, smol::channel::Sender<u64>) {
     let (sender, values) = smol::channel::unbounded::<u64>();
     let mut functions = Functions::new();
@@ -841,7 +842,7 @@ fn awaiting() -> (Server<Vec<u64>>, smol::channel::Sender<u64>) {
 }
 
 #[test]
-fn an_async_function_has_the_state_until_it_ends() {
+fn async_function_keeps_the_state_until_it_ends() {
     let (server, values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     let mut run = asleep(server.run());
@@ -870,7 +871,7 @@ fn an_async_function_has_the_state_until_it_ends() {
     let stats = client.stats();
     assert_eq!((stats.executed, stats.cancelled, stats.in_place), (4, 1, 0));
 
-    // Panics, before there is a future and inside of it.
+    // Panics before the future exists and inside it.
     for late in [false, true] {
         let mut call = client.call1::<_, u64>("panic", late);
         assert!(poll(&mut call).is_pending());
@@ -880,7 +881,7 @@ fn an_async_function_has_the_state_until_it_ends() {
         let Poll::Ready(Err(CallError::Panicked(panic))) = poll(&mut call) else { panic!("no panic") };
         assert_eq!(panic.message(), if late { "late" } else { "at once" });
     }
-    // One that is at work runs to its end, also if nobody waits; closing the server ends it where it waits.
+    // A running async function completes even if its caller is gone; closing the server ends it at its next await.
     let mut call = Box::pin(client.call0("take", ()));
     assert!(poll(&mut call).is_pending() && poll(&mut run).is_pending());
     drop(call);
@@ -895,7 +896,7 @@ fn an_async_function_has_the_state_until_it_ends() {
 }
 
 #[test]
-fn an_async_function_that_awaits_its_own_server_is_told_so() {
+fn async_function_awaiting_its_own_server_fails() {
     struct Circle {
         next: Option<Client>,
     }
@@ -939,7 +940,7 @@ fn an_async_function_that_awaits_its_own_server_is_told_so() {
 }
 
 #[test]
-fn typed_ids_name_the_same_functions_as_others() {
+fn typed_and_untyped_ids_select_the_same_functions() {
     const WRITE: Id0<u64> = Id0::new("write");
     const PUSH: Id1<u64, usize> = Id1::number(3);
     struct Pair(u64);
@@ -980,7 +981,7 @@ fn typed_ids_name_the_same_functions_as_others() {
 }
 
 #[test]
-fn statistics_say_what_became_of_every_call() {
+fn statistics_count_every_outcome() {
     let mut server = server(3);
     let client = server.client();
     let mut calls: Vec<_> = (0..5_u64).map(|n| Box::pin(client.call0("write", n))).collect();
@@ -1000,7 +1001,7 @@ fn statistics_say_what_became_of_every_call() {
     assert_eq!((stats.executed, stats.cancelled, stats.in_place), (3, 1, 0));
     assert_eq!((stats.refused, stats.timed_out, stats.panicked), (1, 1, 0));
     assert_eq!(server.state().entries, [1, 2, 3]);
-    // Those that run in place are in no queue.
+    // Calls that run in place are not queued.
     let run = asleep(server.run());
     client.call0("write", 4_u64).wait().unwrap();
     assert!(matches!(client.call0("panic", String::new()).wait(), Err(CallError::Panicked(_))));
@@ -1009,7 +1010,7 @@ fn statistics_say_what_became_of_every_call() {
     drop(run);
 }
 
-/// A state that says on which thread it is used, and when it is dropped.
+/// A state that records the thread that uses it and when it is dropped.
 struct Placed {
     client: Option<Client>,
     closer: Option<chanrpc::chan::Closer>,
@@ -1056,10 +1057,10 @@ fn placed(drops: &Drops, gate: &Gate) -> Server<Placed> {
 }
 
 #[test]
-fn a_function_runs_in_place_only_if_its_server_is_idle_and_lends_its_state() {
+fn function_runs_in_place_only_if_its_server_is_idle_and_lends_its_state() {
     let (drops, gate) = (Drops::default(), Gate::default());
     let here = thread::current().id();
-    // What ran in place at the end of a turn is answered by the second poll.
+    // A call that ran in place at the end of a turn is ready on the second poll.
     let place = |client: &Client| {
         let mut call = Box::pin(client.call1::<_, thread::ThreadId>("where", ()));
         let first = poll(&mut call);
@@ -1074,15 +1075,15 @@ fn a_function_runs_in_place_only_if_its_server_is_idle_and_lends_its_state() {
     assert!(place(&client).is_pending(), "one is queued, and not overtaken");
     turns(&mut run);
     assert!(matches!(place(&client), Poll::Ready(Ok(_))));
-    // From inside itself.
+    // From within itself.
     assert!(client.call1::<_, bool>("self", ()).wait().unwrap());
-    // Closing from inside.
+    // Closing from within.
     assert_eq!(client.call1::<_, u64>("close", ()).wait().unwrap(), 7);
     assert!(matches!(place(&client), Poll::Ready(Err(CallError::Closed))));
     assert!(matches!(poll(&mut run), Poll::Ready(Placed { .. })));
     assert_eq!(drops.count(), 1);
 
-    // Never that of one that is pinned, or of one that another loop drives.
+    // Never the state of a pinned server or of one driven by another loop.
     let server = placed(&drops, &gate);
     let client = server.client();
     let run = asleep(server.run_pinned());
@@ -1095,7 +1096,7 @@ fn a_function_runs_in_place_only_if_its_server_is_idle_and_lends_its_state() {
 }
 
 #[test]
-fn a_pinned_server_ends_with_its_last_client() {
+fn pinned_server_ends_with_its_last_client() {
     let server = server(4);
     let client = server.client();
     let owner = thread::spawn(move || smol::block_on(server.run_pinned()));
@@ -1105,7 +1106,7 @@ fn a_pinned_server_ends_with_its_last_client() {
 }
 
 #[test]
-fn calls_keep_their_order_around_one_that_runs_in_place() {
+fn calls_keep_their_order_around_a_call_in_place() {
     let (drops, gate) = (Drops::default(), Gate::default());
     let server = placed(&drops, &gate);
     let client = server.client();
@@ -1117,7 +1118,7 @@ fn calls_keep_their_order_around_one_that_runs_in_place() {
     let other = client.clone();
     let caller = thread::spawn(move || other.call0("block", 1_u64).wait());
     got(&begun);
-    // It is at work on that thread, and whoever comes now waits in the queue.
+    // It runs on that thread, so later calls wait in the queue.
     let mut second = client.call0("order", 2_u64);
     assert!(poll(&mut second).is_pending());
     client.go("order", 3_u64).unwrap();
@@ -1137,7 +1138,7 @@ fn calls_keep_their_order_around_one_that_runs_in_place() {
 }
 
 #[test]
-fn a_state_in_a_callers_hands_outlives_its_server_and_no_longer() {
+fn borrowed_state_outlives_its_server_until_returned() {
     for closed in [false, true] {
         let (drops, gate) = (Drops::default(), Gate::default());
         let server = placed(&drops, &gate);
@@ -1198,7 +1199,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..60)
 }
 
-/// Nobody overtakes those who wait for room.
+/// Returns `true` if the queue has capacity. Calls never overtake those waiting for capacity.
 fn has_room(client: &Client) -> bool {
     let stats = client.stats();
     stats.queued < stats.capacity && stats.waiting == 0
@@ -1207,8 +1208,8 @@ fn has_room(client: &Client) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: scale(512), failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever happens in whatever order, every call is answered exactly once, with its own value or with an
-    /// error that fits, and everything runs in the order in which it was queued.
+    /// In any order of events, every call is answered exactly once, with its own value or a matching error, and all
+    /// calls run in the order in which they were queued.
     #[test]
     fn every_call_is_answered_exactly_once(steps in steps(), capacity in 1..6_usize) {
         let order: Arc<Mutex<Vec<u64>>> = Arc::default();
@@ -1279,7 +1280,7 @@ proptest! {
             }
         }
 
-        // Calls that waited for room enter while others are run.
+        // Calls that waited for capacity are queued while others run.
         while exec(&mut server) {}
         drop(server);
         let ran = order.lock().unwrap().clone();
@@ -1305,7 +1306,7 @@ proptest! {
 }
 
 #[test]
-fn calls_made_at_once_keep_their_order_also_when_their_thread_has_had_its_turn() {
+fn concurrent_calls_keep_their_order_after_their_turn_ends() {
     let executor = smol::LocalExecutor::new();
     let server = server(64);
     let client = server.client();
@@ -1324,7 +1325,7 @@ fn calls_made_at_once_keep_their_order_also_when_their_thread_has_had_its_turn()
 }
 
 #[test]
-fn functions_that_call_others_in_place_do_so_as_often_as_they_like() {
+fn functions_may_call_others_in_place_any_number_of_times() {
     let (inner, owner) = running(4);
     let mut functions = Functions::new();
     functions
@@ -1348,7 +1349,7 @@ fn functions_that_call_others_in_place_do_so_as_often_as_they_like() {
 }
 
 #[test]
-fn to_wait_for_room_at_ones_own_full_queue_is_a_deadlock_too() {
+fn waiting_for_capacity_in_the_own_queue_is_a_deadlock() {
     let mut functions = Functions::new();
     functions
         .register1("fill", |me: &mut Option<Client>, (): ()| {
@@ -1373,7 +1374,7 @@ fn to_wait_for_room_at_ones_own_full_queue_is_a_deadlock_too() {
 }
 
 #[test]
-fn an_async_function_that_waits_behind_one_that_closes_the_server_never_begins() {
+fn async_function_queued_behind_a_close_never_starts() {
     let begun = Arc::new(AtomicUsize::new(0));
     let mut functions = Functions::new();
     functions
@@ -1399,7 +1400,7 @@ fn an_async_function_that_waits_behind_one_that_closes_the_server_never_begins()
 }
 
 #[test]
-fn a_server_that_has_awaited_something_is_idle_again() {
+fn server_is_idle_again_after_an_await() {
     let (server, values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     let mut run = asleep(server.run());

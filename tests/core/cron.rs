@@ -1,4 +1,4 @@
-//! Cron expressions: how they are read, and the moments that they mean.
+//! Cron expressions: parsing, and the times that they match.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ fn cron(expression: &str, zone: &str) -> Cron {
     Cron::parse(expression, zone.parse().unwrap()).unwrap()
 }
 
-/// As `2021-03-01T00:00:00Z`, or with another offset in place of the `Z`.
+/// Parses `2021-03-01T00:00:00Z`, or the same with another offset in place of `Z`.
 fn moment(text: &str) -> SystemTime {
     SystemTime::from(text.parse::<Timestamp>().unwrap())
 }
@@ -31,7 +31,7 @@ fn wrong(expression: &str) -> CronError {
     Cron::parse(expression, Zone::Utc).unwrap_err()
 }
 
-// What is read.
+// Parsing.
 
 #[test]
 fn fields_are_lists_of_values_ranges_and_steps() {
@@ -67,7 +67,7 @@ fn fields_are_lists_of_values_ranges_and_steps() {
 }
 
 #[test]
-fn an_expression_is_shown_as_it_was_read() {
+fn expression_is_displayed_as_written() {
     let cron = cron("  30\t9 * *  MON-fri ", "Asia/Kolkata");
     assert_eq!(cron.expression(), "30 9 * * mon-fri");
     assert_eq!(cron.zone(), &Zone::named("Asia/Kolkata"));
@@ -76,7 +76,7 @@ fn an_expression_is_shown_as_it_was_read() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn errors_describe_the_fault() {
     for (expression, said) in [
         (
             "60 * * * *",
@@ -121,7 +121,7 @@ fn what_is_wrong_is_said() {
 }
 
 #[test]
-fn each_fault_has_its_kind() {
+fn errors_have_distinct_kinds() {
     use CronField::{DayOfMonth, DayOfWeek, Hour, Minute, Month, Second};
     use FieldProblem::{Backwards, Malformed, OutOfRange, Step, StepOfOne};
     for (expression, field, found, problem) in [
@@ -171,31 +171,31 @@ fn each_fault_has_its_kind() {
 }
 
 #[test]
-fn what_never_comes_is_refused() {
+fn expression_that_never_matches_is_rejected() {
     for expression in ["0 0 30 2 *", "0 0 31 2,4,6,9,11 *", "* * 31 apr */2", "0 0 30-31 feb *"] {
         assert!(matches!(wrong(expression), CronError::Never { .. }), "{expression:?}");
     }
-    // But each Monday in February comes.
+    // But Mondays in February match.
     assert_next(&cron("0 0 30 2 1", "utc"), "2025-06-01T00:00:00Z", &["2026-02-02T00:00:00Z"]);
     assert_next(&cron("0 0 31 4,5 *", "utc"), "2025-06-01T00:00:00Z", &["2026-05-31T00:00:00Z"]);
 }
 
-// The calendar.
+// Calendar.
 
 #[test]
-fn the_29th_of_february_comes_in_leap_years() {
+fn february_29_matches_in_leap_years() {
     let leap = cron("0 0 29 2 *", "utc");
     assert_next(&leap, "2021-03-01T00:00:00Z", &["2024-02-29T00:00:00Z", "2028-02-29T00:00:00Z"]);
     assert_next(&leap, "2096-02-29T00:00:00Z", &["2104-02-29T00:00:00Z"]);
     assert_next(&leap, "1996-02-29T00:00:00Z", &["2000-02-29T00:00:00Z"]);
-    // Both fields must fit, since one of them begins with *: a Sunday, Wednesday or Saturday.
+    // Both fields must match, because one of them begins with *: a Sunday, Wednesday or Saturday.
     let weekday = cron("0 12 29 2 */3", "Europe/Berlin");
     assert_next(&weekday, "2092-01-01T00:00:00Z", &["2096-02-29T11:00:00Z", "2108-02-29T11:00:00Z"]);
     assert_next(&cron("0 12 29 2 */7", "utc"), "2088-03-01T00:00:00Z", &["2128-02-29T12:00:00Z"]);
 }
 
 #[test]
-fn one_day_field_will_do_unless_one_of_them_begins_with_a_star() {
+fn one_day_field_suffices_unless_one_begins_with_a_star() {
     for (expression, days) in [
         ("0 0 13 * 5", ["06-06", "06-13", "06-20"]),
         ("0 0 3,4 * 1", ["06-02", "06-03", "06-04"]),
@@ -213,8 +213,8 @@ fn one_day_field_will_do_unless_one_of_them_begins_with_a_star() {
 }
 
 #[test]
-fn zones_have_their_half_and_quarter_hours() {
-    // Shortly before nine there: today's is still to come.
+fn zones_with_half_and_quarter_hour_offsets() {
+    // Shortly before nine local time: today's match is still ahead.
     for (zone, before, nine) in [
         ("+05:30", "2021-03-01T08:59:59+05:30", "2021-03-01T03:30:00Z"),
         ("Asia/Kolkata", "2021-03-01T00:00:00+05:30", "2021-03-01T03:30:00Z"),
@@ -233,7 +233,7 @@ fn zones_have_their_half_and_quarter_hours() {
 }
 
 #[test]
-fn the_next_moment_is_a_later_whole_second() {
+fn next_time_is_a_later_whole_second() {
     let every = cron("* * * * * *", "utc");
     let at = UNIX_EPOCH + Duration::from_secs(1_000);
     assert_eq!(every.next_after(at), Some(at + Duration::from_secs(1)));
@@ -246,21 +246,21 @@ fn the_next_moment_is_a_later_whole_second() {
 }
 
 #[test]
-fn a_clock_that_jumps_ahead_leaves_one_next_moment() {
+fn clock_jumping_ahead_leaves_one_next_time() {
     let cron = cron("*/5 * * * *", "utc");
     assert_next(&cron, "1970-01-01T00:00:03Z", &["1970-01-01T00:05:00Z"]);
     assert_next(&cron, "2025-06-06T09:12:00Z", &["2025-06-06T09:15:00Z"]);
 }
 
 #[test]
-fn the_calendar_has_an_end() {
+fn no_match_beyond_the_end_of_the_calendar() {
     let daily = cron("@daily", "Europe/Berlin");
     assert_next(&daily, "9999-12-28T12:00:00Z", &["9999-12-28T23:00:00Z", "9999-12-29T23:00:00Z"]);
     for late in ["9999-12-30T12:00:00Z", "9999-12-30T22:00:00Z"] {
         let next = cron("0 0 29 2 *", "Europe/Berlin").next_after(moment(late));
         assert_eq!(next, None);
     }
-    // As far as the system's clock goes, which is not the same everywhere.
+    // The range of the system's clock depends on the platform.
     let (mut early, mut late) = (UNIX_EPOCH, UNIX_EPOCH);
     for power in (0..64).rev() {
         let step = Duration::from_secs(1 << power);
@@ -272,17 +272,17 @@ fn the_calendar_has_an_end() {
 }
 
 #[test]
-fn the_local_zone_is_the_machines() {
+fn local_zone_is_that_of_the_machine() {
     match Cron::parse("@daily", Zone::Local) {
         Ok(cron) => assert!(cron.next_after(UNIX_EPOCH).is_some_and(|next| next > UNIX_EPOCH)),
         Err(error) => assert_eq!(error, CronError::Zone(ZoneError::Local)),
     }
 }
 
-// When clocks are changed.
+// Clock changes.
 
 #[test]
-fn a_fixed_time_that_is_left_out_comes_right_after_the_gap() {
+fn fixed_time_in_a_gap_matches_right_after_it() {
     for (expression, zone, from, expected) in [
         (
             "30 2 * * *",
@@ -326,7 +326,7 @@ fn a_fixed_time_that_is_left_out_comes_right_after_the_gap() {
             "2025-03-08T12:00:00Z",
             ["2025-03-09T07:00:00Z", "2025-03-10T06:30:00Z"],
         ),
-        // Half an hour.
+        // A gap of half an hour.
         (
             "15 2 * * *",
             "Australia/Lord_Howe",
@@ -353,7 +353,7 @@ fn a_fixed_time_that_is_left_out_comes_right_after_the_gap() {
             "2025-04-20T00:00:00Z",
             ["2025-04-24T22:00:00Z", "2025-05-01T21:00:00Z"],
         ),
-        // A whole day.
+        // A gap of a whole day.
         (
             "0 12 * * *",
             "Pacific/Apia",
@@ -366,7 +366,7 @@ fn a_fixed_time_that_is_left_out_comes_right_after_the_gap() {
 }
 
 #[test]
-fn a_fixed_time_that_is_shown_twice_comes_once() {
+fn fixed_time_that_repeats_matches_once() {
     for (expression, zone, from, expected) in [
         (
             "30 2 * * *",
@@ -386,7 +386,7 @@ fn a_fixed_time_that_is_shown_twice_comes_once() {
             "2025-10-26T00:15:00Z",
             ["2025-10-26T00:30:00Z", "2025-10-26T02:00:00Z"],
         ),
-        // Asked when the clock shows it again: it has been.
+        // At the repeated time it has matched already.
         (
             "30 2 * * *",
             "Europe/Berlin",
@@ -411,7 +411,7 @@ fn a_fixed_time_that_is_shown_twice_comes_once() {
             "2025-04-05T00:00:00Z",
             ["2025-04-05T14:15:00Z", "2025-04-06T14:45:00Z"],
         ),
-        // The clock goes back from what would be Friday to Thursday.
+        // The clock goes back from the end of Thursday, so Friday starts later.
         (
             "0 0 * * 5",
             "Africa/Cairo",
@@ -424,7 +424,7 @@ fn a_fixed_time_that_is_shown_twice_comes_once() {
 }
 
 #[test]
-fn what_has_a_star_follows_the_clock() {
+fn expression_with_a_star_follows_the_clock() {
     for (expression, zone, from, expected) in [
         (
             "*/30 * * * *",
@@ -467,7 +467,7 @@ fn what_has_a_star_follows_the_clock() {
     }
 }
 
-// Properties: against clocks that are looked at minute by minute.
+// Properties: compared with a clock that is read every minute.
 
 /// A field as text, its values, and whether it begins with `*`.
 #[derive(Clone, Debug)]
@@ -547,7 +547,7 @@ fn expression() -> impl Strategy<Value = Expression> {
     .prop_map(Expression)
 }
 
-/// What the calendar and the clock show so many minutes after 1970 began, computed without any library.
+/// Returns what the calendar and the clock show `minutes` minutes after the start of 1970, computed without a library.
 fn shown(minutes: i64) -> [i64; 5] {
     let (days, minute_of_day) = (minutes.div_euclid(1_440), minutes.rem_euclid(1_440));
     let weekday = (days + 4).rem_euclid(7);
@@ -575,7 +575,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn as_a_clock_without_changes_looked_at_every_minute(
+    fn matches_a_clock_without_changes_read_every_minute(
         expression in expression(),
         east in prop_oneof![select(vec![0, 330, 345, -570, 60, -300]), -1_439..1_440_i64],
         seconds in 90_000_i64..4_102_444_800,
@@ -598,7 +598,7 @@ proptest! {
     }
 
     #[test]
-    fn as_a_clock_that_is_changed_looked_at_every_minute(
+    fn matches_a_clock_with_changes_read_every_minute(
         fields in expression(),
         any_day in any::<bool>(),
         zone in select(vec![
@@ -633,7 +633,7 @@ proptest! {
     }
 
     #[test]
-    fn a_second_field_refines_the_minutes(
+    fn seconds_field_refines_the_minutes(
         expression in expression(),
         second in subsequence((0..60_u8).collect::<Vec<_>>(), 1..60),
         seconds in 0_u64..4_102_444_800,
@@ -642,7 +642,7 @@ proptest! {
         let Ok(minutes) = Cron::parse(&expression.text(), zone()) else { return Ok(()) };
         let list = second.iter().map(u8::to_string).collect::<Vec<_>>().join(",");
         let refined = Cron::parse(&format!("{list} {}", expression.text()), zone()).unwrap();
-        // Everywhere but at the first moment after a gap, whose second is 0.
+        // Except at the first time after a gap, whose second is 0.
         let after = UNIX_EPOCH + Duration::from_secs(seconds / 60 * 60) - Duration::from_secs(1);
         let minute = minutes.next_after(after).unwrap();
         let next = refined.next_after(after).unwrap();
@@ -650,7 +650,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_written_is_read_or_refused(text in "[ -~]{0,30}|([0-9*,/@-]{1,4} ){4,6}", zone in "[ -~]{0,12}") {
+    fn any_text_is_parsed_or_rejected(text in "[ -~]{0,30}|([0-9*,/@-]{1,4} ){4,6}", zone in "[ -~]{0,12}") {
         if let Err(error) = Cron::parse(&text, zone.parse().unwrap_or(Zone::Utc)) {
             let said = error.to_string();
             prop_assert!(!said.is_empty() && !said.starts_with(char::is_uppercase), "{}", said);
@@ -667,15 +667,15 @@ impl Expression {
     }
 }
 
-/// All moments of so many minutes after `begin`, the last of them included. A fixed time comes when the clock reaches
-/// or passes it for the first time; what has a `*` comes whenever the clock shows it.
+/// Returns all matches in `minutes` minutes after `begin`, inclusive. A fixed time matches when the clock first reaches
+/// or passes it; an expression with `*` matches whenever the clock shows it.
 fn moments(expression: &Expression, rules: &TimeZone, begin: Timestamp, minutes: i64) -> Vec<Timestamp> {
     const MINUTE: SignedDuration = SignedDuration::from_mins(1);
     let shows = |at: DateTime| {
         let weekday = at.weekday().to_sunday_zero_offset();
         expression.fits([at.minute(), at.hour(), at.day(), at.month(), weekday].map(i64::from))
     };
-    // From a day and a half before, to know what the clock had shown already.
+    // Starts a day and a half before, to know which times the clock has shown already.
     let mut reached = rules.to_datetime(begin - MINUTE * 2_200);
     let mut moments = Vec::new();
     for minute in -2_199..=minutes {

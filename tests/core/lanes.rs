@@ -1,6 +1,6 @@
-//! Lanes: calls in order by key, over servers in this process, over nodes, and over a client made for the tests.
+//! Lanes: calls in order by key, over servers in this process, over nodes, and over a fake client.
 //!
-//! Most tests drive the executor by hand: after [`settle`] nothing is left to do until the test, or time, goes on.
+//! Most tests drive the executor by hand: after [`settle`], nothing happens until the test, or time, continues.
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -19,19 +19,19 @@ use smol::Executor;
 
 use crate::support::{Bomb, LIMIT, await_some, eventually, run};
 
-/// A deadline that is meant to pass.
+/// A timeout that is expected to pass.
 const SOON: Duration = Duration::from_millis(100);
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Runs all that can be run at this moment.
+/// Runs everything that is ready.
 fn settle(executor: &Executor<'static>) {
     while executor.try_tick() {}
 }
 
-/// Runs what there is to run until a call is answered.
+/// Runs the executor until a call is answered.
 fn answer<F: Future + Unpin>(executor: &Executor<'static>, mut call: F) -> F::Output {
     await_some("an answer", || {
         settle(executor);
@@ -46,17 +46,17 @@ fn answer<F: Future + Unpin>(executor: &Executor<'static>, mut call: F) -> F::Ou
 #[derive(Debug)]
 struct Fake {
     dead: AtomicBool,
-    /// How many there are; it goes when this does.
+    /// Counts the existing clients.
     _alive: Arc<()>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum FakeError {
-    /// The client is of no use any more.
+    /// The client is dead.
     Gone,
-    /// Nothing is wrong with the client.
+    /// The client is fine.
     Refused,
-    /// The so-manieth attempt to dial failed.
+    /// The attempt to dial with this number failed.
     NobodyThere(usize),
 }
 
@@ -87,7 +87,7 @@ impl LaneClient for Fake {
 type FakeCall<R> = LaneCall<Fake, R>;
 type Answered<R> = Result<R, LaneError<FakeError>>;
 
-/// What the attempts to dial come to.
+/// The results of the attempts to dial.
 #[derive(Clone, Copy, PartialEq)]
 enum Dial {
     Works,
@@ -96,7 +96,7 @@ enum Dial {
     Panics,
 }
 
-/// Lanes of [`Fake`] clients, and an executor for the test to drive.
+/// Lanes of [`Fake`] clients, and an executor driven by the test.
 struct Fakes {
     executor: Arc<Executor<'static>>,
     lanes: Lanes<Fake>,
@@ -132,7 +132,7 @@ impl Fakes {
         Self { executor, lanes, dial, attempts, alive }
     }
 
-    /// One lane, whose queue holds so many calls.
+    /// Creates one lane with a queue of the given capacity.
     fn one_lane(queue: usize) -> Self {
         Self::new(LaneSettings { lanes: 1, queue, ..LaneSettings::default() })
     }
@@ -154,11 +154,11 @@ impl Fakes {
     }
 
     fn clients(&self) -> usize {
-        // The test has one, and the lanes' way to dial.
+        // The test holds one, and the lanes' dial function another.
         Arc::strong_count(&self.alive) - 2
     }
 
-    /// Makes a job that waits to be told its result, and hands it in.
+    /// Submits a job that waits for its result from the test.
     fn held(&self, key: u32) -> Held {
         let (job, gate) = gated();
         let mut held = Held { call: self.lanes.run(&key, job.into_job()), gate };
@@ -167,18 +167,18 @@ impl Fakes {
     }
 }
 
-/// A call whose job the test ends.
+/// A call whose job ends when the test says so.
 struct Held {
     call: FakeCall<u32>,
     gate: Gate,
 }
 
-/// What a test knows of a job, and how it ends it.
+/// The test's handle to a job.
 struct Gate {
     end: Sender<Result<u32, FakeError>>,
-    /// How often it has begun.
+    /// How often it has started.
     begun: Arc<AtomicUsize>,
-    /// Whether its future is gone.
+    /// Whether its future has been dropped.
     over: Arc<AtomicBool>,
 }
 
@@ -229,7 +229,7 @@ impl Gated {
     }
 }
 
-/// Keys of different lanes.
+/// Returns keys of different lanes.
 fn two_keys<C: LaneClient>(lanes: &Lanes<C>) -> (u32, u32) {
     let other = (1..).find(|key| lanes.lane_of(key) != lanes.lane_of(&0_u32));
     (0, other.unwrap())
@@ -239,10 +239,10 @@ fn sum(lanes: &Lanes<Fake>, key: u32) -> FakeCall<u32> {
     lanes.run(&key, |_| async { Ok(1 + 1) })
 }
 
-// In order, side by side
+// Order and concurrency
 
 #[test]
-fn a_lane_runs_one_call_at_a_time_in_order() {
+fn lane_runs_one_call_at_a_time_in_order() {
     let fakes = Fakes::one_lane(8);
     let calls: Vec<_> = (0..4).map(|_| fakes.held(7)).collect();
     for (at, held) in calls.into_iter().enumerate() {
@@ -268,7 +268,7 @@ fn a_lane_runs_one_call_at_a_time_in_order() {
 }
 
 #[test]
-fn a_lane_with_much_to_do_gives_others_their_turn() {
+fn busy_lane_does_not_starve_other_tasks() {
     let fakes = Fakes::one_lane(1000);
     let done = Arc::new(AtomicUsize::new(0));
     for _ in 0..1000 {
@@ -286,7 +286,7 @@ fn a_lane_with_much_to_do_gives_others_their_turn() {
 }
 
 #[test]
-fn a_stuck_key_does_not_hold_up_another() {
+fn stuck_key_does_not_block_another() {
     let fakes = Fakes::new(LaneSettings::default());
     let (stuck, other) = two_keys(&fakes.lanes);
     let held = fakes.held(stuck);
@@ -301,20 +301,20 @@ fn a_stuck_key_does_not_hold_up_another() {
 }
 
 #[test]
-fn a_key_keeps_its_lane_and_keys_spread() {
+fn key_keeps_its_lane_and_keys_are_distributed() {
     let fakes = Fakes::new(LaneSettings::default());
     let lanes: Vec<_> = (0..1000_u32).map(|key| fakes.lanes.lane_of(&key)).collect();
     assert!(lanes.iter().all(|lane| *lane < 16));
     assert!((0..1000_u32).all(|key| fakes.lanes.clone().lane_of(&key) == lanes[key as usize]));
     for lane in 0..16 {
-        // Each gets 62 or so.
+        // Each gets about 62.
         assert!(lanes.iter().filter(|chosen| **chosen == lane).count() > 10);
     }
     let none = Fakes::new(LaneSettings { lanes: 0, ..LaneSettings::default() });
     assert_eq!(none.answer(sum(&none.lanes, 3)).unwrap(), 2, "no lanes are taken as one");
 }
 
-/// The functions of a server that remembers what was done to it.
+/// The functions of a server that records everything done to it.
 fn functions() -> Functions<Vec<u32>> {
     let kept = Mutex::new(Vec::new());
     let mut functions = Functions::new();
@@ -344,7 +344,7 @@ fn pool_of(executor: &Arc<Executor<'static>>, client: Client, settings: LaneSett
 }
 
 #[test]
-fn functions_of_a_server_by_all_kinds_of_calls() {
+fn lanes_call_functions_of_all_kinds() {
     run(async |executor| {
         let server = Server::new(Vec::new(), functions());
         let lanes = pool_of(&executor, server.client(), LaneSettings::default());
@@ -380,7 +380,7 @@ fn functions_of_a_server_by_all_kinds_of_calls() {
 }
 
 #[test]
-fn a_call_that_is_never_answered_holds_up_its_lane_only() {
+fn unanswered_call_blocks_only_its_lane() {
     run(async |executor| {
         let server = Server::new(Vec::new(), functions());
         let lanes = pool_of(&executor, server.client(), LaneSettings::default());
@@ -396,12 +396,12 @@ fn a_call_that_is_never_answered_holds_up_its_lane_only() {
 }
 
 #[test]
-fn threads_that_call_at_once() {
+fn concurrent_calls_from_threads() {
     const THREADS: u32 = 4;
     const CALLS: u32 = 500;
     let executor = Arc::new(Executor::new());
     let server = Server::new(Vec::<u32>::new(), functions());
-    // Few lanes, small queues, and so a throng.
+    // Few lanes and small queues for high contention.
     let settings = LaneSettings { lanes: 2, queue: 2, ..LaneSettings::default() };
     let lanes = pool_of(&executor, server.client(), settings);
     let (stop, stopped) = async_channel::bounded::<()>(1);
@@ -414,7 +414,7 @@ fn threads_that_call_at_once() {
         .map(|caller| {
             let lanes = lanes.clone();
             thread::spawn(move || {
-                // Several at a time, which are handed in in this order and waited for in the other.
+                // Several at a time, submitted in this order and awaited in reverse.
                 for first in (0..CALLS).step_by(5) {
                     let calls: Vec<_> = (first..first + 5)
                         .map(|call| {
@@ -453,9 +453,9 @@ fn threads_that_call_at_once() {
 // Full queues
 
 #[test]
-fn what_a_full_lane_does_with_further_calls() {
+fn full_lane_waits_rejects_or_fails_as_configured() {
     let fakes = Fakes::one_lane(2);
-    // Whether the lane has begun with the first call or not makes no difference.
+    // Whether or not the lane has started the first call.
     for settled in [true, false] {
         let running = fakes.held(0);
         if settled {
@@ -469,7 +469,7 @@ fn what_a_full_lane_does_with_further_calls() {
         let not_gone = fakes.lanes.go(&0, |_| async { Ok(()) }).unwrap_err();
         assert!(matches!(not_gone.error, LaneError::Full { limit: 2 }), "{not_gone:?}");
 
-        // These wait for room, in this order, and nobody overtakes them.
+        // These wait for capacity in order, and no call overtakes them.
         let waiting = [fakes.held(0), fakes.held(0)];
         running.gate.end(Ok(0));
         assert_eq!(fakes.answer(running.call).unwrap(), 0);
@@ -486,7 +486,7 @@ fn what_a_full_lane_does_with_further_calls() {
 }
 
 #[test]
-fn a_lane_without_a_queue_runs_one_call_and_refuses_others() {
+fn lane_without_a_queue_runs_one_call_and_rejects_others() {
     let fakes = Fakes::one_lane(0);
     let running = fakes.held(0);
     let refused = fakes.answer(sum(&fakes.lanes, 0).unless_full());
@@ -497,7 +497,7 @@ fn a_lane_without_a_queue_runs_one_call_and_refuses_others() {
 }
 
 #[test]
-fn go_runs_in_its_turn_and_tells_nothing() {
+fn go_runs_in_order_and_returns_no_result() {
     let fakes = Fakes::one_lane(8);
     let running = fakes.held(0);
     let (job, gate) = gated();
@@ -522,7 +522,7 @@ fn go_runs_in_its_turn_and_tells_nothing() {
 // Deadlines
 
 #[test]
-fn a_deadline_that_passes_in_the_queue() {
+fn deadline_passes_in_the_queue() {
     let fakes = Fakes::one_lane(1);
     let running = fakes.held(0);
     let (job, gate) = gated();
@@ -534,7 +534,7 @@ fn a_deadline_that_passes_in_the_queue() {
     assert!(gate.is_over() && !gate.has_begun(), "it never begins");
     assert_eq!(fakes.lanes.stats().queued, 0, "its place is free");
 
-    // One that waits for room is no different.
+    // The same for a call waiting for capacity.
     let queued = fakes.held(0);
     let late = fakes.answer(sum(&fakes.lanes, 0).deadline(Instant::now() + SOON)).unwrap_err();
     assert!(matches!(late, LaneError::Deadline), "{late}");
@@ -546,13 +546,13 @@ fn a_deadline_that_passes_in_the_queue() {
 }
 
 #[test]
-fn a_deadline_that_has_passed_already() {
+fn deadline_in_the_past_fails_immediately() {
     let fakes = Fakes::one_lane(1);
     let (job, gate) = gated();
     let late = fakes.answer(fakes.lanes.run(&0, job.into_job()).deadline(Instant::now())).unwrap_err();
     assert!(matches!(late, LaneError::Deadline), "{late}");
     assert!(gate.is_over() && !gate.has_begun());
-    // In go mode nobody else would notice.
+    // In go mode the lane must notice.
     let (job, gate) = gated();
     fakes.lanes.keyed(&0).timeout(Duration::ZERO).go(job.into_job()).unwrap();
     fakes.settle();
@@ -561,9 +561,9 @@ fn a_deadline_that_has_passed_already() {
 }
 
 #[test]
-fn a_deadline_that_passes_in_the_call() {
+fn deadline_passes_while_the_call_runs() {
     let fakes = Fakes::one_lane(1);
-    // On a busy machine it may be late before it has begun.
+    // On a busy machine it may expire before it starts.
     let (late, gate) = loop {
         let (job, gate) = gated();
         let mut late = fakes.lanes.run(&0, job.into_job()).timeout(SOON);
@@ -571,7 +571,7 @@ fn a_deadline_that_passes_in_the_call() {
             break (late, gate);
         }
     };
-    // Its caller does not look: the lane goes on all the same.
+    // Its caller does not poll: the lane continues nevertheless.
     assert_eq!(fakes.answer(sum(&fakes.lanes, 0)).unwrap(), 2);
     assert!(gate.has_begun() && gate.is_over());
     let late = fakes.answer(late).unwrap_err();
@@ -580,7 +580,7 @@ fn a_deadline_that_passes_in_the_call() {
 }
 
 #[test]
-fn a_deadline_that_passes_while_the_lane_dials() {
+fn deadline_passes_while_the_lane_dials() {
     let fakes = Fakes::one_lane(1);
     fakes.set_dial(Dial::Hangs);
     let (job, gate) = gated();
@@ -589,14 +589,14 @@ fn a_deadline_that_passes_while_the_lane_dials() {
     assert!(late.to_string().contains("LaneSettings::timeout"), "{late}");
     fakes.settle();
     assert!(gate.is_over() && !gate.has_begun());
-    // The next call tries again.
+    // The next call dials again.
     fakes.set_dial(Dial::Works);
     assert_eq!(fakes.answer(sum(&fakes.lanes, 0)).unwrap(), 2);
     assert_eq!(fakes.attempts(), 2);
 }
 
 #[test]
-fn the_setting_and_the_key_have_a_timeout_too() {
+fn timeouts_of_settings_and_keys_apply() {
     let settings = LaneSettings { lanes: 1, timeout: SOON, ..LaneSettings::default() };
     let fakes = Fakes::new(settings);
     assert!(matches!(fakes.answer(fakes.held(0).call), Err(LaneError::Deadline)));
@@ -605,29 +605,29 @@ fn the_setting_and_the_key_have_a_timeout_too() {
     let call = fakes.lanes.keyed(&0).timeout(longer).run(|_| pending::<Result<(), _>>());
     assert!(matches!(fakes.answer(call), Err(LaneError::Deadline)));
     assert!(start.elapsed() >= longer);
-    // The longest of times does not overflow.
+    // The maximum duration does not overflow.
     assert_eq!(fakes.answer(sum(&fakes.lanes, 0).timeout(Duration::MAX)).unwrap(), 2);
 }
 
 #[test]
-fn nobody_runs_the_executor() {
+fn deadline_passes_on_an_executor_that_does_not_run() {
     let fakes = Fakes::one_lane(1);
     let late = sum(&fakes.lanes, 0).timeout(SOON).wait();
     assert!(matches!(late, Err(LaneError::Deadline)), "{late:?}");
 }
 
 #[test]
-fn a_job_knows_its_deadline() {
+fn job_knows_its_deadline() {
     let fakes = Fakes::one_lane(1);
     let deadline = Instant::now() + LIMIT;
     let told = fakes.lanes.run(&0, |turn| async move { Ok(turn.deadline()) }).deadline(deadline);
     assert_eq!(fakes.answer(told).unwrap(), deadline);
 }
 
-// Clients that die
+// Dead clients
 
 #[test]
-fn a_client_that_a_job_finds_dead_is_replaced() {
+fn client_found_dead_by_a_job_is_replaced() {
     let fakes = Fakes::one_lane(8);
     let dies = fakes.held(0);
     let mut behind = sum(&fakes.lanes, 0);
@@ -637,7 +637,7 @@ fn a_client_that_a_job_finds_dead_is_replaced() {
     assert!(matches!(fakes.answer(dies.call), Err(LaneError::Failed(FakeError::Gone))));
     assert_eq!(fakes.answer(behind).unwrap(), 2, "what was queued goes over the new one");
     assert_eq!((fakes.attempts(), fakes.clients()), (2, 1));
-    // Another failure is no reason.
+    // Other failures do not replace the client.
     let refused = fakes.held(0);
     refused.gate.end(Err(FakeError::Refused));
     assert!(fakes.answer(refused.call).is_err());
@@ -646,7 +646,7 @@ fn a_client_that_a_job_finds_dead_is_replaced() {
 }
 
 #[test]
-fn a_client_that_says_it_is_dead_gets_no_call() {
+fn client_reporting_itself_dead_gets_no_calls() {
     let fakes = Fakes::one_lane(8);
     let dies = fakes.lanes.run(&0, |client| async move {
         client.dead.store(true, Ordering::SeqCst);
@@ -659,7 +659,7 @@ fn a_client_that_says_it_is_dead_gets_no_call() {
 }
 
 #[test]
-fn pauses_between_failed_attempts_grow_to_the_longest() {
+fn backoff_between_failed_dials_grows_to_its_maximum() {
     let (pause, longest_pause) = (Duration::from_millis(4), Duration::from_millis(16));
     let fakes = Fakes::new(LaneSettings { lanes: 1, pause, longest_pause, ..LaneSettings::default() });
     fakes.set_dial(Dial::Fails);
@@ -681,7 +681,7 @@ fn pauses_between_failed_attempts_grow_to_the_longest() {
 }
 
 #[test]
-fn nobody_there_until_the_deadline() {
+fn unreachable_peer_fails_at_the_deadline() {
     let settings = LaneSettings {
         lanes: 1,
         pause: Duration::ZERO,
@@ -709,10 +709,10 @@ fn nobody_there_until_the_deadline() {
     let least = Duration::from_micros(500);
     assert!(attempts.windows(2).all(|pair| pair[1] - pair[0] >= least), "never without a pause");
 
-    // An attempt that leads nowhere after one that failed.
+    // A hanging attempt after a failed one.
     fakes.set_dial(Dial::Hangs);
     assert!(matches!(fakes.answer(sum(&fakes.lanes, 0).timeout(SOON)), Err(LaneError::Unreachable(_))));
-    // From the first one that works on all is well.
+    // All works from the first successful attempt on.
     fakes.set_dial(Dial::Works);
     assert_eq!(fakes.answer(sum(&fakes.lanes, 0)).unwrap(), 2);
     let late = fakes.lanes.run(&0, |_| pending::<Result<(), _>>()).timeout(SOON);
@@ -720,7 +720,7 @@ fn nobody_there_until_the_deadline() {
 }
 
 #[test]
-fn a_pause_that_outlasts_a_call_ends_it_at_once() {
+fn backoff_longer_than_the_deadline_fails_immediately() {
     let hour = Duration::from_secs(3600);
     let settings = LaneSettings { lanes: 1, pause: hour, longest_pause: hour, ..LaneSettings::default() };
     let fakes = Fakes::new(settings);
@@ -732,7 +732,7 @@ fn a_pause_that_outlasts_a_call_ends_it_at_once() {
 }
 
 #[test]
-fn a_server_that_is_closed_and_replaced() {
+fn lane_recovers_when_a_closed_server_is_replaced() {
     run(async |executor| {
         let (old, new) = (Server::new(vec![1], functions()), Server::new(vec![2], functions()));
         let current = Arc::new(Mutex::new(old.client()));
@@ -761,11 +761,11 @@ fn a_server_that_is_closed_and_replaced() {
 // Closing
 
 #[test]
-fn closing_answers_what_has_not_begun() {
+fn closing_answers_calls_that_have_not_started() {
     let fakes = Fakes::one_lane(2);
     let running = fakes.held(0);
     fakes.settle();
-    // The last one waits for room.
+    // The last one waits for capacity.
     let waiting = [fakes.held(0), fakes.held(0), fakes.held(0)];
     let fresh = sum(&fakes.lanes, 0);
     let (job, gone) = gated();
@@ -774,7 +774,7 @@ fn closing_answers_what_has_not_begun() {
     fakes.lanes.close();
     assert!(other.is_closed());
     for Held { mut call, gate } in waiting {
-        // At once, without the executor's help.
+        // Immediately, without running the executor.
         assert!(matches!(poll(&mut call), Poll::Ready(Err(LaneError::Closed))));
         assert!(!gate.has_begun() && gate.is_over());
     }
@@ -824,7 +824,7 @@ fn closing_while_dialling() {
 }
 
 #[test]
-fn a_closed_lane_keeps_to_the_deadline_of_what_runs() {
+fn closed_lane_keeps_the_deadline_of_its_running_call() {
     let fakes = Fakes::one_lane(2);
     let (job, gate) = gated();
     let mut running = fakes.lanes.run(&0, job.into_job()).timeout(SOON);
@@ -855,7 +855,7 @@ fn dropping_the_last_handle_closes() {
 }
 
 #[test]
-fn an_executor_that_goes_away_with_a_call() {
+fn dropping_the_executor_answers_its_calls() {
     let fakes = Fakes::one_lane(2);
     let Fakes { executor, lanes, .. } = fakes;
     let (job, gate) = gated();
@@ -868,10 +868,10 @@ fn an_executor_that_goes_away_with_a_call() {
     assert!(matches!(poll(&mut running), Poll::Ready(Err(LaneError::Closed))));
 }
 
-// Callers that leave
+// Dropped calls
 
 #[test]
-fn jobs_that_panic_when_they_are_dropped_harm_nobody() {
+fn panic_while_dropping_a_job_affects_nothing_else() {
     let fakes = Fakes::one_lane(8);
     let held = fakes.held(7);
     fakes.settle();
@@ -895,9 +895,9 @@ fn jobs_that_panic_when_they_are_dropped_harm_nobody() {
     assert_eq!(fakes.answer(held.call).unwrap(), 1);
 }
 
-/// An attempt to dial that holds up its thread beyond the deadline.
+/// An attempt to dial that blocks its thread past the deadline.
 #[test]
-fn a_job_does_not_begin_after_its_deadline_when_its_client_comes_late() {
+fn job_does_not_start_after_its_deadline_if_dialling_is_slow() {
     let executor = Arc::new(Executor::new());
     let lanes = Lanes::new(&executor, LaneSettings { lanes: 1, ..LaneSettings::default() }, |_| async {
         thread::sleep(Duration::from_millis(20));
@@ -912,14 +912,14 @@ fn a_job_does_not_begin_after_its_deadline_when_its_client_comes_late() {
     let call = lanes.keyed(&0).timeout(Duration::from_millis(10)).run(job);
     assert!(matches!(answer(&executor, call), Err(LaneError::Deadline)));
     assert!(!begun.load(Ordering::SeqCst));
-    // The client is there for the next.
+    // The next call uses the client.
     assert_eq!(answer(&executor, lanes.run(&0, |_| async { Ok(3) })).unwrap(), 3);
     assert_eq!(lanes.stats().dialled, 1);
 }
 
-/// Jobs that hold up their thread.
+/// Jobs that block their thread.
 #[test]
-fn a_lane_with_slow_jobs_gives_others_their_turn() {
+fn lane_with_slow_jobs_does_not_starve_other_tasks() {
     let fakes = Fakes::one_lane(1000);
     let done = Arc::new(AtomicUsize::new(0));
     for _ in 0..500 {
@@ -939,7 +939,7 @@ fn a_lane_with_slow_jobs_gives_others_their_turn() {
 }
 
 #[test]
-fn a_call_that_is_dropped_in_the_queue_never_begins() {
+fn call_dropped_in_the_queue_never_starts() {
     let fakes = Fakes::one_lane(1);
     let (running, queued) = (fakes.held(0), fakes.held(0));
     fakes.settle();
@@ -953,7 +953,7 @@ fn a_call_that_is_dropped_in_the_queue_never_begins() {
     fakes.settle();
     assert!(behind.gate.has_begun() && !queued.gate.has_begun());
 
-    // One that has never been polled is none.
+    // A call that was never polled does not count.
     drop(sum(&fakes.lanes, 0));
     assert_eq!(fakes.lanes.stats(), stats(0, 1, 0));
 
@@ -965,7 +965,7 @@ fn a_call_that_is_dropped_in_the_queue_never_begins() {
 }
 
 #[test]
-fn a_call_that_is_dropped_while_it_runs_ends() {
+fn dropping_a_running_call_ends_it() {
     let fakes = Fakes::one_lane(1);
     let (running, mut behind) = (fakes.held(0), sum(&fakes.lanes, 0));
     assert!(poll(&mut behind).is_pending());
@@ -978,7 +978,7 @@ fn a_call_that_is_dropped_while_it_runs_ends() {
 }
 
 #[test]
-fn a_call_that_is_dropped_before_the_lane_comes_to_it() {
+fn call_dropped_before_the_lane_takes_it_never_starts() {
     let fakes = Fakes::one_lane(1);
     drop(fakes.held(0).call);
     let dialling = fakes.held(0);
@@ -992,7 +992,7 @@ fn a_call_that_is_dropped_before_the_lane_comes_to_it() {
 }
 
 #[test]
-fn a_call_that_is_dropped_just_before_its_client_comes() {
+fn call_dropped_just_before_its_client_connects_never_starts() {
     let executor = Arc::new(Executor::new());
     let (connect, connected) = async_channel::bounded::<()>(1);
     let lanes = Lanes::new(&executor, LaneSettings::default(), move |_| {
@@ -1015,7 +1015,7 @@ fn a_call_that_is_dropped_just_before_its_client_comes() {
 // Panics
 
 #[test]
-fn a_panic_is_its_callers_error() {
+fn panic_in_a_job_is_its_callers_error() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -1057,7 +1057,7 @@ fn a_panic_is_its_callers_error() {
 }
 
 #[test]
-fn a_panic_in_dialling_is_the_callers_error_too() {
+fn panic_while_dialling_is_the_callers_error() {
     let fakes = Fakes::one_lane(8);
     fakes.set_dial(Dial::Panics);
     let panicked = fakes.answer(sum(&fakes.lanes, 0)).unwrap_err();
@@ -1071,13 +1071,13 @@ fn a_panic_in_dialling_is_the_callers_error_too() {
 // Calls that would wait for themselves
 
 #[test]
-fn a_job_that_would_wait_for_its_own_lane() {
+fn job_waiting_for_its_own_lane_fails() {
     let settings = LaneSettings { lanes: 1, name: "pool".into(), ..LaneSettings::default() };
     let fakes = Fakes::new(settings);
     let again = fakes.lanes.clone();
     let outer = fakes.lanes.run(&0, |_| async move {
         let inner = again.run(&1, |_| async { Ok(()) }).await;
-        // In go mode it does not wait.
+        // A go call does not wait.
         again.go(&1, |_| async { Ok(()) }).unwrap();
         Ok(inner.unwrap_err())
     });
@@ -1088,7 +1088,7 @@ fn a_job_that_would_wait_for_its_own_lane() {
 }
 
 #[test]
-fn a_function_that_would_wait_for_the_lane_that_waits_for_it() {
+fn function_waiting_for_its_callers_lane_fails() {
     let executor = Arc::new(Executor::new());
     let mut functions = Functions::new();
     functions
@@ -1108,20 +1108,20 @@ fn a_function_that_would_wait_for_the_lane_that_waits_for_it() {
     owner.join().unwrap();
 }
 
-// Any order of events
+// Random orders of events
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// Hands in a call of a key that waits for room.
+    /// Submits a call of a key that waits for capacity.
     Wait(u32),
-    /// Hands in one that does not.
+    /// Submits one that does not wait.
     Try(u32),
     Go(u32),
-    /// The caller of some call leaves.
+    /// The caller of a call drops it.
     Leave(usize),
-    /// The job that runs in the lane of a key ends.
+    /// The job running in the lane of a key ends.
     End(u32, End),
-    /// The executor has a few steps.
+    /// The executor runs a few steps.
     Steps(usize),
 }
 
@@ -1147,19 +1147,19 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What the lanes are compared with: per lane the calls that have not ended, the one that runs first.
+/// The model of the lanes: per lane the unfinished calls, the running one first.
 struct Model {
     fakes: Fakes,
     queue: usize,
     lanes: Vec<Vec<usize>>,
     calls: Vec<Made>,
-    /// What has happened: the beginning (`true`) and the end of calls.
+    /// The recorded starts (`true`) and ends of calls.
     seen: Arc<Mutex<Vec<(usize, bool)>>>,
 }
 
-/// A call that was taken.
+/// An accepted call.
 struct Made {
-    /// None in go mode, and once the caller has left or been answered.
+    /// `None` in go mode, and once the caller has dropped it or been answered.
     call: Option<FakeCall<usize>>,
     end: Sender<End>,
 }
@@ -1174,7 +1174,7 @@ impl Model {
         &mut self.lanes[self.fakes.lanes.lane_of(&key)]
     }
 
-    /// Makes the job of the next call.
+    /// Creates the job of the next call.
     fn job<C>(
         &self,
     ) -> (impl FnOnce(C) -> smol::future::Boxed<Result<usize, FakeError>> + Send + use<C>, Sender<End>) {
@@ -1271,7 +1271,7 @@ impl Model {
         }
     }
 
-    /// The calls that run.
+    /// The running calls.
     fn running(&self) -> Vec<usize> {
         let mut running: Vec<_> = self.lanes.iter().filter_map(|lane| lane.first().copied()).collect();
         running.sort_unstable();
@@ -1298,7 +1298,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn calls_of_a_lane_begin_and_end_in_order(
+    fn calls_of_a_lane_start_and_end_in_order(
         lanes in 1..4_usize,
         queue in 0..4_usize,
         events in prop::collection::vec((event(), any::<bool>()), 1..60),
@@ -1326,7 +1326,7 @@ proptest! {
             }
             model.check();
         }
-        // Whatever is left runs, if it is let.
+        // The remaining calls run to completion.
         for key in 0..5 {
             while !model.lane(key).is_empty() {
                 model.apply(Event::End(key, End::Ok));
@@ -1334,7 +1334,7 @@ proptest! {
         }
         model.check();
         prop_assert!(model.fakes.executor.is_empty());
-        // In each lane one begins when the one before has ended, in the order in which they were handed in.
+        // In each lane, a call starts when the previous one has ended, in the order of submission.
         let seen = model.seen.lock().unwrap();
         for of_lane in of_lane {
             let seen: Vec<_> = seen.iter().filter(|(number, _)| of_lane.contains(number)).collect();

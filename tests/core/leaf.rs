@@ -1,5 +1,5 @@
-//! The failures that running Leaf, the Go framework whose ideas these are, has shown. Each test is named after one of
-//! them and shows that it does not happen here.
+//! The failures observed when running Leaf, the Go framework that inspired this project. Each test is named after a
+//! failure and shows that it does not happen here.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -29,7 +29,7 @@ fn server<S: 'static>(state: S, functions: Functions<S>, capacity: usize) -> Ser
     Server::with_settings(state, functions, Settings { capacity, ..Settings::default() })
 }
 
-/// Runs a server on a thread of its own until its last client is gone.
+/// Runs a server on its own thread until its last client is dropped.
 fn run<S: Send + 'static>(server: Server<S>) -> thread::JoinHandle<S> {
     thread::spawn(|| smol::block_on(server.run()))
 }
@@ -38,9 +38,9 @@ fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-// Its chanrpc.
+// Leaf's chanrpc.
 
-/// A call's arguments have any type there, and a wrong one is found when the function runs.
+/// In Leaf, a call's arguments have any type, and a wrong one is found when the function runs.
 #[test]
 fn wrong_arguments_are_found_when_the_function_runs() {
     let server = server((), functions(), 4);
@@ -57,9 +57,9 @@ fn wrong_arguments_are_found_when_the_function_runs() {
     assert_eq!(client.stats().high_water, 0, "none of them was queued");
 }
 
-/// There, the one call too many has its callback run at once, inside of the call, and a retry in it recurses.
+/// In Leaf, a call above the limit runs its callback inside the call, and a retry in it recurses.
 #[test]
-fn a_callback_runs_inside_of_the_call_when_too_many_are_pending() {
+fn callback_runs_inside_the_call_when_too_many_are_pending() {
     thread_local! {
         static RAN: Cell<u32> = const { Cell::new(0) };
     }
@@ -81,9 +81,9 @@ fn a_callback_runs_inside_of_the_call_when_too_many_are_pending() {
     callbacks.call1(&client, "echo", 3_u64).then(note).unwrap();
 }
 
-/// There, a caller with room for 0 answers can never make an async call.
+/// In Leaf, a caller with capacity for 0 replies can never make an async call.
 #[test]
-fn room_for_no_answers_means_no_async_call_ever() {
+fn zero_reply_capacity_blocks_all_async_calls() {
     let mut server = server((), functions(), 4);
     let client = server.client();
     let mut callbacks = Callbacks::new(0);
@@ -94,9 +94,9 @@ fn room_for_no_answers_means_no_async_call_ever() {
     assert_eq!(got, 5);
 }
 
-/// There, go mode blocks at a full channel; a loop that posts to its own freezes.
+/// In Leaf, go mode blocks on a full channel; a loop that posts to its own freezes.
 #[test]
-fn a_loop_that_posts_to_its_own_full_queue_freezes() {
+fn loop_posting_to_its_own_full_queue_freezes() {
     let mut functions = functions();
     functions
         .register1("flood", |me: &mut Option<Client>, (): ()| {
@@ -116,9 +116,9 @@ fn a_loop_that_posts_to_its_own_full_queue_freezes() {
     assert_eq!(client.stats().refused, 7);
 }
 
-/// There, the caller gets the panic's text and nothing else; the stack is in the log only.
+/// In Leaf, the caller gets only the panic's text; the stack is only logged.
 #[test]
-fn a_caller_learns_only_the_text_of_a_panic() {
+fn caller_gets_only_the_text_of_a_panic() {
     let mut functions = functions();
     functions.register0("fail", |(): &mut (), cause: String| panic!("failed: {cause}")).unwrap();
     let server = server((), functions, 4);
@@ -133,9 +133,9 @@ fn a_caller_learns_only_the_text_of_a_panic() {
     owner.join().unwrap();
 }
 
-/// There, a function that ends its goroutine, or panics with nothing, never answers, and its caller hangs.
+/// In Leaf, a function that ends its goroutine, or panics with nil, never replies, and its caller hangs.
 #[test]
-fn a_function_that_vanishes_hangs_its_caller() {
+fn function_that_never_replies_hangs_its_caller() {
     let mut functions = functions();
     functions
         .register1("panic with nothing", |(): &mut (), (): ()| -> u64 { panic_any(()) })
@@ -145,7 +145,7 @@ fn a_function_that_vanishes_hangs_its_caller() {
         .register_deferred(Id1::new("forget elsewhere"), |(), (), responder: Responder<u64>| {
             thread::spawn(move || {
                 let _responder = responder;
-                // It ends without a word, as if it had been stopped.
+                // It ends without an error, as if it had been stopped.
             });
         })
         .unwrap()
@@ -171,9 +171,10 @@ fn a_function_that_vanishes_hangs_its_caller() {
     owner.join().unwrap();
 }
 
-/// There, who waits for room when the server is closed, or comes later, gets what the runtime says of closed channels.
+/// In Leaf, callers that wait for capacity when the server is closed, or call later, get the runtime's panic for closed
+/// channels.
 #[test]
-fn closing_is_an_accident_for_those_who_wait_for_room_and_those_who_come_later() {
+fn closing_panics_waiting_and_later_callers() {
     let server = server((), functions(), 1);
     let client = server.client();
     let mut queued = client.call1::<_, u64>("echo", 1_u64);
@@ -197,7 +198,7 @@ fn closing_is_an_accident_for_those_who_wait_for_room_and_those_who_come_later()
     assert!(closed);
 }
 
-/// There, closing a second time panics.
+/// In Leaf, closing a second time panics.
 #[test]
 fn closing_twice_panics() {
     let server = server((), functions(), 1);
@@ -211,9 +212,9 @@ fn closing_twice_panics() {
     assert!(client.is_closed());
 }
 
-/// There, a sync call to one's own loop deadlocks in silence, and so does A to B to A.
+/// In Leaf, a sync call to the own loop deadlocks silently, and so does A to B to A.
 #[test]
-fn a_sync_call_to_ones_own_loop_or_in_a_circle_deadlocks() {
+fn sync_call_to_the_own_loop_or_in_a_cycle_deadlocks() {
     let mut functions = functions();
     functions
         .register1("ask", |next: &mut Option<Client>, (): ()| {
@@ -243,9 +244,9 @@ fn a_sync_call_to_ones_own_loop_or_in_a_circle_deadlocks() {
     assert!(a_ends.join().unwrap().is_none() && b_ends.join().unwrap().is_none());
 }
 
-/// There, a client has one place for replies, and of 160,000 from 8 threads 1,991 went to the wrong caller.
+/// In Leaf, a client has one slot for replies; of 160,000 replies for 8 threads, 1,991 went to the wrong caller.
 #[test]
-fn a_shared_client_mixes_up_replies() {
+fn shared_client_mixes_up_replies() {
     const THREADS: u64 = 8;
     const CALLS: u64 = 20_000;
     let server = server((), functions(), 16);
@@ -270,11 +271,11 @@ fn a_shared_client_mixes_up_replies() {
     owner.join().unwrap();
 }
 
-// Its go, timer and module.
+// Leaf's go, timer and module.
 
-/// There, the callback of a task that panicked runs as if nothing had happened.
+/// In Leaf, the callback of a task that panicked runs as if nothing had happened.
 #[test]
-fn a_callback_does_not_learn_that_its_task_panicked() {
+fn callback_does_not_get_the_panic_of_its_task() {
     let executor = Arc::new(smol::Executor::new());
     let scheduler = Scheduler::new(&executor, Functions::new(), |_| Vec::new());
     let handle = scheduler.handle();
@@ -298,10 +299,10 @@ fn a_callback_does_not_learn_that_its_task_panicked() {
     assert_eq!(told, ["5", "the function panicked: no such file", "the function panicked: no such host"]);
 }
 
-/// There, a timer for 29 February that is set in March 2021 never fires, and says nothing.
+/// In Leaf, a timer for 29 February that is set in March 2021 never fires, without an error.
 #[cfg(feature = "cron")]
 #[test]
-fn the_29th_of_february_never_comes() {
+fn february_29_never_fires() {
     let moment = |text: &str| text.parse::<jiff::Timestamp>().unwrap().into();
     let cron = Cron::parse("0 0 29 2 *", Zone::Utc).unwrap();
     let next = cron.next_after(moment("2021-03-01T00:00:00Z"));
@@ -310,10 +311,10 @@ fn the_29th_of_february_never_comes() {
     assert!(Cron::parse("0 0 30 2 *", Zone::Utc).is_err(), "what never comes is an error");
 }
 
-/// There, where clocks are half an hour off, 09:00 of today is skipped for that of tomorrow.
+/// In Leaf, in zones with half-hour offsets, 09:00 of today is skipped in favour of tomorrow.
 #[cfg(feature = "cron")]
 #[test]
-fn nine_oclock_of_today_is_skipped_where_clocks_are_half_an_hour_off() {
+fn nine_oclock_is_skipped_in_zones_with_half_hour_offsets() {
     let moment = |text: &str| text.parse::<jiff::Timestamp>().unwrap().into();
     for zone in [Zone::minutes(330), Zone::named("Asia/Kolkata")] {
         let cron = Cron::parse("0 9 * * *", zone).unwrap();
@@ -322,9 +323,9 @@ fn nine_oclock_of_today_is_skipped_where_clocks_are_half_an_hour_off() {
     }
 }
 
-/// There, a panic while a module is made kills the process, and the modules that were made before do not end well.
+/// In Leaf, a panic while a module is created kills the process, and earlier modules do not stop cleanly.
 #[test]
-fn a_module_that_panics_when_it_is_made_kills_the_process() {
+fn module_panicking_during_creation_kills_the_process() {
     let executor = Arc::new(smol::Executor::new());
     let module = |sender: &mpsc::Sender<&'static str>, name: &'static str, fails: bool| {
         let (executor, sender) = (executor.clone(), sender.clone());

@@ -1,4 +1,4 @@
-//! What a drain says of a scheduler's end, and what ends there without having run.
+//! What a drain reports about a scheduler's end, and the work that ends without having run.
 
 use std::future::ready;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use smol::{Executor, Task};
 
 use crate::support::{Bomb, LIMIT, ended, eventually};
 
-/// Counts what has run.
+/// Counts executed work.
 type Ran = usize;
 
-/// A scheduler on an executor that only a test runs.
+/// A scheduler on an executor that only the test runs.
 struct Idle {
     executor: Arc<Executor<'static>>,
     me: Handle<Ran>,
@@ -35,13 +35,13 @@ impl Idle {
         Self { executor, me, client, task }
     }
 
-    /// Runs whatever can run.
+    /// Runs everything that is ready.
     fn settle(&self) {
         while self.executor.try_tick() {}
     }
 }
 
-/// Runs calls of its one function when it is told to.
+/// A server with one function whose calls run when the test says so.
 fn helper() -> Server<()> {
     let mut functions = Functions::new();
     functions.register0("help", |_: &mut (), (): ()| ()).unwrap();
@@ -52,7 +52,7 @@ const MANY: usize = 10;
 
 type Named<F> = (&'static str, F);
 
-/// Each queues something for the loop, which is ready to run.
+/// Each entry queues one kind of work that is ready to run.
 fn kinds() -> Vec<Named<fn(&Idle)>> {
     vec![
         ("posts", |idle| drop(idle.me.post(|ran| *ran += 1).unwrap())),
@@ -68,7 +68,7 @@ fn kinds() -> Vec<Named<fn(&Idle)>> {
         ("pending calls", |idle| {
             let helper = helper();
             idle.me.call0(&helper.client(), "help", ()).then(|ran, _| *ran += 1).unwrap();
-            // The server goes away with the scheduler at the latest.
+            // The server is dropped with the scheduler at the latest.
             idle.me.start(ready(helper), |_, _| ()).unwrap();
         }),
         ("futures", |idle| idle.me.start(ready(()), |ran, _| *ran += 1).unwrap()),
@@ -87,12 +87,12 @@ fn kinds() -> Vec<Named<fn(&Idle)>> {
 /// Ends a loop that never ran.
 type End = fn(Idle) -> Handle<Ran>;
 
-/// Ways in which a loop ends that never ran.
+/// The ways in which a loop that never ran can end.
 fn ends() -> Vec<Named<End>> {
     vec![
         ("its task is cancelled", |idle| {
             drop(idle.task);
-            // The executor drops what is cancelled.
+            // The executor drops cancelled tasks.
             while idle.executor.try_tick() {}
             idle.me
         }),
@@ -109,7 +109,7 @@ fn ends() -> Vec<Named<End>> {
 }
 
 #[test]
-fn a_drain_never_says_that_all_was_run_when_it_was_not() {
+fn drain_is_false_if_not_all_work_ran() {
     for (kind, queue) in kinds() {
         for (way, end) in ends() {
             for drains_first in [false, true] {
@@ -136,7 +136,7 @@ fn a_drain_never_says_that_all_was_run_when_it_was_not() {
 }
 
 #[test]
-fn a_drain_says_that_all_was_run_when_it_was() {
+fn drain_is_true_if_all_work_ran() {
     for (kind, queue) in kinds() {
         for (way, end) in ends() {
             let idle = Idle::new();
@@ -151,7 +151,7 @@ fn a_drain_says_that_all_was_run_when_it_was() {
             };
             eventually(kind, || ran() == MANY);
             idle.settle();
-            // What waits for a later moment is no work.
+            // Timers that are not due do not count as work.
             idle.me.after(LIMIT, |_| ()).unwrap();
             idle.me.every(LIMIT, |_| ()).unwrap();
             let me = end(idle);
@@ -161,8 +161,8 @@ fn a_drain_says_that_all_was_run_when_it_was() {
 }
 
 #[test]
-fn what_the_loop_has_taken_and_not_run_is_left_too() {
-    // A turn of the loop ends before all of them.
+fn events_taken_but_not_run_count_as_left() {
+    // The loop's turn ends before all of them have run.
     let idle = Idle::new();
     for _ in 0..200 {
         drop(idle.me.post(|ran| *ran += 1).unwrap());
@@ -174,7 +174,7 @@ fn what_the_loop_has_taken_and_not_run_is_left_too() {
 }
 
 #[test]
-fn timers_that_are_due_are_run_by_a_drain() {
+fn drain_runs_due_timers() {
     let idle = Idle::new();
     idle.me.after(Duration::ZERO, |ran| *ran += 1).unwrap();
     idle.me.every(Duration::from_nanos(1), |ran| *ran += 10).unwrap();
@@ -187,9 +187,9 @@ fn timers_that_are_due_are_run_by_a_drain() {
     assert_eq!(ran, 11);
 }
 
-/// What is never run and panics when it is dropped, twice over, ends no process.
+/// Work that never runs and panics twice in `drop` does not abort the process.
 #[test]
-fn values_that_panic_together_when_a_scheduler_ends_harm_nobody() {
+fn several_panics_in_drop_at_the_end_do_not_abort() {
     for (_, end) in ends() {
         let idle = Idle::new();
         for _ in 0..MANY {
@@ -211,7 +211,7 @@ fn values_that_panic_together_when_a_scheduler_ends_harm_nobody() {
         let me = end(idle);
         assert!(!smol::block_on(me.drain(LIMIT)));
     }
-    // Taken by the loop, but not run.
+    // Taken by the loop but not run.
     let idle = Idle::new();
     for _ in 0..64 {
         drop(idle.me.post(|_| ()).unwrap());
@@ -226,7 +226,7 @@ fn values_that_panic_together_when_a_scheduler_ends_harm_nobody() {
 }
 
 #[test]
-fn a_handle_may_be_used_while_its_thread_unwinds() {
+fn handle_may_be_used_during_unwinding() {
     struct Last(Handle<Ran>, Client);
     impl Drop for Last {
         fn drop(&mut self) {
@@ -256,7 +256,7 @@ fn a_handle_may_be_used_while_its_thread_unwinds() {
 }
 
 #[test]
-fn a_module_that_leaves_something_is_named() {
+fn module_that_leaves_work_is_named() {
     let executor = Arc::new(Executor::new());
     let mut modules = Modules::new(&executor);
     let stopped = Arc::new(AtomicUsize::new(0));
@@ -266,9 +266,9 @@ fn a_module_that_leaves_something_is_named() {
             let scheduler = Scheduler::new(&executor, Functions::new(), |_| name);
             let me = scheduler.handle();
             match name {
-                // It waits for ever for a call.
+                // It waits indefinitely for a call.
                 "b" => me.start(std::future::pending::<()>(), |_, _| ())?,
-                // It has ended by itself, when that is its own affair.
+                // It has ended by itself, which is not an error.
                 "c" => {
                     drop(me.post(|_| ())?);
                     me.close();
@@ -281,7 +281,7 @@ fn a_module_that_leaves_something_is_named() {
             stopped.fetch_add(1, Ordering::Relaxed);
         });
     }
-    // Until the last has ended.
+    // Wait until the last has ended.
     let ended = stopped.clone();
     let shutdown = async move {
         while ended.load(Ordering::Relaxed) == 0 {

@@ -1,4 +1,4 @@
-//! What `examples/lobby.rs` promises, by the order of what happens in it: the chat never holds up the cards.
+//! Checks what `examples/lobby.rs` promises by the order of its events: the chat never delays the cards.
 
 use std::sync::Arc;
 use std::thread;
@@ -12,10 +12,10 @@ mod example;
 use example::{Event, evening};
 
 const PLAYERS: [&str; 8] = ["Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hans"];
-/// How many cards each of them plays.
+/// The number of cards that each player plays.
 const CARDS: u32 = 12;
 
-/// An evening on an executor that so many threads run.
+/// Runs the example on an executor with the given number of threads.
 fn events(threads: usize) -> Vec<Event> {
     let executor = Arc::new(Executor::new());
     let (stop, stopped) = async_channel::bounded::<()>(1);
@@ -40,7 +40,7 @@ fn place(events: &[Event], wanted: Event) -> usize {
 fn check(events: &[Event]) {
     let chat_wakes = place(events, Event::ChatWakes);
     for player in PLAYERS {
-        // The chat owes each player two answers until all cards have been laid, and pays both.
+        // The chat owes each player two replies until all cards are on the table, and then sends both.
         let said: Vec<_> = (0..events.len()).filter(|&at| events[at] == Event::Said { player }).collect();
         let heard = Event::Heard { player, listeners: 2 * PLAYERS.len() };
         let heard: Vec<_> = (0..events.len()).filter(|&at| events[at] == heard).collect();
@@ -53,10 +53,10 @@ fn check(events: &[Event]) {
             let played = place(events, Event::Played { player, card });
             let laid = place(events, Event::Laid { player, card });
             let seen = place(events, Event::Seen { player, card });
-            // A pending call to the chat keeps no card from being played, laid and seen.
+            // A pending call to the chat delays no card.
             assert!(said[0] < played && played < laid && laid < seen, "{player} {card} in {events:#?}");
             assert!(seen < chat_wakes, "{player} {card} in {events:#?}");
-            // Cards are played, laid and seen in their order.
+            // Cards are played, laid and seen in order.
             assert!(before < played && laid_before < laid, "{player} {card} in {events:#?}");
             before = played;
             laid_before = laid;
@@ -69,7 +69,7 @@ fn check(events: &[Event]) {
 }
 
 #[test]
-fn a_chat_that_does_not_answer_holds_up_no_card() {
+fn chat_without_replies_delays_no_card() {
     for threads in [1, 2, 4] {
         for _ in 0..20 {
             check(&events(threads));

@@ -1,4 +1,5 @@
-//! The tests of the core: what the library is without a network. They need no feature; those of `cron` come with it.
+//! Tests of the core, which is the library without the network. They need no feature, except that those of `cron` need
+//! it.
 #![allow(clippy::unwrap_used)]
 
 mod chan;

@@ -1,4 +1,4 @@
-//! Several services with one beginning and one end.
+//! Modules: several schedulers that start and stop together.
 
 use std::future::{pending, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,7 +33,7 @@ fn functions() -> Functions<State> {
     functions
 }
 
-/// Modules that note their beginnings and ends.
+/// Modules that record their starts and stops.
 fn modules(
     executor: &Arc<Executor<'static>>,
     log: &Log,
@@ -65,7 +65,7 @@ fn run(
 }
 
 #[test]
-fn modules_begin_in_order_run_together_and_end_in_reverse() {
+fn modules_start_in_order_and_stop_in_reverse() {
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let (modules, handles) = modules(&executor, &log, &["a", "b", "c"]);
     assert!(format!("{modules:?}").contains("\"b\""));
@@ -81,7 +81,7 @@ fn modules_begin_in_order_run_together_and_end_in_reverse() {
 }
 
 #[test]
-fn a_module_is_drained_while_those_before_it_still_run() {
+fn module_is_drained_while_earlier_ones_still_run() {
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let (modules, handles) = modules(&executor, &log, &["storage", "game"]);
     let shutdown = async move {
@@ -89,7 +89,7 @@ fn a_module_is_drained_while_those_before_it_still_run() {
         let own = game.clone();
         let save = move |state: &mut State| {
             let log = state.log.clone();
-            // It is draining by now, and what it does at its end reaches the other one.
+            // It is draining, and what it does in `stop` reaches the other module.
             let saved = move |_: &mut State, result: Result<(), CallError>| {
                 result.unwrap();
                 note(&log, "saved");
@@ -102,7 +102,7 @@ fn a_module_is_drained_while_those_before_it_still_run() {
     assert_eq!(lines(&log)[2..], ["save", "saved", "stop game", "stop storage"]);
 }
 
-/// Waits until a module takes nothing more.
+/// Waits until a module accepts no more work.
 async fn pending_until(module: Handle<State>) {
     while !module.is_closed() {
         smol::future::yield_now().await;
@@ -110,7 +110,7 @@ async fn pending_until(module: Handle<State>) {
 }
 
 #[test]
-fn a_module_that_cannot_be_made_ends_those_before_it() {
+fn module_that_fails_to_start_stops_earlier_ones() {
     for panics in [false, true] {
         let (executor, log) = (Arc::new(Executor::new()), Log::default());
         let (mut modules, handles) = modules(&executor, &log, &["a", "b"]);
@@ -147,13 +147,13 @@ fn a_module_that_cannot_be_made_ends_those_before_it() {
 }
 
 #[test]
-fn a_module_that_is_late_is_named_and_the_others_end_well() {
+fn late_module_is_named_and_the_others_stop_cleanly() {
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let (modules, handles) = modules(&executor, &log, &["a", "b", "c"]);
     let drops = Drops::default();
     let guard = drops.guard();
     let shutdown = async move {
-        // A call for which it waits for ever; the drain's deadline ends it, and there is time for its stop.
+        // A call that never ends; the drain's deadline ends it, and `stop` still has time.
         got(&handles);
         got(&handles).start(pending::<()>(), move |_, _| drop(guard)).unwrap();
     };
@@ -166,7 +166,7 @@ fn a_module_that_is_late_is_named_and_the_others_end_well() {
     drop(executor);
     assert_eq!(drops.count(), 1);
 
-    // A function that blocks its thread cannot be ended by closing; one that awaits for ever can.
+    // Closing cannot end a function that blocks its thread, but ends one that awaits indefinitely.
     let (blocked, free) = mpsc::channel::<()>();
     let free = Arc::new(Mutex::new(free));
     let (begin, begun) = async_channel::bounded(1);
@@ -212,7 +212,7 @@ fn a_module_that_is_late_is_named_and_the_others_end_well() {
 }
 
 #[test]
-fn a_stop_that_panics_ends_nothing_but_itself() {
+fn panic_in_stop_affects_no_other_module() {
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let (mut list, _handles) = modules(&executor, &log, &["a"]);
     let own = executor.clone();
@@ -221,7 +221,7 @@ fn a_stop_that_panics_ends_nothing_but_itself() {
     run(executor, list, ready(()), LIMIT).unwrap();
     assert_eq!(lines(&log), ["init a", "stop a"]);
 
-    // Also of one that never ran.
+    // Also for a module that never ran.
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let (mut list, _handles) = modules(&executor, &log, &["a"]);
     let own = executor.clone();
@@ -233,7 +233,7 @@ fn a_stop_that_panics_ends_nothing_but_itself() {
 }
 
 #[test]
-fn a_module_that_ends_by_itself_is_left_alone() {
+fn module_that_ends_by_itself_is_not_an_error() {
     let (executor, log) = (Arc::new(Executor::new()), Log::default());
     let (modules, handles) = modules(&executor, &log, &["a", "b"]);
     let seen = log.clone();
@@ -250,7 +250,7 @@ fn a_module_that_ends_by_itself_is_left_alone() {
 }
 
 #[test]
-fn what_runs_ends_when_the_future_is_dropped() {
+fn dropping_the_future_stops_all_modules() {
     for ticks in [0, 1, 100] {
         let executor = Arc::new(Executor::new());
         let (drops, stops) = (Drops::default(), Arc::new(AtomicUsize::new(0)));

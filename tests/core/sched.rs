@@ -1,4 +1,4 @@
-//! The scheduler: everything that reaches its loop, and in what order.
+//! The scheduler: everything that reaches its loop, and in which order.
 
 use std::future::{pending, ready};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ struct State {
     me: Handle<State>,
     log: Vec<String>,
     kept: Vec<Responder<u64>>,
-    /// Servers that never answer.
+    /// Servers that never reply.
     deaf: Vec<Server<()>>,
     count: usize,
 }
@@ -54,14 +54,14 @@ fn start_with(settings: Settings) -> Service<State> {
     Service::start(Settings { backtrace_limit: 0, ..settings }, functions(), State::new)
 }
 
-/// A server that never runs anything, with room for many calls.
+/// A server that never runs its calls, with room for many.
 fn deaf() -> Server<()> {
     let mut functions = Functions::new();
     functions.register1("never", |_: &mut (), value: u64| value).unwrap();
     Server::new((), functions)
 }
 
-/// Has a closure own what it names.
+/// Makes a closure own the value.
 fn keep<T>(_: T) {}
 
 fn full(setting: &'static str, limit: usize) -> ScheduleError {
@@ -69,7 +69,7 @@ fn full(setting: &'static str, limit: usize) -> ScheduleError {
 }
 
 #[test]
-fn one_at_a_time_whatever_the_source_and_however_many_threads() {
+fn events_run_one_at_a_time_from_all_sources_on_any_number_of_threads() {
     struct Alone {
         busy: Arc<AtomicBool>,
         count: usize,
@@ -132,7 +132,7 @@ fn one_at_a_time_whatever_the_source_and_however_many_threads() {
         .collect();
     callers.into_iter().for_each(ended);
     (0..EACH).for_each(|_| got(&timers));
-    // A stream that is not through when the drain begins is dropped; nothing else is.
+    // A drain drops unfinished streams; nothing else.
     assert!(smol::block_on(me.drain(LIMIT)));
     let alone = smol::block_on(owner);
     assert!(alone.count >= 3 * (3 * EACH + EACH / 10) + EACH, "{}", alone.count);
@@ -144,7 +144,7 @@ fn one_at_a_time_whatever_the_source_and_however_many_threads() {
 }
 
 #[test]
-fn posts_run_in_the_order_of_their_serials_from_however_many_threads() {
+fn posts_from_several_threads_run_in_order_of_their_serials() {
     let service = start_with(Settings { posts: 100_000, ..Settings::default() });
     let barrier = Arc::new(Barrier::new(4));
     let order: Arc<std::sync::Mutex<Vec<usize>>> = Arc::default();
@@ -178,7 +178,7 @@ fn posts_run_in_the_order_of_their_serials_from_however_many_threads() {
 }
 
 #[test]
-fn a_post_is_waited_for_from_a_thread_and_from_tasks() {
+fn threads_and_tasks_wait_for_the_result_of_a_post() {
     let service = start();
     assert_eq!(service.me.post(|_| "thread").unwrap().wait().unwrap(), "thread");
     assert_eq!(smol::block_on(async { service.me.post(|_| 7).unwrap().await.unwrap() }), 7);
@@ -206,7 +206,7 @@ fn is_deadlock<T>(result: Result<T, CallError>) -> bool {
 }
 
 #[test]
-fn a_loop_that_would_wait_for_itself_is_told_so() {
+fn loop_waiting_for_itself_fails_with_would_deadlock() {
     fn both(state: &mut State) -> bool {
         let client = state.me.client();
         is_deadlock(state.me.post(|_| ()).unwrap().wait())
@@ -250,7 +250,7 @@ fn a_loop_that_would_wait_for_itself_is_told_so() {
 }
 
 #[test]
-fn two_loops_that_would_wait_for_each_other_are_told_so() {
+fn loops_waiting_for_each_other_fail_with_would_deadlock() {
     struct Half {
         other: Option<Handle<Half>>,
     }
@@ -286,14 +286,14 @@ fn two_loops_that_would_wait_for_each_other_are_told_so() {
     let asked = a.client.call1::<_, Result<(), CallError>>("ask", 1_u64).timeout(LIMIT).wait().unwrap();
     let Err(CallError::WouldDeadlock { chain }) = asked else { panic!("{asked:?}") };
     assert_eq!(chain.join(" -> "), "b -> a -> b");
-    // The other way it is no circle.
+    // The other direction is not a cycle.
     a.client.call1::<_, Result<(), CallError>>("ask", 0_u64).timeout(LIMIT).wait().unwrap().unwrap();
     a.close();
     b.close();
 }
 
 #[test]
-fn every_bound_is_told_by_its_name_and_room_comes_back() {
+fn exceeding_a_limit_names_the_setting_and_capacity_returns() {
     let settings = Settings {
         capacity: 2,
         posts: 2,
@@ -314,11 +314,11 @@ fn every_bound_is_told_by_its_name_and_room_comes_back() {
         // Posts.
         drop((me.post(note).unwrap(), me.post(note).unwrap()));
         assert_eq!(me.post(note).unwrap_err(), full("posts", 2));
-        // Calls from outside.
+        // Incoming calls.
         client.go("write", "1".to_owned()).unwrap();
         client.go("write", "2".to_owned()).unwrap();
         assert!(matches!(client.go("write", "3".to_owned()).unwrap_err().error(), CallError::Full));
-        // Calls of its own.
+        // Outgoing calls.
         let deaf = deaf();
         let answered = |state: &mut State, result: Result<u64, CallError>| {
             assert!(matches!(result, Err(CallError::Closed)));
@@ -340,12 +340,12 @@ fn every_bound_is_told_by_its_name_and_room_comes_back() {
         let attached = [(), ()].map(|()| me.attach(stream::pending::<()>(), |_, ()| ()).unwrap());
         assert_eq!(me.attach(stream::pending::<()>(), |_, ()| ()).unwrap_err(), full("streams", 2));
         attached.into_iter().for_each(chanrpc::sched::Attached::detach);
-        // Jobs: one runs, one waits.
+        // Blocking jobs: one runs, one waits.
         let (open, gate) = mpsc::channel::<()>();
         me.job(move || keep(gate.recv_timeout(LIMIT)), move |state, _| note(state)).unwrap();
         me.job(|| (), move |state, _| note(state)).unwrap();
         assert_eq!(me.job(|| (), |_, _| ()), Err(full("jobs", 1)));
-        // All that is open.
+        // Everything that is open.
         me.start(ready(()), move |state, _| note(state)).unwrap();
         me.waterfall::<CallError>().finish(move |state, _| note(state)).unwrap();
         assert_eq!(me.job(|| (), |_, _| ()), Err(full("open", 4)));
@@ -368,9 +368,9 @@ fn every_bound_is_told_by_its_name_and_room_comes_back() {
     assert_eq!(service.close().log.len(), 6);
 }
 
-/// The loop takes what waits all at once, which makes no room.
+/// Taking all waiting posts at once does not free capacity.
 #[test]
-fn the_bound_of_posts_counts_those_that_the_loop_has_taken() {
+fn limit_of_posts_includes_those_taken_by_the_loop() {
     let service = start_with(Settings { posts: 4, ..Settings::default() });
     let release = service.block();
     let (begins, begun) = mpsc::channel();
@@ -382,7 +382,7 @@ fn the_bound_of_posts_counts_those_that_the_loop_has_taken() {
     (0..3).for_each(|_| drop(service.me.post(|_| ()).unwrap()));
     drop(release);
     got(&begun);
-    // Three wait, so there is room for one.
+    // Three wait, so one more fits.
     drop(service.me.post(|_| ()).unwrap());
     assert_eq!(service.me.post(|_| ()).unwrap_err(), full("posts", 4));
     drop(open);
@@ -402,10 +402,10 @@ enum Flood {
 
 const FLOOD: usize = 40_000;
 const PROBE: usize = 500;
-/// Within how many events of a flood everything else has its turn.
+/// The number of flood events within which every other source must run.
 const TURN: usize = 3000;
 
-/// One event of a flood, which sees to the next.
+/// Schedules one event of a flood, which schedules the next.
 fn flood(state: &mut State, kind: Flood) {
     state.count += 1;
     if state.count == PROBE {
@@ -435,7 +435,7 @@ fn flood(state: &mut State, kind: Flood) {
     }
 }
 
-/// One event of every source.
+/// Schedules one event of every source.
 fn probe(state: &mut State) {
     fn seen(what: &'static str) -> impl Fn(&mut State) + Send {
         move |state| state.note(format!("{what} {}", state.count))
@@ -466,7 +466,7 @@ fn probe(state: &mut State) {
 }
 
 #[test]
-fn a_flood_of_one_source_leaves_every_other_its_turn() {
+fn flood_from_one_source_does_not_starve_the_others() {
     for kind in [
         Flood::Calls,
         Flood::Posts,
@@ -520,10 +520,10 @@ fn a_flood_of_one_source_leaves_every_other_its_turn() {
 }
 
 #[test]
-fn timers_fire_in_the_order_in_which_they_are_due() {
+fn timers_fire_in_order_of_their_due_times() {
     let service = start();
     let release = service.block();
-    // They are due in this order if all were set within one unit; on a slow machine that takes a longer one.
+    // This is the order of the due times if all were set within one unit; on a slow machine, use a longer unit.
     let mut unit = Duration::from_millis(1);
     let end = loop {
         let began = Instant::now();
@@ -539,7 +539,7 @@ fn timers_fire_in_the_order_in_which_they_are_due() {
     };
     service.me.after(Duration::MAX, |state| state.note("never")).unwrap();
     service.me.every(Duration::MAX, |state| state.note("never")).unwrap();
-    // The others are set while the loop sleeps for ever.
+    // The others are set while the loop sleeps indefinitely.
     drop(release);
     got(&end);
     let (earlier, early) = mpsc::channel();
@@ -550,7 +550,7 @@ fn timers_fire_in_the_order_in_which_they_are_due() {
 }
 
 #[test]
-fn a_loop_that_sleeps_is_woken_by_whatever_comes() {
+fn every_source_wakes_a_sleeping_loop() {
     let executor = Arc::new(Executor::new());
     let scheduler = Scheduler::new(&executor, functions(), State::new);
     let (me, client) = (scheduler.handle(), scheduler.client());
@@ -585,7 +585,7 @@ fn a_loop_that_sleeps_is_woken_by_whatever_comes() {
 }
 
 #[test]
-fn a_late_loop_leaves_out_what_it_missed() {
+fn late_loop_skips_missed_ticks() {
     const PERIOD: Duration = Duration::from_millis(10);
     let service = start();
     let (tick, ticks) = mpsc::channel();
@@ -603,9 +603,9 @@ fn a_late_loop_leaves_out_what_it_missed() {
     service.close();
 }
 
-/// The numbers of the periods in which a timer has run, of a loop that was held up again and again.
+/// The indices of the periods in which a timer fired, on a loop that was delayed repeatedly.
 #[test]
-fn a_loop_that_was_held_up_goes_on_with_the_next_whole_period() {
+fn delayed_loop_resumes_with_the_next_full_period() {
     let service = start();
     let period = Duration::from_millis(20);
     let begun = Instant::now();
@@ -613,7 +613,7 @@ fn a_loop_that_was_held_up_goes_on_with_the_next_whole_period() {
     let every = move |_: &mut State| {
         let periods = begun.elapsed().as_nanos() / period.as_nanos();
         tick.send(periods).unwrap();
-        // Ticks are missed, and the last of them by more than half of its period.
+        // Ticks are missed, the last of them by more than half its period.
         if periods.is_multiple_of(3) {
             thread::sleep(period * 5 / 2);
         }
@@ -624,9 +624,9 @@ fn a_loop_that_was_held_up_goes_on_with_the_next_whole_period() {
     service.close();
 }
 
-/// Calls and posts of a millisecond each, more than the loop gets done, beside a future that has to go on.
+/// More calls and posts of 1 ms each than the loop can run, beside a future that must make progress.
 #[test]
-fn a_busy_loop_of_slow_events_starves_nobody() {
+fn slow_events_on_a_busy_loop_do_not_starve_others() {
     const SLOW: Duration = Duration::from_millis(2);
     let executor = Arc::new(Executor::new());
     let settings = Settings { posts: 1_000, ..Settings::default() };
@@ -650,20 +650,20 @@ fn a_busy_loop_of_slow_events_starves_nobody() {
             }
             begun.elapsed()
         });
-        // This future itself has to be polled as well.
+        // This future must be polled as well.
         smol::Timer::after(SLOW).await;
         let (seen, me_seen) = smol::channel::bounded(1);
         me.start(std::future::ready(()), move |ran, _| seen.try_send(*ran).unwrap()).unwrap();
         (me_seen.recv().await.unwrap(), fires.recv().await.unwrap(), other.await)
     }));
-    // Of a thousand. Only order counts; how long it takes depends on the machine.
+    // Out of a thousand. Only the order counts; the duration depends on the machine.
     assert!(ran < 100, "{ran} slow posts ran before the main future went on");
     assert!(timers < 100, "{timers} slow posts ran before the timer");
     assert!(others < SLOW * 500, "{others:?} for 20 turns of another task");
 }
 
 #[test]
-fn timers_are_cancelled_from_anywhere_also_those_that_are_due() {
+fn timers_can_be_cancelled_from_anywhere_even_when_due() {
     let service = start_with(Settings { timers: 3, ..Settings::default() });
     // Due, but it has not run.
     let release = service.block();
@@ -689,7 +689,7 @@ fn timers_are_cancelled_from_anywhere_also_those_that_are_due() {
     eventually("it is cancelled", || drops.count() == 1);
     assert!(!service.me.cancel(id.unwrap()));
 
-    // By another one that is due at the same time, and runs before it.
+    // By another timer that is due at the same time and runs first.
     let release = service.block();
     let victim: Arc<std::sync::OnceLock<TimerId>> = Arc::default();
     let found = victim.clone();
@@ -704,7 +704,7 @@ fn timers_are_cancelled_from_anywhere_also_those_that_are_due() {
     drop(release);
     eventually("it is cancelled", || drops.count() == 2);
 
-    // One that runs is set no more: its place is free for the next, and it cannot be cancelled.
+    // A timer that is running is no longer set: its slot is free, and it cannot be cancelled.
     let (sender, receiver) = mpsc::channel();
     let release = service.block();
     let own: Arc<std::sync::OnceLock<TimerId>> = Arc::default();
@@ -725,7 +725,7 @@ fn timers_are_cancelled_from_anywhere_also_those_that_are_due() {
 
 #[test]
 #[cfg(feature = "cron")]
-fn cron_fires_and_goes_on() {
+fn cron_timer_fires_repeatedly() {
     let service = start();
     let (tick, ticks) = mpsc::channel();
     let cron = chanrpc::sched::Cron::parse("* * * * * *", chanrpc::sched::Zone::Utc).unwrap();
@@ -739,7 +739,7 @@ fn cron_fires_and_goes_on() {
 }
 
 #[test]
-fn jobs_run_off_the_loop_some_at_a_time_and_start_in_their_order() {
+fn blocking_jobs_run_off_the_loop_with_bounded_concurrency_in_order() {
     let service = start_with(Settings { workers: 2, jobs: 100, ..Settings::default() });
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (begins, begun) = mpsc::channel();
@@ -758,7 +758,7 @@ fn jobs_run_off_the_loop_some_at_a_time_and_start_in_their_order() {
     let mut first = [got(&begun), got(&begun)];
     first.sort_unstable();
     assert_eq!(first, [0, 1]);
-    // Two are at work, and the loop lives.
+    // Two are running, and the loop is responsive.
     service.ask(|_| ());
     assert_eq!(running.load(Ordering::SeqCst), 2);
     assert!(begun.try_recv().is_err(), "no more than two run");
@@ -772,7 +772,7 @@ fn jobs_run_off_the_loop_some_at_a_time_and_start_in_their_order() {
 }
 
 #[test]
-fn a_jobs_panic_is_its_result_and_costs_no_worker() {
+fn panic_in_a_blocking_job_is_its_result_and_frees_the_thread() {
     let service = start_with(Settings { workers: 1, ..Settings::default() });
     let (sender, results) = mpsc::channel();
     for n in 0..4 {
@@ -793,7 +793,7 @@ fn a_jobs_panic_is_its_result_and_costs_no_worker() {
 }
 
 #[test]
-fn what_a_job_gives_after_the_end_is_dropped() {
+fn result_of_a_blocking_job_after_the_end_is_dropped() {
     let service = start_with(Settings { workers: 1, ..Settings::default() });
     let drops = Drops::default();
     let (begins, begun) = mpsc::channel();
@@ -816,7 +816,7 @@ fn what_a_job_gives_after_the_end_is_dropped() {
 }
 
 #[test]
-fn futures_and_streams_give_what_they_have_and_their_panics() {
+fn futures_and_streams_deliver_values_and_panics() {
     let service = start();
     let (sender, results) = mpsc::channel();
     let tell = sender.clone();
@@ -830,7 +830,7 @@ fn futures_and_streams_give_what_they_have_and_their_panics() {
         .unwrap();
     assert!(got(&results).ends_with("thrown"));
 
-    // A stream that ends, one that panics, and one whose callback does: each drops all it had.
+    // A stream that ends, one that panics, and one whose callback panics: each is dropped with its values.
     let drops = Drops::default();
     for case in 0..3 {
         let (tell, source, callback) = (sender.clone(), drops.guard(), drops.guard());
@@ -857,7 +857,7 @@ fn futures_and_streams_give_what_they_have_and_their_panics() {
 }
 
 #[test]
-fn a_stream_is_not_asked_for_more_than_the_loop_takes() {
+fn stream_is_polled_only_as_fast_as_the_loop_consumes() {
     let service = start();
     let taken = Arc::new(AtomicUsize::new(0));
     let counter = taken.clone();
@@ -881,7 +881,7 @@ fn a_stream_is_not_asked_for_more_than_the_loop_takes() {
 }
 
 #[test]
-fn what_runs_when_the_scheduler_ends_is_dropped() {
+fn running_work_is_dropped_when_the_scheduler_ends() {
     for drained in [false, true] {
         let service = start();
         let drops = Drops::default();
@@ -906,7 +906,7 @@ fn what_runs_when_the_scheduler_ends_is_dropped() {
 }
 
 #[test]
-fn an_async_call_may_have_a_deadline_and_its_callback_comes_once() {
+fn async_call_with_a_deadline_runs_its_callback_once() {
     let service = start();
     let mut deaf = deaf();
     let (sender, results) = mpsc::channel();
@@ -920,10 +920,10 @@ fn an_async_call_may_have_a_deadline_and_its_callback_comes_once() {
     assert_eq!(client.stats().timed_out, 1);
     assert!(smol::block_on(deaf.exec()), "it was queued");
     assert_eq!((client.stats().executed, client.stats().cancelled), (0, 1), "and never begins");
-    // A deadline that is not reached, and one that no clock can say.
+    // A deadline that is not reached, and one beyond the clock's range.
     service.me.call1(&client, "never", 2_u64).timeout(LIMIT).then(tell()).unwrap();
     service.me.call1(&client, "never", 3_u64).timeout(Duration::MAX).then(tell()).unwrap();
-    // Each comes over its own queue, so the second is run only when the first has been.
+    // Each source has its own queue, so the second runs only after the first.
     for expected in [2, 3] {
         assert!(smol::block_on(deaf.exec()));
         assert_eq!(got(&results).unwrap(), expected);
@@ -934,7 +934,7 @@ fn an_async_call_may_have_a_deadline_and_its_callback_comes_once() {
 }
 
 #[test]
-fn a_drain_runs_what_there_is_and_what_comes_of_it() {
+fn drain_runs_pending_work_and_the_work_it_creates() {
     let service = start();
     let mut deaf = deaf();
     let client = deaf.client();
@@ -943,7 +943,7 @@ fn a_drain_runs_what_there_is_and_what_comes_of_it() {
     let own = client.clone();
     let chain = move |state: &mut State| {
         state.note("post");
-        // A call, of which comes a job, of which a future, of which a waterfall.
+        // A call that starts a job, which starts a future, which starts a waterfall.
         let called = state.me.call1(&own, "never", 1_u64).then(|state, result: Result<u64, CallError>| {
             result.unwrap();
             state.note("callback");
@@ -973,7 +973,7 @@ fn a_drain_runs_what_there_is_and_what_comes_of_it() {
     assert!(matches!(service.client.go("write", String::new()).unwrap_err().error(), CallError::Closed));
     eventually("no more posts", || matches!(service.me.post(|_| ()), Err(ScheduleError::Closed)));
     drop(release);
-    // It waits for an answer that only comes now.
+    // It waits for a reply that is sent only now.
     eventually("the call is made", || client.stats().queued == 1);
     eventually("the stream is dropped", || drops.count() == 1);
     assert!(!drain.is_finished());
@@ -985,7 +985,7 @@ fn a_drain_runs_what_there_is_and_what_comes_of_it() {
 }
 
 #[test]
-fn a_drain_has_a_deadline() {
+fn drain_ends_at_its_deadline() {
     let service = start();
     let drops = Drops::default();
     let guard = drops.guard();
@@ -1002,7 +1002,7 @@ fn a_drain_has_a_deadline() {
 }
 
 #[test]
-fn close_answers_everyone_who_waits() {
+fn close_answers_all_waiting_callers() {
     let service = start_with(Settings { capacity: 1, ..Settings::default() });
     let mut deaf = deaf();
     let client = service.client.clone();
@@ -1023,7 +1023,7 @@ fn close_answers_everyone_who_waits() {
         move || client.call1::<_, u64>("echo", 2_u64).wait()
     });
     eventually("it waits for room", || client.stats().waiting == 1);
-    // The answer that this one waits for is there, but its callback has not run when the end comes.
+    // The reply has arrived, but its callback has not run when the scheduler ends.
     let (sender, receiver) = mpsc::channel::<()>();
     let keeps_me = service.me.clone();
     let called = service.me.call1(&deaf.client(), "never", 1_u64).then(move |_, _: Result<u64, _>| {
@@ -1045,7 +1045,7 @@ fn close_answers_everyone_who_waits() {
     drop(state);
     assert!(matches!(ended(deferred), Err(CallError::Unanswered)));
 
-    // And there is nothing after it.
+    // Nothing follows.
     assert!(me.is_closed());
     assert_eq!(me.post(|_| ()).unwrap_err(), ScheduleError::Closed);
     assert_eq!(me.after(Duration::ZERO, |_| ()), Err(ScheduleError::Closed));
@@ -1058,7 +1058,7 @@ fn close_answers_everyone_who_waits() {
 }
 
 #[test]
-fn a_loop_may_close_itself_and_gives_its_state_back() {
+fn loop_may_close_itself_and_returns_its_state() {
     for source in 0..4 {
         let service = start();
         let end = |state: &mut State| {
@@ -1082,20 +1082,20 @@ fn a_loop_may_close_itself_and_gives_its_state_back() {
     }
 }
 
-/// A state that has a handle to itself.
+/// A state that holds a handle to its own scheduler.
 struct Own {
     _kept: (Handle<Own>, DropGuard),
 }
 
-/// However a scheduler comes to its end: run or not, its executor there or not.
+/// Covers all ways a scheduler ends: run or not, with its executor alive or not.
 #[test]
-fn nothing_is_left_of_a_scheduler_that_is_dropped() {
+fn dropped_scheduler_leaves_nothing_behind() {
     for case in 0..5 {
         let executor = Arc::new(Executor::new());
         let drops = Drops::default();
         let deaf = deaf();
         let scheduler = Scheduler::new(&executor, Functions::new(), |me: &Handle<Own>| {
-            // Each of these has a handle, and so have the state and what waits for the loop.
+            // Each of these holds a handle, as do the state and the work waiting for the loop.
             let own = || (me.clone(), drops.guard());
             let kept = own();
             let _ = me.after(LIMIT, move |_| drop(kept));
@@ -1128,7 +1128,7 @@ fn nothing_is_left_of_a_scheduler_that_is_dropped() {
                 drop(run);
             }
             2 => {
-                // On the executor, which ends without having run.
+                // On an executor that ends without running it.
                 executor.spawn(run).detach();
             }
             3 => {
@@ -1156,7 +1156,7 @@ fn nothing_is_left_of_a_scheduler_that_is_dropped() {
 }
 
 #[test]
-fn a_state_that_keeps_its_handle_is_dropped_with_the_scheduler() {
+fn state_holding_its_own_handle_is_dropped_with_the_scheduler() {
     let drops = Drops::default();
     let guard = drops.guard();
     let service =
@@ -1171,7 +1171,7 @@ fn a_state_that_keeps_its_handle_is_dropped_with_the_scheduler() {
 }
 
 #[test]
-fn a_panic_in_whatever_it_runs_leaves_the_loop_alive() {
+fn panic_in_any_event_leaves_the_loop_alive() {
     let service = start();
     let (me, client) = (&service.me, &service.client);
     assert!(matches!(client.call0("panic", ()).timeout(LIMIT).wait(), Err(CallError::Panicked(_))));
@@ -1185,7 +1185,7 @@ fn a_panic_in_whatever_it_runs_leaves_the_loop_alive() {
     me.start(ready(()), |_, _| panic!("of a future")).unwrap();
     me.attach(stream::repeat(()), |_, ()| panic!("of a stream")).unwrap();
     me.waterfall::<CallError>().finish(|_, _| panic!("of a waterfall")).unwrap();
-    // One that is repeated goes on.
+    // A repeating timer continues.
     let (tick, ticks) = mpsc::channel();
     let every = me.every(Duration::from_millis(1), move |_| {
         let _ = tick.send(());
@@ -1198,9 +1198,9 @@ fn a_panic_in_whatever_it_runs_leaves_the_loop_alive() {
     assert_eq!(service.drain().log, ["alive"]);
 }
 
-/// What is given to a scheduler may panic when it is dropped; everything else is seen to all the same.
+/// Values passed to a scheduler may panic in `drop`; all other work is still done.
 #[test]
-fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
+fn panic_while_dropping_a_value_affects_nothing_else() {
     for drained in [false, true] {
         let service = start_with(Settings { workers: 1, ..Settings::default() });
         let (me, drops) = (service.me.clone(), Drops::default());
@@ -1230,7 +1230,7 @@ fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
             called.unwrap();
         }
         if !drained {
-            // A worker is busy, so that the others wait.
+            // A thread is busy, so the others wait.
             me.job(move || keep(gate.recv_timeout(LIMIT)), |_, _| ()).unwrap();
             for _ in 0..2 {
                 let (bomb, guard) = (Bomb, drops.guard());
@@ -1267,9 +1267,9 @@ fn values_that_panic_when_they_are_dropped_harm_nobody_else() {
     service.close();
 }
 
-/// Whatever a scheduler drops, it drops without its locks.
+/// A scheduler drops values without holding its locks.
 #[test]
-fn values_may_use_the_scheduler_when_they_are_dropped() {
+fn dropped_values_may_use_the_scheduler() {
     struct Uses(Handle<State>, Client);
     impl Drop for Uses {
         fn drop(&mut self) {
@@ -1322,7 +1322,7 @@ fn values_may_use_the_scheduler_when_they_are_dropped() {
 }
 
 #[test]
-fn a_loop_that_would_drain_itself_is_told_so_at_once() {
+fn loop_draining_itself_fails_immediately() {
     let service = start();
     let drained = service.me.post(|state| smol::block_on(state.me.drain(Duration::MAX))).unwrap();
     assert!(!drained.timeout(LIMIT).wait().unwrap(), "it cannot wait for its own end");
@@ -1331,7 +1331,7 @@ fn a_loop_that_would_drain_itself_is_told_so_at_once() {
 }
 
 #[test]
-fn of_two_who_drain_both_learn_that_something_was_cut_off() {
+fn concurrent_drains_both_report_aborted_work() {
     let service = start();
     service.me.start(pending::<()>(), |_, _| ()).unwrap();
     let patient = service.me.clone();
@@ -1343,7 +1343,7 @@ fn of_two_who_drain_both_learn_that_something_was_cut_off() {
 }
 
 #[test]
-fn who_drains_learns_that_a_posted_task_was_cut_off() {
+fn drain_reports_an_aborted_post() {
     let service = start();
     let release = service.block();
     let posted = service.me.post(|_| ()).unwrap();

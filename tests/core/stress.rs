@@ -1,13 +1,13 @@
-//! Random calls of all sorts, in great numbers, of which every one has to be accounted for.
+//! A large number of random calls of all kinds, each of which must be accounted for.
 //!
-//! Eight threads make 1,000,000 calls each, divided by `CHANRPC_TEST_SCALE`: without it 10, so that a debug build has
-//! done in some seconds. In full:
+//! Eight threads make 1,000,000 calls each, divided by `CHANRPC_TEST_SCALE`, which defaults to 10 so that a debug build
+//! takes a few seconds. In full:
 //!
 //! ```sh
 //! CHANRPC_TEST_SCALE=1 cargo test --profile checked --package stress
 //! ```
 //!
-//! What is called when comes from `CHANRPC_TEST_SEED`, which a failure names; how the threads meet does not.
+//! `CHANRPC_TEST_SEED`, which a failure prints, determines the calls, but not how the threads interleave.
 
 use std::env;
 use std::future::Future;
@@ -25,11 +25,11 @@ use chanrpc::chan::{
 
 const CALLERS: usize = 8;
 const CALLS: usize = 1_000_000;
-/// Each with servers of its own, one of which is closed in the middle.
+/// The number of rounds, each with new servers, one of which is closed midway.
 const ROUNDS: usize = 12;
-/// Async calls that one caller may have pending.
+/// The maximum number of pending async calls of a caller.
 const PENDING: usize = 5;
-/// When nothing at all has happened for so long, something hangs.
+/// If nothing happens for this long, the test hangs.
 const HANG: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -39,7 +39,7 @@ const PANIC: Id1<Argument, Receipt> = Id1::new("panic");
 const LATER: Id1<Argument, Receipt> = Id1::new("later");
 const NEVER: Id1<Argument, Receipt> = Id1::new("never");
 
-/// Who drives a server.
+/// How a server is driven.
 #[derive(Clone, Copy, Debug)]
 enum Driver {
     Run,
@@ -49,10 +49,10 @@ enum Driver {
 
 const DRIVERS: [Driver; 3] = [Driver::Run, Driver::Pinned, Driver::Exec];
 
-/// How a server is closed while calls are made.
+/// How a server is closed during calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// After them.
+    /// After the calls.
     Late,
     Close,
     Drain,
@@ -79,7 +79,7 @@ impl Does {
     }
 }
 
-/// What became of a call, as its caller sees it.
+/// The outcome of a call, as seen by its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Answered,
@@ -88,17 +88,17 @@ enum Outcome {
     Deadline,
     Full,
     Closed,
-    /// The caller gave it up.
+    /// The caller dropped it.
     Dropped,
-    /// Go mode: it was queued.
+    /// A go call that was queued.
     Queued,
-    /// As many async calls as allowed were pending.
+    /// The maximum number of async calls was pending.
     TooMany,
-    /// The caller gave up all of its async calls.
+    /// The caller dropped all of its async calls.
     Unheard,
 }
 
-/// A call, for the reckoning.
+/// A call and its outcome, for the final comparison.
 #[derive(Clone, Copy, Debug)]
 struct Made {
     server: usize,
@@ -123,7 +123,7 @@ impl Random {
     }
 }
 
-/// How many values were made and dropped.
+/// The number of values created and dropped.
 #[derive(Debug, Default)]
 struct Lives {
     made: AtomicUsize,
@@ -137,27 +137,27 @@ impl Lives {
     }
 }
 
-/// What all threads of a round share.
+/// State shared by all threads of a round.
 struct Round {
     arguments: Lives,
     receipts: Lives,
     callbacks: Lives,
-    /// By caller and call: whether its function has run.
+    /// By caller and call: whether the function has run.
     ran: Vec<Vec<AtomicBool>>,
-    /// By caller: the call that it is at, for who looks why nothing happens.
+    /// By caller: the index of its current call, to diagnose a hang.
     at: [AtomicU64; CALLERS],
     faults: AtomicUsize,
 }
 
 impl Round {
-    /// What functions find wrong cannot be a panic, which would only be their callers' error.
+    /// Faults found by functions, which cannot panic, because that would only be their callers' error.
     fn fault(&self, text: &str) {
         self.faults.fetch_add(1, Ordering::SeqCst);
         eprintln!("{text}");
     }
 }
 
-/// A value that knows whose it is.
+/// A value that knows its call.
 struct Tag {
     caller: usize,
     serial: usize,
@@ -181,7 +181,7 @@ impl Drop for Tag {
 struct Argument(Tag);
 struct Receipt(Tag);
 
-/// A sync call that nobody waits for.
+/// A sync call that is not awaited yet.
 type Pending<'c> = Pin<Box<Call<'c, Argument, Receipt>>>;
 
 /// A server's state.
@@ -250,7 +250,7 @@ fn functions() -> Functions<Book> {
     functions
 }
 
-/// Answers some calls, and leaves others unanswered.
+/// Replies to some calls and leaves others unanswered.
 fn answer(calls: &mpsc::Receiver<(Responder<Receipt>, Argument)>, mut random: Random) {
     for (responder, argument) in calls {
         match random.below(8) {
@@ -261,7 +261,7 @@ fn answer(calls: &mpsc::Receiver<(Responder<Receipt>, Argument)>, mut random: Ra
     }
 }
 
-/// Serves until the server is closed, and returns its state.
+/// Drives the server until it is closed, and returns its state.
 fn serve(driver: Driver, mut server: Server<Book>) -> Book {
     match driver {
         Driver::Run => smol::block_on(server.run()),
@@ -284,19 +284,19 @@ fn serve(driver: Driver, mut server: Server<Book>) -> Book {
     }
 }
 
-/// Looks whether it is ready.
+/// Polls once.
 fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// What the callbacks of a caller work on.
+/// The state of a caller's callbacks.
 struct Log {
     caller: usize,
     made: Vec<Made>,
 }
 
 impl Log {
-    /// Enters what became of a call.
+    /// Records the outcome of a call.
     fn end(&mut self, serial: usize, result: Result<Receipt, CallError>) {
         let outcome = match result {
             Ok(Receipt(tag)) => {
@@ -323,13 +323,13 @@ impl Log {
     }
 }
 
-/// What a caller needs to know.
+/// The parameters of a caller.
 struct Task {
     round: Arc<Round>,
     caller: usize,
     clients: Vec<Client>,
     random: Random,
-    /// At which of its calls it closes which server, if it is the one who does.
+    /// The call at which it closes a server, and which server, if it is the one that does.
     closes: Option<(usize, Closer, End)>,
 }
 
@@ -365,7 +365,7 @@ fn call(task: Task) -> Vec<Made> {
             30..38 => Duration::ZERO,
             n => Duration::from_micros(n as u64),
         };
-        // What is never answered is never waited for without a limit.
+        // A call that is never answered always has a timeout.
         let time = if patient { time } else { time.min(Duration::from_micros(50)) };
         let callback = {
             let held = Tag::new(&round, caller, serial, |round| &round.callbacks);
@@ -382,7 +382,7 @@ fn call(task: Task) -> Vec<Made> {
             0..40 => log.end(serial, fresh(argument).timeout(time).wait()),
             40..55 => {
                 let mut call = Box::pin(fresh(argument));
-                // The first time it may only let others have a turn.
+                // The first poll may only yield.
                 let first = poll(call.as_mut());
                 match if first.is_pending() { poll(call.as_mut()) } else { first } {
                     Poll::Ready(result) => log.end(serial, result),
@@ -447,7 +447,7 @@ fn call(task: Task) -> Vec<Made> {
     log.made
 }
 
-/// Compares what the callers saw with what a server did, and returns both in short.
+/// Compares the callers' outcomes with the server's records, and returns a summary of both.
 fn reckon(server: usize, end: End, made: &[Vec<Made>], round: &Round, book: &Book, stats: Stats) -> String {
     let mut counts = [0_u64; 10];
     let [mut ran_in_all, mut panics, mut given_up] = [0_u64; 3];
@@ -464,7 +464,7 @@ fn reckon(server: usize, end: End, made: &[Vec<Made>], round: &Round, book: &Boo
                 Outcome::Panicked => ran && call.does == Does::Panic,
                 Outcome::Unanswered => match call.does {
                     Does::Later | Does::Never => ran,
-                    // Closing ends an async function where it waits.
+                    // Closing ends an async function at its await.
                     Does::Slow => ran && end == End::Close,
                     _ => false,
                 },
@@ -483,7 +483,7 @@ fn reckon(server: usize, end: End, made: &[Vec<Made>], round: &Round, book: &Boo
     assert_eq!(stats.executed, ran_in_all, "{stats:?}");
     assert_eq!(stats.executed, book.ran, "{stats:?}");
     assert_eq!(stats.panicked, panics, "{stats:?}");
-    // Callbacks that nobody ran may have been told of a full queue or of a deadline.
+    // Callbacks that did not run may have been due to a full queue or a deadline.
     let refused = stats.refused.checked_sub(of(Outcome::Full)).unwrap_or(u64::MAX);
     let late = stats.timed_out.checked_sub(of(Outcome::Deadline)).unwrap_or(u64::MAX);
     assert!(refused.saturating_add(late) <= of(Outcome::Unheard), "{counts:?} {stats:?}");
@@ -539,7 +539,7 @@ fn round(seed: u64, number: usize, calls: usize) {
         let done = done.clone();
         thread::spawn(move || {
             let result = catch_unwind(AssertUnwindSafe(|| call(task)));
-            // Nobody waits for it if another one has failed.
+            // It is not joined if another thread has failed.
             let _ = done.send((caller, result));
         });
     }
@@ -564,7 +564,7 @@ fn round(seed: u64, number: usize, calls: usize) {
         }
     }
     for (server, closer) in closers.iter().enumerate() {
-        // Of one that was closed, not all calls were run.
+        // A closed server has not run all calls.
         let closed = server == target && matches!(end, End::Close);
         assert!(smol::block_on(closer.drain(HANG)) || closed, "an owner does not end: {clients:#?}");
     }
@@ -593,7 +593,7 @@ fn variable(name: &str, default: u64) -> u64 {
 }
 
 #[test]
-fn every_one_of_millions_of_calls_is_accounted_for() {
+fn millions_of_calls_are_all_accounted_for() {
     struct Seed(u64);
     impl Drop for Seed {
         fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! Chains of async steps on a scheduler.
+//! Waterfalls: chains of async steps on a scheduler.
 
 use std::future::{pending, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::support::{Bomb, Drops, LIMIT, Service, ended, eventually, got};
 
-/// What a chain ends with that does not get through.
+/// The error of a chain that fails.
 #[derive(Debug)]
 enum Trouble {
     Call(CallError),
@@ -45,7 +45,7 @@ fn start() -> Service<State> {
     start_with(Settings::default())
 }
 
-/// A server on a thread of its own, of the kind that lends its state to callers.
+/// A server on its own thread that lends its state to callers.
 fn helper() -> Client {
     let mut functions = Functions::new();
     functions
@@ -63,7 +63,7 @@ fn helper() -> Client {
     client
 }
 
-/// Runs a chain, and returns its end.
+/// Runs a chain and returns its result.
 fn end<S: Send, T: Send + 'static, E: From<CallError> + Send + 'static>(
     chain: Waterfall<S, T, E>,
 ) -> Result<T, E> {
@@ -75,7 +75,7 @@ fn end<S: Send, T: Send + 'static, E: From<CallError> + Send + 'static>(
 }
 
 #[test]
-fn each_step_is_fed_by_the_one_before() {
+fn each_step_receives_the_result_of_the_previous_one() {
     let (service, helper) = (start(), helper());
     let chain = service
         .me
@@ -103,7 +103,7 @@ fn each_step_is_fed_by_the_one_before() {
     assert_eq!(service.close().log, ["begin", "4 2", "end"]);
 }
 
-/// A chain of six steps of every kind, in which the one of that number fails.
+/// A chain of six steps of all kinds, in which the step with index `bad` fails.
 fn failing(service: &Service<State>, helper: &Client, bad: usize) -> Waterfall<State, u64, Trouble> {
     let (client, name) = (helper.clone(), |at: usize| if bad == at { "nope" } else { "double" });
     service
@@ -133,7 +133,7 @@ fn failing(service: &Service<State>, helper: &Client, bad: usize) -> Waterfall<S
 }
 
 #[test]
-fn the_first_error_ends_it_and_no_later_step_begins() {
+fn first_error_ends_the_chain_and_no_later_step_starts() {
     let helper = helper();
     for bad in 0..=6 {
         let service = start();
@@ -151,7 +151,7 @@ fn the_first_error_ends_it_and_no_later_step_begins() {
 }
 
 #[test]
-fn a_panic_in_any_kind_of_step_is_its_error() {
+fn panic_in_any_kind_of_step_is_the_chains_error() {
     let (service, helper) = (start(), helper());
     let begin = || service.me.waterfall::<CallError>().step(|_, ()| Ok(1_u64));
     let chains = [
@@ -173,12 +173,12 @@ fn a_panic_in_any_kind_of_step_is_its_error() {
             result => panic!("{message}: {result:?}"),
         }
     }
-    // In the end itself.
+    // In the final callback.
     service.me.waterfall::<CallError>().finish(|_, _| panic!("in the end")).unwrap();
     assert!(service.drain().log.is_empty());
 }
 
-/// Computes for longer than this.
+/// Blocks for longer than `time`.
 fn outlast(time: Duration) {
     let begin = Instant::now();
     while begin.elapsed() <= time {
@@ -186,7 +186,7 @@ fn outlast(time: Duration) {
     }
 }
 
-/// Tries with ever more time, since on a slow machine little may be over before a chain has begun.
+/// Retries with increasing times, because on a slow machine a short deadline may pass before the chain starts.
 fn with_time_enough<T>(mut attempt: impl FnMut(Duration) -> Option<T>) -> T {
     let mut time = SOON;
     loop {
@@ -201,13 +201,13 @@ fn with_time_enough<T>(mut attempt: impl FnMut(Duration) -> Option<T>) -> T {
 const SOON: Duration = Duration::from_millis(5);
 
 #[test]
-fn a_deadline_is_for_the_whole() {
+fn deadline_covers_the_whole_chain() {
     let service = start();
     let begin = || service.me.waterfall::<CallError>().timeout(SOON);
     let is_late =
         |result: Result<(), CallError>| assert!(matches!(result, Err(CallError::Deadline)), "{result:?}");
 
-    // A step that waits, and is dropped then.
+    // A waiting step, which is then dropped.
     let drops = Drops::default();
     let guard = drops.guard();
     let never = move |_: &mut State, ()| async move {
@@ -217,7 +217,7 @@ fn a_deadline_is_for_the_whole() {
     };
     is_late(end(begin().then(never)));
     assert_eq!(drops.count(), 1);
-    // One whose end is a panic.
+    // A step that panics in `drop`.
     let bomb = Bomb;
     let never = move |_: &mut State, ()| async move {
         pending::<()>().await;
@@ -234,11 +234,11 @@ fn a_deadline_is_for_the_whole() {
         smol::block_on(deaf.exec()).then_some(deaf)
     });
     assert_eq!((deaf.stats().executed, deaf.stats().cancelled), (0, 1), "it is given up");
-    // A job that runs on.
+    // A blocking job that keeps running.
     let (open, gate) = mpsc::channel::<()>();
     is_late(end(begin().job(move |()| _ = gate.recv_timeout(LIMIT))));
     drop(open);
-    // A step that computes for too long, last and before another.
+    // A step that blocks for too long, as the last step and before another.
     let slow = |_: &mut State, ()| {
         outlast(SOON);
         Ok(())
@@ -248,7 +248,7 @@ fn a_deadline_is_for_the_whole() {
         state.note("too late");
         Ok(())
     })));
-    // An error is what it is, however late.
+    // An error is returned unchanged, however late.
     let bad = end(begin().step(slow).timeout(LIMIT).step(|_, ()| Err::<(), _>(CallError::Full)));
     assert!(matches!(bad, Err(CallError::Full)), "the last deadline holds");
     with_time_enough(|time| {
@@ -258,7 +258,7 @@ fn a_deadline_is_for_the_whole() {
         }));
         matches!(bad, Err(CallError::Full)).then_some(())
     });
-    // The time begins with `finish`, and has no end if no clock can say it.
+    // The time starts with `finish`, and is unlimited if it exceeds the clock's range.
     with_time_enough(|time| {
         let chain = begin().step(|_, ()| Ok(())).timeout(time);
         outlast(time);
@@ -269,9 +269,9 @@ fn a_deadline_is_for_the_whole() {
 }
 
 #[test]
-fn nothing_blocks_the_loop_while_a_step_waits() {
+fn waiting_step_does_not_block_the_loop() {
     let service = start();
-    // A function and a job that block their threads. The executor has only the loop's own.
+    // A function and a job that block their threads. The executor has only the loop's thread.
     let (open, gate) = smol::channel::bounded::<()>(1);
     let (begins, begun) = mpsc::channel();
     let mut functions = Functions::new();
@@ -316,7 +316,7 @@ fn nothing_blocks_the_loop_while_a_step_waits() {
 }
 
 #[test]
-fn a_chain_that_is_not_taken_is_dropped() {
+fn rejected_chain_is_dropped() {
     let service = start_with(Settings { open: 1, ..Settings::default() });
     let (taken, refused) = (Drops::default(), Drops::default());
     let chain = |drops: &Drops| {
@@ -338,7 +338,7 @@ fn a_chain_that_is_not_taken_is_dropped() {
 }
 
 #[test]
-fn a_step_may_call_another_loop_and_its_own() {
+fn step_may_call_another_loop_and_its_own() {
     let mut functions = Functions::new();
     functions
         .register1("add", |total: &mut u64, n: u64| {
@@ -365,7 +365,7 @@ fn a_step_may_call_another_loop_and_its_own() {
 }
 
 #[test]
-fn thousands_at_once_and_long_ones() {
+fn thousands_of_chains_and_long_chains_complete() {
     const MANY: usize = 3000;
     let service = start_with(Settings { open: MANY, jobs: MANY, ..Settings::default() });
     let helper = helper();
@@ -441,9 +441,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Chains of any steps, side by side: each runs its steps in order up to the first that fails, and ends once.
+    /// Concurrent random chains: each runs its steps in order up to the first that fails, and ends once.
     #[test]
-    fn chains_of_any_steps_end_as_they_should(chains in proptest::collection::vec(steps(), 1..8)) {
+    fn random_chains_end_as_expected(chains in proptest::collection::vec(steps(), 1..8)) {
         let (service, helper) = (start(), helper());
         let (sender, ends) = mpsc::channel();
         let release = service.block();
@@ -506,9 +506,9 @@ proptest! {
     }
 }
 
-/// What a chain has is dropped with it, whatever it waits for.
+/// A chain's values are dropped with it, whatever it waits for.
 #[test]
-fn a_chain_that_the_end_overtakes_is_dropped() {
+fn chain_pending_at_the_end_is_dropped() {
     let service = start();
     let (drops, ends) = (Drops::default(), Arc::new(AtomicUsize::new(0)));
     let release = service.block();
@@ -535,7 +535,7 @@ fn a_chain_that_the_end_overtakes_is_dropped() {
     assert_eq!(ends.load(Ordering::SeqCst), 1);
 }
 
-/// Far more than the stack of a thread has room for, if a step took any of it.
+/// More steps than the stack of a thread could hold if each step used any of it.
 const LONG: usize = 20_000;
 
 fn long(first: Waterfall<State, u64, CallError>) -> Waterfall<State, u64, CallError> {
@@ -543,7 +543,7 @@ fn long(first: Waterfall<State, u64, CallError>) -> Waterfall<State, u64, CallEr
 }
 
 #[test]
-fn a_chain_takes_no_stack_however_long_it_is_and_however_it_ends() {
+fn long_chain_does_not_overflow_the_stack_however_it_ends() {
     let service = start_with(Settings { workers: 1, ..Settings::default() });
     let begin = || service.me.waterfall_with::<u64, CallError>(0);
 
@@ -557,7 +557,7 @@ fn a_chain_takes_no_stack_however_long_it_is_and_however_it_ends() {
     let late = long(begin().then(|_, _| pending::<Result<u64, CallError>>()));
     assert!(matches!(end(late.timeout(Duration::from_millis(1))), Err(CallError::Deadline)));
 
-    // One that is never taken, and ones that the scheduler's end finds wherever a chain can be.
+    // A rejected chain, and chains that the scheduler's end finds in each possible state.
     drop(long(begin()));
     let helper = helper();
     let (free, is_free) = mpsc::channel::<()>();
@@ -579,7 +579,7 @@ fn a_chain_takes_no_stack_however_long_it_is_and_however_it_ends() {
 }
 
 #[test]
-fn steps_that_panic_when_they_are_dropped_harm_nobody() {
+fn panic_while_dropping_a_step_affects_nothing_else() {
     let service = start();
     let bombs = |chain: Waterfall<State, (), CallError>| {
         (0..3).fold(chain, |chain, _| {
@@ -599,7 +599,7 @@ fn steps_that_panic_when_they_are_dropped_harm_nobody() {
 }
 
 #[test]
-fn a_job_waits_for_its_turn_as_a_call_does() {
+fn blocking_step_waits_for_a_free_thread() {
     let service = start_with(Settings { workers: 1, jobs: 0, ..Settings::default() });
     let (free, is_free) = mpsc::channel::<()>();
     let (begin, begun) = mpsc::channel();
@@ -611,14 +611,14 @@ fn a_job_waits_for_its_turn_as_a_call_does() {
     got(&begun);
     assert_eq!(service.me.job(|| (), |_, _| ()), Err(ScheduleError::Full { setting: "jobs", limit: 0 }));
 
-    // More than may wait by themselves.
+    // More than the queue of jobs holds.
     let (done, results) = mpsc::channel();
     for n in 0..20 {
         let done = done.clone();
         let chain = service.me.waterfall_with::<_, CallError>(n).job(|n: u64| n + 1);
         chain.finish(move |_, result| done.send(result.unwrap()).unwrap()).unwrap();
     }
-    // One whose deadline passes before it begins never does.
+    // A step whose deadline passes before it starts never runs.
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = ran.clone();
     let late = service.me.waterfall::<CallError>().job(move |()| counted.fetch_add(1, Ordering::Relaxed));

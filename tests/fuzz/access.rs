@@ -10,7 +10,7 @@ use super::source::Source;
 
 const LISTENER: &str = "192.0.2.1:7300";
 
-/// What a pass allows is what its rules say, word for word.
+/// Checks that the rights of a connection are exactly those of its rules.
 pub(super) fn access(input: &[u8]) {
     let mut source = Source::new(input);
     let mut text = || String::from_utf8_lossy(source_text(&mut source)).into_owned();
@@ -37,15 +37,15 @@ pub(super) fn access(input: &[u8]) {
     assert_eq!(pass.check(&method).is_ok(), ping || allowed, "{open:?} {closed:?} {method:?}");
 }
 
-/// Up to 31 bytes, behind their count.
+/// Returns up to 31 bytes, preceded by their count.
 fn source_text<'a>(source: &mut Source<'a>) -> &'a [u8] {
     let count = source.below(32);
     source.take(count)
 }
 
-/// `*` stands for any text: tried for each beginning of the name.
+/// Returns `true` if the pattern matches; `*` matches any text. Tries each prefix of the name.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
-    // Whether so many bytes of the name match what was seen of the pattern.
+    // Entry n: whether the first n bytes of the name match the pattern so far.
     let mut fits = vec![false; name.len() + 1];
     fits[0] = true;
     for sign in pattern {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use chanrpc::config::Config;
 
-/// A text is a configuration, or an error that tells the line.
+/// Checks that a text is a valid configuration or gives an error that names the line.
 pub(super) fn config(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match Config::parse(text, "fuzz.toml") {

@@ -1,12 +1,12 @@
-//! Which dialect first bytes are.
+//! Detection of the dialect by the first bytes.
 
 use chanrpc::codec::{self, DETECT_LIMIT, Detected, Dialect};
 
-/// Prefixes that are looked at.
+/// The maximum length of the prefixes tried.
 const PREFIXES: usize = 256;
 
-/// What is told by some bytes is told by them and any more, and a line is enough. What is taken for a line of JSON
-/// begins like one.
+/// Checks that the dialect detected from some bytes does not change with more, that a line is enough, and that a line
+/// detected as JSON begins like JSON.
 pub(super) fn detect(input: &[u8]) {
     let mut told = None;
     for end in (0..=input.len().min(PREFIXES)).chain([input.len()]) {

@@ -1,4 +1,4 @@
-//! Messages in a stream of bytes, in each dialect that has such.
+//! Framing: messages in a stream of bytes, in each dialect that has them.
 
 use chanrpc::codec::jsonrpc::DecodeLimits;
 use chanrpc::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
@@ -9,7 +9,7 @@ use super::json;
 use super::source::Source;
 
 pub(super) const BOUNDS: DecodeLimits = DecodeLimits { depth: 32, batch: 8 };
-/// More than a header or a length takes that goes before a message.
+/// More than the header or the length before a message.
 const HEAD: usize = 8 * 1024;
 
 pub(super) fn lines(input: &[u8]) {
@@ -41,7 +41,7 @@ pub(super) fn leaf(input: &[u8]) {
     );
 }
 
-/// What is found in a stream.
+/// The messages found in a stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Message(Vec<u8>),
@@ -49,7 +49,8 @@ enum Found {
     Broken,
 }
 
-/// Framing does not depend on how the bytes are cut, keeps no more than it must, and each message can be read.
+/// Checks that framing does not depend on how the bytes are split, keeps no more than necessary, and that each message
+/// can be read.
 fn stream(dialect: Dialect, source: &mut Source<'_>) {
     let max = [1, 16, 64, 256, 4096][source.below(5)];
     let step = 1 + source.below(32);
@@ -72,7 +73,7 @@ fn stream(dialect: Dialect, source: &mut Source<'_>) {
     }
 }
 
-/// What there is in `pieces`, and how many bytes are left over.
+/// Returns the messages in `pieces`, and how many bytes are left over.
 fn found<'a>(
     dialect: Dialect,
     max: usize,
@@ -99,7 +100,7 @@ fn found<'a>(
                 FrameResult::Incomplete(cut) => cut,
                 FrameResult::Invalid(why) => {
                     assert!(!why.is_empty());
-                    // Of what makes no sense, as much as is there may be too long already.
+                    // Invalid input may already exceed the limit.
                     while found.pop_if(|last| *last == Found::TooLong).is_some() {}
                     found.push(Found::Broken);
                     return (found, 0);
@@ -112,7 +113,7 @@ fn found<'a>(
     (found, buffer.len())
 }
 
-/// The longest message that a gate of Leaf's takes.
+/// Returns the longest message that a Leaf gate accepts.
 fn most(leaf: LeafFraming) -> usize {
     let possible = match leaf.length_bytes {
         LengthBytes::One => u32::from(u8::MAX),

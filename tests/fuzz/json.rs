@@ -1,4 +1,4 @@
-//! What messages hold.
+//! The contents of messages.
 
 use chanrpc::codec::jsonrpc::{self, DecodeLimits};
 use chanrpc::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
@@ -7,10 +7,10 @@ use serde::de::IgnoredAny;
 
 use super::framing::BOUNDS;
 
-/// One JSON text is understood the same as by serde_json, as far as that goes.
+/// Checks that a JSON text is parsed like serde_json does, as far as serde_json goes.
 pub(super) fn jsonrpc(input: &[u8]) {
     let read = jsonrpc::decode(input, BOUNDS);
-    // A byte order mark in front is no part of the text.
+    // A leading byte order mark is not part of the text.
     let text = input.strip_prefix(b"\xef\xbb\xbf").unwrap_or(input);
     let valid = std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
     let taken = match &read {
@@ -34,12 +34,12 @@ pub(super) fn jsonrpc(input: &[u8]) {
     readable(Dialect::JsonPerFrame, refused);
 }
 
-/// What goes out as MessagePack and comes back is the same number for number, or it did not go out.
+/// Checks that a result encoded as MessagePack decodes to the same numbers, or is not encoded.
 fn packed_and_back(text: &str) {
     let mut codec = Codec::new(Dialect::MessagePack, 1 << 20, BOUNDS);
     let mut reply = Vec::new();
     codec.encode_reply(&mut reply, &Id::from(0), Ok(text));
-    // [1, 0, nil, result]; any other is an error.
+    // [1, 0, nil, result]; any other message is an error.
     let Some(result) = reply.strip_prefix(b"\x94\x01\x00\xc0") else { return };
     let request = [b"\x94\x00\x00\xa1f\x91", result].concat();
     let Decoded::Single(Ok(Message::Request(Request { params: Some(params), .. }))) = codec.decode(&request)
@@ -50,7 +50,7 @@ fn packed_and_back(text: &str) {
     assert_eq!(numbers(text), numbers(params.get()), "{text} and {params}");
 }
 
-/// The numbers in a text, each as its sign, its digits and the power of ten of the last of them.
+/// Returns the numbers in a text, each as its sign, its digits and the power of ten of the last digit.
 fn numbers(json: &str) -> Vec<(bool, String, i64)> {
     let (mut found, mut rest) = (Vec::new(), json);
     while let Some(at) = rest.find(|c: char| matches!(c, '"' | '-' | '0'..='9')) {
@@ -86,7 +86,7 @@ fn is_unread(message: &Result<Message<'_>, DecodeError>) -> bool {
     message.as_ref().is_err_and(|refused| refused.fault.code == code::PARSE)
 }
 
-/// At least how deep a valid text nests: brackets in strings count too.
+/// Returns an upper bound of the nesting of a valid text: brackets in strings count too.
 fn depth(text: &[u8]) -> usize {
     let (mut depth, mut most) = (0_usize, 0);
     for byte in text {
@@ -100,12 +100,12 @@ fn depth(text: &[u8]) -> usize {
     most
 }
 
-/// What was read of a message is what it says it is: it can be passed on, and answered.
+/// Checks that a decoded message is consistent: it can be forwarded and answered.
 pub(super) fn readable(dialect: Dialect, read: Decoded<'_>) {
     match read {
         Decoded::Single(message) => one(dialect, message),
         Decoded::Batch(messages) => {
-            // One more for those whose ids cannot be told.
+            // One more for those without a known id.
             assert!((1..=BOUNDS.batch + 1).contains(&messages.len()));
             messages.into_iter().for_each(|message| one(dialect, message));
         }
@@ -136,7 +136,7 @@ fn one(dialect: Dialect, message: Result<Message<'_>, DecodeError>) {
 }
 
 fn checked_json(text: &str) {
-    // No deeper than the bound, so within what serde_json reads.
+    // Within the limit on nesting, so within serde_json's.
     serde_json::from_str::<IgnoredAny>(text).unwrap_or_else(|error| panic!("{error}: {text}"));
 }
 
@@ -145,27 +145,27 @@ fn checked_id(id: &Id<'_>) {
     checked_json(id.as_json());
 }
 
-/// A request means the same to the next node.
+/// Checks that a forwarded request has the same meaning.
 fn passed_on(request: &Request<'_>) {
     let mut text = Vec::new();
     jsonrpc::encode_request(&mut text, request);
     let deeper = DecodeLimits { depth: BOUNDS.depth + 2, ..BOUNDS };
     let again = match jsonrpc::decode(&text, deeper) {
         Decoded::Single(Ok(Message::Request(again))) => again,
-        // A function's name that is the cancellation's, from a dialect that has cancellations of its own.
+        // A function with the name of the cancel method, from a dialect with its own cancel message.
         Decoded::Single(Ok(Message::Cancel(_)) | Err(_)) if request.method == jsonrpc::CANCEL_METHOD => {
             return;
         }
         other => panic!("{other:?} instead of {request:?}: {}", String::from_utf8_lossy(&text)),
     };
     assert_eq!((&again.id, &again.method), (&request.id, &request.method));
-    // A text that goes on one line has no line ends.
+    // A text sent as one line has no line breaks.
     let params = request.params.as_ref().map(|params| params.get().replace(['\r', '\n'], " "));
     assert_eq!(again.params.as_ref().map(RawJson::get), params.as_deref());
     assert_eq!(again.meta.hops, request.meta.hops);
 }
 
-/// An answer to this id is one message, and carries the id.
+/// Checks that a reply with this id is one message and contains the id.
 fn answered(dialect: Dialect, id: &Id<'_>) {
     checked_id(id);
     let fault = Fault::new(code::BUSY, "\u{1}\"\\ \u{10ffff}").with_data(&[1]);
@@ -186,7 +186,7 @@ fn answered(dialect: Dialect, id: &Id<'_>) {
     }
 }
 
-/// The ids that a message from a node answers: one, or those of a batch.
+/// Returns the ids that a node's message answers: one, or those of a batch.
 pub(super) fn replied(dialect: Dialect, codec: &mut Codec, message: &[u8]) -> Vec<String> {
     if dialect == Dialect::MessagePack {
         return vec![msgpack_id(message).to_string()];
@@ -202,7 +202,7 @@ pub(super) fn replied(dialect: Dialect, codec: &mut Codec, message: &[u8]) -> Ve
     messages.into_iter().map(id).collect()
 }
 
-/// A node asks nothing in MessagePack, and so has no use for the ids of answers.
+/// A node makes no calls in MessagePack, so its codec does not read the ids of replies.
 fn msgpack_id(message: &[u8]) -> u64 {
     let [0x94, 1, first, rest @ ..] = message else { panic!("{message:?} is no answer") };
     let number = |count: usize| rest[..count].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));

@@ -1,7 +1,7 @@
-//! What must hold of any bytes whatever: a function each, which panics where it does not. `fuzz/` looks for such bytes
-//! with libFuzzer; `tests/it/corpus.rs` runs those that it has found before.
+//! Properties that hold for any input: one function each, which panics on a violation. `fuzz/` searches for such inputs
+//! with libFuzzer; `tests/it/corpus.rs` runs those found before.
 
-// In a package of its own it is the library; in tests/it it is a part of the tests.
+// In the package `fuzz` it is the library; in tests/it it is a module.
 #![allow(unreachable_pub)]
 
 mod access;
@@ -13,16 +13,16 @@ mod node;
 mod session;
 mod source;
 
-/// One kind of bytes to look at.
+/// A fuzz target.
 #[derive(Debug)]
 pub struct Target {
-    /// What it and its folder in `fuzz/corpus/` are called.
+    /// Its name, which is also that of its folder in `fuzz/corpus/`.
     pub name: &'static str,
-    /// Looks at one input.
+    /// Checks one input.
     pub run: fn(&[u8]),
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 11] = [
     Target { name: "access", run: access::access },
     Target { name: "config", run: config::config },
@@ -37,10 +37,10 @@ pub const TARGETS: [Target; 11] = [
     Target { name: "websocket", run: node::websocket },
 ];
 
-/// Looks at one input of a target.
+/// Checks one input of a target.
 ///
 /// # Panics
-/// If there is no such target, and if the input shows a fault.
+/// Panics if the target does not exist or the input reveals a fault.
 pub fn run(name: &str, input: &[u8]) {
     let target = TARGETS.iter().find(|target| target.name == name).expect("a target of that name");
     (target.run)(input);

@@ -1,4 +1,4 @@
-//! A node at the other end of a stream in memory: HTTP, WebSocket, and what is told apart from them.
+//! A node at the other end of an in-memory stream: HTTP, WebSocket, and the detection of both.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use smol::io::{AsyncRead, AsyncWrite};
 
 use super::source::Source;
 
-/// Few, so that writers wait now and then.
+/// Small, so that writers wait from time to time.
 const ON_THE_WAY: usize = 512;
-/// Turns that a node may take for an input, beside one for each of its bytes. It needs a small part of them.
+/// The maximum number of polls for an input, in addition to one for each of its bytes. A small part of it suffices.
 const TURNS: usize = 10_000;
 const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
-/// Whatever comes first: what answers it looks like the dialect, and the connection ends.
+/// Checks that for any first bytes the response belongs to the detected dialect, and the connection ends.
 pub(super) fn http(input: &[u8]) {
     let mut source = Source::new(input);
     let step = 1 + source.below(64);
@@ -32,7 +32,7 @@ pub(super) fn http(input: &[u8]) {
     }
 }
 
-/// Frames of a peer that is let in, made of the input or just as they stand there.
+/// Frames of an accepted peer, generated from the input or taken verbatim.
 pub(super) fn websocket(input: &[u8]) {
     let mut source = Source::new(input);
     let step = 1 + source.below(64);
@@ -50,7 +50,7 @@ pub(super) fn websocket(input: &[u8]) {
     frames(&answer[head..]);
 }
 
-/// A masked frame, with a mask that changes nothing.
+/// Appends a masked frame with a mask of zeros.
 fn frame(first: u8, length: u8, source: &mut Source<'_>, into: &mut Vec<u8>) {
     let payload = source.take(usize::from(length));
     into.push(first);
@@ -65,8 +65,8 @@ fn frame(first: u8, length: u8, source: &mut Source<'_>, into: &mut Vec<u8>) {
     into.extend_from_slice(payload);
 }
 
-/// What a node says is frames without masks, the texts among them JSON, and nothing after a close. Whoever leaves without
-/// a close is taken for gone, and may find the last frame cut.
+/// Checks that a node sends unmasked frames, that texts contain JSON, and that nothing follows a close. A peer that
+/// disconnects without a close counts as gone, and the last frame may be truncated.
 fn frames(mut rest: &[u8]) {
     let mut closed = false;
     while !rest.is_empty() {
@@ -89,7 +89,7 @@ fn frames(mut rest: &[u8]) {
             0x81 => {
                 serde_json::from_slice::<serde::de::IgnoredAny>(payload).expect("JSON");
             }
-            // In kind, to binary messages.
+            // Binary replies to binary messages.
             0x82 | 0x8a => {}
             0x88 => closed = true,
             _ => panic!("a frame that begins with {first:#x}"),
@@ -98,8 +98,9 @@ fn frames(mut rest: &[u8]) {
     }
 }
 
-/// Says everything, in pieces, and then no more; takes everything that comes back until the node ends. One who is
-/// `patient` goes on listening until it is told something: over HTTP, whoever sends no more is taken for gone.
+/// Sends everything in pieces and closes the sending half; returns everything received until the node closes. A
+/// `patient` peer keeps the connection open until it has received something: over HTTP, a peer that closes its sending
+/// half counts as gone.
 fn converse(bytes: &[u8], step: usize, patient: bool) -> Vec<u8> {
     let executor = Arc::new(Executor::new());
     let limits = Limits { message: 1024, output: 1024, in_flight: 4, ..Limits::default() };
@@ -127,14 +128,14 @@ struct Peer<'a> {
 }
 
 impl Peer<'_> {
-    /// Everything that was said by a node that is gone. A pipe that has bytes may still say that it has none yet, so
-    /// that others have their turn.
+    /// Returns everything that a finished node has sent. A pipe with bytes may still return `Pending`, to yield to
+    /// other tasks.
     fn rest(mut self) -> Vec<u8> {
         while self.read().is_pending() {}
         self.said
     }
 
-    /// Takes what is there. `Ready` at the end.
+    /// Reads what is available. `Ready` at the end.
     fn read(&mut self) -> Poll<()> {
         let cx = &mut Context::from_waker(Waker::noop());
         let mut landing = [0; ON_THE_WAY];
@@ -159,7 +160,7 @@ impl Peer<'_> {
         }
         match Pin::new(&mut self.stream).poll_write(cx, piece) {
             Poll::Ready(Ok(count @ 1..)) => self.bytes = &self.bytes[count..],
-            // The node does not listen any more.
+            // The node no longer reads.
             Poll::Ready(_) => self.bytes = &[],
             Poll::Pending => {}
         }

@@ -1,4 +1,4 @@
-//! One connection: bytes, answers, cancels and the time in any order.
+//! One connection: bytes, replies, cancels and time in any order.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -21,18 +21,19 @@ const DIALECTS: [Dialect; 4] =
 const MESSAGE: usize = 256;
 const IN_FLIGHT: usize = 4;
 const OUTPUT: usize = 512;
-/// What an answer may take beyond its result: id, code, sentence, frame.
+/// The maximum size of a reply in addition to its result: id, code, message, frame.
 const AROUND: usize = 512;
-/// Requests may wait for their turn in so many bytes, and each takes some of them.
+/// The maximum number of bytes of waiting requests, each of which takes some.
 const WAITING: usize = 16 * 1024 / 64;
 
-/// In a clean run each request is answered exactly once; in any run output keeps its bounds, and is messages.
+/// Checks that in a clean run each request is answered exactly once, and that in any run the output is bounded and
+/// consists of messages.
 pub(super) fn session(input: &[u8]) {
     let mut source = Source::new(input);
     let choice = source.byte();
     let dirty = choice & 1 == 1;
     let leaf = Dialect::Leaf(LeafFraming { length_prefixed: choice & 2 == 0, ..LeafFraming::default() });
-    // Leaf's wire has no ids, so that only the bounds can be looked at.
+    // Leaf's protocol has no ids, so only the limits can be checked.
     let dialects = if dirty { &[&DIALECTS[..], &[leaf]].concat() } else { &DIALECTS[..] };
     let mut run = Run::new(dialects[usize::from(choice >> 2) % dialects.len()]);
     while !source.is_empty() {
@@ -41,7 +42,7 @@ pub(super) fn session(input: &[u8]) {
     run.finish(dirty);
 }
 
-/// Keeps the right to answer until it is told to.
+/// Keeps responders until told to reply.
 #[derive(Clone, Default)]
 struct Held(Arc<Mutex<VecDeque<Responder>>>);
 
@@ -63,7 +64,7 @@ impl Provider for Held {
     }
 }
 
-/// Answers at once.
+/// Replies inline.
 struct Quick;
 
 impl Provider for Quick {
@@ -87,9 +88,9 @@ struct Run {
     dialect: Dialect,
     held: Held,
     now: Instant,
-    /// Sent by the peer, and not yet read by the node: for a transport with frames one message each.
+    /// Sent by the peer and not yet read by the node; one message each for a transport with frames.
     coming: VecDeque<Vec<u8>>,
-    /// What came out: all of it, or one message each.
+    /// The output: all bytes, or one message each.
     out: Vec<Vec<u8>>,
     asked: u32,
 }
@@ -107,7 +108,7 @@ impl Run {
             in_flight: IN_FLIGHT,
             output: OUTPUT,
             deadline: Duration::from_secs(1),
-            // A clean run finishes what it begins, but may take its time.
+            // A clean run completes, but may take its time.
             stall_timeout: Duration::from_secs(24 * 3600),
             ..Limits::default()
         };
@@ -141,7 +142,7 @@ impl Run {
         self.check_bounds();
     }
 
-    /// Has the peer send a request, which goes by the next id.
+    /// Makes the peer send a request with the next id.
     fn send(&mut self, text: impl Fn(u32) -> Asked) {
         self.asked += 1;
         let asked = text(self.asked);
@@ -155,7 +156,7 @@ impl Run {
         if self.dialect == Dialect::MessagePack {
             return;
         }
-        // Small enough for the largest message.
+        // Small enough for the maximum message.
         let texts: Vec<_> = (0..1 + source.below(3))
             .map(|_| {
                 self.asked += 1;
@@ -189,7 +190,7 @@ impl Run {
         )
     }
 
-    /// Lets the node read: so many bytes at most, or one message.
+    /// Lets the node read a number of bytes or one message.
     fn receive(&mut self, count: usize) {
         if !self.session.wants_input() {
             return;
@@ -202,13 +203,13 @@ impl Run {
         self.session.received(self.now);
     }
 
-    /// Has a function answer, in one way or the other, or end without an answer.
+    /// Makes a function reply in one of several ways, or end without replying.
     fn answer(&mut self, source: &mut Source<'_>) {
         let (at, how) = (source.below(8), source.byte());
         let Some(reply) = self.held.take(at) else { return };
         match how % 5 {
             0 => reply.send(Ok(RawJson::NULL)),
-            // Sometimes too long for an answer.
+            // Sometimes too long for a reply.
             1 | 2 => {
                 let long = "x".repeat(usize::from(how));
                 reply.send(Ok(RawJson::of(&long).expect("a text is JSON")));
@@ -229,7 +230,7 @@ impl Run {
         }
     }
 
-    /// Has the peer take output: so many bytes at most, or one message.
+    /// Makes the peer read a number of bytes or one message.
     fn write(&mut self, count: usize) {
         let output = self.session.output();
         if output.is_empty() {
@@ -247,7 +248,7 @@ impl Run {
         assert!(output <= OUTPUT + MESSAGE * 2 + late, "{output} bytes of output wait");
     }
 
-    /// Everything comes, all time passes, everything is read: then all is answered.
+    /// Delivers all input, lets all time pass and reads all output: then every request is answered.
     fn finish(mut self, dirty: bool) {
         let mut idle = 0;
         while idle < 3 {
@@ -255,7 +256,7 @@ impl Run {
             self.receive(usize::MAX);
             self.poll();
             self.write(usize::MAX);
-            // On a slow machine a turn may end before anything comes of it.
+            // On a slow machine a turn may end before it achieves anything.
             let still = before == (self.coming.len(), self.out.len()) && !self.session.has_yielded();
             idle = if still { idle + 1 } else { 0 };
             if idle == 1 {
@@ -275,7 +276,7 @@ impl Run {
             self.write(usize::MAX);
         }
         if !self.session.is_flushed() {
-            // What came with the end, to a function that keeps it.
+            // Calls that arrived with the close, for a function that keeps them.
             self.session.fail_all(&Fault::new(code::CLOSED, "the end"));
             while !self.session.output().is_empty() {
                 self.write(usize::MAX);
@@ -289,7 +290,7 @@ impl Run {
         }
     }
 
-    /// How often which id was answered.
+    /// How often each id was answered.
     fn answers(&self) -> HashMap<String, u32> {
         let mut answers = HashMap::new();
         let messages = if self.is_framed() { self.out.clone() } else { vec![self.out.concat()] };
@@ -313,7 +314,7 @@ impl Run {
     }
 }
 
-/// What a peer asks for.
+/// The requests of a peer.
 struct Asked {
     id: u32,
     method: &'static str,

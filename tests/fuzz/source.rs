@@ -1,6 +1,6 @@
-//! Choices made by the bytes of an input.
+//! Choices determined by the bytes of an input.
 
-/// What is left of an input. At its end it gives zeros and nothing.
+/// The rest of an input. At its end it returns zeros and empty slices.
 #[derive(Debug)]
 pub(super) struct Source<'a>(&'a [u8]);
 
@@ -17,12 +17,12 @@ impl<'a> Source<'a> {
         self.take(1).first().copied().unwrap_or(0)
     }
 
-    /// A number below `bound`, which is at most 256.
+    /// Returns a number below `bound`, which is at most 256.
     pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::from(self.byte()) % bound.max(1)
     }
 
-    /// So many bytes, or as many as there are.
+    /// Returns `count` bytes, or as many as are left.
     pub(super) fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;

@@ -1,4 +1,4 @@
-// vscode-jsonrpc, what language clients speak by, against two nodes: JSON-RPC behind Content-Length, over TCP.
+// vscode-jsonrpc, the library of language clients, against two nodes: JSON-RPC with Content-Length over TCP.
 "use strict";
 
 const assert = require("node:assert/strict");

@@ -1,4 +1,4 @@
-"""curl against two nodes: JSON-RPC 2.0 by POST, and the pages for monitoring, read as Prometheus reads them."""
+"""curl against two nodes: JSON-RPC 2.0 over POST, and the monitoring endpoints, parsed as Prometheus does."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ BASE = f"http://{HOST}:{PORT}"
 
 
 def curl(path, *options, data=None):
-    """Runs curl; gives the status, the content type and the body. An URL in place of a path leads elsewhere."""
+    """Runs curl; returns the status, the content type and the body. Accepts a URL in place of a path."""
     command = ["curl", "--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code} %{content_type}"]
     if data is not None:
         command += ["--header", "Content-Type: application/json", "--data-binary", "@-"]
@@ -28,7 +28,7 @@ def curl(path, *options, data=None):
 
 
 def post(path, value, *options):
-    """Posts a JSON value (or text as it is); gives the status and the parsed answer, None if it is empty."""
+    """Posts a JSON value (or text unchanged); returns the status and the parsed reply, None if it is empty."""
     text = value if isinstance(value, str) else json.dumps(value)
     status, kind, body = curl(path, *options, data=text)
     if not body:
@@ -104,7 +104,7 @@ def near():
 
 
 def forms():
-    """Ways in which curl sends a body, beside the plain one."""
+    """Further ways in which curl sends a body."""
     value = call(1, "rpc.echo", ["x" * 300_000])
     for what, options in [
         ("chunked", ["--header", "Transfer-Encoding: chunked"]),
@@ -140,7 +140,7 @@ def keeps_connection():
 
 
 def concurrent():
-    """One curl, many connections, each answer into a file of its own."""
+    """One curl process with many connections, each reply in its own file."""
     with tempfile.TemporaryDirectory() as folder:
         lines = []
         for n in range(CALLS):

@@ -1,4 +1,4 @@
-"""httpx, as it comes, against two nodes: HTTP, one call after the other and many at once."""
+"""Unmodified httpx against two nodes: HTTP, sequential and concurrent calls."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ CALLS = 500
 
 
 def call(client, method, *params, **named):
-    """The reply to one call, and what it has to look like whatever it says."""
+    """Returns the reply to one call, and checks its general form."""
     request = {"jsonrpc": "2.0", "id": method, "method": method, "params": named or list(params)}
     response = client.post("/rpc", json=request)
     reply = response.json()
@@ -62,7 +62,7 @@ def near_calls(client):
 
 
 async def concurrent():
-    # Most wait for a connection first, which is not what is looked at here.
+    # Most calls wait for a connection first, which is not tested here.
     limits, timeout = httpx.Limits(max_connections=20), httpx.Timeout(10, pool=60)
     async with httpx.AsyncClient(base_url=base(1), limits=limits, timeout=timeout) as client:
         async def one(n):

@@ -1,4 +1,4 @@
-// jayson, as it comes, against two nodes: its TCP client first, then its HTTP and WebSocket clients.
+// Unmodified jayson against two nodes: its TCP client first, then its HTTP and WebSocket clients.
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -16,7 +16,7 @@ const AT_ONCE = 100;
 const ok = (what) => console.log(`ok      ${what}`);
 const sleep = (ms) => new Promise((wake) => setTimeout(wake, ms));
 
-// One exchange: what the node answered, or undefined if it answered nothing.
+// One exchange: returns the reply, or undefined without one.
 function exchange(client, ...args) {
   return new Promise((resolve, reject) => {
     client.request(...args, (error, reply) => (error ? reject(error) : resolve(reply)));
@@ -58,7 +58,7 @@ async function errors(client) {
 async function notifications(client) {
   await result(client, "demo.reset", []);
   assert.equal(await exchange(client, "demo.count", [5], null), undefined);
-  // It travels on a connection of its own, so the next call may overtake it.
+  // It uses its own connection, so the next call may overtake it.
   let total = 0;
   for (let tries = 0; total !== 5 && tries < 100; tries++) {
     await sleep(tries && 20);
@@ -141,7 +141,7 @@ setTimeout(() => {
   process.exit(1);
 }, 90000);
 main().then(
-  // Its WebSocket client would keep the process for as long as a call may take.
+  // Its WebSocket client would keep the process alive until the timeout of a call.
   () => process.exit(0),
   (error) => {
     console.error("FAILED ", error);

@@ -1,4 +1,4 @@
-"""aio-msgpack-rpc, as it comes, against two nodes: MessagePack-RPC over TCP."""
+"""Unmodified aio-msgpack-rpc against two nodes: MessagePack-RPC over TCP."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ async def connect(which):
 
 
 async def error_of(call):
-    """What the node sends as an error: code, message, data."""
+    """Returns the error sent by the node: code, message, data."""
     try:
         result = await call
     except RPCResponseError as error:

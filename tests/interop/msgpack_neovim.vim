@@ -1,4 +1,4 @@
-" Neovim, as it comes, against two nodes: MessagePack-RPC over TCP. Run as
+" Unmodified Neovim against two nodes: MessagePack-RPC over TCP. Run as
 "   nvim --clean --headless -S msgpack_neovim.vim HOST:PORT HOST:PORT
 
 function s:same(what, got, expected) abort
@@ -8,7 +8,7 @@ function s:same(what, got, expected) abort
   echo 'ok      ' .. a:what .. "\n"
 endfunction
 
-" What the error says. Neovim shows only errors of two parts, type and message, in full; ours have three.
+" Returns the error's text. Neovim shows only errors of two parts, type and message, in full; the node's have three.
 function s:refused(channel, method, ...) abort
   try
     let result = call('rpcrequest', [a:channel, a:method] + a:000)

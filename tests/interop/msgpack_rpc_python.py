@@ -1,5 +1,5 @@
-"""msgpack-rpc-python, the reference client of MessagePack-RPC, last released in 2013 and made for MessagePack as it was
-then: texts and bytes are one type in what it sends."""
+"""msgpack-rpc-python, the reference client of MessagePack-RPC. Last released in 2013, it uses the MessagePack of that time:
+texts and bytes have the same type when encoded."""
 
 import msgpackrpc
 from checks import check, fail, node_address, same
@@ -10,7 +10,7 @@ def connect(which):
 
 
 def error_of(client, method, *params):
-    """What the node sends as an error: code, message, data."""
+    """Returns the error sent by the node: code, message, data."""
     try:
         result = client.call(method, *params)
     except msgpackrpc.error.RPCError as error:

@@ -1,4 +1,4 @@
-"""aiorpcX, as it comes, against two nodes: JSON-RPC 2.0 lines over TCP."""
+"""Unmodified aiorpcX against two nodes: JSON-RPC 2.0 lines over TCP."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ CALLS = 1000
 
 
 class Client(aiorpcx.RPCSession):
-    """A session that lets all calls of a test be on their way at once; by default it holds back all but 50."""
+    """A session that allows all calls of a test to be in flight at once; the default is at most 50."""
 
     recalibrate_count = 10**9
 
@@ -20,7 +20,7 @@ class Client(aiorpcx.RPCSession):
 
 
 async def error_of(call):
-    """The error object that a call ends with."""
+    """Returns the error object of a failed call."""
     try:
         result = await call
     except aiorpcx.RPCError as error:

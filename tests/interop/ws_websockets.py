@@ -1,4 +1,4 @@
-"""websockets, as it comes, against two nodes: JSON-RPC 2.0 over WebSocket, mostly in text messages."""
+"""Unmodified websockets against two nodes: JSON-RPC 2.0 over WebSocket, mostly in text messages."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ CALLS = 1000
 
 
 def request(id, method, params=None, **more):
-    """One request as text; without an id (None) a notification."""
+    """Returns a request as text; without an id (None), a notification."""
     value = {"jsonrpc": "2.0", "method": method, **more}
     if params is not None:
         value["params"] = params
@@ -20,7 +20,7 @@ def request(id, method, params=None, **more):
 
 
 async def answer(ws):
-    """The next message, parsed; it has to be text."""
+    """Returns the next message, parsed; it must be text."""
     message = await asyncio.wait_for(ws.recv(), 10)
     if not isinstance(message, str):
         fail("an answer is a text message", message)
@@ -142,7 +142,7 @@ async def main():
         await near(ws)
     host, port = node_address()
     url = f"ws://{host}:{port}/"
-    # The client's own limits and time-outs stay as they are, compression offer included.
+    # The client's own limits and timeouts are unchanged, including its offer of compression.
     async with websockets.connect(url) as ws:
         for part in (calls, errors, notifications, batches, concurrent, out_of_order, frames, binary):
             async with asyncio.timeout(30):

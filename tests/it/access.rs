@@ -880,7 +880,7 @@ fn only_allowed_origins_can_read_replies() {
 // With the library's own clock.
 
 #[test]
-fn an_open_pass_looks_at_no_clock() {
+fn unrestricted_grants_do_not_read_the_clock() {
     let access =
         Arc::new(Access::unrestricted().with_clock(|| -> SystemTime { panic!("nobody needs the time") }));
     let mut pass = access.grants_for("0.0.0.0:1");

@@ -1,4 +1,4 @@
-//! Who did what: the access log, lines that name a peer, and the wait of hosts that guess tokens.
+//! Auditing: the access log, log lines that name a peer, and the delay for hosts that guess tokens.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ const TOKEN: &str = "chanrpc_the-token-of-these-tests";
 const WRONG: &str = "chanrpc_another-token-of-these-tests";
 const ACCESS: &str = "chanrpc::access] ";
 
-/// Everybody may echo and panic, and who has the token may list too.
+/// Anyone may call echo and panic; callers with the token may also list.
 fn rules() -> String {
     let digits = token_hash(TOKEN).iter().fold(String::new(), |mut digits, byte| {
         let _ = write!(digits, "{byte:02x}");
@@ -29,7 +29,7 @@ fn node(settings: &str) -> Node {
     Node::with(Folder::new(), &format!("{settings}\n{}", rules()))
 }
 
-/// The lines of the access log that a peer has caused, without what all of them begin with.
+/// Returns the access log lines caused by a peer, without their common prefix.
 fn lines_of(node: &Node, client: &Client) -> Vec<String> {
     let peer = format!("peer={} ", client.stream().local_addr().unwrap());
     let log = node.log();
@@ -37,7 +37,7 @@ fn lines_of(node: &Node, client: &Client) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Waits for so many lines, and gives them without their times.
+/// Waits for `count` lines and returns them without their times.
 fn await_lines(node: &Node, client: &Client, count: usize) -> Vec<String> {
     let lines = await_some("the access log", || {
         let lines = lines_of(node, client);
@@ -54,7 +54,7 @@ fn await_lines(node: &Node, client: &Client, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn the_access_log_has_a_line_for_each_call_in_every_dialect() {
+fn access_log_has_a_line_per_call_in_every_dialect() {
     let node = node("log.access = true");
     for wire in WIRES {
         let mut peer = Peer::connect(wire, node.address());
@@ -77,7 +77,7 @@ fn the_access_log_has_a_line_for_each_call_in_every_dialect() {
 }
 
 #[test]
-fn the_access_log_tells_refusals_and_cannot_be_forged() {
+fn access_log_records_rejections_and_cannot_be_forged() {
     let node = node("log.access = true\nlimits.message = \"1 KiB\"");
     let mut client = node.connect();
     for (line, outcome) in [
@@ -100,11 +100,11 @@ fn the_access_log_tells_refusals_and_cannot_be_forged() {
         assert_eq!(lines[before], format!("rule=- outcome={outcome}"), "{line}");
     }
 
-    // Over HTTP also what comes before a call.
+    // Over HTTP also rejections before a call.
     for (head, body, outcome) in [
         ("Host: evil.example\r\n", 0, "misdirected function=-"),
         ("Host: localhost\r\nAuthorization: Bearer wrong\r\n", 0, "-32002 function=\"rpc.auth\""),
-        // As much of it is read as may hold an id.
+        // Enough of it is read to find an id.
         ("Host: localhost\r\nContent-Length: 5000\r\n", 5000, "-32007 function=-"),
     ] {
         let mut client = node.connect();
@@ -115,7 +115,7 @@ fn the_access_log_tells_refusals_and_cannot_be_forged() {
 }
 
 #[test]
-fn the_access_log_tells_what_became_of_calls_that_took_time() {
+fn access_log_records_the_outcome_of_slow_calls() {
     let folder = Folder::new();
     let gate = crate::programs::gate("");
     let rules = rules().replace("\"slow\"", "\"gate\"");
@@ -145,11 +145,11 @@ fn the_access_log_tells_what_became_of_calls_that_took_time() {
 }
 
 #[test]
-fn there_is_no_access_log_unless_it_is_asked_for() {
+fn access_log_is_off_by_default() {
     let quiet = node("");
     let mut client = quiet.connect();
     assert_eq!(client.call("rpc.list", &json!([])).unwrap_err().code, code::DENIED);
-    // A line that comes after it shows that there was none.
+    // A later line shows that none was written.
     client.call("rpc.auth", &json!([WRONG])).unwrap_err();
     let address = client.stream().local_addr().unwrap();
     eventually("the refusal is logged", || {
@@ -157,7 +157,7 @@ fn there_is_no_access_log_unless_it_is_asked_for() {
     });
     assert!(!quiet.log().contains(ACCESS), "{}", quiet.log());
 
-    // The option asks for it too, whatever the level.
+    // The option enables it too, whatever the level.
     let node = Node::launch(Folder::new(), None, &["--log", "error,access"], &Stderr::Read);
     let mut client = node.connect();
     assert!(client.call("demo.add", &json!([1, 2])).is_ok());
@@ -166,7 +166,7 @@ fn there_is_no_access_log_unless_it_is_asked_for() {
 }
 
 #[test]
-fn what_a_peer_causes_names_it() {
+fn log_lines_caused_by_a_peer_name_it() {
     let node = node("");
     let mut client = node.connect();
     client.send([0x16, 3, 1, 0, 5]);
@@ -175,14 +175,14 @@ fn what_a_peer_causes_names_it() {
     eventually("the log names it", || node.log().contains(&format!("connection from {address} ended: ")));
 }
 
-/// Presents wrong tokens until the node makes the host wait.
+/// Presents wrong tokens until the node delays the host.
 fn guess(node: &Node) {
     let counter = "chanrpc_tokens_delayed_total";
     let mut waiting = Vec::new();
     while node.metric(counter) < 8 {
         let mut client = node.connect();
         client.begin(1, "rpc.auth", &json!([WRONG]));
-        // The first few are answered at once, and what they have said is known when this is.
+        // The first few are answered immediately, and their effect is known by then.
         client.begin(2, "rpc.ping", &json!([]));
         waiting.push(client);
         assert!(waiting.len() < 100, "nobody waits");
@@ -190,10 +190,10 @@ fn guess(node: &Node) {
 }
 
 #[test]
-fn a_host_that_guesses_waits_longer_each_time_and_nobody_else_does() {
+fn guessing_host_is_delayed_increasingly_and_no_other() {
     for wire in [Wire::Lines, Wire::WebSocketPacked, Wire::Http] {
         let node = node("limits.token_delay = \"1h\"");
-        // Whoever is in already notices nothing.
+        // Authorized connections are unaffected.
         let mut inside = Peer::connect(wire, node.address());
         inside.present(TOKEN);
         assert!(inside.call("rpc.list", &json!([])).is_ok());
@@ -206,7 +206,7 @@ fn a_host_that_guesses_waits_longer_each_time_and_nobody_else_does() {
         }
         refused(6);
         assert_eq!(node.metric("chanrpc_tokens_delayed_total"), 0);
-        // The next ones wait; when these were wrong as well, those after them wait for 2,048 times as long.
+        // The next ones are delayed; if these are wrong as well, those after them are delayed 2,048 times as long.
         let mut clients: Vec<_> = (0..11).map(|_| node.connect()).collect();
         for client in &mut clients {
             client.begin(1, "rpc.auth", &json!([WRONG]));
@@ -228,7 +228,7 @@ fn a_host_that_guesses_waits_longer_each_time_and_nobody_else_does() {
 }
 
 #[test]
-fn a_right_token_waits_too_if_others_were_wrong_and_then_is_taken() {
+fn right_token_of_a_guessing_host_is_delayed_and_then_accepted() {
     let node = node("limits.token_delay = \"150ms\"");
     guess(&node);
     for wire in WIRES {
@@ -239,7 +239,7 @@ fn a_right_token_waits_too_if_others_were_wrong_and_then_is_taken() {
         assert!(peer.call("rpc.list", &json!([])).is_ok(), "{wire:?}");
         assert_eq!(node.metric("chanrpc_tokens_delayed_total"), before + 1, "{wire:?}");
     }
-    // Requests that follow a token wait with it, in their order; whoever presents none does not.
+    // Requests that follow a token wait with it, in order; connections without a token do not.
     let mut client = node.connect();
     client.begin(1, "rpc.echo", &json!([1]));
     client.begin(2, "rpc.auth", &json!([TOKEN]));
@@ -250,7 +250,7 @@ fn a_right_token_waits_too_if_others_were_wrong_and_then_is_taken() {
         let reply = client.reply();
         assert_eq!((&reply["id"], reply.get("error").is_some()), (&json!(id), id == 4), "{reply}");
     }
-    // In a handshake, and in a batch.
+    // In a handshake and in a batch.
     let mut client = node.connect();
     let batch = [request(1, "rpc.auth", &json!([TOKEN])), request(2, "rpc.list", &json!([]))].join(",");
     let reply = client.ask(format!("[{batch}]"));

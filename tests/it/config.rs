@@ -1,4 +1,4 @@
-//! Configuration files: every fixture under `config/`, and what the valid ones mean.
+//! Configuration files: every fixture under `config/`, and the meaning of the valid ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ fn valid_files_are_accepted() {
         if let Err(error) = Config::parse(&text, &file) {
             panic!("{error}");
         }
-        // Line ends as some editors write them, and the mark that they put in front.
+        // The line ends and the byte order mark that some editors write.
         let text = format!("\u{feff}{}", text.replace('\n', "\r\n"));
         if let Err(error) = Config::parse(&text, &file) {
             panic!("with CRLF: {error}");
@@ -60,7 +60,7 @@ fn valid_files_are_accepted() {
 }
 
 #[test]
-fn invalid_files_say_what_is_wrong() {
+fn errors_describe_invalid_files() {
     let fixtures = fixtures("invalid");
     assert!(!fixtures.is_empty());
     for (file, text) in fixtures {
@@ -78,7 +78,7 @@ fn invalid_files_say_what_is_wrong() {
 }
 
 #[test]
-fn an_empty_file_says_the_defaults() {
+fn empty_file_gives_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
     let Config { name, listen, functions, access, workers, limits, access_log } = Config::default();
     assert!(!access_log);
@@ -107,7 +107,7 @@ fn an_empty_file_says_the_defaults() {
 }
 
 #[test]
-fn the_documented_example() {
+fn documented_example_is_parsed() {
     let disk_free = ExecConfig {
         argv: vec![template(&[literal("df")]), template(&[literal("-k")]), template(&[Piece::Param(0)])],
         params: vec![param("path", ParamKind::String)],
@@ -148,7 +148,7 @@ fn the_documented_example() {
 }
 
 #[test]
-fn every_key_arrives() {
+fn every_key_is_parsed() {
     let shot = ExecConfig {
         argv: vec![
             template(&[literal("/usr/bin/shot")]),
@@ -210,7 +210,7 @@ fn every_key_arrives() {
         name: Some("dashboard".to_owned()),
         token: Some(token),
         listen: vec!["board-b.local:7300".to_owned()],
-        // 2026-12-31 23:30 in Greenwich.
+        // 2026-12-31 23:30 UTC.
         expires: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_798_759_800_500)),
     };
     let expected = Config {
@@ -262,15 +262,15 @@ fn every_key_arrives() {
 }
 
 #[test]
-fn a_program_may_print_as_much_as_a_message_holds() {
+fn program_output_limit_defaults_to_the_message_limit() {
     let text = "[[function]]\nname = 'up'\nexec = ['uptime']\n[limits]\nmessage = '2 KiB'";
     let config = Config::parse(text, "test.toml").expect("valid");
     assert!(matches!(&config.functions[0].provider, ProviderConfig::Exec(exec) if exec.output_limit == 2048));
 }
 
-/// Those of one sort of provider do without those of the node, and a function's queue is shorter than a shared one.
+/// Limits for one kind of provider work without those of the node, and a function's queue is shorter than a shared one.
 #[test]
-fn workers_of_one_sort() {
+fn workers_of_one_provider_kind() {
     let text = "workers.exec.count = 4\n[[function]]\nname = 'far'\nforward = 'b:1'\nworkers = 3";
     let config = Config::parse(text, "test.toml").expect("valid");
     assert_eq!(config.workers, NodeWorkers { exec: Some(Workers::new(4)), ..NodeWorkers::default() });
@@ -278,7 +278,7 @@ fn workers_of_one_sort() {
 }
 
 #[test]
-fn leaf_as_leaf_has_it_and_no_more_than_the_limit() {
+fn leaf_defaults_match_leaf_within_the_limits() {
     let leaf = |settings: &str| {
         let text = format!("[[listen]]\naddress = '127.0.0.1:0'\ndialect = 'leaf'\n{settings}");
         let config = Config::parse(&text, "test.toml").expect("valid");
@@ -294,7 +294,7 @@ fn leaf_as_leaf_has_it_and_no_more_than_the_limit() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read() {
+fn unreadable_file_is_an_error() {
     let error = Config::load(&folder("absent.toml")).expect_err("there is no such file");
     assert!(matches!(error, ConfigError::Read { .. }));
     assert!(error.to_string().starts_with("cannot read "), "{error}");
@@ -304,7 +304,7 @@ fn a_file_that_cannot_be_read() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A file of which a part was overwritten is valid or has a clear error: nothing panics.
+    /// A partially overwritten file is valid or gives a clear error: nothing panics.
     #[test]
     fn no_text_panics(start in 0_usize..1100, length in 0_usize..20, patch in "[\\PC\n\"{}=\\[\\]]{0,12}") {
         let text: Vec<char> = include_str!("config/valid/everything.toml").chars().collect();

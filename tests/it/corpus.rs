@@ -1,4 +1,4 @@
-//! Everything that fuzzing has found worth keeping, as plain tests: `ci/fuzz` adds to it.
+//! Runs the inputs kept from fuzzing as plain tests; `ci/fuzz` adds to them.
 
 #[path = "../fuzz/mod.rs"]
 mod targets;
@@ -6,7 +6,7 @@ mod targets;
 use std::path::{Path, PathBuf};
 use std::{fs, panic};
 
-/// A target's inputs, in the order of their names.
+/// Returns a target's inputs, sorted by name.
 fn corpus(target: &str) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -16,7 +16,7 @@ fn corpus(target: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn nothing_that_was_found_does_harm() {
+fn all_corpus_inputs_are_harmless() {
     for target in &targets::TARGETS {
         let files = corpus(target.name);
         assert!(files.len() >= 5, "{} has only {} inputs", target.name, files.len());
@@ -29,7 +29,7 @@ fn nothing_that_was_found_does_harm() {
     }
 }
 
-/// A corpus without a target is never run, and a target that is not built is never looked for.
+/// A corpus without a target would never run, and a target without a program would never be fuzzed.
 #[test]
 fn every_target_has_a_corpus_and_a_program() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");

@@ -1,4 +1,4 @@
-//! Every kind of call and every error in every dialect. A function does not learn which its caller speaks.
+//! Every kind of call and every error in every dialect. Functions do not depend on their caller's dialect.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -10,7 +10,7 @@ use super::wires::{Fixture, Peer, TOKEN, WIRES, Wire, frame, pack, take_frame, u
 const LIMITS: &str = "[limits]\nmessage = 4608\nbatch = 4\ndepth = 16\nhops = 3\ndrain = \"100ms\"\n";
 const LISTEN: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
 
-/// A node that forwards to another and to nobody, and runs programs.
+/// A node that forwards to another and to an unreachable one, and runs programs.
 fn nodes() -> (Fixture, Fixture) {
     let far = Fixture::start("far", &format!("name = \"far\"\n{LIMITS}{LISTEN}"));
     let near = Fixture::start(
@@ -34,7 +34,7 @@ fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// What JSON and MessagePack both have a form for, at the edges of it.
+/// Edge cases of the values that both JSON and MessagePack can express.
 fn values() -> Value {
     json!([
         null, true, false, 0, 127, 128, 255, 256, 65_535, 65_536, 4_294_967_296_u64, u64::MAX, -1, -32, -33, -128, -129,
@@ -60,7 +60,7 @@ fn calls_of_every_kind() {
             ("far.divide", json!([17, 5]), json!([3, 2])),
             ("far.echo", json!([values()]), values()),
         ] {
-            // JSON-RPC has no parameters that are null.
+            // JSON-RPC has no null parameters.
             let request = match params {
                 Value::Null => json!({ "method": method }),
                 params => json!({ "method": method, "params": params }),
@@ -85,7 +85,7 @@ fn notifications() {
         assert_eq!(peer.call("t.count", &json!([])), Ok(json!(111)), "{wire:?}");
 
         peer.notify("far.note", &json!([7]));
-        // It is another connection that it travels by.
+        // It uses another connection.
         let mut total = 0;
         eventually("the other node is told", || {
             total += peer.call("far.count", &json!([])).unwrap().as_i64().unwrap();
@@ -94,7 +94,7 @@ fn notifications() {
     }
 }
 
-/// One whose request shows nothing of the dialect.
+/// A case whose request does not reveal the dialect.
 struct Case {
     code: i64,
     /// A part of the message.
@@ -118,7 +118,7 @@ impl Case {
     }
 }
 
-/// Provokes errors in every dialect; they must be the same in all.
+/// Provokes errors in every dialect and asserts that they are the same.
 fn assert_alike(address: SocketAddr, cases: &[Case]) {
     let mut seen: Vec<Option<Fault>> = vec![None; cases.len()];
     let mut wrong = Vec::new();
@@ -158,7 +158,7 @@ fn errors_of_functions_and_nodes() {
                 .meta(json!({ "hops": 4 }))
                 .data(json!({ "via": ["near"] })),
             case(-32014, "gone", &json!([]), ""),
-            // The same through another node, which adds where it happened.
+            // The same through another node, which adds the path.
             case(-32601, "far.unknown", &json!([]), "far.unknown").data(json!({ "via": ["near"] })),
             case(-32603, "far.panic", &json!(["over there"]), "over there").data(json!({ "via": ["near"] })),
             case(-32012, "far.add", &json!([1, 2]), "limits.hops")
@@ -201,7 +201,7 @@ fn cancelled() {
             let call = json!({ "jsonrpc": "2.0", "id": 7, "method": method, "params": [] });
             let cancel = json!({ "jsonrpc": "2.0", "method": "$/cancelRequest", "params": { "id": 7 } });
             let reply = if wire == Wire::Http {
-                // One exchange, so both travel together.
+                // One HTTP exchange, so both are in one batch.
                 peer.send_body(json!([call, cancel]).to_string().as_bytes());
                 let Value::Array(mut replies) = peer.receive() else { panic!("no array") };
                 assert_eq!(replies.len(), 1);
@@ -233,7 +233,7 @@ fn tokens() {
 }
 
 #[test]
-fn what_is_no_request() {
+fn invalid_requests_in_every_dialect() {
     let (node, _far) = nodes();
     let deep = (0..20).fold(json!(1), |value, _| json!([value]));
     for wire in WIRES {
@@ -272,9 +272,10 @@ fn what_is_no_request() {
     }
 }
 
-/// Clients of MessagePack-RPC know no reply without an id: what has none is not answered, and goes on if it can.
+/// MessagePack-RPC clients do not expect a reply without an id: a message without one is not answered, and the
+/// connection continues if possible.
 #[test]
-fn what_is_no_message_of_message_pack() {
+fn invalid_messagepack_messages() {
     let (node, _far) = nodes();
     for wire in [Wire::MessagePack, Wire::WebSocketPacked] {
         let mut peer = Peer::connect(wire, node.address());
@@ -310,7 +311,7 @@ fn requests_that_are_too_large() {
         assert_eq!((fault.code, &reply["id"]), (-32007, &json!(7)), "{wire:?}: {reply}");
         assert!(fault.message.contains("limits.message"), "{wire:?}: {reply}");
         if wire == Wire::Http {
-            // Where the body ends is not known, so neither is where the next request begins.
+            // The end of the body is unknown, and so is the start of the next request.
             assert_eq!(peer.client.rest(), b"");
         } else {
             assert_eq!(peer.call("t.add", &json!([1, 1])), Ok(json!(2)), "{wire:?} goes on");
@@ -344,7 +345,7 @@ fn batches() {
 }
 
 #[test]
-fn a_node_that_stops_says_so() {
+fn stopping_node_reports_closed() {
     for wire in WIRES {
         let (mut node, _far) = nodes();
         let mut peer = Peer::connect(wire, node.address());
@@ -360,9 +361,9 @@ fn a_node_that_stops_says_so() {
     }
 }
 
-/// The answer is in the kind of frame that the peer used last.
+/// Replies use the frame type that the peer used last.
 #[test]
-fn websocket_answers_in_kind() {
+fn websocket_replies_use_the_peers_frame_type() {
     let (node, _far) = nodes();
     let mut client = Client::connect(node.address());
     upgrade(&mut client);
@@ -370,7 +371,7 @@ fn websocket_answers_in_kind() {
         client.send(frame(opcode, br#"{"jsonrpc":"2.0","id":1,"method":"rpc.ping"}"#));
         assert_eq!(take_frame(&mut client, opcode), br#"{"jsonrpc":"2.0","id":1,"result":"pong"}"#);
     }
-    // It was the first frame that told the dialect.
+    // The first frame determined the dialect.
     client.send(frame(2, b"\x94\x00\x01\xa8rpc.ping\x90"));
     let reply: Value = serde_json::from_slice(&take_frame(&mut client, 2)).unwrap();
     assert_fault(&reply, &Value::Null, -32700);
@@ -381,9 +382,9 @@ fn websocket_answers_in_kind() {
     assert_eq!(take_frame(&mut client, 2), b"\x94\x01\x01\xc0\xa4pong");
 }
 
-/// Whatever the first piece of a connection is.
+/// Works however the first bytes are split.
 #[test]
-fn first_bytes_that_come_one_by_one() {
+fn first_bytes_arriving_one_by_one() {
     let (node, _far) = nodes();
     for (bytes, reply) in [
         (&b"\x94\x00\x01\xa8rpc.ping\x90"[..], &b"\x94\x01\x01\xc0\xa4pong"[..]),

@@ -1,4 +1,4 @@
-//! What the documents show is true. Their commands are run by `ci/docs`.
+//! Checks that the documents are correct. `ci/docs` runs their commands.
 
 use std::fs;
 use std::path::Path;
@@ -25,7 +25,7 @@ fn read(name: &str) -> String {
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The anchors of a document's headings, as they are made of them on the web.
+/// Returns the anchors of a document's headings, as web renderers generate them.
 fn anchors(document: &str) -> Vec<String> {
     let headings = document.lines().filter(|line| line.starts_with('#'));
     headings
@@ -37,25 +37,25 @@ fn anchors(document: &str) -> Vec<String> {
         .collect()
 }
 
-/// The fenced blocks of a language.
+/// Returns the fenced blocks of a language.
 fn blocks(document: &str, language: &str) -> Vec<String> {
     let fence = format!("```{language}\n");
     document.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
 #[test]
-fn the_readme_shows_the_example_as_it_is() {
+fn readme_contains_the_example_verbatim() {
     let example = read("examples/counter.rs");
     let shown = &blocks(&read("README.md"), "rust")[0];
     assert!(example.ends_with(shown.as_str()), "README.md shows another program than examples/counter.rs");
 }
 
 #[test]
-fn configurations_in_the_documents_are_valid() {
+fn configurations_in_documents_are_valid() {
     let mut seen = 0;
     for document in DOCUMENTS {
         for toml in blocks(&read(document), "toml") {
-            // What a program that embeds the library writes into its Cargo.toml.
+            // The dependency lines of a program that embeds the library.
             if toml.starts_with("[dependencies]") {
                 continue;
             }
@@ -68,9 +68,9 @@ fn configurations_in_the_documents_are_valid() {
     assert!(seen >= 2);
 }
 
-/// Whoever publishes the project elsewhere changes `repository` in Cargo.toml, and learns here where else it stands.
+/// To publish the project elsewhere, change `repository` in Cargo.toml; this test lists the other places.
 #[test]
-fn everything_is_fetched_from_the_repository_of_the_manifest() {
+fn all_urls_match_the_repository_of_the_manifest() {
     let repository = env!("CARGO_PKG_REPOSITORY");
     let place = repository.strip_prefix("https://github.com/").expect("a repository on GitHub");
     let raw = format!("https://raw.githubusercontent.com/{place}/main/scripts");
@@ -88,7 +88,7 @@ fn everything_is_fetched_from_the_repository_of_the_manifest() {
 }
 
 #[test]
-fn the_table_of_limits_is_complete() {
+fn table_of_limits_is_complete() {
     let table = read("docs/configuration.md");
     let debug = format!("{:?}", Limits::default());
     let names: Vec<_> = debug
@@ -106,7 +106,7 @@ fn the_table_of_limits_is_complete() {
 }
 
 #[test]
-fn links_between_documents_lead_somewhere() {
+fn links_between_documents_are_valid() {
     let mut seen = 0;
     for document in DOCUMENTS {
         let text = read(document);

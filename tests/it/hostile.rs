@@ -1,7 +1,6 @@
-//! Bad input, bad peers, bad programs and lost nodes: each costs its sender, and nobody else.
+//! Bad input, bad peers, bad programs and lost nodes affect only the connection that causes them.
 //!
-//! Most tests here run beside a [`Witness`]: another connection with a call in flight, which goes on all the
-//! while.
+//! Most tests here run beside a [`Witness`]: another connection with a call in flight, which must keep working.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +16,8 @@ use crate::support::{
     is_end, is_gone, outcome, post, request, run, scale,
 };
 
-/// Shorter than the default of each limit that a test sets lower: what takes longer shows that the setting
-/// has no effect.
+/// Shorter than the default of each limit that a test lowers; anything that takes longer shows that the setting has no
+/// effect.
 const BELOW_DEFAULT: Duration = Duration::from_secs(8);
 const MIB: usize = 1 << 20;
 
@@ -38,7 +37,7 @@ impl Witness {
         witness
     }
 
-    /// Makes some calls and expects their answers, and no other.
+    /// Makes some calls and expects exactly their replies.
     #[track_caller]
     fn check(&mut self) {
         for _ in 0..10 {
@@ -48,7 +47,7 @@ impl Witness {
         }
     }
 
-    /// Has the call in flight answered at last.
+    /// Lets the call in flight finish.
     #[track_caller]
     fn finish(mut self, node: &Node) {
         self.check();
@@ -58,14 +57,14 @@ impl Witness {
     }
 }
 
-/// A node with these limits, and a function that ends when it is told to, and not before.
+/// A node with these limits and a function that returns only when the test says so.
 fn node(limits: &str) -> Node {
     let deadline = if limits.contains("deadline") { "" } else { "deadline = '1h'" };
     let config = format!("[limits]\n{deadline}\n{limits}\n{}", gate("concurrency = 100"));
     Node::with(Folder::new(), &config)
 }
 
-/// Runs `deed` on a node with these limits, with a witness.
+/// Runs `deed` on a node with these limits, beside a witness.
 #[track_caller]
 fn beside_a_witness(limits: &str, deed: impl FnOnce(&Node, &mut Witness)) {
     let node = node(limits);
@@ -80,10 +79,10 @@ fn assert_alive(client: &mut Client) {
     assert_eq!(client.call("rpc.ping", &json!([])), Ok(json!("pong")));
 }
 
-// Lines that are no requests: the same connection goes on with the next one.
+// Invalid lines: the connection continues with the next one.
 
 #[test]
-fn broken_lines_are_answered_and_the_next_is_taken() {
+fn invalid_lines_are_answered_and_the_next_is_handled() {
     let long_id = format!(r#"{{"jsonrpc":"2.0","method":"rpc.ping","id":"{}"}}"#, "x".repeat(200));
     let long_number = format!(r#"{{"jsonrpc":"2.0","method":"rpc.ping","id":{}}}"#, "1".repeat(200));
     let deep =
@@ -127,7 +126,7 @@ fn broken_lines_are_answered_and_the_next_is_taken() {
         for (line, code) in lines {
             let reply = client.ask(line);
             assert_eq!(fault(&reply).code, code, "{}: {reply}", String::from_utf8_lossy(line));
-            // That of what is too deep is known.
+            // The id of a message nested too deeply is known.
             let id = if line.starts_with(b"{\"id\":1,") { json!(1) } else { json!(null) };
             assert_eq!(reply["id"], id, "{reply}");
             assert_alive(&mut client);
@@ -138,7 +137,7 @@ fn broken_lines_are_answered_and_the_next_is_taken() {
 }
 
 #[test]
-fn a_line_of_2_mib_is_refused_and_the_next_is_taken() {
+fn line_of_2_mib_is_rejected_and_the_next_is_handled() {
     beside_a_witness("", |node, witness| {
         let mut client = node.connect();
         let within = request(1, "rpc.echo", &json!(["x".repeat(MIB - 100)]));
@@ -146,7 +145,7 @@ fn a_line_of_2_mib_is_refused_and_the_next_is_taken() {
         node.assert_growth_below(8, || {
             for _ in 0..10 {
                 let reply = client.ask(request(1, "rpc.echo", &json!(["x".repeat(2 * MIB)])));
-                // By how much was read of it, its id is known, or not.
+                // Its id is known or not, depending on how much was read.
                 assert_eq!(fault(&reply).code, -32007, "{reply}");
                 assert_alive(&mut client);
                 witness.check();
@@ -157,7 +156,7 @@ fn a_line_of_2_mib_is_refused_and_the_next_is_taken() {
 }
 
 #[test]
-fn a_line_without_an_end_is_not_kept() {
+fn endless_line_is_not_buffered() {
     beside_a_witness("", |node, witness| {
         let mut client = node.connect();
         node.assert_growth_below(8, || {
@@ -166,14 +165,14 @@ fn a_line_without_an_end_is_not_kept() {
             }
             witness.check();
         });
-        // All of it was one line, so it has one answer.
+        // All of it was one line, so it gets one reply.
         assert_fault(&client.ask(""), &json!(null), -32007);
         assert_alive(&mut client);
     });
 }
 
 #[test]
-fn a_last_line_may_have_no_end() {
+fn last_line_may_lack_a_line_feed() {
     beside_a_witness("", |node, _| {
         let mut client = node.connect();
         client.send(request(1, "rpc.ping", &json!([])));
@@ -184,7 +183,7 @@ fn a_last_line_may_have_no_end() {
 }
 
 #[test]
-fn one_who_sends_nothing_more_still_gets_what_is_in_flight() {
+fn half_closed_connection_still_gets_its_replies() {
     let node = node("");
     let mut client = node.connect();
     client.begin(1, "gate", &json!([node.folder.name("open")]));
@@ -196,18 +195,18 @@ fn one_who_sends_nothing_more_still_gets_what_is_in_flight() {
 }
 
 #[test]
-fn random_bytes() {
+fn random_bytes_do_no_harm() {
     beside_a_witness("", |node, witness| {
         let mut random = fastrand::Rng::with_seed(7300);
         for length in (0..40).map(|n| n * n * 4) {
             let mut bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
             let mut client = node.connect();
-            // The node may end the connection before all is sent.
+            // The node may end the connection before everything is sent.
             let _ = client.try_send(&bytes);
             client.end();
             client.rest();
 
-            // Lines between others are answered, unless they are too many, and what follows is understood.
+            // Valid lines are answered and followed by others, unless there were too many invalid ones.
             bytes.push(b'\n');
             let lines =
                 bytes.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
@@ -226,7 +225,7 @@ fn random_bytes() {
 }
 
 #[test]
-fn requests_cut_and_changed_at_random() {
+fn randomly_mutated_requests_do_no_harm() {
     beside_a_witness("", |node, witness| {
         let mut random = fastrand::Rng::with_seed(2);
         let whole = r#"[{"jsonrpc":"2.0","method":"rpc.echo","params":{"a":[1,"\u00e9\"x"]},"meta":{"hops":1,"deadline_ms":9000},"id":"é"}]"#;
@@ -251,12 +250,12 @@ fn requests_cut_and_changed_at_random() {
     });
 }
 
-// Peers that are slow, rude or gone.
+// Slow, misbehaving and disconnected peers.
 
 #[test]
-fn first_bytes_that_never_come() {
+fn connection_without_first_bytes_times_out() {
     beside_a_witness("head_timeout = '500ms'", |node, witness| {
-        // Nothing at all, and the beginnings of what could be several dialects.
+        // Nothing, and prefixes common to several dialects.
         let mut clients: Vec<_> = ["", "P", "GE", "OPTION"]
             .into_iter()
             .map(|first| {
@@ -270,18 +269,18 @@ fn first_bytes_that_never_come() {
             client.assert_closed();
             witness.check();
         }
-        // Counted just before they are closed, or just after.
+        // Counted just before or after they are closed.
         eventually("all are counted", || node.metric("chanrpc_slow_heads_total") == 4);
     });
 }
 
 #[test]
-fn an_http_head_that_never_ends() {
+fn endless_http_head_times_out() {
     beside_a_witness("head_timeout = '500ms'", |node, witness| {
         let mut silent = node.connect();
         silent.set_limit(BELOW_DEFAULT);
         silent.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n");
-        // One that sends a little now and then.
+        // A peer that sends a little from time to time.
         let mut trickling = node.connect();
         trickling.set_limit(Duration::from_millis(20));
         trickling.send("POST / HTTP/1.1\r\n");
@@ -301,7 +300,7 @@ fn an_http_head_that_never_ends() {
     });
 }
 
-/// Sends again and again, and never reads, until the node cuts the connection off.
+/// Sends repeatedly without reading until the node closes the connection.
 fn flood(mut client: Client, message: &[u8]) {
     client.set_limit(BELOW_DEFAULT);
     loop {
@@ -312,7 +311,7 @@ fn flood(mut client: Client, message: &[u8]) {
     }
 }
 
-/// Has four peers at once flood the node.
+/// Floods the node from four peers concurrently.
 fn assert_slow_readers_are_cut_off(message: &[u8], connect: impl Fn(&Node) -> Client) {
     beside_a_witness("stall_timeout = '300ms'", |node, witness| {
         node.assert_growth_below(48, || {
@@ -332,34 +331,34 @@ fn assert_slow_readers_are_cut_off(message: &[u8], connect: impl Fn(&Node) -> Cl
 }
 
 #[test]
-fn a_peer_that_never_reads_big_answers() {
+fn peer_not_reading_large_replies_is_cut_off() {
     let message = request(1, "rpc.echo", &json!(["x".repeat(900_000)])) + "\n";
     assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
 }
 
 #[test]
-fn a_peer_that_never_reads_small_answers() {
+fn peer_not_reading_small_replies_is_cut_off() {
     let message = (request(1, "rpc.echo", &json!(["x".repeat(50)])) + "\n").repeat(1000);
     assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
 }
 
 #[test]
-fn a_peer_that_never_reads_batches() {
+fn peer_not_reading_batch_replies_is_cut_off() {
     let echo = request(1, "rpc.echo", &json!(["x".repeat(9_000)]));
     let message = format!("[{}]\n", vec![echo; 100].join(","));
     assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
 }
 
 #[test]
-fn a_peer_that_never_reads_content_length() {
+fn content_length_peer_not_reading_is_cut_off() {
     let echo = request(1, "rpc.echo", &json!(["x".repeat(100_000)]));
     let message = format!("Content-Length: {}\r\n\r\n{echo}", echo.len());
     assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
 }
 
 #[test]
-fn a_peer_that_never_reads_messagepack() {
-    // [0, 1, "rpc.echo", [a text of 32 bits of length]]
+fn messagepack_peer_not_reading_is_cut_off() {
+    // [0, 1, "rpc.echo", [a text with a 32-bit length]]
     let mut message = b"\x94\x00\x01\xa8rpc.echo\x91\xdb".to_vec();
     message.extend(100_000_u32.to_be_bytes());
     message.extend([b'x'; 100_000]);
@@ -367,20 +366,20 @@ fn a_peer_that_never_reads_messagepack() {
 }
 
 #[test]
-fn a_peer_that_never_reads_http() {
+fn http_peer_not_reading_is_cut_off() {
     let message = post(&request(1, "rpc.echo", &json!(["x".repeat(100_000)])));
     assert_slow_readers_are_cut_off(message.as_bytes(), Node::connect);
 }
 
 #[test]
-fn a_peer_that_never_reads_websocket() {
+fn websocket_peer_not_reading_is_cut_off() {
     let message = frame(1, request(1, "rpc.echo", &json!(["x".repeat(100_000)])).as_bytes());
     assert_slow_readers_are_cut_off(&message, websocket);
 }
 
-/// The answers to as many calls as may be in flight are all that can wait for one peer.
+/// At most the replies to the maximum number of calls in flight are buffered for a peer.
 #[test]
-fn answers_that_nobody_reads_are_bounded() {
+fn unread_replies_are_bounded() {
     let node = programs(
         "limits.stall_timeout = '1h'\nlimits.in_flight = 24\n".to_owned()
             + &program("big", "text", &["1000000"], "concurrency = 4\nqueue = 64"),
@@ -388,7 +387,7 @@ fn answers_that_nobody_reads_are_bounded() {
     let mut client = node.connect();
     let calls = scale(24);
     node.assert_growth_below(24 + 16, || {
-        // Sent at once, so that all have begun before the first answer is there.
+        // Sent together, so that all calls have started before the first reply.
         client.send((0..calls).map(|id| request(id, "big", &json!([])) + "\n").collect::<String>());
         let number =
             |name| node.metric(&format!("chanrpc_function_{name}{{function=\"big\",provider=\"exec\"}}"));
@@ -396,15 +395,15 @@ fn answers_that_nobody_reads_are_bounded() {
             number("calls_total") == u64::from(calls) && number("in_flight") == 0
         });
     });
-    // Whether or not the node has given up this one, it serves the next.
+    // Whether or not the node has closed this connection, it serves the next.
     assert_alive(&mut node.connect());
 }
 
 #[test]
-fn a_peer_that_reads_late_gets_everything() {
+fn peer_that_reads_late_gets_all_replies() {
     beside_a_witness("", |node, witness| {
         let mut client = node.connect();
-        // More than the node keeps for one connection, and more than the system does.
+        // More than the node and the system buffer for one connection.
         let text = "x".repeat(100_000);
         thread::scope(|scope| {
             let stream = client.stream().try_clone().unwrap();
@@ -424,7 +423,7 @@ fn a_peer_that_reads_late_gets_everything() {
 }
 
 #[test]
-fn a_peer_gone_in_mid_call() {
+fn peer_disconnecting_during_a_call() {
     beside_a_witness("", |node, witness| {
         for _ in 0..20 {
             let mut client = node.connect();
@@ -442,7 +441,7 @@ fn a_peer_gone_in_mid_call() {
 }
 
 #[test]
-fn connecting_and_leaving_500_times() {
+fn connecting_and_disconnecting_500_times() {
     beside_a_witness("", |node, witness| {
         for n in 0..500 {
             let stream = TcpStream::connect(node.address()).unwrap();
@@ -460,7 +459,7 @@ fn connecting_and_leaving_500_times() {
 }
 
 #[test]
-fn a_tls_hello() {
+fn tls_hello_is_rejected() {
     beside_a_witness("", |node, _| {
         let mut client = node.connect();
         client.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03");
@@ -473,7 +472,7 @@ fn a_tls_hello() {
 }
 
 #[test]
-fn more_connections_than_allowed() {
+fn connections_above_the_limit_are_rejected() {
     let node = node("connections = 2");
     let (mut first, mut second) = (node.connect(), node.connect());
     assert_alive(&mut first);
@@ -492,9 +491,9 @@ fn more_connections_than_allowed() {
     assert_alive(&mut first);
 }
 
-/// So one host does not shut all others out. By default this machine's own connections are not counted.
+/// Prevents one host from exhausting all connections. By default this machine's own connections do not count.
 #[test]
-fn more_connections_of_one_host_than_allowed() {
+fn connections_above_the_limit_per_host_are_rejected() {
     let node = node("connections = 10\nper_host = 2");
     let (mut first, second) = (node.connect(), node.connect());
     assert_alive(&mut first);
@@ -517,7 +516,7 @@ fn more_connections_of_one_host_than_allowed() {
 }
 
 #[test]
-fn more_calls_in_flight_than_allowed() {
+fn calls_above_the_limit_in_flight_wait() {
     for in_a_batch in [false, true] {
         let config = format!("limits.in_flight = 2\n{}", program_of("turn", "turn", "concurrency = 10"));
         let node = Node::with(Folder::new(), &config);
@@ -547,10 +546,10 @@ fn more_calls_in_flight_than_allowed() {
 }
 
 #[test]
-fn a_peer_gone_with_as_many_calls_in_flight_as_allowed() {
+fn peer_disconnecting_with_all_slots_in_flight() {
     let node = programs("limits.in_flight = 1\n".to_owned() + &endless(""));
     let mut client = node.connect();
-    // Answered before the next begins; unread, it has the system send a reset.
+    // Answered before the next starts; unread, it makes the system send a reset.
     client.begin(1, "rpc.ping", &json!([]));
     client.begin(2, "endless", &json!([node.folder.name("state")]));
     await_begin(&node.folder, "state");
@@ -560,7 +559,7 @@ fn a_peer_gone_with_as_many_calls_in_flight_as_allowed() {
 }
 
 #[test]
-fn a_flood_of_notifications() {
+fn flood_of_notifications_is_handled() {
     let node = Node::demo();
     let notify =
         |method, params: Value| json!({ "jsonrpc": "2.0", "method": method, "params": params }).to_string();
@@ -583,7 +582,7 @@ fn a_flood_of_notifications() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for() {
+fn unsolicited_replies_are_ignored() {
     beside_a_witness("", |node, _| {
         let mut client = node.connect();
         for line in [
@@ -597,7 +596,7 @@ fn answers_that_nobody_asked_for() {
     });
 }
 
-/// Ends a flood also when the test fails.
+/// Ends a flood even if the test fails.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -606,9 +605,9 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// Pongs that nobody reads must not pile up: the node reads no further pings.
+/// Unread pongs must not accumulate: the node stops reading pings.
 #[test]
-fn a_websocket_that_pings_and_never_reads_is_not_read_either() {
+fn node_stops_reading_a_websocket_that_pings_without_reading() {
     let node = Node::with(Folder::new(), "limits.stall_timeout = '1h'\n");
     let client = websocket(&node);
     let stream = client.stream();
@@ -625,9 +624,9 @@ fn a_websocket_that_pings_and_never_reads_is_not_read_either() {
     assert_alive(&mut node.connect());
 }
 
-/// Frames that ask for nothing must not hold the node either.
+/// Frames without a reply must not monopolise the node either.
 #[test]
-fn a_websocket_that_floods_leaves_others_their_turn() {
+fn flooding_websocket_does_not_starve_others() {
     let unfinished = [0x01, 0x80, 0, 0, 0, 0];
     for flood in [[0x8a, 0x80, 0, 0, 0, 0], [0x00, 0x80, 0, 0, 0, 0], [0x89, 0x80, 0, 0, 0, 0]] {
         beside_a_witness("", |node, witness| {
@@ -656,7 +655,7 @@ fn a_websocket_that_floods_leaves_others_their_turn() {
 }
 
 #[test]
-fn a_flooding_connection_leaves_others_their_turn() {
+fn flooding_connection_does_not_starve_others() {
     beside_a_witness("", |node, witness| {
         let chunk = (request(1, "rpc.ping", &json!([])) + "\n").repeat(1000);
         let stopped = AtomicBool::new(false);
@@ -684,7 +683,7 @@ fn a_flooding_connection_leaves_others_their_turn() {
 // HTTP.
 
 #[test]
-fn an_http_body_too_large() {
+fn http_body_too_large_is_rejected() {
     beside_a_witness("", |node, witness| {
         let body = request(1, "rpc.echo", &json!(["x".repeat(2 * MIB)]));
         let chunked = format!(
@@ -693,7 +692,7 @@ fn an_http_body_too_large() {
         );
         for message in [post(&body), chunked] {
             let mut client = node.connect();
-            // The node may answer, and end the connection, before all is sent.
+            // The node may reply and close the connection before everything is sent.
             let _ = client.try_send(message);
             let reply = client.http();
             assert_eq!(reply.status, 413, "{reply:?}");
@@ -705,24 +704,24 @@ fn an_http_body_too_large() {
 }
 
 #[test]
-fn http_lengths_that_lie() {
+fn http_content_length_that_is_wrong() {
     beside_a_witness("", |node, witness| {
         let body = request(1, "rpc.ping", &json!([]));
         let head =
             |length: &str| format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
-        // Shorter than the body: that is cut, and its rest is no HTTP.
+        // Shorter than the body: the body is truncated, and the rest is not valid HTTP.
         let mut client = node.connect();
         client.send(head("10") + &body);
         assert_fault(&client.http().json(), &json!(null), -32700);
         assert!(client.try_http().is_none_or(|reply| reply.status == 400));
         client.rest();
-        // Longer: the rest never comes.
+        // Longer: the rest never arrives.
         let mut client = node.connect();
         client.send(head("1000") + &body);
         client.end();
         assert!(client.try_http().is_none_or(|reply| reply.status == 400));
         client.rest();
-        // No length at all is one of nothing.
+        // A missing length means zero.
         let mut client = node.connect();
         client.send(format!("POST / HTTP/1.1\r\nHost: localhost\r\n\r\n{body}"));
         assert_fault(&client.http().json(), &json!(null), -32700);
@@ -739,7 +738,7 @@ fn http_lengths_that_lie() {
 }
 
 #[test]
-fn an_http_body_that_never_comes() {
+fn http_body_that_never_arrives_times_out() {
     let node = node("stall_timeout = '300ms'");
     let mut client = node.connect();
     client.set_limit(BELOW_DEFAULT);
@@ -750,7 +749,7 @@ fn an_http_body_that_never_comes() {
 }
 
 #[test]
-fn http_chunks_that_are_garbage() {
+fn invalid_http_chunks_are_rejected() {
     beside_a_witness("", |node, witness| {
         let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
         let good = request(1, "rpc.ping", &json!([]));
@@ -775,7 +774,7 @@ fn http_chunks_that_are_garbage() {
 }
 
 #[test]
-fn http_heads_that_are_garbage() {
+fn invalid_http_heads_are_rejected() {
     beside_a_witness("", |node, witness| {
         let many = "x: y\r\n".repeat(1000);
         let long = format!("x: {}\r\n", "y".repeat(100_000));
@@ -801,7 +800,7 @@ fn http_heads_that_are_garbage() {
 }
 
 #[test]
-fn a_hundred_http_requests_at_once() {
+fn hundred_pipelined_http_requests_are_answered() {
     beside_a_witness("", |node, _| {
         let mut client = node.connect();
         let requests: String = (0..100).map(|id| post(&request(id, "rpc.echo", &json!([id])))).collect();
@@ -814,11 +813,11 @@ fn a_hundred_http_requests_at_once() {
 }
 
 #[test]
-fn an_http_peer_gone_in_mid_call() {
+fn http_peer_disconnecting_during_a_call() {
     let node = programs(endless("") + &gate(""));
     let mut witness = Witness::new(&node);
     let mut client = node.connect();
-    // Unread, the first answer has the system send a reset.
+    // The unread first response makes the system send a reset.
     client.send(post(&request(1, "rpc.ping", &json!([]))));
     client.send(post(&request(2, "endless", &json!([node.folder.name("state")]))));
     await_begin(&node.folder, "state");
@@ -831,7 +830,7 @@ fn an_http_peer_gone_in_mid_call() {
 
 // WebSocket.
 
-/// Makes a WebSocket connection.
+/// Opens a WebSocket connection.
 pub(super) fn websocket(node: &Node) -> Client {
     let mut client = node.connect();
     client.send(
@@ -843,7 +842,7 @@ pub(super) fn websocket(node: &Node) -> Client {
     client
 }
 
-/// A frame as a client sends it, under a mask of zeros.
+/// Returns a client's frame, with a mask of zeros.
 pub(super) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match payload.len() {
@@ -863,7 +862,7 @@ pub(super) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn websocket_frames_that_are_garbage() {
+fn invalid_websocket_frames_are_rejected() {
     beside_a_witness("", |node, witness| {
         let too_long = frame(1, "x".repeat(2 * MIB).as_bytes());
         let mut endless = vec![0x81, 0xff];
@@ -881,7 +880,7 @@ fn websocket_frames_that_are_garbage() {
             let _ = client.try_send(&bytes);
             client.end();
             let rest = client.rest();
-            // A close frame that says why.
+            // A close frame with the reason.
             assert_eq!(rest.first(), Some(&0x88), "{close}: {rest:?}");
             assert_eq!(rest.get(2..4), Some(&close.to_be_bytes()[..]), "{rest:?}");
             witness.check();
@@ -897,7 +896,7 @@ fn websocket_frames_that_are_garbage() {
 }
 
 #[test]
-fn a_websocket_that_ends_gets_its_answers_and_a_close_frame() {
+fn closing_websocket_gets_its_replies_and_a_close_frame() {
     let node = node("");
     let ping = request(1, "rpc.ping", &json!([]));
     let goodbye = frame(8, &1000_u16.to_be_bytes());
@@ -905,7 +904,7 @@ fn a_websocket_that_ends_gets_its_answers_and_a_close_frame() {
     let answer = [&[0x81, u8::try_from(answer.len()).unwrap()], &answer[..]].concat();
     for calls in [0, 1, 3] {
         let mut client = websocket(&node);
-        // At once, so that nothing else sends the answers out before the end is there.
+        // Sent together, so that nothing else flushes the replies before the close arrives.
         client.send([frame(1, ping.as_bytes()).repeat(calls), goodbye.clone()].concat());
         assert_eq!(client.rest(), [answer.repeat(calls), vec![0x88, 2, 3, 232]].concat());
     }
@@ -913,19 +912,19 @@ fn a_websocket_that_ends_gets_its_answers_and_a_close_frame() {
 
 // Programs.
 
-/// A node with functions made by `config`. Its own deadline ends no call that something else should end.
+/// A node with the functions of `config`. Its own deadline ends no call that something else should end.
 fn scripts(config: impl FnOnce(&Folder) -> String) -> Node {
     let folder = Folder::new();
     let config = format!("limits.deadline = '1h'\n{}", config(&folder));
     Node::with(folder, &config)
 }
 
-/// The same, where the functions need no folder.
+/// The same for functions that need no folder.
 fn programs(config: impl AsRef<str>) -> Node {
     scripts(|_| config.as_ref().to_owned())
 }
 
-/// Calls with further members in the request.
+/// Calls with additional members in the request.
 #[track_caller]
 fn ask_with(client: &mut Client, method: &str, params: &Value, meta: &Value) -> Value {
     let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params, "meta": meta });
@@ -933,7 +932,7 @@ fn ask_with(client: &mut Client, method: &str, params: &Value, meta: &Value) -> 
 }
 
 #[test]
-fn a_program_that_ignores_sigterm_ends_at_its_timeout() {
+fn program_ignoring_sigterm_ends_at_its_timeout() {
     let node = scripts(|folder| folder.stubborn("timeout = '300ms'"));
     let mut client = node.connect();
     let failed = client.call("stubborn", &json!([node.folder.name("ids")])).unwrap_err();
@@ -945,7 +944,7 @@ fn a_program_that_ignores_sigterm_ends_at_its_timeout() {
 }
 
 #[test]
-fn a_program_ends_at_its_timeout() {
+fn program_ends_at_its_timeout() {
     let node = programs(endless("timeout = '1s'"));
     let mut client = node.connect();
     let failed = client.call("endless", &json!([node.folder.name("state")])).unwrap_err();
@@ -955,7 +954,7 @@ fn a_program_ends_at_its_timeout() {
 }
 
 #[test]
-fn a_program_ends_at_its_callers_deadline() {
+fn program_ends_at_its_callers_deadline() {
     let node = programs(endless(""));
     let mut client = node.connect();
     let reply = ask_with(
@@ -970,7 +969,7 @@ fn a_program_ends_at_its_callers_deadline() {
 }
 
 #[test]
-fn a_function_that_is_late_is_given_up_at_its_callers_deadline() {
+fn late_function_is_cancelled_at_its_callers_deadline() {
     let node = Node::demo();
     let mut client = node.connect();
     let reply = ask_with(&mut client, "demo.sleep", &json!([3000]), &json!({ "deadline_ms": 200 }));
@@ -981,7 +980,7 @@ fn a_function_that_is_late_is_given_up_at_its_callers_deadline() {
 }
 
 #[test]
-fn a_program_ends_when_its_call_is_cancelled() {
+fn program_ends_when_its_call_is_cancelled() {
     let node = programs(endless(""));
     let mut client = node.connect();
     client.begin(5, "endless", &json!([node.folder.name("state")]));
@@ -989,19 +988,19 @@ fn a_program_ends_when_its_call_is_cancelled() {
     let cancel = |id: Value| {
         json!({ "jsonrpc": "2.0", "method": "$/cancelRequest", "params": { "id": id } }).to_string() + "\n"
     };
-    // Another id, though it looks alike.
+    // A different id that looks similar.
     client.send(cancel(json!("5")));
     assert_alive(&mut client);
     client.send(cancel(json!(5)));
     assert_fault(&client.reply(), &json!(5), -32800);
     assert_ends(&node.folder, "state");
-    // A second time it means nothing.
+    // A second cancel has no effect.
     client.send(cancel(json!(5)));
     assert_alive(&mut client);
 }
 
 #[test]
-fn a_program_ends_when_its_caller_is_gone() {
+fn program_ends_when_its_caller_disconnects() {
     let node = programs(endless(""));
     let mut client = node.connect();
     client.begin(1, "endless", &json!([node.folder.name("state")]));
@@ -1011,7 +1010,7 @@ fn a_program_ends_when_its_caller_is_gone() {
 }
 
 #[test]
-fn a_program_runs_on_when_nobody_waits_for_its_answer() {
+fn program_of_a_notification_keeps_running() {
     let node = programs(program_of("outlast", "outlast", ""));
     let mut client = node.connect();
     let params = json!([node.folder.name("file")]);
@@ -1024,7 +1023,7 @@ fn a_program_runs_on_when_nobody_waits_for_its_answer() {
 }
 
 #[test]
-fn a_program_that_prints_100_mb() {
+fn program_printing_100_mb_takes_no_memory_of_the_node() {
     let folder = Folder::new();
     let config = "[[function]]\nname = 'big'\nexec = ['head', '-c', '100000000', '/dev/zero']
 [[function]]\nname = 'endless'\nexec = ['yes']\n"
@@ -1045,7 +1044,7 @@ fn a_program_that_prints_100_mb() {
 }
 
 #[test]
-fn how_a_program_failed_is_in_the_data() {
+fn error_data_describes_how_a_program_failed() {
     let node = scripts(|folder| {
         folder.script("fail", "echo out; echo why >&2; exit 3", "")
             + &folder.script("talk", "yes | head -c 100000 >&2; echo the end >&2; exit 4", "")
@@ -1073,13 +1072,13 @@ fn how_a_program_failed_is_in_the_data() {
 }
 
 #[test]
-fn one_program_runs_one_call_waits_and_the_third_is_refused() {
+fn one_call_runs_one_waits_and_the_third_is_rejected() {
     let node = programs(gate("concurrency = 1\nqueue = 1"));
     let mut client = node.connect();
     let params = json!([node.folder.name("open")]);
     client.send((1..=3).map(|id| request(id, "gate", &params) + "\n").collect::<String>());
     assert_fault(&client.reply(), &json!(3), -32009);
-    // The place of one that gives up is free again.
+    // The slot of a cancelled call is free again.
     client.send("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":2}}\n");
     assert_fault(&client.reply(), &json!(2), -32800);
     let running = || node.metric("chanrpc_function_in_flight{function=\"gate\",provider=\"exec\"}");
@@ -1096,7 +1095,7 @@ fn one_program_runs_one_call_waits_and_the_third_is_refused() {
 }
 
 #[test]
-fn parameters_are_checked_before_a_program_sees_them() {
+fn parameters_are_validated_before_a_program_starts() {
     let text = "params = { text = 'string' }";
     let config = [
         program(
@@ -1154,11 +1153,11 @@ fn parameters_are_checked_before_a_program_sees_them() {
     ] {
         assert_eq!(call("show", refused.clone()), Err(-32602), "{refused}");
     }
-    // What stands behind "--" is no option for some programs only.
+    // Only some programs treat arguments after "--" as non-options.
     assert_eq!(call("after", json!(["-n"])), Err(-32602));
     assert_eq!(call("may", json!(["-n"])), Ok(json!(["-n"])));
     assert_eq!(call("within", json!(["-n"])), Ok(json!(["x=-n"])));
-    // Nothing is declared, so nothing reaches the arguments; stdin gets it all.
+    // No parameter is declared, so none reaches the arguments; stdin gets all.
     assert_eq!(call("free", json!([1, "-rf"])), Ok(json!([1, "-rf"])));
     assert_eq!(call("stdin", json!(["a", 1])), Ok(json!({ "text": "a", "count": 1 })));
     assert_fault(&client.ask(r#"{"jsonrpc":"2.0","method":"show","id":7}"#), &json!(7), -32602);
@@ -1167,12 +1166,12 @@ fn parameters_are_checked_before_a_program_sees_them() {
 // The log.
 
 #[test]
-fn a_node_without_stderr_goes_on() {
+fn node_without_stderr_keeps_running() {
     assert_goes_on(&Stderr::Broken);
 }
 
 #[test]
-fn a_node_without_stderr_goes_on_and_stops() {
+fn node_without_stderr_keeps_running_and_stops() {
     for stderr in [Stderr::Closed, Stderr::Broken] {
         let mut node = assert_goes_on(&stderr);
         node.signal("TERM");
@@ -1191,10 +1190,10 @@ fn assert_goes_on(stderr: &Stderr) -> Node {
 }
 
 #[test]
-fn a_node_whose_stderr_nobody_reads_goes_on() {
+fn node_with_unread_stderr_keeps_running() {
     let node = Node::launch(Folder::new(), None, &["--log", "trace"], &Stderr::Stuck);
     let mut client = websocket(&node);
-    // At that level the WebSocket library alone logs some lines a message.
+    // At this level the WebSocket library alone logs several lines per message.
     let ping = frame(1, request(1, "rpc.ping", &json!([])).as_bytes());
     let pong = b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":\"pong\"}";
     for _ in 0..1000 {
@@ -1209,7 +1208,7 @@ fn a_node_whose_stderr_nobody_reads_goes_on() {
 }
 
 #[test]
-fn a_node_whose_stderr_nobody_reads_stops() {
+fn node_with_unread_stderr_stops() {
     let mut node = Node::launch(Folder::new(), None, &["--log", "trace"], &Stderr::Stuck);
     let mut client = websocket(&node);
     for _ in 0..2000 {
@@ -1223,7 +1222,7 @@ fn a_node_whose_stderr_nobody_reads_stops() {
 
 // Other nodes.
 
-/// Three nodes: a forwards to b, and b to c, where the functions are.
+/// Three nodes: a forwards to b, and b to c, which has the functions.
 struct Chain {
     a: Node,
     b: Node,
@@ -1261,7 +1260,7 @@ impl Chain {
 }
 
 #[test]
-fn a_call_goes_through_two_nodes() {
+fn call_is_forwarded_through_two_nodes() {
     let chain = Chain::new();
     let mut client = chain.a.connect();
     let params = json!({ "a": [1.0, "é\n", null] });
@@ -1270,7 +1269,7 @@ fn a_call_goes_through_two_nodes() {
     // In go mode as well.
     assert_eq!(chain.a.run("go", &["note", &chain.c.folder.name("note")]).code, Some(0));
     assert_eq!(chain.c.folder.await_words("note"), ["noted"]);
-    // A whole family is passed on, also names that nobody has.
+    // A whole family is forwarded, including unknown names.
     let unknown = client.call("deep.none", &json!([])).unwrap_err();
     assert_eq!((unknown.code, &unknown.data["via"]), (-32601, &json!(["a", "b"])), "{unknown:?}");
     assert_eq!(client.call("deep", &json!([])).unwrap_err().data, json!(null));
@@ -1278,7 +1277,7 @@ fn a_call_goes_through_two_nodes() {
 }
 
 #[test]
-fn a_failure_names_the_path_that_the_call_took() {
+fn error_names_the_path_of_the_call() {
     let chain = Chain::new();
     let failed = chain.a.connect().call("fail", &json!([])).unwrap_err();
     assert_eq!(failed.code, -32013, "{failed:?}");
@@ -1291,7 +1290,7 @@ fn a_failure_names_the_path_that_the_call_took() {
 }
 
 #[test]
-fn calls_share_a_connection_and_none_waits_for_another() {
+fn forwarded_calls_share_a_connection_without_blocking() {
     let chain = Chain::new();
     let mut slow = chain.a.connect();
     slow.begin("slow", "gate", &chain.file("open"));
@@ -1308,15 +1307,15 @@ fn calls_share_a_connection_and_none_waits_for_another() {
         let reply = client.reply();
         assert_eq!(outcome(&reply), Ok(json!([n])));
     }
-    // One from b, and the one that asks.
+    // One from b, and the one of this request.
     assert_eq!(chain.c.metric("chanrpc_connections"), 2);
     chain.c.folder.write("open", "");
     assert_eq!(slow.reply()["result"], "opened");
 }
 
-/// Forwarding must not hold up another connection, and what is passed on shares one.
+/// Forwarding must not block another connection, and forwarded calls share one connection.
 #[test]
-fn a_caller_with_many_slow_calls_holds_up_no_other() {
+fn caller_with_many_slow_calls_delays_no_other() {
     let chain = Chain::new();
     let calls = scale(64);
     let mut slow = chain.a.connect();
@@ -1332,7 +1331,7 @@ fn a_caller_with_many_slow_calls_holds_up_no_other() {
 }
 
 #[test]
-fn deadline_and_hops_travel_with_the_call() {
+fn deadline_and_hops_are_forwarded() {
     let told =
         fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": request["meta"] }));
     let b = Chain::link("b", &told.to_string());
@@ -1343,14 +1342,14 @@ fn deadline_and_hops_travel_with_the_call() {
     assert_eq!(meta["hops"], 5, "{meta}");
     let left = meta["deadline_ms"].as_u64().unwrap();
     assert!((1..=20_000).contains(&left), "{meta}");
-    // Without one, the first node's own.
+    // Without a deadline, the first node's own applies.
     let meta = client.call("deep.show", &json!([])).unwrap();
     assert_eq!(meta["hops"], 2, "{meta}");
     assert!((20_001..=30_000).contains(&meta["deadline_ms"].as_u64().unwrap()), "{meta}");
 }
 
 #[test]
-fn a_deadline_ends_the_call_on_every_node() {
+fn deadline_ends_the_call_on_every_node() {
     let chain = Chain::new();
     let mut client = chain.a.connect();
     let reply = ask_with(&mut client, "endless", &chain.file("state"), &json!({ "deadline_ms": 1000 }));
@@ -1363,7 +1362,7 @@ fn a_deadline_ends_the_call_on_every_node() {
 }
 
 #[test]
-fn a_cancelled_call_ends_on_every_node() {
+fn cancelled_call_ends_on_every_node() {
     let chain = Chain::new();
     let mut client = chain.a.connect();
     client.begin(1, "endless", &chain.file("state"));
@@ -1374,7 +1373,7 @@ fn a_cancelled_call_ends_on_every_node() {
 }
 
 #[test]
-fn a_call_whose_caller_is_gone_ends_on_every_node() {
+fn call_of_a_disconnected_caller_ends_on_every_node() {
     let chain = Chain::new();
     let mut client = chain.a.connect();
     client.begin(1, "endless", &chain.file("state"));
@@ -1384,7 +1383,7 @@ fn a_call_whose_caller_is_gone_ends_on_every_node() {
 }
 
 #[test]
-fn a_cycle_of_nodes_ends_at_the_hop_limit() {
+fn cycle_of_nodes_ends_at_the_hop_limit() {
     let (relay, back) = Relay::new();
     let link = |name: &str, to: &str| {
         let config =
@@ -1394,7 +1393,7 @@ fn a_cycle_of_nodes_ends_at_the_hop_limit() {
     let b = link("b", &back.to_string());
     let a = link("a", &b.address().to_string());
     relay.lead_to(a.address());
-    // The way back may still have to be found.
+    // The connection back may still have to be opened.
     let failed = await_some("the cycle is closed", || {
         let failed = a.connect().call("round", &json!([])).unwrap_err();
         (!matches!(failed.code, -32001 | -32011)).then_some(failed)
@@ -1402,10 +1401,10 @@ fn a_cycle_of_nodes_ends_at_the_hop_limit() {
     assert_eq!((failed.code, &failed.data["via"]), (-32012, &json!(["a", "b", "a", "b"])), "{failed:?}");
     let failed = a.run("call", &["round"]);
     assert!(failed.failed(1).contains("-32012"), "{failed:?}");
-    // One that has come too far already goes no further.
+    // A call with too many hops is not forwarded.
     let reply = ask_with(&mut a.connect(), "round", &json!([]), &json!({ "hops": 3 }));
     assert_eq!((fault(&reply).code, &fault(&reply).data["via"]), (-32012, &json!(["a"])));
-    // Without an answer the same, and nothing is left of it.
+    // The same for a notification, and nothing is left of it.
     a.run("go", &["round"]);
     for node in [&a, &b] {
         eventually("the call has ended", || node.metric("chanrpc_calls_in_flight") == 0);
@@ -1413,18 +1412,18 @@ fn a_cycle_of_nodes_ends_at_the_hop_limit() {
 }
 
 #[test]
-fn a_node_killed_in_mid_call_is_gone_for_its_callers() {
+fn killing_a_node_fails_its_calls_immediately() {
     let Chain { a, b, mut c } = Chain::new();
     let mut client = a.connect();
     client.begin(1, "gate", &json!([c.folder.name("never")]));
     eventually("the call is at c", || c.metric("chanrpc_calls_in_flight") == 1);
     c.kill();
     let reply = client.reply();
-    // It was sent, and so may have run.
+    // It was sent, so it may have run.
     assert_fault(&reply, &json!(1), -32011);
     assert_eq!(fault(&reply).data, json!({ "sent": true, "via": ["a", "b"] }), "{reply}");
     assert_eq!(a.metric("chanrpc_calls_lost_total"), 1);
-    // The next fails as fast, not at its deadline, and has not been sent.
+    // The next call fails as fast, before its deadline, and has not been sent.
     let failed = client.call("gate", &json!(["x"])).unwrap_err();
     let data = json!({ "sent": false, "via": ["a", "b"] });
     assert_eq!((failed.code, &failed.data), (-32001, &data), "{failed:?}");
@@ -1435,7 +1434,7 @@ fn a_node_killed_in_mid_call_is_gone_for_its_callers() {
 }
 
 #[test]
-fn a_node_that_comes_back_is_found_again() {
+fn restarted_node_is_reconnected() {
     let (relay, to_c) = Relay::new();
     let mut c = Chain::last();
     relay.lead_to(c.address());
@@ -1446,7 +1445,7 @@ fn a_node_that_comes_back_is_found_again() {
     assert_eq!(call(), Ok(json!([7])));
     for _ in 0..2 {
         c.kill();
-        // What was under way when it was killed is lost, what came later not sent.
+        // Calls in flight when it was killed are lost; later ones were not sent.
         eventually("c is missed", || call() == Err(-32001));
         c = Chain::last();
         relay.lead_to(c.address());
@@ -1455,11 +1454,11 @@ fn a_node_that_comes_back_is_found_again() {
 }
 
 #[test]
-fn nodes_may_be_started_in_any_order() {
+fn nodes_may_start_in_any_order() {
     let (relay, to_b) = Relay::new();
     let a = Chain::link("a", &to_b.to_string());
     let failed = a.connect().call("deep.show", &json!([7])).unwrap_err();
-    // What stands between takes the connection and ends it, perhaps with the call under way.
+    // The relay accepts the connection and closes it, possibly during the call.
     assert!(matches!(failed.code, -32001 | -32011), "{failed:?}");
     assert_eq!(failed.data["via"], json!(["a"]), "{failed:?}");
     let c = Chain::last();
@@ -1470,7 +1469,7 @@ fn nodes_may_be_started_in_any_order() {
 }
 
 #[test]
-fn a_provider_that_answers_with_nonsense() {
+fn forward_to_a_server_with_invalid_replies() {
     let rude = crate::support::listen(|stream| {
         let mut first = [0; 512];
         while std::io::Read::read(&mut &stream, &mut first).is_ok_and(|count| count > 0) {
@@ -1483,7 +1482,7 @@ fn a_provider_that_answers_with_nonsense() {
     let reply = ask_with(&mut client, "deep.show", &json!([]), &json!({ "deadline_ms": 30_000 }));
     assert_fault(&reply, &json!(1), -32603);
     assert_alive(&mut client);
-    // One that answers without an end.
+    // A server that sends an endless reply.
     let endless =
         crate::support::listen(
             |stream| {

@@ -1,9 +1,9 @@
-//! The order of the modules, and what must not be in `src/`. See `ARCHITECTURE.md`.
+//! The order of the modules, and what `src/` must not contain. See `ARCHITECTURE.md`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every module may use those before it, and none after it.
+/// Each module may use those before it and none after it.
 const ORDER: [&str; 22] = [
     "receive_deadline",
     "origin",
@@ -29,7 +29,7 @@ const ORDER: [&str; 22] = [
     "main",
 ];
 
-/// What a module must not know, besides what stands after it.
+/// Modules that a module must not use, in addition to those after it.
 const STRANGERS: [(&str, &[&str]); 9] = [
     ("chan", &["message", "config", "log", "metrics"]),
     ("lanes", &["sched"]),
@@ -39,11 +39,11 @@ const STRANGERS: [(&str, &[&str]); 9] = [
     ("transport", &["chan", "message", "config", "log", "metrics", "codec"]),
     ("session", &["chan", "transport", "remote", "log"]),
     ("web", &ORDER),
-    // What measures a node must not be made of it.
+    // The load generator must not be built from the node's own code.
     ("load", &["chan", "sched", "metrics", "codec", "transport", "remote", "route", "session", "node"]),
 ];
 
-/// What a pure module must not touch: tasks, sockets, files, and the clock.
+/// Code that a pure module must not use: tasks, sockets, files, and the clock.
 const IMPURE: [&str; 8] = [
     "smol",
     "std::net",
@@ -77,12 +77,12 @@ fn sources() -> Vec<(PathBuf, String)> {
     sources
 }
 
-/// The module of `src/` that a file belongs to.
+/// Returns the module of `src/` that a file belongs to.
 fn module(path: &Path) -> &str {
     path.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs")
 }
 
-/// The modules of this crate that a source names, tests and docs aside.
+/// Returns the modules of this crate that a source file uses, except in tests and docs.
 fn uses(text: &str) -> Vec<&str> {
     let code = text.split("#[cfg(test)]").next().unwrap();
     let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
@@ -102,7 +102,7 @@ fn rank(module: &str) -> usize {
 }
 
 #[test]
-fn modules_use_only_what_is_below_them() {
+fn modules_use_only_lower_modules() {
     let mut edges = 0;
     for (path, text) in sources() {
         let module = module(&path);
@@ -130,7 +130,7 @@ fn pure_modules_stay_pure() {
 }
 
 #[test]
-fn windows_builds_the_same_sources() {
+fn sources_are_the_same_on_all_platforms() {
     let words = ["windows", "unix", "target_os", "target_family", "target_arch", "target_env", "os::fd"];
     for (path, text) in sources() {
         for (at, line) in text.lines().enumerate() {
@@ -143,7 +143,7 @@ fn windows_builds_the_same_sources() {
 }
 
 #[test]
-fn programs_start_in_one_place_only() {
+fn programs_are_started_in_one_place_only() {
     for (path, text) in sources() {
         if !path.starts_with("route/program") {
             assert!(!text.contains("Command::new"), "{} starts a program", path.display());
@@ -152,13 +152,13 @@ fn programs_start_in_one_place_only() {
 }
 
 #[test]
-fn main_is_only_the_way_in() {
+fn main_only_calls_the_library() {
     let (_, main) = sources().into_iter().find(|(path, _)| path == Path::new("main.rs")).unwrap();
     assert!(main.lines().count() <= 60);
 }
 
 #[test]
-fn the_reader_finds_a_use_that_goes_the_wrong_way() {
+fn parser_finds_uses_in_the_wrong_direction() {
     assert_eq!(uses("use crate::node::Node;\n// crate::cli\nlet x = crate::cli::run;"), ["node", "cli"]);
     assert!(rank("node") > rank("session"));
 }

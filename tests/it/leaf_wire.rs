@@ -1,24 +1,24 @@
-//! Listeners for Leaf's clients: the bytes that a live gate of Leaf's was seen to take, refuse and send.
+//! Listeners for Leaf's clients: the bytes that a real Leaf gate was observed to accept, reject and send.
 
 use serde_json::json;
 
 use super::support::Client;
 use super::wires::{Fixture, TOKEN, frame, take_frame, upgrade};
 
-/// As a live gate of Leaf's took it, and sent it back.
+/// A message that a real Leaf gate accepted and echoed.
 const HELLO: &[u8] = b"\x00\x19{\"Hello\":{\"Name\":\"leaf\"}}";
-/// As the client of Leaf's tutorial sends it.
+/// The message that the client of Leaf's tutorial sends.
 const TUTORIAL: &[u8] = b"\x00\x3f{\n        \"Hello\": {\n            \"Name\": \"leaf\"\n        }\n    }";
 
 const LISTEN: &str = "[[listen]]\naddress = \"127.0.0.1:0\"\n";
 
-/// A node with a listener for frames, one for WebSocket, and one as usual.
+/// A node with a Leaf listener for frames, one for WebSocket, and a regular one.
 fn node() -> Fixture {
     let leaf = format!("{LISTEN}dialect = \"leaf\"\n");
     Fixture::start("t", &format!("{leaf}{leaf}[listen.leaf]\nwebsocket = true\n{LISTEN}"))
 }
 
-/// A message behind its length.
+/// Returns a message with its length prefix.
 fn framed(text: impl AsRef<[u8]>) -> Vec<u8> {
     let text = text.as_ref();
     [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text].concat()
@@ -38,7 +38,7 @@ fn websocket(node: &Fixture) -> Client {
 }
 
 #[test]
-fn a_message_goes_out_as_it_came_in() {
+fn message_is_echoed_unchanged() {
     let node = node();
     let mut client = Client::connect(node.address());
     client.send(HELLO);
@@ -50,7 +50,7 @@ fn a_message_goes_out_as_it_came_in() {
 }
 
 #[test]
-fn frames_in_pieces() {
+fn fragmented_frames_are_read() {
     let node = node();
     for cuts in [&[1, 5][..], &[2], &[1, 2, 3, 20, 26], &[26]] {
         let mut client = Client::connect(node.address());
@@ -64,7 +64,7 @@ fn frames_in_pieces() {
 }
 
 #[test]
-fn the_tutorials_client_hangs_up_without_reading() {
+fn tutorial_client_closes_without_reading() {
     let node = node();
     for _ in 0..2 {
         let mut client = Client::connect(node.address());
@@ -78,7 +78,7 @@ fn the_tutorials_client_hangs_up_without_reading() {
 }
 
 #[test]
-fn over_websocket_text_and_binary_in_binary_out() {
+fn websocket_accepts_text_and_binary_and_sends_binary() {
     let node = node();
     let mut client = websocket(&node);
     for opcode in [1, 2, 1] {
@@ -87,7 +87,7 @@ fn over_websocket_text_and_binary_in_binary_out() {
         client.send(frame(opcode, &TUTORIAL[2..]));
         assert_eq!(take_frame(&mut client, 2), &HELLO[2..]);
     }
-    // The payload counts, and no length stands before it.
+    // The payload is the message, without a length prefix.
     let longest = format!("{{\"t.echo\":[\"{}\"]}}", "x".repeat(4096 - 15));
     assert_eq!(longest.len(), 4096);
     client.send(frame(1, longest.as_bytes()));
@@ -98,7 +98,7 @@ fn over_websocket_text_and_binary_in_binary_out() {
     assert_eq!(String::from_utf8_lossy(&close[2..]), "a message of more than 4096 bytes (listen.leaf.max)");
 }
 
-/// Each is answered by the end of the connection and by nothing else.
+/// Each only makes the node close the connection.
 const MISTAKES: [&str; 17] = [
     r#"{"NoSuch":{}}"#,
     r#"{"Hello":{},"World":{}}"#,
@@ -112,7 +112,7 @@ const MISTAKES: [&str; 17] = [
     r#"{"Hello":{}} x"#,
     r#"{"Hello":{"Name":1}}"#,
     r#"{"Hello":[1]}"#,
-    // A function without a result is no exception.
+    // Functions without a result are no exception.
     r#"{"t.note":"one"}"#,
     r#"{"t.note":null}"#,
     r#"{"t.nothing":[1]}"#,
@@ -121,10 +121,10 @@ const MISTAKES: [&str; 17] = [
 ];
 
 #[test]
-fn mistakes_end_the_connection() {
+fn protocol_errors_close_the_connection() {
     let node = node();
     for mistake in MISTAKES {
-        // What came before it is answered, what comes after it is not looked at.
+        // Earlier messages are answered; later ones are not read.
         let mut client = Client::connect(node.address());
         client.send([HELLO, &framed(mistake), HELLO].concat());
         assert_eq!(client.take(HELLO.len()), HELLO, "{mistake}");
@@ -140,9 +140,9 @@ fn mistakes_end_the_connection() {
         b"\x10\x01",
         b"\xff\xff",
         b"\0\x02\xff\xfe",
-        // A message of Leaf's with protobuf: this gate speaks JSON.
+        // A Leaf message in protobuf: this gate uses JSON.
         b"\0\x08\0\0\n\x04leaf",
-        // Other dialects begin with lengths that are too long.
+        // The first bytes of other dialects are lengths that are too long.
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}\n",
         b"\x94\0\x01\xa8rpc.ping\x90",
@@ -171,7 +171,7 @@ fn fields_may_be_unknown_or_missing() {
 }
 
 #[test]
-fn what_is_answered_and_how() {
+fn only_results_are_sent_in_order() {
     let node = node();
     let mut client = Client::connect(node.address());
     for (message, reply) in [
@@ -186,8 +186,8 @@ fn what_is_answered_and_how() {
         client.send(framed(message));
         assert_takes(&mut client, reply);
     }
-    // Without a result there is no answer, in order with those that have one; nor is there to a failure that is not
-    // the peer's, or to a result that is too long.
+    // A call without a result gets no reply, and replies keep their order. A failure that is not the peer's, or a
+    // result that is too long, gets no reply either.
     for message in [
         r#"{"t.note":5}"#,
         r#"{"t.nothing":null}"#,
@@ -209,7 +209,7 @@ fn what_is_answered_and_how() {
 }
 
 #[test]
-fn lengths_of_other_sizes_and_orders() {
+fn length_prefixes_of_other_sizes_and_byte_orders() {
     let body = &HELLO[2..];
     for (settings, prefix, wrong) in [
         ("length = 1", &[25][..], &[0][..]),
@@ -220,7 +220,7 @@ fn lengths_of_other_sizes_and_orders() {
         ("length = 4\norder = \"little\"", &[25, 0, 0, 0], &[1, 0x10, 0, 0]),
         ("min = 25\nmax = 25", &[0, 25], &[0, 24]),
         ("min = 25\nmax = 25", &[0, 25], &[0, 26]),
-        // "GE" is a length as well: no dialect is looked for.
+        // "GE" is a length as well: no dialect is detected.
         ("max = \"60 KiB\"", &[0, 25], &[0xff, 0xff]),
     ] {
         let node = Fixture::start("t", &format!("{LISTEN}dialect = \"leaf\"\n[listen.leaf]\n{settings}\n"));
@@ -240,7 +240,7 @@ fn lengths_of_other_sizes_and_orders() {
 }
 
 #[test]
-fn a_listener_for_websocket_speaks_nothing_else() {
+fn websocket_listener_accepts_nothing_else() {
     let node = node();
     let address = node.addresses[1];
     for (path, status) in [("/", 426), ("/rpc", 426), ("/nowhere", 426), ("/healthz", 200)] {

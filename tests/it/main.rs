@@ -1,4 +1,4 @@
-//! The tests of all that speaks with the network, from outside: the library, and the binary beside it.
+//! Tests of everything that uses the network, from outside: the library, and the binary beside it.
 #![allow(clippy::unwrap_used)]
 
 mod access;

@@ -1,4 +1,4 @@
-//! What a configuration says of memory, held against a node that is driven to its limits.
+//! Compares the stated memory of a configuration with a node driven to its limits.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use crate::pressure::{DIALECTS, start};
 use crate::support::{Client, Folder, LIMIT, Node, eventually, listen, request, scale};
 
-/// Bytes of a message, and about those of each answer.
+/// The length of a message, and about that of each reply, in bytes.
 const MESSAGE: usize = 128 * 1024;
 
 #[test]
-fn at_its_limits_a_node_takes_no_more_than_it_says() {
+fn node_at_its_limits_uses_no_more_memory_than_stated() {
     let answer = "x".repeat(MESSAGE - 4096);
     let far = listen(move |stream| {
         let mut client = Client::new(stream);
@@ -37,7 +37,7 @@ fn at_its_limits_a_node_takes_no_more_than_it_says() {
     let bound = Config::parse(&text, "test").unwrap().worst_case_memory(1);
     let node = Node::with(Folder::new(), &text);
 
-    // As many calls as may be, and nobody reads the answers.
+    // The maximum number of calls, with unread replies.
     let calls: String = (0..in_flight).map(|id| request(id, "big", &json!([])) + "\n").collect();
     let deaf: Vec<Client> = (0..connections)
         .map(|_| {
@@ -50,7 +50,7 @@ fn at_its_limits_a_node_takes_no_more_than_it_says() {
         |name| node.metric(&format!("chanrpc_function_{name}{{function=\"big\",provider=\"forward\"}}"));
     let all = u64::from(connections * in_flight);
     eventually("all are answered", || number("calls_total") == all && number("in_flight") == 0);
-    // And as many messages as may be, each sent all but its end.
+    // And the maximum number of messages, each complete but for its end.
     let slow: Vec<Client> = (0..connections)
         .map(|_| {
             let mut client = node.connect();
@@ -69,10 +69,10 @@ fn at_its_limits_a_node_takes_no_more_than_it_says() {
     assert_eq!(node.connect().call("rpc.ping", &json!([])), Ok(json!("pong")));
 }
 
-/// Peers that send without a pause, some of whom read the answers and some not, in every dialect. What they send beyond
-/// what is worked off stays in the system's buffers.
+/// Peers that send without pause, some of which read the replies, in every dialect. Input beyond what is processed
+/// stays in the system's buffers.
 #[test]
-fn peers_that_pipeline_make_a_node_take_no_more_than_it_says() {
+fn pipelining_peers_use_no_more_memory_than_stated() {
     let each = 8;
     let limits = format!(
         "message = '16 KiB'\noutput = '16 KiB'\nin_flight = 8\nqueue = 64\nconnections = {}\nstall_timeout = '1h'\n",
@@ -82,7 +82,7 @@ fn peers_that_pipeline_make_a_node_take_no_more_than_it_says() {
     for dialect in DIALECTS {
         let node = start(&limits);
         let message = dialect.echo(&"x".repeat(15_000));
-        // More than the bound by far, from each.
+        // Far more than the limit, from each.
         let times = scale(400);
         let deaf: Vec<_> = (0..each).map(|_| dialect.connect(&node)).collect();
         let readers: Vec<_> = (0..each).map(|_| dialect.connect(&node)).collect();

@@ -1,4 +1,4 @@
-//! Messages as real clients write them, those that cannot be read, and values that must not change on their way.
+//! Messages as real clients write them, messages that cannot be parsed, and values that must not change in transit.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -10,14 +10,14 @@ use super::wires::{Fixture, Peer, WIRES, Wire};
 
 const LIMITS: &str =
     "[limits]\nmessage = 4096\nbatch = 4\ndepth = 16\n[[listen]]\naddress = \"127.0.0.1:0\"\n";
-/// Those that tell what is too long, and do not end the connection with a code of their own instead.
+/// The dialects that reply to a message that is too long, instead of closing the connection with a code.
 const UNFRAMED: [Wire; 3] = [Wire::Lines, Wire::Headers, Wire::Http];
 
 fn node() -> Fixture {
     Fixture::start("t", LIMITS)
 }
 
-/// What one message is answered with, on a connection of its own.
+/// Returns the reply to one message on a new connection.
 fn answer(wire: Wire, address: SocketAddr, body: &[u8]) -> Value {
     let mut peer = Peer::connect(wire, address);
     peer.send_body(body);
@@ -28,7 +28,7 @@ fn is_json(wire: &Wire) -> bool {
     !wire.is_packed()
 }
 
-/// Messages with an id somewhere, and `{}` for parameters.
+/// Messages with an id at various places, and `{}` for parameters.
 const ORDERS: [&str; 8] = [
     r#"{"jsonrpc":"2.0","id":7,"method":"t.add","params":{}}"#,
     r#"{"jsonrpc": "2.0", "id": 7, "method": "t.add", "params": {}}"#,
@@ -42,12 +42,12 @@ const ORDERS: [&str; 8] = [
 
 fn with_params(order: &str, params: &str) -> String {
     let at = order.rfind("{}").unwrap();
-    // A line holds no line ends.
+    // A line contains no line breaks.
     format!("{}{params}{}", &order[..at], &order[at + 2..]).replace(['\r', '\n'], " ")
 }
 
 #[test]
-fn what_is_too_long_is_answered_under_its_id() {
+fn message_too_long_is_answered_with_its_id() {
     let node = node();
     let long = format!("[\"{}\"]", "x".repeat(5000));
     for wire in UNFRAMED {
@@ -55,7 +55,7 @@ fn what_is_too_long_is_answered_under_its_id() {
             let reply = answer(wire, node.address(), with_params(order, &long).as_bytes());
             assert_fault(&reply, &json!(7), -32007);
         }
-        // An id that comes after all that is read is not known, and what looks like one is none.
+        // An id after the part that is read is unknown, and text that looks like one is not one.
         for unknown in [
             format!(r#"{{"jsonrpc":"2.0","method":"f","params":["{}"],"id":7}}"#, "x".repeat(300_000)),
             format!(r#"{{"jsonrpc":"2.0","method":"f","params":[{{"id":7}},{long}]}}"#),
@@ -69,7 +69,7 @@ fn what_is_too_long_is_answered_under_its_id() {
             assert_fault(reply, &id, -32007);
         }
     }
-    // It makes no difference to HTTP how its length is told.
+    // For HTTP it makes no difference how the length is given.
     let mut client = Client::connect(node.address());
     client.send("POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     let body = with_params(ORDERS[1], &long);
@@ -77,13 +77,13 @@ fn what_is_too_long_is_answered_under_its_id() {
     let reply = client.http();
     assert_eq!(reply.status, 413, "{reply:?}");
     assert_fault(&reply.json(), &json!(7), -32007);
-    // In MessagePack the id stands at the front.
+    // In MessagePack the id comes first.
     let packed = [&b"\x94\x00\x07\xa1f\x91\xc5\x14\x00"[..], &[0; 0x1400]].concat();
     assert_fault(&answer(Wire::MessagePack, node.address(), &packed), &json!(7), -32007);
 }
 
 #[test]
-fn what_is_too_deep_is_answered_under_its_id() {
+fn message_nested_too_deeply_is_answered_with_its_id() {
     let node = node();
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     for wire in WIRES.into_iter().filter(is_json) {
@@ -93,7 +93,7 @@ fn what_is_too_deep_is_answered_under_its_id() {
         }
         let behind = format!(r#"{{"jsonrpc":"2.0","method":"f","params":{deep},"id":7}}"#);
         assert_fault(&answer(wire, node.address(), behind.as_bytes()), &json!(7), -32700);
-        // Nothing of a batch that cannot be read is run, and each of its calls gets to know.
+        // No call of an invalid batch runs, and each gets an error.
         let batch = format!(
             r#"[{{"jsonrpc":"2.0","id":1,"method":"t.note","params":[1]}},{{"params":{deep},"id":"b"}}]"#
         );
@@ -114,7 +114,7 @@ fn what_is_too_deep_is_answered_under_its_id() {
 }
 
 #[test]
-fn what_is_no_utf_8_is_answered_under_its_id() {
+fn invalid_utf_8_is_answered_with_its_id() {
     let node = node();
     for wire in [Wire::Lines, Wire::Headers, Wire::Http, Wire::WebSocketBinary] {
         let body = b"{\"jsonrpc\": \"2.0\", \"id\": 7, \"method\": \"t.echo\", \"params\": [\"caf\xe9\"]}";
@@ -123,7 +123,7 @@ fn what_is_no_utf_8_is_answered_under_its_id() {
 }
 
 #[test]
-fn what_real_clients_write_is_taken() {
+fn messages_of_real_clients_are_accepted() {
     let node = node();
     for wire in WIRES.into_iter().filter(is_json) {
         for (members, result) in [
@@ -140,13 +140,13 @@ fn what_real_clients_write_is_taken() {
             (r#""method":"t.add","params":[20.5,1]"#, json!(-32602)),
             (r#""method":"t.add","params":[20.00000000000000000001,1]"#, json!(-32602)),
             (r#""method":"t.add","params":[1e19,1]"#, json!(-32602)),
-            // What takes numbers as they are gets them so.
+            // Functions that take numbers as text get them unchanged.
             (r#""method":"t.echo","params":[5.0]"#, json!(5.0)),
         ] {
             for mark in ["", "\u{feff}"] {
                 let text = format!(r#"{mark}{{"jsonrpc":"2.0","id":1,{members}}}"#);
                 let mut peer = Peer::connect(wire, node.address());
-                // The dialect is told by the first line.
+                // The first line determines the dialect.
                 if !mark.is_empty() {
                     assert_eq!(peer.call("rpc.ping", &json!([])), Ok(json!("pong")));
                 }
@@ -157,7 +157,7 @@ fn what_real_clients_write_is_taken() {
             }
         }
     }
-    // 20.0 and 22 as floats of MessagePack.
+    // 20.0 and 22 as MessagePack floats.
     let packed = b"\x94\x00\x07\xa5t.add\x92\xca\x41\xa0\x00\x00\xcb\x40\x36\x00\x00\x00\x00\x00\x00";
     for wire in WIRES.into_iter().filter(|wire| wire.is_packed()) {
         let reply = answer(wire, node.address(), packed);
@@ -165,7 +165,8 @@ fn what_real_clients_write_is_taken() {
     }
 }
 
-/// A node that answers each call with its first parameter but one that is no JSON-RPC's: the text of a result.
+/// A node that returns the first parameter of each call, except for one that is not valid in JSON-RPC: the text of a
+/// result.
 fn texts() -> SocketAddr {
     listen(|stream| {
         for line in BufReader::new(&stream).lines().map_while(Result::ok).filter(|line| !line.is_empty()) {
@@ -178,7 +179,7 @@ fn texts() -> SocketAddr {
 }
 
 #[test]
-fn numbers_and_texts_are_never_changed_without_an_error() {
+fn numbers_and_texts_never_change_without_an_error() {
     let config = format!("{LIMITS}[[function]]\nname = \"far.text\"\nforward = \"{}\"\n", texts());
     let node = Fixture::start("t", &config);
     for result in [
@@ -199,14 +200,14 @@ fn numbers_and_texts_are_never_changed_without_an_error() {
                 let told = peer.call("far.text", &params).unwrap_err();
                 assert_eq!(told.code, -32603, "{result}: {told:?}");
                 assert!(told.message.contains("cannot be converted to MessagePack"), "{told:?}");
-                // Nor what a fault tells.
+                // Neither does the data of an error.
                 let data = json!([format!("\"error\":{{\"code\":5,\"message\":\"m\",\"data\":{result}}}")]);
                 let told = peer.call("far.text", &data).unwrap_err();
                 assert_eq!((told.code, &told.data), (5, &Value::Null), "{told:?}");
                 assert!(told.message.contains("cannot be converted to MessagePack"), "{told:?}");
             }
         }
-        // JSON goes through as it is, in faults too.
+        // JSON passes unchanged, in errors too.
         let mut lines = Client::connect(node.address());
         for (text, expected) in [
             (format!("\"result\":{result}"), format!("\"result\":{result}}}")),
@@ -220,7 +221,7 @@ fn numbers_and_texts_are_never_changed_without_an_error() {
             assert!(line.contains(&expected), "{line}");
         }
     }
-    // What has a form is the same in all.
+    // Values that exist in all encodings are the same in all.
     for result in
         ["18446744073709551615", "-9223372036854775808", "0.1", "1e300", "0.30000000000000004", "\"\\u00e9\""]
     {
@@ -233,7 +234,8 @@ fn numbers_and_texts_are_never_changed_without_an_error() {
     }
 }
 
-/// A server that answers each call with its first parameter as it stands, but for `$ID`; with nothing, if it is empty.
+/// A server that replies to each call with the text of its first parameter, with `$ID` replaced; with nothing if it is
+/// empty.
 fn rude() -> SocketAddr {
     listen(|stream| {
         for line in BufReader::new(&stream).lines().map_while(Result::ok).filter(|line| !line.is_empty()) {
@@ -248,7 +250,7 @@ fn rude() -> SocketAddr {
 }
 
 #[test]
-fn answers_of_other_servers_are_taken_as_they_are_written() {
+fn replies_of_other_servers_are_accepted_liberally() {
     let config = format!("[[function]]\nname = \"far\"\nforward = \"{}\"\n", rude());
     let node = Node::with(Folder::new(), &config);
     let mut client = node.connect();
@@ -261,7 +263,7 @@ fn answers_of_other_servers_are_taken_as_they_are_written() {
         (r#"{"id":$ID,"error":null}"#, Ok(Value::Null)),
         (r#"{"id":$ID,"result":null,"error":{"code":5.0,"message":"m"}}"#, Err(5)),
         (r#"{"id":$ID,"result":null,"error":"no"}"#, Err(-32603)),
-        // Each of these fails at once, and not at its deadline.
+        // Each of these fails immediately rather than at its deadline.
         (r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"m"}}"#, Err(-32700)),
         (r#"{"jsonrpc":"2.0","error":{"code":-32600,"message":"m"}}"#, Err(-32600)),
         (r#"{"jsonrpc":"2.0","id":null,"result":7}"#, Err(-32603)),
@@ -273,7 +275,7 @@ fn answers_of_other_servers_are_taken_as_they_are_written() {
         let told = client.call("far", &json!([answer])).map_err(|fault| fault.code);
         assert_eq!(told, expected, "{answer}");
     }
-    // Whose an answer is cannot be told among several, so that none of them is to wait for ever.
+    // The reply cannot be matched among several calls, so all of them fail instead of waiting.
     client.begin(1, "far", &json!([""]));
     client.begin(2, "far", &json!([r#"{"id":null,"error":{"code":-32700,"message":"m"}}"#]));
     for _ in 0..2 {
@@ -283,7 +285,7 @@ fn answers_of_other_servers_are_taken_as_they_are_written() {
 }
 
 #[test]
-fn a_batch_lets_others_have_their_turn() {
+fn batch_does_not_starve_other_connections() {
     let node = Fixture::start("t", "[limits]\nbatch = 100\n[[listen]]\naddress = \"127.0.0.1:0\"\n");
     for wire in [Wire::Lines, Wire::WebSocketText, Wire::Http] {
         let mut busy = Peer::connect(wire, node.address());
@@ -304,7 +306,7 @@ fn a_batch_lets_others_have_their_turn() {
 }
 
 #[test]
-fn what_is_quoted_in_an_error_and_matched_is_bounded() {
+fn text_quoted_in_an_error_is_bounded() {
     let node = Fixture::start("t", "[[listen]]\naddress = \"127.0.0.1:0\"\n");
     let mut client = Client::connect(node.address());
     let long = "\u{1}".repeat(150_000);
@@ -329,7 +331,7 @@ fn what_is_quoted_in_an_error_and_matched_is_bounded() {
 }
 
 #[test]
-fn numbers_that_are_not_finite_are_an_error() {
+fn non_finite_numbers_are_an_error() {
     let node = node();
     for wire in WIRES {
         let mut peer = Peer::connect(wire, node.address());
@@ -358,7 +360,7 @@ fn numbers_that_are_not_finite_are_an_error() {
 }
 
 #[test]
-fn parameters_behind_a_byte_order_mark() {
+fn byte_order_mark_before_params_is_ignored() {
     let node = Node::demo();
     let folder = Folder::new();
     let file = folder.path("params");

@@ -1,4 +1,4 @@
-//! Peers that read slowly, read nothing, send without a pause, or leave while they are answered, in every dialect.
+//! Peers that read slowly, do not read, send without pause, or disconnect while replies are sent, in every dialect.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -17,12 +17,12 @@ use smol::Executor;
 use crate::support::{Client, Folder, LIMIT, Node, ended, eventually, request, scale};
 use crate::wires::{frame, upgrade};
 
-/// What the last answer holds, and no other.
+/// Text that only the last reply contains.
 const LAST: &str = "that was the last one";
-/// How long a write gets no further until the pipe is taken to be full.
+/// How long a write makes no progress before the connection counts as full.
 const STUCK: Duration = Duration::from_millis(300);
 
-/// How a peer talks.
+/// The protocol of a peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Dialect {
     Lines,
@@ -43,7 +43,7 @@ pub(crate) const DIALECTS: [Dialect; 6] = [
 ];
 
 impl Dialect {
-    /// Connects to a node that [`start`] has started.
+    /// Connects to a node started by [`start`].
     pub(crate) fn connect(self, node: &Node) -> TcpStream {
         let at = usize::from(matches!(self, Self::Leaf));
         let mut client = Client::connect(node.addresses()[at]);
@@ -53,7 +53,7 @@ impl Dialect {
         client.stream().try_clone().unwrap()
     }
 
-    /// A call of `rpc.echo` with this text.
+    /// Returns a call of `rpc.echo` with this text.
     pub(crate) fn echo(self, text: &str) -> Vec<u8> {
         let body = request(1, "rpc.echo", &json!([text]));
         match self {
@@ -73,7 +73,7 @@ impl Dialect {
     }
 }
 
-/// A node at whose second address Leaf is spoken.
+/// A node with a Leaf listener on its second address.
 pub(crate) fn start(limits: &str) -> Node {
     let listen = "[[listen]]\naddress = '127.0.0.1:0'\n";
     let leaf = "dialect = 'leaf'\n[listen.leaf]\nlength = 4\nmax = '16 KiB'\n";
@@ -81,8 +81,8 @@ pub(crate) fn start(limits: &str) -> Node {
     Node::with(Folder::new(), &format!("{listen}{listen}{leaf}{access}[limits]\n{limits}"))
 }
 
-/// Sends `message` again and again, at most so often, until the node takes no more of it for a while; returns what of the
-/// last one is not sent yet.
+/// Sends `message` up to `times` times, until the node stops reading for a while; returns the unsent rest of the last
+/// one.
 fn fill<'m>(mut stream: &TcpStream, message: &'m [u8], times: u32) -> (u32, &'m [u8]) {
     stream.set_write_timeout(Some(STUCK)).unwrap();
     for sent in 0..times {
@@ -101,7 +101,7 @@ fn fill<'m>(mut stream: &TcpStream, message: &'m [u8], times: u32) -> (u32, &'m 
     panic!("the node takes in {times} messages and nobody reads the answers");
 }
 
-/// Reads up to the end of the last answer; returns how many bytes came.
+/// Reads up to the end of the last reply; returns the number of bytes read.
 fn read_to_last(mut stream: &TcpStream) -> usize {
     let (mut total, mut tail, mut buffer) = (0, Vec::new(), vec![0; 1 << 16]);
     loop {
@@ -117,11 +117,11 @@ fn read_to_last(mut stream: &TcpStream) -> usize {
 }
 
 const LONG: usize = 15_000;
-/// Answers that are more than the systems at both ends and the node keep.
+/// More replies than the systems at both ends and the node buffer.
 const TIMES: u32 = 1_000;
 
-/// One who begins to read when nothing moves any more gets everything as soon as it reads: the node waits for no timeout, of
-/// which there is none here.
+/// A peer that starts reading when everything is blocked gets all replies immediately: the node waits for no timeout,
+/// and none is set here.
 fn assert_late_reader_is_served(dialect: Dialect) {
     let node = start("stall_timeout = '1h'");
     let (message, last) = (dialect.echo(&"x".repeat(LONG)), dialect.echo(LAST));
@@ -155,7 +155,7 @@ fn assert_late_reader_is_served(dialect: Dialect) {
     );
 }
 
-/// One who leaves while nothing moves leaves its place at once.
+/// A peer that disconnects while everything is blocked frees its slot immediately.
 fn assert_place_is_free_after_a_reset(dialect: Dialect) {
     let node = start("stall_timeout = '1h'\nconnections = 4");
     let message = dialect.echo(&"x".repeat(LONG));
@@ -165,7 +165,7 @@ fn assert_place_is_free_after_a_reset(dialect: Dialect) {
         if half_closed {
             stream.shutdown(std::net::Shutdown::Write).unwrap();
         }
-        // With answers unread, which makes the system send a reset.
+        // With unread replies, which make the system send a reset.
         drop(stream);
         eventually("its place is free", || node.metric("chanrpc_connections") == 1);
     }
@@ -177,12 +177,12 @@ macro_rules! in_every_dialect {
             use super::*;
 
             #[test]
-            fn a_late_reader_gets_everything_as_soon_as_it_reads() {
+            fn late_reader_gets_all_replies_immediately() {
                 assert_late_reader_is_served(Dialect::$dialect);
             }
 
             #[test]
-            fn a_peer_that_resets_frees_its_place() {
+            fn reset_frees_the_connections_slot() {
                 assert_place_is_free_after_a_reset(Dialect::$dialect);
             }
         }
@@ -198,9 +198,9 @@ in_every_dialect! {
     http: Http;
 }
 
-// A server whose queue is full.
+// A server with a full queue.
 
-/// A node in this process, whose function `hold` waits until it is let go, on a server with a queue of few places.
+/// A node in this process whose function `hold` waits until released, on a server with a short queue.
 struct Held {
     address: std::net::SocketAddr,
     server: chanrpc::chan::Client,
@@ -251,13 +251,13 @@ impl Held {
         Client::connect(self.address)
     }
 
-    /// Waits until so many calls wait for room.
+    /// Waits until `count` calls wait for capacity.
     #[track_caller]
     fn await_waiting(&self, count: usize) {
         eventually("so many wait for room", || self.server.stats().waiting == count);
     }
 
-    /// Sends what has no answer yet, and returns how many calls wait for room when the node has taken it in.
+    /// Sends calls without replies yet, and returns how many wait for capacity once the node has read them.
     #[track_caller]
     fn send(&self, client: &mut Client, lines: String) -> usize {
         client.send(lines);
@@ -281,11 +281,11 @@ fn holds(ids: std::ops::Range<u32>) -> String {
     ids.map(|id| request(id, "hold", &json!([])) + "\n").collect()
 }
 
-/// The one that runs, and those that have a place in the queue, at most.
+/// The maximum number of running and queued calls.
 const BEGUN: usize = 1 + PLACES;
 
 #[test]
-fn calls_wait_for_room_in_their_order_and_none_is_refused() {
+fn calls_wait_for_capacity_in_order_and_none_is_rejected() {
     let held = Held::start();
     let (mut one, mut other) = (held.connect(), held.connect());
     assert!(held.send(&mut one, holds(0..20)) >= 20 - BEGUN);
@@ -303,7 +303,7 @@ fn calls_wait_for_room_in_their_order_and_none_is_refused() {
 }
 
 #[test]
-fn who_gives_up_waits_for_room_no_longer() {
+fn cancelled_calls_stop_waiting_for_capacity() {
     let held = Held::start();
     let mut client = held.connect();
     assert!(held.send(&mut client, holds(0..10)) >= 10 - BEGUN);
@@ -320,15 +320,15 @@ fn who_gives_up_waits_for_room_no_longer() {
         assert_eq!(crate::support::fault(&client.reply()).code, code::DEADLINE);
     }
     held.await_waiting(0);
-    // Their caller is gone.
+    // Their caller has disconnected.
     assert!(held.send(&mut client, holds(0..10)) > 0);
     client.reset();
     held.await_waiting(0);
 }
 
-/// Notifications outlive their connection, and then nothing else bounds them.
+/// Notifications outlive their connection, whose limits then no longer apply.
 #[test]
-fn notifications_of_peers_that_are_gone_are_bounded() {
+fn notifications_of_disconnected_peers_are_bounded() {
     let held = Held::start();
     let note = json!({ "jsonrpc": "2.0", "method": "hold" }).to_string() + "\n";
     let mut stays = held.connect();
@@ -345,11 +345,11 @@ fn notifications_of_peers_that_are_gone_are_bounded() {
     held.await_waiting(PLACES);
 }
 
-// Many who connect at once.
+// Bursts of connections.
 
-/// None is accepted yet, and all are connected: the system has room for them.
+/// No connection is accepted yet, but all are established: the listen queue has room for them.
 #[test]
-fn a_burst_of_connects_waits_for_nothing() {
+fn burst_of_connects_does_not_block() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let socket = smol::net::TcpListener::try_from(socket).unwrap();

@@ -1,4 +1,4 @@
-//! The network client, against nodes in this process and against peers that misbehave.
+//! The network client, against nodes in this process and against misbehaving peers.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use smol::{Executor, Timer};
 
 use crate::spec::{Fixture, run};
 
-/// A peer that waits for so long waits for what will never come.
+/// A peer that waits for this long waits for something that never comes.
 const HANG: Duration = Duration::from_secs(60);
 
 fn raw(json: &str) -> Box<RawValue> {
@@ -31,7 +31,7 @@ fn far() -> Instant {
     Instant::now() + Duration::from_secs(3600)
 }
 
-/// Plays the other node on a thread of its own.
+/// Acts as the other node on a separate thread.
 fn peer<T: Send + 'static>(
     script: impl FnOnce(TcpListener) -> T + Send + 'static,
 ) -> (String, JoinHandle<T>) {
@@ -40,7 +40,7 @@ fn peer<T: Send + 'static>(
     (address, thread::spawn(move || script(listener)))
 }
 
-/// A connection as the other node sees it.
+/// A connection as seen by the other node.
 struct Link(BufReader<TcpStream>);
 
 impl Link {
@@ -50,7 +50,7 @@ impl Link {
         Self(BufReader::new(stream))
     }
 
-    /// The next request, or `None` at the end, which is an error if the client has left something unread.
+    /// Returns the next request, or `None` at the end, which is an error if the client has left something unread.
     fn next(&mut self) -> Option<Value> {
         let mut line = "\n".to_owned();
         // The first line is blank.
@@ -68,7 +68,7 @@ impl Link {
         self.next().expect("a request")
     }
 
-    /// Writes bytes. Whether the client still listens is the test's business.
+    /// Writes bytes, whether or not the client still reads.
     fn write(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = self.0.get_mut().write_all(bytes.as_ref());
     }
@@ -77,7 +77,7 @@ impl Link {
         self.write(format!("{}\n", json!({"jsonrpc": "2.0", "result": result, "id": request["id"]})));
     }
 
-    /// Answers requests with their own parameters until the client ends.
+    /// Echoes the parameters of requests until the client disconnects.
     fn echo(&mut self) {
         while let Some(request) = self.next() {
             self.reply(&request, &request["params"]);
@@ -89,7 +89,7 @@ async fn call(remote: &Remote, method: &str, params: &str) -> Result<String, Rem
     remote.call(method, Some(&raw(params)), far(), 0).await.map(|result| result.get().to_owned())
 }
 
-/// Calls until there is a connection again.
+/// Calls until the connection is established again.
 async fn call_when_up(remote: &Remote, method: &str, params: &str) -> Result<String, RemoteError> {
     loop {
         match call(remote, method, params).await {
@@ -103,9 +103,9 @@ fn remote(executor: &Arc<Executor<'static>>, address: impl Into<String>) -> Remo
     Remote::new(executor, address, Limits::default())
 }
 
-/// A node closes connections that say nothing, but not those of its neighbours.
+/// A node closes idle connections, but not those of other nodes.
 #[test]
-fn a_connection_without_calls_is_kept() {
+fn idle_connection_is_kept() {
     run(async |executor| {
         let limits = Limits { head_timeout: Duration::from_millis(500), ..Limits::default() };
         let fixture = Fixture::start(&executor, limits).await;
@@ -113,7 +113,7 @@ fn a_connection_without_calls_is_kept() {
         while fixture.metric("accepted") == 0 {
             Timer::after(Duration::from_millis(1)).await;
         }
-        // One that comes later and says nothing shows that the time was up.
+        // A later idle connection is closed, which shows that the timeout has passed.
         let mut silent = smol::net::TcpStream::connect(fixture.address).await.unwrap();
         assert_eq!(smol::io::AsyncReadExt::read(&mut silent, &mut [0]).await.unwrap(), 0);
         assert_eq!(fixture.metric("slow_heads"), 1);
@@ -123,9 +123,9 @@ fn a_connection_without_calls_is_kept() {
     });
 }
 
-/// One caller's reply that is too long, or request that is, is that caller's error alone, at once.
+/// A reply or a request that is too long fails only its own call, immediately.
 #[test]
-fn what_is_too_long_harms_no_other_call() {
+fn message_too_long_fails_no_other_call() {
     run(async |executor| {
         let far = Limits { message: 1 << 20, ..Limits::default() };
         let fixture = Fixture::start(&executor, far).await;
@@ -149,7 +149,7 @@ fn what_is_too_long_harms_no_other_call() {
 }
 
 #[test]
-fn a_thousand_calls_at_once() {
+fn thousand_concurrent_calls() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let remote = Arc::new(remote(&executor, fixture.address.to_string()));
@@ -175,7 +175,7 @@ fn a_thousand_calls_at_once() {
 }
 
 #[test]
-fn replies_out_of_order_in_pieces_and_twice() {
+fn replies_out_of_order_fragmented_and_duplicated() {
     const CALLS: usize = 60;
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
@@ -213,7 +213,7 @@ fn replies_out_of_order_in_pieces_and_twice() {
 }
 
 #[test]
-fn what_a_request_looks_like() {
+fn requests_have_the_documented_form() {
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
         let mut requests = Vec::new();
@@ -249,7 +249,7 @@ fn what_a_request_looks_like() {
 }
 
 #[test]
-fn faults_arrive_whole() {
+fn errors_arrive_complete() {
     let errors = [
         (
             json!({"code": -7, "message": "no \"luck\"\n", "data": {"a": [1]}}),
@@ -288,7 +288,7 @@ fn faults_arrive_whole() {
 }
 
 #[test]
-fn a_connection_that_is_lost_in_mid_call_comes_back() {
+fn connection_lost_during_a_call_is_reestablished() {
     const LOSSES: usize = 3;
     let (address, peer) = peer(|listener| {
         for _ in 0..LOSSES {
@@ -296,7 +296,7 @@ fn a_connection_that_is_lost_in_mid_call_comes_back() {
             let requests = [link.request(), link.request(), link.request()];
             let answered = requests.iter().find(|request| request["params"][0] == 1).unwrap();
             link.reply(answered, &json!("yes"));
-            // Of one more there is half an answer.
+            // One more reply arrives half.
             link.write(r#"{"jsonrpc":"2.0","result":"#);
         }
         Link::accept(&listener).echo();
@@ -306,13 +306,13 @@ fn a_connection_that_is_lost_in_mid_call_comes_back() {
         for _ in 0..LOSSES {
             assert_eq!(call_together(&executor, &remote).await, [Some("\"yes\"".to_owned()), None, None]);
         }
-        // Nothing of what was lost is sent again.
+        // Lost calls are not sent again.
         assert_eq!(call_when_up(&remote, "f", "[7]").await.unwrap(), "[7]");
         assert_eq!(call(&remote, "f", "[8]").await.unwrap(), "[8]");
     });
     peer.join().unwrap();
 
-    /// Makes three calls at once as soon as there is a connection. `None` stands for one that was lost.
+    /// Makes three concurrent calls once connected. Returns `None` for a lost one.
     async fn call_together(executor: &Arc<Executor<'static>>, remote: &Arc<Remote>) -> [Option<String>; 3] {
         let calls = [1, 2, 3].map(|number| {
             let remote = remote.clone();
@@ -333,9 +333,9 @@ fn a_connection_that_is_lost_in_mid_call_comes_back() {
     }
 }
 
-/// What was never written is not called lost: whoever made it may make it again.
+/// A call that was never written is not reported as lost, because its caller may safely repeat it.
 #[test]
-fn what_was_sent_is_lost_and_what_was_not_is_not() {
+fn only_sent_calls_are_reported_as_lost() {
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
         assert_eq!(link.request()["params"], json!([0]));
@@ -366,9 +366,9 @@ fn what_was_sent_is_lost_and_what_was_not_is_not() {
     peer.join().unwrap();
 }
 
-/// Calls beyond what one connection may have in flight go over another one, and if that is lost, over the next.
+/// Calls above the limit of one connection use another, and if that is lost, the next.
 #[test]
-fn a_further_connection_that_is_lost_is_replaced() {
+fn lost_additional_connection_is_replaced() {
     let (address, peer) = peer(|listener| {
         let mut first = Link::accept(&listener);
         let request = first.request();
@@ -401,12 +401,12 @@ fn a_further_connection_that_is_lost_is_replaced() {
 }
 
 #[test]
-fn nobody_there() {
-    // Nobody listens where somebody has just stopped to.
+fn unreachable_node_fails_immediately() {
+    // Nobody listens on a port that was just closed.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     run(async |executor| {
         let remote = remote(&executor, address.to_string());
-        // The deadline is far away: it is not what ends these calls.
+        // The deadline is far away, so it does not end these calls.
         for _ in 0..100 {
             match call(&remote, "f", "[]").await {
                 Err(RemoteError::Unreachable { address: to, reason }) => {
@@ -422,7 +422,7 @@ fn nobody_there() {
 }
 
 #[test]
-fn a_name_that_is_no_address() {
+fn invalid_address_fails() {
     run(async |executor| {
         let remote = remote(&executor, "no address at all");
         let result = call(&remote, "f", "[]").await;
@@ -431,7 +431,7 @@ fn a_name_that_is_no_address() {
 }
 
 #[test]
-fn a_node_that_stops() {
+fn calls_to_a_stopping_node() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let remote = Arc::new(remote(&executor, fixture.address.to_string()));
@@ -440,10 +440,10 @@ fn a_node_that_stops() {
             let remote = remote.clone();
             async move { call(&remote, "hold", "[1]").await }
         });
-        // The calls of one connection are begun in their order, so the first has by now.
+        // The calls of one connection start in order, so the first has started.
         assert_eq!(call(&remote, "sum", "[1,2]").await.unwrap(), "3");
         fixture.end().await;
-        // What was in flight is answered while the node drains.
+        // Calls in flight are answered while the node drains.
         let held = held.await;
         assert!(matches!(&held, Err(RemoteError::Fault(_))), "{held:?}");
         let after = call(&remote, "sum", "[1,2]").await;
@@ -455,7 +455,7 @@ fn a_node_that_stops() {
 }
 
 #[test]
-fn whoever_drops_a_call_cancels_it() {
+fn dropping_a_call_cancels_it() {
     let (seen, is_seen) = async_channel::bounded(1);
     let (address, peer) = peer(move |listener| {
         let mut link = Link::accept(&listener);
@@ -466,7 +466,7 @@ fn whoever_drops_a_call_cancels_it() {
             cancel,
             json!({"jsonrpc": "2.0", "method": "$/cancelRequest", "params": {"id": request["id"]}})
         );
-        // Too late: nobody must get this.
+        // Too late: no caller must get this.
         link.reply(&request, &json!("late"));
         link.echo();
     });
@@ -478,7 +478,7 @@ fn whoever_drops_a_call_cancels_it() {
             None
         };
         assert!(dropped.or(seen).await.is_none());
-        // The peer answers all that comes now: had it been told of another cancel, it would answer that.
+        // The peer answers everything that arrives now, so it would answer another cancel.
         assert_eq!(call(&remote, "f", "[2]").await.unwrap(), "[2]");
         assert_eq!(call(&remote, "f", "[3]").await.unwrap(), "[3]");
     });
@@ -486,7 +486,7 @@ fn whoever_drops_a_call_cancels_it() {
 }
 
 #[test]
-fn a_deadline_ends_a_call_here_and_there() {
+fn deadline_ends_a_call_on_both_sides() {
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
         let first = link.request();
@@ -510,7 +510,7 @@ fn a_deadline_ends_a_call_here_and_there() {
             assert!(matches!(result, Err(RemoteError::Deadline)), "{result:?}");
             assert!(Instant::now() >= deadline);
         }
-        // Nothing of that is in the way of other calls.
+        // Other calls are unaffected.
         call(&remote, "last", "[]").await.unwrap();
     });
     let requests = peer.join().unwrap();
@@ -523,12 +523,12 @@ fn a_deadline_ends_a_call_here_and_there() {
 }
 
 #[test]
-fn more_calls_than_may_wait_for_one_node() {
+fn calls_above_the_limit_of_waiting_calls_fail() {
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
         let first = link.request();
         link.reply(&first, &Value::Null);
-        // From here on it answers nothing, but reads.
+        // From here on the peer reads but does not reply.
         while link.next().is_some() {}
     });
     run(async |executor| {
@@ -549,7 +549,7 @@ fn more_calls_than_may_wait_for_one_node() {
             yield_now().await;
         }
         assert!(waiting.len() >= 64, "only {} calls may wait", waiting.len());
-        // As soon as one is given up there is room for another.
+        // Dropping one makes room for another.
         drop(waiting.pop());
         assert!(poll_once(call(&remote, "f", "[]")).await.is_none());
     });
@@ -557,13 +557,13 @@ fn more_calls_than_may_wait_for_one_node() {
 }
 
 #[test]
-fn more_bytes_than_may_wait_for_one_node() {
+fn bytes_above_the_limit_of_waiting_bytes_fail() {
     let (done, is_done) = mpsc::channel::<()>();
     let (address, peer) = peer(move |listener| {
         let mut link = Link::accept(&listener);
         let first = link.request();
         link.reply(&first, &Value::Null);
-        // From here on it does not even read, and at last it goes.
+        // From here on the peer does not even read, and finally disconnects.
         is_done.recv().unwrap_err();
         drop(link);
         let mut link = Link::accept(&listener);
@@ -583,7 +583,7 @@ fn more_bytes_than_may_wait_for_one_node() {
                 Some(Err(RemoteError::Busy { .. })) => break,
                 Some(other) => panic!("{other:?}"),
             }
-            // What the system buffers is not ours to bound.
+            // The system's buffers are not bounded by the library.
             assert!(waiting.len() <= 200, "there is no bound");
             yield_now().await;
         }
@@ -593,7 +593,7 @@ fn more_bytes_than_may_wait_for_one_node() {
         drop(done);
         for call in waiting {
             let result = call.await;
-            // Of the last nothing was sent.
+            // Nothing of the last call was sent.
             let ended = matches!(result, Err(RemoteError::Lost { .. } | RemoteError::Unreachable { .. }));
             assert!(ended, "{result:?}");
         }
@@ -602,13 +602,13 @@ fn more_bytes_than_may_wait_for_one_node() {
     peer.join().unwrap();
 }
 
-/// Which of the lines below are answers without the id of any call.
+/// The lines below that are replies without the id of a call.
 const ANSWERS: [usize; 5] = [9, 12, 13, 14, 15];
 
-/// What is no reply is passed over, or ends the connection; either way no call hangs, none gets what is not
-/// its own, and the next one finds its way.
+/// A line that is not a reply is skipped or ends the connection. Either way no call hangs, none gets another's reply,
+/// and the next call works.
 #[test]
-fn lines_that_are_no_replies() {
+fn lines_that_are_not_replies() {
     let too_long = "x".repeat(200_000);
     let deep = "[".repeat(500);
     let garbage: Vec<Vec<u8>> = [
@@ -667,7 +667,7 @@ fn lines_that_are_no_replies() {
             match call_when_up(&remote, "f", &format!("[{number}]")).await {
                 Ok(result) => assert_eq!(result, format!("[{number}]")),
                 Err(RemoteError::Lost { .. }) => {}
-                // It was an answer, and could only be for this call.
+                // It was a reply that can only belong to this call.
                 Err(RemoteError::Fault(fault))
                     if ANSWERS.contains(&number) && matches!(fault.code, code::INTERNAL | code::PARSE) => {}
                 Err(other) => panic!("garbage {number}: {other:?}"),
@@ -682,18 +682,18 @@ fn lines_that_are_no_replies() {
         }
         assert_eq!(call(&remote, "f", "[]").await.unwrap(), "\"the end\"");
     });
-    // Only what cannot be read to its end is worth a connection.
+    // Only input that cannot be parsed to its end closes the connection.
     assert_eq!(peer.join().unwrap(), 1);
 }
 
 #[test]
-fn dropping_the_client_ends_the_connection() {
+fn dropping_the_client_closes_the_connection() {
     let (address, peer) = peer(|listener| {
         let mut link = Link::accept(&listener);
         let request = link.request();
         link.reply(&request, &Value::Null);
         assert_eq!(link.next(), None);
-        // And nobody comes again: this is the next who does.
+        // It does not reconnect: the next connection is that of the next client.
         drop(link);
         let (mut stream, _) = listener.accept().unwrap();
         let mut text = String::new();
@@ -704,7 +704,7 @@ fn dropping_the_client_ends_the_connection() {
         let remote = remote(&executor, &address);
         call(&remote, "f", "[]").await.unwrap();
         drop(remote);
-        // Lets the task that is gone be dropped.
+        // Lets the finished task be dropped.
         for _ in 0..100 {
             yield_now().await;
         }
@@ -714,9 +714,9 @@ fn dropping_the_client_ends_the_connection() {
     assert_eq!(peer.join().unwrap(), "the next");
 }
 
-/// A peer that never stops talking is read as fast as it talks, but not for so long that nothing else runs.
+/// A peer that never stops sending is read continuously, but other tasks get to run.
 #[test]
-fn a_peer_that_floods_does_not_hold_the_executor() {
+fn flooding_peer_does_not_starve_the_executor() {
     let stop = Arc::new(AtomicBool::new(false));
     let (address, peer) = peer({
         let stop = stop.clone();
@@ -728,7 +728,7 @@ fn a_peer_that_floods_does_not_hold_the_executor() {
             while !stop.load(Ordering::SeqCst) && link.0.get_mut().write_all(flood.as_bytes()).is_ok() {}
         }
     });
-    // The executor has a thread of its own, so that this one can tell when it is held.
+    // The executor runs on its own thread, so this one can notice when it is blocked.
     let (done, is_done) = mpsc::channel();
     let held = thread::spawn(move || {
         let executor = Arc::new(Executor::new());

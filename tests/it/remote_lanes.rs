@@ -1,4 +1,4 @@
-//! Lanes over a network: calls of a node in order by key.
+//! Lanes over the network: calls of a node in order by key.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,14 +18,14 @@ use crate::programs::gate;
 use crate::spec::run;
 use crate::support::{Folder, Node, Stderr};
 
-/// A deadline that is meant to pass.
+/// A timeout that is expected to pass.
 const SOON: Duration = Duration::from_millis(100);
 
 fn poll<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Keys of different lanes.
+/// Returns keys of different lanes.
 fn two_keys(lanes: &Lanes<Remote>) -> (u32, u32) {
     let other = (1..).find(|key| lanes.lane_of(key) != lanes.lane_of(&0_u32));
     (0, other.unwrap())
@@ -40,7 +40,7 @@ fn lanes_to(executor: &Arc<Executor<'static>>, node: &Node) -> Lanes<Remote> {
 }
 
 #[test]
-fn a_node_sees_each_key_in_order_and_the_others_meanwhile() {
+fn node_sees_each_key_in_order_and_keys_concurrently() {
     let node = Node::with(Folder::new(), &gate(""));
     let open = node.folder.name("open");
     run(async |executor| {
@@ -78,7 +78,7 @@ fn a_node_sees_each_key_in_order_and_the_others_meanwhile() {
 }
 
 #[test]
-fn a_deadline_is_the_lanes_own_over_the_network_too() {
+fn lane_enforces_its_deadline_over_the_network() {
     let node = Node::with(Folder::new(), &gate(""));
     let never = node.folder.name("never");
     run(async |executor| {
@@ -90,7 +90,7 @@ fn a_deadline_is_the_lanes_own_over_the_network_too() {
         let behind = executor.spawn(lanes.keyed(&0).call("rpc.echo", Some(&json(&json!([1])))));
         match held.await {
             Err(LaneError::Deadline) => {}
-            // The node is as quick to notice.
+            // The node may notice first.
             Err(LaneError::Failed(RemoteError::Fault(fault))) if fault.code == code::DEADLINE => {}
             other => panic!("{other:?}"),
         }
@@ -100,7 +100,7 @@ fn a_deadline_is_the_lanes_own_over_the_network_too() {
 }
 
 #[test]
-fn a_node_that_is_killed_and_started_again() {
+fn lanes_recover_when_a_node_is_killed_and_restarted() {
     let node = Node::with(Folder::new(), &gate(""));
     let address = node.address().to_string();
     run(async |executor| {
@@ -124,7 +124,7 @@ fn a_node_that_is_killed_and_started_again() {
             matches!(lost, LaneError::Failed(RemoteError::Lost { .. } | RemoteError::Unreachable { .. })),
             "{lost}"
         );
-        // As long as nobody is there calls wait, and then say so.
+        // While the node is down, calls wait and then report that.
         let absent = echo(key).timeout(SOON * 5).await.unwrap_err();
         let LaneError::Unreachable(reason) = &absent else { panic!("{absent}") };
         assert!(matches!(&**reason, RemoteError::Unreachable { address: to, .. } if *to == address));
@@ -133,7 +133,7 @@ fn a_node_that_is_killed_and_started_again() {
         for call in waiting {
             match call.await {
                 Ok(echoed) => assert_eq!(echoed.get(), "[1,2]"),
-                // The other lane may not have known of the loss.
+                // The other lane may not have noticed the loss yet.
                 Err(LaneError::Failed(RemoteError::Lost { .. } | RemoteError::Unreachable { .. })) => {}
                 Err(other) => panic!("{other}"),
             }

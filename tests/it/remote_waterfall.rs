@@ -1,4 +1,4 @@
-//! A chain of async steps that calls another node.
+//! A waterfall with a step that calls another node.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -13,7 +13,7 @@ use smol::Executor;
 
 use crate::support::{LIMIT, Node, ended, got};
 
-/// What a chain ends with that does not get through.
+/// The error of a chain that fails.
 #[derive(Debug)]
 enum Trouble {
     Call(CallError),
@@ -38,7 +38,7 @@ struct State {
 }
 
 #[test]
-fn a_step_may_call_another_node() {
+fn step_may_call_another_node() {
     let node = Node::demo();
     let executor = Arc::new(Executor::new());
     let scheduler = Scheduler::new(&executor, Functions::new(), |_: &Handle<State>| State::default());
@@ -74,7 +74,7 @@ fn a_step_may_call_another_node() {
     bad.then(call("demo.add")).finish(tell()).unwrap();
     assert!(matches!(got(&ends), Err(Trouble::Remote(RemoteError::Fault(_)))));
     let slow = me.waterfall::<Trouble>().step(|_, ()| Ok("[60]".to_owned())).then(call("demo.sleep"));
-    // Long enough to get there on a slow machine.
+    // Long enough on a slow machine.
     slow.timeout(Duration::from_millis(500)).finish(tell()).unwrap();
     assert!(matches!(got(&ends), Err(Trouble::Call(CallError::Deadline))));
     drop(remote);

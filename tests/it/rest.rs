@@ -1,4 +1,4 @@
-//! A connection of HTTP that waits for its next request rests: it has no buffers, and goes on where it was.
+//! An HTTP connection is idle while it waits for its next request: it has no buffers, and resumes where it was.
 
 use std::future::{Future, pending};
 use std::io;
@@ -20,11 +20,11 @@ use smol::{Timer, block_on};
 use crate::support::LIMIT;
 
 const LONG: Duration = Duration::from_secs(3600);
-/// Who waits with a smaller buffer than this rests.
+/// A reader that waits with a smaller buffer than this is idle.
 const SMALL: usize = 1024;
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// A stream that tells with how large a buffer its reader waits, and can be broken.
+/// A stream that records how large a buffer its reader waits with, and that can be broken.
 struct Watched {
     inner: Memory,
     room: Arc<AtomicUsize>,
@@ -56,7 +56,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Answers every request with its body.
+/// Echoes the body of every request.
 #[derive(Clone)]
 struct Echo(&'static HostPolicy);
 
@@ -82,7 +82,7 @@ impl HttpService for Echo {
     }
 }
 
-/// The other end of a connection that is served.
+/// The client's end of a served connection.
 struct Peer {
     stream: Memory,
     room: Arc<AtomicUsize>,
@@ -101,14 +101,14 @@ impl Peer {
         self.stream.write_all(bytes.as_bytes()).await.unwrap();
     }
 
-    /// Waits until the served end rests.
+    /// Waits until the served end is idle.
     async fn await_rest(&self) {
         while self.room.load(Ordering::Relaxed) > SMALL {
             Timer::after(Duration::from_millis(5)).await;
         }
     }
 
-    /// Reads an answer that ends with this.
+    /// Reads a response that ends with `end`.
     async fn expect(&mut self, end: &str) {
         let mut said = Vec::new();
         while !said.ends_with(end.as_bytes()) {
@@ -120,7 +120,7 @@ impl Peer {
     }
 }
 
-/// Serves a peer that does this until both have ended, and tells how that was.
+/// Serves a peer until both have ended, and returns how.
 fn served<F: Future<Output = ()>>(
     head_timeout: Duration,
     stop: impl Future<Output = ()> + Send,
@@ -141,7 +141,7 @@ fn served<F: Future<Output = ()>>(
 }
 
 #[test]
-fn requests_before_after_and_across_a_rest() {
+fn requests_before_after_and_during_idling() {
     let post = |text: &str| {
         format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{text}", text.len())
     };
@@ -149,7 +149,7 @@ fn requests_before_after_and_across_a_rest() {
         peer.say(GET).await;
         peer.expect("\r\n\r\n").await;
         peer.await_rest().await;
-        // More than is read at once by one who rests.
+        // More than an idle connection reads at once.
         let large = "x".repeat(10_000) + "!";
         peer.say(&post(&large)).await;
         peer.expect("!").await;
@@ -159,18 +159,18 @@ fn requests_before_after_and_across_a_rest() {
         peer.await_rest().await;
         peer.say(after).await;
         peer.expect("\r\n\r\n").await;
-        // Two that come together.
+        // Two pipelined requests.
         peer.await_rest().await;
         peer.say(&(post("one") + &post("two"))).await;
         peer.expect("one").await;
         peer.expect("two").await;
     });
-    // The peer has gone.
+    // The peer has closed the connection.
     assert!(done.is_ok(), "{done:?}");
 }
 
 #[test]
-fn a_peer_that_goes_during_the_rest() {
+fn peer_closing_while_idle() {
     let done = served(LONG, pending(), |mut peer| async move {
         peer.say(GET).await;
         peer.expect("\r\n\r\n").await;
@@ -180,7 +180,7 @@ fn a_peer_that_goes_during_the_rest() {
 }
 
 #[test]
-fn a_peer_that_breaks_off_during_the_rest() {
+fn peer_resetting_while_idle() {
     for (part, is_orderly) in [("", true), ("GET / HTTP/1.1\r\n", false)] {
         let done = served(LONG, pending(), |mut peer| async move {
             peer.say(GET).await;
@@ -198,12 +198,12 @@ fn a_peer_that_breaks_off_during_the_rest() {
 }
 
 #[test]
-fn a_stop_while_the_first_head_is_coming() {
+fn stop_during_the_first_head() {
     let (stop, stopped) = async_channel::bounded::<()>(1);
     let stopped = async move { assert!(stopped.recv().await.is_err()) };
     let done = served(LONG, stopped, |mut peer| async move {
         peer.say("GET / HTTP/1.1\r\n").await;
-        // It has been read, and the rest has not begun.
+        // The head has been read, and the connection is not idle yet.
         while peer.room.load(Ordering::Relaxed) == usize::MAX {
             Timer::after(Duration::from_millis(1)).await;
         }
@@ -214,7 +214,7 @@ fn a_stop_while_the_first_head_is_coming() {
 }
 
 #[test]
-fn a_stop_during_the_rest() {
+fn stop_while_idle() {
     let (stop, stopped) = async_channel::bounded::<()>(1);
     let stopped = async move { assert!(stopped.recv().await.is_err()) };
     let done = served(LONG, stopped, |mut peer| async move {
@@ -228,7 +228,7 @@ fn a_stop_during_the_rest() {
 }
 
 #[test]
-fn a_head_that_begins_in_the_rest_and_never_ends() {
+fn head_started_while_idle_times_out() {
     let limit = Duration::from_secs(2);
     let done = served(limit, pending(), |mut peer| async move {
         peer.say(GET).await;

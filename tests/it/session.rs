@@ -1,4 +1,4 @@
-//! The session alone, without a transport, an executor or a clock: every order of events can be made here.
+//! The session without a transport, an executor or a clock, so that every order of events can be tested.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;
 
-/// Answers nothing by itself: keeps each call's first parameter, a number, and the right to answer it.
+/// Replies to nothing by itself: keeps each call's first parameter, a number, and its responder.
 #[derive(Clone, Default)]
 struct Keeper(Arc<Mutex<Vec<(u64, Responder)>>>);
 
@@ -26,7 +26,7 @@ impl Keeper {
         self.0.lock().unwrap()
     }
 
-    /// The numbers that are kept and that somebody still waits for.
+    /// The kept numbers whose callers still wait.
     fn live(&self) -> Vec<u64> {
         self.kept().iter().filter(|(_, reply)| !is_cancelled(reply)).map(|(number, _)| *number).collect()
     }
@@ -51,13 +51,13 @@ fn json(value: &impl serde::Serialize) -> RawJson<'static> {
     RawJson::of(value).unwrap()
 }
 
-/// A session, what drives it, and what came out of it.
+/// A session, its driver and its output.
 struct Driven {
     session: Session,
     registry: Arc<Registry>,
     keeper: Keeper,
     now: Instant,
-    /// Everything sent so far; with [`Dialect::JsonPerFrame`] a line feed after each message.
+    /// Everything sent so far; with [`Dialect::Frames`] a line feed follows each message.
     sent: Vec<u8>,
     dialect: Dialect,
 }
@@ -83,23 +83,23 @@ impl Driven {
         self.go_on();
     }
 
-    /// Gives a session the turns that it asks for: the time that passes for it is not that of this test.
+    /// Runs a session for the turns that it asks for, with its time independent of the test's.
     fn go_on(&mut self) {
         while self.session.has_yielded() {
             match self.dialect {
-                // Nothing more has come, and an empty message is one too.
+                // No input has arrived, and an empty message is a message too.
                 Dialect::JsonPerFrame => _ = self.poll(),
                 _ => self.session.received(self.now),
             }
         }
     }
 
-    /// Turns answers into output, once; tells whether there were any.
+    /// Writes available replies to the output once; returns `true` if there were any.
     fn poll(&mut self) -> bool {
         self.session.poll_replies(&Context::from_waker(Waker::noop()), self.now).is_ready()
     }
 
-    /// Takes at most so many bytes of output, or one message.
+    /// Takes at most `bytes` bytes of output, or one message.
     fn send(&mut self, most: usize) {
         let output = self.session.output();
         let count = match self.dialect {
@@ -116,7 +116,7 @@ impl Driven {
         }
     }
 
-    /// Answers and sends until there is nothing left to do; returns the lines that have come.
+    /// Writes and sends replies until nothing is left to do; returns the lines received.
     fn settle(&mut self) -> Vec<String> {
         while self.poll() || !self.session.output().is_empty() {
             self.send(usize::MAX);
@@ -146,7 +146,7 @@ impl Driven {
     }
 }
 
-/// A reply in short: `id: result` or `id: error code`; a batch of replies in the order of the alphabet.
+/// Returns a summary of a reply: `id: result` or `id: error code`; of a batch, the sorted summaries.
 fn told(line: &str) -> String {
     fn one(reply: &Value) -> String {
         assert_eq!(
@@ -187,13 +187,13 @@ fn in_flight(limit: usize) -> Limits {
 }
 
 #[test]
-fn replies_that_outgrow_their_json_are_bounded() {
+fn replies_larger_than_their_json_are_bounded() {
     let limits = Limits { message: 2000, ..Limits::default() };
     let mut driven = Driven::new(limits, Dialect::MessagePack);
     let echo = |count: u16| {
         let mut request = b"\x94\x00\x07\xa8rpc.echo\xdc".to_vec();
         request.extend_from_slice(&count.to_be_bytes());
-        // Half, in five bytes; as JSON in three with a comma, and back in nine.
+        // A half takes five bytes; as JSON three with a comma, and converted back nine.
         request.extend_from_slice(&b"\xca\x3f\x00\x00\x00".repeat(count.into()));
         request
     };
@@ -214,7 +214,7 @@ fn replies_that_outgrow_their_json_are_bounded() {
 }
 
 #[test]
-fn pieces_cut_anywhere_make_the_same_lines() {
+fn input_split_anywhere_gives_the_same_lines() {
     let echo = |id| format!(r#"{{"jsonrpc":"2.0","id":"{id}","method":"rpc.echo","params":["é\n"]}}"#);
     let text = format!("{}\r\n\n nonsense\n[{},7]\n{}\n{}", echo("a"), echo("b"), notify(1), echo("c"));
     let replies = |first: &[u8], second: &[u8]| {
@@ -242,11 +242,11 @@ fn pieces_cut_anywhere_make_the_same_lines() {
 }
 
 #[test]
-fn the_reader_waits_while_as_many_as_allowed_are_in_flight() {
+fn reader_waits_at_the_limit_in_flight() {
     let mut driven = Driven::lines(in_flight(2));
     driven.feed(format!("{}\n{}\n{}\n{}\n", keep(1), keep(2), notify(3), keep(4)));
     assert_eq!(driven.keeper.live(), [1, 2]);
-    // Notifications have a place in flight as well, or a peer could begin as many as it likes.
+    // Notifications take a slot in flight as well, or a peer could start any number of them.
     driven.answer(2);
     assert_eq!(driven.settle(), ["2: 2"]);
     assert_eq!(driven.keeper.live(), [1, 3]);
@@ -266,7 +266,7 @@ fn the_reader_waits_while_as_many_as_allowed_are_in_flight() {
 }
 
 #[test]
-fn a_quiet_session_gives_its_memory_back() {
+fn idle_session_releases_its_memory() {
     let mut driven = Driven::lines(Limits::default());
     driven.feed(format!("{}\n", keep(1)));
     driven.answer(1);
@@ -281,9 +281,9 @@ fn a_quiet_session_gives_its_memory_back() {
     assert_eq!(driven.settle(), ["2: 2"]);
 }
 
-/// A deadline counts from when a request comes, whether or not its turn does.
+/// A deadline counts from a request's arrival, whether or not it has started.
 #[test]
-fn deadlines_run_while_a_request_waits_for_its_place() {
+fn deadlines_run_while_a_request_waits_for_a_slot() {
     let mut driven = Driven::lines(in_flight(1));
     driven.feed(format!("{}\n", keep(1)));
     driven.feed("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"rpc.ping\",\"meta\":{\"deadline_ms\":100}}\n");
@@ -298,7 +298,7 @@ fn deadlines_run_while_a_request_waits_for_its_place() {
 }
 
 #[test]
-fn a_batch_takes_its_places_one_by_one() {
+fn batch_takes_slots_one_by_one() {
     let mut driven = Driven::lines(in_flight(2));
     driven.feed(format!("[{},{},7,{},{}]\n{}\n", keep(1), notify(2), keep(3), keep(4), keep(5)));
     assert_eq!(driven.keeper.live(), [1, 2]);
@@ -314,7 +314,7 @@ fn a_batch_takes_its_places_one_by_one() {
 }
 
 #[test]
-fn what_is_given_up_is_answered_once_and_its_provider_told() {
+fn cancelled_call_is_answered_once_and_its_provider_notified() {
     let mut driven = Driven::lines(Limits { deadline: Duration::from_secs(9), ..Limits::default() });
     let soon = r#"{"jsonrpc":"2.0","id":3,"method":"keep","params":[3],"meta":{"deadline_ms":5000}}"#;
     driven.feed(format!("{}\n{}\n{soon}\n{}\n", keep(1), keep(2), notify(4)));
@@ -341,9 +341,9 @@ fn what_is_given_up_is_answered_once_and_its_provider_told() {
     assert_eq!((driven.metric("cancelled"), driven.metric("deadlines")), (1, 3));
 }
 
-/// The answer is there, but the deadline or the caller was quicker than the session.
+/// The reply is available, but the deadline or the cancel is handled first.
 #[test]
-fn an_answer_that_nobody_has_taken_yet_can_still_be_given_up() {
+fn reply_that_is_not_sent_yet_can_still_be_cancelled() {
     let mut driven = Driven::lines(Limits::default());
     driven.feed(format!("{}\n{}\n", keep(1), keep(2)));
     driven.answer(1);
@@ -354,7 +354,7 @@ fn an_answer_that_nobody_has_taken_yet_can_still_be_given_up() {
     assert!(driven.session.is_idle());
 }
 
-/// Ids are the peer's affair: two calls may have the same one.
+/// Ids belong to the peer: two calls may have the same one.
 #[test]
 fn equal_ids_are_different_calls() {
     let mut driven = Driven::lines(Limits::default());
@@ -371,7 +371,7 @@ fn equal_ids_are_different_calls() {
 }
 
 #[test]
-fn when_the_peer_is_gone_calls_are_given_up_and_notifications_are_not() {
+fn disconnect_cancels_calls_but_not_notifications() {
     let mut driven = Driven::lines(Limits::default());
     driven.feed(format!("{}\n{}\n[{},{}]\n", keep(1), notify(2), keep(3), notify(4)));
     assert_eq!(driven.metric("in_flight"), 4);
@@ -386,7 +386,7 @@ fn when_the_peer_is_gone_calls_are_given_up_and_notifications_are_not() {
 }
 
 #[test]
-fn an_answer_wakes_whoever_waits_for_it() {
+fn reply_wakes_the_sessions_task() {
     #[derive(Default)]
     struct Count(AtomicUsize);
     impl Wake for Count {
@@ -405,7 +405,7 @@ fn an_answer_wakes_whoever_waits_for_it() {
         assert_eq!(count.0.load(Ordering::SeqCst), before + 1);
         assert!(driven.session.poll_replies(&Context::from_waker(&waker), driven.now).is_ready());
     }
-    // A provider that waits to hear that its call was given up is woken as well.
+    // A provider that waits for its call to be cancelled is woken as well.
     driven.feed(format!("{}\n", keep(3)));
     {
         let kept = driven.keeper.kept();
@@ -420,9 +420,9 @@ fn an_answer_wakes_whoever_waits_for_it() {
     assert_eq!(driven.settle(), ["1: 1", "2: 2", "3: error -32800"]);
 }
 
-/// The peer waits for no notification, but for every request that it has sent before it ended.
+/// The peer does not wait for notifications, but for all requests that it sent before it closed.
 #[test]
-fn what_waits_behind_notifications_is_not_answered_yet() {
+fn requests_waiting_behind_notifications_keep_the_session_open() {
     let mut driven = Driven::lines(in_flight(1));
     driven.feed(format!("{}\n{}\n{}", notify(1), keep(2), notify(3)));
     driven.session.end(driven.now);
@@ -461,7 +461,7 @@ fn frames_are_messages_and_messages_are_frames() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_not_read_either() {
+fn session_stops_reading_from_a_peer_that_does_not_read() {
     let mut driven = Driven::lines(Limits::default());
     let echo =
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"rpc.echo","params":["{}"]}}"#, "x".repeat(10_000));
@@ -478,8 +478,7 @@ fn a_peer_that_does_not_read_is_not_read_either() {
     assert_eq!(driven.settle().len(), fed);
 }
 
-/// What was read is worked off before more is read, so that it cannot pile up: neither if the peer reads its answers nor if
-/// it does not.
+/// Input is processed before more is read, so it cannot accumulate, whether or not the peer reads its replies.
 #[test]
 fn input_is_bounded_when_a_peer_pipelines() {
     const READ: usize = 64 * 1024;
@@ -511,7 +510,7 @@ fn request_of(text: &str) -> String {
 }
 
 #[test]
-fn a_slow_line_has_its_time_and_a_trickle_has_not() {
+fn slow_line_has_time_but_a_trickle_times_out() {
     let mut driven = Driven::lines(Limits::default());
     let request =
         format!(r#"{{"jsonrpc":"2.0","id":1,"method":"rpc.echo","params":["{}"]}}"#, "x".repeat(100_000));
@@ -538,21 +537,21 @@ fn a_slow_line_has_its_time_and_a_trickle_has_not() {
     assert_eq!(driven.metric("slow_messages"), 1);
 }
 
-/// What a peer can have a node hold for it, beyond the limit: one message.
+/// Asserts that the session holds at most one message beyond the limit.
 fn assert_within_limit(driven: &Driven, limits: &Limits) {
     let (length, most) = (driven.session.output().len(), limits.output + limits.message + 1024);
     assert!(length <= most, "{length} bytes of output wait for the peer; limits.output is {}", limits.output);
 }
 
-/// A few bytes make an answer of a hundred: a read full of them must not all be answered at once.
+/// A few bytes produce a reply of a hundred: a full read buffer of them must not be answered all at once.
 #[test]
-fn output_is_bounded_when_short_lines_have_long_answers() {
+fn output_is_bounded_when_short_requests_have_long_replies() {
     let limits = Limits::default();
     let mut driven = Driven::lines(limits.clone());
     driven.feed("{\"id\":7}\n".repeat(32 * 1024));
     assert_within_limit(&driven, &limits);
     let mut answers = driven.settle().len();
-    // What was not answered at once is when there is room again.
+    // The remaining ones are answered when there is room again.
     while answers < 32 * 1024 {
         driven.session.received(driven.now);
         let more = driven.settle().len();
@@ -562,7 +561,7 @@ fn output_is_bounded_when_short_lines_have_long_answers() {
 }
 
 #[test]
-fn output_is_bounded_when_all_answers_come_at_once() {
+fn output_is_bounded_when_all_replies_arrive_together() {
     let limits = Limits { message: 16 * 1024, output: 64 * 1024, ..Limits::default() };
     let mut driven = Driven::lines(limits.clone());
     for number in 0..64 {
@@ -576,9 +575,9 @@ fn output_is_bounded_when_all_answers_come_at_once() {
     assert_eq!(driven.settle().len(), 64);
 }
 
-/// A peer that is always a little behind, but never far.
+/// A peer that always lags a little.
 #[test]
-fn what_was_sent_is_not_kept() {
+fn sent_output_is_not_kept() {
     let mut driven = Driven::lines(Limits::default());
     let held = |driven: &Driven| format!("{:?}", driven.session).len();
     let line =
@@ -598,7 +597,7 @@ fn what_was_sent_is_not_kept() {
         driven.feed(&line);
         driven.poll();
     }
-    // A byte is shown as five characters at most.
+    // A byte is displayed as at most five characters.
     let most = empty + 5 * (64 * 1024 + 2 * line.len());
     assert!(
         held(&driven) < most,
@@ -607,12 +606,12 @@ fn what_was_sent_is_not_kept() {
     );
 }
 
-/// One line, or one message.
+/// One line or one message.
 #[derive(Clone, Debug)]
 enum Item {
     One(Part),
     Batch(Vec<Part>),
-    /// Gives up the call of that number, or of any other: made before, later, or never.
+    /// Cancels the call with that number or another: sent before, later, or never.
     Cancel(Index),
     /// Longer than allowed.
     TooLong,
@@ -624,32 +623,32 @@ enum Part {
     Call(Function, Option<u8>),
     Notification(Function),
     Bad(usize),
-    /// An answer to nothing.
+    /// An unsolicited reply.
     Stray,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Function {
-    /// [`Keeper`]'s.
+    /// A function of [`Keeper`].
     Keep,
-    /// Answers at once.
+    /// Replies inline.
     Echo,
     Absent,
 }
 
-/// What is no request, and what is not even JSON.
+/// Invalid requests, and text that is not even JSON.
 const BAD: [&str; 8] =
     ["7", "\"text\"", "null", "{}", r#"{"jsonrpc":"2.0","id":[],"method":"keep"}"#, "{", "x", "\u{feff}[]"];
-/// So many of them are JSON, and can stand in a batch.
+/// The number of those that are JSON and can be part of a batch.
 const BAD_JSON: usize = 5;
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    /// So many bytes come.
+    /// This number of bytes arrives.
     Feed(usize),
-    /// The session is asked for answers.
+    /// The session writes replies.
     Poll,
-    /// So many bytes go out.
+    /// This number of bytes is sent.
     Send(usize),
     Answer(Index, Answer),
     /// Time passes.
@@ -659,7 +658,7 @@ enum Event {
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Result,
-    /// One that makes the session wait for its output to go out.
+    /// An event that makes the session wait for its output to be sent.
     LargeResult,
     TooLarge,
     Fault,
@@ -707,15 +706,15 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// What all the items are, as text, and what must come back for them.
+/// The text of all items, and the expected replies.
 #[derive(Default)]
 struct Script {
     texts: Vec<String>,
-    /// Of every call that stands alone: its function.
+    /// For every single call: its function.
     alone: BTreeMap<u64, Function>,
-    /// Of every batch that is answered: its calls, and how many of its parts are bad.
+    /// For every batch with a reply: its calls, and the number of its invalid parts.
     batches: Vec<(BTreeMap<u64, Function>, usize)>,
-    /// How many errors come for nothing that has an id.
+    /// The number of errors without an id.
     errors: usize,
     cancelled: BTreeSet<u64>,
 }
@@ -764,10 +763,10 @@ impl Script {
                     "x".repeat(Self::TOO_LONG)
                 }
                 Item::Blank if dialect == Dialect::JsonLines => " ".to_owned(),
-                // The transport's business.
+                // Handled by the transport.
                 Item::TooLong | Item::Blank => continue,
             };
-            // A peer that only ever makes no sense would be cut off.
+            // A peer that only sends invalid input would be cut off.
             script.texts.push(r#"{"jsonrpc":"2.0","method":"absent"}"#.to_owned());
             script.texts.push(text);
         }
@@ -798,7 +797,7 @@ impl Script {
         text
     }
 
-    /// Compares with everything that has come back.
+    /// Compares everything received with the expectation.
     fn check(&self, output: &[u8], time_has_passed: bool) -> Result<(), TestCaseError> {
         let output = std::str::from_utf8(output).unwrap();
         prop_assert!(output.is_empty() || output.ends_with('\n'));
@@ -832,7 +831,7 @@ impl Script {
         Ok(())
     }
 
-    /// Checks that a reply is one that its call may have, and returns the call.
+    /// Checks that a reply is valid for its call, and returns the call.
     fn check_reply(&self, reply: &Value, time_has_passed: bool) -> Result<Option<u64>, TestCaseError> {
         prop_assert_eq!(&reply["jsonrpc"], "2.0");
         let members = reply.as_object().map(serde_json::Map::len);
@@ -852,7 +851,7 @@ impl Script {
             (Some(code::DEADLINE), _) => time_has_passed,
             (Some(code::UNKNOWN_FUNCTION), Function::Absent) => true,
             (Some(code::INTERNAL | code::REPLY_TOO_LARGE), Function::Keep) => true,
-            // The fault's code is its number.
+            // The error's code is its number.
             (Some(code), Function::Keep) => code == 1000 + id as i64,
             _ => false,
         };
@@ -880,7 +879,7 @@ impl Driven {
         });
     }
 
-    /// What must hold at any time.
+    /// The invariants.
     fn check(&self, limit: usize) -> Result<(), TestCaseError> {
         prop_assert!(self.metric("in_flight") <= limit as u64);
         prop_assert!(self.keeper.live().len() <= limit);
@@ -888,13 +887,13 @@ impl Driven {
     }
 }
 
-/// What came of an attempt to give a session more input.
+/// The result of an attempt to feed input to a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fed {
     Some,
-    /// It does not want any now.
+    /// It does not accept input now.
     Waits,
-    /// There is no more.
+    /// No input is left.
     All,
 }
 
@@ -922,7 +921,7 @@ fn run(
             let lines =
                 script.texts.iter().zip(ends.iter().cycle()).map(|(text, end)| format!("{text}{end}"));
             let mut bytes = lines.collect::<String>().into_bytes();
-            // A line that is too long says so at its end.
+            // A line that is too long is reported at its end.
             if !last_line_ends && !matches!(items.last(), Some(Item::TooLong)) {
                 let length = bytes.trim_ascii_end().len();
                 bytes.truncate(length);
@@ -932,7 +931,7 @@ fn run(
     };
     input.reverse();
     let mut feed = |driven: &mut Driven, most: usize| {
-        // Whoever drives a session reads only while it says so.
+        // A driver reads only while the session asks for input.
         if !driven.session.wants_input() {
             return Fed::Waits;
         }
@@ -964,7 +963,7 @@ fn run(
         }
         driven.check(limit)?;
     }
-    // The rest comes, the peer ends, and everything that is still open is answered.
+    // The rest arrives, the peer closes, and all open calls are answered.
     let mut ended = false;
     while !(ended && driven.session.is_idle()) {
         let fed = if ended { Fed::All } else { feed(&mut driven, usize::MAX) };
@@ -984,7 +983,7 @@ fn run(
         let moved = fed == Fed::Some || ends || answers || polled || sends;
         prop_assert!(moved, "it stands still: {:?}", driven.session);
         if ended && driven.session.is_flushed() {
-            // Whoever drives it may end here.
+            // A driver may end here.
             script.check(&driven.sent, time_has_passed)?;
         }
     }
@@ -996,8 +995,7 @@ fn run(
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever comes in whatever order: each call is answered once, a notification never, and no more are in
-    /// flight than may be.
+    /// For any input in any order: each call is answered once, a notification never, and the limit in flight holds.
     #[test]
     fn every_call_is_answered_once(
         items in proptest::collection::vec(item(), 0..25),
@@ -1009,7 +1007,7 @@ proptest! {
         run(&items, &events, limit, if lines { Dialect::JsonLines } else { Dialect::JsonPerFrame }, last_line_ends)?;
     }
 
-    /// Bytes of any sort, some of which look like what is understood.
+    /// Arbitrary bytes, some of which resemble valid input.
     #[test]
     fn no_input_panics_and_all_output_is_json(
         pieces in proptest::collection::vec(
@@ -1039,9 +1037,9 @@ proptest! {
     }
 }
 
-/// Requests that wait for their turn do not begin while output has no room, also if each is answered at once.
+/// Waiting requests do not start while the output is full, even if each is answered inline.
 #[test]
-fn what_waits_does_not_fill_the_output_when_its_turn_comes() {
+fn waiting_requests_do_not_overfill_the_output() {
     let limits = Limits { in_flight: 1, output: 1000, ..Limits::default() };
     let mut driven = Driven::lines(limits);
     driven.feed(keep(0) + "\n");
@@ -1056,9 +1054,9 @@ fn what_waits_does_not_fill_the_output_when_its_turn_comes() {
     assert_eq!(driven.settle().len(), 21);
 }
 
-/// However large the requests in flight are.
+/// Whatever the size of the requests in flight.
 #[test]
-fn a_cancel_behind_large_requests_is_seen() {
+fn cancel_behind_large_requests_is_handled() {
     let mut driven = Driven::lines(Limits { message: 10_000, ..Limits::default() });
     let large = |id: usize| {
         let text = "x".repeat(9_000);
@@ -1068,16 +1066,16 @@ fn a_cancel_behind_large_requests_is_seen() {
     driven.feed(large(2));
     assert!(driven.session.wants_input(), "what cancels must be read");
     driven.feed(large(3));
-    // The third waits: two of them hold more than one of the largest.
+    // The third waits: two of them exceed the largest message.
     assert_eq!(driven.live(), [1, 2]);
     driven.feed("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":1}}\n");
     assert_eq!(driven.settle(), ["1: error -32800"]);
     assert_eq!(driven.live(), [2, 3]);
 }
 
-/// A flood of messages, each of which is answered at once, is taken in some at a time.
+/// A flood of messages answered inline is processed in batches.
 #[test]
-fn a_flood_leaves_others_their_turn() {
+fn flood_does_not_starve_others() {
     let mut driven = Driven::lines(Limits::default());
     let ping = |id: usize| format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"rpc.ping\"}}\n");
     driven.session.input().extend((0..1000).flat_map(|id| ping(id).into_bytes()));

@@ -1,4 +1,4 @@
-//! JSON-RPC 2.0 as its specification has it, and what this node adds to it, over every transport.
+//! JSON-RPC 2.0 according to its specification, and the node's extensions, over every transport.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,14 +30,14 @@ pub(crate) struct Fixture {
     pub(crate) executor: Arc<Executor<'static>>,
     pub(crate) node: Node,
     pub(crate) address: SocketAddr,
-    /// Closes the server whose functions these are.
+    /// Closes the server of these functions.
     pub(crate) closer: Closer,
     server: Task<State>,
     serving: Task<()>,
     stop: async_channel::Sender<()>,
 }
 
-/// What the functions work on.
+/// The state of the functions.
 #[derive(Default)]
 struct State {
     held: Vec<(i64, Responder<i64>)>,
@@ -53,7 +53,7 @@ struct Subtract {
 fn functions() -> Exports<State> {
     let mut functions = Exports::<State>::exported();
     let add = |numbers: Vec<i64>| numbers.into_iter().sum::<i64>();
-    // A struct takes its fields by name from an object and by position from an array.
+    // A struct reads its fields by name from an object and by position from an array.
     functions.register1("subtract", |_, two: Subtract| two.minuend - two.subtrahend).unwrap();
     functions.register1("sum", move |_, numbers| add(numbers)).unwrap();
     functions.register_n("get_data", |_, ()| ("hello", 5)).unwrap();
@@ -72,11 +72,11 @@ fn functions() -> Exports<State> {
     functions.register1("pretty", |_, ()| raw("{\r\n  \"a\": [\n    1\n  ]\n}\n")).unwrap();
     functions.register1("panic", |_, text: String| -> i64 { panic!("{text}") }).unwrap();
     functions.register1("fail", |_, fault: Failing| Err::<(), _>(Fault::from(fault))).unwrap();
-    // Holds its answer, which is its own parameter, until `release`.
+    // Holds its reply, which is its own parameter, until `release`.
     functions
         .register_deferred(Id1::new("hold"), |state, number, responder| state.held.push((number, responder)))
         .unwrap();
-    // Answers what is held, the last first, and tells how many there were.
+    // Sends the held replies, the last first, and returns how many there were.
     functions
         .register1("release", |state, ()| {
             let count = state.held.len();
@@ -94,7 +94,7 @@ fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-/// How `fail` is to fail: a message and data of so many bytes.
+/// How `fail` fails: the lengths of message and data, in bytes.
 #[derive(serde::Deserialize)]
 struct Failing {
     code: i64,
@@ -116,7 +116,7 @@ impl Fixture {
         Self::with(executor, limits, |_| ()).await
     }
 
-    /// Starts a node that has more than the usual functions.
+    /// Starts a node with additional functions.
     pub(crate) async fn with(
         executor: &Arc<Executor<'static>>,
         limits: Limits,
@@ -142,19 +142,19 @@ impl Fixture {
         Self { executor: executor.clone(), node, address, closer, server, serving, stop }
     }
 
-    /// Has the node stop.
+    /// Tells the node to stop.
     pub(crate) fn stop(&self) {
         self.stop.close();
     }
 
-    /// Ends the server, which answers what is held with an error.
+    /// Ends the server, which answers held calls with an error.
     pub(crate) async fn end_server(self) -> Task<()> {
         self.closer.close();
         drop(self.server.await);
         self.serving
     }
 
-    /// Stops the node and waits until it has ended. What is held till then is answered with an error.
+    /// Stops the node and waits until it has ended. Held calls are answered with an error.
     pub(crate) async fn end(self) {
         self.closer.close();
         drop(self.server.await);
@@ -167,7 +167,7 @@ impl Fixture {
     }
 }
 
-/// Lines of JSON over an in-memory connection to a node.
+/// A connection to a node with lines of JSON over an in-memory transport.
 struct Peer {
     reader: BufReader<ReadHalf<Memory>>,
     writer: WriteHalf<Memory>,
@@ -188,19 +188,19 @@ impl Peer {
         self.writer.flush().await.unwrap();
     }
 
-    /// The next line, in short: see [`told`].
+    /// Returns a summary of the next line: see [`told`].
     async fn next(&mut self) -> String {
         let mut line = String::new();
         self.reader.read_line(&mut line).await.unwrap();
         told(line.strip_suffix('\n').expect("a whole line"))
     }
 
-    /// Goes away without a word; the node finds out.
+    /// Drops the connection without closing it; the node has to notice.
     fn leave(self) {
         self.served.detach();
     }
 
-    /// Sends the end and takes everything that still comes.
+    /// Closes the sending half and returns everything that still arrives.
     async fn rest(mut self) -> Vec<String> {
         self.writer.close().await.unwrap();
         let mut text = String::new();
@@ -210,7 +210,7 @@ impl Peer {
     }
 }
 
-/// The ways to a node.
+/// The transports.
 #[derive(Clone, Copy, Debug)]
 enum Over {
     Memory,
@@ -222,9 +222,9 @@ enum Over {
 const EVERY_WAY: [Over; 5] = [Over::Memory, Over::Tcp, Over::Post("/"), Over::Post("/rpc"), Over::WebSocket];
 
 impl Over {
-    /// Sends one text and returns everything that comes back for it.
+    /// Sends one text and returns all replies to it.
     async fn ask(self, fixture: &Fixture, text: &str) -> Vec<String> {
-        // There a line feed ends a text.
+        // There a line feed ends a message.
         let line = || format!("{}\n", text.replace('\n', " "));
         match self {
             Self::Memory => {
@@ -251,8 +251,8 @@ impl Over {
                 }
             }
             Self::WebSocket => {
-                // Functions of one server answer in turn, so what comes after the answer to the last call is
-                // no answer to an earlier one.
+                // Functions of one server reply in order, so anything after the reply to the last call does not belong
+                // to an earlier one.
                 const LAST: &str = r#"{"jsonrpc":"2.0","method":"nothing","id":"the last"}"#;
                 let stream = TcpStream::connect(fixture.address).await.unwrap();
                 let url = format!("ws://{}/", fixture.address);
@@ -274,7 +274,7 @@ impl Over {
     }
 }
 
-/// Sends all of `text` and the end, and returns what comes until the other end.
+/// Sends `text`, closes the sending half, and returns everything until the node closes.
 async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> String {
     let (mut reader, mut writer) = futures_lite::io::split(stream);
     let write = async {
@@ -287,7 +287,7 @@ async fn exchange(stream: impl AsyncRead + AsyncWrite + Unpin, text: &[u8]) -> S
     replies
 }
 
-/// Cuts what came over a line transport into its lines, each of which must be whole.
+/// Splits the output of a line transport into lines, each of which must be complete.
 fn lines(text: &str) -> Vec<String> {
     assert!(text.is_empty() || text.ends_with('\n'), "the last line is not whole: {text:?}");
     text.lines().map(str::to_owned).collect()
@@ -313,8 +313,8 @@ async fn post(address: SocketAddr, path: &str, body: &str) -> (u16, Option<Strin
     (status, header("content-type").map(str::to_owned), body.to_owned())
 }
 
-/// A reply in short, `id: result` or `id: error code`; a batch of them in the order of the alphabet. What is
-/// no reply panics.
+/// Returns a summary of a reply, `id: result` or `id: error code`; of a batch, the sorted summaries. Panics if the text
+/// is not a reply.
 fn told(text: &str) -> String {
     fn one(reply: &Value) -> String {
         let members = reply.as_object().unwrap_or_else(|| panic!("{reply} is no reply"));
@@ -347,7 +347,7 @@ fn all_told(replies: &[String]) -> Vec<String> {
     replies.iter().map(|reply| told(reply)).collect()
 }
 
-/// Asks the same over every transport, each with a node of its own.
+/// Runs the same conversation over every transport, each with its own node.
 fn every_way(table: &[(&str, &[&str])], limits: &Limits) {
     run(async |executor| {
         for over in EVERY_WAY {
@@ -362,7 +362,7 @@ fn every_way(table: &[(&str, &[&str])], limits: &Limits) {
     });
 }
 
-/// Sends all at once over one in-memory connection, ends it, and returns what came in the order of coming.
+/// Sends everything at once over one in-memory connection, closes it, and returns the replies in order of arrival.
 fn in_memory(text: &str, limits: &Limits) -> Vec<String> {
     let mut replies = Vec::new();
     run(async |executor| {
@@ -376,7 +376,7 @@ fn in_memory(text: &str, limits: &Limits) -> Vec<String> {
     replies
 }
 
-/// Section 7 of the specification: what goes in, and what comes back.
+/// Section 7 of the specification: requests and their replies.
 const EXAMPLES: [(&str, Option<&str>); 15] = [
     // Positional parameters.
     (
@@ -399,7 +399,7 @@ const EXAMPLES: [(&str, Option<&str>); 15] = [
     // Notifications.
     (r#"{"jsonrpc": "2.0", "method": "update", "params": [1,2,3,4,5]}"#, None),
     (r#"{"jsonrpc": "2.0", "method": "foobar"}"#, None),
-    // A method that is not there.
+    // A non-existent method.
     (
         r#"{"jsonrpc": "2.0", "method": "foobar", "id": "1"}"#,
         Some(r#"{"jsonrpc": "2.0", "error": {"code": -32601, "message": "Method not found"}, "id": "1"}"#),
@@ -427,7 +427,7 @@ const EXAMPLES: [(&str, Option<&str>); 15] = [
         "[]",
         Some(r#"{"jsonrpc": "2.0", "error": {"code": -32600, "message": "Invalid Request"}, "id": null}"#),
     ),
-    // Invalid batches that are not empty.
+    // Invalid non-empty batches.
     (
         "[1]",
         Some(r#"[{"jsonrpc": "2.0", "error": {"code": -32600, "message": "Invalid Request"}, "id": null}]"#),
@@ -442,7 +442,7 @@ const EXAMPLES: [(&str, Option<&str>); 15] = [
         ]"#,
         ),
     ),
-    // A batch of everything.
+    // A mixed batch.
     (
         r#"[
             {"jsonrpc": "2.0", "method": "sum", "params": [1,2,4], "id": "1"},
@@ -462,7 +462,7 @@ const EXAMPLES: [(&str, Option<&str>); 15] = [
         ]"#,
         ),
     ),
-    // A batch of nothing but notifications.
+    // A batch of notifications only.
     (
         r#"[
             {"jsonrpc": "2.0", "method": "notify_sum", "params": [1,2,4]},
@@ -473,7 +473,7 @@ const EXAMPLES: [(&str, Option<&str>); 15] = [
 ];
 
 #[test]
-fn the_examples_of_the_specification() {
+fn examples_of_the_specification() {
     run(async |executor| {
         for over in EVERY_WAY {
             let fixture = Fixture::start(&executor, Limits::default()).await;
@@ -482,7 +482,7 @@ fn the_examples_of_the_specification() {
                 let expected: Vec<_> = expected.into_iter().map(told).collect();
                 assert_eq!(all_told(&replies), expected, "{over:?}: {request}");
             }
-            // Notifications are not answered; run they are.
+            // Notifications are not answered, but they run.
             let notified = over.ask(&fixture, r#"{"jsonrpc":"2.0","method":"notified","id":0}"#).await;
             let expected = r#"0: ["update 15","notify_hello 7","notify_sum 7","notify_hello 7"]"#;
             assert_eq!(all_told(&notified), [expected], "{over:?}");
@@ -492,7 +492,7 @@ fn the_examples_of_the_specification() {
 }
 
 #[test]
-fn ids_come_back_to_the_byte() {
+fn ids_are_echoed_verbatim() {
     #[derive(serde::Deserialize)]
     struct Reply<'a> {
         #[serde(borrow)]
@@ -532,7 +532,7 @@ fn ids_come_back_to_the_byte() {
 }
 
 #[test]
-fn what_is_no_request_is_told_so() {
+fn invalid_requests_are_answered_with_an_error() {
     let long = format!(r#"{{"jsonrpc":"2.0","id":"{}","method":"nothing"}}"#, "x".repeat(200));
     every_way(
         &[
@@ -555,7 +555,7 @@ fn what_is_no_request_is_told_so() {
             ("{} {}", &["null: error -32700"]),
             ("[{}", &["null: error -32700"]),
             (r#"[[{"jsonrpc":"2.0","id":1,"method":"nothing"}]]"#, &["[null: error -32600]"]),
-            // What is ours to answer is not: it is answered as nothing that was asked.
+            // A reply is not a request, and is ignored.
             (r#"{"jsonrpc":"2.0","id":1,"result":7}"#, &[]),
             (r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":""}}"#, &[]),
         ],
@@ -564,7 +564,7 @@ fn what_is_no_request_is_told_so() {
 }
 
 #[test]
-fn members_that_are_not_known_are_ignored() {
+fn unknown_members_are_ignored() {
     every_way(
         &[
             (
@@ -603,9 +603,9 @@ fn notifications_are_never_answered() {
     );
 }
 
-/// Not even one with wrong parameters, says section 4.1; and this is a notification like any other.
+/// Section 4.1: a notification is not answered even if its parameters are wrong, and a cancel is a notification.
 #[test]
-fn a_cancel_of_nothing_is_not_answered() {
+fn cancel_of_an_unknown_call_is_not_answered() {
     every_way(
         &[
             (r#"{"jsonrpc":"2.0","method":"$/cancelRequest"}"#, &[]),
@@ -616,9 +616,9 @@ fn a_cancel_of_nothing_is_not_answered() {
     );
 }
 
-/// The members of a message have names; their values in a list are no message.
+/// The members of a message have names; a list of their values is not a message.
 #[test]
-fn an_array_in_a_batch_is_no_request() {
+fn array_in_a_batch_is_not_a_request() {
     every_way(&[(r#"[["2.0",1,"nothing"]]"#, &["[null: error -32600]"])], &Limits::default());
 }
 
@@ -646,7 +646,7 @@ fn results_of_every_kind() {
 }
 
 #[test]
-fn wrong_parameters() {
+fn wrong_parameters_are_answered_with_invalid_params() {
     every_way(
         &[
             (r#"{"jsonrpc":"2.0","id":1,"method":"subtract"}"#, &["1: error -32602"]),
@@ -663,12 +663,12 @@ fn wrong_parameters() {
 }
 
 #[test]
-fn functions_that_misbehave() {
+fn misbehaving_functions_are_answered_with_errors() {
     every_way(
         &[
             (r#"{"jsonrpc":"2.0","id":1,"method":"panic","params":["for a test"]}"#, &["1: error -32603"]),
             (r#"{"jsonrpc":"2.0","id":2,"method":"forget"}"#, &["2: error -32603"]),
-            // The server lives on.
+            // The server keeps running.
             (r#"{"jsonrpc":"2.0","id":3,"method":"subtract","params":[3,2]}"#, &["3: 1"]),
         ],
         &Limits::default(),
@@ -676,7 +676,7 @@ fn functions_that_misbehave() {
 }
 
 #[test]
-fn batches_that_are_too_large() {
+fn batches_too_large_are_rejected() {
     let limits = Limits { batch: 3, ..Limits::default() };
     let batch =
         |count| format!("[{}]", [r#"{"jsonrpc":"2.0","id":1,"method":"nothing"}"#].repeat(count).join(","));
@@ -691,7 +691,7 @@ fn batches_that_are_too_large() {
 }
 
 #[test]
-fn a_batch_larger_than_what_may_be_in_flight() {
+fn batch_larger_than_the_limit_in_flight_is_answered() {
     let limits = Limits { in_flight: 2, ..Limits::default() };
     let calls: Vec<_> = (0..9)
         .map(|id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"sum","params":[{id},10]}}"#))
@@ -701,7 +701,7 @@ fn a_batch_larger_than_what_may_be_in_flight() {
 }
 
 #[test]
-fn replies_that_are_too_large() {
+fn replies_too_large_are_errors() {
     let limits = Limits { message: 1024, ..Limits::default() };
     every_way(
         &[
@@ -726,9 +726,9 @@ fn replies_that_are_too_large() {
     assert_eq!(reply.len(), "1: ".len() + 1024);
 }
 
-/// Whatever a reply says, its size is bounded by the limit and a frame around it.
+/// The size of every reply is bounded by the limit plus its envelope.
 #[test]
-fn no_reply_is_larger_than_the_limit() {
+fn no_reply_exceeds_the_limit() {
     const FRAME: usize = 200;
     let limits = Limits { message: 1024, ..Limits::default() };
     let failing: Vec<_> = (0..5)
@@ -740,7 +740,7 @@ fn no_reply_is_larger_than_the_limit() {
         let fixture = Fixture::start(&executor, limits.clone()).await;
         let mut too_large = Vec::new();
         for (what, request, replies) in [
-            // Of such names every byte becomes several in a message that quotes it.
+            // Each byte of such names takes several in a message that quotes it.
             (
                 "an unknown name",
                 format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}"}}"#, "\u{7f}".repeat(500)),
@@ -772,10 +772,10 @@ fn requests_that_are_too_large() {
         text(&"x".repeat(length - text("").len()))
     };
     let next = r#"{"jsonrpc":"2.0","id":2,"method":"nothing"}"#;
-    // The id stands early enough to be known.
+    // The id is early enough to be known.
     for (length, answer) in [(256, "1: null"), (257, "1: error -32007"), (10_000, "1: error -32007")] {
         for end in ["\n", "\r\n"] {
-            // The connection lives on.
+            // The connection keeps working.
             let replies = in_memory(&format!("{}{end}{next}", of_length(length)), &limits);
             let expected = vec![answer.to_owned(), "2: null".to_owned()];
             assert_eq!(sorted(replies), sorted(expected), "{length} {end:?}");
@@ -792,7 +792,7 @@ fn requests_that_are_too_large() {
 }
 
 #[test]
-fn hops_above_the_limit() {
+fn calls_with_too_many_hops_fail() {
     every_way(
         &[
             (r#"{"jsonrpc":"2.0","id":1,"method":"nothing","meta":{"hops":8}}"#, &["1: null"]),
@@ -814,7 +814,7 @@ fn hops_above_the_limit() {
     });
 }
 
-/// The lines of a conversation with every sort of line in it.
+/// The lines of a conversation with every kind of line.
 const LINES: &str = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"subtract\",\"params\":[42,23]}\n\
     {\"jsonrpc\":\"2.0\",\"method\":\"update\",\"params\":[1]}\r\n\
     \n\r\n  \n\
@@ -831,7 +831,7 @@ fn sorted(mut replies: Vec<String>) -> Vec<String> {
 }
 
 #[test]
-fn line_ends_blank_lines_and_a_last_line_without_an_end() {
+fn line_ends_blank_lines_and_an_unterminated_last_line() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         for end in ["", "\n", "\r\n", "\r", "\n\n\n"] {
@@ -848,7 +848,7 @@ fn line_ends_blank_lines_and_a_last_line_without_an_end() {
     });
 }
 
-/// A stream whose every read gives the next of some pieces, with a wait before each.
+/// A stream whose reads return the given pieces one by one, each after being pending once.
 struct Pieces {
     pieces: VecDeque<Vec<u8>>,
     waited: bool,
@@ -888,7 +888,7 @@ impl AsyncWrite for Pieces {
 }
 
 #[test]
-fn pieces_cut_anywhere_make_the_same_lines() {
+fn input_split_anywhere_gives_the_same_lines() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         for at in 1..LINES.len() {
@@ -908,7 +908,7 @@ fn pieces_cut_anywhere_make_the_same_lines() {
 }
 
 #[test]
-fn a_byte_at_a_time() {
+fn input_arriving_byte_by_byte() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let (here, there) = memory::pair(1);
@@ -921,7 +921,7 @@ fn a_byte_at_a_time() {
     });
 }
 
-/// Gives its parameters back with a line feed between any two of their tokens.
+/// Returns its parameters with a line feed between any two of their tokens.
 struct Spread;
 
 impl Provider for Spread {
@@ -936,7 +936,7 @@ impl Provider for Spread {
 }
 
 #[test]
-fn what_has_line_feeds_in_it_is_one_line_where_lines_are_messages() {
+fn results_with_line_feeds_are_sent_as_one_line() {
     run(async |executor| {
         let far = Fixture::with(&executor, Limits::default(), |builder| {
             builder.provide("far.spread", None, Spread).unwrap();
@@ -960,7 +960,7 @@ fn what_has_line_feeds_in_it_is_one_line_where_lines_are_messages() {
                 assert_eq!(all_told(&replies), [format!("1: {params}")], "{over:?}: {method}");
             }
         }
-        // The near node's own function, and a line over which only a carriage return can come as it is.
+        // The near node's own function, and a line that can only arrive unchanged with a carriage return.
         for over in [Over::Memory, Over::Tcp] {
             for (request, expected) in [
                 (r#"{"jsonrpc":"2.0","id":1,"method":"pretty"}"#.to_owned(), r#"1: {"a":[1]}"#),
@@ -980,7 +980,7 @@ fn what_has_line_feeds_in_it_is_one_line_where_lines_are_messages() {
 }
 
 #[test]
-fn answers_come_when_they_are_there() {
+fn replies_are_sent_when_ready() {
     let replies = in_memory(
         r#"{"jsonrpc":"2.0","id":1,"method":"hold","params":[11]}
            {"jsonrpc":"2.0","id":2,"method":"hold","params":[12]}
@@ -991,7 +991,7 @@ fn answers_come_when_they_are_there() {
 }
 
 #[test]
-fn a_server_that_is_closed() {
+fn calls_of_a_closed_server_fail() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         fixture.closer.close();
@@ -1006,7 +1006,7 @@ fn a_server_that_is_closed() {
 }
 
 #[test]
-fn a_queue_that_is_full_and_then_closed() {
+fn full_queue_that_is_then_closed() {
     run(async |executor| {
         let mut functions = Exports::<()>::exported();
         functions.register1("double", |(), number: i64| number * 2).unwrap();
@@ -1016,11 +1016,11 @@ fn a_queue_that_is_full_and_then_closed() {
         builder.export(&functions, &server.client()).unwrap();
         let node = Node::new(executor.clone(), builder.build(), Limits::default());
 
-        // Nobody runs what is queued until this test does.
+        // Queued calls do not run until this test runs them.
         let mut peer = Peer::new(&executor, &node, 512);
         peer.send(r#"{"jsonrpc":"2.0","id":1,"method":"double","params":[1]}"#).await;
         peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"double","params":[2]}"#).await;
-        // Both are taken in before this; the second waits for room.
+        // Both are accepted before this; the second waits for capacity.
         peer.send(r#"{"jsonrpc":"2.0","id":0,"method":"rpc.ping"}"#).await;
         assert_eq!(peer.next().await, r#"0: "pong""#);
         assert!(server.exec().await);
@@ -1048,7 +1048,7 @@ impl serde::Serialize for Unspeakable {
 }
 
 #[test]
-fn a_panic_while_a_result_is_encoded_is_the_calls_own() {
+fn panic_while_encoding_a_result_fails_only_its_call() {
     run(async |executor| {
         let mut functions = Exports::<()>::exported();
         functions.register1("unspeakable", |(), ()| Unspeakable).unwrap();
@@ -1067,7 +1067,7 @@ fn a_panic_while_a_result_is_encoded_is_the_calls_own() {
 }
 
 #[test]
-fn a_call_that_is_cancelled_is_answered_once() {
+fn cancelled_call_is_answered_once() {
     let replies = in_memory(
         r#"{"jsonrpc":"2.0","id":1,"method":"hold","params":[11]}
            {"jsonrpc":"2.0","id":"1","method":"hold","params":[12]}
@@ -1078,12 +1078,12 @@ fn a_call_that_is_cancelled_is_answered_once() {
            {"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}"#,
         &Limits::default(),
     );
-    // What was cancelled before its turn came has not run.
+    // Calls cancelled before they started have not run.
     assert_eq!(sorted(replies), [r#""1": 12"#, "1: error -32800", "3: 1"]);
 }
 
 #[test]
-fn a_cancel_comes_too_late_for_what_is_answered() {
+fn cancel_of_an_answered_call_has_no_effect() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let mut peer = Peer::new(&executor, &fixture.node, 512);
@@ -1097,7 +1097,7 @@ fn a_cancel_comes_too_late_for_what_is_answered() {
 }
 
 #[test]
-fn a_part_of_a_batch_is_cancelled() {
+fn call_in_a_batch_can_be_cancelled() {
     let replies = in_memory(
         r#"[{"jsonrpc":"2.0","id":1,"method":"hold","params":[11]},{"jsonrpc":"2.0","id":2,"method":"sum","params":[2]}]
            {"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}
@@ -1108,7 +1108,7 @@ fn a_part_of_a_batch_is_cancelled() {
 }
 
 #[test]
-fn a_deadline_that_passes_is_the_one_answer() {
+fn deadline_exceeded_is_the_only_reply() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let mut peer = Peer::new(&executor, &fixture.node, 512);
@@ -1119,12 +1119,12 @@ fn a_deadline_that_passes_is_the_one_answer() {
             peer.send(request).await;
             assert_eq!(peer.next().await, "1: error -32003");
             peer.send(r#"{"jsonrpc":"2.0","id":2,"method":"release"}"#).await;
-            // What the function answers then, if it has begun, is nobody's, so this is next.
+            // A later reply of the function, if it has started, is discarded, so this is next.
             assert!(matches!(&*peer.next().await, "2: 0" | "2: 1"));
         }
         peer.send(r#"[{"jsonrpc":"2.0","id":1,"method":"hold","params":[1],"meta":{"deadline_ms":1}},{"jsonrpc":"2.0","id":2,"method":"sum","params":[2]}]"#).await;
         assert_eq!(peer.next().await, "[1: error -32003, 2: 2]");
-        // Far beyond the time that the clock can tell.
+        // Beyond the range of the clock.
         peer.send(r#"{"jsonrpc":"2.0","id":3,"method":"sum","params":[3],"meta":{"deadline_ms":18446744073709551615}}"#).await;
         assert_eq!(peer.next().await, "3: 3");
         assert_eq!(peer.rest().await, [""; 0]);
@@ -1133,9 +1133,9 @@ fn a_deadline_that_passes_is_the_one_answer() {
     });
 }
 
-/// A call that says nothing of time has the node's own deadline.
+/// A call without a deadline gets the node's own.
 #[test]
-fn a_call_without_a_deadline_ends_too() {
+fn call_without_a_deadline_ends_at_the_nodes() {
     let limits = Limits { deadline: Duration::from_millis(1), ..Limits::default() };
     let began = Instant::now();
     run(async |executor| {
@@ -1148,9 +1148,9 @@ fn a_call_without_a_deadline_ends_too() {
     });
 }
 
-/// Accepted means that it will be done, and not that it is done: who posts a notification goes on.
+/// "Accepted" means that the notification will run, not that it has run, so the client does not wait.
 #[test]
-fn a_posted_notification_is_accepted_at_once() {
+fn posted_notification_is_accepted_immediately() {
     let limits = Limits { deadline: Duration::from_secs(1), ..Limits::default() };
     run(async |executor| {
         let fixture = Fixture::start(&executor, limits).await;
@@ -1158,23 +1158,23 @@ fn a_posted_notification_is_accepted_at_once() {
         let (status, _, body) = post(fixture.address, "/", request).await;
         assert_eq!((status, body.as_str()), (202, ""));
         assert_eq!(fixture.metric("deadlines"), 0, "it was waited for until its deadline");
-        // It is there still, and can be answered.
+        // It is still held and can be answered.
         let released = Over::Memory.ask(&fixture, r#"{"jsonrpc":"2.0","id":1,"method":"release"}"#).await;
         assert_eq!(all_told(&released), ["1: 1"]);
         fixture.end().await;
     });
 }
 
-/// Several conversations at once are each other's strangers, also when they use the same ids.
+/// Concurrent conversations are independent, even if they use the same ids.
 #[test]
-fn connections_do_not_mix() {
+fn connections_are_independent() {
     run(async |executor| {
         let fixture = Fixture::start(&executor, Limits::default()).await;
         let mut peers: Vec<_> = (0..20).map(|_| Peer::new(&executor, &fixture.node, 512)).collect();
         for (number, peer) in peers.iter_mut().enumerate() {
             peer.send(&format!(r#"{{"jsonrpc":"2.0","id":1,"method":"hold","params":[{number}]}}"#)).await;
         }
-        // One leaves, and another cancels.
+        // One disconnects, and another cancels.
         peers.remove(0).leave();
         peers[0].send(r#"{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}"#).await;
         assert_eq!(peers.remove(0).rest().await, ["1: error -32800"]);
@@ -1183,7 +1183,7 @@ fn connections_do_not_mix() {
             assert_eq!(peer.next().await, "0: 0");
         }
         let released = Over::Memory.ask(&fixture, r#"{"jsonrpc":"2.0","id":1,"method":"release"}"#).await;
-        // The two have begun, or they have not.
+        // The two have started, or they have not.
         assert!(matches!(&*all_told(&released).concat(), "1: 18" | "1: 19" | "1: 20"));
         for (number, peer) in peers.into_iter().enumerate() {
             assert_eq!(peer.rest().await, [format!("1: {}", number + 2)]);
@@ -1193,9 +1193,9 @@ fn connections_do_not_mix() {
     });
 }
 
-/// The peer sends its last request and its end while a notification takes the only place.
+/// The peer sends its last request and closes while a notification takes the only slot.
 #[test]
-fn the_end_does_not_cut_off_what_still_waits_for_its_turn() {
+fn close_does_not_drop_waiting_requests() {
     let limits = Limits { in_flight: 1, ..Limits::default() };
     run(async |executor| {
         let fixture = Fixture::start(&executor, limits).await;

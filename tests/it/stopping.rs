@@ -1,4 +1,4 @@
-//! What a peer learns when the node stops.
+//! What a peer receives when the node stops.
 
 use async_tungstenite::tungstenite::protocol::Message;
 use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -11,7 +11,7 @@ use crate::spec;
 use crate::support::{post, request};
 
 #[test]
-fn who_waits_while_the_node_stops_gets_the_answer_and_the_reason() {
+fn waiting_peer_of_a_stopping_node_gets_reply_and_reason() {
     let hold = request(1, "hold", &serde_json::json!([7]));
     spec::run(async |executor| {
         let fixture = spec::Fixture::start(&executor, Limits::default()).await;
@@ -37,9 +37,9 @@ fn who_waits_while_the_node_stops_gets_the_answer_and_the_reason() {
         };
         let away = (CloseCode::Away, "the node is stopping".to_owned());
         assert_eq!(close(idle.next().await.unwrap().unwrap()), away);
-        // So that it is not read, and would be the reason of a reset.
+        // So that it stays unread, and would cause a reset.
         lines.write_all(&[b' '; 5000]).await.unwrap();
-        // Those who hold answers give them up.
+        // The held replies are dropped.
         let serving = fixture.end_server().await;
         let answer = busy.next().await.unwrap().unwrap();
         assert!(answer.to_text().unwrap().contains("\"id\":1"), "{answer:?}");

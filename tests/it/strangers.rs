@@ -1,4 +1,4 @@
-//! What a stranger's bytes may do: those of other protocols reach no function, and nothing that is begun lasts for ever.
+//! Untrusted peers: bytes of other protocols reach no function, and nothing that a peer starts lasts indefinitely.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use super::access::{rule, token};
 use super::hostile::{frame, websocket};
 use super::support::{Client, Folder, HttpReply, Node, eventually, fault, is_end, outcome, request};
 
-/// A call that must not be executed where it stands behind another protocol's bytes.
+/// A call that must not run behind another protocol's bytes.
 fn smuggled() -> String {
     request(1, "demo.add", &json!([1, 2])) + "\n"
 }
 
-/// How many requests were understood.
+/// Returns the number of understood requests.
 fn calls(node: &Node) -> u64 {
     node.metric("chanrpc_calls_total")
 }
 
-/// Everything that a node answers to these bytes, after which it ends the connection.
+/// Returns everything that a node replies to these bytes until it closes the connection.
 #[track_caller]
 fn answer(node: &Node, bytes: &[u8]) -> String {
     let mut client = node.connect();
-    // It may end before all is sent.
+    // It may close before everything is sent.
     let _ = client.try_send(bytes);
     String::from_utf8_lossy(&client.rest()).into_owned()
 }
@@ -90,7 +90,7 @@ fn bytes_of_other_protocols_reach_no_function() {
             .unwrap_or_else(|error| panic!("{error}: not one error to {foreign:?}: {told}"));
         assert!(matches!(fault(&reply).code, -32700 | -32600), "{foreign:?}: {told}");
     }
-    // MessagePack has no form for an error of nobody's request.
+    // MessagePack-RPC cannot express an error without a request.
     for foreign in [&b"\x90"[..], b"\x91\x00", b"\x94POST", b"\xdc\x00\x01\xa0"] {
         let behind = b"\x94\x00\x01\xa8demo.add\x92\x01\x02";
         assert_eq!(answer(&node, &[foreign, behind].concat()), "", "{foreign:?}");
@@ -102,7 +102,7 @@ fn bytes_of_other_protocols_reach_no_function() {
 }
 
 #[test]
-fn a_request_line_may_come_byte_by_byte() {
+fn request_line_may_arrive_byte_by_byte() {
     let node = Node::demo();
     for line in ["PROPFIND / HTTP/1.1\r\n", "\r\npost x HTTP/1.0\r\n", "get / HTTP/1.1\r\n"] {
         let mut client = node.connect();
@@ -115,9 +115,9 @@ fn a_request_line_may_come_byte_by_byte() {
     }
 }
 
-/// A person who mistypes, or a client that writes a `NaN`, gets an error and may go on, but not for ever.
+/// A typing error, or a client that writes `NaN`, gets an error and the connection continues, but not indefinitely.
 #[test]
-fn nonsense_between_requests_is_answered_a_bounded_number_of_times() {
+fn invalid_lines_between_requests_are_tolerated_up_to_a_limit() {
     let node = Node::demo();
     let mut client = node.connect();
     for round in 0..30 {
@@ -130,9 +130,9 @@ fn nonsense_between_requests_is_answered_a_bounded_number_of_times() {
     assert!(told.lines().last().unwrap().contains("16 invalid messages in a row"), "{told}");
 }
 
-/// A blank line alone keeps a connection, as the node's own clients send one, and what follows is JSON.
+/// A blank line keeps a connection open, as the node's own clients send one, and JSON follows.
 #[test]
-fn white_space_before_the_first_message_means_nothing() {
+fn white_space_before_the_first_message_is_ignored() {
     let node = Node::with(Folder::new(), "limits.head_timeout = '200ms'");
     for blank in ["\n", "\r\n", " \t", "\n\r\n  \n", "\r\n\r\n\r\n "] {
         let mut client: Client = node.connect();
@@ -142,9 +142,9 @@ fn white_space_before_the_first_message_means_nothing() {
     }
 }
 
-// Messages that have begun.
+// Incomplete messages.
 
-/// Beginnings of messages of which the rest never comes, and whether the peer can be told.
+/// Incomplete messages, and whether the peer can be sent an error.
 const BEGINNINGS: [(&[u8], bool); 9] = [
     (b"{\"jsonrpc\":\"2.0\",\"id\":1,", true),
     (b"\n ", true),
@@ -159,7 +159,7 @@ const BEGINNINGS: [(&[u8], bool); 9] = [
 const SHORT: &str = "[limits]\nstall_timeout = '300ms'\nmessage = '4 KiB'\n";
 
 #[test]
-fn a_message_that_has_begun_has_a_deadline_in_every_dialect() {
+fn incomplete_message_times_out_in_every_dialect() {
     let node = Node::with(Folder::new(), SHORT);
     let mut witness = node.connect();
     assert_eq!(witness.call("rpc.ping", &json!([])), Ok(json!("pong")));
@@ -168,7 +168,7 @@ fn a_message_that_has_begun_has_a_deadline_in_every_dialect() {
         client.send(bytes);
         (client, bytes, is_told)
     });
-    // A line that is too long already, and has no end.
+    // An unterminated line that is already too long.
     let mut endless = node.connect();
     endless.send("[".repeat(5000));
     for (mut client, bytes, is_told) in begun {
@@ -182,7 +182,7 @@ fn a_message_that_has_begun_has_a_deadline_in_every_dialect() {
 }
 
 #[test]
-fn a_websocket_message_that_has_begun_has_a_deadline() {
+fn incomplete_websocket_message_times_out() {
     let node = Node::with(Folder::new(), SHORT);
     let mut witness = websocket(&node);
     let whole = frame(1, b"{\"jsonrpc\":\"2.0\",\"method\":\"rpc.ping\",\"id\":1}");
@@ -205,7 +205,7 @@ fn a_websocket_message_that_has_begun_has_a_deadline() {
     assert_eq!(witness.take(2)[0], 0x81, "an idle connection stays");
 }
 
-/// Sends a piece again and again, with a short pause after each, until the node ends the connection.
+/// Sends a piece repeatedly, with a short pause after each, until the node closes the connection.
 #[track_caller]
 fn trickle(mut client: Client, piece: &[u8]) {
     client.set_limit(Duration::from_millis(20));
@@ -225,7 +225,7 @@ fn trickle(mut client: Client, piece: &[u8]) {
 }
 
 #[test]
-fn a_trickle_does_not_put_its_end_off() {
+fn trickle_of_bytes_does_not_extend_the_timeout() {
     let node = Node::with(Folder::new(), SHORT);
     let mut fragment = frame(1, b"{");
     fragment[0] &= 0x7f;
@@ -239,7 +239,7 @@ fn a_trickle_does_not_put_its_end_off() {
     trickle(start(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4000\r\n\r\n"), b"[");
     let mut client = websocket(&node);
     client.send(&fragment);
-    // A ping is no part of the message.
+    // A ping is not part of the message.
     trickle(client, &frame(9, b"x"));
     eventually("all are counted", || node.metric("chanrpc_slow_messages_total") == 4);
 }
@@ -247,7 +247,7 @@ fn a_trickle_does_not_put_its_end_off() {
 // Peers without a token.
 
 #[test]
-fn who_may_call_nothing_has_to_present_a_token_in_time() {
+fn peer_without_rights_must_present_a_token_in_time() {
     const TOKEN: &str = "a token";
     let all = rule("[\"*\"]", &token(TOKEN));
     let limits = "[limits]\nauth_timeout = '300ms'\n";
@@ -277,9 +277,9 @@ fn who_may_call_nothing_has_to_present_a_token_in_time() {
     assert_eq!(stats["node"]["unauthenticated"], 4, "{stats}");
 }
 
-// Pages.
+// Browsers.
 
-/// Asks over HTTP with these header lines.
+/// Sends an HTTP request with these header lines.
 fn ask(node: &Node, method: &str, path: &str, lines: &str, body: &str) -> HttpReply {
     let mut client = node.connect();
     let length = body.len();
@@ -288,7 +288,7 @@ fn ask(node: &Node, method: &str, path: &str, lines: &str, body: &str) -> HttpRe
 }
 
 #[test]
-fn clients_that_are_no_pages_are_let_in_by_the_line_that_they_are_told() {
+fn clients_other_than_pages_are_allowed_by_the_suggested_line() {
     let ping = request(1, "rpc.ping", &json!([]));
     for origin in [
         "file://",
@@ -309,7 +309,7 @@ fn clients_that_are_no_pages_are_let_in_by_the_line_that_they_are_told() {
         let elsewhere = "Host: 127.0.0.1:7300\r\nOrigin: http://evil.example\r\n";
         assert_eq!(ask(&node, "POST", "/", elsewhere, &ping).status, 403, "{config}");
     }
-    // What cannot be written there is not quoted.
+    // A value that is invalid there is not quoted.
     for origin in ["https://x\"]\r\nnode", "https://a, https://b", "*", "x", &"h".repeat(300)] {
         let told =
             ask(&Node::demo(), "POST", "/", &format!("Host: localhost\r\nOrigin: {origin}\r\n"), &ping);
@@ -319,7 +319,7 @@ fn clients_that_are_no_pages_are_let_in_by_the_line_that_they_are_told() {
 }
 
 #[test]
-fn default_ports_are_equal_and_pages_are_told_apart() {
+fn default_ports_match_and_origins_are_distinguished() {
     let node = Node::demo();
     let ping = request(1, "rpc.ping", &json!([]));
     for (lines, status) in [
@@ -334,7 +334,7 @@ fn default_ports_are_equal_and_pages_are_told_apart() {
         ("Host: localhost:80\r\nOrigin: https://localhost\r\n", 403),
         ("Host: localhost:7300\r\nOrigin: chrome-extension://localhost:7300\r\n", 403),
         ("Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.example\r\n", 400),
-        // Without an Origin: programs, and what browsers tell of pages elsewhere.
+        // Without an Origin: programs, and navigation from pages elsewhere.
         ("Host: localhost\r\n", 200),
         ("Host: localhost\r\nSec-Fetch-Site: same-origin\r\n", 200),
         ("Host: localhost\r\nSec-Fetch-Site: none\r\n", 200),
@@ -347,7 +347,7 @@ fn default_ports_are_equal_and_pages_are_told_apart() {
         ("Host: localhost\r\nSec-Fetch-Site: \r\n", 403),
         ("Host: localhost\r\nReferer: http://evil.example/page\r\nContent-Type: text/plain\r\n", 403),
         ("Host: localhost\r\nReferer: http://localhost/page\r\n", 200),
-        // Compressed bodies are not read.
+        // Compressed bodies are not supported.
         ("Host: localhost\r\nContent-Encoding: gzip\r\n", 415),
         ("Host: localhost\r\nContent-Encoding: identity\r\n", 200),
     ] {
@@ -362,9 +362,9 @@ fn default_ports_are_equal_and_pages_are_told_apart() {
     }
 }
 
-/// Some send an empty message first, to try whether the connection works.
+/// Some clients send an empty message first, to test the connection.
 #[test]
-fn an_empty_websocket_message_does_not_fix_the_dialect() {
+fn empty_websocket_message_does_not_determine_the_dialect() {
     let node = Node::demo();
     let mut client = websocket(&node);
     client.send(frame(1, b""));

@@ -1,4 +1,4 @@
-//! Who waits for a transport is woken, and leaves others their turn: over a stream that takes bytes when it likes.
+//! Tasks that wait for a transport are woken and do not starve others, over a stream that accepts bytes irregularly.
 
 use std::future::{Future, pending};
 use std::io;
@@ -18,15 +18,15 @@ use crate::support::Woken;
 
 const LONG: Duration = Duration::from_secs(3600);
 
-/// What a [`Fitful`] has been told, and whom it would wake.
+/// What a [`Fitful`] has received, and its wakers.
 #[derive(Default)]
 struct Taken {
     bytes: Vec<u8>,
     waiting: Option<Waker>,
 }
 
-/// A stream whose first write of any two has to wait. As with a socket, nobody is woken for a write that had to wait
-/// once the next one has found room.
+/// A stream on which every first of two writes is pending. As with a socket, a pending write is not woken once the next
+/// one has found room.
 struct Fitful {
     input: Vec<u8>,
     taken: Arc<Mutex<Taken>>,
@@ -71,7 +71,7 @@ impl AsyncWrite for Fitful {
     }
 }
 
-/// Answers every request with so many bytes, and takes its time for each.
+/// Replies to every request with a number of bytes, after a delay.
 #[derive(Clone, Copy)]
 struct Answers {
     site: &'static HostPolicy,
@@ -100,7 +100,7 @@ impl HttpService for Answers {
     }
 
     async fn handle(&self, _: HttpRequest<'_>, (): ()) -> HttpResponse {
-        // Work that holds the thread.
+        // Work that blocks the thread.
         thread::sleep(self.time);
         self.given.fetch_add(1, Ordering::Relaxed);
         HttpResponse::text(200, vec![b'x'; self.bytes])
@@ -114,18 +114,18 @@ impl HttpService for Answers {
 const BOUNDS: RequestLimits = RequestLimits { body: 1024, head_timeout: LONG, stall_timeout: LONG };
 const GET: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
-/// Tells whether the task is to be polled again: it is woken, or it will be by what it waits for.
+/// Returns `true` if the task will be polled again: it is woken, or will be by what it waits for.
 fn is_woken(woken: &Woken, taken: &Mutex<Taken>) -> bool {
     if woken.take() {
         return true;
     }
-    // Not for what has been waited for already.
+    // Not for completed waits.
     let waiting = taken.lock().unwrap().waiting.clone();
     waiting.inspect(Waker::wake_by_ref).is_some()
 }
 
 #[test]
-fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
+fn large_http_response_waits_only_for_the_peer() {
     const LARGE: usize = 200_000;
     let (stream, taken) = Fitful::new(GET);
     let service = Answers::new(LARGE, Duration::ZERO);
@@ -135,7 +135,7 @@ fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
     let mut cx = Context::from_waker(&waker);
     while taken.lock().unwrap().bytes.len() < LARGE {
         assert!(served.as_mut().poll(&mut cx).is_pending());
-        // So slow that a connection that had nothing to do would rest long before the end.
+        // So slow that an idle connection would release its buffers long before the end.
         thread::sleep(Duration::from_millis(50));
         let out = taken.lock().unwrap().bytes.len();
         assert!(is_woken(&woken, &taken) || out > LARGE, "nobody sees to the rest after {out} bytes");
@@ -143,7 +143,7 @@ fn a_large_answer_over_http_waits_for_nothing_but_the_peer() {
 }
 
 #[test]
-fn who_waits_to_send_over_websocket_is_woken() {
+fn pending_websocket_send_is_woken() {
     let (stream, taken) = Fitful::new([0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
     let mut pipe = block_on(WebSocket::accept(stream, Vec::new(), 1024, Duration::ZERO, LONG));
     let woken = Arc::<Woken>::default();
@@ -154,7 +154,7 @@ fn who_waits_to_send_over_websocket_is_woken() {
     let large = vec![b'x'; 20_000];
     let Poll::Ready(Ok(_)) = pipe.poll_send(&mut cx, &large) else { panic!() };
     assert!(pipe.poll_send(&mut cx, &large).is_pending(), "there is room for two");
-    // What it sends out before it reads makes room for the second.
+    // Flushing before it reads makes room for the second.
     assert!(pipe.poll_receive(&mut cx, &mut message).is_pending());
     assert!(taken.lock().unwrap().bytes.len() > large.len());
     assert!(woken.take(), "nobody sends the second");
@@ -162,7 +162,7 @@ fn who_waits_to_send_over_websocket_is_woken() {
 }
 
 #[test]
-fn http_requests_that_take_long_leave_others_their_turn() {
+fn slow_http_requests_do_not_starve_others() {
     const REQUESTS: usize = 64;
     let (stream, _) = Fitful::new(GET.repeat(REQUESTS));
     let service = Answers::new(1, Duration::from_millis(1));

@@ -1,4 +1,4 @@
-//! WebSocket as others understand it: every case of the suite kosoku, against an echo over the transport.
+//! WebSocket conformance: every case of the suite kosoku, against an echo server on this transport.
 
 use std::env;
 use std::future::{pending, poll_fn};
@@ -15,11 +15,11 @@ use smol::{LocalExecutor, block_on};
 
 /// The largest message of the suite has 16 MiB.
 const MAX: usize = 32 << 20;
-/// So many cases there are without those of compression, which is not offered.
+/// The number of cases, except those for compression, which is not offered.
 const CASES: usize = 301;
 const COMPRESSION: [&str; 4] = ["--exclude", "12.*", "--exclude", "13.*"];
 
-/// Lets everybody upgrade, and answers nothing else.
+/// Accepts every upgrade and answers nothing else.
 #[derive(Default)]
 struct Door(HostPolicy);
 
@@ -45,7 +45,7 @@ impl HttpService for &'static Door {
     }
 }
 
-/// Says back each message until the peer goes.
+/// Echoes every message until the peer disconnects.
 async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
     let wait = Duration::from_secs(60);
     let bounds = RequestLimits { body: MAX, head_timeout: wait, stall_timeout: wait };
@@ -69,7 +69,7 @@ async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
     }
 }
 
-/// `ci/websocket` installs the suite and says where it is.
+/// `ci/websocket` installs the suite and passes its path.
 #[test]
 #[ignore = "needs the suite: ci/websocket"]
 fn every_case_of_the_suite_passes() {
@@ -78,12 +78,12 @@ fn every_case_of_the_suite_passes() {
     let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let door: &'static Door = Box::leak(Box::default());
-    // It lives as long as the tests do.
+    // It lives as long as the tests.
     thread::spawn(move || {
         let executor = LocalExecutor::new();
         block_on(executor.run(async {
             while let Ok((stream, _)) = listener.accept().await {
-                // What a case does to its connection is the case's business.
+                // Cases may break their connections.
                 executor.spawn(async move { drop(echo(stream, door).await) }).detach();
             }
         }));

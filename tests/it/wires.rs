@@ -1,4 +1,4 @@
-//! What the tests of dialects share: a node in this process that speaks all of them, and raw peers that know each.
+//! Helpers of the tests of dialects: a node in this process that speaks all of them, and a raw peer for each.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -17,25 +17,25 @@ use smol::net::TcpListener;
 
 use super::support::{self, Client, ended};
 
-/// What calls of `secret` need.
+/// The token required to call `secret`.
 pub(crate) const TOKEN: &str = "a token of this test and no other";
 
-/// A node in a thread of this process. It stops when it is dropped.
+/// A node on a thread of this process, stopped when dropped.
 pub(crate) struct Fixture {
-    /// One a `[[listen]]` of its configuration.
+    /// One address per `[[listen]]` of its configuration.
     pub(crate) addresses: Vec<SocketAddr>,
     stop: Option<async_channel::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the functions work on.
+/// The state of the functions.
 #[derive(Default)]
 struct State {
     count: i64,
     held: Vec<Responder<i64>>,
 }
 
-/// As Leaf's sample has it: fields that it does not know, and those that are missing, do not matter.
+/// Like Leaf's sample: unknown and missing fields are ignored.
 #[derive(serde::Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
 struct Hello {
@@ -43,7 +43,7 @@ struct Hello {
 }
 
 impl Fixture {
-    /// Starts a node with these listeners and functions, and with native ones whose names begin with `prefix`.
+    /// Starts a node with these listeners and functions, and with native functions whose names begin with `prefix`.
     pub(crate) fn start(prefix: &'static str, config: &str) -> Self {
         let config = format!(
             "{config}\n[[access]]\nfunctions = [\"{prefix}.*\", \"far.*\", \"nobody.*\", \"program.*\", \"gone\", \
@@ -90,7 +90,7 @@ impl Fixture {
         self.addresses[0]
     }
 
-    /// Tells the node to stop, and does not wait until it has.
+    /// Tells the node to stop, without waiting.
     pub(crate) fn stop(&mut self) {
         self.stop = None;
     }
@@ -174,7 +174,7 @@ fn functions(prefix: &str, itself: &Arc<OnceLock<Calls>>) -> Exports<State> {
     functions
 }
 
-/// How a peer talks.
+/// The transport and the encoding of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wire {
     Lines,
@@ -209,7 +209,7 @@ impl Wire {
     }
 }
 
-/// A peer that speaks one dialect. What it sends and receives are the objects of JSON-RPC, whatever their form.
+/// A peer that speaks one dialect. It sends and receives JSON-RPC objects, whatever their encoding.
 pub(crate) struct Peer {
     pub(crate) wire: Wire,
     pub(crate) client: Client,
@@ -225,7 +225,7 @@ impl Peer {
         Self { wire, client, token: None }
     }
 
-    /// Presents a token as the dialect has it.
+    /// Presents a token in the way of the dialect.
     pub(crate) fn present(&mut self, token: &'static str) {
         if self.wire == Wire::Http {
             self.token = Some(token);
@@ -234,7 +234,7 @@ impl Peer {
         }
     }
 
-    /// Sends a request, which may have an id, parameters and meta.
+    /// Sends a request with an optional id, parameters and meta.
     pub(crate) fn send(&mut self, request: &Value) {
         if !self.wire.is_packed() {
             let mut request = request.clone();
@@ -252,7 +252,7 @@ impl Peer {
         self.send_body(&body);
     }
 
-    /// Sends a message as it is, behind and in front of what the transport needs.
+    /// Sends a message unchanged, with the transport's framing.
     pub(crate) fn send_body(&mut self, body: &[u8]) {
         let bytes = match self.wire {
             Wire::Lines => [body, b"\n"].concat(),
@@ -273,7 +273,7 @@ impl Peer {
         self.client.send(bytes);
     }
 
-    /// The next reply, or batch of replies.
+    /// Returns the next reply or batch of replies.
     pub(crate) fn receive(&mut self) -> Value {
         let body = match self.wire {
             Wire::Lines => return self.client.reply(),
@@ -301,12 +301,12 @@ impl Peer {
         serde_json::from_slice(&body).unwrap()
     }
 
-    /// Calls a function when no other reply is expected.
+    /// Calls a function when no other reply is pending.
     pub(crate) fn call(&mut self, method: &str, params: &Value) -> Result<Value, support::Fault> {
         self.ask(json!({ "method": method, "params": params }))
     }
 
-    /// Sends a request without an id under one, and takes its reply apart.
+    /// Adds an id to a request, sends it and parses the reply.
     pub(crate) fn ask(&mut self, mut request: Value) -> Result<Value, support::Fault> {
         request["id"] = json!(42);
         self.send(&request);
@@ -324,13 +324,13 @@ impl Peer {
         }
     }
 
-    /// The payload of the next WebSocket frame.
+    /// Returns the payload of the next WebSocket frame.
     pub(crate) fn frame(&mut self, opcode: u8) -> Vec<u8> {
         take_frame(&mut self.client, opcode)
     }
 }
 
-/// Makes a connection one of WebSocket.
+/// Upgrades a connection to WebSocket.
 pub(crate) fn upgrade(client: &mut Client) {
     client.send(
         "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -340,7 +340,7 @@ pub(crate) fn upgrade(client: &mut Client) {
     assert_eq!(reply.status, 101, "{reply:?}");
 }
 
-/// A frame as a client sends it, under a mask of zeros.
+/// Returns a client's frame, with a mask of zeros.
 pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x80 | opcode];
     match u16::try_from(payload.len()) {
@@ -356,7 +356,7 @@ pub(crate) fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The payload of the next frame, which has that opcode.
+/// Returns the payload of the next frame, which must have the given opcode.
 #[track_caller]
 pub(crate) fn take_frame(client: &mut Client, opcode: u8) -> Vec<u8> {
     let head = client.take(2);
@@ -369,7 +369,7 @@ pub(crate) fn take_frame(client: &mut Client, opcode: u8) -> Vec<u8> {
     client.take(length)
 }
 
-/// A reply of MessagePack-RPC in the form of JSON-RPC's.
+/// Converts a MessagePack-RPC reply to a JSON-RPC object.
 fn reply(message: Value) -> Value {
     let [kind, id, error, result]: [Value; 4] = serde_json::from_value(message).unwrap();
     assert_eq!(kind, 1);
@@ -385,7 +385,7 @@ fn reply(message: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "error": error })
 }
 
-/// Appends a value as MessagePack, in forms that other writers than the node's choose.
+/// Appends a value as MessagePack, in encodings that differ from the node's.
 pub(crate) fn pack(value: &Value, out: &mut Vec<u8>) {
     let length = |length: usize| u16::try_from(length).unwrap().to_be_bytes();
     match value {
@@ -412,7 +412,7 @@ pub(crate) fn pack(value: &Value, out: &mut Vec<u8>) {
             out.extend(text.as_bytes());
         }
         Value::Array(values) => {
-            // The first byte of a message tells the dialect, and has to be one of these two.
+            // The first byte of a message determines the dialect, and must be one of these two.
             match values.len() {
                 count @ ..16 => out.push(0x90 | length(count)[1]),
                 count => {
@@ -433,7 +433,7 @@ pub(crate) fn pack(value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads a value of MessagePack, as far as JSON has it.
+/// Reads a MessagePack value, limited to types that JSON has.
 fn unpack(take: &mut impl FnMut(usize) -> Vec<u8>) -> Value {
     fn number(bytes: &[u8]) -> u64 {
         bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))

@@ -1,4 +1,4 @@
-//! Workers: how many calls run at once, which of those that wait comes next, and what becomes of the rest.
+//! Workers: how many calls run concurrently, in which order waiting calls run, and what happens to the rest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -26,18 +26,18 @@ use crate::support::{Client, assert_fault, ended, eventually, request};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a provider of a test does with its calls.
+/// How a test's provider handles its calls.
 #[derive(Clone, Copy, PartialEq)]
 enum Manner {
-    /// It keeps them until the test answers.
+    /// Holds them until the test replies.
     Keeps,
-    /// It answers while it takes them, and at once if it may.
+    /// Replies while accepting them, inline if possible.
     Answers,
-    /// It panics.
+    /// Panics.
     Panics,
 }
 
-/// Calls that have begun, in their order: function and number.
+/// Started calls in order: function and number.
 #[derive(Clone, Default)]
 struct Begun {
     log: Arc<Mutex<Vec<(String, u64)>>>,
@@ -94,7 +94,7 @@ impl Provider for Fake {
     }
 }
 
-/// A registry, and one peer that calls its functions.
+/// A registry and one peer that calls its functions.
 struct Desk {
     registry: Arc<Registry>,
     begun: Begun,
@@ -102,7 +102,7 @@ struct Desk {
 }
 
 impl Desk {
-    /// Provides functions, each by its name, the sort of its provider and its manner.
+    /// Registers functions by name, kind of provider and behaviour.
     fn new(functions: &[(&str, &'static str, Manner)], workers: impl FnOnce(&mut RegistryBuilder)) -> Self {
         let begun = Begun::default();
         let mut builder = Registry::builder("test");
@@ -127,7 +127,7 @@ impl Desk {
         reply.send(Ok(RawJson::NULL));
     }
 
-    /// The calls that have begun since it was asked last, such as `slow 1`.
+    /// Returns the calls started since the last check, such as `slow 1`.
     fn begun(&self) -> Vec<String> {
         self.begun.log().drain(..).map(|(function, number)| format!("{function} {number}")).collect()
     }
@@ -138,7 +138,7 @@ impl Desk {
         answers.into()
     }
 
-    /// The answers that have come: numbers with 0, or the code of an error.
+    /// Returns the replies received: numbers with 0, or the code of an error.
     fn codes(&self) -> Vec<(u64, i64)> {
         let code = |outcome: Outcome| outcome.map_or_else(|fault| fault.code, |_| 0);
         self.answers().into_iter().map(|(number, outcome)| (number, code(outcome))).collect()
@@ -171,14 +171,14 @@ struct Numbers {
     shed: u64,
 }
 
-/// What `rpc.stats` tells of each gate.
+/// Returns what `rpc.stats` reports for each limit.
 fn numbers(registry: &Registry) -> BTreeMap<String, Numbers> {
     told(registry).iter().map(|gate| read(gate, |_, key| gate[key].as_u64().unwrap())).collect()
 }
 
-/// The same; and that `/metrics` tells it too.
+/// Returns the same, and asserts that `/metrics` agrees.
 fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
-    // Both of the same moment, since other threads may go on meanwhile.
+    // Both must be from the same moment, because other threads may continue meanwhile.
     let (gates, metrics) = loop {
         let (gates, metrics) = (told(registry), registry.prometheus(&Grants::all()));
         if told(registry) == gates {
@@ -236,10 +236,10 @@ fn workers(count: usize, queue: usize, when_full: WhenFull) -> Workers {
 const SLOW_AND_QUICK: [(&str, &str, Manner); 2] =
     [("slow", "fake", Manner::Keeps), ("quick", "fake", Manner::Keeps)];
 
-// Turns
+// Fairness
 
 #[test]
-fn a_flood_delays_the_calls_of_others_by_one_round() {
+fn flood_delays_other_functions_by_one_round() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers::new(1));
     });
@@ -266,7 +266,7 @@ fn a_flood_delays_the_calls_of_others_by_one_round() {
 }
 
 #[test]
-fn one_function_leaves_a_worker_to_the_others() {
+fn one_function_leaves_a_worker_for_the_others() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers::new(3));
     });
@@ -288,7 +288,7 @@ fn one_function_leaves_a_worker_to_the_others() {
     share(Some(3), 3);
     share(Some(1), 1);
     share(None, 2);
-    // Where there are no others, nothing is left to them.
+    // Without other functions, no worker is reserved.
     let alone = Desk::new(&SLOW_AND_QUICK[..1], |builder| {
         builder.node_workers(Workers::new(3));
     });
@@ -296,9 +296,9 @@ fn one_function_leaves_a_worker_to_the_others() {
     assert_eq!(alone.stats()["node"].busy, 3);
 }
 
-/// What waits for its own function's workers keeps none of those that it shares.
+/// A call waiting for its function's own workers holds no shared worker.
 #[test]
-fn a_call_waits_with_no_worker_at_all() {
+fn waiting_call_holds_no_worker() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers { share: Some(2), ..Workers::new(2) });
         builder.provider_workers(ProviderKind::Custom("fake"), Workers { share: Some(2), ..Workers::new(2) });
@@ -322,7 +322,7 @@ fn a_call_waits_with_no_worker_at_all() {
 }
 
 #[test]
-fn what_has_no_gate_is_bounded_by_none() {
+fn function_without_a_limit_is_unbounded() {
     let functions = [("free", "other", Manner::Keeps), ("bound", "fake", Manner::Keeps)];
     let desk = Desk::new(&functions, |builder| {
         builder.provider_workers(ProviderKind::Custom("fake"), Workers::new(1));
@@ -338,7 +338,7 @@ fn what_has_no_gate_is_bounded_by_none() {
 }
 
 #[test]
-fn quick_functions_are_answered_at_once_while_a_worker_is_free() {
+fn quick_functions_are_answered_inline_while_a_worker_is_free() {
     let functions = [("at.once", "fake", Manner::Answers), ("slow", "fake", Manner::Keeps)];
     let desk = Desk::new(&functions, |builder| {
         builder.node_workers(workers(1, 1, WhenFull::Refuse));
@@ -369,9 +369,9 @@ fn quick_functions_are_answered_at_once_while_a_worker_is_free() {
     desk.assert_idle();
 }
 
-/// What answers while it begins makes room for the next; thousands in a row need no deeper stack than one.
+/// A call that is answered while starting makes room for the next; thousands in a row need no deeper stack than one.
 #[test]
-fn a_chain_of_calls_that_are_answered_at_once_is_a_loop() {
+fn chain_of_calls_answered_inline_does_not_recurse() {
     let thread = thread::Builder::new().stack_size(256 * 1024).spawn(|| {
         let functions = [("at.once", "fake", Manner::Answers), ("slow", "fake", Manner::Keeps)];
         let desk = Desk::new(&functions, |builder| {
@@ -389,7 +389,7 @@ fn a_chain_of_calls_that_are_answered_at_once_is_a_loop() {
 }
 
 #[test]
-fn a_provider_that_panics_keeps_no_worker() {
+fn panicking_provider_returns_its_worker() {
     let functions = [("slow", "fake", Manner::Keeps), ("broken", "fake", Manner::Panics)];
     let desk = Desk::new(&functions, |builder| {
         builder.node_workers(Workers::new(1));
@@ -409,7 +409,7 @@ fn a_provider_that_panics_keeps_no_worker() {
 // Policies
 
 #[test]
-fn a_full_queue_refuses_and_names_the_setting() {
+fn full_queue_rejects_calls_and_names_the_setting() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 2, WhenFull::Refuse));
     });
@@ -419,7 +419,8 @@ fn a_full_queue_refuses_and_names_the_setting() {
     assert_eq!(fault.code, code::BUSY);
     assert_eq!(fault.message, "1 calls run and 2 wait (count and queue in [workers])");
     assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 2, refused: 1, shed: 0 });
-    // The flood bears it: its newest call leaves a place to one of another function; then both have as many.
+    // The flooding function is shed: its newest call makes room for one of another function; then both have the same
+    // number.
     desk.begin("quick", 4);
     assert_eq!(desk.codes(), [(2, code::BUSY)]);
     desk.begin("quick", 5);
@@ -451,7 +452,7 @@ fn a_full_queue_refuses_and_names_the_setting() {
 }
 
 #[test]
-fn a_full_queue_sheds_the_oldest_of_the_function_with_most() {
+fn full_queue_sheds_the_oldest_call_of_the_longest_queue() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 3, WhenFull::Shed));
     });
@@ -478,7 +479,7 @@ fn a_full_queue_sheds_the_oldest_of_the_function_with_most() {
 }
 
 #[test]
-fn where_calls_wait_only_notifications_are_bounded_by_the_queue() {
+fn with_policy_wait_only_notifications_are_bounded_by_the_queue() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 2, WhenFull::Wait));
     });
@@ -491,7 +492,7 @@ fn where_calls_wait_only_notifications_are_bounded_by_the_queue() {
 }
 
 #[test]
-fn the_first_full_queue_of_several_decides() {
+fn first_full_queue_of_several_decides() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 3, WhenFull::Refuse));
         builder.function_workers("slow", workers(1, 2, WhenFull::Shed)).unwrap();
@@ -506,7 +507,7 @@ fn the_first_full_queue_of_several_decides() {
 }
 
 #[test]
-fn what_is_wrong_with_a_call_is_told_before_it_waits() {
+fn invalid_call_fails_before_it_waits() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 0, WhenFull::Refuse));
     });
@@ -517,10 +518,10 @@ fn what_is_wrong_with_a_call_is_told_before_it_waits() {
     assert_eq!(desk.codes(), [(1, code::INVALID_PARAMS)]);
 }
 
-// Giving up
+// Cancellation
 
 #[test]
-fn who_is_given_up_while_waiting_leaves_its_place_at_once() {
+fn cancelled_waiter_leaves_the_queue_immediately() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 2, WhenFull::Refuse));
     });
@@ -529,12 +530,12 @@ fn who_is_given_up_while_waiting_leaves_its_place_at_once() {
     assert_eq!(desk.stats()["node"].waiting, 1);
     desk.begin("slow", 3);
     assert_eq!(desk.codes(), [], "there was room, and nobody is told of what is given up");
-    // One that has begun keeps its worker until the function is done with it.
+    // A started call keeps its worker until the function ends.
     desk.inbox.cancel(0);
     assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 2, ..Numbers::default() });
     desk.answer(0);
     assert_eq!(desk.begun(), ["slow 0", "slow 2"]);
-    // A peer that is gone takes its calls along, and leaves its notifications.
+    // The calls of a disconnected peer are removed; its notifications stay.
     desk.begin_until("slow", 4, true, Instant::now() + HOUR);
     desk.inbox.close();
     assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 1, ..Numbers::default() });
@@ -547,7 +548,7 @@ fn who_is_given_up_while_waiting_leaves_its_place_at_once() {
 }
 
 #[test]
-fn a_deadline_that_nobody_watches_keeps_no_place() {
+fn expired_waiter_leaves_the_queue() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 2, WhenFull::Refuse));
     });
@@ -567,9 +568,9 @@ fn a_deadline_that_nobody_watches_keeps_no_place() {
     desk.assert_idle();
 }
 
-/// The session beside it all: places in flight, deadlines, batches, notifications, the peer's end.
+/// Covers a session with waiting calls: slots in flight, deadlines, batches, notifications, and the peer's end.
 #[test]
-fn a_session_whose_calls_wait() {
+fn session_with_waiting_calls() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(workers(1, 8, WhenFull::Refuse));
     });
@@ -609,7 +610,7 @@ fn a_session_whose_calls_wait() {
     feed(&mut first, "{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":3}}\n");
     assert_eq!(lines(&mut first)[0]["error"]["code"], code::CANCELLED);
     assert_eq!(node().waiting, 4);
-    // The peer goes; its call that runs is for the function to end.
+    // The peer disconnects; the function ends its running call.
     drop(first);
     assert_eq!((node().busy, node().waiting), (1, 3));
     desk.answer(1);
@@ -624,7 +625,7 @@ fn a_session_whose_calls_wait() {
 }
 
 #[test]
-fn a_registry_that_stops_or_goes_answers_what_waits() {
+fn stopped_or_dropped_registry_answers_waiting_calls() {
     let one = |builder: &mut RegistryBuilder| {
         builder.node_workers(Workers::new(1));
     };
@@ -650,7 +651,7 @@ fn a_registry_that_stops_or_goes_answers_what_waits() {
 
 // Over the network
 
-/// A node on a port of its own, with the functions of a desk, until it is told to stop.
+/// A node with demo functions on its own port, until told to stop.
 struct Running {
     address: SocketAddr,
     stop: smol::channel::Sender<()>,
@@ -678,10 +679,10 @@ fn call(id: u64, method: &str) -> String {
     request(id, method, &json!([id])) + "\n"
 }
 
-/// The flood never ends, and its calls are given up and made again: it is still bounded, and the other client's calls
-/// are answered, in their order.
+/// The flood never ends, and its calls are cancelled and repeated: it is still bounded, and the other client's calls
+/// are answered in order.
 #[test]
-fn a_flood_over_the_network_holds_up_nobody_else() {
+fn flood_over_the_network_does_not_starve_others() {
     let functions = [("slow", "fake", Manner::Keeps), ("quick", "fake", Manner::Answers)];
     let desk = Desk::new(&functions, |builder| {
         builder.node_workers(workers(4, 10, WhenFull::Refuse));
@@ -697,7 +698,7 @@ fn a_flood_over_the_network_holds_up_nobody_else() {
     for id in 100..150 {
         assert_eq!(other.reply()["result"], id);
     }
-    // What is given up and still runs holds its worker, so that no more of it begins.
+    // A cancelled call that still runs keeps its worker, so no more calls of the flood start.
     flood.reset();
     eventually("those that wait have left", || desk.registry.in_flight() == 3);
     let mut flood = Client::connect(node.address);
@@ -720,7 +721,7 @@ fn a_flood_over_the_network_holds_up_nobody_else() {
 }
 
 #[test]
-fn a_node_that_stops_runs_what_waits() {
+fn stopping_node_runs_waiting_calls() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers::new(1));
     });
@@ -740,7 +741,7 @@ fn a_node_that_stops_runs_what_waits() {
 }
 
 #[test]
-fn what_waits_too_long_for_a_node_that_stops_is_told_so() {
+fn call_waiting_past_the_drain_gets_closed() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers::new(1));
     });
@@ -761,13 +762,13 @@ fn what_waits_too_long_for_a_node_that_stops_is_told_so() {
     desk.assert_idle();
 }
 
-// Any order of events
+// Random orders of events
 
-/// What the documentation says of workers, in the plainest form.
+/// The documented behaviour of workers as a simple model.
 struct Model {
-    /// Path, calls that run, calls that wait.
+    /// Path, running calls, waiting calls.
     lanes: Vec<(Vec<usize>, usize, Vec<u64>)>,
-    /// Bounds, share, and numbers.
+    /// Limits, share, and counters.
     gates: Vec<(Workers, usize, Numbers)>,
     turns: Vec<usize>,
     begun: Vec<u64>,
@@ -830,7 +831,7 @@ impl Model {
         }
     }
 
-    /// Takes a call out of its queue.
+    /// Removes a call from its queue.
     fn leave(&mut self, number: u64) {
         let lane = self.lanes.iter().position(|lane| lane.2.contains(&number)).unwrap();
         self.lanes[lane].2.retain(|waiting| *waiting != number);
@@ -897,10 +898,10 @@ const FUNCTIONS: [(&str, &str, Manner); 4] = [
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever the gates and the order of calls, answers, drops and cancels: what runs, waits, is refused and is
-    /// shed is what the model says, nothing is lost, and in the end every worker is free.
+    /// For all limits and all orders of calls, replies, drops and cancels: the running, waiting, rejected and shed
+    /// calls match the model, nothing is lost, and in the end every worker is free.
     #[test]
-    fn every_order_of_events_is_as_documented(
+    fn random_events_match_the_model(
         node in bounds(),
         one in bounds(),
         of_a in bounds(),
@@ -936,7 +937,7 @@ proptest! {
         let mut given_up = BTreeSet::new();
         let mut told = BTreeMap::new();
         let done = events.len();
-        // At last everything is answered.
+        // Finally everything is answered.
         for event in events.into_iter().chain(std::iter::repeat_n(Event::AnswerOldest, done)) {
             let kept: Vec<u64> = desk.begun.kept().keys().copied().collect();
             match event {
@@ -996,7 +997,7 @@ proptest! {
     }
 }
 
-/// How many calls run at a time.
+/// The number of concurrently running calls.
 #[derive(Clone, Default)]
 struct Count(Arc<(AtomicUsize, AtomicUsize)>);
 
@@ -1015,7 +1016,7 @@ impl Count {
     }
 }
 
-/// Answers some calls at once and others on a thread.
+/// Replies to some calls inline and to others on a thread.
 struct Threaded {
     counts: [Count; 2],
     later: Sender<(Responder, [Count; 2])>,
@@ -1047,7 +1048,7 @@ impl Provider for Threaded {
 }
 
 #[test]
-fn many_threads_lose_no_worker_and_no_call() {
+fn concurrent_threads_lose_no_worker_and_no_call() {
     const CALLS: u64 = 3000;
     let (later, replies) = channel::<(Responder, [Count; 2])>();
     let (all, of_a) = (Count::default(), Count::default());
@@ -1087,7 +1088,7 @@ fn many_threads_lose_no_worker_and_no_call() {
                         inbox.cancel(call);
                     }
                 }
-                // Those that were answered before they were cancelled are answered too.
+                // Calls answered before they were cancelled count as answered.
                 let mut answers = VecDeque::new();
                 while !open.is_empty() {
                     smol::block_on(std::future::poll_fn(|cx| inbox.poll_replies(cx, &mut answers)));
@@ -1100,7 +1101,7 @@ fn many_threads_lose_no_worker_and_no_call() {
         })
         .collect();
     callers.into_iter().for_each(ended);
-    // What was given up may still run.
+    // Cancelled calls may still run.
     eventually("all calls have ended", || registry.in_flight() == 0);
     for (gate, numbers) in stats(&registry) {
         assert_eq!((numbers.busy, numbers.waiting, numbers.refused), (0, 0, 0), "{gate}");

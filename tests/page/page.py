@@ -1,4 +1,4 @@
-"""The page that a node serves, in headless Chromium. Usage: page.py BINARY CHROMIUM FOLDER, where the screenshots go."""
+"""Tests the page that a node serves, in headless Chromium. Usage: page.py BINARY CHROMIUM SCREENSHOT-FOLDER"""
 
 import pathlib
 import re
@@ -20,7 +20,7 @@ PHONE = {
     "is_mobile": True,
 }
 HTML = "<img src=x onerror=window.injected=1>"
-# What every page is watched for, from before its own script runs.
+# Observes every page, from before its own script runs.
 WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => violations.push(event.violatedDirective));
@@ -32,7 +32,7 @@ window.WebSocket = class extends WebSocket {
   }
 };
 """
-# Texts whose contrast with what is behind them is less than 4.5 to 1 (WCAG 2.2, 1.4.3), as far as they can be seen.
+# Visible texts whose contrast with their background is less than 4.5 to 1 (WCAG 2.2, 1.4.3).
 PALE = """() => {
   const parse = (color) => color.match(/[\\d.]+/g).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
@@ -62,7 +62,7 @@ NAMELESS = """() => [...document.querySelectorAll("input, textarea, select, butt
 
 
 class Node:
-    """A node as a process; `start` after `kill` takes the same port."""
+    """A node process; `start` after `kill` reuses the port."""
 
     def __init__(self, config=None):
         self.address = "127.0.0.1:0"
@@ -86,7 +86,7 @@ class Node:
 
 
 class Watched:
-    """A page, and what must not happen on it."""
+    """A page, and the errors that must not occur on it."""
 
     def __init__(self, browser, node, **context):
         self.node = node
@@ -110,7 +110,7 @@ class Watched:
         expect(self.page.locator("#chosen")).to_have_text(name)
 
     def call(self, name, outcome, result=None, how="#sync", **fields):
-        """Calls a function through the form and looks at what is shown of its answer."""
+        """Calls a function through the form and checks the displayed reply."""
         self.choose(name)
         for label, value in fields.items():
             self.page.locator("#form").get_by_label(re.compile(f"^{label}", re.I)).fill(value)
@@ -121,7 +121,7 @@ class Watched:
         print(f"ok      {name} {' '.join(fields.values())[:80]}: {outcome} {result or ''}")
 
     def fits(self):
-        """Nothing reaches beyond the screen's side."""
+        """Nothing extends beyond the width of the screen."""
         width, screen = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         check(f"nothing is wider than {screen} px", width <= screen, width)
 
@@ -221,13 +221,13 @@ def comes_back(watched):
     expect(page.get_by_label("Parameters")).to_have_value("60")
     print("ok      what was typed is still there")
     watched.call("demo.count", "^answered$", "1")
-    # The browser itself complains about a port where nobody listens.
+    # The browser itself reports a port without a listener.
     others = [text for text in watched.complaints if not text.startswith("WebSocket connection to 'ws://127.0.0.1:")]
     same("the browser complained about the lost connection only", others, [])
 
 
 def falls_silent(watched):
-    """A node that is there and says nothing, as when the network is gone: no connection ends by itself."""
+    """A node that does not respond, as if the network were down: no connection closes by itself."""
     page, process = watched.page, watched.node.process
     watched.choose("rpc.ping")
     process.send_signal(signal.SIGSTOP)
@@ -259,7 +259,7 @@ def use_token(page, token):
 
 
 def guarded(browser, folder):
-    """A node with access rules: what is for everybody, what is for who has the token, and a token that is none."""
+    """A node with access rules: public functions, functions that need a token, and an invalid token."""
     made = subprocess.run([BINARY, "token"], capture_output=True, text=True, check=True)
     secret, digest = made.stdout.strip(), re.search(r"sha256:\w+", made.stderr)[0]
     config = pathlib.Path(folder, "guarded.toml")
@@ -306,7 +306,7 @@ def telephone(browser, node):
 
 
 def strange_functions(browser, demo, folder):
-    """Names as long as they may be, HTML in a description, parameters of each type, a family of functions."""
+    """Names of maximum length, HTML in a description, parameters of each type, a family of functions."""
     config = pathlib.Path(folder, "node.toml")
     config.write_text(f"""
 name = "board-{'a' * 50}"
@@ -357,7 +357,7 @@ exec = ["echo", "-n", "x"]
 
 
 def policy(browser, node):
-    """What the page never does would not work either."""
+    """Actions that the page never takes are blocked as well."""
     watched = Watched(browser, node)
     page = watched.page
     held = page.evaluate("""async () => {

@@ -1,5 +1,5 @@
-"""Proves that a release binary does what a release promises: it is static, starts, serves every dialect, runs programs,
-forwards to a node built for another target, and ends as the contract says. ci/smoke calls it."""
+"""Tests a release binary: it is static, starts, serves every dialect, runs programs, forwards to a node built for another
+target, and exits as documented. Called by ci/smoke."""
 
 import argparse
 import contextlib
@@ -21,9 +21,9 @@ from websockets.sync.client import connect
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]["version"]
 WINDOWS = os.name == "nt"
-# Generous: an emulator on a busy machine.
+# Long enough for an emulator on a busy machine.
 LONG = 60
-# What every Windows 10 has.
+# The DLLs that every Windows 10 has.
 SYSTEM_DLLS = re.compile(
     r"(?i)(kernel32|ntdll|ws2_32|msvcrt|ucrtbase|advapi32|userenv|bcrypt|bcryptprimitives|api-ms-win-[\w-]+)\.dll"
 )
@@ -36,7 +36,7 @@ def check(what, held, *seen):
 
 
 class Binary:
-    """A binary and what runs it here."""
+    """A binary and the command that runs it here."""
 
     def __init__(self, path, runner):
         self.command = [*shlex.split(runner), str(path)]
@@ -53,7 +53,7 @@ class Binary:
 
 
 class Node:
-    """A node on a port that the system chose."""
+    """A node on a port chosen by the system."""
 
     def __init__(self, binary, *options):
         self.process = binary.start("serve", "--log", "warn", *options)
@@ -63,7 +63,7 @@ class Node:
         self.address = line.split()[-1]
 
     def stop(self):
-        """Asks it to stop, as a service manager does; gives its exit code."""
+        """Stops it like a service manager; returns its exit code."""
         self.process.send_signal(signal.CTRL_BREAK_EVENT if WINDOWS else signal.SIGINT)
         return self.process.wait(LONG)
 
@@ -151,7 +151,7 @@ def command_line(binary, node):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         nobody = closed.getsockname()[1]
     expect(3, "", "call", "--to", f"127.0.0.1:{nobody}", "rpc.ping")
-    # It waits in the node until the signal comes.
+    # It waits in the node until the signal arrives.
     call = binary.start("call", *to, "--timeout", "60", "demo.sleep", "50")
     while calls_in_flight(node) == 0:
         if call.poll() is not None:
@@ -190,7 +190,7 @@ def in_a_row(binary, node, directory):
     program = ["cmd", "/d", "/c", "echo", "{text}"] if binary.windows else ["echo", "{text}"]
     file = pathlib.Path(directory) / "a.toml"
     file.write_text(CONFIGURATION.format(program=json.dumps(program), peer=node.address))
-    # Wine shows the root directory as drive Z.
+    # Wine maps the root directory to drive Z.
     path = str(file) if WINDOWS or not binary.windows else f"Z:{file}"
     done = binary.run("serve", "--check", "--config", path)
     check("serve --check", done.returncode == 0, done)

@@ -1,10 +1,10 @@
-"""A node under mixed load for a time, which at the end has to hold no more than at the beginning.
+"""Runs two nodes under mixed load, and checks that they hold no more resources at the end than at the beginning.
 
     soak.py BINARY SECONDS
 
-Peers of every dialect call programs, another node and what is built in; they cancel, send nonsense, read slowly, leave in
-the middle, present tokens, and come by the thousand at once. Then all is quiet, and memory, descriptors, threads, child
-processes and connections of both nodes are compared with what they were after the first seconds of the same load.
+Peers of every dialect call programs, another node and builtin functions. They cancel calls, send invalid input, read
+slowly, disconnect during calls, present tokens, and connect by the thousand. After the load, memory, descriptors, threads,
+child processes and connections of both nodes are compared with their values after the first seconds of the same load.
 """
 
 import base64
@@ -25,9 +25,9 @@ import time
 import traceback
 
 PEERS = 12
-# A part of the time for the load that comes before the first look, so that buffers and tables have their size.
+# The share of the time before the first measurement, in which buffers and tables grow to their size.
 WARM_UP = 0.2
-# What memory may differ by: what an allocator keeps is not all given back.
+# The allowed difference in memory, because allocators do not return all freed memory.
 SLACK_KIB = 4096
 CONNECTIONS = 10_000
 WAIT = 20
@@ -38,7 +38,7 @@ failures = []
 
 
 def config(far):
-    """The functions of the node in front; what it forwards goes to the other."""
+    """The functions of the front node; it forwards to the other."""
     return f"""
 name = "soak"
 [[listen]]
@@ -78,7 +78,7 @@ forward = "{far}"
 
 
 class Node:
-    """A running node, and what the system and itself say of it."""
+    """A running node, its metrics, and its resource usage as reported by the system."""
 
     def __init__(self, binary, folder, name, arguments):
         ready = folder / f"{name}.ready"
@@ -114,7 +114,7 @@ class Node:
         }
 
     def settled(self, goal=None):
-        """The state once nothing is under way and nothing changes any more, or it is as good as the goal."""
+        """Returns the state once nothing is in flight and it no longer changes, or once it meets the goal."""
         last, end = None, time.monotonic() + WAIT
         while True:
             state = self.state()
@@ -127,7 +127,7 @@ class Node:
 
 
 def worse(before, after):
-    """What there is more of than before."""
+    """Returns the values that have grown."""
     slack = {"memory (KiB)": SLACK_KIB}
     return [key for key in before if after[key] > before[key] + slack.get(key, 0)]
 
@@ -138,7 +138,7 @@ def parse(address):
 
 
 class Peer:
-    """One connection. What goes wrong with it is an OSError."""
+    """One connection. Its failures are OSErrors."""
 
     def __init__(self, address, timeout=WAIT):
         self.socket = socket.create_connection(address, timeout)
@@ -217,13 +217,13 @@ def request(id, method, params, **more):
 
 
 def expect(holds, what):
-    """Notes what a node that is well would not do."""
+    """Records a fault of the node."""
     if not holds:
         raise AssertionError(what)
 
 
 def asked(id):
-    """A call, and what its result has to be; None where it may fail."""
+    """A call and its expected result; None if it may fail."""
     n = random.randrange(1000)
     return random.choice(
         [
@@ -248,7 +248,7 @@ def check(reply, expected):
 
 
 def lines(node):
-    """Calls side by side, some of them taken back."""
+    """Concurrent calls, some of which are cancelled."""
     with Peer(node.addresses[0]) as peer:
         calls = {id: asked(id) for id in range(30)}
         for text, _ in calls.values():
@@ -339,7 +339,7 @@ def big(node):
 
 
 def nonsense(node):
-    """Whatever the bytes, the node answers or ends the connection; it is not waited for long."""
+    """Random bytes: the node replies or closes the connection; does not wait long for either."""
     with Peer(node.addresses[0], 1) as peer:
         start = random.choice([b"", b"GET ", b"POST / HTTP/1.1\r\n", b"\x94\x00", b"Content-Length: ", b"{", b"\x16\x03\x01"])
         try:
@@ -352,7 +352,7 @@ def nonsense(node):
 
 
 def leaves(node):
-    """Goes in the middle of calls, in an orderly way or not."""
+    """Disconnects during calls, in an orderly way or not."""
     with Peer(node.addresses[0]) as peer:
         if random.random() < 0.5:
             peer.upgrade()
@@ -365,7 +365,7 @@ def leaves(node):
 
 
 def slow_reader(node):
-    """Asks for much and takes nothing, until it is cut off."""
+    """Sends requests without reading, until it is cut off."""
     with Peer(node.addresses[0], WAIT) as peer:
         text = request(1, "rpc.echo", ["x" * 500_000]) + b"\n"
         try:
@@ -398,7 +398,7 @@ RARE = [slow_reader, slow_head]
 
 
 def load(node, until):
-    """Peers side by side until that time."""
+    """Runs concurrent peers until the given time."""
 
     def run(number):
         while time.monotonic() < until and not failures:
@@ -417,7 +417,7 @@ def load(node, until):
 
 
 def crowd(node):
-    """Ten thousand connections from one host at once, or as many as this process may have; each is answered."""
+    """Ten thousand concurrent connections from one host, or as many as this process may open; each is answered."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     size = min(CONNECTIONS, soft - 200)
     open_ones = []

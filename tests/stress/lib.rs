@@ -1,4 +1,4 @@
-//! The stress test of `tests/core`, by itself; a part of it runs there as well.
+//! The full stress test of `tests/core`, built separately; a part of it also runs there.
 #![cfg(test)]
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,4 @@
-//! A peer that speaks plain TCP, and knows nothing of the library.
+//! A peer that uses plain TCP and is independent of the library.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::messages::{Fault, HttpReply, outcome, request};
 use super::waits::{LIMIT, await_some};
 
-/// A peer that speaks plain TCP and knows nothing of the library.
+/// A peer that uses plain TCP and is independent of the library.
 pub(crate) struct Client {
     reader: BufReader<TcpStream>,
     next_id: u64,
@@ -24,12 +24,12 @@ impl Client {
         client
     }
 
-    /// Uses a connection without a limit of time.
+    /// Wraps a connection without a timeout.
     pub(crate) fn new(stream: TcpStream) -> Self {
         Self { reader: BufReader::new(stream), next_id: 0 }
     }
 
-    /// Sets how long anything may take.
+    /// Sets the timeout of reads and writes.
     pub(crate) fn set_limit(&self, limit: Duration) {
         self.stream().set_read_timeout(Some(limit)).unwrap();
         self.stream().set_write_timeout(Some(limit)).unwrap();
@@ -39,13 +39,13 @@ impl Client {
         self.reader.get_ref()
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the node takes what is sent");
     }
 
-    /// Sends bytes, all of them within the limit: each write that gets something through would have one of its own.
+    /// Sends all bytes within the timeout, which would otherwise restart with each partial write.
     pub(crate) fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         let mut stream = self.stream();
         let until = stream.write_timeout()?.map(|limit| Instant::now() + limit);
@@ -64,13 +64,13 @@ impl Client {
         Ok(())
     }
 
-    /// Says that nothing more comes.
+    /// Closes the sending half.
     pub(crate) fn end(&self) {
         // The node may be gone already.
         let _ = self.stream().shutdown(Shutdown::Write);
     }
 
-    /// The next line, or nothing if the connection has ended.
+    /// Returns the next line, or `None` if the connection has ended.
     #[track_caller]
     pub(crate) fn line(&mut self) -> Option<String> {
         let mut line = String::new();
@@ -82,7 +82,7 @@ impl Client {
         }
     }
 
-    /// The next line that is not empty.
+    /// Returns the next non-empty line.
     #[track_caller]
     pub(crate) fn full_line(&mut self) -> Option<String> {
         loop {
@@ -93,7 +93,7 @@ impl Client {
         }
     }
 
-    /// The next line as JSON.
+    /// Returns the next line as JSON.
     #[track_caller]
     pub(crate) fn reply(&mut self) -> Value {
         let line = self.line().expect("the connection ended instead of a reply");
@@ -107,13 +107,13 @@ impl Client {
         self.reply()
     }
 
-    /// Sends a request and does not wait for its reply.
+    /// Sends a request without waiting for the reply.
     #[track_caller]
     pub(crate) fn begin(&mut self, id: impl Into<Value>, method: &str, params: &Value) {
         self.send(request(id, method, params) + "\n");
     }
 
-    /// Calls a function, when no other reply is expected.
+    /// Calls a function when no other reply is pending.
     #[track_caller]
     pub(crate) fn call(&mut self, method: &str, params: &Value) -> Result<Value, Fault> {
         self.next_id += 1;
@@ -124,7 +124,7 @@ impl Client {
         outcome(&reply)
     }
 
-    /// Asserts that the node sends nothing more and ends the connection.
+    /// Asserts that the node ends the connection without sending anything.
     #[track_caller]
     pub(crate) fn assert_closed(&mut self) {
         assert_eq!(self.line(), None);
@@ -140,7 +140,7 @@ impl Client {
         }
     }
 
-    /// Reads so many bytes.
+    /// Reads exactly `count` bytes.
     #[track_caller]
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
@@ -148,7 +148,7 @@ impl Client {
         bytes
     }
 
-    /// The next HTTP response.
+    /// Returns the next HTTP response.
     #[track_caller]
     pub(crate) fn http(&mut self) -> HttpReply {
         self.try_http().expect("the connection ended instead of a response")
@@ -169,8 +169,8 @@ impl Client {
         Some(HttpReply { status, head, body: String::from_utf8(body).unwrap() })
     }
 
-    /// Goes away so that the node meets a reset and not an orderly end: what is unread when a socket is
-    /// closed makes the system send one.
+    /// Closes the connection so that the node receives a reset instead of an orderly close: the system sends a reset if
+    /// a socket is closed with unread input.
     pub(crate) fn reset(mut self) {
         self.send(request("unread", "rpc.ping", &json!([])) + "\n");
         let mut byte = [0];
@@ -179,7 +179,7 @@ impl Client {
     }
 }
 
-/// Tells that a connection has ended, from a read that failed because of something else.
+/// Returns `true` if a read error means that the connection has ended.
 pub(crate) fn is_end(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,4 +1,4 @@
-//! Tests that are a future.
+//! Runs tests that are futures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,10 +6,10 @@ use std::time::Duration;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-/// A test that waits for so long waits for what will never come.
+/// A test that waits for this long waits for something that never comes.
 const HANG: Duration = Duration::from_secs(60);
 
-/// Runs a test and everything that it starts on this one thread.
+/// Runs a test and everything that it starts on the current thread.
 pub(crate) fn run(test: impl AsyncFnOnce(Arc<Executor<'static>>)) {
     let executor = Arc::new(Executor::new());
     let hang = async {

@@ -1,4 +1,4 @@
-//! A folder for one test, and what it takes to have a node run scripts in it.
+//! Temporary folders for tests, and configurations of functions that run scripts in them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::waits::await_some;
 
-/// A shell script that ignores SIGTERM, has a child that does too, writes both their process ids to the file
-/// that its argument names, and ends only when the folder of that file is gone.
+/// A shell script that ignores SIGTERM, as does its child, writes both process ids to the file named by its argument,
+/// and ends only when the folder of that file is removed.
 const STUBBORN: &str = "trap '' TERM
 (while [ -d \"${1%/*}\" ]; do sleep 0.05; done) & echo $$ $! > \"$1\"
 wait";
 
-/// A folder for one test, removed with all that is in it.
+/// A temporary folder for one test, removed with its contents.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -29,7 +29,7 @@ impl Folder {
         self.0.join(name)
     }
 
-    /// The path of a file, as text.
+    /// Returns the path of a file as text.
     pub(crate) fn name(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
@@ -44,19 +44,19 @@ impl Folder {
         fs::read_to_string(self.path(name)).ok()
     }
 
-    /// Waits until a file is there and has a whole line, and gives its words.
+    /// Waits until a file exists and has a complete line, and returns its words.
     pub(crate) fn await_words(&self, name: &str) -> Vec<String> {
         let text = await_some(name, || self.read(name).filter(|text| text.ends_with('\n')));
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    /// The configuration of a function that runs a shell script with no arguments.
+    /// Returns the configuration of a function that runs a shell script without arguments.
     pub(crate) fn script(&self, function: &str, text: &str, settings: &str) -> String {
         let path = self.write(&format!("{function}.sh"), text);
         format!("[[function]]\nname = \"{function}\"\nexec = [\"sh\", '{}']\n{settings}\n", path.display())
     }
 
-    /// The same for a script that takes one text.
+    /// Returns the same for a script with one text argument.
     pub(crate) fn script_of(&self, function: &str, text: &str, settings: &str) -> String {
         let path = self.write(&format!("{function}.sh"), text);
         format!(
@@ -66,8 +66,8 @@ impl Folder {
         )
     }
 
-    /// The configuration of a function that ends by force only, and leaves its two process ids in the file
-    /// that its parameter names.
+    /// Returns the configuration of a function that only ends when killed, and writes its two process ids to the file
+    /// named by its parameter.
     pub(crate) fn stubborn(&self, settings: &str) -> String {
         self.script_of("stubborn", STUBBORN, settings)
     }

@@ -1,8 +1,8 @@
-//! Requests and replies, as texts.
+//! Requests and replies as text.
 
 use serde_json::{Value, json};
 
-/// An error as a peer sees it.
+/// An error as received by a peer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fault {
     pub(crate) code: i64,
@@ -10,7 +10,7 @@ pub(crate) struct Fault {
     pub(crate) data: Value,
 }
 
-/// Takes a reply apart, and asserts that it is one.
+/// Parses a reply and asserts that it is valid.
 #[track_caller]
 pub(crate) fn outcome(reply: &Value) -> Result<Value, Fault> {
     assert_eq!(reply["jsonrpc"], "2.0", "{reply}");
@@ -27,24 +27,24 @@ pub(crate) fn outcome(reply: &Value) -> Result<Value, Fault> {
     }
 }
 
-/// The error in a reply.
+/// Returns the error of a reply.
 #[track_caller]
 pub(crate) fn fault(reply: &Value) -> Fault {
     outcome(reply).expect_err("an error was expected")
 }
 
-/// Asserts that a reply is an error of that code, and to that id.
+/// Asserts that a reply is an error with the given code and id.
 #[track_caller]
 pub(crate) fn assert_fault(reply: &Value, id: &Value, code: i64) {
     assert_eq!((fault(reply).code, &reply["id"]), (code, id), "{reply}");
 }
 
-/// The text of a request, without a line's end.
+/// Returns the text of a request without a line end.
 pub(crate) fn request(id: impl Into<Value>, method: &str, params: &Value) -> String {
     json!({ "jsonrpc": "2.0", "id": id.into(), "method": method, "params": params }).to_string()
 }
 
-/// An HTTP request that carries a JSON text.
+/// Returns an HTTP request with a JSON body.
 pub(crate) fn post(body: &str) -> String {
     format!(
         "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -52,7 +52,7 @@ pub(crate) fn post(body: &str) -> String {
     )
 }
 
-/// What came back over HTTP.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct HttpReply {
     pub(crate) status: u16,

@@ -1,4 +1,4 @@
-//! What the black-box tests share: processes, nodes, and peers that speak plain TCP.
+//! Helpers of the black-box tests: processes, nodes, and peers that speak plain TCP.
 #![allow(dead_code, unused_imports, reason = "no target uses all of it")]
 
 mod client;

@@ -1,4 +1,4 @@
-//! A node, as the binary runs it.
+//! Nodes that run in the binary.
 
 use std::fs;
 use std::io::{self, Read};
@@ -10,17 +10,17 @@ use super::folder::Folder;
 use super::process::{Captured, Ended, Process, binary, binary_in_shell};
 use super::waits::await_some;
 
-/// Where a node's log goes.
+/// The destination of a node's log.
 pub(crate) enum Stderr {
-    /// It is read, as it should be.
+    /// A pipe that the test reads.
     Read,
-    /// The node has none.
+    /// stderr is closed.
     Closed,
-    /// As this line of shell has it, in which `"$0" "$@"` stand for the node.
+    /// Set up by this line of shell, in which `"$0" "$@"` are the node.
     Shell(&'static str),
-    /// To a pipe whose reader has gone.
+    /// A pipe whose reader is closed.
     Broken,
-    /// To a pipe that nobody reads.
+    /// A pipe that nobody reads.
     Stuck,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a node with the functions to try.
+    /// Starts a node with the demo functions.
     pub(crate) fn demo() -> Self {
         Self::launch(Folder::new(), None, &[], &Stderr::Read)
     }
@@ -78,7 +78,7 @@ impl Node {
         } else {
             Process::start_with(command)
         };
-        // The command held the writer's end of a broken pipe as well; it is dropped by now.
+        // The command also held the write end of a broken pipe; it is dropped by now.
         let ready = await_some("the node listens", || {
             if let Some(status) = process.child.try_wait().unwrap() {
                 panic!("the node ended with {status}: {}", process.stderr.text());
@@ -112,7 +112,7 @@ impl Node {
         binary
     }
 
-    /// Ends it by force and waits for its end.
+    /// Kills it and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
         self.process.wait();
@@ -122,22 +122,22 @@ impl Node {
         self.process.signal(name);
     }
 
-    /// Waits for its end and gives its exit code; none if a signal ended it.
+    /// Waits for its end and returns its exit code; `None` if a signal ended it.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         self.process.wait()
     }
 
-    /// Waits for its end. Its folder stays for as long as the caller keeps it.
+    /// Waits for its end. The folder exists until the caller drops it.
     pub(crate) fn finish(self) -> (Ended, Folder) {
         (self.process.finish(), self.folder)
     }
 
-    /// What it has logged so far.
+    /// Returns its log so far.
     pub(crate) fn log(&self) -> String {
         self.process.stderr.text()
     }
 
-    /// Ends it by force and gives what was in the pipe that nobody read.
+    /// Kills it and returns the contents of the pipe that nobody read.
     pub(crate) fn unread(mut self) -> Vec<u8> {
         self.kill();
         let mut bytes = Vec::new();
@@ -145,10 +145,10 @@ impl Node {
         bytes
     }
 
-    /// Reads a number off `/metrics`.
+    /// Reads a value from `/metrics`.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        // Asked again if a test's short limits, or its many connections, have cost this one.
+        // Retried if the test's short timeouts or many connections made the request fail.
         let page = await_some("/metrics answers", || {
             let mut client = self.connect();
             client.try_send("GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
@@ -160,13 +160,13 @@ impl Node {
         number.unwrap_or_else(|| panic!("{name} is not in {}", page.body))
     }
 
-    /// How many threads and descriptors it has, where the system tells.
+    /// Returns the number of threads and descriptors, if the system reports them.
     pub(crate) fn holdings(&self) -> Option<(usize, usize)> {
         let count = |what| Some(fs::read_dir(format!("/proc/{}/{what}", self.process.id())).ok()?.count());
         Some((count("task")?, count("fd")?))
     }
 
-    /// What its descriptors are, where the system tells.
+    /// Returns the targets of its descriptors, if the system reports them.
     pub(crate) fn open_files(&self) -> Vec<String> {
         let Ok(listed) = fs::read_dir(format!("/proc/{}/fd", self.id())) else { return Vec::new() };
         let files =
@@ -174,18 +174,18 @@ impl Node {
         files.collect()
     }
 
-    /// The number of its process.
+    /// Returns its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// The most memory that it has held, in KiB, where the system tells.
+    /// Returns its peak memory in KiB, if the system reports it.
     pub(crate) fn peak_kib(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok())
     }
 
-    /// Tells the node's peak of memory grown during `deed`, if the system tells, is below so many MiB.
+    /// Asserts that the node's peak memory grew by less than `mib` MiB during `deed`, if the system reports it.
     #[track_caller]
     pub(crate) fn assert_growth_below(&self, mib: u64, deed: impl FnOnce()) {
         let before = self.peak_kib();

@@ -1,4 +1,4 @@
-//! Servers that are no node: what others meet at their ports.
+//! Servers other than nodes, to connect to.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::client::Client;
 
-/// A node that is none: answers each line with what a function makes of it.
+/// Starts a fake node, which replies to each line with the result of a function.
 pub(crate) fn fake_node(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> SocketAddr {
     let answer = Arc::new(answer);
     listen(move |stream| {
@@ -23,16 +23,15 @@ pub(crate) fn fake_node(answer: impl Fn(&Value) -> Value + Send + Sync + 'static
     })
 }
 
-/// A port that treats every connection, on a thread of its own, as it is told. It lives as long as the tests
-/// do.
+/// Listens on a port and runs `treat` for every connection on its own thread, as long as the tests run.
 pub(crate) fn listen(treat: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let treat = treat.clone();
-            // On Windows every process that is started inherits what `accept` gives, and so keeps the connection
-            // open; a copy is not inherited.
+            // On Windows every child process inherits the socket returned by `accept`, which keeps the connection open;
+            // a duplicate is not inherited.
             let stream = stream.try_clone().unwrap();
             thread::spawn(move || treat(stream));
         }
@@ -40,7 +39,7 @@ pub(crate) fn listen(treat: impl Fn(TcpStream) + Clone + Send + 'static) -> Sock
     address
 }
 
-/// A port that passes connections on to a node, which may change, or be missing; then it ends them.
+/// A port that relays connections to a node. The node may change or be missing; connections then end.
 #[derive(Clone, Default)]
 pub(crate) struct Relay(Arc<Mutex<Option<SocketAddr>>>);
 

@@ -1,4 +1,4 @@
-//! The binary, and processes in general.
+//! Runs the binary and other processes.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,14 +9,14 @@ use std::thread::{self, JoinHandle};
 
 use super::waits::{await_some, eventually};
 
-/// What starts the binary: its path, after the name of what runs it if the system alone cannot
+/// Returns the command line of the binary: its path, preceded by the program that runs it if the system cannot
 /// (`CHANRPC_TEST_RUNNER`, such as `qemu-aarch64-static`).
 pub(crate) fn binary_words() -> Vec<String> {
     let runner = std::env::var("CHANRPC_TEST_RUNNER").ok();
     runner.into_iter().chain([env!("CARGO_BIN_EXE_chanrpc").to_owned()]).collect()
 }
 
-/// The binary.
+/// Returns a command that runs the binary.
 pub(crate) fn binary() -> Command {
     let words = binary_words();
     let mut command = Command::new(&words[0]);
@@ -24,38 +24,39 @@ pub(crate) fn binary() -> Command {
     command
 }
 
-/// The binary, started by a line of shell, in which `"$0" "$@"` stand for it and its arguments.
+/// Returns a command that runs the binary from a line of shell, in which `"$0" "$@"` are the binary and its arguments.
 pub(crate) fn binary_in_shell(line: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", line]).args(binary_words());
     command
 }
 
-/// Runs the binary to its end.
+/// Runs the binary to completion.
 pub(crate) fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Ended {
     let mut command = binary();
     command.args(arguments);
     Process::start(command).finish()
 }
 
-/// What a process left behind.
+/// The exit code and the output of a process.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Absent if a signal ended it.
+    /// `None` if a signal ended it.
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
 impl Ended {
-    /// Asserts that it ended well, and gives what it printed, without the last line's end.
+    /// Asserts that it succeeded, and returns its output without the last line end.
     #[track_caller]
     pub(crate) fn result(&self) -> &str {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.stdout.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {self:?}"))
     }
 
-    /// Asserts that it failed with that exit code, said so on stderr, and printed nothing as a result.
+    /// Asserts that it failed with the given exit code, with a message on stderr and nothing on stdout. Returns the
+    /// message.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -66,7 +67,7 @@ impl Ended {
     }
 }
 
-/// What has come out of a pipe so far.
+/// Collects the output of a pipe.
 #[derive(Clone, Default)]
 pub(super) struct Captured(Arc<Mutex<Vec<u8>>>);
 
@@ -97,14 +98,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a process and reads its stdout and stderr, unless they go elsewhere already; its stdin is
-    /// empty.
+    /// Starts a process and reads its stdout and stderr unless they are redirected; its stdin is empty.
     pub(crate) fn start(mut command: Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::start_with(command)
     }
 
-    /// Starts a process with stdout and stderr as the command says, and reads those that are pipes.
+    /// Starts a process with stdout and stderr as the command sets them, and reads those that are pipes.
     pub(crate) fn start_with(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::null()).spawn().unwrap();
         let mut readers = Vec::new();
@@ -119,7 +119,7 @@ impl Process {
         Self { child, readers, stdout, stderr }
     }
 
-    /// Runs a command to its end, with that text on its stdin.
+    /// Runs a command to completion with the given text on its stdin.
     pub(crate) fn run_with_input(mut command: Command, input: &str) -> Ended {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -134,17 +134,17 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has printed so far.
+    /// Returns its output so far.
     pub(crate) fn printed(&self) -> String {
         self.stdout.text()
     }
 
-    /// What it has logged so far.
+    /// Returns its log so far.
     pub(crate) fn log(&self) -> String {
         self.stderr.text()
     }
 
-    /// Ends it by force.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
     }
@@ -155,7 +155,7 @@ impl Process {
         assert!(signal(&self.id().to_string(), name), "no process takes SIG{name}");
     }
 
-    /// Waits for its end and gives its exit code; none if a signal ended it.
+    /// Waits for its end and returns its exit code; `None` if a signal ended it.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         await_some("the process ends", || self.child.try_wait().unwrap()).code()
     }
@@ -177,15 +177,15 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal by name; tells whether there was a process to take it.
+/// Sends a signal by name. Returns `true` if the process existed.
 pub(crate) fn signal(id: &str, name: &str) -> bool {
-    // Every shell has `kill`; as a program it may be missing.
+    // Every shell has `kill` built in; it may be missing as a program.
     let mut command = Command::new("sh");
     command.args(["-c", "kill -s \"$0\" \"$1\"", name, id]);
     Process::start(command).finish().code == Some(0)
 }
 
-/// Tells whether a process has ended. That nobody has asked for its exit code yet makes no difference.
+/// Returns `true` if a process has ended, whether or not its exit code has been collected.
 pub(crate) fn is_gone(id: &str) -> bool {
     let is_zombie = || {
         let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();

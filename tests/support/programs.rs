@@ -1,5 +1,5 @@
-//! Programs for nodes to run, the same on every system: each is the binary itself, which calls a function of the
-//! test process. What only a POSIX shell can do is in `folder.rs`.
+//! Programs for nodes to run, the same on every system: each is the binary itself, which calls a function of the test
+//! process. Programs that need a POSIX shell are in `folder.rs`.
 
 #![allow(dead_code, reason = "no target uses all of it")]
 
@@ -15,28 +15,28 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Folder, binary_words, eventually, listen};
 
-/// Between two looks at a condition.
+/// The interval at which conditions are polled.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The configuration of a function that answers with what the test process makes of a method and these
-/// arguments. `settings` declares the function's parameters, if it has any.
+/// Returns the configuration of a function that calls a method of the test process with these arguments and returns the
+/// result. `settings` declares the function's parameters, if any.
 pub(crate) fn program(function: &str, method: &str, arguments: &[&str], settings: &str) -> String {
     static STAGE: OnceLock<SocketAddr> = OnceLock::new();
     let stage = STAGE.get_or_init(|| listen(play)).to_string();
     let mut argv = binary_words();
-    // Longer than any test: it is the node that ends a program.
+    // Longer than any test: the node ends the program.
     argv.extend(["call", "--timeout", "3000", "--to", &stage, method].map(str::to_owned));
     argv.extend(arguments.iter().map(ToString::to_string));
     let argv: Vec<_> = argv.iter().map(|word| format!("'{word}'")).collect();
     format!("[[function]]\nname = '{function}'\nexec = [{}]\noutput = 'json'\n{settings}\n", argv.join(", "))
 }
 
-/// The same for one that takes the path of a file.
+/// Returns the same for a function whose parameter is the path of a file.
 pub(crate) fn program_of(function: &str, method: &str, settings: &str) -> String {
     program(function, method, &["{file}"], &format!("params = {{ file = 'string' }}\n{settings}"))
 }
 
-/// A function that answers "opened" once the file exists that its parameter names. See [`await_gate`].
+/// A function that returns "opened" once the file named by its parameter exists. See [`await_gate`].
 pub(crate) fn gate(settings: &str) -> String {
     program_of("gate", "gate", settings)
 }
@@ -46,7 +46,7 @@ pub(crate) fn await_gate(folder: &Folder, file: &str) {
     folder.await_words(&format!("{file}.begun"));
 }
 
-/// A function that never answers. See [`await_begin`] and [`assert_ends`] for the file that its parameter names.
+/// A function that never returns. See [`await_begin`] and [`assert_ends`] for the file named by its parameter.
 pub(crate) fn endless(settings: &str) -> String {
     program_of("endless", "endless", settings)
 }
@@ -63,7 +63,7 @@ pub(crate) fn assert_ends(folder: &Folder, file: &str) {
     eventually("the program has ended", || folder.read(file).is_some_and(|text| text == "begun\nended\n"));
 }
 
-/// Plays the part of one program: answers its one call. The program may be ended at any time.
+/// Acts as one program: handles its only call. The program may be killed at any time.
 fn play(stream: TcpStream) {
     let mut program = Client::new(stream);
     let Some(line) = program.full_line() else { return };
@@ -114,7 +114,7 @@ fn play(stream: TcpStream) {
         program.try_send(json!({ "jsonrpc": "2.0", "id": request["id"], member: value }).to_string() + "\n");
 }
 
-/// Waits until a file exists, or, after a test that has failed, its folder does not.
+/// Waits until a file exists or, after a failed test, its folder does not.
 fn await_file(file: &Path) {
     while !file.exists() && !is_folder_gone(file) {
         thread::sleep(PAUSE);
@@ -128,11 +128,11 @@ fn is_folder_gone(file: &Path) -> bool {
 /// Appends a line to a file.
 fn log(file: &Path, line: &str) {
     let opened = OpenOptions::new().create(true).append(true).open(file);
-    // The folder is gone after a test that has failed.
+    // After a failed test the folder is gone.
     let _ = opened.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
 }
 
-/// Tells, after a pause, whether a process still has its end of a connection.
+/// Returns `true` if, after a pause, the process still has its end of a connection open.
 fn is_there(stream: &TcpStream) -> bool {
     stream.set_read_timeout(Some(PAUSE)).unwrap();
     match stream.peek(&mut [0]) {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A waker that tells whether it was woken since it was last asked.
+/// A waker that records whether it was woken since the last check.
 #[derive(Default)]
 pub(crate) struct Woken(AtomicBool);
 
@@ -13,7 +13,7 @@ impl Woken {
         self.0.swap(false, Ordering::SeqCst)
     }
 
-    /// Polls a future, which is to wait.
+    /// Polls a future and asserts that it is pending.
     pub(crate) fn sleep(self: &Arc<Self>, future: &mut (impl Future + Unpin)) {
         let waker = self.clone().into();
         let polled = std::pin::Pin::new(future).poll(&mut std::task::Context::from_waker(&waker));

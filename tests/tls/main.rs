@@ -1,5 +1,5 @@
-//! TLS: listeners, the command line and forwarded functions, against curl, openssl and peers that misbehave. The
-//! certificates are made by openssl.
+//! TLS: listeners, the command line and forwarded functions, against curl, openssl and misbehaving peers. openssl
+//! creates the certificates.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
@@ -32,7 +32,7 @@ subjectAltName = DNS:localhost, IP:127.0.0.1
 struct Certificates(Folder);
 
 impl Certificates {
-    /// Two authorities, `ca` and `other`, and a certificate of the first, `node`, for this machine.
+    /// Creates two authorities, `ca` and `other`, and a certificate by the first, `node`, for this machine.
     fn new() -> Self {
         let folder = Folder::new();
         folder.write("openssl.cnf", OPENSSL);
@@ -72,7 +72,7 @@ impl Certificates {
         self.0.name(file)
     }
 
-    /// A listener that shows a certificate.
+    /// Returns the configuration of a listener with a certificate.
     fn listener(&self, certificate: &str, more: &str) -> String {
         let (certificate, key) =
             (self.name(&format!("{certificate}.pem")), self.name(&format!("{certificate}.key")));
@@ -82,7 +82,7 @@ impl Certificates {
         )
     }
 
-    /// A listener that asks for a certificate of `ca`.
+    /// Returns the configuration of a listener that requires a client certificate by `ca`.
     fn asking_listener(&self) -> String {
         self.listener("node", &format!(", client_ca = '{}'", self.name("ca.pem")))
     }
@@ -101,13 +101,13 @@ impl Certificates {
         Connector::load(&self.0.path("ca.pem"), None).unwrap()
     }
 
-    /// Shakes hands with a node.
+    /// Performs a handshake with a node.
     async fn connect(&self, node: &Node) -> Box<dyn Stream> {
         let stream = smol::net::TcpStream::connect(node.address()).await.unwrap();
         self.connector().connect("localhost:1", stream).await.unwrap()
     }
 
-    /// A port without TLS that leads to a port with it.
+    /// A port without TLS that relays to a port with TLS.
     fn tunnel(&self, to: SocketAddr) -> SocketAddr {
         let connector = self.connector();
         listen(move |near| {
@@ -139,7 +139,7 @@ fn curl(certificates: &Certificates, arguments: &[&str]) -> Ended {
     Process::start(command).finish()
 }
 
-/// Reads a number off `/metrics`.
+/// Reads a value from `/metrics`.
 fn metric(node: &Node, certificates: &Certificates, name: &str) -> u64 {
     let url = format!("https://localhost:{}/metrics", node.address().port());
     let page = curl(certificates, &[&url]);
@@ -149,7 +149,7 @@ fn metric(node: &Node, certificates: &Certificates, name: &str) -> u64 {
 }
 
 #[test]
-fn every_dialect() {
+fn every_dialect_works_over_tls() {
     let certificates = Certificates::new();
     let node = certificates.node();
     let address = certificates.tunnel(node.address());
@@ -157,12 +157,12 @@ fn every_dialect() {
 
     let mut lines = Client::connect(address);
     assert_eq!(lines.call("rpc.echo", &json!(["hello"])).unwrap(), json!(["hello"]));
-    // More than a record, and than a socket takes at once.
+    // More than a record, and more than a socket accepts at once.
     let long = json!(["x".repeat(900_000)]);
     for _ in 0..3 {
         assert_eq!(lines.call("rpc.echo", &long).unwrap(), long);
     }
-    // The end is told in both directions.
+    // Both directions are closed with close_notify.
     lines.begin(9, "rpc.ping", &json!([]));
     lines.end();
     assert_eq!(lines.reply()["id"], 9);
@@ -197,7 +197,7 @@ fn every_dialect() {
 }
 
 #[test]
-fn curl_speaks_both_versions() {
+fn curl_connects_with_both_tls_versions() {
     let certificates = Certificates::new();
     let node = certificates.node();
     let url = format!("https://localhost:{}/", node.address().port());
@@ -213,7 +213,7 @@ fn curl_speaks_both_versions() {
 }
 
 #[test]
-fn the_command_line_trusts_whom_it_is_told_to() {
+fn command_line_trusts_the_given_authority() {
     let certificates = Certificates::new();
     let node = certificates.node();
     assert_eq!(certificates.run(&node, "ca", &["call", "rpc.echo", "1"]).result(), "[1]");
@@ -229,7 +229,7 @@ fn the_command_line_trusts_whom_it_is_told_to() {
 }
 
 #[test]
-fn a_certificate_of_the_caller_is_asked_for() {
+fn client_certificate_is_required() {
     let certificates = Certificates::new();
     certificates.leaf("stranger", "other", "2");
     let node = Node::with(Folder::new(), &certificates.asking_listener());
@@ -249,7 +249,7 @@ fn a_certificate_of_the_caller_is_asked_for() {
 }
 
 #[test]
-fn nodes_forward_by_tls() {
+fn nodes_forward_over_tls() {
     let certificates = Certificates::new();
     let far = Node::with(Folder::new(), &certificates.asking_listener());
     let forward = |ca: &str, identity: &str| {
@@ -268,7 +268,7 @@ fn nodes_forward_by_tls() {
         certificates.name("node.key")
     );
     let near = forward("ca.pem", &identity);
-    // It is the other node that does not know the function.
+    // The error of the unknown function comes from the other node.
     let fault = near.connect().call("far.away", &json!([])).unwrap_err();
     assert_eq!((fault.code, &fault.data["via"]), (-32601, &json!(["chanrpc"])));
     for near in [forward("other.pem", &identity), forward("ca.pem", "")] {
@@ -278,9 +278,9 @@ fn nodes_forward_by_tls() {
 }
 
 #[test]
-fn an_expired_certificate() {
+fn expired_certificate_is_rejected() {
     let certificates = Certificates::new();
-    // It ends within this second.
+    // It expires within this second.
     certificates.leaf("old", "ca", "0");
     let node = Node::with(Folder::new(), &certificates.listener("old", ""));
     eventually("it has expired", || {
@@ -290,7 +290,7 @@ fn an_expired_certificate() {
 }
 
 #[test]
-fn files_that_are_not_what_they_should_be() {
+fn invalid_certificate_files_are_errors() {
     let certificates = Certificates::new();
     certificates.0.write("empty.pem", "");
     certificates.0.write("empty.key", "");
@@ -321,7 +321,7 @@ fn files_that_are_not_what_they_should_be() {
 }
 
 #[test]
-fn no_handshake_at_all() {
+fn connection_without_a_handshake() {
     let certificates = Certificates::new();
     let node = certificates.node();
     let mut browser = node.connect();
@@ -348,7 +348,7 @@ fn no_handshake_at_all() {
 }
 
 #[test]
-fn each_side_is_told_what_the_other_speaks() {
+fn each_side_reports_the_protocol_of_the_other() {
     let certificates = Certificates::new();
     let node = certificates.node();
     let plain = node.run("call", &["rpc.ping"]);
@@ -356,7 +356,7 @@ fn each_side_is_told_what_the_other_speaks() {
     let plain = Node::demo();
     let secured = certificates.run(&plain, "ca", &["call", "rpc.ping"]);
     assert!(secured.failed(3).contains("does not speak TLS"), "{secured:?}");
-    // A server of another make answers what is no handshake with an alert.
+    // A third-party server answers an invalid handshake with an alert.
     let alerting = listen(|mut stream| {
         let _ = std::io::Write::write_all(&mut stream, b"\x15\x03\x01\x00\x02\x02\x0a");
         let _ = std::io::Read::read(&mut stream, &mut [0; 512]);
@@ -366,20 +366,20 @@ fn each_side_is_told_what_the_other_speaks() {
 }
 
 #[test]
-fn calls_end_in_an_orderly_way() {
+fn calls_close_their_connection_in_an_orderly_way() {
     let certificates = Certificates::new();
     let config = certificates.listener("node", "");
     let node = Node::launch(Folder::new(), Some(&config), &["--log", "debug"], &Stderr::Read);
     for _ in 0..3 {
         assert_eq!(certificates.run(&node, "ca", &["call", "rpc.ping"]).result(), "\"pong\"");
     }
-    // That of the one who asks is the only one.
+    // Only that of this request is open.
     eventually("all have ended", || metric(&node, &certificates, "chanrpc_connections") == 1);
     assert!(!node.log().contains("ended"), "{}", node.log());
 }
 
 #[test]
-fn a_handshake_that_takes_its_time() {
+fn slow_handshake_does_not_block_others() {
     let certificates = Certificates::new();
     let listener = certificates.listener("node", "");
     let node = Node::with(Folder::new(), &format!("limits.head_timeout = '300ms'\n{listener}"));
@@ -395,7 +395,7 @@ fn a_handshake_that_takes_its_time() {
 }
 
 #[test]
-fn an_end_that_anybody_could_have_made_completes_no_request() {
+fn truncated_request_without_close_notify_is_not_run() {
     let certificates = Certificates::new();
     let config = certificates.listener("node", "");
     let node = Node::launch(Folder::new(), Some(&config), &["--log", "debug"], &Stderr::Read);
@@ -405,10 +405,10 @@ fn an_end_that_anybody_could_have_made_completes_no_request() {
         let mut stream = certificates.connect(&node).await;
         stream.write_all(unended.as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
-        // Without a word of TLS.
+        // Without a close_notify.
         drop(stream);
     });
-    // A reset, if what the node had sent was not read yet.
+    // A reset, if the node's output was still unread.
     let told = |log: &str| log.contains("close_notify") || log.contains("reset");
     eventually("it is told", || told(&node.log()));
     assert_eq!(calls(), 0);
@@ -424,7 +424,7 @@ fn an_end_that_anybody_could_have_made_completes_no_request() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_is_none() {
+fn truncated_response_is_lost() {
     let certificates = Certificates::new();
     let acceptor =
         Acceptor::load(&certificates.0.path("node.pem"), &certificates.0.path("node.key"), None).unwrap();
@@ -447,27 +447,27 @@ fn an_answer_that_is_cut_off_is_none() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_is_cut_off() {
+fn peer_that_does_not_read_is_cut_off() {
     let certificates = Certificates::new();
     let listener = certificates.listener("node", "");
     let node = Node::with(Folder::new(), &format!("limits.stall_timeout = '300ms'\n{listener}"));
     smol::block_on(async {
         let mut stream = certificates.connect(&node).await;
         let long = request(1, "rpc.echo", &json!(["x".repeat(500_000)])) + "\n";
-        // It ends, since the node reads no more, and then is gone.
+        // It ends because the node stops reading and then closes.
         while stream.write_all(long.as_bytes()).await.is_ok() {}
     });
     eventually("it is told", || node.log().contains("limits.stall_timeout"));
 }
 
 #[test]
-fn openssl_meets_an_orderly_end() {
+fn openssl_sees_an_orderly_close() {
     let certificates = Certificates::new();
     let node = certificates.node();
     let mut command = Command::new("openssl");
     let (address, ca) = (node.address().to_string(), certificates.name("ca.pem"));
     command.args(["s_client", "-quiet", "-verify_return_error", "-connect", &address, "-CAfile", &ca]);
-    // The request ends the connection; s_client would tell of an end without close_notify.
+    // The request closes the connection; s_client would report a close without close_notify.
     let call = "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 46\r\n\r\n\
                 {\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.ping\"}\r\n";
     let ended = Process::run_with_input(command, call);

@@ -1,4 +1,4 @@
-//! Deadlines, and callers that give up.
+//! Deadlines and cancelled callers.
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use super::*;
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn a_call_in_go_mode_that_passed_its_deadline_never_runs() {
+fn expired_go_call_never_runs() {
     let (client, owner) = running(1);
     let threads: Vec<_> = (0..6_u64)
         .map(|number| {
@@ -35,7 +35,7 @@ fn a_call_in_go_mode_that_passed_its_deadline_never_runs() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn a_timeout_bounds_a_call_also_if_its_server_is_idle() {
+fn timeout_applies_to_a_call_of_an_idle_server() {
     for awaited in [false, true] {
         let (drops, gate) = (Drops::default(), Gate::default());
         let (begins, begun) = mpsc::channel();
@@ -44,7 +44,7 @@ fn a_timeout_bounds_a_call_also_if_its_server_is_idle() {
         let server = placed(&drops, &gate);
         let client = server.client();
         let owner = thread::spawn(move || block_on(server.run()));
-        // It is idle, so that it lends its state.
+        // It is idle, so it lends its state.
         eventually("the server is idle", || {
             client.call0("order", 0_u64).wait().unwrap();
             client.stats().in_place > 0
@@ -60,7 +60,7 @@ fn a_timeout_bounds_a_call_also_if_its_server_is_idle() {
 }
 
 #[test]
-fn callers_that_wait_for_room_give_up_in_any_order_at_the_same_price() {
+fn cancelling_callers_waiting_for_capacity_takes_constant_time() {
     let server = server(1);
     let client = server.client();
     client.go("write", 0_u64).unwrap();
@@ -81,14 +81,14 @@ fn callers_that_wait_for_room_give_up_in_any_order_at_the_same_price() {
     };
     let best = |last_first| (0..3).map(|_| giving_up(last_first)).min().unwrap();
     let (first_first, last_first) = (best(false), best(true));
-    // If each searched its place this would be a factor of hundreds.
+    // If each cancellation searched the queue, the ratio would be in the hundreds.
     assert!(last_first < 10 * first_first + Duration::from_millis(5), "{last_first:?}, {first_first:?}");
     assert_eq!(client.stats().waiting, 0);
 }
 
 #[test]
-fn errors_that_give_arguments_back_ask_nothing_of_them() {
-    /// Has no `Debug`.
+fn errors_returning_arguments_require_no_trait_bounds() {
+    /// Does not implement `Debug`.
     struct Plain;
     fn is_error<E: std::error::Error>(error: E) -> String {
         format!("{error:?}")

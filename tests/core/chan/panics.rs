@@ -1,4 +1,4 @@
-//! What a caller learns of a function's panic, however it came about.
+//! The errors that callers get for panics of all origins.
 
 use std::borrow::Cow;
 use std::panic::{catch_unwind, panic_any, resume_unwind};
@@ -8,7 +8,7 @@ use super::*;
 
 type Throw = fn();
 
-/// Functions that throw, one for each way to answer.
+/// Functions that panic, one for each way to reply.
 fn throwing() -> Functions<Ledger> {
     let mut functions = functions();
     functions
@@ -43,7 +43,7 @@ fn message(result: Result<(), CallError>) -> String {
 }
 
 #[test]
-fn the_callers_error_has_the_panics_own_text() {
+fn error_contains_the_panic_message() {
     let caught_before: Throw = || {
         let _ = catch_unwind(|| panic!("caught"));
         resume_unwind(Box::new("the real one"));
@@ -53,7 +53,7 @@ fn the_callers_error_has_the_panics_own_text() {
         (|| panic!("number {}", 7), "number 7"),
         (|| resume_unwind(Box::new("resumed")), "resumed"),
         (|| resume_unwind(Box::new(String::from("resumed text"))), "resumed text"),
-        // As a task or a thread of others hands it on.
+        // Resumed by a task or a thread of others.
         (|| block_on(smol::unblock(|| panic!("on another thread"))), "on another thread"),
         (|| resume_unwind(catch_unwind(|| panic!("caught and resumed")).unwrap_err()), "caught and resumed"),
         (|| panic_any(catch_unwind(|| panic!("thrown again")).unwrap_err()), "thrown again"),
@@ -88,7 +88,7 @@ fn the_callers_error_has_the_panics_own_text() {
         }
     }
     assert_eq!(client.stats().panicked, 4 * ways.len() as u64);
-    // A function that panicked and caught it itself has dropped its responder by a panic all the same.
+    // A function that catches its own panic has still dropped its responder by a panic.
     let mut kept = client.call0("kept", (|| panic!("while holding it")) as Throw);
     assert!(poll(&mut kept).is_pending() && poll(&mut run).is_pending());
     let Poll::Ready(result) = poll(&mut kept) else { panic!("no answer") };
@@ -96,7 +96,7 @@ fn the_callers_error_has_the_panics_own_text() {
 }
 
 #[test]
-fn only_the_panic_itself_lends_its_backtrace() {
+fn error_contains_only_the_backtrace_of_its_own_panic() {
     let (client, owner) = running(4);
     let backtrace =
         |server: &Client, id: &'static str, text: &str| match server.call0(id, text.to_owned()).wait() {
@@ -108,7 +108,7 @@ fn only_the_panic_itself_lends_its_backtrace() {
     let mut functions = Functions::new();
     functions
         .register0("outer", |inner: &mut Client, text: String| {
-            // Whatever happens to others meanwhile, in place or here.
+            // Other panics happen meanwhile, in place and here.
             let unwound = catch_unwind(|| panic!("outer"));
             let _ = inner.call0("panic", "inner".to_owned()).wait();
             drop(unwound);
@@ -125,8 +125,8 @@ fn only_the_panic_itself_lends_its_backtrace() {
 }
 
 #[test]
-fn a_panic_while_another_unwinds_is_told_apart() {
-    /// Calls a function when it is dropped.
+fn panic_during_another_unwind_is_distinguished() {
+    /// Calls a function in `drop`.
     struct Last<'a>(&'a Client, &'a Mutex<Vec<Result<(), CallError>>>);
     impl Drop for Last<'_> {
         fn drop(&mut self) {
@@ -166,13 +166,13 @@ fn a_panic_while_another_unwinds_is_told_apart() {
     drop((call, owner));
 }
 
-/// The name of the variable by which the test program is told to play the part of the other program.
+/// The environment variable that makes the test binary act as the other program.
 const PART: &str = "CHANRPC_TEST_FIRST_FUNCTION";
 
-/// Its first function runs in a destructor while its thread unwinds.
+/// The first function of the process runs in a destructor during unwinding.
 #[test]
 #[cfg_attr(miri, ignore = "starts a program")]
-fn the_first_function_of_a_process_may_run_while_its_thread_unwinds() {
+fn first_function_of_a_process_may_run_during_unwinding() {
     struct Last;
     impl Drop for Last {
         fn drop(&mut self) {
@@ -189,7 +189,7 @@ fn the_first_function_of_a_process_may_run_while_its_thread_unwinds() {
     }
 
     if std::env::var_os(PART).is_none() {
-        let test = format!("{}::the_first_function_of_a_process_may_run_while_its_thread_unwinds", module());
+        let test = format!("{}::first_function_of_a_process_may_run_during_unwinding", module());
         let runner = std::env::var("CHANRPC_TEST_RUNNER").ok();
         let program = std::env::current_exe().unwrap().into_os_string();
         let words: Vec<_> = runner.into_iter().map(Into::into).chain([program]).collect();
@@ -206,7 +206,7 @@ fn the_first_function_of_a_process_may_run_while_its_thread_unwinds() {
         panic!("outer");
     });
     assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"outer"));
-    // The next one has all that there is to know.
+    // The next error is complete.
     let (client, owner) = running(4);
     let Err(CallError::Panicked(panic)) = client.call0("panic", "later".to_owned()).wait() else {
         panic!("no panic")
@@ -217,7 +217,7 @@ fn the_first_function_of_a_process_may_run_while_its_thread_unwinds() {
     drop(ended(owner));
 }
 
-/// This module's path as the test program names it.
+/// This module's path as the test binary names it.
 fn module() -> &'static str {
     module_path!().split_once("::").unwrap().1
 }

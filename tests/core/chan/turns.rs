@@ -1,10 +1,10 @@
-//! A busy server lets others run on its executor.
+//! A busy server lets other tasks of its executor run.
 
 use std::time::Instant;
 
 use super::*;
 
-/// Runs servers' calls of about a millisecond until a main future has had its timer, and returns how many ran.
+/// Runs calls of about 1 ms until the timer of a main future fires, and returns how many ran.
 fn slow_calls_before_a_timer(in_place: bool) -> u64 {
     let mut functions = Functions::new();
     functions
@@ -40,11 +40,11 @@ fn slow_calls_before_a_timer(in_place: bool) -> u64 {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn slow_calls_leave_the_main_future_of_their_executor_its_turns() {
+fn slow_calls_do_not_starve_the_executors_main_future() {
     for in_place in [false, true] {
         let calls = slow_calls_before_a_timer(in_place);
-        // The executor polls 200 tasks before it looks at its main future; some more calls begin before calls are known
-        // to be slow. By number of calls alone it would be 64 times as many.
+        // The executor polls 200 tasks before it polls its main future; some more calls start before calls are known to
+        // be slow. With a limit by count alone it would be 64 times as many.
         assert!(calls < 800, "{calls}, in place: {in_place}");
     }
 }

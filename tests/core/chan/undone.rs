@@ -1,4 +1,4 @@
-//! A drain reports whether everything was run, however the server ends.
+//! A drain reports whether all calls ran, however the server ends.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn with_ten_queued() -> (Server<Ledger>, Client, Closer) {
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
 fn drain_is_false_if_the_servers_task_is_cancelled_with_calls_queued() {
-    // The task is dropped before its first poll, by itself or with its executor; or the server, without any task.
+    // The task is dropped before its first poll, alone or with its executor; or the server is dropped without a task.
     let (server, client, closer) = with_ten_queued();
     drop(server.run());
     assert!(!drained(&closer));
@@ -38,7 +38,7 @@ fn drain_is_false_if_the_servers_task_is_cancelled_with_calls_queued() {
     drop(server);
     assert!(!drained(&closer));
 
-    // A caller that waits for room is left too.
+    // A caller waiting for capacity is left too.
     let server = self::server(1);
     let (client, closer) = (server.client(), server.closer());
     let mut server = Box::pin(server.run());
@@ -53,8 +53,8 @@ fn drain_is_false_if_the_servers_task_is_cancelled_with_calls_queued() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn drain_is_false_if_the_servers_task_is_cancelled_in_the_middle_of_its_calls() {
-    // Between two calls that it has taken: an async function lets go of the task.
+fn drain_is_false_if_the_servers_task_is_cancelled_between_calls() {
+    // Between two calls that it has taken, where an async function yields.
     let (server, values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     let mut run = asleep(server.run());
@@ -66,7 +66,7 @@ fn drain_is_false_if_the_servers_task_is_cancelled_in_the_middle_of_its_calls() 
     drop(run);
     assert!(!drained(&closer));
 
-    // The only call is an async one.
+    // The only call is async.
     let (server, _values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     let mut run = asleep(server.run());
@@ -75,7 +75,7 @@ fn drain_is_false_if_the_servers_task_is_cancelled_in_the_middle_of_its_calls() 
     drop(run);
     assert!(!drained(&closer));
 
-    // It is closed while it awaits something, and its task is dropped before it sees that.
+    // It is closed while it awaits, and its task is dropped before it notices.
     let (server, _values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     let mut run = asleep(server.run());
@@ -89,7 +89,7 @@ fn drain_is_false_if_the_servers_task_is_cancelled_in_the_middle_of_its_calls() 
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn drain_is_true_if_nothing_was_left_after_an_exec_that_was_dropped() {
+fn drain_is_true_if_a_dropped_exec_left_nothing_pending() {
     let (mut server, values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     let mut given_up = client.call0("take", ());
@@ -102,7 +102,7 @@ fn drain_is_true_if_nothing_was_left_after_an_exec_that_was_dropped() {
     server.close();
     drop(server);
     assert!(drained(&closer));
-    // But during a drain what is broken off was not run.
+    // During a drain, however, an aborted call has not run.
     let (mut server, _values) = awaiting();
     let (client, closer) = (server.client(), server.closer());
     client.go("take", ()).unwrap();
@@ -115,7 +115,7 @@ fn drain_is_true_if_nothing_was_left_after_an_exec_that_was_dropped() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn drain_waits_for_the_function_that_a_caller_runs_in_place() {
+fn drain_waits_for_a_function_running_in_place() {
     let (drops, gate) = (Drops::default(), Gate::default());
     let server = placed(&drops, &gate);
     let (client, closer) = (server.client(), server.closer());

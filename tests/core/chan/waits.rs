@@ -1,10 +1,10 @@
-//! Waits that cannot end, and those that only look so.
+//! Waits that cannot end, and waits that only appear so.
 
 use std::time::Instant;
 
 use super::*;
 
-/// A chain of servers, each of which waits for the next, deeper and deeper on one thread.
+/// A chain of servers that wait for each other, nested on one thread.
 fn nested(servers: usize) -> Vec<(Client, Server<Option<Client>>)> {
     let mut functions = Functions::new();
     functions
@@ -29,13 +29,13 @@ fn nested(servers: usize) -> Vec<(Client, Server<Option<Client>>)> {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn functions_in_place_do_not_use_up_the_stack() {
-    // All loops are polled here, and by nobody else.
+fn nested_calls_in_place_do_not_overflow_the_stack() {
+    // All loops are polled here and nowhere else.
     let (clients, mut loops): (Vec<_>, Vec<_>) =
         nested(3000).into_iter().map(|(client, server)| (client, asleep(server.run()))).unzip();
     let result = clients[0].call1::<_, Result<u64, CallError>>("pass on", ()).wait().unwrap();
     assert!(matches!(result, Err(CallError::WouldDeadlock { .. })), "{result:?}");
-    // What was given up never begins, and everybody is well.
+    // Cancelled calls never start, and all servers still work.
     for run in &mut loops {
         assert!(poll(run).is_pending());
     }
@@ -45,7 +45,7 @@ fn functions_in_place_do_not_use_up_the_stack() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn a_long_chain_of_functions_runs_if_there_are_threads() {
+fn long_chain_of_calls_runs_with_enough_threads() {
     let executor = smol::Executor::new();
     let (stop, stopped) = smol::channel::bounded::<()>(1);
     let mut clients = Vec::new();
@@ -53,7 +53,7 @@ fn a_long_chain_of_functions_runs_if_there_are_threads() {
         clients.push(client);
         executor.spawn(server.run()).detach();
     }
-    // A loop that has not begun lends no state, so a call of its server would block a thread, and there are eight.
+    // A loop that has not started lends no state, so a call of its server would block a thread, and there are eight.
     while executor.try_tick() {}
     thread::scope(|scope| {
         for _ in 0..8 {
@@ -67,7 +67,7 @@ fn a_long_chain_of_functions_runs_if_there_are_threads() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn pinned_servers_of_one_thread_that_block_for_each_other_are_told_so() {
+fn pinned_servers_of_one_thread_blocking_on_each_other_fail() {
     let owner = thread::spawn(|| {
         let executor = smol::LocalExecutor::new();
         let mut made = nested(2);
@@ -87,8 +87,8 @@ fn pinned_servers_of_one_thread_that_block_for_each_other_are_told_so() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn pinned_servers_of_two_threads_that_block_for_each_others_threads_are_told_so() {
-    // On each thread a function that waits, and one that the other waits for.
+fn pinned_servers_blocking_each_others_threads_fail() {
+    // Each thread has a function that waits, and one that the other thread waits for.
     let meet = Arc::new(Barrier::new(2));
     let mut functions = Functions::new();
     functions
@@ -125,7 +125,7 @@ fn pinned_servers_of_two_threads_that_block_for_each_others_threads_are_told_so(
     ];
     assert!(calls.iter_mut().all(|call| poll(call).is_pending()));
     let results = calls.map(|call| call.wait().unwrap());
-    // One is refused, which leaves the other its thread; both may be.
+    // One fails, which unblocks the other; both may fail.
     assert!(
         results.iter().any(|result| matches!(result, Err(CallError::WouldDeadlock { .. }))),
         "{results:?}"
@@ -137,7 +137,7 @@ fn pinned_servers_of_two_threads_that_block_for_each_others_threads_are_told_so(
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn tasks_on_an_executor_that_a_function_drives_are_not_part_of_the_function() {
+fn tasks_on_an_executor_driven_by_a_function_are_separate_waiters() {
     let executor = Arc::new(smol::Executor::new());
     let mut functions = Functions::new();
     functions
@@ -157,7 +157,7 @@ fn tasks_on_an_executor_that_a_function_drives_are_not_part_of_the_function() {
     let (go_on, goes_on) = smol::channel::bounded::<()>(1);
     let mut drive = client.call0("drive", goes_on);
     assert!(poll(&mut drive).is_pending());
-    // The task is polled by the function, and is answered when that has ended.
+    // The function polls the task, whose call is answered after the function ends.
     let (polled, is_polled) = mpsc::channel::<()>();
     let unrelated = executor.spawn({
         let client = client.clone();
@@ -182,12 +182,12 @@ fn tasks_on_an_executor_that_a_function_drives_are_not_part_of_the_function() {
 
 #[test]
 #[cfg_attr(miri, ignore = "a timer needs the reactor")]
-fn a_plain_function_that_awaits_its_own_server_is_told_so() {
+fn plain_function_awaiting_its_own_server_fails() {
     let mut functions = Functions::new();
     functions
         .register1("self", |me: &mut Option<Client>, (): ()| {
             let me = me.take().unwrap();
-            // Not by `wait`, so it is no more than likely that the function itself waits.
+            // Not with `wait`, so it is only likely that the function itself waits.
             smol::block_on(async { me.call1::<_, u64>("one", ()).await })
         })
         .unwrap()
@@ -204,7 +204,7 @@ fn a_plain_function_that_awaits_its_own_server_is_told_so() {
     ended(owner);
 }
 
-/// A server whose function waits for as many others as it is given, until it is dropped.
+/// A server whose function waits for the given servers until it is dropped.
 fn waiting() -> (Client, thread::JoinHandle<()>) {
     let mut functions = Functions::new();
     functions
@@ -234,7 +234,7 @@ fn waiting() -> (Client, thread::JoinHandle<()>) {
 
 #[test]
 #[cfg_attr(miri, ignore = "too many servers")]
-fn a_long_chain_of_waits_and_a_hub_cost_others_nothing() {
+fn long_wait_chain_and_hub_do_not_slow_down_others() {
     let mut functions = Functions::new();
     functions.register0("nothing", |_: &mut (), ()| ()).unwrap();
     let functions = Arc::new(functions);
@@ -245,7 +245,7 @@ fn a_long_chain_of_waits_and_a_hub_cost_others_nothing() {
     let closer = hub.clone();
     closer.go("wait for", (others, begins)).unwrap();
     got(&begun);
-    // Another function waits for the hub: there is no need to look at all that it waits for.
+    // Another function waits for the hub; its waits need not be searched.
     let (one, one_owner) = waiting();
     let (begins, begun) = mpsc::channel::<()>();
     let start = Instant::now();

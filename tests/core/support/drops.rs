@@ -1,9 +1,9 @@
-//! Values that tell when they are dropped.
+//! Values that record when they are dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts how many of its copies were dropped.
+/// Counts how many of its guards were dropped.
 #[derive(Clone, Default)]
 pub(crate) struct Drops(Arc<AtomicU32>);
 
@@ -12,7 +12,7 @@ impl Drops {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Counts when this is dropped.
+    /// Increments the count when dropped.
     pub(crate) fn guard(&self) -> DropGuard {
         DropGuard(self.clone())
     }
@@ -26,7 +26,7 @@ impl Drop for DropGuard {
     }
 }
 
-/// A value whose end is a panic.
+/// A value that panics in `drop`.
 pub(crate) struct Bomb;
 
 impl Drop for Bomb {

@@ -1,4 +1,4 @@
-//! What the tests of the core share.
+//! Helpers of the tests of the core.
 
 mod drops;
 #[path = "../../support/executor.rs"]

@@ -1,4 +1,4 @@
-//! A service to try things on.
+//! A scheduler for tests.
 
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -9,7 +9,7 @@ use smol::Executor;
 
 use super::{LIMIT, ended, got};
 
-/// A scheduler whose loop, and whose executor, run on one thread: whatever blocks that stops everything.
+/// A scheduler whose loop and executor run on one thread, so blocking that thread stops everything.
 pub(crate) struct Service<S: 'static> {
     pub(crate) me: Handle<S>,
     pub(crate) client: chan::Client,
@@ -29,7 +29,7 @@ impl<S: Send + 'static> Service<S> {
         Self { me, client, thread }
     }
 
-    /// Lets the loop do something and waits for it.
+    /// Runs something on the loop and waits for it.
     pub(crate) fn ask<R: Send + 'static>(&self, f: impl FnOnce(&mut S) -> R + Send + 'static) -> R {
         self.me.post(f).unwrap().timeout(LIMIT).wait().unwrap()
     }

@@ -1,4 +1,4 @@
-//! jsonrpsee's clients, as they come, against two nodes: JSON-RPC over WebSocket and over HTTP.
+//! jsonrpsee's unmodified clients against two nodes: JSON-RPC over WebSocket and over HTTP.
 //!
 //! `interop-jsonrpsee FIRST NEAR`: a node with native functions, and one with programs that forwards to it.
 
@@ -39,7 +39,7 @@ async fn check(name: &str, first: &impl ClientT, near: &impl ClientT) -> Done {
     programs(near).await
 }
 
-/// Functions of no, one and several results, and of none at all.
+/// Functions with zero, one and several results, and an unknown function.
 async fn kinds(place: &str, client: &impl ClientT) -> Done {
     assert_eq!(client.request::<Value, _>("demo.reset", rpc_params![]).await?, Value::Null);
     assert_eq!(client.request::<i64, _>("demo.add", rpc_params![20, 22]).await?, 42);
@@ -57,7 +57,7 @@ async fn kinds(place: &str, client: &impl ClientT) -> Done {
     Ok(())
 }
 
-/// The error that a call ends with: code, message and data.
+/// Returns the error of a call: code, message and data.
 async fn refused(client: &impl ClientT, method: &str, params: ArrayParams) -> (i32, String, Value) {
     match client.request::<Value, _>(method, params).await {
         Err(CallError::Call(error)) => {
