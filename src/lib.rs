@@ -43,6 +43,16 @@ pub mod transport;
 #[cfg(feature = "node")]
 mod web;
 
+pub use chan::{CallError, Callbacks, Client, FunctionId, Functions, Id, Id0, Id1, IdN, Responder, Server};
+pub use lanes::{LaneSettings, Lanes};
+#[cfg(feature = "node")]
+pub use message::Fault;
+#[cfg(feature = "node")]
+pub use node::Node;
+#[cfg(feature = "node")]
+pub use remote::Remote;
+pub use sched::{Handle, Modules, Scheduler};
+
 // The programs in the documents, compiled and run by `cargo test --doc`.
 #[cfg(all(doctest, feature = "node", feature = "cron"))]
 #[doc = include_str!("../docs/embedding.md")]

@@ -38,6 +38,25 @@ pub enum CallError {
     Failed(FunctionError),
     /// The server's queue is full, and the call does not wait for room.
     Full,
+    /// The other node has no capacity for the call, which was not sent and can be repeated.
+    Busy {
+        /// The address of the other node.
+        address: String,
+    },
+    /// No connection to the other node is available. No byte of the call was sent, so it can be repeated.
+    Unreachable {
+        /// The address of the other node.
+        address: String,
+        /// The cause.
+        reason: String,
+    },
+    /// The connection to the other node was lost during the call, which may or may not have run.
+    Lost {
+        /// The address of the other node.
+        address: String,
+        /// The cause.
+        reason: String,
+    },
     /// The server was closed or dropped before the function began.
     Closed,
     /// The function panicked. The server continues.
@@ -55,19 +74,23 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Returns `true` if a bound was reached. The call was not queued, so it can be made again.
+    /// Returns `true` if a bound was reached, here or at another node. The function has not begun.
     pub fn is_full(&self) -> bool {
-        matches!(self, Self::Full)
+        matches!(self, Self::Full | Self::Busy { .. }) || self.is_fault_of(Meaning::Full)
     }
 
-    /// Returns `true` if the server was closed before the function began.
+    /// Returns `true` if the server, or another node, was closed before the function began.
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Closed)
+        matches!(self, Self::Closed) || self.is_fault_of(Meaning::Closed)
     }
 
-    /// Returns `true` if the deadline of the call passed.
+    /// Returns `true` if the deadline of the call passed, here or at another node.
     pub fn is_deadline(&self) -> bool {
-        matches!(self, Self::Deadline)
+        matches!(self, Self::Deadline) || self.is_fault_of(Meaning::Deadline)
+    }
+
+    fn is_fault_of(&self, meaning: Meaning) -> bool {
+        matches!(self, Self::Failed(error) if error.meaning == Some(meaning))
     }
 }
 
@@ -85,6 +108,14 @@ impl fmt::Display for CallError {
             }
             Self::Failed(error) => error.fmt(f),
             Self::Full => f.write_str("the server's queue is full"),
+            Self::Busy { address } => write!(f, "too many calls are waiting for {address}"),
+            Self::Unreachable { address, reason } => write!(f, "no connection to {address}: {reason}"),
+            Self::Lost { address, reason } => {
+                write!(
+                    f,
+                    "the connection to {address} was lost during the call, which may have run: {reason}"
+                )
+            }
             Self::Closed => f.write_str("the server is closed"),
             Self::Panicked(panic) => write!(f, "the function panicked: {}", panic.message()),
             Self::Unanswered => f.write_str("the function dropped its responder without an answer"),
@@ -106,42 +137,59 @@ impl Error for CallError {
 
 /// The error that a function returned. Cheap to clone.
 #[derive(Clone)]
-pub struct FunctionError(Arc<dyn Error + Send + Sync>);
+pub struct FunctionError {
+    error: Arc<dyn Error + Send + Sync>,
+    meaning: Option<Meaning>,
+}
+
+/// What an error of another node has in common with a [`CallError`] of this process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    Full,
+    Closed,
+    Deadline,
+}
 
 impl FunctionError {
     /// Wraps any error, a `String` or a `&str`.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self(Arc::from(error.into()))
+        Self { error: Arc::from(error.into()), meaning: None }
+    }
+
+    /// Adds the meaning of an error of another node.
+    #[cfg(feature = "node")]
+    pub(crate) fn with_meaning(self, meaning: Option<Meaning>) -> Self {
+        Self { meaning, ..self }
     }
 
     /// Returns the error if it has the type `E`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        self.0.downcast_ref()
+        self.error.downcast_ref()
     }
 }
 
 impl fmt::Display for FunctionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 
 impl fmt::Debug for FunctionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.error.fmt(f)
     }
 }
 
 impl Error for FunctionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
+        self.error.source()
     }
 }
 
 impl PartialEq for FunctionError {
     /// Errors are equal if they are the same or have the same text.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.to_string() == other.to_string()
+        Arc::ptr_eq(&self.error, &other.error) || self.to_string() == other.to_string()
     }
 }
 

@@ -66,6 +66,8 @@ pub(crate) use answer::{Answer, Host};
 pub use call::Call;
 pub use callbacks::{CallbackCall, Callbacks, LimitError};
 pub use client::{Client, GoError};
+#[cfg(feature = "node")]
+pub(crate) use error::Meaning;
 pub use error::{CallError, FunctionError, RegisterError};
 pub use functions::{BoxFuture, Functions};
 pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
@@ -80,4 +82,6 @@ pub use scope::{Local, Reach, Scope};
 pub(crate) use server::Drained;
 pub use server::{Closer, Server, Settings};
 pub use stats::Stats;
+#[cfg(feature = "node")]
+pub(crate) use target::Submit;
 pub use target::Target;

@@ -10,6 +10,7 @@ use serde_json::value::to_raw_value;
 
 use super::call::explain;
 use super::{DEFAULT_ADDRESS, Exit, print, print_error, token, with_remote};
+use crate::message::RawJson;
 
 /// List a node's functions.
 #[derive(FromArgs)]
@@ -55,7 +56,7 @@ impl List {
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
-            let listed = match remote.call("rpc.list", Some(&params), deadline, 0).await {
+            let listed = match remote.forward("rpc.list", Some(RawJson::from(&*params)), deadline, 0).await {
                 Ok(listed) => listed,
                 Err(error) => return explain(&error),
             };

@@ -165,7 +165,14 @@ fn with_remote(
     let executor = Arc::new(Executor::new());
     // The node decides how large requests and replies may be.
     let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
-    let remote = Remote::over_tls(&executor, address, limits, token, tls);
+    let mut remote = Remote::builder(address).limits(limits).executor(&executor);
+    if let Some(token) = token {
+        remote = remote.token(token);
+    }
+    if let Some(tls) = tls {
+        remote = remote.tls(tls);
+    }
+    let remote = remote.connect();
     let mut exit = Exit::Interrupted;
     run_on(
         &executor,

@@ -60,7 +60,7 @@ impl Listener {
 
     /// Waits for a connection.
     ///
-    /// Uses socket2, received sockets child processes do not inherit: they would keep the connection open. (The standard
+    /// Uses socket2, whose sockets child processes do not inherit: they would keep the connection open. (The standard
     /// library does not ensure this on Windows. A process spawned at the same moment may still inherit the socket.)
     pub(super) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = self.socket.read_with(|socket| SockRef::from(socket).accept()).await?;

@@ -1,6 +1,7 @@
 //! A node: accepts connections, detects their dialects, enforces limits, and drains on shutdown.
 
 mod accept;
+mod builder;
 mod driver;
 mod endpoints;
 mod listener;
@@ -17,6 +18,7 @@ use smol::{Executor, Timer};
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::Stream;
+pub use builder::{NodeBuilder, NodeError, RunningNode};
 pub use listener::Listener;
 use shared::Shared;
 

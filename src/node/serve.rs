@@ -28,7 +28,7 @@ const TLS_REQUIRED: &str = "this port speaks TLS: a client needs the CA certific
 /// code that serves it would otherwise exist once for each type.
 pub(super) type PeerStream = Rewind<Box<dyn Stream>>;
 
-/// Closes a stream received peer does not read within the stall timeout.
+/// Closes a stream whose peer does not read within the stall timeout.
 pub(super) fn with_stall_timeout(node: &Shared, stream: impl Stream) -> PeerStream {
     Rewind::new(Box::new(StallTimeout::new(stream, node.limits.stall_timeout)))
 }
@@ -132,7 +132,7 @@ async fn refuse(node: &Shared, stream: PeerStream, foreign: Detected, context: &
             http::send_bad_request(&mut stream, "this port does not speak TLS: use http:// or ws://\n").await;
         }
         Detected::Http2 => {
-            http::send_bad_request(&mut stream, "HTTP/2 is not supported: use HTTP/1.1\n").await
+            http::send_bad_request(&mut stream, "HTTP/2 is not supported: use HTTP/1.1\n").await;
         }
         _ if context.is_websocket_only() => {}
         _ => {

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::message::Fault;
+use crate::chan::{CallError, FunctionError, Meaning};
+use crate::message::{Fault, code};
 
 /// The reason for which a call to another node has no result.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum RemoteError {
+pub(crate) enum RemoteError {
     /// No connection is available. No byte of the call was sent, so that it is safe to repeat.
     Unreachable {
         /// The address of the other node.
@@ -51,3 +51,33 @@ impl fmt::Display for RemoteError {
 }
 
 impl std::error::Error for RemoteError {}
+
+impl From<RemoteError> for CallError {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Unreachable { address, reason } => Self::Unreachable { address, reason },
+            RemoteError::Lost { address, reason } => Self::Lost { address, reason },
+            RemoteError::Busy { address } => Self::Busy { address },
+            RemoteError::Deadline => Self::Deadline,
+            RemoteError::Fault(fault) => {
+                let meaning = match fault.code {
+                    code::BUSY => Some(Meaning::Full),
+                    code::CLOSED => Some(Meaning::Closed),
+                    code::DEADLINE => Some(Meaning::Deadline),
+                    _ => None,
+                };
+                Self::Failed(FunctionError::new(fault).with_meaning(meaning))
+            }
+        }
+    }
+}
+
+impl CallError {
+    /// Returns the error with which another node, or a function that chose a code, answered.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Failed(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+}

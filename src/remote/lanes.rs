@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
-use serde_json::value::RawValue;
 use smol::Executor;
 
-use super::{Remote, RemoteError};
-use crate::config::Limits;
+use super::{Remote, RemoteBuilder};
+use crate::chan::CallError;
 use crate::lanes::{Keyed, LaneCall, LaneClient, LaneSettings, Lanes};
 use crate::message::RawJson;
 
 /// A client without a connection is dead. Lanes then dial, and their calls wait instead of failing at once.
 impl LaneClient for Remote {
-    type Error = RemoteError;
+    type Error = CallError;
 
-    fn is_fatal(error: &RemoteError) -> bool {
-        matches!(error, RemoteError::Unreachable { .. } | RemoteError::Lost { .. })
+    fn is_fatal(error: &CallError) -> bool {
+        matches!(error, CallError::Unreachable { .. } | CallError::Lost { .. })
     }
 
     fn is_dead(&self) -> bool {
@@ -25,56 +24,31 @@ impl LaneClient for Remote {
 
 /// Calls to another node, with a connection for each lane.
 impl Lanes<Remote> {
-    /// Creates a pool of connections to the node at `address`, a `host:port`. Connects when
-    /// calls need it.
+    /// Creates lanes to one node, each with a connection of its own, which is made when calls need it.
     ///
     /// ```
     /// use std::sync::Arc;
     ///
-    /// use chanrpc::config::Limits;
-    /// use chanrpc::node::Node;
-    /// use chanrpc::route::Registry;
+    /// use chanrpc::chan::Id1;
     /// use chanrpc::lanes::{LaneSettings, Lanes};
-    /// use serde_json::value::RawValue;
-    /// use smol::{Executor, net::TcpListener};
+    /// use chanrpc::node::Node;
+    /// use chanrpc::remote::Remote;
     ///
-    /// let executor = Arc::new(Executor::new());
-    /// smol::block_on(executor.run(async {
-    ///     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    ///     let address = listener.local_addr()?;
-    ///     let node = Node::new(executor.clone(), Registry::builder("example").build(), Limits::default());
-    ///     let _node = executor.spawn(async move { node.serve(vec![listener], std::future::pending()).await });
+    /// const ECHO: Id1<Vec<String>, Vec<String>> = Id1::new("rpc.echo");
     ///
-    ///     let lanes =
-    ///         Lanes::to_node(&executor, address.to_string(), Limits::default(), LaneSettings::default());
-    ///     let params = RawValue::from_string("[\"hello\"]".into())?;
-    ///     let echoed = lanes.keyed("player 7").call("rpc.echo", Some(&params)).await?;
-    ///     assert_eq!(echoed.get(), "[\"hello\"]");
-    ///     Ok::<(), Box<dyn std::error::Error>>(())
-    /// }))?;
+    /// let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// let address = node.addresses()[0].to_string();
+    ///
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let lanes = Lanes::to_node(&executor, LaneSettings::default(), Remote::builder(address));
+    /// let echoed = smol::block_on(executor.run(lanes.keyed("player 7").call(ECHO, vec!["hello".into()])))?;
+    /// assert_eq!(echoed, ["hello"]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn to_node(
-        executor: &Arc<Executor<'static>>,
-        address: impl Into<String>,
-        limits: Limits,
-        settings: LaneSettings,
-    ) -> Self {
-        let (address, remote_executor) = (address.into(), executor.clone());
-        Self::over(executor, settings, move || {
-            Remote::new(&remote_executor, address.as_str(), limits.clone())
-        })
-    }
-
-    /// Creates a pool of connections that `remote` creates, one for each lane. For example to a node that requires a
-    /// token ([`Remote::with_token`]) or TLS ([`Remote::over_tls`]).
-    pub fn over(
-        executor: &Arc<Executor<'static>>,
-        settings: LaneSettings,
-        remote: impl Fn() -> Remote + Send + Sync + 'static,
-    ) -> Self {
+    pub fn to_node(executor: &Arc<Executor<'static>>, settings: LaneSettings, remote: RemoteBuilder) -> Self {
+        let remote = remote.executor(executor);
         Self::new(executor, settings, move |_| {
-            let remote = remote();
+            let remote = remote.clone().connect();
             async move {
                 remote.connected().await?;
                 Ok(remote)
@@ -82,19 +56,16 @@ impl Lanes<Remote> {
         })
     }
 
-    /// Calls a function in the lane of its name, and waits for its result. See [`Keyed::call`].
-    pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, RawJson<'static>> {
-        self.keyed(method).call(method, params)
+    /// Calls a function in the lane of its name, with parameters and result in JSON.
+    pub fn call_raw(&self, method: &str, params: Option<RawJson<'_>>) -> LaneCall<Remote, RawJson<'static>> {
+        self.keyed(method).call_raw(method, params)
     }
 }
 
 impl Keyed<'_, Remote> {
-    /// Calls a function and waits for its result. The other node receives the remaining time, and a cancellation if the
-    /// returned future is dropped.
-    pub fn call(&self, method: &str, params: Option<&RawValue>) -> LaneCall<Remote, RawJson<'static>> {
-        let (method, params) = (method.to_owned(), params.map(ToOwned::to_owned));
-        self.run(
-            move |remote| async move { remote.call(&method, params.as_deref(), remote.deadline(), 0).await },
-        )
+    /// Calls a function with parameters and result in JSON.
+    pub fn call_raw(&self, method: &str, params: Option<RawJson<'_>>) -> LaneCall<Remote, RawJson<'static>> {
+        let (method, params) = (method.to_owned(), params.map(RawJson::into_owned));
+        self.run(move |remote| remote.call_raw(method, params).deadline(remote.deadline()))
     }
 }

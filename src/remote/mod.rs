@@ -1,111 +1,181 @@
 //! The network client: calls the functions of another node over connections that all callers share.
 
+mod builder;
+mod call;
 mod connection;
 mod dial;
 mod driver;
 mod error;
 mod lanes;
 mod pool;
+mod submit;
 mod target;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::value::RawValue;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-use crate::config::Limits;
+use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
-use crate::transport::tls::Connector;
+use builder::IoThread;
+pub use builder::RemoteBuilder;
+pub use call::RemoteCall;
+use call::{Mode, Request, decode, request};
 use connection::CancelOnDrop;
-pub use error::RemoteError;
+pub(crate) use error::RemoteError;
 use pool::Pool;
-use target::{Secret, Target};
 
-/// A client of another node.
+/// A client of another node. Cheap to clone, and safe to share between threads.
+///
+/// It is used like a [`Client`](crate::chan::Client) of a server in this process, with the same typed ids. Arguments
+/// travel as JSON: a tuple or a `Vec` as an array, a struct as an object, `()` as no parameters, another value as an array
+/// of one. An error of the function, or of the other node, is [`CallError::Failed`] with a
+/// [`Fault`](crate::message::Fault); see [`CallError::fault`].
 ///
 /// One connection multiplexes all calls. The client connects at once, and reconnects with exponential backoff when the
 /// connection is lost. Calls wait while an attempt to connect is under way; between attempts they fail at once with
-/// [`RemoteError::Unreachable`]. Dropping the client closes the connection and fails its calls.
+/// [`CallError::Unreachable`]. Dropping the last clone closes the connection and fails its calls.
 ///
-/// A node stops reading a connection with [`Limits::in_flight`] calls in flight. So that slow calls do not delay all
-/// others, calls beyond that number use further connections, up to 4 in total, which are not re-established when lost.
-/// Calls on one connection arrive in order.
-#[derive(Debug)]
-pub struct Remote {
+/// A node stops reading a connection with [`Limits::in_flight`](crate::config::Limits::in_flight) calls in flight. So that
+/// slow calls do not delay all others, calls beyond that number use further connections, up to 4 in total, which are not
+/// re-established when lost. Calls on one connection arrive in order.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use chanrpc::chan::Id1;
+/// use chanrpc::node::Node;
+/// use chanrpc::remote::Remote;
+///
+/// const ECHO: Id1<Vec<String>, Vec<String>> = Id1::new("rpc.echo");
+///
+/// let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+///
+/// let remote = Remote::connect(node.addresses()[0].to_string());
+/// let echoed = remote.call(ECHO, vec!["hello".into()]).timeout(Duration::from_secs(5)).wait()?;
+/// assert_eq!(echoed, ["hello"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Remote(Arc<Inner>);
+
+struct Inner {
     pool: Pool,
+    _thread: Option<IoThread>,
 }
 
 impl Remote {
-    /// Starts to connect to `address`, a `host:port`.
-    pub fn new(executor: &Arc<Executor<'static>>, address: impl Into<String>, limits: Limits) -> Self {
-        Self::with_token(executor, address, limits, None)
+    /// Starts to connect to `address`, a `host:port`, on a thread of its own. [`builder`](Self::builder) takes more
+    /// settings.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn connect(address: impl Into<String>) -> Self {
+        Self::builder(address).connect()
     }
 
-    /// Starts to connect to `address`, and presents `token`, if given, first on each connection. If the other node
-    /// rejects the token, calls fail with its error.
-    pub fn with_token(
-        executor: &Arc<Executor<'static>>,
-        address: impl Into<String>,
-        limits: Limits,
-        token: Option<String>,
-    ) -> Self {
-        Self::over_tls(executor, address, limits, token, None)
-    }
-
-    /// [`with_token`](Self::with_token), over TLS if `tls` is given. The other node must present a certificate for the
-    /// host of `address` that `tls` trusts.
-    pub fn over_tls(
-        executor: &Arc<Executor<'static>>,
-        address: impl Into<String>,
-        limits: Limits,
-        token: Option<String>,
-        tls: Option<Connector>,
-    ) -> Self {
-        let token = token.map(|token| Secret(token.into()));
-        let target = Target { address: address.into(), limits, token, tls };
-        Self { pool: Pool::new(executor.clone(), target) }
+    /// Returns a builder of a client of the node at `address`, a `host:port`.
+    pub fn builder(address: impl Into<String>) -> RemoteBuilder {
+        RemoteBuilder::new(address)
     }
 
     /// Returns the other node's address, as given.
     pub fn address(&self) -> &str {
-        &self.pool.target().address
+        &self.0.pool.target().address
+    }
+
+    /// Calls the function of a typed id and waits for its result.
+    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> RemoteCall<R>
+    where
+        K: KindMarker<R>,
+        A: Serialize,
+        R: DeserializeOwned,
+    {
+        self.call_untyped(id.into_untyped(), &arguments)
+    }
+
+    /// Calls a function without a result by its name, and waits until it has run.
+    pub fn call0<A: Serialize>(&self, id: impl Into<FunctionId>, arguments: A) -> RemoteCall<()> {
+        self.call_untyped(id.into(), &arguments)
+    }
+
+    /// Calls a function with one result by its name, and waits for it.
+    pub fn call1<A: Serialize, R: DeserializeOwned>(
+        &self,
+        id: impl Into<FunctionId>,
+        arguments: A,
+    ) -> RemoteCall<R> {
+        self.call_untyped(id.into(), &arguments)
+    }
+
+    /// Calls a function with several results by its name, and waits for them.
+    pub fn call_n<A: Serialize, R: DeserializeOwned + Results>(
+        &self,
+        id: impl Into<FunctionId>,
+        arguments: A,
+    ) -> RemoteCall<R> {
+        self.call_untyped(id.into(), &arguments)
+    }
+
+    /// Calls a function in go mode. The returned call ends when the request is queued for sending, and does not learn what
+    /// becomes of it.
+    pub fn go<A: Serialize>(&self, id: impl Takes<A>, arguments: A) -> RemoteCall<()> {
+        RemoteCall::new(self, request(id.into_function_id(), &arguments, Mode::Go), decode)
+    }
+
+    /// Calls a function with parameters in JSON, and waits for its result in JSON.
+    pub fn call_raw(
+        &self,
+        method: impl Into<String>,
+        params: Option<RawJson<'_>>,
+    ) -> RemoteCall<RawJson<'static>> {
+        let params = params.map(RawJson::into_owned);
+        RemoteCall::new(self, Ok(Request { method: method.into(), params, mode: Mode::Call }), Ok)
+    }
+
+    /// Calls a function in go mode with parameters in JSON. See [`go`](Self::go).
+    pub fn go_raw(&self, method: impl Into<String>, params: Option<RawJson<'_>>) -> RemoteCall<()> {
+        let params = params.map(RawJson::into_owned);
+        RemoteCall::new(self, Ok(Request { method: method.into(), params, mode: Mode::Go }), decode)
+    }
+
+    fn call_untyped<R: DeserializeOwned>(&self, id: FunctionId, arguments: &impl Serialize) -> RemoteCall<R> {
+        RemoteCall::new(self, request(id, arguments, Mode::Call), decode)
     }
 
     /// Waits for an attempt to connect that is under way. Calls do so themselves.
     ///
     /// # Errors
-    /// Returns [`RemoteError::Unreachable`] if the attempt fails, or none is under way.
-    pub async fn connected(&self) -> Result<(), RemoteError> {
-        let lease = self.pool.lease();
-        lease.connection().wait_connected().await
+    /// [`CallError::Unreachable`] if the attempt fails, or none is under way.
+    pub async fn connected(&self) -> Result<(), CallError> {
+        Ok(self.0.pool.lease()?.connection().wait_connected().await?)
+    }
+
+    /// Closes the connections after everything is written, or after `timeout`. Calls that were cancelled just before are
+    /// thus cancelled at the other node too. Later calls fail.
+    pub async fn close(&self, timeout: Duration) {
+        self.0.pool.close(timeout).await;
     }
 
     /// Returns `true` if the persistent connection is established.
     fn is_connected(&self) -> bool {
-        self.pool.is_connected()
+        self.0.pool.is_connected()
     }
 
-    /// Calls a function and waits for its result until `deadline`. The other node receives the remaining time, and the
-    /// number of nodes that have forwarded the call, `hops`.
-    ///
-    /// Dropping the future cancels the call, also at the other node.
-    ///
-    /// # Errors
-    /// Returns a [`RemoteError`] if the call was not sent, was lost, passed its deadline, or was answered with an
-    /// error.
-    pub async fn call(
-        &self,
-        method: &str,
-        params: Option<&RawValue>,
-        deadline: Instant,
-        hops: u32,
-    ) -> Result<RawJson<'static>, RemoteError> {
-        self.forward(method, params.map(RawJson::from), deadline, hops).await
+    fn executor(&self) -> &Executor<'static> {
+        self.0.pool.executor()
     }
 
-    /// [`call`](Self::call), with parameters in the form in which a request had them.
+    fn default_timeout(&self) -> Duration {
+        self.0.pool.target().limits.deadline
+    }
+
+    /// Calls a function until `deadline`, for a node that forwards the call; `hops` nodes have forwarded it before.
     pub(crate) async fn forward(
         &self,
         method: &str,
@@ -113,7 +183,7 @@ impl Remote {
         deadline: Instant,
         hops: u32,
     ) -> Result<RawJson<'static>, RemoteError> {
-        let lease = self.pool.lease();
+        let lease = self.0.pool.lease()?;
         let connection = lease.connection();
         let call = async {
             connection.wait_connected().await?;
@@ -131,21 +201,7 @@ impl Remote {
         call.or(timeout).await
     }
 
-    /// Calls a function in go mode: returns when the call is queued for sending, and never learns its outcome.
-    ///
-    /// # Errors
-    /// Returns a [`RemoteError`] if the call could not be sent.
-    pub async fn go(
-        &self,
-        method: &str,
-        params: Option<&RawValue>,
-        deadline: Instant,
-        hops: u32,
-    ) -> Result<(), RemoteError> {
-        self.forward_go(method, params.map(RawJson::from), deadline, hops).await
-    }
-
-    /// [`go`](Self::go), with parameters in the form in which a request had them.
+    /// [`forward`](Self::forward) in go mode: ends when the request is queued for sending.
     pub(crate) async fn forward_go(
         &self,
         method: &str,
@@ -153,7 +209,7 @@ impl Remote {
         deadline: Instant,
         hops: u32,
     ) -> Result<(), RemoteError> {
-        let lease = self.pool.lease();
+        let lease = self.0.pool.lease()?;
         let go = async {
             lease.connection().wait_connected().await?;
             lease.connection().send(method, params, None, None, hops).map(drop)
@@ -164,10 +220,10 @@ impl Remote {
         };
         go.or(timeout).await
     }
+}
 
-    /// Closes the connections after everything is written, or after `timeout`. Calls cancelled just before are thus
-    /// cancelled at the other node too.
-    pub async fn close(self, timeout: Duration) {
-        self.pool.close(timeout).await;
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("address", &self.address()).finish_non_exhaustive()
     }
 }

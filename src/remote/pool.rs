@@ -1,5 +1,6 @@
 //! The connections to one node, shared by all callers.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use smol::{Executor, Task, Timer};
 
 use super::connection::{Connection, ConnectionLease};
 use super::driver;
+use super::error::RemoteError;
 use super::target::Target;
 
 /// The maximum number of connections to one node.
@@ -59,9 +61,20 @@ impl Pool {
         self.connections().first().is_some_and(|first| first.connection.is_connected())
     }
 
+    pub(super) fn executor(&self) -> &Executor<'static> {
+        &self.executor
+    }
+
     /// Leases the first connection with capacity for a call, a new one if necessary.
-    pub(super) fn lease(&self) -> ConnectionLease {
+    ///
+    /// # Errors
+    /// [`RemoteError::Unreachable`] after [`close`](Self::close).
+    pub(super) fn lease(&self) -> Result<ConnectionLease, RemoteError> {
         let mut pool = self.connections();
+        if pool.is_empty() {
+            let reason = "the client was closed".to_owned();
+            return Err(RemoteError::Unreachable { address: self.target.address.clone(), reason });
+        }
         pool.retain(|pooled| {
             !pooled.task.is_finished() && (pooled.persistent || !pooled.connection.is_disconnected())
         });
@@ -70,7 +83,7 @@ impl Pool {
             pooled.connection.leases() < in_flight && !pooled.connection.is_disconnected()
         };
         if let Some(pooled) = pool.iter().find(has_capacity) {
-            return pooled.connection.lease();
+            return Ok(pooled.connection.lease());
         }
         // If one connection is lost, a new one would most likely fail too.
         if pool.len() < MAX_CONNECTIONS && !pool.iter().any(|pooled| pooled.connection.is_disconnected()) {
@@ -79,14 +92,14 @@ impl Pool {
         let load =
             |pooled: &&PooledConnection| (pooled.connection.is_disconnected(), pooled.connection.leases());
         match pool.iter().min_by_key(load) {
-            Some(pooled) => pooled.connection.lease(),
+            Some(pooled) => Ok(pooled.connection.lease()),
             None => unreachable!("the pool keeps its persistent connection"),
         }
     }
 
     /// Closes all connections after their requests are written, and waits up to `timeout`.
-    pub(super) async fn close(self, timeout: Duration) {
-        let pool = self.connections.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pub(super) async fn close(&self, timeout: Duration) {
+        let pool = mem::take(&mut *self.connections());
         let closed = async {
             for PooledConnection { connection, task, .. } in pool {
                 if connection.is_connected() {

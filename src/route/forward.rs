@@ -15,7 +15,7 @@ use crate::remote::{Remote, RemoteError};
 #[derive(Clone, Debug)]
 pub struct Forward {
     executor: Arc<Executor<'static>>,
-    remote: Arc<Remote>,
+    remote: Remote,
     /// This node's name, for the path in a fault.
     node: Arc<str>,
     max_hops: u32,
@@ -27,7 +27,7 @@ impl Forward {
     /// call. A call ends after `timeout` or at its own deadline, whichever is earlier.
     pub fn new(
         executor: Arc<Executor<'static>>,
-        remote: Arc<Remote>,
+        remote: Remote,
         node: Arc<str>,
         max_hops: u32,
         timeout: Option<Duration>,

@@ -40,7 +40,7 @@ pub fn registry_from_config(
             builder.provider_workers(kind, workers.clone());
         }
     }
-    let mut remotes: HashMap<Target<'_>, Arc<Remote>> = HashMap::new();
+    let mut remotes: HashMap<Target<'_>, Remote> = HashMap::new();
     for function in &config.functions {
         let description = function.description.clone();
         match &function.provider {
@@ -56,10 +56,15 @@ pub fn registry_from_config(
                 let remote = match remotes.get(&target) {
                     Some(remote) => remote.clone(),
                     None => {
-                        let token = target.1.map(read_token).transpose()?;
-                        let tls = target.2.map(|tls| connector(target.0, tls)).transpose()?;
-                        let remote = Remote::over_tls(executor, target.0, config.limits.clone(), token, tls);
-                        remotes.entry(target).or_insert(Arc::new(remote)).clone()
+                        let mut remote =
+                            Remote::builder(target.0).limits(config.limits.clone()).executor(executor);
+                        if let Some(file) = target.1 {
+                            remote = remote.token(read_token(file)?);
+                        }
+                        if let Some(tls) = target.2 {
+                            remote = remote.tls(connector(target.0, tls)?);
+                        }
+                        remotes.entry(target).or_insert(remote.connect()).clone()
                     }
                 };
                 let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);

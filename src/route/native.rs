@@ -226,7 +226,9 @@ fn fault(error: &CallError) -> Fault {
     let code = match error {
         CallError::Unknown(_) => code::UNKNOWN_FUNCTION,
         CallError::KindMismatch { .. } | CallError::TypeMismatch { .. } => code::INVALID_PARAMS,
-        CallError::Full => code::BUSY,
+        CallError::Full | CallError::Busy { .. } => code::BUSY,
+        CallError::Unreachable { .. } => return Fault::not_sent(error.to_string()),
+        CallError::Lost { .. } => return Fault::lost(error.to_string()),
         CallError::Closed => code::CLOSED,
         CallError::Deadline => code::DEADLINE,
         CallError::WouldDeadlock { .. } => code::WOULD_DEADLOCK,

@@ -13,7 +13,7 @@
 //! | work that blocks | [`Handle::job`] |
 //! | any future or stream | [`Handle::start`], [`Handle::attach`] |
 //! | async steps, one after the other | [`Handle::waterfall`] |
-//! | calls in order by key | [`Lanes`] |
+//! | calls in order by key | [`Lanes`](crate::lanes::Lanes) |
 //! | several services with one beginning and one end | [`Modules`] |
 //!
 //! ```

@@ -1,4 +1,4 @@
-//! Batches, received replies are sent together.
+//! Batches, whose replies are sent together.
 
 use rustc_hash::FxHashMap;
 

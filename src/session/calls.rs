@@ -170,7 +170,7 @@ impl Calls {
         Some(request)
     }
 
-    /// Adds a call in flight, received parameters take `bytes` bytes, and returns the right to answer it.
+    /// Adds a call in flight, whose parameters take `bytes` bytes, and returns the right to answer it.
     pub(super) fn insert(
         &mut self,
         id: Option<Id<'_>>,

@@ -11,7 +11,7 @@ use chanrpc::config::{Config, Limits, ListenerConfig};
 use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
 use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
-use chanrpc::remote::{Remote, RemoteError};
+use chanrpc::remote::Remote;
 use chanrpc::route::{Access, Grants, Registry, token_hash};
 use serde_json::{Value, json};
 use smol::Executor;
@@ -522,13 +522,14 @@ fn lanes_present_a_token() {
         for (token, code) in
             [(Some(TOKEN), None), (Some(OTHER), Some(code::DENIED)), (None, Some(code::DENIED))]
         {
-            let (of_remotes, address) = (executor.clone(), node.address().to_string());
-            let lanes = Lanes::over(&executor, LaneSettings::default(), move || {
-                Remote::with_token(&of_remotes, address.as_str(), Limits::default(), token.map(str::to_owned))
-            });
-            match lanes.call("rpc.echo", None).await {
+            let mut remote = Remote::builder(node.address().to_string());
+            if let Some(token) = token {
+                remote = remote.token(token);
+            }
+            let lanes = Lanes::to_node(&executor, LaneSettings::default(), remote);
+            match lanes.call_raw("rpc.echo", None).await {
                 Ok(echoed) => assert_eq!((echoed.get(), code), ("null", None)),
-                Err(LaneError::Failed(RemoteError::Fault(fault))) => assert_eq!(Some(fault.code), code),
+                Err(LaneError::Failed(error)) => assert_eq!(error.fault().map(|fault| fault.code), code),
                 Err(error) => panic!("{token:?}: {error}"),
             }
         }

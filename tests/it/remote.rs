@@ -8,9 +8,10 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use chanrpc::chan::CallError;
 use chanrpc::config::Limits;
-use chanrpc::message::{Fault, code};
-use chanrpc::remote::{Remote, RemoteError};
+use chanrpc::message::{Fault, RawJson, code};
+use chanrpc::remote::Remote;
 use futures_lite::FutureExt;
 use futures_lite::future::{poll_once, yield_now};
 use serde_json::value::RawValue;
@@ -85,22 +86,26 @@ impl Link {
     }
 }
 
-async fn call(remote: &Remote, method: &str, params: &str) -> Result<String, RemoteError> {
-    remote.call(method, Some(&raw(params)), far(), 0).await.map(|result| result.get().to_owned())
+async fn call(remote: &Remote, method: &str, params: &str) -> Result<String, CallError> {
+    remote
+        .call_raw(method, Some(RawJson::from(&*raw(params))))
+        .deadline(far())
+        .await
+        .map(|result| result.get().to_owned())
 }
 
 /// Calls until the connection is established again.
-async fn call_when_up(remote: &Remote, method: &str, params: &str) -> Result<String, RemoteError> {
+async fn call_when_up(remote: &Remote, method: &str, params: &str) -> Result<String, CallError> {
     loop {
         match call(remote, method, params).await {
-            Err(RemoteError::Unreachable { .. }) => Timer::after(Duration::from_millis(2)).await,
+            Err(CallError::Unreachable { .. }) => Timer::after(Duration::from_millis(2)).await,
             result => return result,
         };
     }
 }
 
 fn remote(executor: &Arc<Executor<'static>>, address: impl Into<String>) -> Remote {
-    Remote::new(executor, address, Limits::default())
+    Remote::builder(address).executor(executor).limits(Limits::default()).connect()
 }
 
 /// A node closes idle connections, but not those of other nodes.
@@ -130,17 +135,17 @@ fn message_too_long_fails_no_other_call() {
         let far = Limits { message: 1 << 20, ..Limits::default() };
         let fixture = Fixture::start(&executor, far).await;
         let near = Limits { message: 4096, ..Limits::default() };
-        let remote = Remote::new(&executor, fixture.address.to_string(), near);
+        let remote = Remote::builder(fixture.address.to_string()).executor(&executor).limits(near).connect();
         call(&remote, "sum", "[]").await.unwrap();
         let mut other = std::pin::pin!(call(&remote, "hold", "[7]"));
         assert!(futures_lite::future::poll_once(&mut other).await.is_none());
         let long = call(&remote, "big", "[200000]").await.unwrap_err();
-        assert!(matches!(&long, RemoteError::Fault(fault) if fault.code == code::REPLY_TOO_LARGE), "{long}");
-        let long = call(&remote, "rpc.echo", &format!("[\"{}\"]", "x".repeat(4096))).await.unwrap_err();
         assert!(
-            matches!(&long, RemoteError::Fault(fault) if fault.code == code::REQUEST_TOO_LARGE),
+            matches!(&long, error if error.fault().is_some_and(|fault| fault.code == code::REPLY_TOO_LARGE)),
             "{long}"
         );
+        let long = call(&remote, "rpc.echo", &format!("[\"{}\"]", "x".repeat(4096))).await.unwrap_err();
+        assert!(long.fault().is_some_and(|fault| fault.code == code::REQUEST_TOO_LARGE), "{long}");
         call(&remote, "release", "[]").await.unwrap();
         assert_eq!(other.await.unwrap(), "7");
         assert_eq!(fixture.metric("accepted"), 1, "the connection was not lost");
@@ -166,7 +171,7 @@ fn thousand_concurrent_calls() {
             match task.await {
                 ("sum", result) => assert_eq!(result.unwrap(), (number + 1).to_string()),
                 ("rpc.echo", result) => assert_eq!(result.unwrap(), format!("[{number},1]")),
-                (_, Err(RemoteError::Fault(fault))) => assert_eq!(fault.code, code::UNKNOWN_FUNCTION),
+                (_, Err(error)) => assert_eq!(error.fault().unwrap().code, code::UNKNOWN_FUNCTION),
                 (_, result) => panic!("{result:?}"),
             }
         }
@@ -227,11 +232,15 @@ fn requests_have_the_documented_form() {
         let remote = remote(&executor, &address);
         let deadline = Instant::now() + Duration::from_secs(100);
         for (params, hops) in [(None, 0), (Some(raw("[1,\n \"\\n\"\r\n]")), 3)] {
-            let result = remote.call("f \"\u{1}é", params.as_deref(), deadline, hops).await;
+            let result = remote
+                .call_raw("f \"\u{1}é", params.as_deref().map(RawJson::from))
+                .deadline(deadline)
+                .hops(hops)
+                .await;
             assert_eq!(result.unwrap().get(), "null");
         }
-        remote.go("g", Some(&raw("{}")), far(), 2).await.unwrap();
-        remote.go("g", None, far(), 0).await.unwrap();
+        remote.go_raw("g", Some(RawJson::from(&*raw("{}")))).deadline(far()).hops(2).await.unwrap();
+        remote.go_raw("g", None).deadline(far()).await.unwrap();
         call(&remote, "last", "[]").await.unwrap();
     });
     let requests = peer.join().unwrap();
@@ -273,7 +282,7 @@ fn errors_arrive_complete() {
     run(async |executor| {
         let remote = remote(&executor, &address);
         let fault = async || match call(&remote, "f", "[]").await {
-            Err(RemoteError::Fault(fault)) => fault,
+            Err(CallError::Failed(error)) => error.downcast_ref::<Fault>().unwrap().clone(),
             other => panic!("{other:?}"),
         };
         for (_, expected, text, more) in errors {
@@ -322,7 +331,7 @@ fn connection_lost_during_a_call_is_reestablished() {
         for (call, into) in calls.into_iter().zip(&mut results) {
             *into = match call.await {
                 Ok(result) => Some(result),
-                Err(RemoteError::Lost { address, reason }) => {
+                Err(CallError::Lost { address, reason }) => {
                     assert!(address == remote.address() && !reason.is_empty());
                     None
                 }
@@ -342,7 +351,7 @@ fn only_sent_calls_are_reported_as_lost() {
     });
     run(async |executor| {
         let limits = Limits { in_flight: 1000, output: 1 << 30, ..Limits::default() };
-        let remote = Arc::new(Remote::new(&executor, &address, limits));
+        let remote = Arc::new(Remote::builder(&address).executor(&executor).limits(limits).connect());
         remote.connected().await.unwrap();
         let large = format!("[\"{}\"]", "x".repeat(1_000_000));
         let calls: Vec<_> = std::iter::once("[0]".to_owned())
@@ -355,8 +364,8 @@ fn only_sent_calls_are_reported_as_lost() {
         let mut sent = Vec::new();
         for call in calls {
             sent.push(match call.await {
-                Err(RemoteError::Lost { .. }) => true,
-                Err(RemoteError::Unreachable { .. }) => false,
+                Err(CallError::Lost { .. }) => true,
+                Err(CallError::Unreachable { .. }) => false,
                 other => panic!("{other:?}"),
             });
         }
@@ -386,13 +395,13 @@ fn lost_additional_connection_is_replaced() {
     });
     run(async |executor| {
         let limits = Limits { in_flight: 1, ..Limits::default() };
-        let remote = Remote::new(&executor, &address, limits);
+        let remote = Remote::builder(&address).executor(&executor).limits(limits).connect();
         call(&remote, "first", "[]").await.unwrap();
         let mut held = Box::pin(call(&remote, "hold", "[]"));
         assert!(poll_once(&mut held).await.is_none());
         for _ in 0..2 {
             let lost = call(&remote, "f", "[]").await;
-            assert!(matches!(lost, Err(RemoteError::Lost { .. })), "{lost:?}");
+            assert!(matches!(lost, Err(CallError::Lost { .. })), "{lost:?}");
         }
         assert_eq!(call(&remote, "f", "[]").await.unwrap(), "\"yes\"");
         assert_eq!(held.await.unwrap(), "\"held\"");
@@ -409,13 +418,13 @@ fn unreachable_node_fails_immediately() {
         // The deadline is far away, so it does not end these calls.
         for _ in 0..100 {
             match call(&remote, "f", "[]").await {
-                Err(RemoteError::Unreachable { address: to, reason }) => {
+                Err(CallError::Unreachable { address: to, reason }) => {
                     assert!(to == address.to_string() && !reason.is_empty());
                 }
                 other => panic!("{other:?}"),
             }
-            let gone = remote.go("f", None, far(), 0).await;
-            assert!(matches!(gone, Err(RemoteError::Unreachable { .. })), "{gone:?}");
+            let gone = remote.go_raw("f", None).deadline(far()).await;
+            assert!(matches!(gone, Err(CallError::Unreachable { .. })), "{gone:?}");
         }
         assert!(call(&remote, "f", "[]").await.unwrap_err().to_string().contains(&address.to_string()));
     });
@@ -426,7 +435,7 @@ fn invalid_address_fails() {
     run(async |executor| {
         let remote = remote(&executor, "no address at all");
         let result = call(&remote, "f", "[]").await;
-        assert!(matches!(result, Err(RemoteError::Unreachable { .. })), "{result:?}");
+        assert!(matches!(result, Err(CallError::Unreachable { .. })), "{result:?}");
     });
 }
 
@@ -445,12 +454,9 @@ fn calls_to_a_stopping_node() {
         fixture.end().await;
         // Calls in flight are answered while the node drains.
         let held = held.await;
-        assert!(matches!(&held, Err(RemoteError::Fault(_))), "{held:?}");
+        assert!(matches!(&held, Err(CallError::Failed(_))), "{held:?}");
         let after = call(&remote, "sum", "[1,2]").await;
-        assert!(
-            matches!(after, Err(RemoteError::Unreachable { .. } | RemoteError::Lost { .. })),
-            "{after:?}"
-        );
+        assert!(matches!(after, Err(CallError::Unreachable { .. } | CallError::Lost { .. })), "{after:?}");
     });
 }
 
@@ -506,8 +512,8 @@ fn deadline_ends_a_call_on_both_sides() {
         let remote = remote(&executor, &address);
         call(&remote, "first", "[]").await.unwrap();
         for deadline in [Instant::now() + wait, Instant::now()] {
-            let result = remote.call("f", None, deadline, 0).await;
-            assert!(matches!(result, Err(RemoteError::Deadline)), "{result:?}");
+            let result = remote.call_raw("f", None).deadline(deadline).await;
+            assert!(matches!(result, Err(CallError::Deadline)), "{result:?}");
             assert!(Instant::now() >= deadline);
         }
         // Other calls are unaffected.
@@ -539,7 +545,7 @@ fn calls_above_the_limit_of_waiting_calls_fail() {
             let mut call = Box::pin(call(&remote, "f", "[]"));
             match poll_once(&mut call).await {
                 None => waiting.push(call),
-                Some(Err(RemoteError::Busy { address: busy })) => {
+                Some(Err(CallError::Busy { address: busy })) => {
                     assert_eq!(busy, address);
                     break;
                 }
@@ -580,21 +586,21 @@ fn bytes_above_the_limit_of_waiting_bytes_fail() {
             let mut call = Box::pin(call(&remote, "f", &large));
             match poll_once(&mut call).await {
                 None => waiting.push(call),
-                Some(Err(RemoteError::Busy { .. })) => break,
+                Some(Err(CallError::Busy { .. })) => break,
                 Some(other) => panic!("{other:?}"),
             }
             // The system's buffers are not bounded by the library.
             assert!(waiting.len() <= 200, "there is no bound");
             yield_now().await;
         }
-        let gone = remote.go("f", None, far(), 0).await;
-        assert!(matches!(gone, Err(RemoteError::Busy { .. })), "{gone:?}");
+        let gone = remote.go_raw("f", None).deadline(far()).await;
+        assert!(matches!(gone, Err(CallError::Busy { .. })), "{gone:?}");
 
         drop(done);
         for call in waiting {
             let result = call.await;
             // Nothing of the last call was sent.
-            let ended = matches!(result, Err(RemoteError::Lost { .. } | RemoteError::Unreachable { .. }));
+            let ended = matches!(result, Err(CallError::Lost { .. } | CallError::Unreachable { .. }));
             assert!(ended, "{result:?}");
         }
         assert_eq!(call_when_up(&remote, "next", "[]").await.unwrap(), "null");
@@ -662,19 +668,22 @@ fn lines_that_are_not_replies() {
     });
     run(async |executor| {
         let limits = Limits { message: 1024, ..Limits::default() };
-        let remote = Remote::new(&executor, &address, limits);
+        let remote = Remote::builder(&address).executor(&executor).limits(limits).connect();
         for number in 0..count {
             match call_when_up(&remote, "f", &format!("[{number}]")).await {
                 Ok(result) => assert_eq!(result, format!("[{number}]")),
-                Err(RemoteError::Lost { .. }) => {}
+                Err(CallError::Lost { .. }) => {}
                 // It was a reply that can only belong to this call.
-                Err(RemoteError::Fault(fault))
-                    if ANSWERS.contains(&number) && matches!(fault.code, code::INTERNAL | code::PARSE) => {}
+                Err(error)
+                    if ANSWERS.contains(&number)
+                        && error
+                            .fault()
+                            .is_some_and(|fault| matches!(fault.code, code::INTERNAL | code::PARSE)) => {}
                 Err(other) => panic!("garbage {number}: {other:?}"),
             }
             let next = loop {
                 match call_when_up(&remote, "ask", "[\"next\"]").await {
-                    Err(RemoteError::Lost { .. }) => {}
+                    Err(CallError::Lost { .. }) => {}
                     result => break result,
                 }
             };
@@ -735,8 +744,8 @@ fn flooding_peer_does_not_starve_the_executor() {
         smol::block_on(executor.run(async {
             let remote = remote(&executor, &address);
             let deadline = Instant::now() + Duration::from_millis(100);
-            let result = remote.call("f", None, deadline, 0).await;
-            let _ = done.send(matches!(result, Err(RemoteError::Deadline)));
+            let result = remote.call_raw("f", None).deadline(deadline).await;
+            let _ = done.send(matches!(result, Err(CallError::Deadline)));
         }));
     });
     let ended = is_done.recv_timeout(Duration::from_secs(10));

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use chanrpc::config::Limits;
+use chanrpc::chan::CallError;
 use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
-use chanrpc::message::code;
-use chanrpc::remote::{Remote, RemoteError};
+use chanrpc::message::{RawJson, code};
+use chanrpc::remote::Remote;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 use smol::Executor;
@@ -36,7 +36,7 @@ fn json(value: &serde_json::Value) -> Box<RawValue> {
 }
 
 fn lanes_to(executor: &Arc<Executor<'static>>, node: &Node) -> Lanes<Remote> {
-    Lanes::to_node(executor, node.address().to_string(), Limits::default(), LaneSettings::default())
+    Lanes::to_node(executor, LaneSettings::default(), Remote::builder(node.address().to_string()))
 }
 
 #[test]
@@ -46,12 +46,13 @@ fn node_sees_each_key_in_order_and_keys_concurrently() {
     run(async |executor| {
         let lanes = lanes_to(&executor, &node);
         let (stuck, other) = two_keys(&lanes);
-        let mut held = lanes.keyed(&stuck).call("gate", Some(&json(&json!([open]))));
+        let mut held = lanes.keyed(&stuck).call_raw("gate", Some(RawJson::from(&*json(&json!([open])))));
         assert!(poll(&mut held).is_pending());
         let order = Arc::new(Mutex::new(Vec::new()));
         let behind: Vec<_> = (0..10)
             .map(|number| {
-                let mut call = lanes.keyed(&stuck).call("rpc.echo", Some(&json(&json!([number]))));
+                let mut call =
+                    lanes.keyed(&stuck).call_raw("rpc.echo", Some(RawJson::from(&*json(&json!([number])))));
                 assert!(poll(&mut call).is_pending());
                 let order = order.clone();
                 executor.spawn(async move {
@@ -61,7 +62,11 @@ fn node_sees_each_key_in_order_and_keys_concurrently() {
                 })
             })
             .collect();
-        let echoed = lanes.keyed(&other).call("rpc.echo", Some(&json(&json!(["other"])))).await.unwrap();
+        let echoed = lanes
+            .keyed(&other)
+            .call_raw("rpc.echo", Some(RawJson::from(&*json(&json!(["other"])))))
+            .await
+            .unwrap();
         assert_eq!(echoed.get(), "[\"other\"]");
         assert!(order.lock().unwrap().is_empty());
         node.folder.write("open", "");
@@ -70,9 +75,9 @@ fn node_sees_each_key_in_order_and_keys_concurrently() {
             assert_eq!(echo.await.get(), format!("[{number}]"));
         }
         assert_eq!(*order.lock().unwrap(), (0..10).collect::<Vec<_>>());
-        let unknown = lanes.call("absent", None).await.unwrap_err();
+        let unknown = lanes.call_raw("absent", None).await.unwrap_err();
         assert!(
-            matches!(&unknown, LaneError::Failed(RemoteError::Fault(fault)) if fault.code == code::UNKNOWN_FUNCTION)
+            matches!(&unknown, LaneError::Failed(error) if error.fault().is_some_and(|fault| fault.code == code::UNKNOWN_FUNCTION))
         );
     });
 }
@@ -83,15 +88,17 @@ fn lane_enforces_its_deadline_over_the_network() {
     let never = node.folder.name("never");
     run(async |executor| {
         let lanes = lanes_to(&executor, &node);
-        lanes.keyed(&0).call("rpc.ping", None).await.unwrap();
+        lanes.keyed(&0).call_raw("rpc.ping", None).await.unwrap();
         let params = json(&json!([never]));
-        let mut held = lanes.keyed(&0).call("gate", Some(&params)).timeout(SOON);
+        let mut held = lanes.keyed(&0).call_raw("gate", Some(RawJson::from(&*params))).timeout(SOON);
         assert!(poll(&mut held).is_pending());
-        let behind = executor.spawn(lanes.keyed(&0).call("rpc.echo", Some(&json(&json!([1])))));
+        let behind =
+            executor.spawn(lanes.keyed(&0).call_raw("rpc.echo", Some(RawJson::from(&*json(&json!([1]))))));
         match held.await {
             Err(LaneError::Deadline) => {}
             // The node may notice first.
-            Err(LaneError::Failed(RemoteError::Fault(fault))) if fault.code == code::DEADLINE => {}
+            Err(LaneError::Failed(error))
+                if error.fault().is_some_and(|fault| fault.code == code::DEADLINE) => {}
             other => panic!("{other:?}"),
         }
         assert_eq!(behind.await.unwrap().get(), "[1]");
@@ -106,14 +113,14 @@ fn lanes_recover_when_a_node_is_killed_and_restarted() {
     run(async |executor| {
         let lanes = lanes_to(&executor, &node);
         let add = json(&json!([1, 2]));
-        let echo = |key: u32| lanes.keyed(&key).call("rpc.echo", Some(&add));
+        let echo = |key: u32| lanes.keyed(&key).call_raw("rpc.echo", Some(RawJson::from(&*add)));
         let (key, other) = two_keys(&lanes);
         for key in [key, other] {
             echo(key).await.unwrap();
         }
         let in_flight = executor.spawn({
             let params = json(&json!([node.folder.name("never")]));
-            lanes.keyed(&key).call("gate", Some(&params))
+            lanes.keyed(&key).call_raw("gate", Some(RawJson::from(&*params)))
         });
         while lanes.stats().running == 0 {
             smol::future::yield_now().await;
@@ -121,20 +128,20 @@ fn lanes_recover_when_a_node_is_killed_and_restarted() {
         drop(node);
         let lost = in_flight.await.unwrap_err();
         assert!(
-            matches!(lost, LaneError::Failed(RemoteError::Lost { .. } | RemoteError::Unreachable { .. })),
+            matches!(lost, LaneError::Failed(CallError::Lost { .. } | CallError::Unreachable { .. })),
             "{lost}"
         );
         // While the node is down, calls wait and then report that.
         let absent = echo(key).timeout(SOON * 5).await.unwrap_err();
         let LaneError::Unreachable(reason) = &absent else { panic!("{absent}") };
-        assert!(matches!(&**reason, RemoteError::Unreachable { address: to, .. } if *to == address));
+        assert!(matches!(&**reason, CallError::Unreachable { address: to, .. } if *to == address));
         let waiting = [echo(key), echo(other), echo(key)].map(|call| executor.spawn(call));
         let _node = Node::launch(Folder::new(), None, &["--listen", &address], &Stderr::Read);
         for call in waiting {
             match call.await {
                 Ok(echoed) => assert_eq!(echoed.get(), "[1,2]"),
                 // The other lane may not have noticed the loss yet.
-                Err(LaneError::Failed(RemoteError::Lost { .. } | RemoteError::Unreachable { .. })) => {}
+                Err(LaneError::Failed(CallError::Lost { .. } | CallError::Unreachable { .. })) => {}
                 Err(other) => panic!("{other}"),
             }
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use chanrpc::chan::{CallError, Functions};
 use chanrpc::config::Limits;
-use chanrpc::remote::{Remote, RemoteError};
+use chanrpc::message::RawJson;
+use chanrpc::remote::Remote;
 use chanrpc::sched::{Handle, Scheduler};
 use serde_json::value::RawValue;
 use smol::Executor;
@@ -17,18 +18,11 @@ use crate::support::{LIMIT, Node, ended, got};
 #[derive(Debug)]
 enum Trouble {
     Call(CallError),
-    Remote(RemoteError),
 }
 
 impl From<CallError> for Trouble {
     fn from(error: CallError) -> Self {
         Self::Call(error)
-    }
-}
-
-impl From<RemoteError> for Trouble {
-    fn from(error: RemoteError) -> Self {
-        Self::Remote(error)
     }
 }
 
@@ -42,7 +36,9 @@ fn step_may_call_another_node() {
     let node = Node::demo();
     let executor = Arc::new(Executor::new());
     let scheduler = Scheduler::new(&executor, Functions::new(), |_: &Handle<State>| State::default());
-    let remote = Arc::new(Remote::new(&executor, node.address().to_string(), Limits::default()));
+    let remote = Arc::new(
+        Remote::builder(node.address().to_string()).executor(&executor).limits(Limits::default()).connect(),
+    );
     let me = scheduler.handle();
     let owner = thread::spawn(move || smol::block_on(executor.run(scheduler.run())));
 
@@ -52,8 +48,11 @@ fn step_may_call_another_node() {
             state.log.push(format!("{method}{params}"));
             async move {
                 let params = RawValue::from_string(params).unwrap();
-                let result = remote.call(method, Some(&params), Instant::now() + LIMIT, 0).await?;
-                Ok::<_, RemoteError>(result.get().to_owned())
+                let result = remote
+                    .call_raw(method, Some(RawJson::from(&*params)))
+                    .deadline(Instant::now() + LIMIT)
+                    .await?;
+                Ok::<_, CallError>(result.get().to_owned())
             }
         }
     };
@@ -72,7 +71,7 @@ fn step_may_call_another_node() {
     assert_eq!(got(&ends).unwrap().replace(' ', ""), "[2,1]");
     let bad = me.waterfall::<Trouble>().step(|_, ()| Ok("[1, 0]".to_owned())).then(call("demo.divide"));
     bad.then(call("demo.add")).finish(tell()).unwrap();
-    assert!(matches!(got(&ends), Err(Trouble::Remote(RemoteError::Fault(_)))));
+    assert!(matches!(got(&ends), Err(Trouble::Call(CallError::Failed(_)))));
     let slow = me.waterfall::<Trouble>().step(|_, ()| Ok("[60]".to_owned())).then(call("demo.sleep"));
     // Long enough on a slow machine.
     slow.timeout(Duration::from_millis(500)).finish(tell()).unwrap();

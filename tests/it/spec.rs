@@ -942,7 +942,7 @@ fn results_with_line_feeds_are_sent_as_one_line() {
             builder.provide("far.spread", None, Spread).unwrap();
         });
         let far = far.await;
-        let remote = Arc::new(Remote::new(&executor, far.address.to_string(), Limits::default()));
+        let remote = Remote::builder(far.address.to_string()).executor(&executor).connect();
         let forward = Forward::new(executor.clone(), remote, "near".into(), 8, None);
         let near = Fixture::with(&executor, Limits::default(), |builder| {
             builder.provide("far.*", None, forward).unwrap();

@@ -1,0 +1,93 @@
+//! How a client is made.
+
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use async_channel::Sender;
+use smol::Executor;
+
+use super::pool::Pool;
+use super::target::{Secret, Target};
+use super::{Inner, Remote};
+use crate::config::Limits;
+use crate::transport::tls::Connector;
+
+/// Builds a [`Remote`].
+#[derive(Clone, Debug)]
+#[must_use = "nothing is connected before `connect`"]
+pub struct RemoteBuilder {
+    address: String,
+    limits: Limits,
+    token: Option<Secret>,
+    tls: Option<Connector>,
+    executor: Option<Arc<Executor<'static>>>,
+}
+
+impl RemoteBuilder {
+    pub(super) fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), limits: Limits::default(), token: None, tls: None, executor: None }
+    }
+
+    /// Presents a token first on each connection. If the other node rejects it, calls fail with its error.
+    pub fn token(mut self, token: impl AsRef<str>) -> Self {
+        self.token = Some(Secret(token.as_ref().into()));
+        self
+    }
+
+    /// Connects over TLS. The other node must present a certificate for the host of the address that `tls` trusts.
+    pub fn tls(mut self, tls: Connector) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets the limits of connections and calls.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Runs the connections on an executor. By default they run on a thread of their own.
+    pub fn executor(mut self, executor: &Arc<Executor<'static>>) -> Self {
+        self.executor = Some(executor.clone());
+        self
+    }
+
+    /// Starts to connect, and returns the client.
+    ///
+    /// # Panics
+    /// If no executor is given and the system cannot start a thread.
+    pub fn connect(self) -> Remote {
+        let Self { address, limits, token, tls, executor } = self;
+        let target = Target { address, limits, token, tls };
+        let (executor, thread) = match executor {
+            Some(executor) => (executor, None),
+            None => {
+                let (executor, thread) = IoThread::start().expect("the system starts a thread");
+                (executor, Some(thread))
+            }
+        };
+        Remote(Arc::new(Inner { pool: Pool::new(executor, target), _thread: thread }))
+    }
+}
+
+/// A thread that runs the connections of one client, until this is dropped.
+#[derive(Debug)]
+pub(super) struct IoThread {
+    _running: Sender<()>,
+}
+
+impl IoThread {
+    fn start() -> io::Result<(Arc<Executor<'static>>, Self)> {
+        let executor = Arc::new(Executor::new());
+        let (running, stopped) = async_channel::bounded::<()>(1);
+        let thread = thread::Builder::new().name("chanrpc client".into());
+        thread.spawn({
+            let executor = executor.clone();
+            move || {
+                let _ = smol::block_on(executor.run(stopped.recv()));
+            }
+        })?;
+        Ok((executor, Self { _running: running }))
+    }
+}

@@ -1,0 +1,181 @@
+//! Calls to another node.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Remote;
+use crate::chan::{BoxFuture, CallError, FunctionError, FunctionId, waits};
+use crate::message::{Fault, RawJson, code};
+
+/// A call to another node: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
+///
+/// It is sent when first polled. It ends at the latest after [`Limits::deadline`](crate::config::Limits::deadline), 30 s
+/// by default; the other node receives the remaining time. Dropping it cancels the call, also at the other node.
+///
+/// # Panics
+/// If it is polled again after its end.
+#[must_use = "a call does nothing unless it is awaited or waited for"]
+pub struct RemoteCall<R> {
+    state: State,
+    deadline: Option<Instant>,
+    hops: u32,
+    decode: fn(RawJson<'static>) -> Result<R, CallError>,
+}
+
+enum State {
+    Unsent(Remote, Request),
+    /// The call itself is wrong.
+    Invalid(CallError),
+    Sent(BoxFuture<'static, Result<RawJson<'static>, CallError>>),
+    Done,
+}
+
+pub(super) struct Request {
+    pub(super) method: String,
+    pub(super) params: Option<RawJson<'static>>,
+    pub(super) mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Call,
+    /// Ends when the call is queued for sending.
+    Go,
+}
+
+impl<R> RemoteCall<R> {
+    pub(super) fn new(
+        remote: &Remote,
+        request: Result<Request, CallError>,
+        decode: fn(RawJson<'static>) -> Result<R, CallError>,
+    ) -> Self {
+        let state = match request {
+            Ok(request) => State::Unsent(remote.clone(), request),
+            Err(error) => State::Invalid(error),
+        };
+        Self { state, deadline: None, hops: 0, decode }
+    }
+
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => self.deadline(deadline),
+            None => self,
+        }
+    }
+
+    /// Ends the call with [`CallError::Deadline`] unless it is answered by then.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Sets the number of nodes that have forwarded the call already, for a [`Provider`](crate::route::Provider) that
+    /// forwards calls.
+    #[doc(hidden)]
+    pub fn hops(mut self, hops: u32) -> Self {
+        self.hops = hops;
+        self
+    }
+
+    /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn wait(self) -> Result<R, CallError> {
+        waits::block_on(self)
+    }
+}
+
+async fn send(
+    remote: Remote,
+    request: Request,
+    deadline: Option<Instant>,
+    hops: u32,
+) -> Result<RawJson<'static>, CallError> {
+    let Request { method, params, mode } = request;
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + remote.default_timeout());
+    match mode {
+        Mode::Call => Ok(remote.forward(&method, params, deadline, hops).await?),
+        Mode::Go => {
+            remote.forward_go(&method, params, deadline, hops).await?;
+            Ok(RawJson::NULL)
+        }
+    }
+}
+
+impl<R> Unpin for RemoteCall<R> {}
+
+impl<R> Future for RemoteCall<R> {
+    type Output = Result<R, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if !matches!(self.state, State::Sent(_)) {
+            match std::mem::replace(&mut self.state, State::Done) {
+                State::Unsent(remote, request) => {
+                    let (deadline, hops) = (self.deadline, self.hops);
+                    self.state = State::Sent(Box::pin(send(remote, request, deadline, hops)));
+                }
+                State::Invalid(error) => return Poll::Ready(Err(error)),
+                State::Sent(_) | State::Done => panic!("the call was polled after its end"),
+            }
+        }
+        let State::Sent(sent) = &mut self.state else { unreachable!("it was sent above") };
+        let Poll::Ready(result) = sent.as_mut().poll(cx) else { return Poll::Pending };
+        self.state = State::Done;
+        Poll::Ready(result.and_then(self.decode))
+    }
+}
+
+impl<R> fmt::Debug for RemoteCall<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Unsent(..) => "unsent",
+            State::Invalid(error) => return f.debug_tuple("RemoteCall").field(error).finish(),
+            State::Sent(_) => "sent",
+            State::Done => "done",
+        };
+        f.debug_struct("RemoteCall").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+/// Returns the request for a call with typed arguments.
+///
+/// # Errors
+/// [`CallError::Unknown`] for an id that is no text, [`CallError::Failed`] if the arguments have no JSON form.
+pub(super) fn request(id: FunctionId, arguments: &impl Serialize, mode: Mode) -> Result<Request, CallError> {
+    match id {
+        FunctionId::Text(method) => {
+            Ok(Request { method: method.into_owned(), params: encode(arguments)?, mode })
+        }
+        id => Err(CallError::Unknown(id)),
+    }
+}
+
+/// Returns arguments as parameters of JSON-RPC: an array or an object, or none. Other values are an array of one.
+fn encode(arguments: &impl Serialize) -> Result<Option<RawJson<'static>>, CallError> {
+    let json = RawJson::of(arguments).map_err(|error| {
+        let message = format!("the arguments have no JSON form: {error}");
+        CallError::Failed(FunctionError::new(Fault::invalid_params(message)))
+    })?;
+    Ok(match json.get().as_bytes() {
+        b"null" => None,
+        [b'[' | b'{', ..] => Some(json),
+        _ => Some(RawJson::checked(format!("[{}]", json.get()))),
+    })
+}
+
+/// Returns the result of a call with its type.
+#[allow(clippy::needless_pass_by_value, reason = "the decoder of a raw call returns it")]
+pub(super) fn decode<R: DeserializeOwned>(json: RawJson<'static>) -> Result<R, CallError> {
+    serde_json::from_str(json.get()).map_err(|error| {
+        let message = format!("the result does not fit the type that the call expects: {error}");
+        CallError::Failed(FunctionError::new(Fault::new(code::INVALID_PARAMS, message)))
+    })
+}
