@@ -64,7 +64,7 @@ fn framing(table: Option<&Table<'_>>, max_message: usize) -> Result<LeafConfig> 
             leaf.websocket = field.boolean()?;
         }
     }
-    // Over WebSocket there is no length prefix to bound the size.
+    // Over WebSocket, no length prefix bounds the size.
     let largest = match leaf.length {
         _ if leaf.websocket => u32::MAX,
         1 => u8::MAX.into(),

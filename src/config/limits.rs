@@ -26,8 +26,7 @@ pub struct Limits {
     pub output: usize,
     /// How long a new connection may take to send its first bytes or its HTTP head; 10 s by default.
     pub head_timeout: Duration,
-    /// How long a connection that must present a token before it may call anything may stay open without doing so; 10 s
-    /// by default.
+    /// The time within which a connection that may call nothing without a token must present one; 10 s by default.
     pub auth_timeout: Duration,
     /// How long a peer may accept no byte of pending output, or send nothing of a message that it has begun, before it is
     /// disconnected; 10 s by default. A whole message may take this long plus one second for each KiB.

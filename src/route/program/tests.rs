@@ -1,4 +1,4 @@
-//! Runs of real programs.
+//! Tests with real programs.
 
 use std::env;
 use std::fs;
@@ -11,7 +11,7 @@ use smol::block_on;
 
 use super::*;
 
-/// Far beyond what any run here takes, unless it hangs.
+/// Far longer than any run here takes, unless it hangs.
 const LONG: Duration = Duration::from_secs(30);
 
 fn program(argv: &[&str]) -> Program {
@@ -30,14 +30,14 @@ fn sh(script: &str) -> Program {
 }
 
 fn finish(program: Program) -> ProgramOutput {
-    block_on(run(program)).expect("the program ends by itself")
+    block_on(run(program)).expect("the program exits")
 }
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("UTF-8").trim()
 }
 
-/// The state letter of a process, absent once it has been reaped.
+/// Returns the state letter of a process; `None` once it has been reaped.
 fn state(pid: &str) -> Option<char> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
@@ -47,7 +47,7 @@ fn reaped(pid: &str) -> bool {
     state(pid).is_none()
 }
 
-/// Whether it runs no more. An orphan may stay a zombie: to reap it is the business of the system's PID 1.
+/// Returns `true` if a process has ended. An orphan may stay a zombie until the system's PID 1 reaps it.
 fn dead(pid: &str) -> bool {
     matches!(state(pid), None | Some('Z' | 'X'))
 }
@@ -55,12 +55,12 @@ fn dead(pid: &str) -> bool {
 fn eventually(condition: impl Fn() -> bool, what: &str) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < LONG, "not in time: {what}");
+        assert!(start.elapsed() < LONG, "timeout: {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// A directory of one test, removed at its end.
+/// A temporary directory of one test, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -70,7 +70,7 @@ impl Directory {
         Self(path)
     }
 
-    /// The words of a file, once its line is complete.
+    /// Returns the words of a file, once its line is complete.
     fn words(&self, file: &str) -> Option<Vec<String>> {
         let line = fs::read_to_string(self.0.join(file)).ok()?;
         let line = line.strip_suffix('\n')?;
@@ -99,13 +99,13 @@ fn empty_stdin_ends_at_once() {
 }
 
 #[test]
-fn arguments_meet_no_shell() {
+fn no_shell_interprets_arguments() {
     let finished = finish(program(&["printf", "%s|", "$HOME; echo no", "*", ""]));
     assert_eq!(text(&finished.stdout), "$HOME; echo no|*||");
 }
 
 #[test]
-fn the_directory_is_the_one_asked_for() {
+fn program_runs_in_the_given_directory() {
     let directory = Directory::new("directory");
     let finished = finish(Program { directory: Some(directory.0.clone()), ..sh("echo here > file; pwd -P") });
     assert_eq!(directory.words("file"), Some(vec!["here".to_string()]));
@@ -114,14 +114,14 @@ fn the_directory_is_the_one_asked_for() {
 }
 
 #[test]
-fn exit_code_and_stderr_are_told() {
+fn exit_code_and_stderr_are_returned() {
     let finished = finish(sh("echo out; echo why >&2; exit 3"));
     assert_eq!((finished.exit, finished.signal), (Some(3), None));
     assert_eq!((text(&finished.stdout), text(&finished.stderr)), ("out", "why"));
 }
 
 #[test]
-fn a_signal_is_told() {
+fn signal_is_returned() {
     let finished = finish(sh("kill -9 $$"));
     assert_eq!((finished.exit, finished.signal), (None, Some(9)));
 }
@@ -134,12 +134,12 @@ fn only_the_end_of_stderr_is_kept() {
 }
 
 #[test]
-fn a_missing_program_or_directory_or_name_is_not_started() {
+fn missing_program_or_directory_or_empty_argv_is_an_error() {
     let missing = "/no/such/thing";
     for program in
         [program(&[missing]), program(&[]), Program { directory: Some(missing.into()), ..program(&["cat"]) }]
     {
-        let error = block_on(run(program)).expect_err("it cannot start");
+        let error = block_on(run(program)).expect_err("the start fails");
         assert!(matches!(error, ProgramError::NotStarted(_)), "{error:?}");
         assert!(error.to_string().starts_with("the program could not be started: "), "{error}");
         assert!(error.source().is_some());
@@ -147,7 +147,7 @@ fn a_missing_program_or_directory_or_name_is_not_started() {
 }
 
 #[test]
-fn a_timeout_kills_a_stubborn_program_and_its_children() {
+fn timeout_kills_a_program_that_ignores_signals_and_its_children() {
     let stubborn = "trap '' TERM; sleep 1000 & echo $$ $! >&2; while :; do wait; done";
     let start = Instant::now();
     let result = block_on(run(Program { timeout: Duration::from_secs(2), ..sh(stubborn) }));
@@ -161,28 +161,28 @@ fn a_timeout_kills_a_stubborn_program_and_its_children() {
 }
 
 #[test]
-fn the_timeout_holds_for_a_program_that_has_closed_its_streams() {
+fn timeout_applies_to_a_program_that_has_closed_its_streams() {
     let result =
         block_on(run(Program { timeout: Duration::from_millis(300), ..sh("exec >&- 2>&-; sleep 1000") }));
     assert!(matches!(result, Err(ProgramError::TimedOut { .. })), "{result:?}");
 }
 
 #[test]
-fn closed_streams_are_not_the_end() {
+fn closing_streams_does_not_end_the_run() {
     let finished = finish(sh("echo early; exec >&- 2>&-; sleep 0.2; exit 4"));
     assert_eq!((finished.exit, text(&finished.stdout)), (Some(4), "early"));
 }
 
 #[test]
-fn endless_output_ends_at_the_limit() {
+fn endless_output_is_killed_at_the_limit() {
     let start = Instant::now();
-    let error = block_on(run(program(&["yes"]))).expect_err("it is too much");
+    let error = block_on(run(program(&["yes"]))).expect_err("the limit is exceeded");
     assert!(matches!(error, ProgramError::OutputLimit { limit: 1_048_576 }), "{error:?}");
     assert!(start.elapsed() < LONG / 2);
 }
 
 #[test]
-fn the_limit_itself_is_allowed() {
+fn output_of_exactly_the_limit_is_allowed() {
     let hundred = |limit| Program { output_limit: limit, ..sh("yes | head -c 100") };
     assert_eq!(finish(hundred(100)).stdout.len(), 100);
     assert!(matches!(block_on(run(hundred(99))), Err(ProgramError::OutputLimit { limit: 99 })));
@@ -191,7 +191,7 @@ fn the_limit_itself_is_allowed() {
 }
 
 #[test]
-fn endless_stderr_holds_up_neither_the_timeout_nor_the_loop() {
+fn endless_stderr_blocks_neither_the_timeout_nor_the_loop() {
     let turns = block_on(async {
         let mut turns = 0;
         let others = async {
@@ -212,7 +212,7 @@ fn endless_stderr_holds_up_neither_the_timeout_nor_the_loop() {
 }
 
 #[test]
-fn a_program_may_ignore_a_big_stdin() {
+fn program_may_ignore_large_stdin() {
     let stdin = vec![b'x'; 5_000_000];
     let finished = finish(Program { stdin: stdin.clone(), ..sh("echo done") });
     assert_eq!((finished.exit, text(&finished.stdout)), (Some(0), "done"));
@@ -221,15 +221,15 @@ fn a_program_may_ignore_a_big_stdin() {
 }
 
 #[test]
-fn big_stdin_and_big_stdout_flow_side_by_side() {
+fn large_stdin_and_stdout_are_transferred_concurrently() {
     let stdin: Vec<u8> = (0..2_000_000_u32).map(|n| (n % 251) as u8).collect();
     let finished = finish(Program { stdin: stdin.clone(), output_limit: 3_000_000, ..program(&["cat"]) });
     assert_eq!(finished.exit, Some(0));
-    assert!(finished.stdout == stdin, "what comes back differs");
+    assert!(finished.stdout == stdin, "stdout differs from stdin");
 }
 
 #[test]
-fn a_background_process_holds_up_no_answer() {
+fn background_process_does_not_delay_the_result() {
     let start = Instant::now();
     let finished = finish(sh("sleep 1000 & echo $!; exit 5"));
     assert!(start.elapsed() < LONG / 2);
@@ -239,39 +239,39 @@ fn a_background_process_holds_up_no_answer() {
 }
 
 #[test]
-fn a_silent_background_process_ends_with_the_run() {
+fn silent_background_process_is_killed_with_the_run() {
     let finished = finish(sh("sleep 1000 > /dev/null 2>&1 & echo $!"));
     let child = text(&finished.stdout);
     eventually(|| dead(child), "the background process is dead");
 }
 
 #[test]
-fn what_was_written_before_a_background_process_is_cut_off_is_all_there() {
+fn output_written_before_the_group_is_killed_is_complete() {
     let finished = finish(sh("yes | head -c 500000; yes >&2 & exit 6"));
     assert_eq!((finished.exit, finished.stdout.len()), (Some(6), 500_000));
 }
 
 #[test]
-fn a_busy_loop_loses_no_output() {
+fn busy_loop_loses_no_output() {
     let others = async {
         loop {
             thread::sleep(GRACE);
             smol::future::yield_now().await;
         }
     };
-    let finished =
-        block_on(or(run(sh("yes | head -c 100000; sleep 1000 & exit 7")), others)).expect("it ends");
+    let finished = block_on(or(run(sh("yes | head -c 100000; sleep 1000 & exit 7")), others))
+        .expect("the program exits");
     assert_eq!((finished.exit, finished.stdout.len()), (Some(7), 100_000));
 }
 
 #[test]
-fn a_finished_program_is_no_zombie() {
+fn exited_program_is_reaped() {
     let finished = finish(sh("echo $$"));
     assert!(reaped(text(&finished.stdout)));
 }
 
 #[test]
-fn a_program_cut_off_at_its_limit_is_no_zombie() {
+fn program_killed_at_its_limit_is_reaped() {
     let directory = Directory::new("limit");
     let endless = Program { directory: Some(directory.0.clone()), ..sh("echo $$ > pid; exec yes") };
     assert!(block_on(run(endless)).is_err());
@@ -280,7 +280,7 @@ fn a_program_cut_off_at_its_limit_is_no_zombie() {
 }
 
 #[test]
-fn a_dropped_future_ends_the_whole_group() {
+fn dropped_future_kills_the_whole_group() {
     let directory = Directory::new("dropped");
     let endless = Program {
         directory: Some(directory.0.clone()),
@@ -300,7 +300,7 @@ fn a_dropped_future_ends_the_whole_group() {
 }
 
 #[test]
-fn fifty_runs_go_side_by_side() {
+fn fifty_concurrent_runs() {
     let executor = smol::LocalExecutor::new();
     let runs: Vec<_> = (0..50)
         .map(|n: usize| {
@@ -310,7 +310,7 @@ fn fifty_runs_go_side_by_side() {
         .collect();
     block_on(executor.run(async {
         for (n, run) in runs.into_iter().enumerate() {
-            let finished = run.await.expect("it ends by itself");
+            let finished = run.await.expect("the program exits");
             assert_eq!(finished.exit, i32::try_from(n).ok());
             assert!(
                 finished.stdout == n.to_string().repeat(50_000).into_bytes(),
