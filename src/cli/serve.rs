@@ -46,8 +46,8 @@ pub(super) struct Serve {
     log: Level,
 }
 
-/// Why a node cannot run.
-type Failure = Box<dyn std::error::Error>;
+/// Why a node cannot start.
+type BoxError = Box<dyn std::error::Error>;
 
 impl Serve {
     /// Returns `true` if this command runs a node, rather than only checking its configuration.
@@ -72,7 +72,7 @@ impl Serve {
         }
     }
 
-    fn try_run(self) -> Result<(), Failure> {
+    fn try_run(self) -> Result<(), BoxError> {
         let mut config = configuration(self.config.as_deref(), self.listen)?;
         config.access_log |= self.log.1;
         let access = Arc::new(Access::new(&config));
@@ -145,7 +145,7 @@ fn registry(
     config: &Config,
     executor: &Arc<Executor<'static>>,
     demo: bool,
-) -> Result<Arc<Registry>, Failure> {
+) -> Result<Arc<Registry>, BoxError> {
     let mut builder = registry_from_config(config, executor)?;
     if demo {
         let settings =
@@ -177,7 +177,7 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
 }
 
 /// Loads the TLS files of the listeners.
-fn load_tls(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, Failure> {
+fn load_tls(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, BoxError> {
     let tls =
         |listen| Listener::tls(listen).map_err(|error| format!("tls of {}: {error}", listen.address).into());
     addresses.iter().map(tls).collect()

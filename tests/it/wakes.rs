@@ -25,8 +25,8 @@ struct Taken {
     waiting: Option<Waker>,
 }
 
-/// A stream on which every first of two writes is pending. As with a socket, a pending write is not woken once the next
-/// one has found room.
+/// A stream on which the first of every two writes is pending. As with a socket, the waker of a pending write is lost once
+/// the next write has found room.
 struct Fitful {
     input: Vec<u8>,
     taken: Arc<Mutex<Taken>>,
