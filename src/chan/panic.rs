@@ -204,10 +204,13 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
 
 /// Like [`catch`]; `report` learns of the panic before anyone who waits for the function.
 pub(crate) fn catch_with<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, Panic> {
-    catch_level(f, report).map_err(|(panic, payload)| {
-        drop_quietly(payload);
-        panic
-    })
+    match catch_level(f, report) {
+        Ok(value) => Ok(value),
+        Err((panic, payload)) => {
+            drop_quietly(payload);
+            Err(panic)
+        }
+    }
 }
 
 /// Returns how many functions run on this thread, one inside the other.
@@ -217,32 +220,68 @@ pub(super) fn depth() -> u32 {
 
 type Payload = Box<dyn Any + Send>;
 
-fn catch_level<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, (Panic, Payload)> {
-    let outer = CATCH.get();
+/// What belongs to the `catch` around the innermost one.
+struct Outer {
+    catch: Catch,
+    level: Option<Level>,
+}
+
+/// Begins a level. Not a part of `catch_level`, which is compiled once for each function that is caught.
+#[inline]
+fn enter() -> Outer {
+    let catch = CATCH.get();
     let unwinding = std::thread::panicking();
-    CATCH.set(Catch { depth: outer.depth + 1, unwinding, any: false });
-    let outer_level = outer.any.then(take_level);
+    CATCH.set(Catch { depth: catch.depth + 1, unwinding, any: false });
+    Outer { catch, level: catch.any.then(take_level) }
+}
+
+/// Ends a level, and returns what was noted in it.
+#[inline]
+fn leave(outer: Outer) -> Option<Level> {
+    let level = CATCH.get().any.then(take_level);
+    CATCH.set(outer.catch);
+    if let Some(outer) = outer.level {
+        note(|level| *level = outer);
+    }
+    level
+}
+
+fn catch_level<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, (Panic, Payload)> {
+    let outer = enter();
     // The state may be half changed when its function panics. That is the function's affair, as it would be
     // behind a lock; the caller and the server's owner both learn of it.
     let result = panic::catch_unwind(AssertUnwindSafe(f));
-    let level = CATCH.get().any.then(take_level);
-    CATCH.set(outer);
-    if let Some(outer) = outer_level {
-        note(|level| *level = outer);
-    }
+    let level = leave(outer);
     match result {
         Ok(value) => {
-            for Dropped { answer, otherwise } in level.into_iter().flat_map(|level| level.dropped) {
-                answer(otherwise);
+            if let Some(level) = level {
+                returned(level);
             }
             Ok(value)
         }
-        Err(payload) => Err((caught(level.unwrap_or_default(), &*payload, report), payload)),
+        Err(payload) => {
+            let mut report = Some(report);
+            let panic = caught(level, &*payload, &mut |panic| {
+                if let Some(report) = report.take() {
+                    report(panic);
+                }
+            });
+            Err((panic, payload))
+        }
+    }
+}
+
+/// Answers the calls of a level whose function returned after all.
+#[cold]
+fn returned(level: Level) {
+    for Dropped { answer, otherwise } in level.dropped {
+        answer(otherwise);
     }
 }
 
 #[cold]
-fn caught(level: Level, payload: &(dyn Any + Send), report: impl FnOnce(&Panic)) -> Panic {
+fn caught(level: Option<Level>, payload: &(dyn Any + Send), report: &mut dyn FnMut(&Panic)) -> Panic {
+    let level = level.unwrap_or_default();
     let panic = Panic::of(payload);
     let panic = match level.seen {
         Some(seen) if seen.fits(payload, &panic.message) => seen.panic,
