@@ -17,6 +17,12 @@ export MSYS2_ENV_CONV_EXCL=CARGO_ENCODED_RUSTFLAGS
 # shellcheck disable=SC2034 # the scripts that source this use it
 dist=$target/dist
 
+# The released targets whose binaries run under an emulator on this machine.
+# shellcheck disable=SC2034
+mapfile -t others < <(ci/matrix triples 1 | grep -v "^$(uname -m)-unknown-linux-")
+# one_of WORD...: prints one of the words, selected by the commit's hash.
+one_of() { echo "${@:1 + 0x$(git rev-parse HEAD | tail -c 3) % $#:1}"; }
+
 engine() {
     local engine
     for engine in ${CROSS_CONTAINER_ENGINE:-docker podman}; do
