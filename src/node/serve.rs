@@ -147,8 +147,8 @@ async fn refuse(node: &Shared, stream: PeerStream, foreign: Detected, context: &
 /// request.
 fn error_code(node: &Shared, first: &[u8]) -> i64 {
     let line = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let bounds = jsonrpc::DecodeLimits { depth: node.limits.depth, batch: node.limits.batch };
-    match jsonrpc::decode(line, bounds) {
+    let limits = jsonrpc::DecodeLimits { depth: node.limits.depth, batch: node.limits.batch };
+    match jsonrpc::decode(line, limits) {
         Decoded::Single(Err(refused)) => refused.fault.code,
         _ => code::PARSE,
     }
@@ -231,13 +231,14 @@ async fn serve_http(
     stream: PeerStream,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
-    let bounds = http::RequestLimits {
+    let request_limits = http::RequestLimits {
         body: limits.message,
         head_timeout: limits.head_timeout,
         stall_timeout: limits.stall_timeout,
     };
     let endpoints = Endpoints::new(node.clone(), context.clone(), peer);
-    let served = Box::pin(http::serve(stream, endpoints.clone(), bounds, node.shutdown.signal())).await;
+    let served =
+        Box::pin(http::serve(stream, endpoints.clone(), request_limits, node.shutdown.signal())).await;
     if endpoints.has_served_request() && matches!(served, Err(http::ServeError::SlowHead)) {
         return Ok(());
     }

@@ -94,7 +94,9 @@ async fn exchange(
         }
         let Poll::Ready(received) = pipe.poll_receive(cx, &mut input)? else {
             // A ping wakes the task to be written.
-            return heartbeat.as_mut().map_or(Poll::Pending, |pulse| poll_heartbeat(connection, pulse, cx));
+            return heartbeat
+                .as_mut()
+                .map_or(Poll::Pending, |heartbeat| poll_heartbeat(connection, heartbeat, cx));
         };
         if let Some(heartbeat) = &mut heartbeat {
             heartbeat.record_activity();
@@ -119,11 +121,11 @@ fn poll_heartbeat(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
     loop {
-        let silence = ready!(heartbeat.poll(cx));
+        let idle = ready!(heartbeat.poll(cx));
         if connection.is_full() {
             // The other node reads nothing until it answers a call, so that a ping would get no reply.
             heartbeat.record_activity();
-        } else if silence == PeerIdle::Dead {
+        } else if idle == PeerIdle::Dead {
             return Poll::Ready(Err(keepalive_error()));
         } else {
             connection.ping();

@@ -16,7 +16,7 @@ use crate::route::{CallId, Grants, ReplyQueue, Responder};
 /// then take effect at once, and a peer that disconnects is noticed while its calls run.
 const READ_AHEAD: usize = 16 * 1024;
 
-/// Requests that are not answered yet: in flight, or queued until there is capacity.
+/// Unanswered requests: in flight, or queued until capacity is available.
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     last_id: CallId,

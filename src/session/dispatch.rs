@@ -9,7 +9,7 @@ use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
 use crate::route::{Call, CallId, CallRef, Grants};
 
 impl Session {
-    /// Dispatches a request, or queues it until there is capacity and all earlier requests are dispatched.
+    /// Dispatches a request, or queues it until capacity is available and all earlier requests are dispatched.
     pub(super) fn handle_request(&mut self, request: Request<'_>, batch: Option<BatchId>, now: Instant) {
         let Request { mut id, method, params, meta } = request;
         if self.codec.sends_results_only() && self.registry.has_no_result(&method) {

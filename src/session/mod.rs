@@ -90,8 +90,8 @@ impl Session {
         grants: Grants,
         now: Instant,
     ) -> Self {
-        let bounds = DecodeLimits { depth: limits.depth, batch: limits.batch };
-        let codec = Codec::new(dialect, limits.message, bounds);
+        let decode_limits = DecodeLimits { depth: limits.depth, batch: limits.batch };
+        let codec = Codec::new(dialect, limits.message, decode_limits);
         let mut peer_deadlines = PeerDeadlines::default();
         if grants.allows_nothing() {
             peer_deadlines.expect_token(now, limits.auth_timeout);
