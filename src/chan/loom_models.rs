@@ -25,6 +25,7 @@ use super::functions::Functions;
 use super::pending::Prepared;
 use super::reply::{ReplyTo, Responder, Slot};
 use super::server::{Server, Settings};
+use super::target::Submit;
 
 /// Tries every order of threads with at most three preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
 pub(crate) fn model(f: impl Fn() + Send + Sync + 'static) {
@@ -507,7 +508,7 @@ fn prepared(
         let _held = held;
         got.push(result.map(|value| value.number));
     };
-    match callbacks.prepare(client, time, callback) {
+    match callbacks.prepare(|| Submit::<(), Value>::counter(client), time, callback) {
         Ok(Prepared::Plain(sink)) => Responder::new(ReplyTo::Sink(Box::new(sink))),
         Ok(Prepared::Timed(sink)) => Responder::new(ReplyTo::Sink(Box::new(sink))),
         Err(_) => panic!("no room"),
