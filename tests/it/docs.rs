@@ -5,11 +5,12 @@ use std::path::Path;
 
 use chanrpc::config::{Config, Limits};
 
-const DOCUMENTS: [&str; 12] = [
+const DOCUMENTS: [&str; 13] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "docs/configuration.md",
+    "docs/development.md",
     "docs/embedding.md",
     "docs/footprint.md",
     "docs/from-grpc.md",
