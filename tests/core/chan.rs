@@ -235,7 +235,7 @@ fn responders_reply_in_any_order_and_report_when_dropped() {
     kept.remove(1).reply(11);
     assert!(matches!(poll(&mut calls[1]), Poll::Ready(Ok(11))));
     drop(calls.remove(0));
-    assert!(kept[0].is_abandoned(), "nobody waits any more");
+    assert!(kept[0].is_abandoned(), "no caller waits");
     drop(kept);
     assert!(matches!(poll(&mut calls[1]), Poll::Ready(Err(CallError::Unanswered))));
 

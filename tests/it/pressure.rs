@@ -254,7 +254,7 @@ impl Held {
     /// Waits until `count` calls wait for capacity.
     #[track_caller]
     fn await_waiting(&self, count: usize) {
-        eventually("so many wait for room", || self.server.stats().waiting == count);
+        eventually("the calls wait for room", || self.server.stats().waiting == count);
     }
 
     /// Sends calls without replies yet, and returns how many wait for capacity once the node has read them.

@@ -135,7 +135,7 @@ fn served<F: Future<Output = ()>>(
     let served = http::serve(Rewind::new(Watched { inner, room, broken }), echo, bounds, stop);
     let late = async {
         Timer::after(LIMIT).await;
-        panic!("waited in vain")
+        panic!("no reply within the limit")
     };
     block_on(smol::future::zip(served, deed(peer)).or(late)).0.map(|upgraded| assert!(upgraded.is_none()))
 }

@@ -144,7 +144,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn take(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        self.reader.read_exact(&mut bytes).expect("the node sends so many bytes");
+        self.reader.read_exact(&mut bytes).expect("the node sends enough bytes");
         bytes
     }
 

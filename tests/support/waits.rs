@@ -30,7 +30,7 @@ pub(crate) fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < LIMIT, "waited in vain: {what}");
+        assert!(start.elapsed() < LIMIT, "timed out: {what}");
         thread::sleep(PAUSE);
     }
 }
@@ -42,7 +42,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Receives from a channel within the timeout.
 pub(crate) fn got<T>(channel: &mpsc::Receiver<T>) -> T {
-    channel.recv_timeout(LIMIT).expect("waited in vain")
+    channel.recv_timeout(LIMIT).expect("a message within the limit")
 }
 
 /// Joins a thread within the timeout.
