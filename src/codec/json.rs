@@ -14,8 +14,7 @@ pub(super) struct Scanner<'a> {
     error: Option<ScanError>,
 }
 
-/// The text is invalid; [`Scanner::error`] returns the reason. Without content, so that the results passed between
-/// steps stay small.
+/// The text is invalid; [`Scanner::error`] returns the reason. Empty, to keep the results passed between steps small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ScanFailed;
 
@@ -230,7 +229,7 @@ impl<'a> Scanner<'a> {
                 self.at += 5;
                 Ok(())
             }
-            _ => self.fail("an escape that JSON knows"),
+            _ => self.fail("a valid escape"),
         }
     }
 

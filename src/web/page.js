@@ -115,7 +115,7 @@ function lost(which, reason) {
   disconnect(reason);
   const wait = RETRY_DELAYS[Math.min(failures, RETRY_DELAYS.length - 1)];
   failures += 1;
-  show("lost", info ? "connection lost" : "no connection; the node may ask for a token");
+  show("lost", info ? "connection lost" : "no connection; the node may require a token");
   retryAt = performance.now() + wait;
   again = setTimeout(connect, wait);
   tick();

@@ -157,7 +157,7 @@ fn interpret<'a>(members: &Members<'a>) -> Result<Message<'a>, DecodeError> {
     if params.is_some_and(|params| !params.starts_with(['[', '{'])) {
         return Err(invalid("\"params\" must be an array, an object or null").with_id(id));
     }
-    // Without a valid id it is an ordinary notification.
+    // A cancellation without a valid id is an ordinary notification.
     if id.is_none()
         && method == CANCEL_METHOD
         && let Some(cancelled) = params.and_then(cancelled_id)

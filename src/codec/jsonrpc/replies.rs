@@ -34,7 +34,7 @@ pub enum ReplyId {
 }
 
 impl ReplyId {
-    /// The ids of this node are integers. Some servers return them as fractions or strings.
+    /// Parses an id. The ids of this node are integers; some servers return them as fractions or strings.
     fn parse(id: Option<&str>) -> Self {
         let Some(id) = id.filter(|id| *id != "null") else { return Self::Null };
         let text = if id.starts_with('"') { string(id) } else { Some(Cow::Borrowed(id)) };

@@ -76,7 +76,7 @@ fn decode_request<'a>(
         None => return Err(invalid("\"method\" is missing")),
     };
     let params = match rest.next() {
-        // Without a valid id it is an ordinary notification.
+        // A cancellation without a valid id is an ordinary notification.
         Some(reader) if id.is_none() && method == CANCEL_METHOD => match cancelled_id(*reader) {
             Some(id) => return Ok(Message::Cancel(id)),
             None => reader.params(depth)?,

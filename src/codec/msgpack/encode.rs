@@ -49,7 +49,7 @@ pub(in crate::codec) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Ans
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ConvertError {
     NotJson,
-    /// A number that is neither a 64-bit integer nor exactly expressible as a 64-bit float.
+    /// A number that is neither a 64-bit integer nor a 64-bit float that keeps all its digits.
     Number(String),
     /// A lone surrogate, which UTF-8 cannot encode.
     LoneSurrogate,
@@ -66,7 +66,8 @@ impl fmt::Display for ConvertError {
             Self::NotJson => f.write_str("it is not JSON"),
             Self::Number(number) => write!(
                 f,
-                "the number {number} is neither a 64-bit integer nor exact as a 64-bit float; send it as a text"
+                "the number {number} is neither a 64-bit integer nor a 64-bit float that keeps all its digits; \
+                 send it as a text"
             ),
             Self::LoneSurrogate => f.write_str("a text contains a lone surrogate"),
             Self::TooLong => f.write_str("a text, an array or an object is longer than 2^32 - 1"),
