@@ -197,7 +197,7 @@ fn cancelled_id(params: &str) -> Option<Id<'_>> {
 
 fn meta(json: Option<&str>) -> Result<Meta, DecodeError> {
     #[derive(Deserialize)]
-    struct Wire<'a> {
+    struct RawMeta<'a> {
         #[serde(borrow)]
         deadline_ms: Option<&'a RawValue>,
         #[serde(borrow)]
@@ -207,11 +207,11 @@ fn meta(json: Option<&str>) -> Result<Meta, DecodeError> {
     if !json.starts_with('{') {
         return Err(invalid("\"meta\" must be an object"));
     }
-    let wire: Wire<'_> = serde_json::from_str(json)
+    let raw: RawMeta<'_> = serde_json::from_str(json)
         .map_err(|error| DecodeError::new(code::INVALID_REQUEST, format!("\"meta\": {error}")))?;
     let deadline =
-        wire.deadline_ms.map(|ms| parse_deadline(ms.get()).ok_or_else(|| invalid(INVALID_DEADLINE)));
-    let hops = wire.hops.map(|hops| {
+        raw.deadline_ms.map(|ms| parse_deadline(ms.get()).ok_or_else(|| invalid(INVALID_DEADLINE)));
+    let hops = raw.hops.map(|hops| {
         number::whole(hops.get()).and_then(|hops| hops.parse().ok()).ok_or_else(|| invalid(INVALID_HOPS))
     });
     Ok(Meta { deadline: deadline.transpose()?, hops: hops.transpose()?.unwrap_or_default() })
@@ -227,14 +227,14 @@ fn parse_deadline(ms: &str) -> Option<Duration> {
 
 fn fault(json: &str) -> Fault {
     #[derive(Deserialize)]
-    struct Wire {
+    struct RawError {
         code: i64,
         message: String,
         data: Option<Box<RawValue>>,
     }
-    match serde_json::from_str::<Wire>(json) {
-        Ok(wire) => Fault { code: wire.code, message: wire.message.into(), data: wire.data },
-        Err(_) => Fault::new(code::INTERNAL, "the peer sent an error that is not JSON-RPC's"),
+    match serde_json::from_str::<RawError>(json) {
+        Ok(raw) => Fault { code: raw.code, message: raw.message.into(), data: raw.data },
+        Err(_) => Fault::new(code::INTERNAL, "the peer sent an error that is not a JSON-RPC error object"),
     }
 }
 

@@ -115,20 +115,21 @@ fn outcome(result: Option<&str>, error: Option<&str>) -> Outcome {
 /// Decodes an error, whose form varies between servers.
 fn fault(json: &str) -> Fault {
     #[derive(Deserialize)]
-    struct Wire<'a> {
+    struct RawError<'a> {
         #[serde(borrow)]
         code: &'a RawValue,
         #[serde(default)]
         message: Option<String>,
         data: Option<Box<RawValue>>,
     }
-    let wire = serde_json::from_str::<Wire<'_>>(json).ok().and_then(|Wire { code, message, data }| {
-        let code = number::whole(code.get()).and_then(|code| code.parse().ok())?;
-        Some(Fault { code, message: message.unwrap_or_default().into(), data })
-    });
-    wire.unwrap_or_else(|| {
+    let fault =
+        serde_json::from_str::<RawError<'_>>(json).ok().and_then(|RawError { code, message, data }| {
+            let code = number::whole(code.get()).and_then(|code| code.parse().ok())?;
+            Some(Fault { code, message: message.unwrap_or_default().into(), data })
+        });
+    fault.unwrap_or_else(|| {
         let text = string(json).map_or_else(
-            || "the peer sent an error that is not JSON-RPC's; it is the data".to_owned(),
+            || "the peer sent an error that is not a JSON-RPC error object; it is in the data".to_owned(),
             Cow::into_owned,
         );
         let data = RawValue::from_string(json.to_owned()).ok();
@@ -183,7 +184,7 @@ mod tests {
             (r#"{"id":1,"error":"no"}"#, "1 fault -32603 no \"no\""),
             (
                 r#"{"id":1,"error":{"code":"E1"}}"#,
-                "1 fault -32603 the peer sent an error that is not JSON-RPC's; it is the data {\"code\":\"E1\"}",
+                "1 fault -32603 the peer sent an error that is not a JSON-RPC error object; it is in the data {\"code\":\"E1\"}",
             ),
             (r#"{"id":null,"error":{"code":-32700,"message":"m"}}"#, "null fault -32700 m"),
             (r#"{"error":{"code":-32700,"message":"m"}}"#, "null fault -32700 m"),
