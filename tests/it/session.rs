@@ -57,7 +57,7 @@ struct Driven {
     registry: Arc<Registry>,
     keeper: Keeper,
     now: Instant,
-    /// Everything sent so far; with [`Dialect::Frames`] a line feed follows each message.
+    /// Everything sent so far; with [`Dialect::JsonPerFrame`] a line feed follows each message.
     sent: Vec<u8>,
     dialect: Dialect,
 }
