@@ -3,6 +3,8 @@
     not(feature = "node"),
     doc = "Functions live in servers that own their state; call them sync, async or fire-and-forget."
 )]
+// Private modules mark as `pub` what `internals` opens.
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
 
 pub mod chan;
 pub mod lanes;
@@ -10,22 +12,27 @@ pub mod sched;
 
 #[cfg(feature = "node")]
 mod address;
+// For the binary.
 #[cfg(feature = "cli")]
+#[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "node")]
-pub mod codec;
+mod codec;
 #[cfg(feature = "node")]
 pub mod config;
 #[cfg(feature = "node")]
 mod encoding;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 #[cfg(feature = "cli")]
-pub mod load;
+mod load;
 #[cfg(feature = "cli")]
-pub mod log;
+mod log;
 #[cfg(feature = "node")]
 pub mod message;
 #[cfg(feature = "node")]
-pub mod metrics;
+mod metrics;
 #[cfg(feature = "node")]
 pub mod node;
 #[cfg(feature = "node")]
@@ -37,9 +44,9 @@ pub mod remote;
 #[cfg(feature = "node")]
 pub mod route;
 #[cfg(feature = "node")]
-pub mod session;
+mod session;
 #[cfg(feature = "node")]
-pub mod transport;
+mod transport;
 #[cfg(feature = "node")]
 mod web;
 

@@ -54,7 +54,7 @@ static LOGGER: Logger = Logger {
 ///
 /// # Errors
 /// Fails if the process already has a logger, which stays in place.
-pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
+pub(crate) fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
     log::set_logger(&LOGGER)?;
     LOGGER.level.store(level as usize, Ordering::Relaxed);
     log::set_max_level(level);
@@ -73,29 +73,23 @@ pub fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
 }
 
 /// Enables the access log independently of the level given to [`init`].
-pub fn enable_access_log() {
+pub(crate) fn enable_access_log() {
     log::set_max_level(log::max_level().max(LevelFilter::Info));
 }
 
 /// Writes a line to stderr without level, time and target, truncated and sanitized like any other.
 ///
 /// Before [`init`], the line is dropped.
-pub fn print_line(text: &str) {
+pub(crate) fn print_line(text: &str) {
     LOGGER.send(Line::Plain(sanitize(format_args!("{text}"))));
 }
 
 /// Waits until all lines are written or dropped, but at most for `timeout`. Intended for the end of the process.
-pub fn flush(timeout: Duration) {
+pub(crate) fn flush(timeout: Duration) {
     let started = Instant::now();
     while LOGGER.pending.load(Ordering::Acquire) > 0 && started.elapsed() < timeout {
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// Returns the number of lines dropped because stderr was too slow or closed. Lines suppressed by a rate limit are not
-/// included.
-pub fn dropped_lines() -> u64 {
-    LOGGER.dropped.load(Ordering::Relaxed) as u64
 }
 
 /// A line to write.

@@ -153,7 +153,7 @@ const MAX_LAST_ERROR: usize = 200;
 
 /// The counters of one function.
 #[derive(Debug, Default)]
-pub struct FunctionMetrics {
+pub(crate) struct FunctionMetrics {
     /// Calls answered inline.
     inline: Counter,
     /// Deferred calls, begun and answered.
@@ -168,7 +168,7 @@ pub struct FunctionMetrics {
 /// A snapshot of [`FunctionMetrics`]. The names are those of NATS's ADR-32.
 #[derive(Clone, Debug, serde::Serialize)]
 #[non_exhaustive]
-pub struct FunctionStats {
+pub(crate) struct FunctionStats {
     /// Calls begun.
     pub num_requests: u64,
     /// Calls that ended with an error.
@@ -187,12 +187,12 @@ pub struct FunctionStats {
 
 impl FunctionMetrics {
     /// Records the start of a deferred call.
-    pub fn record_start(&self) {
+    pub(crate) fn record_start(&self) {
         self.started.inc();
     }
 
     /// Records the end of a deferred call after `time`, with a fault or without.
-    pub fn record_end(&self, time: Duration, fault: Option<&Fault>) {
+    pub(crate) fn record_end(&self, time: Duration, fault: Option<&Fault>) {
         self.answered.inc();
         self.record(time, fault);
     }
@@ -212,18 +212,18 @@ impl FunctionMetrics {
     }
 
     /// Records a call answered inline after `time`, with a fault or without.
-    pub fn record_inline(&self, time: Duration, fault: Option<&Fault>) {
+    pub(crate) fn record_inline(&self, time: Duration, fault: Option<&Fault>) {
         self.inline.inc();
         self.record(time, fault);
     }
 
     /// Returns the number of unanswered calls.
-    pub fn in_flight(&self) -> u64 {
+    pub(crate) fn in_flight(&self) -> u64 {
         self.started.get().saturating_sub(self.answered.get())
     }
 
     /// Returns a snapshot.
-    pub fn stats(&self) -> FunctionStats {
+    pub(crate) fn stats(&self) -> FunctionStats {
         let inline = self.inline.get();
         let (num_requests, answered) = (inline + self.started.get(), inline + self.answered.get());
         let processing_time = self.nanos.load(Ordering::Relaxed);
@@ -240,7 +240,7 @@ impl FunctionMetrics {
 }
 
 /// Appends the counters of functions in Prometheus's text format.
-pub fn write_functions<'a>(
+pub(crate) fn write_functions<'a>(
     out: &mut String,
     functions: &(impl Iterator<Item = (&'a str, &'a str, FunctionStats)> + Clone),
 ) {
@@ -272,7 +272,7 @@ pub fn write_functions<'a>(
 /// node's.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
-pub struct WorkerStats {
+pub(crate) struct WorkerStats {
     /// The level: `node`, `provider` or `function`.
     pub level: &'static str,
     /// The function or family, at the level `function`.
@@ -294,7 +294,7 @@ pub struct WorkerStats {
 }
 
 /// Appends the state of workers in Prometheus's text format.
-pub fn write_workers(out: &mut String, workers: &[WorkerStats]) {
+pub(crate) fn write_workers(out: &mut String, workers: &[WorkerStats]) {
     type Value = fn(&WorkerStats) -> u64;
     let families: [(&str, &str, &str, Value); 5] = [
         ("chanrpc_workers", "gauge", "Maximum number of concurrent calls.", |stats| stats.workers),

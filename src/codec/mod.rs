@@ -1,7 +1,7 @@
 //! Bytes ↔ messages. Pure: no sockets, no clock, no tasks. Takes slices, returns values and byte counts.
 
 mod content_length;
-mod detect;
+pub(crate) mod detect;
 mod dialect;
 mod frame;
 mod json;
@@ -11,7 +11,7 @@ mod lines;
 mod meta;
 mod msgpack;
 
-pub use detect::{DETECT_LIMIT, Detected, detect};
+pub use detect::{Detected, detect};
 pub use dialect::{Codec, Dialect};
 pub use frame::{DecodeError, Decoded, FrameResult};
 pub use lines::LineFramer;

@@ -35,7 +35,7 @@ use request::Template;
 use stats::Stats;
 
 pub use dialect::Dialect;
-pub use report::{Report, Schedule};
+pub use report::Report;
 
 /// The maximum number of calls in flight over all connections.
 const MAX_IN_FLIGHT: usize = 1_000_000;

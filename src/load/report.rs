@@ -60,6 +60,7 @@ impl Report {
     }
 
     /// Returns the number of calls answered with a result for each connection.
+    #[cfg(feature = "internals")]
     pub fn calls_by_connection(&self) -> &[u64] {
         &self.stats.answered
     }

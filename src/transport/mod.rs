@@ -2,6 +2,7 @@
 
 mod error;
 pub mod http;
+#[cfg(feature = "internals")]
 pub mod memory;
 mod pipe;
 mod stream;

@@ -1,6 +1,6 @@
 //! Detection of the dialect by the first bytes.
 
-use chanrpc::codec::{self, DETECT_LIMIT, Detected, Dialect};
+use chanrpc::internals::codec::{self, DETECT_LIMIT, Detected, Dialect};
 
 /// The maximum length of the prefixes tried.
 const PREFIXES: usize = 256;

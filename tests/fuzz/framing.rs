@@ -1,8 +1,8 @@
 //! Framing: messages in a stream of bytes, in each dialect that has them.
 
-use chanrpc::codec::jsonrpc::DecodeLimits;
-use chanrpc::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
-use chanrpc::codec::{Codec, Dialect, FrameResult};
+use chanrpc::internals::codec::jsonrpc::DecodeLimits;
+use chanrpc::internals::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
+use chanrpc::internals::codec::{Codec, Dialect, FrameResult};
 use chanrpc::message::{Fault, code};
 
 use super::json;

@@ -1,7 +1,7 @@
 //! The contents of messages.
 
-use chanrpc::codec::jsonrpc::{self, DecodeLimits};
-use chanrpc::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
+use chanrpc::internals::codec::jsonrpc::{self, DecodeLimits};
+use chanrpc::internals::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
 use chanrpc::message::{Fault, Id, Message, RawJson, Request, code};
 use serde::de::IgnoredAny;
 

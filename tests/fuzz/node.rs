@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use chanrpc::config::Limits;
+use chanrpc::internals::transport::memory::{self, Memory};
 use chanrpc::node::Node;
 use chanrpc::route::Registry;
-use chanrpc::transport::memory::{self, Memory};
 use smol::Executor;
 use smol::io::{AsyncRead, AsyncWrite};
 

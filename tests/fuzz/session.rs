@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use chanrpc::codec::jsonrpc::DecodeLimits;
-use chanrpc::codec::leaf::LeafFraming;
-use chanrpc::codec::{Codec, Dialect, FrameResult};
 use chanrpc::config::Limits;
+use chanrpc::internals::codec::jsonrpc::DecodeLimits;
+use chanrpc::internals::codec::leaf::LeafFraming;
+use chanrpc::internals::codec::{Codec, Dialect, FrameResult};
+use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::route::{Call, CallRef, Description, Grants, Provider, Registry, Responder};
-use chanrpc::session::Session;
 
 use super::json;
 use super::source::Source;

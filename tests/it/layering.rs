@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 22] = [
+const ORDER: [&str; 23] = [
     "receive_deadline",
     "origin",
     "chan",
@@ -25,6 +25,7 @@ const ORDER: [&str; 22] = [
     "node",
     "load",
     "cli",
+    "internals",
     "lib",
     "main",
 ];

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use chanrpc::transport::Rewind;
-use chanrpc::transport::http::{
+use chanrpc::internals::transport::Rewind;
+use chanrpc::internals::transport::http::{
     self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits, ServeError,
 };
-use chanrpc::transport::memory::{self, Memory};
+use chanrpc::internals::transport::memory::{self, Memory};
 use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use smol::{Timer, block_on};

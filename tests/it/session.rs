@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use chanrpc::codec::Dialect;
 use chanrpc::config::Limits;
+use chanrpc::internals::codec::Dialect;
+use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::route::{Call, Description, Grants, Provider, Registry, Responder};
-use chanrpc::session::Session;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;

@@ -9,8 +9,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::transport::http::{self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits};
-use chanrpc::transport::{Pipe, Received, Rewind, WebSocket};
+use chanrpc::internals::transport::http::{
+    self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits,
+};
+use chanrpc::internals::transport::{Pipe, Received, Rewind, WebSocket};
 use smol::block_on;
 use smol::io::{AsyncRead, AsyncWrite};
 

@@ -8,8 +8,10 @@ use std::task::{Poll, ready};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::transport::http::{self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits};
-use chanrpc::transport::{CloseReason, Pipe, Received, Rewind, WebSocket};
+use chanrpc::internals::transport::http::{
+    self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits,
+};
+use chanrpc::internals::transport::{CloseReason, Pipe, Received, Rewind, WebSocket};
 use smol::net::{TcpListener, TcpStream};
 use smol::{LocalExecutor, block_on};
 

@@ -9,15 +9,15 @@ use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chanrpc::codec::Dialect;
 use chanrpc::config::{Limits, WhenFull, Workers};
+use chanrpc::internals::codec::Dialect;
+use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, Outcome, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
     Call, CallRef, Description, Grants, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError,
     ReplyQueue, Responder,
 };
-use chanrpc::session::Session;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};

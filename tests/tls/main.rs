@@ -8,8 +8,8 @@ mod support;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use chanrpc::transport::Stream;
-use chanrpc::transport::tls::{Acceptor, Connector};
+use chanrpc::internals::transport::Stream;
+use chanrpc::internals::transport::tls::{Acceptor, Connector};
 use futures_lite::future::try_zip;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use serde_json::json;

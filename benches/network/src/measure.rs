@@ -5,7 +5,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::load::Load;
+use chanrpc::internals::load::Load;
 
 use crate::child::{Pin, Server};
 use crate::loads::{self, Point};

@@ -14,7 +14,7 @@ mod tonic;
 
 use std::path::Path;
 
-use chanrpc::load::Dialect;
+use chanrpc::internals::load::Dialect;
 
 #[cfg(feature = "rivals")]
 use crate::measure::Measured;
