@@ -1,23 +1,22 @@
-//! Whether a value has a number that JSON has no form for.
+//! Finds numbers without a JSON form in a value.
 //!
-//! serde_json writes `null` for NaN and infinite numbers. Whoever gets that cannot tell it from a value that is not
-//! there.
+//! serde_json writes `null` for NaN and infinite numbers, which a reader cannot distinguish from a missing value.
 
 use std::fmt;
 
 use serde::ser::{self, Serialize};
 
-/// Tells whether all numbers of a value are finite, of which `json` is the form. The value is looked at only if there is
-/// a `null` in it.
+/// Returns `true` if all numbers of a value are finite. `json` is its JSON form; the value is only inspected if that
+/// contains a `null`.
 pub(crate) fn is_finite(json: &[u8], value: &(impl Serialize + ?Sized)) -> bool {
     memchr::memmem::find(json, b"null").is_none() || value.serialize(Finite).is_ok()
 }
 
-/// Goes over a value and stops at a number that is not finite.
+/// Serializes a value to nothing, and fails at a number that is not finite.
 #[derive(Clone, Copy)]
 struct Finite;
 
-/// There is one, or the value has no form at all.
+/// The value has such a number, or its `Serialize` failed.
 #[derive(Debug)]
 struct Stop;
 

@@ -1,7 +1,7 @@
-//! The words that codec, session, route and the network client share: what travels, in no dialect's form.
+//! The types that codec, session, route and the network client share: messages, independent of the dialect.
 //!
-//! Parameters, results and error data are JSON texts that were checked to be JSON and are otherwise left as
-//! they came ([`RawJson`]), so that a node which only passes them on never takes them apart.
+//! Parameters, results and error data are validated JSON texts, otherwise unchanged ([`RawJson`]), so a node that
+//! forwards them never parses them.
 
 pub(crate) mod finite;
 pub(crate) mod number;
@@ -37,11 +37,11 @@ pub mod code {
     pub const CANCELLED: i64 = -32800;
 }
 
-/// What is said of a value with a number that JSON has no form for.
+/// The error for a value with a number that has no JSON form.
 pub(crate) const NOT_FINITE: &str =
     "a number in it is NaN or infinite; give null, a text or an error instead";
 
-/// A JSON text, checked to be one, and left as it came.
+/// A JSON text, validated and unchanged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RawJson<'a>(Cow<'a, str>);
 
@@ -49,15 +49,15 @@ impl<'a> RawJson<'a> {
     /// `null`.
     pub const NULL: RawJson<'static> = RawJson(Cow::Borrowed("null"));
 
-    /// Takes a text that is known to be JSON.
+    /// Wraps a text that is known to be JSON.
     pub(crate) fn checked(text: impl Into<Cow<'a, str>>) -> Self {
         Self(text.into())
     }
 
-    /// Takes what was just written as JSON.
+    /// Wraps bytes that were written as JSON.
     ///
     /// # Errors
-    /// [`code::INTERNAL`] if it is not even UTF-8.
+    /// [`code::INTERNAL`] if they are not UTF-8.
     pub(crate) fn written(json: Vec<u8>) -> Result<RawJson<'static>, Fault> {
         match String::from_utf8(json) {
             Ok(text) => Ok(RawJson(text.into())),
@@ -65,10 +65,10 @@ impl<'a> RawJson<'a> {
         }
     }
 
-    /// Writes a value as JSON.
+    /// Serializes a value.
     ///
     /// # Errors
-    /// What the value's `Serialize` meets; a number that is not finite, for which JSON has no form.
+    /// If the value's `Serialize` fails, or a number is not finite and so has no JSON form.
     pub fn of(value: &(impl serde::Serialize + ?Sized)) -> Result<RawJson<'static>, serde_json::Error> {
         let text = serde_json::to_string(value)?;
         if finite::is_finite(text.as_bytes(), value) {
@@ -83,12 +83,12 @@ impl<'a> RawJson<'a> {
         &self.0
     }
 
-    /// The same text, borrowed from this one.
+    /// Borrows the text.
     pub fn borrowed(&self) -> RawJson<'_> {
         RawJson(Cow::Borrowed(&self.0))
     }
 
-    /// The same text, owned.
+    /// Returns an owned copy.
     pub fn into_owned(self) -> RawJson<'static> {
         RawJson(self.0.into_owned().into())
     }
@@ -118,20 +118,20 @@ impl fmt::Debug for RawJson<'_> {
     }
 }
 
-/// A request's id, kept as the JSON text it came in, so that it goes back the same to the byte.
+/// A request's id as its JSON text, which returns byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Id<'a>(Cow<'a, str>);
 
 impl<'a> Id<'a> {
-    /// The longest id that is accepted, in bytes of JSON text.
+    /// The maximum length of an id, in bytes of JSON text.
     pub const MAX_LEN: usize = 128;
 
-    /// The id of a reply to something that had none that could be read.
+    /// The id of a reply to a message whose id cannot be read.
     pub fn null() -> Self {
         Self("null".into())
     }
 
-    /// Takes a JSON text as an id if it is a string, a number or null, and not too long.
+    /// Accepts a JSON text as an id if it is a string, a number or null, and not too long.
     pub fn from_json(text: impl Into<Cow<'a, str>>) -> Option<Self> {
         let text = text.into();
         let fits = text.len() <= Self::MAX_LEN;
@@ -146,7 +146,7 @@ impl<'a> Id<'a> {
         &self.0
     }
 
-    /// The same id, owned.
+    /// Returns an owned copy.
     pub fn into_owned(self) -> Id<'static> {
         Id(self.0.into_owned().into())
     }
@@ -158,57 +158,57 @@ impl From<u64> for Id<'static> {
     }
 }
 
-/// What one peer sends another.
+/// A message between two peers.
 #[derive(Debug)]
 pub enum Message<'a> {
-    /// A call. Without an id it is a notification: never answered.
+    /// A call. Without an id it is a notification, which gets no reply.
     Request(Request<'a>),
-    /// The peer gives up one of its requests.
+    /// The peer cancels one of its requests.
     Cancel(Id<'a>),
-    /// The answer to one of our requests.
+    /// The reply to one of our requests.
     Reply(Id<'a>, Outcome),
 }
 
-/// One call as it came.
+/// One call as received.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// What the reply will carry; `None` in a notification.
+    /// The id of the reply; `None` in a notification.
     pub id: Option<Id<'a>>,
     /// The function's name.
     pub method: Cow<'a, str>,
-    /// An array or an object, if anything.
+    /// An array or an object, if present.
     pub params: Option<RawJson<'a>>,
-    /// What travels beside the parameters.
+    /// The extension member `meta`.
     pub meta: Meta,
 }
 
-/// What travels beside the parameters of a request.
+/// The extension member `meta` of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// How long the caller goes on waiting.
+    /// The remaining time that the caller waits.
     pub deadline: Option<Duration>,
-    /// How many nodes have passed the call on so far.
+    /// The number of nodes that have forwarded the call.
     pub hops: u32,
 }
 
-/// How a call ended: a JSON text, or a fault.
+/// The result of a call: a JSON text, or a fault.
 pub type Outcome = Result<RawJson<'static>, Fault>;
 
-/// The same, borrowed by whoever writes it to a peer.
+/// The borrowed form, for encoding.
 pub type Answer<'a> = Result<&'a str, &'a Fault>;
 
-/// An error as it travels: a [`code`], a sentence for people, and data for programs.
+/// An error on the wire: a [`code`], a message for people, and data for programs.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// One of [`code`], or the function's own.
+    /// One of [`code`], or a code of the function.
     pub code: i64,
-    /// What went wrong and what to do about it.
+    /// The cause, and what to do about it.
     pub message: Cow<'static, str>,
-    /// Anything more, as JSON.
+    /// Further details, as JSON.
     pub data: Option<Box<RawValue>>,
 }
 
-/// What a fault tells of a call that nobody has answered.
+/// The data of a fault without an answer: whether the call was sent.
 #[derive(serde::Serialize)]
 struct Sent {
     sent: bool,
@@ -225,19 +225,19 @@ impl Fault {
         Self::new(code::INVALID_PARAMS, message)
     }
 
-    /// Creates a fault of [`code::NO_PROVIDER`]: there was nobody to give the call to, so it has not run, and may be
-    /// made again. Its data says so: `{"sent": false}`.
+    /// Creates a fault of [`code::NO_PROVIDER`]: the provider is absent, so the call has not run and can be repeated.
+    /// Its data is `{"sent": false}`.
     pub fn not_sent(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(code::NO_PROVIDER, message).with_data(&Sent { sent: false })
     }
 
-    /// Creates a fault of [`code::LOST`]: the call was under way when whoever had it was lost, so it may have run. Its
-    /// data says so: `{"sent": true}`.
+    /// Creates a fault of [`code::LOST`]: the provider was lost with the call in flight, so it may have run. Its data
+    /// is `{"sent": true}`.
     pub fn lost(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(code::LOST, message).with_data(&Sent { sent: true })
     }
 
-    /// Adds data, in place of any that is there.
+    /// Sets the data.
     ///
     /// # Panics
     /// If the data's `Serialize` fails, or a number in it is not finite.
@@ -248,8 +248,8 @@ impl Fault {
         self
     }
 
-    /// Enters `node` at the head of `data.via`, the path that the call took. Data that is no object stays as
-    /// it is, and so does everything else in it.
+    /// Inserts `node` at the front of `data.via`, the path of the call. Other data, and data that is not an object,
+    /// stay unchanged.
     #[must_use]
     pub(crate) fn through(mut self, node: &str) -> Self {
         let node = serde_json::to_string(node).unwrap_or_default();
@@ -264,14 +264,14 @@ impl Fault {
     }
 }
 
-/// Puts `node` at the head of an object's `via`, into its text.
+/// Inserts `node` at the front of `via` in the text of an object.
 fn enter(object: &str, node: &str) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Object<'a> {
         #[serde(borrow, default, deserialize_with = "there")]
         via: Option<&'a RawValue>,
     }
-    /// `null` too.
+    /// Including `null`.
     fn there<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
         serde::Deserialize::deserialize(value).map(Some)
     }

@@ -1,22 +1,21 @@
-//! JSON's numbers as the texts that they are, so that none changes without a word.
+//! JSON numbers as texts, so that none is changed silently.
 
-/// Numbers of more digits, zeros at both ends aside, are not compared with what an `f64` makes of them, which takes its
-/// time. Hardly any is one.
+/// Numbers with more significant digits are not compared with their `f64`, which is slow. Hardly any equals one.
 const MOST_DIGITS: usize = 64;
-/// No whole number of a Rust type has more digits.
+/// The most digits of a Rust integer.
 const MOST_WHOLE: usize = 39;
 
-/// A number as it is written: its digits, without zeros at both ends, times a power of ten.
+/// A number as written: its digits, without zeros at both ends, times a power of ten.
 struct Decimal {
     negative: bool,
-    /// None, if the number is zero.
+    /// Empty if the number is zero.
     digits: String,
-    /// Of the last digit.
+    /// The power of ten of the last digit.
     exponent: i64,
 }
 
 impl Decimal {
-    /// Takes a number apart. The text is one of JSON's, or there is nothing to take apart.
+    /// Parses a JSON number. `None` for other texts.
     fn of(text: &str) -> Option<Self> {
         let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
@@ -36,7 +35,7 @@ impl Decimal {
     }
 }
 
-/// A power of ten. Those beyond any number count as one far beyond.
+/// A power of ten, saturated beyond the range of every number.
 fn power(text: &str) -> Option<i64> {
     const FAR: i64 = i64::MAX / 4;
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -50,8 +49,8 @@ fn power(text: &str) -> Option<i64> {
     Some(if text.starts_with('-') { -size } else { size })
 }
 
-/// A whole number without point and exponent: `5` of `5.0`, `1500` of `1.5e3`. `None` if there is a fraction, be it
-/// ever so small, or if it is beyond 128 bits.
+/// Returns a whole number without point and exponent: `5` for `5.0`, `1500` for `1.5e3`. `None` if it has a fraction or
+/// exceeds 128 bits.
 pub(crate) fn whole(text: &str) -> Option<String> {
     let Decimal { negative, digits, exponent } = Decimal::of(text)?;
     if digits.is_empty() {
@@ -62,7 +61,7 @@ pub(crate) fn whole(text: &str) -> Option<String> {
     Some(format!("{sign}{digits}{}", "0".repeat(zeros)))
 }
 
-/// The `f64` that a number is, if none of its digits is lost in it.
+/// Returns the `f64` of a number if it keeps all digits.
 pub(crate) fn exact(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok()?;
     let Decimal { negative, digits, exponent } = Decimal::of(text)?;
@@ -83,7 +82,7 @@ pub(crate) fn exact(text: &str) -> Option<f64> {
     (same(format!("{number:e}")) || same(format!("{:.*e}", digits.len() - 1, number))).then_some(number)
 }
 
-/// A JSON text with every [whole] number in it written without point and exponent. `None` if all are so already.
+/// Returns a JSON text with every [whole] number written without point and exponent. `None` if nothing changes.
 pub(crate) fn with_whole_numbers(json: &str) -> Option<String> {
     let (mut out, mut copied, mut at) = (String::new(), 0, 0);
     let bytes = json.as_bytes();
