@@ -303,7 +303,7 @@ fn node_with_invalid_replies_counts_as_unavailable() {
     run(["call", "--to", &rude.to_string(), "f"]).failed(3);
     let to_another = fake_node(|_| json!({ "jsonrpc": "2.0", "id": 99, "result": "not yours" }));
     let told = run(["call", "--to", &to_another.to_string(), "f"]);
-    assert!(told.failed(1).contains("another id"), "{told:?}");
+    assert!(told.failed(1).contains("an id that is not the call's"), "{told:?}");
     let broken = fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "error": "no" }));
     run(["call", "--to", &broken.to_string(), "f"]).failed(1);
 }
