@@ -274,9 +274,9 @@ fn failures_have_their_exit_codes() {
     assert!(dead.failed(3).contains("chanrpc serve"), "{dead:?}");
     for (arguments, told) in [
         (&["--dialect", "morse"][..], "lines, headers, msgpack"),
-        (&["--connections", "0"], "no connections"),
-        (&["--in-flight", "0"], "no calls in flight"),
-        (&["--threads", "0"], "no threads"),
+        (&["--connections", "0"], "connections must be at least 1"),
+        (&["--in-flight", "0"], "must be at least 1"),
+        (&["--threads", "0"], "must be at least 1"),
         (&["--connections", "many"], "connections"),
         (&["--connections", "100000", "--in-flight", "100000"], "1,000,000"),
         (&["--rate", "0"], "rate"),

@@ -42,7 +42,7 @@ fn unavailable_address_is_retried_while_the_others_serve() {
         let log = node.log();
         [NOT_THERE, "nowhere.invalid:7399"]
             .iter()
-            .all(|address| log.lines().any(|line| line.contains(address) && line.contains("trying again")))
+            .all(|address| log.lines().any(|line| line.contains(address) && line.contains("retrying")))
     });
     // Not all addresses are bound.
     assert_eq!(folder.read("ready"), None);
