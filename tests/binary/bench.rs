@@ -276,7 +276,7 @@ fn failures_have_their_exit_codes() {
         (&["--dialect", "morse"][..], "lines, headers, msgpack"),
         (&["--connections", "0"], "connections must be at least 1"),
         (&["--in-flight", "0"], "must be at least 1"),
-        (&["--threads", "0"], "must be at least 1"),
+        (&["--threads", "0"], "threads must be from 1"),
         (&["--connections", "many"], "connections"),
         (&["--connections", "100000", "--in-flight", "100000"], "1,000,000"),
         (&["--rate", "0"], "rate"),
