@@ -4,11 +4,11 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
 
 use super::error::CallError;
-use super::lot::{Call, Item};
 use super::panic;
 use super::queue::Queue;
-use super::shared::{Place, Shared, Waiting};
+use super::shared::{BlockedSender, Place, Shared};
 use super::sync::Mutex;
+use super::typed_queue::{QueueItem, QueuedCall};
 
 /// A call that waits for room until there is some, its caller gives it up, or the server ends.
 ///
@@ -21,14 +21,14 @@ pub(super) struct BlockedCall<A, R> {
 
 struct State<A, R> {
     /// Taken by whoever ends the wait.
-    call: Option<Call<A, R>>,
+    call: Option<QueuedCall<A, R>>,
     /// Known before anybody can wake it.
     place: Option<Place>,
 }
 
 impl<A: Send + 'static, R: Send + 'static> BlockedCall<A, R> {
     /// Has a call wait behind all who came before it.
-    pub(super) fn wait(shared: &Arc<Shared>, function: usize, call: Call<A, R>) {
+    pub(super) fn wait(shared: &Arc<Shared>, function: usize, call: QueuedCall<A, R>) {
         let state = Mutex::new(State { call: Some(call), place: None });
         let blocked = Arc::new(Self { shared: Arc::downgrade(shared), function, state });
         match shared.wait_for_room(&blocked) {
@@ -47,27 +47,27 @@ impl<A: Send + 'static, R: Send + 'static> BlockedCall<A, R> {
             .is_some_and(|responder| responder.poll_abandoned(&Context::from_waker(&waker)).is_ready());
         drop(state);
         if is_abandoned {
-            self.leave(&CallError::Unanswered);
+            self.cancel(&CallError::Unanswered);
         }
     }
 
-    fn leave(&self, error: &CallError) {
+    fn cancel(&self, error: &CallError) {
         let place = self.state.lock().place;
         if let (Some(shared), Some(place)) = (self.shared.upgrade(), place) {
-            shared.leave(place);
+            shared.cancel_wait(place);
         }
         self.fail(error);
     }
 }
 
-impl<A: Send + 'static, R: Send + 'static> Waiting for BlockedCall<A, R> {
-    fn enter(&self, queue: &mut Queue) {
+impl<A: Send + 'static, R: Send + 'static> BlockedSender for BlockedCall<A, R> {
+    fn enqueue(&self, queue: &mut Queue) {
         if let Some(call) = self.state.lock().call.take() {
             queue.push_call(self.function, call);
         }
     }
 
-    fn entered(&self) {}
+    fn on_enqueued(&self) {}
 
     fn fail(&self, error: &CallError) {
         let call = self.state.lock().call.take();
@@ -83,12 +83,12 @@ impl<A: Send + 'static, R: Send + 'static> Wake for BlockedCall<A, R> {
     fn wake(self: Arc<Self>) {
         let waiting = self.state.lock().call.as_ref().map(|call| call.responder.is_abandoned());
         match (waiting, self.shared.upgrade()) {
-            (Some(true), _) => self.leave(&CallError::Unanswered),
+            (Some(true), _) => self.cancel(&CallError::Unanswered),
             (Some(false), Some(shared)) => {
                 let stats = shared.stats();
                 if stats.waiting > stats.capacity {
                     shared.counters.refused();
-                    self.leave(&CallError::Full);
+                    self.cancel(&CallError::Full);
                 }
             }
             _ => {}

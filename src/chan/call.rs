@@ -8,25 +8,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::budget::InPlaceBudget;
 use super::deadline::Deadline;
 use super::error::CallError;
 use super::functions::Found;
-use super::lot::{self, Item as _, Post};
 use super::panic;
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Slot};
-use super::shared::{NotQueued, Place, Shared, Waiting};
+use super::shared::{BlockedSender, NotQueued, Place, Shared};
 #[cfg(chanrpc_loom)]
 use super::sync::LocalCell as _;
 use super::sync::{Mutex, thread_cell};
-use super::turn::TurnInPlace;
-use super::waits::{self, Wait};
+use super::typed_queue::{GoCall, QueueItem as _, QueuedCall};
+use super::wait_graph::{self, Wait};
 
 /// Most calls that a thread runs in place one after the other before it lets other tasks run: an `await` that is always
-/// ready at once would keep them from it for ever. Slow calls are fewer; see [`TurnInPlace`].
-const TURN: u32 = 128;
+/// ready at once would keep them from it for ever. Slow calls are fewer; see [`InPlaceBudget`].
+const CALL_BUDGET: u32 = 128;
 
-thread_cell!(TURN_HERE: TurnInPlace = TurnInPlace::new(TURN));
+thread_cell!(IN_PLACE_BUDGET: InPlaceBudget = InPlaceBudget::new(CALL_BUDGET));
 
 /// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
 ///
@@ -52,25 +52,25 @@ pub struct Call<'c, A, R> {
 
 enum State<'c, A, R> {
     /// Something was wrong with the call itself.
-    Refused(CallError),
-    Fresh {
-        way: Way<'c, A, R>,
+    Invalid(CallError),
+    Unsent {
+        mode: Mode<'c, A, R>,
         arguments: A,
     },
-    /// Waiting for room in the queue.
-    Queueing {
-        ticket: Arc<Ticket<A, R>>,
+    /// BlockedSender for room in the queue.
+    Blocked {
+        sender: Arc<CallSender<A, R>>,
         place: Place,
     },
-    Waiting {
+    Queued {
         slot: Arc<Slot<R>>,
     },
-    /// Run in place, and held back so that other tasks have their turn.
+    /// Run in place, and held back so that other tasks have their budget.
     Answered(Result<R, CallError>),
     Done,
 }
 
-enum Way<'c, A, R> {
+enum Mode<'c, A, R> {
     Call(Found<'c, A, R>),
     /// Go mode, with what to answer as soon as the call is queued.
     Go(usize, R),
@@ -80,8 +80,8 @@ enum Way<'c, A, R> {
 #[derive(Clone, Copy)]
 enum InPlace {
     Always,
-    /// As long as other tasks get their turn.
-    InTurn,
+    /// As long as other tasks get their budget.
+    WithinBudget,
     Never,
 }
 
@@ -94,8 +94,8 @@ enum WhenFull {
 impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     pub(super) fn new(shared: &'c Shared, found: Result<Found<'c, A, R>, CallError>, arguments: A) -> Self {
         let state = match found {
-            Ok(found) => State::Fresh { way: Way::Call(found), arguments },
-            Err(error) => State::Refused(error),
+            Ok(found) => State::Unsent { mode: Mode::Call(found), arguments },
+            Err(error) => State::Invalid(error),
         };
         Self::with(shared, state)
     }
@@ -106,13 +106,13 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
             state,
             deadline: Deadline::default(),
             full: WhenFull::Wait,
-            in_place: InPlace::InTurn,
+            in_place: InPlace::WithinBudget,
             wait: None,
         }
     }
 
     /// Leaves the function to the server's own loop, for callers whose thread must not be held up.
-    pub(crate) fn elsewhere(mut self) -> Self {
+    pub(crate) fn on_loop(mut self) -> Self {
         self.in_place = InPlace::Never;
         self
     }
@@ -142,8 +142,8 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     /// Makes a call in go mode, which is answered when it is queued.
     pub(super) fn go(shared: &'c Shared, found: Result<usize, CallError>, arguments: A, queued: R) -> Self {
         let state = match found {
-            Ok(function) => State::Fresh { way: Way::Go(function, queued), arguments },
-            Err(error) => State::Refused(error),
+            Ok(function) => State::Unsent { mode: Mode::Go(function, queued), arguments },
+            Err(error) => State::Invalid(error),
         };
         Self::with(shared, state)
     }
@@ -155,25 +155,25 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     /// for.
     pub fn wait(mut self) -> Result<R, CallError> {
         // No other task waits for this thread.
-        if let InPlace::InTurn = self.in_place {
+        if let InPlace::WithinBudget = self.in_place {
             self.in_place = InPlace::Always;
         }
-        waits::block_on(self)
+        wait_graph::block_on(self)
     }
 
     /// Makes the call; returns its answer if it is there at once.
-    fn begin(&mut self, cx: &Context<'_>) -> Option<Result<R, CallError>> {
-        let (way, arguments) = match mem::replace(&mut self.state, State::Done) {
-            State::Fresh { way, arguments } => (way, arguments),
-            State::Refused(error) => return Some(Err(error)),
+    fn start(&mut self, cx: &Context<'_>) -> Option<Result<R, CallError>> {
+        let (mode, arguments) = match mem::replace(&mut self.state, State::Done) {
+            State::Unsent { mode, arguments } => (mode, arguments),
+            State::Invalid(error) => return Some(Err(error)),
             _ => panic!("the call was polled after its end"),
         };
         if self.deadline.has_passed() {
             panic::drop_quietly(arguments);
             return Some(self.failed(CallError::Deadline));
         }
-        match way {
-            Way::Call(found) => {
+        match mode {
+            Mode::Call(found) => {
                 let number = found.number;
                 let arguments = match self.in_place {
                     InPlace::Never => arguments,
@@ -183,13 +183,13 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                         Ok(result) => return Some(result),
                         Err(arguments) => arguments,
                     },
-                    InPlace::InTurn => {
-                        let mut turn = TURN_HERE.get();
-                        let began = turn.begin();
+                    InPlace::WithinBudget => {
+                        let mut budget = IN_PLACE_BUDGET.get();
+                        let began = budget.begin_call();
                         match self.shared.run_in_place(&found, arguments) {
                             Ok(result) => {
-                                let over = turn.is_over(began);
-                                TURN_HERE.set(turn);
+                                let over = budget.end_call(began);
+                                IN_PLACE_BUDGET.set(budget);
                                 if over {
                                     // It was made in its order; only the answer waits.
                                     self.state = State::Answered(result);
@@ -207,26 +207,26 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                 }
                 let slot = Arc::new(Slot::new());
                 let responder = Responder::new(ReplyTo::Slot(slot.clone()));
-                match self.shared.call(number, lot::Call { arguments, responder }) {
+                match self.shared.enqueue_call(number, QueuedCall { arguments, responder }) {
                     Ok(()) => {
-                        self.state = State::Waiting { slot };
+                        self.state = State::Queued { slot };
                         None
                     }
-                    Err(refused) => self.refused(cx, refused, |call| Ticket {
+                    Err(refused) => self.refused(cx, refused, |call| CallSender {
                         function: number,
                         go: false,
                         slot,
-                        item: Mutex::new(Some(Item::Call(call))),
+                        item: Mutex::new(Some(SendItem::Call(call))),
                     }),
                 }
             }
-            Way::Go(function, queued) => match self.shared.post(function, Post(arguments)) {
+            Mode::Go(function, queued) => match self.shared.enqueue_go(function, GoCall(arguments)) {
                 Ok(()) => Some(Ok(queued)),
-                Err(refused) => self.refused(cx, refused, |post| Ticket {
+                Err(refused) => self.refused(cx, refused, |call| CallSender {
                     function,
                     go: true,
                     slot: Arc::new(Slot::new()),
-                    item: Mutex::new(Some(Item::Go(post, queued))),
+                    item: Mutex::new(Some(SendItem::Go(call, queued))),
                 }),
             },
         }
@@ -237,7 +237,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         &mut self,
         cx: &Context<'_>,
         refused: NotQueued<T>,
-        ticket: impl FnOnce(T) -> Ticket<A, R>,
+        sender: impl FnOnce(T) -> CallSender<A, R>,
     ) -> Option<Result<R, CallError>> {
         match (refused, self.full) {
             (NotQueued::Full(item), WhenFull::Wait) => {
@@ -245,11 +245,11 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                     panic::drop_quietly(item);
                     return Some(Err(error));
                 }
-                let ticket = Arc::new(ticket(item));
-                match self.shared.wait_for_room(&ticket) {
-                    Ok(place) => self.state = State::Queueing { ticket, place },
+                let sender = Arc::new(sender(item));
+                match self.shared.wait_for_room(&sender) {
+                    Ok(place) => self.state = State::Blocked { sender, place },
                     Err(error) => {
-                        ticket.withdraw();
+                        sender.cancel();
                         return Some(Err(error));
                     }
                 }
@@ -266,7 +266,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     /// Notes that the current function waits for the server, if there is one and it is not noted yet.
     fn begin_wait(&mut self, cx: &Context<'_>) -> Result<(), CallError> {
         if self.wait.is_none() {
-            self.wait = Some(Wait::begin(&self.shared.node, cx)?);
+            self.wait = Some(Wait::begin(&self.shared.waiter, cx)?);
         }
         Ok(())
     }
@@ -280,14 +280,14 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         let slot = match &this.state {
-            State::Queueing { ticket, .. } => &ticket.slot,
-            State::Waiting { slot } => slot,
+            State::Blocked { sender, .. } => &sender.slot,
+            State::Queued { slot } => slot,
             State::Answered(_) => match mem::replace(&mut this.state, State::Done) {
                 State::Answered(result) => return Poll::Ready(result),
                 _ => unreachable!("the state was looked at above"),
             },
-            State::Refused(_) | State::Fresh { .. } | State::Done => {
-                if let Some(result) = this.begin(cx) {
+            State::Invalid(_) | State::Unsent { .. } | State::Done => {
+                if let Some(result) = this.start(cx) {
                     return Poll::Ready(result);
                 }
                 if let State::Answered(_) = this.state {
@@ -303,12 +303,12 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
             return Poll::Ready(result);
         }
         if let Some(wait) = &mut this.wait
-            && let Poll::Ready(error) = wait.poll_in_vain(&this.shared.node, cx)
+            && let Poll::Ready(error) = wait.poll_deadlock(&this.shared.waiter, cx)
         {
             return this.end(error);
         }
         if this.deadline.poll(cx).is_ready() {
-            return this.overdue();
+            return this.expire();
         }
         Poll::Pending
     }
@@ -317,16 +317,16 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
 impl<A, R> Call<'_, A, R> {
     /// Ends a call whose deadline has passed. If the answer, or room in the queue, came in the same moment, the call
     /// ends with that instead.
-    pub(super) fn overdue(&mut self) -> Poll<Result<R, CallError>> {
+    pub(super) fn expire(&mut self) -> Poll<Result<R, CallError>> {
         self.end(CallError::Deadline)
     }
 
     /// Ends the call with an error, unless it has ended.
     fn end(&mut self, error: CallError) -> Poll<Result<R, CallError>> {
-        let result = match self.withdraw() {
-            Withdrawn::Yes => self.failed(error),
-            Withdrawn::Answered(result) => result,
-            Withdrawn::No => return Poll::Pending,
+        let result = match self.cancel() {
+            Cancelled::Yes => self.failed(error),
+            Cancelled::Answered(result) => result,
+            Cancelled::TooLate => return Poll::Pending,
         };
         self.wait = None;
         self.state = State::Done;
@@ -341,42 +341,42 @@ impl<A, R> Call<'_, A, R> {
     }
 
     /// Withdraws the call if it has not ended.
-    fn withdraw(&self) -> Withdrawn<R> {
+    fn cancel(&self) -> Cancelled<R> {
         let slot = match &self.state {
-            State::Queueing { ticket, place } => match ticket.withdraw() {
-                Taken::Item => {
-                    self.shared.leave(*place);
-                    return Withdrawn::Yes;
+            State::Blocked { sender, place } => match sender.cancel() {
+                Taken::SendItem => {
+                    self.shared.cancel_wait(*place);
+                    return Cancelled::Yes;
                 }
-                Taken::Queued(result) => return Withdrawn::Answered(Ok(result)),
+                Taken::Queued(result) => return Cancelled::Answered(Ok(result)),
                 // It has been queued, or refused, and whoever did so is about to say it.
-                Taken::Nothing if ticket.go => {
-                    return ticket.slot.take().map_or(Withdrawn::No, Withdrawn::Answered);
+                Taken::Nothing if sender.go => {
+                    return sender.slot.take().map_or(Cancelled::TooLate, Cancelled::Answered);
                 }
-                Taken::Nothing => &ticket.slot,
+                Taken::Nothing => &sender.slot,
             },
-            State::Waiting { slot } => slot,
-            State::Refused(_) | State::Fresh { .. } | State::Answered(_) | State::Done => {
-                return Withdrawn::Yes;
+            State::Queued { slot } => slot,
+            State::Invalid(_) | State::Unsent { .. } | State::Answered(_) | State::Done => {
+                return Cancelled::Yes;
             }
         };
-        slot.abandon().map_or(Withdrawn::Yes, Withdrawn::Answered)
+        slot.abandon().map_or(Cancelled::Yes, Cancelled::Answered)
     }
 }
 
-/// What became of a call whose caller wants to withdraw it.
-enum Withdrawn<R> {
+/// What became of a call whose caller wants to cancel it.
+enum Cancelled<R> {
     /// If its function has not begun, it never will.
     Yes,
     /// It has ended with this before.
     Answered(Result<R, CallError>),
     /// Too late: the answer is coming.
-    No,
+    TooLate,
 }
 
 impl<A, R> Drop for Call<'_, A, R> {
     fn drop(&mut self) {
-        if let Withdrawn::Answered(result) = self.withdraw() {
+        if let Cancelled::Answered(result) = self.cancel() {
             panic::drop_quietly(result);
         }
     }
@@ -385,10 +385,10 @@ impl<A, R> Drop for Call<'_, A, R> {
 impl<A, R> fmt::Debug for Call<'_, A, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            State::Refused(error) => return f.debug_tuple("Call").field(error).finish(),
-            State::Fresh { .. } => "fresh",
-            State::Queueing { .. } => "waiting for room",
-            State::Waiting { .. } => "waiting for the answer",
+            State::Invalid(error) => return f.debug_tuple("Call").field(error).finish(),
+            State::Unsent { .. } => "fresh",
+            State::Blocked { .. } => "waiting for room",
+            State::Queued { .. } => "waiting for the answer",
             State::Answered(_) => "answered",
             State::Done => "done",
         };
@@ -397,61 +397,61 @@ impl<A, R> fmt::Debug for Call<'_, A, R> {
 }
 
 /// The place of a call among those that wait for room in the queue.
-struct Ticket<A, R> {
+struct CallSender<A, R> {
     function: usize,
     /// Go mode: what is to be answered is that it was queued.
     go: bool,
     slot: Arc<Slot<R>>,
     /// Taken when there is room, or when the call is given up.
-    item: Mutex<Option<Item<A, R>>>,
+    item: Mutex<Option<SendItem<A, R>>>,
 }
 
-enum Item<A, R> {
-    Call(lot::Call<A, R>),
-    Go(Post<A>, R),
+enum SendItem<A, R> {
+    Call(QueuedCall<A, R>),
+    Go(GoCall<A>, R),
     /// What is left of a call in go mode that was queued: what to answer.
     Queued(R),
 }
 
-/// What a caller that withdraws its call found in its ticket.
+/// What a caller that withdraws its call found in its sender.
 enum Taken<R> {
     /// The call, which is dropped.
-    Item,
+    SendItem,
     /// The answer to a call in go mode that was queued.
     Queued(R),
     Nothing,
 }
 
-impl<A, R> Ticket<A, R> {
-    fn withdraw(&self) -> Taken<R> {
+impl<A, R> CallSender<A, R> {
+    fn cancel(&self) -> Taken<R> {
         let item = self.item.lock().take();
         match item {
-            Some(Item::Queued(queued)) => Taken::Queued(queued),
+            Some(SendItem::Queued(queued)) => Taken::Queued(queued),
             None => Taken::Nothing,
             item => {
                 panic::drop_quietly(item);
-                Taken::Item
+                Taken::SendItem
             }
         }
     }
 }
 
-impl<A: Send + 'static, R: Send + 'static> Waiting for Ticket<A, R> {
-    fn enter(&self, queue: &mut Queue) {
+impl<A: Send + 'static, R: Send + 'static> BlockedSender for CallSender<A, R> {
+    fn enqueue(&self, queue: &mut Queue) {
         let mut item = self.item.lock();
         match item.take() {
-            Some(Item::Call(call)) => queue.push_call(self.function, call),
-            Some(Item::Go(post, queued)) => {
-                queue.push_post(self.function, post);
-                *item = Some(Item::Queued(queued));
+            Some(SendItem::Call(call)) => queue.push_call(self.function, call),
+            Some(SendItem::Go(call, queued)) => {
+                queue.push_go(self.function, call);
+                *item = Some(SendItem::Queued(queued));
             }
-            None | Some(Item::Queued(_)) => {}
+            None | Some(SendItem::Queued(_)) => {}
         }
     }
 
-    fn entered(&self) {
+    fn on_enqueued(&self) {
         let mut item = self.item.lock();
-        if let Some(Item::Queued(queued)) = item.take_if(|item| matches!(item, Item::Queued(_))) {
+        if let Some(SendItem::Queued(queued)) = item.take_if(|item| matches!(item, SendItem::Queued(_))) {
             drop(item);
             self.slot.answer(Ok(queued));
         }
@@ -460,12 +460,12 @@ impl<A: Send + 'static, R: Send + 'static> Waiting for Ticket<A, R> {
     fn fail(&self, error: &CallError) {
         let item = self.item.lock().take();
         match item {
-            Some(Item::Call(call)) => call.fail(error),
-            Some(Item::Go(post, _)) => {
+            Some(SendItem::Call(call)) => call.fail(error),
+            Some(SendItem::Go(call, _)) => {
                 self.slot.answer(Err(error.clone()));
-                post.fail(error);
+                call.fail(error);
             }
-            Some(Item::Queued(_)) | None => {}
+            Some(SendItem::Queued(_)) | None => {}
         }
     }
 }

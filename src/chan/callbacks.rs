@@ -17,7 +17,7 @@ use super::error::CallError;
 use super::id::{FunctionId, Id};
 use super::kind::{Kind, KindMarker, Results};
 use super::panic;
-use super::pending::{Answers, Callback, Expiry, GiveUp, Prepared};
+use super::pending::{Callback, Cancel, CompletionQueue, DeadlineKey, Prepared};
 use super::target::{Counter, Target};
 
 /// The async calls of one loop, whose callbacks get that loop's state `C`.
@@ -54,13 +54,13 @@ use super::target::{Counter, Target};
 /// It is a [`Stream`] of [`Callback`]s that never ends.
 #[must_use = "the callbacks run only if their loop takes them"]
 pub struct Callbacks<C> {
-    answers: Arc<Answers<C>>,
+    completions: Arc<CompletionQueue<C>>,
     /// Callbacks that were taken from there all at once.
     ready: VecDeque<Callback<C>>,
     pending: usize,
     limit: usize,
     /// The pending calls that have a deadline.
-    deadlines: BTreeMap<Expiry, Weak<dyn GiveUp<C>>>,
+    deadlines: BTreeMap<DeadlineKey, Weak<dyn Cancel<C>>>,
     serial: u64,
     timer: Timer,
 }
@@ -144,7 +144,7 @@ impl<C: 'static> Callbacks<C> {
     /// Creates a place for up to `limit` pending calls. 0 is taken as 1.
     pub fn new(limit: usize) -> Self {
         Self {
-            answers: Arc::default(),
+            completions: Arc::default(),
             ready: VecDeque::new(),
             pending: 0,
             limit: limit.max(1),
@@ -157,7 +157,7 @@ impl<C: 'static> Callbacks<C> {
     /// Creates one whose loop is gone: nothing comes back.
     pub(crate) fn closed(limit: usize) -> Self {
         let callbacks = Self::new(limit);
-        callbacks.answers.close();
+        callbacks.completions.close();
         callbacks
     }
 
@@ -244,15 +244,15 @@ impl<C: 'static> Callbacks<C> {
     /// Like [`next`](Self::next), for a loop that polls its sources itself.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Callback<C>> {
         if self.ready.is_empty() {
-            self.answers.take(cx, &mut self.ready);
+            self.completions.take(cx, &mut self.ready);
             // However many answers come, those that are late are found.
             while let Some(callback) = self.expired(cx) {
                 self.ready.push_back(callback);
             }
         }
         let Some(callback) = self.ready.pop_front() else { return Poll::Pending };
-        if let Some(expiry) = callback.expiry {
-            self.deadlines.remove(&expiry);
+        if let Some(deadline_key) = callback.deadline_key {
+            self.deadlines.remove(&deadline_key);
         }
         self.pending -= 1;
         Poll::Ready(callback)
@@ -271,8 +271,7 @@ impl<C: 'static> Callbacks<C> {
                 continue;
             }
             // An answer that came in this moment is on its way to the others.
-            if let Some(callback) =
-                entry.remove().upgrade().and_then(|call| call.give_up(CallError::Deadline))
+            if let Some(callback) = entry.remove().upgrade().and_then(|call| call.cancel(CallError::Deadline))
             {
                 return Some(callback);
             }
@@ -303,19 +302,19 @@ impl<C: 'static> Callbacks<C> {
             return Err(callback);
         }
         self.pending += 1;
-        let answers = self.answers.clone();
+        let completions = self.completions.clone();
         let Some(at) = time.and_then(|time| Instant::now().checked_add(time)) else {
-            return Ok(Prepared::plain(answers, callback));
+            return Ok(Prepared::plain(completions, callback));
         };
         if self.deadlines.len() > 2 * self.limit {
             // Those of calls that were taken back.
             self.deadlines.retain(|_, call| call.strong_count() > 0);
         }
         self.serial += 1;
-        let expiry = (at, self.serial);
-        let (prepared, call) = Prepared::timed(answers, counter(), expiry, callback);
-        self.deadlines.insert(expiry, call);
-        self.answers.rouse();
+        let deadline_key = (at, self.serial);
+        let (prepared, call) = Prepared::timed(completions, counter(), deadline_key, callback);
+        self.deadlines.insert(deadline_key, call);
+        self.completions.wake_loop();
         Ok(prepared)
     }
 }
@@ -330,10 +329,10 @@ impl<C: 'static> Stream for Callbacks<C> {
 
 impl<C> Drop for Callbacks<C> {
     fn drop(&mut self) {
-        self.answers.close();
+        self.completions.close();
         mem::take(&mut self.ready).into_iter().for_each(panic::drop_quietly);
         for call in mem::take(&mut self.deadlines).into_values() {
-            panic::drop_quietly(call.upgrade().and_then(|call| call.give_up(CallError::Unanswered)));
+            panic::drop_quietly(call.upgrade().and_then(|call| call.cancel(CallError::Unanswered)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A caller's handle to a server.
+//! A caller's guard to a server.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -12,18 +12,18 @@ use super::error::CallError;
 use super::functions::BoxFuture;
 use super::id::{FunctionId, Id, Takes};
 use super::kind::{Kind, KindMarker, Results};
-#[cfg(feature = "node")]
-use super::lot;
-use super::lot::Post;
 use super::panic;
 use super::reply::Sink;
 #[cfg(feature = "node")]
 use super::reply::{ReplyTo, Responder};
 #[cfg(feature = "node")]
-use super::shared::What;
+use super::shared::Origin;
 use super::shared::{NotQueued, Shared};
 use super::stats::Stats;
 use super::target::{Counter, Submit};
+use super::typed_queue::GoCall;
+#[cfg(feature = "node")]
+use super::typed_queue::QueuedCall;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
 ///
@@ -32,24 +32,24 @@ use super::target::{Counter, Submit};
 ///
 /// A process that forks has no server loop in the child, so a call made there never ends. Create servers after the fork.
 #[derive(Clone)]
-pub struct Client(Arc<Handle>);
+pub struct Client(Arc<ClientGuard>);
 
 // Nothing of the user's runs under a lock of the server's, so a panic leaves what clients share whole.
 impl UnwindSafe for Client {}
 impl RefUnwindSafe for Client {}
 
-/// What all clients of a server have together: the server ends with the last of them.
-pub(super) struct Handle(pub(super) Arc<Shared>);
+/// Origin all clients of a server have together: the server ends with the last of them.
+pub(super) struct ClientGuard(pub(super) Arc<Shared>);
 
-impl Drop for Handle {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.0.drain();
     }
 }
 
 impl Client {
-    pub(super) fn new(handle: Arc<Handle>) -> Self {
-        Self(handle)
+    pub(super) fn new(guard: Arc<ClientGuard>) -> Self {
+        Self(guard)
     }
 
     /// Calls the function of a typed id and waits for its result.
@@ -98,8 +98,8 @@ impl Client {
             Ok(function) => function,
             Err(error) => return Err(GoError { error, arguments }),
         };
-        shared.post(function, Post(arguments)).map_err(|refused| {
-            let (error, Post(arguments)) = shared.refuse(refused);
+        shared.enqueue_go(function, GoCall(arguments)).map_err(|refused| {
+            let (error, GoCall(arguments)) = shared.refuse(refused);
             GoError { error, arguments }
         })
     }
@@ -128,11 +128,11 @@ impl Client {
             Ok(found) => found.number,
             Err(error) => return Box::new(sink).answer(Err(error)),
         };
-        match shared.call_with_sink(function, arguments, sink) {
+        match shared.enqueue_with_sink(function, arguments, sink) {
             Ok(()) => {}
             Err(NotQueued::Full((arguments, sink))) => {
                 let responder = Responder::new(ReplyTo::Sink(Box::new(sink)));
-                BlockedCall::wait(shared, function, lot::Call { arguments, responder });
+                BlockedCall::wait(shared, function, QueuedCall { arguments, responder });
             }
             Err(NotQueued::Closed((arguments, sink))) => {
                 Box::new(sink).answer(Err(CallError::Closed));
@@ -162,13 +162,13 @@ impl Client {
 
     /// Runs something of the user's beside a call; `what` is its name in the log, should it panic.
     #[cfg(feature = "node")]
-    pub(crate) fn watch<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> Result<T, CallError> {
-        self.shared().watch(What::Task(what), f)
+    pub(crate) fn catch_panic<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> Result<T, CallError> {
+        self.shared().catch_panic(Origin::Task(what), f)
     }
 
     /// Returns the server's name.
     pub fn server_name(&self) -> &str {
-        self.shared().node.name()
+        self.shared().waiter.name()
     }
 
     /// Returns what the server has done so far.
@@ -218,7 +218,7 @@ impl<A: Send + 'static, R: Send + 'static> Submit<A, R> for Client {
                 return Ok(());
             }
         };
-        match shared.call_with_sink(function, arguments, sink) {
+        match shared.enqueue_with_sink(function, arguments, sink) {
             Ok(()) => Ok(()),
             Err(NotQueued::Full(back)) => Err(back),
             Err(NotQueued::Closed((arguments, sink))) => {
@@ -254,7 +254,7 @@ impl<A: Send + 'static, R: Send + 'static> Submit<A, R> for Client {
     ) -> BoxFuture<'static, Result<R, CallError>> {
         Box::pin(async move {
             let call = self.call_untyped(&id, kind, arguments);
-            if in_place { call.await } else { call.elsewhere().await }
+            if in_place { call.await } else { call.on_loop().await }
         })
     }
 }

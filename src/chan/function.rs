@@ -7,12 +7,12 @@ use std::pin::Pin;
 use super::error::CallError;
 use super::id::FunctionId;
 use super::kind::Kind;
-use super::lot::{Call, Lot, Post};
 use super::panic;
 use super::reply::{ReplyTo, Responder};
+use super::typed_queue::{GoCall, QueuedCall, TypedQueue};
 
 /// The rest of an async function, which has the state until it ends.
-pub(super) type Rest<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
+pub(super) type RunningFuture<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
 
 /// A function whose types of arguments and result are known, but not that of the state.
 pub(super) struct Function<A, R> {
@@ -31,20 +31,21 @@ pub(super) enum Body<A, R> {
 
 type Now<A, R> = dyn Fn(&mut dyn Any, A) -> Result<R, CallError> + Send + Sync;
 type Deferred<A, R> = dyn Fn(&mut dyn Any, A, Responder<R>) + Send + Sync;
-type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> Rest<'s> + Send + Sync;
+type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> RunningFuture<'s> + Send + Sync;
 
 /// A function of any types. `run` is for those that are not async, `begin` for those that are.
 pub(super) trait AnyFunction: Any + Send + Sync {
     fn is_async(&self) -> bool;
     /// Runs the oldest call that waits, and tells whether it did: not if its caller has given up. Unwinds if the
     /// function does.
-    fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool;
+    fn run_call(&self, calls: &mut dyn TypedQueue, state: &mut dyn Any) -> bool;
     /// Runs the oldest call in go mode. Unwinds if the function does.
-    fn run_post(&self, posts: &mut dyn Lot, state: &mut dyn Any);
+    fn run_go(&self, posts: &mut dyn TypedQueue, state: &mut dyn Any);
     /// Begins the oldest call that waits, unless its caller has given up.
-    fn begin_call<'s>(&self, calls: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>>;
+    fn begin_call<'s>(&self, calls: &mut dyn TypedQueue, state: &'s mut dyn Any)
+    -> Option<RunningFuture<'s>>;
     /// Begins the oldest call in go mode.
-    fn begin_post<'s>(&self, posts: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>>;
+    fn begin_go<'s>(&self, posts: &mut dyn TypedQueue, state: &'s mut dyn Any) -> Option<RunningFuture<'s>>;
 }
 
 impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
@@ -52,8 +53,8 @@ impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
         matches!(self.body, Body::Async(_))
     }
 
-    fn run_call(&self, calls: &mut dyn Lot, state: &mut dyn Any) -> bool {
-        let Some(Call { arguments, responder }) = wanted::<A, R>(calls) else { return false };
+    fn run_call(&self, calls: &mut dyn TypedQueue, state: &mut dyn Any) -> bool {
+        let Some(QueuedCall { arguments, responder }) = wanted::<A, R>(calls) else { return false };
         match &self.body {
             Body::Now(function) => responder.finish(function(state, arguments)),
             Body::Deferred(function) => function(state, arguments, responder),
@@ -62,8 +63,8 @@ impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
         true
     }
 
-    fn run_post(&self, posts: &mut dyn Lot, state: &mut dyn Any) {
-        let Some(Post(arguments)) = posts.pop::<Post<A>>() else { return };
+    fn run_go(&self, posts: &mut dyn TypedQueue, state: &mut dyn Any) {
+        let Some(GoCall(arguments)) = posts.pop::<GoCall<A>>() else { return };
         match &self.body {
             Body::Now(function) => drop(function(state, arguments)),
             Body::Deferred(function) => function(state, arguments, Responder::new(ReplyTo::Nobody)),
@@ -71,19 +72,28 @@ impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
         }
     }
 
-    fn begin_call<'s>(&self, calls: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>> {
-        let Call { arguments, responder } = wanted::<A, R>(calls)?;
+    fn begin_call<'s>(
+        &self,
+        calls: &mut dyn TypedQueue,
+        state: &'s mut dyn Any,
+    ) -> Option<RunningFuture<'s>> {
+        let QueuedCall { arguments, responder } = wanted::<A, R>(calls)?;
         self.begin(state, arguments, responder)
     }
 
-    fn begin_post<'s>(&self, posts: &mut dyn Lot, state: &'s mut dyn Any) -> Option<Rest<'s>> {
-        let Post(arguments) = posts.pop::<Post<A>>()?;
+    fn begin_go<'s>(&self, posts: &mut dyn TypedQueue, state: &'s mut dyn Any) -> Option<RunningFuture<'s>> {
+        let GoCall(arguments) = posts.pop::<GoCall<A>>()?;
         self.begin(state, arguments, Responder::new(ReplyTo::Nobody))
     }
 }
 
 impl<A, R> Function<A, R> {
-    fn begin<'s>(&self, state: &'s mut dyn Any, arguments: A, responder: Responder<R>) -> Option<Rest<'s>> {
+    fn begin<'s>(
+        &self,
+        state: &'s mut dyn Any,
+        arguments: A,
+        responder: Responder<R>,
+    ) -> Option<RunningFuture<'s>> {
         match &self.body {
             Body::Async(function) => Some(function(state, arguments, responder)),
             Body::Now(_) | Body::Deferred(_) => unreachable!("other functions are run"),
@@ -92,8 +102,8 @@ impl<A, R> Function<A, R> {
 }
 
 /// Takes the oldest call, unless its caller has given up.
-fn wanted<A: Send + 'static, R: Send + 'static>(calls: &mut dyn Lot) -> Option<Call<A, R>> {
-    let call = calls.pop::<Call<A, R>>()?;
+fn wanted<A: Send + 'static, R: Send + 'static>(calls: &mut dyn TypedQueue) -> Option<QueuedCall<A, R>> {
+    let call = calls.pop::<QueuedCall<A, R>>()?;
     if call.responder.is_cancelled() {
         panic::drop_quietly(call);
         return None;

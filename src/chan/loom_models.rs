@@ -381,7 +381,7 @@ fn a_call_in_go_mode_that_is_overdue_was_either_queued_or_never_runs() {
         });
         let mut call = client.go_when_room("add", values.value(2));
         let polled = Pin::new(&mut call).poll(&mut Context::from_waker(Waker::noop()));
-        let ended = if polled.is_ready() { polled } else { call.overdue() };
+        let ended = if polled.is_ready() { polled } else { call.expire() };
         let result = match ended {
             Poll::Ready(result) => result,
             Poll::Pending => block_on(call),

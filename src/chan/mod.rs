@@ -32,11 +32,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod answer;
 #[cfg(feature = "node")]
 mod blocked;
+pub(crate) mod budget;
 mod call;
 mod callbacks;
+mod catch_panic;
 mod client;
 mod deadline;
 mod error;
@@ -46,25 +47,25 @@ mod id;
 mod kind;
 #[cfg(all(test, chanrpc_loom))]
 pub(crate) mod loom_models;
-mod lot;
+mod oneshot;
 mod outcome;
 pub(crate) mod panic;
-mod patience;
 mod pending;
 mod queue;
 mod reply;
 mod scope;
 mod server;
 mod shared;
+mod spin;
 mod stats;
 pub(crate) mod sync;
 mod target;
-pub(crate) mod turn;
-pub(crate) mod waits;
+mod typed_queue;
+pub(crate) mod wait_graph;
 
-pub(crate) use answer::{Answer, Host};
 pub use call::Call;
 pub use callbacks::{CallbackCall, Callbacks, LimitError};
+pub(crate) use catch_panic::ServerRef;
 pub use client::{Client, GoError};
 #[cfg(feature = "node")]
 pub(crate) use error::Meaning;
@@ -72,6 +73,7 @@ pub use error::{CallError, FunctionError, RegisterError};
 pub use functions::{BoxFuture, Functions};
 pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
 pub use kind::{Kind, KindMarker, Many, One, Results, Zero};
+pub(crate) use oneshot::{Reply, oneshot};
 pub use outcome::{Fallible, Infallible, Outcome};
 pub use panic::Panic;
 pub use pending::Callback;
@@ -79,7 +81,7 @@ pub use reply::Responder;
 #[cfg(feature = "node")]
 pub(crate) use reply::Sink;
 pub use scope::{Local, Reach, Scope};
-pub(crate) use server::Drained;
+pub(crate) use server::DrainOutcome;
 pub use server::{Closer, Server, Settings};
 pub use stats::Stats;
 #[cfg(feature = "node")]

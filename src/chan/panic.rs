@@ -22,16 +22,16 @@ use super::error::CallError;
 pub struct Panic {
     message: String,
     /// `file:line:column`.
-    place: Option<String>,
+    location: Option<String>,
     /// Captured, which is quick. To resolve its names is slow and left to who reads it.
     backtrace: Option<Arc<Backtrace>>,
     limit: usize,
 }
 
 impl PartialEq for Panic {
-    /// Panics are equal if they have the same message and came from the same place.
+    /// Panics are equal if they have the same message and came from the same location.
     fn eq(&self, other: &Self) -> bool {
-        (&self.message, &self.place) == (&other.message, &other.place)
+        (&self.message, &self.location) == (&other.message, &other.location)
     }
 }
 
@@ -55,8 +55,8 @@ impl Panic {
     /// May take milliseconds, since it looks up names in the program's debug information.
     pub fn backtrace(&self) -> String {
         let Some(backtrace) = &self.backtrace else { return String::new() };
-        let mut text = match &self.place {
-            Some(place) => format!("at {place}\n{backtrace}"),
+        let mut text = match &self.location {
+            Some(location) => format!("at {location}\n{backtrace}"),
             None => backtrace.to_string(),
         };
         let end = (0..=self.limit.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
@@ -64,16 +64,16 @@ impl Panic {
         text
     }
 
-    fn of(payload: &(dyn Any + Send)) -> Self {
-        Self { message: text(payload), place: None, backtrace: None, limit: 0 }
+    fn from_payload(payload: &(dyn Any + Send)) -> Self {
+        Self { message: text(payload), location: None, backtrace: None, limit: 0 }
     }
 
-    fn seen(info: &PanicHookInfo<'_>, limit: usize) -> Self {
+    fn captured(info: &PanicHookInfo<'_>, limit: usize) -> Self {
         Self {
-            place: info.location().map(ToString::to_string),
+            location: info.location().map(ToString::to_string),
             backtrace: (limit > 0).then(|| Arc::new(Backtrace::force_capture())),
             limit,
-            ..Self::of(info.payload())
+            ..Self::from_payload(info.payload())
         }
     }
 }
@@ -106,7 +106,7 @@ thread_local! {
     static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
     static CATCH: Cell<Catch> = const { Cell::new(Catch { depth: 0, unwinding: false, any: false }) };
     /// What belongs to the innermost `catch` on this thread.
-    static LEVEL: RefCell<Level> = const { RefCell::new(Level { seen: None, dropped: Vec::new() }) };
+    static LEVEL: RefCell<Level> = const { RefCell::new(Level { captured: None, dropped: Vec::new() }) };
 }
 
 /// The innermost `catch` on this thread, in little.
@@ -123,17 +123,17 @@ struct Catch {
 #[derive(Default)]
 struct Level {
     /// The panic that the hook saw last.
-    seen: Option<Seen>,
+    captured: Option<Captured>,
     /// Responders that a panic may have dropped. They answer when it is caught, and so known.
     dropped: Vec<Dropped>,
 }
 
-struct Seen {
+struct Captured {
     panic: Panic,
     payload: TypeId,
 }
 
-impl Seen {
+impl Captured {
     fn fits(&self, payload: &(dyn Any + Send), message: &str) -> bool {
         self.payload == payload.type_id() && self.panic.message == message
     }
@@ -146,9 +146,9 @@ struct Dropped {
 }
 
 /// Changes the level of the innermost `catch`. Does nothing while the thread's locals are destroyed.
-fn note(f: impl FnOnce(&mut Level)) {
-    let noted = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| f(&mut level)));
-    if let Ok(Ok(())) = noted {
+fn update_level(f: impl FnOnce(&mut Level)) {
+    let updated = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| f(&mut level)));
+    if let Ok(Ok(())) = updated {
         CATCH.set(Catch { any: true, ..CATCH.get() });
     }
 }
@@ -169,22 +169,23 @@ pub(crate) fn install_hook() {
     }
 }
 
-/// A panic's place is only known to the process's panic hook. Ours keeps it for panics inside functions, which then
+/// A panic's location is only known to the process's panic hook. Ours keeps it for panics inside functions, which then
 /// print nothing, and hands all others to the hook that was there before.
 #[cold]
 fn set_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| match LIMIT.get() {
         Some(limit) => {
-            let seen = Seen { panic: Panic::seen(info, limit), payload: info.payload().type_id() };
-            note(|level| level.seen = Some(seen));
+            let captured =
+                Captured { panic: Panic::captured(info, limit), payload: info.payload().type_id() };
+            update_level(|level| level.captured = Some(captured));
         }
         None => previous(info),
     }));
 }
 
 /// Runs `f`, in which functions are [caught](catch): what they panic with is kept and not printed.
-pub(crate) fn watch<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
+pub(crate) fn with_capture<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
     struct Leave(Option<usize>);
     impl Drop for Leave {
         fn drop(&mut self) {
@@ -235,13 +236,13 @@ fn enter() -> Outer {
     Outer { catch, level: catch.any.then(take_level) }
 }
 
-/// Ends a level, and returns what was noted in it.
+/// Ends a level, and returns what was updated in it.
 #[inline]
 fn leave(outer: Outer) -> Option<Level> {
     let level = CATCH.get().any.then(take_level);
     CATCH.set(outer.catch);
     if let Some(outer) = outer.level {
-        note(|level| *level = outer);
+        update_level(|level| *level = outer);
     }
     level
 }
@@ -282,9 +283,9 @@ fn returned(level: Level) {
 #[cold]
 fn caught(level: Option<Level>, payload: &(dyn Any + Send), report: &mut dyn FnMut(&Panic)) -> Panic {
     let level = level.unwrap_or_default();
-    let panic = Panic::of(payload);
-    let panic = match level.seen {
-        Some(seen) if seen.fits(payload, &panic.message) => seen.panic,
+    let panic = Panic::from_payload(payload);
+    let panic = match level.captured {
+        Some(captured) if captured.fits(payload, &panic.message) => captured.panic,
         _ => panic,
     };
     report(&panic);
@@ -311,16 +312,16 @@ pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
     let Catch { depth, unwinding, .. } = CATCH.get();
     let unknown = || {
         let message = "a panic of the thread that held the responder".to_owned();
-        CallError::Panicked(Panic { message, place: None, backtrace: None, limit: 0 })
+        CallError::Panicked(Panic { message, location: None, backtrace: None, limit: 0 })
     };
     if depth == 0 {
         return answer(unknown());
     }
     // If the thread was unwinding before the function began, most likely nothing has happened since.
     let mut answer = Some(Box::new(answer) as Box<dyn FnOnce(CallError)>);
-    note(|level| {
-        let seen = level.seen.as_ref().map(|seen| CallError::Panicked(seen.panic.clone()));
-        let otherwise = seen.unwrap_or_else(|| if unwinding { CallError::Unanswered } else { unknown() });
+    update_level(|level| {
+        let captured = level.captured.as_ref().map(|captured| CallError::Panicked(captured.panic.clone()));
+        let otherwise = captured.unwrap_or_else(|| if unwinding { CallError::Unanswered } else { unknown() });
         level.dropped.extend(answer.take().map(|answer| Dropped { answer, otherwise }));
     });
     if let Some(answer) = answer {

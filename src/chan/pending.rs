@@ -18,13 +18,13 @@ use super::sync::{AtomicBool, Mutex, Ordering};
 use super::target::{Counter, Target};
 
 /// When a call ends, and a number that tells it from others of that time.
-pub(super) type Expiry = (Instant, u64);
+pub(super) type DeadlineKey = (Instant, u64);
 
 /// A callback whose answer is there, for its loop to [`run`](Self::run). Dropped, it is never run.
 #[must_use = "the callback has not run yet"]
 pub struct Callback<C> {
     callback: Box<dyn Answered<C>>,
-    pub(super) expiry: Option<Expiry>,
+    pub(super) deadline_key: Option<DeadlineKey>,
 }
 
 trait Answered<C>: Send {
@@ -56,20 +56,20 @@ where
     F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
     R: Send + 'static,
 {
-    pub(super) fn plain(answers: Arc<Answers<C>>, callback: F) -> Self {
-        Self::Plain(Pending { answers: Some(answers), callback, result: None })
+    pub(super) fn plain(completions: Arc<CompletionQueue<C>>, callback: F) -> Self {
+        Self::Plain(Pending { completions: Some(completions), callback, result: None })
     }
 
     /// A call that its loop can give up when its time is over.
     pub(super) fn timed(
-        answers: Arc<Answers<C>>,
+        completions: Arc<CompletionQueue<C>>,
         counter: Option<Counter>,
-        expiry: Expiry,
+        deadline_key: DeadlineKey,
         callback: F,
-    ) -> (Self, Weak<dyn GiveUp<C>>) {
-        let open = Mutex::new(Open { callback: Some(callback), worker: None });
+    ) -> (Self, Weak<dyn Cancel<C>>) {
+        let state = Mutex::new(TimedState { callback: Some(callback), worker: None });
         let call: Arc<Timed<C, F, R>> =
-            Arc::new(Timed { answers, counter, expiry, open, result: PhantomData });
+            Arc::new(Timed { completions, counter, deadline_key, state, result: PhantomData });
         let weak: Weak<Timed<C, F, R>> = Arc::downgrade(&call);
         (Self::Timed(TimedSink(call)), weak)
     }
@@ -88,10 +88,10 @@ where
                 .try_submit(id, kind, arguments, None, call)
                 .map_err(|(arguments, call)| (arguments, Some(call.callback))),
             Self::Timed(call) => {
-                let deadline = Some(call.0.expiry.0);
+                let deadline = Some(call.0.deadline_key.0);
                 target.try_submit(id, kind, arguments, deadline, call).map_err(|(arguments, call)| {
                     // Without a callback it is of no use to anyone when its deadline passes.
-                    let callback = call.0.open.lock().callback.take();
+                    let callback = call.0.state.lock().callback.take();
                     (arguments, callback)
                 })
             }
@@ -102,7 +102,7 @@ where
         match self {
             Self::Plain(call) => target.submit(id, kind, arguments, None, call),
             Self::Timed(call) => {
-                let deadline = Some(call.0.expiry.0);
+                let deadline = Some(call.0.deadline_key.0);
                 target.submit(id, kind, arguments, deadline, call);
             }
         }
@@ -110,37 +110,37 @@ where
 }
 
 /// Where the answers to one loop's calls gather.
-pub(super) struct Answers<C> {
-    gathered: Mutex<Gathered<C>>,
+pub(super) struct CompletionQueue<C> {
+    inner: Mutex<Ready<C>>,
     /// The loop is gone. Written under the lock; every call looks at it before it begins.
     closed: AtomicBool,
 }
 
-struct Gathered<C> {
+struct Ready<C> {
     ready: VecDeque<Callback<C>>,
     sleeper: Option<Waker>,
     /// By the address of a pending call: who works on it and wants to know when nobody waits any more.
     workers: BTreeMap<usize, Waker>,
 }
 
-impl<C> Default for Answers<C> {
+impl<C> Default for CompletionQueue<C> {
     fn default() -> Self {
-        let gathered = Gathered { ready: VecDeque::new(), sleeper: None, workers: BTreeMap::new() };
-        Self { gathered: Mutex::new(gathered), closed: AtomicBool::new(false) }
+        let inner = Ready { ready: VecDeque::new(), sleeper: None, workers: BTreeMap::new() };
+        Self { inner: Mutex::new(inner), closed: AtomicBool::new(false) }
     }
 }
 
-impl<C> Answers<C> {
+impl<C> CompletionQueue<C> {
     fn push(&self, callback: Callback<C>, worker: Option<usize>) {
-        let mut gathered = self.gathered.lock();
-        let _worker = worker.and_then(|worker| gathered.workers.remove(&worker));
+        let mut inner = self.inner.lock();
+        let _worker = worker.and_then(|worker| inner.workers.remove(&worker));
         if self.is_closed() {
-            drop(gathered);
+            drop(inner);
             return panic::drop_quietly(callback);
         }
-        gathered.ready.push_back(callback);
-        let sleeper = gathered.sleeper.take();
-        drop(gathered);
+        inner.ready.push_back(callback);
+        let sleeper = inner.sleeper.take();
+        drop(inner);
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
@@ -148,21 +148,21 @@ impl<C> Answers<C> {
 
     /// Moves what is there into `ready`, which is empty; otherwise has the loop woken when something comes.
     pub(super) fn take(&self, cx: &Context<'_>, ready: &mut VecDeque<Callback<C>>) {
-        let mut gathered = self.gathered.lock();
-        if gathered.ready.is_empty() {
-            let old = register(&mut gathered.sleeper, cx);
+        let mut inner = self.inner.lock();
+        if inner.ready.is_empty() {
+            let old = register(&mut inner.sleeper, cx);
             // After a burst an idle loop gives its memory back.
-            let large = [release(&mut gathered.ready), release(ready)];
-            drop(gathered);
+            let large = [release(&mut inner.ready), release(ready)];
+            drop(inner);
             drop((old, large));
         } else {
-            mem::swap(&mut gathered.ready, ready);
+            mem::swap(&mut inner.ready, ready);
         }
     }
 
     /// Has the loop look again: there is a new deadline.
-    pub(super) fn rouse(&self) {
-        let sleeper = self.gathered.lock().sleeper.take();
+    pub(super) fn wake_loop(&self) {
+        let sleeper = self.inner.lock().sleeper.take();
         if let Some(sleeper) = sleeper {
             sleeper.wake();
         }
@@ -173,12 +173,12 @@ impl<C> Answers<C> {
     }
 
     pub(super) fn close(&self) {
-        let mut gathered = self.gathered.lock();
+        let mut inner = self.inner.lock();
         self.closed.store(true, Ordering::Relaxed);
-        let sleeper = gathered.sleeper.take();
-        let ready = mem::take(&mut gathered.ready);
-        let workers = mem::take(&mut gathered.workers);
-        drop(gathered);
+        let sleeper = inner.sleeper.take();
+        let ready = mem::take(&mut inner.ready);
+        let workers = mem::take(&mut inner.workers);
+        drop(inner);
         drop(sleeper);
         workers.into_values().for_each(Waker::wake);
         ready.into_iter().for_each(panic::drop_quietly);
@@ -193,7 +193,7 @@ fn release<T>(list: &mut VecDeque<T>) -> Option<VecDeque<T>> {
 /// A call without a deadline. It becomes its own callback when its answer is there.
 pub(crate) struct Pending<C, F, R> {
     /// There until it is answered.
-    answers: Option<Arc<Answers<C>>>,
+    completions: Option<Arc<CompletionQueue<C>>>,
     callback: F,
     result: Option<Result<R, CallError>>,
 }
@@ -214,23 +214,23 @@ where
     fn answer(mut self: Box<Self>, result: Result<R, CallError>) {
         self.result = Some(result);
         let worker = self.worker();
-        if let Some(answers) = self.answers.take() {
-            answers.push(Callback { callback: self, expiry: None }, Some(worker));
+        if let Some(completions) = self.completions.take() {
+            completions.push(Callback { callback: self, deadline_key: None }, Some(worker));
         }
     }
 
     fn is_abandoned(&self) -> bool {
-        self.answers.as_ref().is_none_or(|answers| answers.is_closed())
+        self.completions.as_ref().is_none_or(|completions| completions.is_closed())
     }
 
     fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()> {
-        let Some(answers) = &self.answers else { return Poll::Ready(()) };
-        let mut gathered = answers.gathered.lock();
-        if answers.is_closed() {
+        let Some(completions) = &self.completions else { return Poll::Ready(()) };
+        let mut inner = completions.inner.lock();
+        if completions.is_closed() {
             return Poll::Ready(());
         }
-        let old = gathered.workers.insert(self.worker(), cx.waker().clone());
-        drop(gathered);
+        let old = inner.workers.insert(self.worker(), cx.waker().clone());
+        drop(inner);
         drop(old);
         Poll::Pending
     }
@@ -251,14 +251,14 @@ where
 
 /// A call with a deadline, which its loop and its server may both end.
 struct Timed<C, F, R> {
-    answers: Arc<Answers<C>>,
+    completions: Arc<CompletionQueue<C>>,
     counter: Option<Counter>,
-    expiry: Expiry,
-    open: Mutex<Open<F>>,
+    deadline_key: DeadlineKey,
+    state: Mutex<TimedState<F>>,
     result: PhantomData<fn(R)>,
 }
 
-struct Open<F> {
+struct TimedState<F> {
     /// Taken by whoever ends the call.
     callback: Option<F>,
     worker: Option<Waker>,
@@ -271,13 +271,13 @@ where
 {
     /// Ends the call, unless it has ended.
     fn end(&self, result: Result<R, CallError>) -> Option<Callback<C>> {
-        let Open { callback, worker } =
-            mem::replace(&mut *self.open.lock(), Open { callback: None, worker: None });
+        let TimedState { callback, worker } =
+            mem::replace(&mut *self.state.lock(), TimedState { callback: None, worker: None });
         if let Some(worker) = worker {
             worker.wake();
         }
         let callback = Box::new(Done { callback: callback?, result });
-        Some(Callback { callback, expiry: Some(self.expiry) })
+        Some(Callback { callback, deadline_key: Some(self.deadline_key) })
     }
 }
 
@@ -291,37 +291,37 @@ where
 {
     fn answer(self: Box<Self>, result: Result<R, CallError>) {
         if let Some(callback) = self.0.end(result) {
-            self.0.answers.push(callback, None);
+            self.0.completions.push(callback, None);
         }
     }
 
     fn is_abandoned(&self) -> bool {
-        self.0.open.lock().callback.is_none() || self.0.answers.is_closed()
+        self.0.state.lock().callback.is_none() || self.0.completions.is_closed()
     }
 
     fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut open = self.0.open.lock();
-        if open.callback.is_none() {
+        let mut state = self.0.state.lock();
+        if state.callback.is_none() {
             return Poll::Ready(());
         }
-        let old = register(&mut open.worker, cx);
-        drop(open);
+        let old = register(&mut state.worker, cx);
+        drop(state);
         drop(old);
         Poll::Pending
     }
 }
 
 /// A call that its loop can end.
-pub(super) trait GiveUp<C>: Send + Sync {
-    fn give_up(&self, error: CallError) -> Option<Callback<C>>;
+pub(super) trait Cancel<C>: Send + Sync {
+    fn cancel(&self, error: CallError) -> Option<Callback<C>>;
 }
 
-impl<C, F, R> GiveUp<C> for Timed<C, F, R>
+impl<C, F, R> Cancel<C> for Timed<C, F, R>
 where
     F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
     R: Send + 'static,
 {
-    fn give_up(&self, error: CallError) -> Option<Callback<C>> {
+    fn cancel(&self, error: CallError) -> Option<Callback<C>> {
         let late = matches!(error, CallError::Deadline);
         let callback = self.end(Err(error))?;
         if late && let Some(counter) = &self.counter {

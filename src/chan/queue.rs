@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 use std::mem;
 
 use super::error::CallError;
-use super::function::{AnyFunction, Rest};
-use super::lot::{Call, Item, Lot, Post};
+use super::function::{AnyFunction, RunningFuture};
+use super::typed_queue::{GoCall, QueueItem, QueuedCall, TypedQueue};
 
 /// Buffers up to this size in bytes are kept when they are empty: a hundred calls in flight make none anew.
 pub(super) const KEEP: usize = 16 * 1024;
@@ -20,9 +20,9 @@ pub(super) const KEEP: usize = 16 * 1024;
 /// Calls of any functions of one table, oldest first.
 #[derive(Default)]
 pub(super) struct Queue {
-    order: VecDeque<Entry>,
+    order: VecDeque<Key>,
     /// The calls of each function and mode, sorted by entry.
-    lots: Vec<(Entry, Box<dyn Lot>)>,
+    queues: Vec<(Key, Box<dyn TypedQueue>)>,
     /// Index of the list used last; most calls are for the same function as the call before.
     last: usize,
     /// Set once a buffer has grown beyond [`KEEP`].
@@ -31,16 +31,16 @@ pub(super) struct Queue {
 
 /// Names the list in which a call waits: the function's number, and whether the call is in go mode.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+struct Key {
     function: u32,
-    post: bool,
+    go: bool,
 }
 
-impl Entry {
-    fn new(function: usize, post: bool) -> Self {
+impl Key {
+    fn new(function: usize, go: bool) -> Self {
         let function =
             u32::try_from(function).unwrap_or_else(|_| unreachable!("a table has fewer functions"));
-        Self { function, post }
+        Self { function, go }
     }
 }
 
@@ -56,41 +56,41 @@ impl Queue {
     pub(super) fn push_call<A: Send + 'static, R: Send + 'static>(
         &mut self,
         function: usize,
-        call: Call<A, R>,
+        call: QueuedCall<A, R>,
     ) {
-        self.push(Entry::new(function, false), call);
+        self.push(Key::new(function, false), call);
     }
 
-    pub(super) fn push_post<A: Send + 'static>(&mut self, function: usize, post: Post<A>) {
-        self.push(Entry::new(function, true), post);
+    pub(super) fn push_go<A: Send + 'static>(&mut self, function: usize, post: GoCall<A>) {
+        self.push(Key::new(function, true), post);
     }
 
-    fn push<T: Item>(&mut self, entry: Entry, item: T) {
+    fn push<T: QueueItem>(&mut self, entry: Key, item: T) {
         if self.find(entry).is_none() {
-            let at = self.lots.partition_point(|(other, _)| *other < entry);
-            self.lots.insert(at, (entry, <dyn Lot>::of::<T>()));
+            let at = self.queues.partition_point(|(other, _)| *other < entry);
+            self.queues.insert(at, (entry, <dyn TypedQueue>::of::<T>()));
             self.last = at;
         }
-        let items = self.lots[self.last].1.items::<T>();
+        let items = self.queues[self.last].1.items::<T>();
         items.push_back(item);
         self.large |= items.capacity() * size_of::<T>() > KEEP;
         self.order.push_back(entry);
-        self.large |= self.order.capacity() * size_of::<Entry>() > KEEP;
+        self.large |= self.order.capacity() * size_of::<Key>() > KEEP;
     }
 
     /// Returns the list of an entry, if it exists.
-    fn find(&mut self, entry: Entry) -> Option<&mut dyn Lot> {
-        if self.lots.get(self.last).is_none_or(|(last, _)| *last != entry) {
-            self.last = self.lots.binary_search_by_key(&entry, |(other, _)| *other).ok()?;
+    fn find(&mut self, entry: Key) -> Option<&mut dyn TypedQueue> {
+        if self.queues.get(self.last).is_none_or(|(last, _)| *last != entry) {
+            self.last = self.queues.binary_search_by_key(&entry, |(other, _)| *other).ok()?;
         }
-        Some(&mut *self.lots[self.last].1)
+        Some(&mut *self.queues[self.last].1)
     }
 
     /// Takes the oldest call's entry out of the order, and returns it with its list.
-    fn pop(&mut self) -> Option<(Entry, &mut dyn Lot)> {
+    fn pop(&mut self) -> Option<(Key, &mut dyn TypedQueue)> {
         let entry = self.order.pop_front()?;
         match self.find(entry) {
-            Some(lot) => Some((entry, lot)),
+            Some(queue) => Some((entry, queue)),
             None => unreachable!("a call's list is made before its entry"),
         }
     }
@@ -104,8 +104,8 @@ impl Queue {
     /// `false` if it did not run since its caller has given up.
     pub(super) fn run_front(&mut self, function: &dyn AnyFunction, state: &mut dyn Any) -> bool {
         match self.pop() {
-            Some((Entry { post: true, .. }, posts)) => {
-                function.run_post(posts, state);
+            Some((Key { go: true, .. }, calls)) => {
+                function.run_go(calls, state);
                 true
             }
             Some((_, calls)) => function.run_call(calls, state),
@@ -118,9 +118,9 @@ impl Queue {
         &mut self,
         function: &dyn AnyFunction,
         state: &'s mut dyn Any,
-    ) -> Option<Rest<'s>> {
+    ) -> Option<RunningFuture<'s>> {
         match self.pop()? {
-            (Entry { post: true, .. }, posts) => function.begin_post(posts, state),
+            (Key { go: true, .. }, calls) => function.begin_go(calls, state),
             (_, calls) => function.begin_call(calls, state),
         }
     }
@@ -128,8 +128,8 @@ impl Queue {
     /// Answers all calls with an error.
     pub(super) fn fail(&mut self, error: &CallError) {
         self.order.clear();
-        for (_, lot) in &mut self.lots {
-            lot.fail(error);
+        for (_, queue) in &mut self.queues {
+            queue.fail(error);
         }
     }
 
@@ -168,11 +168,11 @@ mod tests {
     fn lists_are_made_at_a_functions_first_call() {
         let table = table(50);
         let mut queue = Queue::default();
-        assert_eq!(queue.lots.capacity(), 0);
+        assert_eq!(queue.queues.capacity(), 0);
         for function in [49, 7, 49, 8, 7] {
-            queue.push_post(function, Post([1_u8; 1024]));
+            queue.push_go(function, GoCall([1_u8; 1024]));
         }
-        assert_eq!(queue.lots.len(), 3);
+        assert_eq!(queue.queues.len(), 3);
         assert_eq!(run(&mut queue, table.table()), 5);
     }
 
@@ -180,14 +180,14 @@ mod tests {
     fn only_large_buffers_are_released_and_only_empty_ones() {
         let table = table(1);
         let mut queue = Queue::default();
-        queue.push_post(0, Post([1_u8; 1024]));
+        queue.push_go(0, GoCall([1_u8; 1024]));
         assert!(run(&mut queue, table.table()) == 1 && queue.release().is_none(), "it is small");
         for _ in 0..100 {
-            queue.push_post(0, Post([1_u8; 1024]));
+            queue.push_go(0, GoCall([1_u8; 1024]));
         }
         assert!(queue.release().is_none(), "it is not empty");
         assert_eq!(run(&mut queue, table.table()), 100);
         assert!(queue.release().is_some());
-        assert!(queue.lots.is_empty() && queue.order.capacity() == 0 && queue.release().is_none());
+        assert!(queue.queues.is_empty() && queue.order.capacity() == 0 && queue.release().is_none());
     }
 }

@@ -12,20 +12,20 @@ use std::time::Duration;
 use smol::Timer;
 use smol::future::FutureExt;
 
-use super::client::{Client, Handle};
+use super::budget::Budget;
+use super::client::{Client, ClientGuard};
 use super::error::CallError;
-use super::function::Rest;
+use super::function::RunningFuture;
 use super::functions::Functions;
 use super::panic;
 use super::queue::Queue;
 use super::scope::Reach;
-use super::shared::{Shared, State, What};
+use super::shared::{Origin, Shared, State};
 use super::stats::Stats;
-use super::turn::Turn;
-use super::waits::{self, Node, Wait};
+use super::wait_graph::{self, Wait, Waiter};
 
 /// Most calls that a server runs before it lets other tasks of its executor run.
-const TURN: u32 = 64;
+const CALL_BUDGET: u32 = 64;
 
 /// Owns a state, a table of functions and one bounded queue of calls.
 ///
@@ -36,10 +36,10 @@ pub struct Server<S> {
     state: S,
     runner: Runner,
     /// Mints clients. Given up by [`run`](Self::run), so that the server ends with its last client.
-    handle: Arc<Handle>,
+    guard: Arc<ClientGuard>,
 }
 
-/// What a server may be told besides its state and its functions.
+/// Origin a server may be told besides its state and its functions.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The name in messages. By default the name of the state's type.
@@ -80,11 +80,11 @@ impl<S: 'static> Server<S> {
         panic::install_hook();
         let table = functions.into().table().clone();
         let name = settings.name.unwrap_or_else(|| Cow::Borrowed(short_name(type_name::<S>())));
-        let node = Node::new(Arc::from(name));
-        let shared = Arc::new(Shared::new(node, table, settings.capacity, settings.backtrace_limit));
-        let handle = Arc::new(Handle(shared.clone()));
-        let state = state(Client::new(handle.clone()), Closer(shared.clone()));
-        Self { state, handle, runner: Runner { shared, batch: Queue::default(), awaiting: false } }
+        let waiter = Waiter::new(Arc::from(name));
+        let shared = Arc::new(Shared::new(waiter, table, settings.capacity, settings.backtrace_limit));
+        let guard = Arc::new(ClientGuard(shared.clone()));
+        let state = state(Client::new(guard.clone()), Closer(shared.clone()));
+        Self { state, guard, runner: Runner { shared, batch: Queue::default(), awaiting: false } }
     }
 
     pub(crate) fn into_state(self) -> S {
@@ -93,7 +93,7 @@ impl<S: 'static> Server<S> {
 
     /// Returns a client of this server.
     pub fn client(&self) -> Client {
-        Client::new(self.handle.clone())
+        Client::new(self.guard.clone())
     }
 
     /// Returns a handle that closes this server from elsewhere.
@@ -126,21 +126,21 @@ impl<S: 'static> Server<S> {
     /// # Errors
     /// [`CallError::Panicked`].
     pub fn enter<T>(&mut self, f: impl FnOnce(&mut S) -> T) -> Result<T, CallError> {
-        self.enter_as("a task", f)
+        self.run_as("a task", f)
     }
 
     /// Notes that the loop around this server is polled on this thread.
-    pub(crate) fn polled(&self) {
-        self.runner.shared.node.polled();
+    pub(crate) fn record_poll(&self) {
+        self.runner.shared.waiter.record_poll();
     }
 
     /// Like [`enter`](Self::enter), with what is run, for the log.
-    pub(crate) fn enter_as<T>(
+    pub(crate) fn run_as<T>(
         &mut self,
         what: &'static str,
         f: impl FnOnce(&mut S) -> T,
     ) -> Result<T, CallError> {
-        self.runner.shared.guard(What::Task(what), || f(&mut self.state))
+        self.runner.shared.run_as_function(Origin::Task(what), || f(&mut self.state))
     }
 
     /// Runs the next call on this thread, to its end, if there is one, and tells whether there was.
@@ -157,10 +157,10 @@ impl<S: 'static> Server<S> {
                 return false;
             }
         }
-        if !self.runner.work(&mut self.state, &mut Turn::new(1))
-            && let Some((number, rest)) = self.runner.begin(&mut self.state)
+        if !self.runner.work(&mut self.state, &mut Budget::new(1))
+            && let Some((number, future)) = self.runner.begin(&mut self.state)
         {
-            self.runner.finish(number, rest).await;
+            self.runner.finish(number, future).await;
         }
         true
     }
@@ -171,7 +171,7 @@ impl<S: 'static> Server<S> {
     /// that is many times quicker than to wake this task and to be woken by it. Calls with a deadline run on this task.
     ///
     /// So a plain function must not count on its surroundings: it runs on this task's thread or on any caller's, inside
-    /// or outside of a runtime (`tokio::spawn` needs a `Handle` in the state), on whatever stack is left there, and holds
+    /// or outside of a runtime (`tokio::spawn` needs a `ClientGuard` in the state), on whatever stack is incomplete there, and holds
     /// up whichever thread it is. Functions that block, or whose state belongs to a thread or runtime, need
     /// [`run_pinned`](Self::run_pinned). Functions in place that wait for others in place nest at most 64 deep; a deeper
     /// call is queued, and needs another thread to run the loop.
@@ -183,13 +183,13 @@ impl<S: 'static> Server<S> {
     where
         S: Send,
     {
-        let Self { state, mut runner, handle } = self;
-        drop(handle);
+        let Self { state, mut runner, guard } = self;
+        drop(guard);
         let mut state: Option<State> = Some(Box::new(state));
-        let mut turn = Turn::new(TURN);
-        while runner.next(Some(&mut state), &mut turn).await {
+        let mut budget = Budget::new(CALL_BUDGET);
+        while runner.next(Some(&mut state), &mut budget).await {
             let Some(state) = &mut state else { unreachable!("whoever is ready has the state") };
-            runner.run(&mut **state, |state| state, &mut turn).await;
+            runner.run(&mut **state, |state| state, &mut budget).await;
         }
         match state.map(|state| (state as Box<dyn Any>).downcast()) {
             Some(Ok(state)) => *state,
@@ -199,11 +199,11 @@ impl<S: 'static> Server<S> {
 
     /// Like [`run`](Self::run), but no function ever runs anywhere else than where this future is polled.
     pub async fn run_pinned(self) -> S {
-        let Self { mut state, mut runner, handle } = self;
-        drop(handle);
-        let mut turn = Turn::new(TURN);
-        while runner.next(None, &mut turn).await {
-            runner.run(&mut state, |state| state, &mut turn).await;
+        let Self { mut state, mut runner, guard } = self;
+        drop(guard);
+        let mut budget = Budget::new(CALL_BUDGET);
+        while runner.next(None, &mut budget).await {
+            runner.run(&mut state, |state| state, &mut budget).await;
         }
         state
     }
@@ -227,7 +227,7 @@ impl<S: 'static> Server<S> {
 impl<S: fmt::Debug> fmt::Debug for Server<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("name", &self.runner.shared.node.name())
+            .field("name", &self.runner.shared.waiter.name())
             .field("state", &self.state)
             .finish_non_exhaustive()
     }
@@ -249,11 +249,11 @@ impl Runner {
     }
 
     /// Like [`ready`](Self::ready). While it waits, other tasks run.
-    async fn next(&mut self, mut lend: Option<&mut Option<State>>, turn: &mut Turn) -> bool {
+    async fn next(&mut self, mut lend: Option<&mut Option<State>>, budget: &mut Budget) -> bool {
         poll_fn(|cx| {
             let ready = self.poll_ready(cx, lend.as_deref_mut());
             if ready.is_pending() {
-                turn.reset();
+                budget.reset();
             }
             ready
         })
@@ -261,7 +261,7 @@ impl Runner {
     }
 
     fn poll_ready(&mut self, cx: &Context<'_>, lend: Option<&mut Option<State>>) -> Poll<bool> {
-        self.shared.node.polled();
+        self.shared.waiter.record_poll();
         match self.batch.is_empty() {
             true => self.shared.poll_take(cx, &mut self.batch, lend),
             false => Poll::Ready(true),
@@ -269,52 +269,52 @@ impl Runner {
     }
 
     /// Runs all calls of the batch.
-    async fn run<T: ?Sized>(&mut self, state: &mut T, any: fn(&mut T) -> &mut dyn Any, turn: &mut Turn) {
+    async fn run<T: ?Sized>(&mut self, state: &mut T, any: fn(&mut T) -> &mut dyn Any, budget: &mut Budget) {
         while !self.batch.is_empty() {
-            let mut over = self.work(any(state), turn);
-            if !over && let Some((number, rest)) = self.begin(any(state)) {
-                self.shared.pause();
+            let mut over = self.work(any(state), budget);
+            if !over && let Some((number, future)) = self.begin(any(state)) {
+                self.shared.yield_state();
                 self.awaiting = true;
-                turn.begin();
-                self.finish(number, rest).await;
+                budget.begin_call();
+                self.finish(number, future).await;
                 self.awaiting = false;
-                over = turn.is_over();
+                over = budget.end_call();
             }
             if over {
-                turn.reset();
-                self.shared.pause();
+                budget.reset();
+                self.shared.yield_state();
                 smol::future::yield_now().await;
             }
         }
     }
 
     /// Runs calls of the batch until the turn is over, and returns `true` then. Stops before an async one.
-    fn work(&mut self, state: &mut dyn Any, turn: &mut Turn) -> bool {
+    fn work(&mut self, state: &mut dyn Any, budget: &mut Budget) -> bool {
         let Self { shared, batch, .. } = self;
         let mut over = false;
-        // What is true of every function that runs here is said once for all of them.
-        let mut current = waits::Function::new(&shared.node);
+        // Origin is true of every function that runs here is said once for all of them.
+        let mut current = wait_graph::RunningFunction::new(&shared.waiter);
         current.within(|| {
-            panic::watch(shared.backtrace_limit, || {
+            panic::with_capture(shared.backtrace_limit, || {
                 while !over && let Some(number) = batch.front() {
                     if shared.is_aborted() {
-                        shared.leave_taken();
+                        shared.discard_taken();
                         return batch.fail(&CallError::Closed);
                     }
                     let function = shared.table.function(number);
                     if function.is_async() {
                         return;
                     }
-                    turn.begin();
+                    budget.begin_call();
                     shared.set_taken(batch.len() - 1);
                     shared.counters.executed();
                     if let Ok(false) =
-                        shared.catch(What::Function(number), || batch.run_front(function, state))
+                        shared.catch(Origin::Function(number), || batch.run_front(function, state))
                     {
                         shared.counters.cancelled();
                     }
-                    waits::ended();
-                    over = turn.is_over();
+                    wait_graph::function_ended();
+                    over = budget.end_call();
                 }
             });
         });
@@ -322,7 +322,7 @@ impl Runner {
     }
 
     /// Begins the next call of the batch if it is for an async function.
-    fn begin<'s>(&mut self, state: &'s mut dyn Any) -> Option<(usize, Rest<'s>)> {
+    fn begin<'s>(&mut self, state: &'s mut dyn Any) -> Option<(usize, RunningFuture<'s>)> {
         let Self { shared, batch, .. } = self;
         let number = batch.front()?;
         let function = shared.table.function(number);
@@ -331,7 +331,7 @@ impl Runner {
         }
         shared.set_taken(batch.len() - 1);
         shared.counters.executed();
-        let begun = shared.guard(What::Function(number), || batch.begin_front(function, state));
+        let begun = shared.run_as_function(Origin::Function(number), || batch.begin_front(function, state));
         if let Ok(None) = begun {
             shared.counters.cancelled();
         }
@@ -339,15 +339,15 @@ impl Runner {
     }
 
     /// Runs an async function to its end.
-    async fn finish(&mut self, number: usize, mut rest: Rest<'_>) {
+    async fn finish(&mut self, number: usize, mut future: RunningFuture<'_>) {
         let shared = &self.shared;
-        let mut under_way = UnderWay { shared, ended: false };
-        let mut function = waits::Function::new(&shared.node);
+        let mut async_guard = AsyncGuard { shared, ended: false };
+        let mut function = wait_graph::RunningFunction::new(&shared.waiter);
         let ended = poll_fn(|cx| {
-            shared.node.polled();
+            shared.waiter.record_poll();
             let polled = function.poll(cx, |cx| {
-                let part = || shared.catch(What::Function(number), || rest.as_mut().poll(cx));
-                panic::watch(shared.backtrace_limit, part)
+                let part = || shared.catch(Origin::Function(number), || future.as_mut().poll(cx));
+                panic::with_capture(shared.backtrace_limit, part)
             });
             match polled {
                 // One that may wait for ever must not keep a closed server from its end.
@@ -356,44 +356,44 @@ impl Runner {
             }
         })
         .await;
-        under_way.ended = ended;
-        drop(under_way);
-        panic::drop_quietly(rest);
+        async_guard.ended = ended;
+        drop(async_guard);
+        panic::drop_quietly(future);
     }
 }
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        let left = self.awaiting || !self.batch.is_empty();
-        self.shared.end(left);
+        let incomplete = self.awaiting || !self.batch.is_empty();
+        self.shared.end(incomplete);
         self.batch.fail(&CallError::Closed);
     }
 }
 
 /// An async function, until it has ended or is dropped before its end.
-struct UnderWay<'a> {
+struct AsyncGuard<'a> {
     shared: &'a Shared,
     ended: bool,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for AsyncGuard<'_> {
     fn drop(&mut self) {
         match self.ended {
-            true => self.shared.resume(),
-            false => self.shared.broke_off(),
+            true => self.shared.async_finished(),
+            false => self.shared.async_dropped(),
         }
     }
 }
 
 /// How a drain has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Drained {
+pub(crate) enum DrainOutcome {
     /// Everything was run.
-    All,
+    Complete,
     /// The server was closed before.
-    Cut,
+    Incomplete,
     /// The server itself would have to wait for its end.
-    Never,
+    WouldDeadlock,
 }
 
 /// Closes a server from anywhere.
@@ -411,8 +411,8 @@ impl Closer {
     }
 
     /// Like [`close`](Self::close), by an owner that leaves other things than calls undone.
-    pub(crate) fn cut(&self) {
-        self.0.cut();
+    pub(crate) fn close_incomplete(&self) {
+        self.0.close_incomplete();
     }
 
     /// Closes the server for new calls only.
@@ -421,38 +421,38 @@ impl Closer {
     }
 
     /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
-    /// included, and waits until it has ended. After `patience` the rest is answered with [`CallError::Closed`].
+    /// included, and waits until it has ended. After `timeout` the rest is answered with [`CallError::Closed`].
     ///
     /// Returns `true` if all calls were run. Returns `false` if the server ended before, in whatever way: closed,
     /// dropped, or with the task or executor that ran it. Returns `false`, having only closed the server for new
     /// calls, if one of the server's own functions would wait for itself here. Dropping the future leaves the server as
     /// it is, without a limit in time.
-    pub async fn drain(&self, patience: Duration) -> bool {
-        self.drained(patience).await == Drained::All
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        self.drain_outcome(timeout).await == DrainOutcome::Complete
     }
 
-    pub(crate) async fn drained(&self, patience: Duration) -> Drained {
+    pub(crate) async fn drain_outcome(&self, timeout: Duration) -> DrainOutcome {
         self.0.drain();
-        let node = &self.0.node;
-        let Ok(mut wait) = poll_fn(|cx| Poll::Ready(Wait::begin(node, cx))).await else {
-            return Drained::Never;
+        let waiter = &self.0.waiter;
+        let Ok(mut wait) = poll_fn(|cx| Poll::Ready(Wait::begin(waiter, cx))).await else {
+            return DrainOutcome::WouldDeadlock;
         };
-        let in_vain = async {
-            let _ = poll_fn(|cx| wait.poll_in_vain(node, cx)).await;
-            Drained::Never
+        let deadlock = async {
+            let _ = poll_fn(|cx| wait.poll_deadlock(waiter, cx)).await;
+            DrainOutcome::WouldDeadlock
         };
         let ended = async {
             match poll_fn(|cx| self.0.poll_ended(cx)).await {
-                true => Drained::All,
-                false => Drained::Cut,
+                true => DrainOutcome::Complete,
+                false => DrainOutcome::Incomplete,
             }
         };
         let late = async {
-            Timer::after(patience).await;
-            self.0.cut();
-            Drained::Cut
+            Timer::after(timeout).await;
+            self.0.close_incomplete();
+            DrainOutcome::Incomplete
         };
-        ended.or(in_vain).or(late).await
+        ended.or(deadlock).or(late).await
     }
 }
 

@@ -12,11 +12,11 @@ use async_channel::Receiver;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-use super::FAR;
+use super::MAX_TIMEOUT;
 use super::client::LaneClient;
 use super::error::LaneError;
 use super::lane::{Boxed, Lane, WhenFull, Work};
-use crate::chan::waits::{self, Wait};
+use crate::chan::wait_graph::{self, Wait};
 use crate::chan::{CallError, panic};
 
 /// A call in a lane: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait), that gives
@@ -34,39 +34,39 @@ pub struct LaneCall<C: LaneClient, R> {
 }
 
 enum CallState<C: LaneClient, R> {
-    Fresh(Fresh<C, R>),
+    Unsent(Unsent<C, R>),
     Waiting(Boxed<Result<R, LaneError<C::Error>>>),
     Done,
 }
 
 /// A call that is not handed in yet.
-struct Fresh<C: LaneClient, R> {
+struct Unsent<C: LaneClient, R> {
     executor: Arc<Executor<'static>>,
     lane: Arc<Lane<C>>,
     work: Work<C>,
-    answered: Answered<R, C::Error>,
+    answered: ReplyReceiver<R, C::Error>,
     deadline: Instant,
     full: WhenFull,
 }
 
-type Answered<R, E> = Receiver<Result<R, LaneError<E>>>;
+type ReplyReceiver<R, E> = Receiver<Result<R, LaneError<E>>>;
 
 impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
     pub(super) fn new(
         executor: &Arc<Executor<'static>>,
         lane: &Arc<Lane<C>>,
         work: Work<C>,
-        answered: Answered<R, C::Error>,
+        answered: ReplyReceiver<R, C::Error>,
         deadline: Instant,
     ) -> Self {
         let (executor, lane) = (executor.clone(), lane.clone());
         let full = WhenFull::Wait;
-        Self { state: CallState::Fresh(Fresh { executor, lane, work, answered, deadline, full }) }
+        Self { state: CallState::Unsent(Unsent { executor, lane, work, answered, deadline, full }) }
     }
 
     /// Ends the call with [`LaneError::Deadline`] unless it is answered by then.
     pub fn deadline(mut self, at: Instant) -> Self {
-        if let CallState::Fresh(fresh) = &mut self.state {
+        if let CallState::Unsent(fresh) = &mut self.state {
             fresh.deadline = at;
         }
         self
@@ -75,12 +75,12 @@ impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
     /// Ends the call with [`LaneError::Deadline`] unless it is answered within this time from now. More than a
     /// year is taken as a year.
     pub fn timeout(self, time: Duration) -> Self {
-        self.deadline(Instant::now() + time.min(FAR))
+        self.deadline(Instant::now() + time.min(MAX_TIMEOUT))
     }
 
     /// Ends the call with [`LaneError::Full`] instead of waiting for room in the queue.
     pub fn unless_full(mut self) -> Self {
-        if let CallState::Fresh(fresh) = &mut self.state {
+        if let CallState::Unsent(fresh) = &mut self.state {
             fresh.full = WhenFull::Fail;
         }
         self
@@ -91,20 +91,20 @@ impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
     /// # Errors
     /// [`LaneError`]; in particular `WouldDeadlock` from inside a function or a job that the lane waits for.
     pub fn wait(self) -> Result<R, LaneError<C::Error>> {
-        waits::block_on(self)
+        wait_graph::block_on(self)
     }
 }
 
-impl<C: LaneClient, R: Send + 'static> Fresh<C, R> {
+impl<C: LaneClient, R: Send + 'static> Unsent<C, R> {
     async fn make(self) -> Result<R, LaneError<C::Error>> {
         let Self { executor, lane, work, answered, deadline, full } = self;
         let refused = |error| match error {
             CallError::WouldDeadlock { chain } => LaneError::WouldDeadlock { chain },
             _ => unreachable!("a wait is refused for no other reason"),
         };
-        let mut wait = poll_fn(|cx| Poll::Ready(Wait::begin(&lane.node, cx))).await.map_err(refused)?;
-        let state = lane.enter(full)?;
-        let id = lane.hand_in(&executor, state, deadline, work);
+        let mut wait = poll_fn(|cx| Poll::Ready(Wait::begin(&lane.waiter, cx))).await.map_err(refused)?;
+        let state = lane.reserve(full)?;
+        let id = lane.enqueue(&executor, state, deadline, work);
         // What waits in an executor must not keep it.
         drop(executor);
         let _place = Place { lane: &lane, id };
@@ -112,10 +112,10 @@ impl<C: LaneClient, R: Send + 'static> Fresh<C, R> {
         let answer = async { answered.recv().await.unwrap_or(Err(LaneError::Closed)) };
         let late = async {
             Timer::at(deadline).await;
-            Err(lane.late())
+            Err(lane.deadline_error())
         };
-        let in_vain = async { Err(refused(poll_fn(|cx| wait.poll_in_vain(&lane.node, cx)).await)) };
-        answer.or(in_vain).or(late).await
+        let deadlock = async { Err(refused(poll_fn(|cx| wait.poll_deadlock(&lane.waiter, cx)).await)) };
+        answer.or(deadlock).or(late).await
     }
 }
 
@@ -127,7 +127,7 @@ impl<C: LaneClient, R: Send + 'static> Future for LaneCall<C, R> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut waiting = match mem::replace(&mut self.state, CallState::Done) {
-            CallState::Fresh(fresh) => Box::pin(fresh.make()),
+            CallState::Unsent(fresh) => Box::pin(fresh.make()),
             CallState::Waiting(waiting) => waiting,
             CallState::Done => panic!("the call was polled after its end"),
         };
@@ -142,7 +142,7 @@ impl<C: LaneClient, R: Send + 'static> Future for LaneCall<C, R> {
 impl<C: LaneClient, R> fmt::Debug for LaneCall<C, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
-            CallState::Fresh(_) => "fresh",
+            CallState::Unsent(_) => "fresh",
             CallState::Waiting(_) => "waiting",
             CallState::Done => "done",
         };
@@ -158,6 +158,6 @@ struct Place<'a, C: LaneClient> {
 
 impl<C: LaneClient> Drop for Place<'_, C> {
     fn drop(&mut self) {
-        panic::drop_quietly(self.lane.leave(self.id));
+        panic::drop_quietly(self.lane.remove(self.id));
     }
 }

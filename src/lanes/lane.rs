@@ -16,17 +16,17 @@ use smol::{Executor, Timer};
 
 use super::client::{LaneClient, Lease};
 use super::error::LaneError;
-use super::{FAR, LaneSettings, LaneStats};
+use super::{LaneSettings, LaneStats, MAX_TIMEOUT};
+use crate::chan::budget::Budget;
 use crate::chan::panic;
 use crate::chan::sync::{Mutex, MutexGuard};
-use crate::chan::turn;
 
-use crate::chan::waits::{self, Node};
+use crate::chan::wait_graph::{self, Waiter};
 
 /// Calls that a lane makes before it lets other tasks of its executor have a turn, at most.
-const TURN: u32 = 64;
+const CALL_BUDGET: u32 = 64;
 /// The shortest pause between attempts to dial, so that no setting makes a lane spin.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 /// What jobs panic with is logged under this target, which a log can limit.
 const PANIC: &str = "chanrpc::panic";
 
@@ -36,7 +36,7 @@ pub(super) type Work<C> = Box<dyn FnOnce(Arc<Lane<C>>, Instant) -> Boxed<()> + S
 pub(super) type Dial<C> = Box<dyn Fn(usize) -> Boxed<Result<C, <C as LaneClient>::Error>> + Send + Sync>;
 
 /// What the lanes of a pool have together.
-pub(super) struct Common<C: LaneClient> {
+pub(super) struct PoolShared<C: LaneClient> {
     pub(super) settings: LaneSettings,
     pub(super) dial: Dial<C>,
     /// Closed when the pool is.
@@ -47,8 +47,8 @@ pub(super) struct Common<C: LaneClient> {
 pub(super) struct Lane<C: LaneClient> {
     pub(super) number: usize,
     /// The lane among those who wait for each other.
-    pub(super) node: Node,
-    pub(super) common: Arc<Common<C>>,
+    pub(super) waiter: Waiter,
+    pub(super) shared: Arc<PoolShared<C>>,
     /// Nothing of the user's is run or dropped under this lock.
     state: Mutex<State<C>>,
 }
@@ -63,9 +63,9 @@ pub(super) struct State<C: LaneClient> {
     closed: bool,
     client: Option<Arc<C>>,
     /// There while the latest attempt to dial has failed.
-    down: Option<Down<C::Error>>,
+    backoff: Option<DialBackoff<C::Error>>,
     /// What has been done so far; what is done now is told by the rest.
-    counted: LaneStats,
+    totals: LaneStats,
 }
 
 /// A call in the queue. Dropped, it has its caller get [`LaneError::Closed`].
@@ -87,11 +87,11 @@ enum Worker {
     /// There is none, since there is nothing to do.
     None,
     /// It has not come to its first call yet.
-    Coming,
+    Starting,
     Busy,
 }
 
-struct Down<E> {
+struct DialBackoff<E> {
     error: Arc<E>,
     /// How long the lane makes pause, before it is varied.
     pause: Duration,
@@ -108,38 +108,38 @@ impl<C: LaneClient> State<C> {
 }
 
 impl<C: LaneClient> Lane<C> {
-    pub(super) fn new(number: usize, common: Arc<Common<C>>) -> Self {
+    pub(super) fn new(number: usize, shared: Arc<PoolShared<C>>) -> Self {
         let state = State {
             queue: BTreeMap::new(),
             next_id: 0,
             worker: Worker::None,
             closed: false,
             client: None,
-            down: None,
-            counted: LaneStats::default(),
+            backoff: None,
+            totals: LaneStats::default(),
         };
-        let name = format!("{} {number}", common.settings.name);
-        Self { number, node: Node::new(name.into()), common, state: Mutex::new(state) }
+        let name = format!("{} {number}", shared.settings.name);
+        Self { number, waiter: Waiter::new(name.into()), shared, state: Mutex::new(state) }
     }
 
     /// Sees whether the queue takes one more call. If so, it goes on to do so until the lock is given back.
-    pub(super) fn enter(&self, full: WhenFull) -> Result<MutexGuard<'_, State<C>>, LaneError<C::Error>> {
+    pub(super) fn reserve(&self, full: WhenFull) -> Result<MutexGuard<'_, State<C>>, LaneError<C::Error>> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(LaneError::Closed);
         }
-        let limit = self.common.settings.queue;
+        let limit = self.shared.settings.queue;
         // The first call in the queue of a worker that has no other does not wait, but begins.
         let room = limit.saturating_add(usize::from(state.worker != Worker::Busy));
         if full == WhenFull::Fail && state.queue.len() >= room {
-            state.counted.refused += 1;
+            state.totals.refused += 1;
             return Err(LaneError::Full { limit });
         }
         Ok(state)
     }
 
     /// Puts a call into the queue, and gives its number there.
-    pub(super) fn hand_in(
+    pub(super) fn enqueue(
         self: &Arc<Self>,
         executor: &Executor<'static>,
         mut state: MutexGuard<'_, State<C>>,
@@ -151,7 +151,7 @@ impl<C: LaneClient> Lane<C> {
         state.queue.insert(id, Queued { deadline, work });
         let idle = state.worker == Worker::None;
         if idle {
-            state.worker = Worker::Coming;
+            state.worker = Worker::Starting;
         }
         drop(state);
         if idle {
@@ -171,20 +171,20 @@ impl<C: LaneClient> Lane<C> {
     }
 
     /// Takes a call out of the queue if it is still there.
-    pub(super) fn leave(&self, id: u64) -> Option<Queued<C>> {
+    pub(super) fn remove(&self, id: u64) -> Option<Queued<C>> {
         self.state.lock().queue.remove(&id)
     }
 
     pub(super) fn stats(&self) -> LaneStats {
         let state = self.state.lock();
         let running = usize::from(state.worker == Worker::Busy);
-        LaneStats { queued: state.queue.len(), running, ..state.counted }
+        LaneStats { queued: state.queue.len(), running, ..state.totals }
     }
 
     /// The error of a call whose deadline has passed.
-    pub(super) fn late(&self) -> LaneError<C::Error> {
-        match &self.state.lock().down {
-            Some(down) => LaneError::Unreachable(down.error.clone()),
+    pub(super) fn deadline_error(&self) -> LaneError<C::Error> {
+        match &self.state.lock().backoff {
+            Some(backoff) => LaneError::Unreachable(backoff.error.clone()),
             None => LaneError::Deadline,
         }
     }
@@ -199,58 +199,58 @@ impl<C: LaneClient> Lane<C> {
             let _dead = self.state.lock().client.take();
         }
         loop {
-            let pause = self.state.lock().down.as_ref().map(|down| down.until);
+            let pause = self.state.lock().backoff.as_ref().map(|backoff| backoff.until);
             if let Some(until) = pause {
                 if until >= deadline {
-                    return Err(self.late());
+                    return Err(self.deadline_error());
                 }
                 Timer::at(until).await;
             }
-            match (self.common.dial)(self.number).await {
+            match (self.shared.dial)(self.number).await {
                 Ok(client) => {
                     let client = Arc::new(client);
                     let late = Instant::now() >= deadline;
                     let mut state = self.state.lock();
-                    state.counted.dialled += 1;
+                    state.totals.dialled += 1;
                     state.client = Some(client.clone());
-                    let _up = state.down.take();
+                    let _up = state.backoff.take();
                     drop(state);
                     // The client is for those who come next.
                     return if late { Err(LaneError::Deadline) } else { Ok(client) };
                 }
                 Err(error) => {
-                    let _last = self.went_down(error);
+                    let _last = self.record_dial_failure(error);
                 }
             }
         }
     }
 
-    fn went_down(&self, error: C::Error) -> Option<Down<C::Error>> {
-        let LaneSettings { pause, longest_pause, .. } = self.common.settings;
+    fn record_dial_failure(&self, error: C::Error) -> Option<DialBackoff<C::Error>> {
+        let LaneSettings { pause, longest_pause, .. } = self.shared.settings;
         let mut state = self.state.lock();
-        state.counted.dial_failures += 1;
-        let pause = match &state.down {
+        state.totals.dial_failures += 1;
+        let pause = match &state.backoff {
             Some(last) => last.pause.saturating_mul(2),
             None => pause,
         };
-        let pause = pause.clamp(SHORTEST_PAUSE, longest_pause.clamp(SHORTEST_PAUSE, FAR));
+        let pause = pause.clamp(MIN_PAUSE, longest_pause.clamp(MIN_PAUSE, MAX_TIMEOUT));
         // So that many lanes to one place do not all come back in the same moment.
         let chance = RandomState::new().hash_one(self.number) % 1024;
         let varied = pause.mul_f64(0.5 + chance as f64 / 1024.0);
-        state.down.replace(Down { error: Arc::new(error), pause, until: Instant::now() + varied })
+        state.backoff.replace(DialBackoff { error: Arc::new(error), pause, until: Instant::now() + varied })
     }
 }
 
 /// Runs a lane's calls, one at a time, until none is left.
 async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
-    let mut turn = turn::Turn::new(TURN);
+    let mut budget = Budget::new(CALL_BUDGET);
     loop {
         let next = lane.state.lock().next();
         let Some(Queued { deadline, work }) = next else { break };
-        turn.begin();
-        turn.watch(work(lane.clone(), deadline)).await;
-        if turn.is_over() {
-            turn.pause().await;
+        budget.begin_call();
+        budget.run(work(lane.clone(), deadline)).await;
+        if budget.end_call() {
+            budget.yield_now().await;
         }
     }
     let mut state = lane.state.lock();
@@ -260,7 +260,7 @@ async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
 }
 
 /// Puts a job together with where its answer goes.
-pub(super) fn work<C, J, F, R>(job: J, answer: Answer<R, C::Error>) -> Work<C>
+pub(super) fn work<C, J, F, R>(job: J, answer: ReplySender<R, C::Error>) -> Work<C>
 where
     C: LaneClient,
     J: FnOnce(Lease<C>) -> F + Send + 'static,
@@ -269,7 +269,7 @@ where
 {
     Box::new(move |lane, deadline| {
         Box::pin(async move {
-            let outcome = attend(&lane, deadline, job, &answer).await;
+            let outcome = run_job(&lane, deadline, job, &answer).await;
             // Nobody may be there to take it.
             panic::drop_quietly((answer.send(outcome), answer));
         })
@@ -277,11 +277,11 @@ where
 }
 
 /// Has a job run, or finds out why it cannot. `None` if its caller has given it up.
-async fn attend<C, J, F, R>(
+async fn run_job<C, J, F, R>(
     lane: &Arc<Lane<C>>,
     deadline: Instant,
     job: J,
-    answer: &Answer<R, C::Error>,
+    answer: &ReplySender<R, C::Error>,
 ) -> Option<Result<R, LaneError<C::Error>>>
 where
     C: LaneClient,
@@ -293,7 +293,7 @@ where
         let lane = lane.clone();
         async move {
             let closed = async {
-                let _ = lane.common.closing.recv().await;
+                let _ = lane.shared.closing.recv().await;
                 Err(LaneError::Closed)
             };
             let client = lane.client(deadline).or(closed).await?;
@@ -307,34 +307,35 @@ where
         }
     };
     let mut work = Box::pin(work);
-    let mut given_up = pin!(answer.given_up());
+    let mut cancelled = pin!(answer.cancelled());
     let mut timer = None;
-    let mut function = waits::Function::new(&lane.node);
+    let mut function = wait_graph::RunningFunction::new(&lane.waiter);
     let outcome = poll_fn(|cx| {
         // A job with the same deadline has to see it pass no sooner than the lane does.
         if Instant::now() >= deadline {
-            return Poll::Ready(Some(Err(lane.late())));
+            return Poll::Ready(Some(Err(lane.deadline_error())));
         }
-        if answer.is_given_up() {
+        if answer.is_cancelled() {
             return Poll::Ready(None);
         }
-        let limit = lane.common.settings.backtrace_limit;
-        let polled = function.poll(cx, |cx| panic::watch(limit, || panic::catch(|| work.as_mut().poll(cx))));
+        let limit = lane.shared.settings.backtrace_limit;
+        let polled =
+            function.poll(cx, |cx| panic::with_capture(limit, || panic::catch(|| work.as_mut().poll(cx))));
         match polled {
             Ok(Poll::Ready(outcome)) => return Poll::Ready(Some(outcome)),
             Ok(Poll::Pending) => {}
             Err(panic) => {
-                lane.state.lock().counted.panicked += 1;
-                log::error!(target: PANIC, "{}: a job panicked: {}", lane.node.name(), panic.message());
+                lane.state.lock().totals.panicked += 1;
+                log::error!(target: PANIC, "{}: a job panicked: {}", lane.waiter.name(), panic.message());
                 log::debug!(target: PANIC, "{}", panic.backtrace());
                 return Poll::Ready(Some(Err(LaneError::Panicked(panic))));
             }
         }
-        if given_up.as_mut().poll(cx).is_ready() {
+        if cancelled.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
         }
         let timer = timer.get_or_insert_with(|| Timer::at(deadline));
-        Pin::new(timer).poll(cx).map(|_| Some(Err(lane.late())))
+        Pin::new(timer).poll(cx).map(|_| Some(Err(lane.deadline_error())))
     })
     .await;
     panic::drop_quietly(work);
@@ -343,9 +344,9 @@ where
 
 /// Where the answer to one call goes; nowhere in go mode. Dropped unused, it has its caller get
 /// [`LaneError::Closed`].
-pub(super) struct Answer<R, E>(pub(super) Option<Sender<Result<R, LaneError<E>>>>);
+pub(super) struct ReplySender<R, E>(pub(super) Option<Sender<Result<R, LaneError<E>>>>);
 
-impl<R, E> Answer<R, E> {
+impl<R, E> ReplySender<R, E> {
     /// Gives the outcome back if nobody wants it.
     fn send(&self, outcome: Option<Result<R, LaneError<E>>>) -> Option<Result<R, LaneError<E>>> {
         match &self.0 {
@@ -354,11 +355,11 @@ impl<R, E> Answer<R, E> {
         }
     }
 
-    fn is_given_up(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         self.0.as_ref().is_some_and(Sender::is_closed)
     }
 
-    async fn given_up(&self) {
+    async fn cancelled(&self) {
         match &self.0 {
             Some(caller) => caller.closed().await,
             None => pending().await,
@@ -385,21 +386,26 @@ mod tests {
         const CALLERS: usize = 100_000;
         let (_open, closing) = async_channel::bounded(1);
         let dial: Dial<Nobody> = Box::new(|_| Box::pin(async { Err(()) }));
-        let common = Common { settings: LaneSettings::default(), dial, closing };
-        let lane = Arc::new(Lane::new(0, Arc::new(common)));
+        let shared = PoolShared { settings: LaneSettings::default(), dial, closing };
+        let lane = Arc::new(Lane::new(0, Arc::new(shared)));
         let executor = Executor::new();
         let begun = Instant::now();
         let mut places: Vec<u64> = Vec::new();
         for _ in 0..CALLERS {
-            let Ok(state) = lane.enter(WhenFull::Wait) else { panic!("it waits for room") };
-            places.push(lane.hand_in(&executor, state, begun + FAR, Box::new(|_, _| Box::pin(async {}))));
+            let Ok(state) = lane.reserve(WhenFull::Wait) else { panic!("it waits for room") };
+            places.push(lane.enqueue(
+                &executor,
+                state,
+                begun + MAX_TIMEOUT,
+                Box::new(|_, _| Box::pin(async {})),
+            ));
         }
         let to_come = begun.elapsed();
         let begun = Instant::now();
         // From the middle on, in both directions.
         for n in 0..CALLERS {
             let at = if n % 2 == 0 { CALLERS / 2 + n / 2 } else { CALLERS / 2 - 1 - n / 2 };
-            assert!(lane.leave(places[at]).is_some());
+            assert!(lane.remove(places[at]).is_some());
         }
         let to_leave = begun.elapsed();
         assert_eq!(lane.stats().queued, 0);

@@ -20,10 +20,10 @@ use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target, 
 pub use call::LaneCall;
 pub use client::{LaneClient, Lease};
 pub use error::{LaneError, LaneGoError};
-use lane::{Answer, Common, Dial, Lane, WhenFull};
+use lane::{Dial, Lane, PoolShared, ReplySender, WhenFull};
 
 /// A deadline further away than this is as good as none.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What lanes may be told.
 #[derive(Clone, Debug)]
@@ -176,8 +176,8 @@ impl<C: LaneClient> Lanes<C> {
         let (open, closing) = async_channel::bounded(1);
         let dial: Dial<C> = Box::new(move |lane| Box::pin(dial(lane)));
         let count = settings.lanes.max(1);
-        let common = Arc::new(Common { settings, dial, closing });
-        let lanes = (0..count).map(|number| Arc::new(Lane::new(number, common.clone()))).collect();
+        let shared = Arc::new(PoolShared { settings, dial, closing });
+        let lanes = (0..count).map(|number| Arc::new(Lane::new(number, shared.clone()))).collect();
         Self { pool: Arc::new(Pool { executor: executor.clone(), hasher: RandomState::new(), lanes, open }) }
     }
 
@@ -185,7 +185,7 @@ impl<C: LaneClient> Lanes<C> {
     pub fn keyed<K: Hash + ?Sized>(&self, key: &K) -> Keyed<'_, C> {
         let number = self.lane_of(key);
         let lane = &self.pool.lanes[number];
-        Keyed { executor: &self.pool.executor, lane, timeout: lane.common.settings.timeout }
+        Keyed { executor: &self.pool.executor, lane, timeout: lane.shared.settings.timeout }
     }
 
     /// Runs a job in the lane of a key and waits for its result. See [`Keyed::run`].
@@ -351,7 +351,7 @@ impl<C: LaneClient> Keyed<'_, C> {
         R: Send + 'static,
     {
         let (answer, answered) = async_channel::bounded(1);
-        let work = lane::work(job, Answer(Some(answer)));
+        let work = lane::work(job, ReplySender(Some(answer)));
         LaneCall::new(self.executor, self.lane, work, answered, self.deadline())
     }
 
@@ -367,9 +367,9 @@ impl<C: LaneClient> Keyed<'_, C> {
         F: Future<Output = Result<R, C::Error>> + Send + 'static,
         R: Send + 'static,
     {
-        match self.lane.enter(WhenFull::Fail) {
+        match self.lane.reserve(WhenFull::Fail) {
             Ok(state) => {
-                self.lane.hand_in(self.executor, state, self.deadline(), lane::work(job, Answer(None)));
+                self.lane.enqueue(self.executor, state, self.deadline(), lane::work(job, ReplySender(None)));
                 Ok(())
             }
             Err(error) => Err(LaneGoError { error, job }),
@@ -377,7 +377,7 @@ impl<C: LaneClient> Keyed<'_, C> {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout.min(FAR)
+        Instant::now() + self.timeout.min(MAX_TIMEOUT)
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Remote;
-use crate::chan::{BoxFuture, CallError, FunctionError, FunctionId, waits};
+use crate::chan::{BoxFuture, CallError, FunctionError, FunctionId, wait_graph};
 use crate::message::{Fault, RawJson, code};
 
 /// A call to another node: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
@@ -89,7 +89,7 @@ impl<R> RemoteCall<R> {
     /// # Errors
     /// [`CallError`].
     pub fn wait(self) -> Result<R, CallError> {
-        waits::block_on(self)
+        wait_graph::block_on(self)
     }
 }
 

@@ -34,7 +34,7 @@ impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<
     fn export(_: &FunctionId, _: Kind) -> Export {
         Export(Arc::new(|client, id, kind, params, to| {
             // Decodes, and encodes if the function runs at once.
-            let answered = client.watch("a call from the network", || {
+            let answered = client.catch_panic("a call from the network", || {
                 let arguments = match arguments::<A>(params) {
                     Ok(arguments) => arguments,
                     Err(fault) => return to.refuse(fault),

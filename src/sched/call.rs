@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::ScheduleError;
-use super::service::{Phase, Service};
+use super::shared::{Phase, Shared};
 use crate::chan::{CallError, FunctionId, Kind, Target};
 
 /// An async call to be made by [`then`](Self::then). Its callback runs on the loop, whatever the outcome.
 #[must_use = "nothing is called before `then`"]
 pub struct HandleCall<'h, S: 'static, T, A, R> {
-    service: &'h Arc<Service<S>>,
+    shared: &'h Arc<Shared<S>>,
     target: &'h T,
     id: FunctionId,
     kind: Kind,
@@ -23,13 +23,13 @@ pub struct HandleCall<'h, S: 'static, T, A, R> {
 
 impl<'h, S: 'static, T, A, R> HandleCall<'h, S, T, A, R> {
     pub(super) fn new(
-        service: &'h Arc<Service<S>>,
+        shared: &'h Arc<Shared<S>>,
         target: &'h T,
         id: FunctionId,
         kind: Kind,
         arguments: A,
     ) -> Self {
-        Self { service, target, id, kind, arguments, timeout: None, result: PhantomData }
+        Self { shared, target, id, kind, arguments, timeout: None, result: PhantomData }
     }
 }
 
@@ -48,17 +48,17 @@ impl<S: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> HandleCa
         self,
         callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
     ) -> Result<(), ScheduleError> {
-        let Self { service, target, id, kind, arguments, timeout, .. } = self;
-        if service.phase() == Phase::Closed {
+        let Self { shared, target, id, kind, arguments, timeout, .. } = self;
+        if shared.phase() == Phase::Closed {
             return Err(ScheduleError::Closed);
         }
         // The lock ends before the call is made, which may drop values of the user's.
-        let prepared = service.callbacks().prepare(|| target.counter(), timeout, callback);
+        let prepared = shared.callbacks().prepare(|| target.counter(), timeout, callback);
         match prepared {
             Ok(prepared) => prepared.submit(target, &id, kind, arguments),
             Err(callback) => {
                 drop(callback);
-                return Err(ScheduleError::Full { setting: "calls", limit: service.callbacks().limit() });
+                return Err(ScheduleError::Full { setting: "calls", limit: shared.callbacks().limit() });
             }
         }
         Ok(())

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 use smol::future::FutureExt;
 
-use super::service::{Permit, Service, discard};
+use super::shared::{OpenGuard, Shared, discard};
 use crate::chan::panic::drop_quietly;
-use crate::chan::{Answer, CallError, FunctionId, Kind, Target};
+use crate::chan::{CallError, FunctionId, Kind, Target, oneshot};
 
 /// One step of a chain.
 trait Step<S: 'static, E>: Send {
-    /// Runs the step. Returns the chain if it can go on at once; otherwise the step has it.
+    /// Runs the step. Completions the chain if it can go on at once; otherwise the step has it.
     fn run(self: Box<Self>, state: &mut S, chain: Box<Chain<S, E>>) -> Option<Box<Chain<S, E>>>;
 
-    /// Returns the place of the result, an `Option` of the result's type.
+    /// Completions the place of the result, an `Option` of the result's type.
     fn output(&mut self) -> &mut dyn Any;
 }
 
@@ -50,13 +50,13 @@ type End<S, E> = Box<dyn FnOnce(&mut S, Result<Last<S, E>, E>) + Send>;
 
 /// A chain that runs, on the loop or in whatever it waits for.
 pub(super) struct Chain<S: 'static, E> {
-    service: Arc<Service<S>>,
+    shared: Arc<Shared<S>>,
     deadline: Option<Instant>,
     last: Last<S, E>,
     /// The steps to come, in reverse order.
     rest: Steps<S, E>,
     end: End<S, E>,
-    permit: Permit<S>,
+    guard: OpenGuard<S>,
 }
 
 /// The step that ran last, with its result.
@@ -74,34 +74,34 @@ impl<S: 'static, E> Last<S, E> {
 impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
     /// Creates a chain whose last result is a `T`.
     pub(super) fn new<T: 'static>(
-        service: &Arc<Service<S>>,
+        shared: &Arc<Shared<S>>,
         mut steps: Steps<S, E>,
         time: Option<Duration>,
-        permit: Permit<S>,
+        guard: OpenGuard<S>,
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
     ) -> Box<Self> {
         steps.0.reverse();
         let Some(first) = steps.0.pop() else { unreachable!("a list of steps begins with a value") };
         Box::new(Self {
-            service: service.clone(),
+            shared: shared.clone(),
             deadline: time.and_then(|time| Instant::now().checked_add(time)),
             last: Last(first),
             rest: steps,
             end: Box::new(|state, result| callback(state, result.map(|mut last| last.take::<T>()))),
-            permit,
+            guard,
         })
     }
 
     /// Runs steps until one has to wait or the chain ends.
-    pub(super) fn go_on(mut self: Box<Self>, state: &mut S) {
+    pub(super) fn advance(mut self: Box<Self>, state: &mut S) {
         loop {
             // No result counts after the deadline.
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
                 return self.fail(state, CallError::Deadline.into());
             }
             let Some(step) = self.rest.0.pop() else {
-                let Self { last, end, permit, .. } = *self;
-                permit.redeem();
+                let Self { last, end, guard, .. } = *self;
+                guard.complete();
                 return end(state, Ok(last));
             };
             match step.run(state, self) {
@@ -114,10 +114,10 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
     /// Ends the chain. The steps to come are dropped.
     #[expect(clippy::boxed_local, reason = "it is in a box already")]
     fn fail(self: Box<Self>, state: &mut S, error: E) {
-        let Self { last, rest, end, permit, .. } = *self;
+        let Self { last, rest, end, guard, .. } = *self;
         drop_quietly(last);
         drop(rest);
-        permit.redeem();
+        guard.complete();
         end(state, Err(error));
     }
 
@@ -142,14 +142,14 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
     }
 
     /// Like [`resume`](Self::resume), for a step that has waited.
-    fn go_on_with<K: Work<S, E, U>, U: Send + 'static>(
+    fn advance_with<K: Work<S, E, U>, U: Send + 'static>(
         self: Box<Self>,
         state: &mut S,
         link: Box<Link<K, U>>,
         result: Result<U, E>,
     ) {
         if let Some(chain) = self.resume(state, link, result) {
-            chain.go_on(state);
+            chain.advance(state);
         }
     }
 
@@ -160,21 +160,23 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
         link: Box<Link<K, U>>,
         future: impl Future<Output = Result<Result<U, G>, CallError>> + Send + 'static,
     ) {
-        let service = self.service.clone();
-        let Some(executor) = service.executor() else {
+        let shared = self.shared.clone();
+        let Some(executor) = shared.executor() else {
             return self.fail(state, CallError::Closed.into());
         };
-        let done = service.clone();
-        service.spawn(&executor, async move {
+        let done = shared.clone();
+        shared.spawn(&executor, async move {
             let result = limit(self.deadline, future).await;
-            done.give_back(Box::new(move |state| {
-                let host = &self.service.host;
+            done.push_completion(Box::new(move |state| {
+                let server = &self.shared.server;
                 let result = match result {
                     Ok(Ok(output)) => Ok(output),
-                    Ok(Err(error)) => Err(host.watch("a step", || error.into()).unwrap_or_else(E::from)),
+                    Ok(Err(error)) => {
+                        Err(server.catch_panic("a step", || error.into()).unwrap_or_else(E::from))
+                    }
                     Err(error) => Err(error.into()),
                 };
-                self.go_on_with(state, link, result);
+                self.advance_with(state, link, result);
             }));
         });
     }
@@ -288,7 +290,7 @@ where
         link: Box<Link<Self, U>>,
     ) -> Option<Box<Chain<S, E>>> {
         let value = chain.last.take();
-        let result = chain.service.host.watch("a step", || (self.0)(state, value));
+        let result = chain.shared.server.catch_panic("a step", || (self.0)(state, value));
         chain.resume(state, link, result.unwrap_or_else(|error| Err(error.into())))
     }
 }
@@ -310,9 +312,9 @@ where
         link: Box<Link<Self, U>>,
     ) -> Option<Box<Chain<S, E>>> {
         let value = chain.last.take();
-        let host = chain.service.host.clone();
-        match host.watch("a step", || (self.0)(state, value)) {
-            Ok(future) => chain.wait(state, link, host.watch_future("a step", future)),
+        let server = chain.shared.server.clone();
+        match server.catch_panic("a step", || (self.0)(state, value)) {
+            Ok(future) => chain.wait(state, link, server.catch_panic_future("a step", future)),
             Err(error) => chain.fail(state, error.into()),
         }
         None
@@ -334,8 +336,8 @@ where
         link: Box<Link<Self, U>>,
     ) -> Option<Box<Chain<S, E>>> {
         let value = chain.last.take();
-        let host = chain.service.host.clone();
-        let (responder, answer) = Answer::from(host.clone());
+        let server = chain.shared.server.clone();
+        let (responder, reply) = oneshot(server.clone());
         // A panic drops the responder, which answers with it.
         let work = move || {
             // A job that has passed its deadline in the queue never begins.
@@ -343,8 +345,8 @@ where
                 responder.reply((self.0)(value));
             }
         };
-        chain.service.jobs.run_when_free(Box::new(move || drop(host.watch("a job", work))));
-        chain.wait(state, link, async move { answer.await.map(Ok::<U, E>) });
+        chain.shared.jobs.run_when_free(Box::new(move || drop(server.catch_panic("a job", work))));
+        chain.wait(state, link, async move { reply.await.map(Ok::<U, E>) });
         None
     }
 }
@@ -365,22 +367,22 @@ where
     ) -> Option<Box<Chain<S, E>>> {
         let Self { target, id, kind, .. } = self;
         let arguments = chain.last.take::<T>();
-        let service = chain.service.clone();
+        let shared = chain.shared.clone();
         let deadline = chain.deadline;
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let go_on = move |state: &mut S, result: Result<U, CallError>| {
-            chain.go_on_with(state, link, result.map_err(E::from));
+        let advance = move |state: &mut S, result: Result<U, CallError>| {
+            chain.advance_with(state, link, result.map_err(E::from));
         };
         // An async call of the loop itself is the shortest way. Only if there is no room for it, a task waits.
-        if let Err((arguments, go_on)) = service.call(&target, (&id, kind), arguments, left, go_on) {
-            let Some(executor) = service.executor() else {
-                go_on(state, Err(CallError::Closed));
+        if let Err((arguments, advance)) = shared.call(&target, (&id, kind), arguments, left, advance) {
+            let Some(executor) = shared.executor() else {
+                advance(state, Err(CallError::Closed));
                 return None;
             };
-            let done = service.clone();
-            service.spawn(&executor, async move {
+            let done = shared.clone();
+            shared.spawn(&executor, async move {
                 let result = limit(deadline, target.request(id, kind, arguments, deadline, false)).await;
-                done.give_back(Box::new(move |state| go_on(state, result)));
+                done.push_completion(Box::new(move |state| advance(state, result)));
             });
         }
         None

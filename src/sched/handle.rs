@@ -11,23 +11,25 @@ use std::time::{Duration, Instant};
 
 use smol::stream::{Stream, StreamExt};
 
-#[cfg(feature = "cron")]
-use super::calendar::Calendar;
 use super::call::HandleCall;
 #[cfg(feature = "cron")]
 use super::cron::Cron;
+#[cfg(feature = "cron")]
+use super::cron::CronSchedule;
 use super::error::ScheduleError;
-use super::service::{Phase, Service};
+use super::shared::{Phase, Shared};
 use super::sources::Source;
 use super::timers::{Action, Rule, TimerId};
 use super::waterfall::Waterfall;
-use crate::chan::{Answer, CallError, Client, Drained, FunctionId, Id, Kind, KindMarker, Results, Target};
+use crate::chan::{
+    CallError, Client, DrainOutcome, FunctionId, Id, Kind, KindMarker, Reply, Results, Target, oneshot,
+};
 
 /// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
 ///
 /// No method waits, and none runs what it is given: that is done by the loop, later, with the state. So all of them
 /// may be used by the loop's own functions and callbacks.
-pub struct Handle<S: 'static>(Arc<Service<S>>);
+pub struct Handle<S: 'static>(Arc<Shared<S>>);
 
 impl<S: 'static> Clone for Handle<S> {
     fn clone(&self) -> Self {
@@ -36,26 +38,26 @@ impl<S: 'static> Clone for Handle<S> {
 }
 
 impl<S: 'static> Handle<S> {
-    pub(super) fn new(service: Arc<Service<S>>) -> Self {
-        Self(service)
+    pub(super) fn new(shared: Arc<Shared<S>>) -> Self {
+        Self(shared)
     }
 
-    /// Returns a client of the scheduler's functions.
+    /// Completions a client of the scheduler's functions.
     pub fn client(&self) -> Client {
         self.0.client.clone()
     }
 
-    /// Has the loop do something, after what was posted before. [`Posted`] can be waited for.
+    /// Has the loop do something, after what was posted before. [`PostHandle`] can be waited for.
     ///
     /// # Errors
     /// [`ScheduleError`]: too many posted tasks wait, or the loop ends.
     pub fn post<R: Send + 'static>(
         &self,
         task: impl FnOnce(&mut S) -> R + Send + 'static,
-    ) -> Result<Posted<R>, ScheduleError> {
-        let (responder, answer) = Answer::from(self.0.host.clone());
+    ) -> Result<PostHandle<R>, ScheduleError> {
+        let (responder, reply) = oneshot(self.0.server.clone());
         let serial = self.0.post(Box::new(move |state| responder.reply(task(state))))?;
-        Ok(Posted { serial, answer })
+        Ok(PostHandle { serial, reply })
     }
 
     /// Starts an async call of the function of a typed id: `me.call(&cards, DRAW, ()).then(|me, card| …)?`. `target` is
@@ -145,9 +147,9 @@ impl<S: 'static> Handle<S> {
         cron: Cron,
         action: impl FnMut(&mut S) + Send + 'static,
     ) -> Result<TimerId, ScheduleError> {
-        match Calendar::new(cron, SystemTime::now(), Instant::now()) {
-            Some((calendar, at)) => self.set_at(at, Action::repeated(Rule::Cron(calendar), action)),
-            // It has no moment before the end of the calendar.
+        match CronSchedule::new(cron, SystemTime::now(), Instant::now()) {
+            Some((schedule, at)) => self.set_at(at, Action::repeated(Rule::Cron(schedule), action)),
+            // It has no moment before the end of the schedule.
             None => self.set(Duration::MAX, Action::Once(Box::new(|_| {}))),
         }
     }
@@ -162,27 +164,27 @@ impl<S: 'static> Handle<S> {
     ///
     /// # Errors
     /// [`ScheduleError`]: too many jobs wait or are open, or the scheduler is closed.
-    pub fn job<T: Send + 'static>(
+    pub fn spawn_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
     ) -> Result<(), ScheduleError> {
-        let service = &self.0;
-        let permit = service.permit()?;
-        let done = service.clone();
-        let parts = (permit, work, callback);
-        let taken = service.jobs.run(parts, |(permit, work, callback)| {
+        let shared = &self.0;
+        let guard = shared.open_guard()?;
+        let done = shared.clone();
+        let parts = (guard, work, callback);
+        let taken = shared.jobs.run(parts, |(guard, work, callback)| {
             Box::new(move || {
-                let result = done.host.watch("a job", work);
-                done.give_back(Box::new(move |state| {
-                    permit.redeem();
+                let result = done.server.catch_panic("a job", work);
+                done.push_completion(Box::new(move |state| {
+                    guard.complete();
                     callback(state, result);
                 }));
             })
         });
-        taken.map_err(|(permit, _work, _callback)| {
-            permit.redeem();
-            ScheduleError::Full { setting: "jobs", limit: service.settings.jobs }
+        taken.map_err(|(guard, _work, _callback)| {
+            guard.complete();
+            ScheduleError::Full { setting: "jobs", limit: shared.settings.jobs }
         })
     }
 
@@ -190,21 +192,21 @@ impl<S: 'static> Handle<S> {
     ///
     /// # Errors
     /// [`ScheduleError`]: too many are open, or the scheduler is closed.
-    pub fn start<T: Send + 'static>(
+    pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
         callback: impl FnOnce(&mut S, Result<T, CallError>) + Send + 'static,
     ) -> Result<(), ScheduleError> {
-        let permit = self.0.permit()?;
+        let guard = self.0.open_guard()?;
         let Some(executor) = self.0.executor() else {
-            permit.redeem();
+            guard.complete();
             return Err(ScheduleError::Closed);
         };
-        let service = self.0.clone();
+        let shared = self.0.clone();
         self.0.spawn(&executor, async move {
-            let result = service.host.watch_future("a future", future).await;
-            service.give_back(Box::new(move |state| {
-                permit.redeem();
+            let result = shared.server.catch_panic_future("a future", future).await;
+            shared.push_completion(Box::new(move |state| {
+                guard.complete();
                 callback(state, result);
             }));
         });
@@ -216,28 +218,28 @@ impl<S: 'static> Handle<S> {
     ///
     /// # Errors
     /// [`ScheduleError`]: too many streams are attached, or the loop ends.
-    pub fn attach<T: Send + 'static>(
+    pub fn attach_stream<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = T> + Send + 'static,
         mut callback: impl FnMut(&mut S, T) + Send + 'static,
-    ) -> Result<Attached<S>, ScheduleError> {
-        let service = self.0.clone();
+    ) -> Result<StreamHandle<S>, ScheduleError> {
+        let shared = self.0.clone();
         let feed = async move {
             let mut stream = pin!(stream);
-            while let Ok(Some(item)) = service.host.watch_future("a stream", stream.next()).await {
-                let (responder, answer) = Answer::from(service.host.clone());
-                service.give_back(Box::new(move |state| {
+            while let Ok(Some(item)) = shared.server.catch_panic_future("a stream", stream.next()).await {
+                let (responder, reply) = oneshot(shared.server.clone());
+                shared.push_completion(Box::new(move |state| {
                     callback(state, item);
                     responder.reply(callback);
                 }));
-                match answer.await {
+                match reply.await {
                     Ok(again) => callback = again,
                     Err(_) => break,
                 }
             }
         };
         let number = self.0.spawn_stream(feed)?;
-        Ok(Attached { number, service: self.0.clone() })
+        Ok(StreamHandle { number, shared: self.0.clone() })
     }
 
     /// Begins a chain of async steps. See [`Waterfall`].
@@ -262,18 +264,18 @@ impl<S: 'static> Handle<S> {
 
     /// Closes the scheduler for calls, posts, streams and timers, has the loop run what it has, timers that are due
     /// included, and waits until all async calls, jobs, futures and waterfalls have had their callbacks, also those
-    /// that callbacks start. After `patience` it is [closed](Self::close).
+    /// that callbacks start. After `timeout` it is [closed](Self::close).
     ///
-    /// Returns `true` if all of that was run, and `false` if any of it never was, whatever ended the loop: a close, the
-    /// end of the patience, or a drop of its future or its executor. Dropping the future of the drain leaves the
+    /// Completions `true` if all of that was run, and `false` if any of it never was, whatever ended the loop: a close, the
+    /// end of the timeout, or a drop of its future or its executor. Dropping the future of the drain leaves the
     /// scheduler as it is, without a limit in time.
-    pub async fn drain(&self, patience: Duration) -> bool {
+    pub async fn drain(&self, timeout: Duration) -> bool {
         self.0.begin_drain();
-        let drained = self.0.closer.drained(patience).await;
-        if drained == Drained::Cut {
+        let drained = self.0.closer.drain_outcome(timeout).await;
+        if drained == DrainOutcome::Incomplete {
             self.0.close();
         }
-        drained == Drained::All && !self.0.was_cut()
+        drained == DrainOutcome::Complete && !self.0.is_incomplete()
     }
 
     /// Tells whether the scheduler takes no more calls, posts, streams and timers.
@@ -299,7 +301,7 @@ impl<S: 'static> Handle<S> {
         match added {
             Ok((id, is_next)) => {
                 if is_next {
-                    self.0.noted.note(Source::Timers);
+                    self.0.ready_set.mark(Source::Timers);
                 }
                 Ok(id)
             }
@@ -312,26 +314,26 @@ impl<S: 'static> Handle<S> {
 
 impl<S: 'static> fmt::Debug for Handle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("scheduler", &self.0.host.name()).finish_non_exhaustive()
+        f.debug_struct("Handle").field("scheduler", &self.0.server.name()).finish_non_exhaustive()
     }
 }
 
 /// A posted task: a future of its result. Dropped, the task runs all the same.
 #[derive(Debug)]
-pub struct Posted<R> {
+pub struct PostHandle<R> {
     serial: u64,
-    answer: Answer<R>,
+    reply: Reply<R>,
 }
 
-impl<R> Posted<R> {
-    /// Returns the task's number; later tasks of the same scheduler have greater ones.
+impl<R> PostHandle<R> {
+    /// Completions the task's number; later tasks of the same scheduler have greater ones.
     pub fn serial(&self) -> u64 {
         self.serial
     }
 
     /// Ends the wait with [`CallError::Deadline`] unless the task has run within this time from now.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.answer.set_timeout(time);
+        self.reply.set_timeout(time);
         self
     }
 
@@ -341,34 +343,34 @@ impl<R> Posted<R> {
     /// [`CallError`]: `Panicked`, `Closed` or `Unanswered` if the loop ended before, `Deadline`, or `WouldDeadlock`
     /// from inside what the loop itself runs.
     pub fn wait(self) -> Result<R, CallError> {
-        crate::chan::waits::block_on(self)
+        crate::chan::wait_graph::block_on(self)
     }
 }
 
-impl<R> Future for Posted<R> {
+impl<R> Future for PostHandle<R> {
     type Output = Result<R, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(cx)
+        Pin::new(&mut self.reply).poll(cx)
     }
 }
 
 /// A stream that is attached to a loop, for as long as it goes on. Dropping this changes nothing.
-pub struct Attached<S: 'static> {
+pub struct StreamHandle<S: 'static> {
     number: u64,
-    service: Arc<Service<S>>,
+    shared: Arc<Shared<S>>,
 }
 
-impl<S: 'static> Attached<S> {
+impl<S: 'static> StreamHandle<S> {
     /// Detaches the stream, which is dropped. Of an item that was taken already the callback may still run.
     pub fn detach(self) {
-        let task = self.service.stop_stream(self.number);
+        let task = self.shared.stop_stream(self.number);
         drop(task);
     }
 }
 
-impl<S: 'static> fmt::Debug for Attached<S> {
+impl<S: 'static> fmt::Debug for StreamHandle<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attached").field("number", &self.number).finish_non_exhaustive()
+        f.debug_struct("StreamHandle").field("number", &self.number).finish_non_exhaustive()
     }
 }

@@ -5,17 +5,17 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 
-use super::sources::{Noted, Source};
+use super::sources::{ReadySet, Source};
 
 /// An empty queue keeps room for this many items. What a burst has needed beyond that is given back.
 const KEPT: usize = 64;
 
-/// A bounded queue with one reader, the loop, which is told of new items by its [`Noted`].
+/// A bounded queue with one reader, the loop, which is told of new items by its [`ReadySet`].
 pub(super) struct Inbox<T> {
     state: Mutex<State<T>>,
     /// Items that the reader has taken and not got yet. Only the reader writes it.
     taken: AtomicUsize,
-    noted: Arc<Noted>,
+    ready_set: Arc<ReadySet>,
     source: Source,
 }
 
@@ -28,31 +28,31 @@ struct State<T> {
 }
 
 /// Why something was not taken.
-pub(super) enum Refused {
+pub(super) enum PushError {
     Full,
-    Shut,
+    Closed,
 }
 
 impl<T> Inbox<T> {
-    pub(super) fn new(capacity: usize, noted: &Arc<Noted>, source: Source) -> Self {
+    pub(super) fn new(capacity: usize, ready_set: &Arc<ReadySet>, source: Source) -> Self {
         let state = State { items: VecDeque::new(), capacity, serial: 0, shut: false };
-        Self { state: Mutex::new(state), taken: AtomicUsize::new(0), noted: noted.clone(), source }
+        Self { state: Mutex::new(state), taken: AtomicUsize::new(0), ready_set: ready_set.clone(), source }
     }
 
-    /// Adds an item, and returns its number; items are read in the order of their numbers.
-    pub(super) fn push(&self, item: T) -> Result<u64, (Refused, T)> {
+    /// Adds an item, and completions its number; items are read in the order of their numbers.
+    pub(super) fn push(&self, item: T) -> Result<u64, (PushError, T)> {
         let mut state = self.state.lock();
         if state.shut {
-            return Err((Refused::Shut, item));
+            return Err((PushError::Closed, item));
         }
         if state.items.len() + self.taken.load(Ordering::Relaxed) >= state.capacity {
-            return Err((Refused::Full, item));
+            return Err((PushError::Full, item));
         }
         state.items.push_back(item);
         state.serial += 1;
         let serial = state.serial;
         drop(state);
-        self.noted.note(self.source);
+        self.ready_set.mark(self.source);
         Ok(serial)
     }
 
@@ -76,7 +76,7 @@ impl<T> Inbox<T> {
         self.state.lock().shut = true;
     }
 
-    /// Returns `true` if the reader has got all there was.
+    /// Completions `true` if the reader has got all there was.
     pub(super) fn is_empty(&self) -> bool {
         self.state.lock().items.is_empty() && self.taken.load(Ordering::Relaxed) == 0
     }

@@ -10,8 +10,8 @@
 //! | a task for the loop, with its result | [`Handle::post`] |
 //! | a call to another server, with a callback | [`Handle::call`] |
 //! | a moment, or one after the other | [`Handle::after`], [`Handle::every`], [`Handle::cron`](Handle::cron) |
-//! | work that blocks | [`Handle::job`] |
-//! | any future or stream | [`Handle::start`], [`Handle::attach`] |
+//! | work that blocks | [`Handle::spawn_blocking`] |
+//! | any future or stream | [`Handle::spawn`], [`Handle::attach_stream`] |
 //! | async steps, one after the other | [`Handle::waterfall`] |
 //! | calls in order by key | [`Lanes`](crate::lanes::Lanes) |
 //! | several services with one beginning and one end | [`Modules`] |
@@ -45,8 +45,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#[cfg(feature = "cron")]
-mod calendar;
+mod blocking_pool;
 mod call;
 mod chain;
 #[cfg(feature = "cron")]
@@ -54,28 +53,23 @@ mod cron;
 mod error;
 mod handle;
 mod inbox;
-mod jobs;
 #[cfg(all(test, chanrpc_loom))]
 mod loom_models;
 mod modules;
 mod scheduler;
-mod service;
 mod settings;
+mod shared;
 mod sources;
 mod timers;
 mod waterfall;
-#[cfg(feature = "cron")]
-mod zone;
 
 pub use call::HandleCall;
 #[cfg(feature = "cron")]
-pub use cron::{Cron, CronError, CronField, FieldProblem};
+pub use cron::{Cron, CronError, CronField, FieldProblem, Zone, ZoneError};
 pub use error::ScheduleError;
-pub use handle::{Attached, Handle, Posted};
+pub use handle::{Handle, PostHandle, StreamHandle};
 pub use modules::{ModuleError, Modules};
 pub use scheduler::Scheduler;
 pub use settings::Settings;
 pub use timers::TimerId;
 pub use waterfall::Waterfall;
-#[cfg(feature = "cron")]
-pub use zone::{Zone, ZoneError};

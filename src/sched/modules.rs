@@ -106,18 +106,14 @@ impl Modules {
     }
 
     /// Makes all modules in their order, runs them until `shutdown`, and ends them in reverse, each within
-    /// `patience`: calls, posts and what they wait for are run, then its `stop`. What is not done by then is cut off,
+    /// `timeout`: calls, posts and what they wait for are run, then its `stop`. What is not done by then is cut off,
     /// and its module named in the error. A module that has ended by itself is left alone; the others go on.
     ///
     /// Dropping the future closes all of them.
     ///
     /// # Errors
     /// [`ModuleError`].
-    pub async fn run(
-        self,
-        shutdown: impl Future<Output = ()>,
-        patience: Duration,
-    ) -> Result<(), ModuleError> {
+    pub async fn run(self, shutdown: impl Future<Output = ()>, timeout: Duration) -> Result<(), ModuleError> {
         let mut made = Vec::new();
         let mut failed = None;
         for (module, init) in self.modules {
@@ -148,8 +144,8 @@ impl Modules {
             if ended.is_finished() {
                 continue;
             }
-            let until = Instant::now().checked_add(patience);
-            let drained = drain(patience).await;
+            let until = Instant::now().checked_add(timeout);
+            let drained = drain(timeout).await;
             // The functions have run by then; the rest of the time is for `stop`.
             let done = async {
                 ended.await;
@@ -204,7 +200,7 @@ impl<S: Send + 'static, F: FnOnce(S) + Send + 'static> Made for Module<S, F> {
         let Self { scheduler, stop } = *self;
         let handle = scheduler.handle();
         let ended = executor.spawn(async move { stop(scheduler.run().await) });
-        let drain = move |patience| async move { handle.drain(patience).await }.boxed();
+        let drain = move |timeout| async move { handle.drain(timeout).await }.boxed();
         Started { drain: Box::new(drain), ended }
     }
 

@@ -11,15 +11,15 @@ use std::task::{Context, Poll};
 use smol::Executor;
 
 use super::handle::Handle;
-use super::service::{Action, Phase, Service, discard};
 use super::settings::Settings;
+use super::shared::{Action, Phase, Shared, discard};
 use super::sources::{Source, Sources};
 use super::timers::Due;
-use crate::chan::turn::Turn;
+use crate::chan::budget::Budget;
 use crate::chan::{self, Callback, Client, Functions, Reach, Server, Stats};
 
 /// Events after which other tasks of the executor have a turn, at the latest.
-const TURN: u32 = 64;
+const EVENT_BUDGET: u32 = 64;
 
 /// A loop that owns a state and does everything with it, one at a time. See the [module](super).
 ///
@@ -27,7 +27,7 @@ const TURN: u32 = 64;
 /// [deferred](Functions::register_deferred) one that starts an async call or a waterfall, and answers in the callback.
 pub struct Scheduler<S: 'static> {
     /// Ends before the server, whose end tells those who drain that all is decided.
-    service: Owned<S>,
+    shared: Owned<S>,
     server: Server<S>,
     sources: Sources,
 }
@@ -36,7 +36,7 @@ enum Event<S> {
     Call,
     Post(Action<S>),
     Callback(Callback<S>),
-    Return(Action<S>),
+    Completion(Action<S>),
     Timer(Due<S>),
     End,
 }
@@ -65,87 +65,87 @@ impl<S: 'static> Scheduler<S> {
             backtrace_limit: settings.backtrace_limit,
         };
         // The state needs the handle, the handle the client, and the client the server.
-        let mut service = None;
+        let mut shared = None;
         let server = Server::create(functions, server, |client, closer| {
-            let made = Owned::new(Service::new(executor, client, closer, settings));
-            let state = state(&Handle::new(made.service.clone()));
-            service = Some(made);
+            let owned = Owned::new(Shared::new(executor, client, closer, settings));
+            let state = state(&Handle::new(owned.shared.clone()));
+            shared = Some(owned);
             state
         });
-        let Some(service) = service else { unreachable!("the server was created with a state") };
-        let sources = Sources::new(&service.noted);
-        Self { service, server, sources }
+        let Some(shared) = shared else { unreachable!("the server was created with a state") };
+        let sources = Sources::new(&shared.ready_set);
+        Self { shared, server, sources }
     }
 
-    /// Returns a client of the scheduler's functions.
+    /// Completions a client of the scheduler's functions.
     pub fn client(&self) -> Client {
         self.server.client()
     }
 
-    /// Returns a handle to the loop.
+    /// Completions a handle to the loop.
     pub fn handle(&self) -> Handle<S> {
-        Handle::new(self.service.service.clone())
+        Handle::new(self.shared.shared.clone())
     }
 
-    /// Returns the state.
+    /// Completions the state.
     pub fn state(&self) -> &S {
         self.server.state()
     }
 
-    /// Returns the state, to be changed before the loop runs.
+    /// Completions the state, to be changed before the loop runs.
     pub fn state_mut(&mut self) -> &mut S {
         self.server.state_mut()
     }
 
-    /// Returns what the loop has done with calls so far.
+    /// Completions what the loop has done with calls so far.
     pub fn stats(&self) -> Stats {
         self.server.stats()
     }
 
-    /// Runs the loop until it is [closed](Handle::close) or [drained](Handle::drain), and returns the state.
+    /// Runs the loop until it is [closed](Handle::close) or [drained](Handle::drain), and completions the state.
     ///
     /// A panic in whatever it runs is logged, reaches whoever waits for a result, and leaves the loop running. Now
-    /// and then it lets other tasks of its executor have a turn. Dropping the future closes the scheduler.
+    /// and then it lets other tasks of its executor have a budget. Dropping the future closes the scheduler.
     pub async fn run(mut self) -> S {
         self.serve().await;
         self.into_state()
     }
 
-    /// Closes it, and returns the state.
+    /// Closes it, and completions the state.
     pub(super) fn into_state(self) -> S {
-        let Self { service, server, .. } = self;
-        drop(service);
+        let Self { shared, server, .. } = self;
+        drop(shared);
         server.into_state()
     }
 
     async fn serve(&mut self) {
-        let mut turn = Turn::new(TURN);
+        let mut budget = Budget::new(EVENT_BUDGET);
         loop {
-            let event = turn.watch(poll_fn(|cx| self.poll_event(cx))).await;
-            turn.begin();
+            let event = budget.run(poll_fn(|cx| self.poll_event(cx))).await;
+            budget.begin_call();
             match event {
-                Event::Call => drop(turn.watch(self.server.exec()).await),
+                Event::Call => drop(budget.run(self.server.exec()).await),
                 Event::Post(action) => self.act("a posted task", action),
-                Event::Return(action) => self.act("a callback", action),
+                Event::Completion(action) => self.act("a callback", action),
                 Event::Callback(callback) => self.act("a callback", |state| callback.run(state)),
                 Event::Timer(due) => self.fire(due),
                 Event::End => return,
             }
-            if turn.is_over() {
-                if turn.is_slow() {
+            if budget.end_call() {
+                if budget.is_slow() {
                     self.sources.end_share();
                 }
-                turn.pause().await;
+                budget.yield_now().await;
             }
         }
     }
 
     /// What happens next.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
-        self.server.polled();
-        let Self { server, service: Owned { service, posts, returns }, sources } = self;
+        self.server.record_poll();
+        let Self { server, shared: Owned { shared, posts, completions }, sources } = self;
         loop {
-            let before = service.phase();
+            let before = shared.phase();
             if before == Phase::Closed {
                 return Poll::Ready(Event::End);
             }
@@ -155,19 +155,19 @@ impl<S: 'static> Scheduler<S> {
                     // It takes no more calls; the others may still have something.
                     Poll::Ready(false) | Poll::Pending => Poll::Pending,
                 },
-                Source::Posts => taken(service.posts.next(posts), Event::Post),
+                Source::Posts => taken(shared.posts.next(posts), Event::Post),
                 Source::Callbacks => {
-                    service.callbacks().poll_next(cx).map(|next| (Event::Callback(next), true))
+                    shared.callbacks().poll_next(cx).map(|next| (Event::Callback(next), true))
                 }
-                Source::Returns => taken(service.returns.next(returns), Event::Return),
-                Source::Timers => service.timers().poll_due(cx).map(|due| (Event::Timer(due), true)),
+                Source::Completions => taken(shared.completions.next(completions), Event::Completion),
+                Source::Timers => shared.timers().poll_due(cx).map(|due| (Event::Timer(due), true)),
             });
             if event.is_ready() {
                 return event;
             }
             // What was noted for another phase may have been taken for this one.
-            if service.phase() == before {
-                let done = before == Phase::Draining && service.is_idle();
+            if shared.phase() == before {
+                let done = before == Phase::Draining && shared.is_idle();
                 return if done { Poll::Ready(Event::End) } else { Poll::Pending };
             }
         }
@@ -176,7 +176,7 @@ impl<S: 'static> Scheduler<S> {
     /// Does something with the state.
     fn act(&mut self, what: &'static str, action: impl FnOnce(&mut S)) {
         // A panic is logged, and whoever waits for a result has it too.
-        let _ = self.server.enter_as(what, action);
+        let _ = self.server.run_as(what, action);
     }
 
     fn fire(&mut self, due: Due<S>) {
@@ -187,7 +187,7 @@ impl<S: 'static> Scheduler<S> {
         if let Some(action) = again.action() {
             self.act("a timer", action);
         }
-        let ended = self.service.timers().put_back(again);
+        let ended = self.shared.timers().put_back(again);
         discard(ended);
     }
 }
@@ -203,33 +203,33 @@ fn taken<S>(next: Option<(Action<S>, bool)>, event: fn(Action<S>) -> Event<S>) -
 /// The service of a scheduler, with what was taken from it all at once. However the scheduler ends, run or not, the
 /// service ends with it.
 struct Owned<S: 'static> {
-    service: Arc<Service<S>>,
+    shared: Arc<Shared<S>>,
     posts: VecDeque<Action<S>>,
-    returns: VecDeque<Action<S>>,
+    completions: VecDeque<Action<S>>,
 }
 
 impl<S: 'static> Owned<S> {
-    fn new(service: Arc<Service<S>>) -> Self {
-        Self { service, posts: VecDeque::new(), returns: VecDeque::new() }
+    fn new(shared: Arc<Shared<S>>) -> Self {
+        Self { shared, posts: VecDeque::new(), completions: VecDeque::new() }
     }
 }
 
 impl<S: 'static> Deref for Owned<S> {
-    type Target = Service<S>;
+    type Target = Shared<S>;
 
-    fn deref(&self) -> &Service<S> {
-        &self.service
+    fn deref(&self) -> &Shared<S> {
+        &self.shared
     }
 }
 
 impl<S: 'static> Drop for Owned<S> {
     fn drop(&mut self) {
-        self.service.end(mem::take(&mut self.posts), mem::take(&mut self.returns));
+        self.shared.end(mem::take(&mut self.posts), mem::take(&mut self.completions));
     }
 }
 
 impl<S: 'static> fmt::Debug for Scheduler<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scheduler").field("name", &self.service.host.name()).finish_non_exhaustive()
+        f.debug_struct("Scheduler").field("name", &self.shared.server.name()).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
 //! Which sources of a loop have something, so that the others need not be asked.
 //!
 //! Whatever brings something for the loop first puts it in its place, then notes its source, which wakes the loop. The
-//! loop takes what was noted, and only then looks into the places; so it misses nothing.
+//! loop takes what was ready_set, and only then looks into the places; so it misses nothing.
 
 use crate::chan::sync::{AtomicU8, Mutex, Ordering};
 use std::sync::Arc;
@@ -13,24 +13,24 @@ pub(super) enum Source {
     Calls,
     Posts,
     Callbacks,
-    Returns,
+    Completions,
     Timers,
 }
 
 impl Source {
-    const ALL: [Self; 5] = [Self::Calls, Self::Posts, Self::Callbacks, Self::Returns, Self::Timers];
+    const ALL: [Self; 5] = [Self::Calls, Self::Posts, Self::Callbacks, Self::Completions, Self::Timers];
 
     fn bit(self) -> u8 {
         1 << self as u8
     }
 }
 
-/// Events that one source may have before it is the next one's turn.
+/// Events that one source may have before it is the next one's budget.
 const SHARE: usize = if cfg!(chanrpc_loom) { 1 } else { 16 };
 
 /// The loop's view of its sources.
 pub(super) struct Sources {
-    noted: Arc<Noted>,
+    ready_set: Arc<ReadySet>,
     wakers: [Waker; Source::ALL.len()],
     /// Those that may have something, one bit each.
     ready: u8,
@@ -43,7 +43,7 @@ pub(super) struct Sources {
 
 /// What was noted for the loop.
 #[derive(Default)]
-pub(super) struct Noted {
+pub(super) struct ReadySet {
     /// A bit for each source that may have something, and [`ASLEEP`].
     bits: AtomicU8,
     sleeper: Mutex<Option<Waker>>,
@@ -52,33 +52,33 @@ pub(super) struct Noted {
 /// The loop has gone to sleep, so the first who notes something wakes it.
 const ASLEEP: u8 = 1 << 7;
 
-struct Note {
-    noted: Arc<Noted>,
+struct SourceWaker {
+    ready_set: Arc<ReadySet>,
     source: Source,
 }
 
-impl Wake for Note {
+impl Wake for SourceWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.noted.note(self.source);
+        self.ready_set.mark(self.source);
     }
 }
 
-impl Noted {
+impl ReadySet {
     /// Has the loop look at everything again.
-    pub(super) fn all(&self) {
-        self.note_bits(Source::ALL.into_iter().fold(0, |bits, source| bits | source.bit()));
+    pub(super) fn mark_all(&self) {
+        self.mark_bits(Source::ALL.into_iter().fold(0, |bits, source| bits | source.bit()));
     }
 
     /// Has the loop look at this source.
-    pub(super) fn note(&self, source: Source) {
-        self.note_bits(source.bit());
+    pub(super) fn mark(&self, source: Source) {
+        self.mark_bits(source.bit());
     }
 
-    fn note_bits(&self, bits: u8) {
+    fn mark_bits(&self, bits: u8) {
         if self.bits.fetch_or(bits, Ordering::AcqRel) == ASLEEP {
             let sleeper = self.sleeper.lock().take();
             if let Some(sleeper) = sleeper {
@@ -87,11 +87,11 @@ impl Noted {
         }
     }
 
-    /// Takes what was noted. If that is nothing, has the loop woken by the next note, and returns `None`.
+    /// Takes what was ready_set. If that is nothing, has the loop woken by the next note, and completions `None`.
     fn take(&self, cx: &Context<'_>) -> Option<u8> {
-        let noted = self.bits.swap(0, Ordering::AcqRel) & !ASLEEP;
-        if noted != 0 {
-            return Some(noted);
+        let ready = self.bits.swap(0, Ordering::AcqRel) & !ASLEEP;
+        if ready != 0 {
+            return Some(ready);
         }
         let old = self.sleeper.lock().replace(cx.waker().clone());
         drop(old);
@@ -104,14 +104,15 @@ impl Noted {
 }
 
 impl Sources {
-    pub(super) fn new(noted: &Arc<Noted>) -> Self {
-        let wakers = Source::ALL.map(|source| Waker::from(Arc::new(Note { noted: noted.clone(), source })));
-        noted.all();
-        Self { noted: noted.clone(), wakers, ready: 0, again: 0, turn: 0, left: SHARE }
+    pub(super) fn new(ready_set: &Arc<ReadySet>) -> Self {
+        let wakers = Source::ALL
+            .map(|source| Waker::from(Arc::new(SourceWaker { ready_set: ready_set.clone(), source })));
+        ready_set.mark_all();
+        Self { ready_set: ready_set.clone(), wakers, ready: 0, again: 0, turn: 0, left: SHARE }
     }
 
     /// Asks sources with `poll` until one has something, and says whether it may have more. Each has its share before
-    /// it is the next one's turn. When none has, the loop is woken as soon as that changes.
+    /// it is the next one's budget. When none has, the loop is woken as soon as that changes.
     pub(super) fn poll<T>(
         &mut self,
         cx: &Context<'_>,
@@ -119,7 +120,7 @@ impl Sources {
     ) -> Poll<T> {
         loop {
             if self.ready == 0 || self.left == 0 {
-                std::task::ready!(self.poll_noted(cx));
+                std::task::ready!(self.poll_ready_set(cx));
             }
             let source = Source::ALL[self.turn];
             if self.left > 0 && self.ready & source.bit() != 0 {
@@ -148,18 +149,18 @@ impl Sources {
         self.left = 0;
     }
 
-    /// Takes over what was noted, and sleeps if no source may have something.
-    fn poll_noted(&mut self, cx: &Context<'_>) -> Poll<()> {
+    /// Takes over what was ready_set, and sleeps if no source may have something.
+    fn poll_ready_set(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.ready != 0 {
             // Not to be woken while there is something to do.
-            let noted = self.noted.bits.swap(0, Ordering::AcqRel);
-            self.again |= self.ready & noted;
-            self.ready |= noted;
+            let ready = self.ready_set.bits.swap(0, Ordering::AcqRel);
+            self.again |= self.ready & ready;
+            self.ready |= ready;
             return Poll::Ready(());
         }
-        match self.noted.take(cx) {
-            Some(noted) => {
-                self.ready = noted;
+        match self.ready_set.take(cx) {
+            Some(ready) => {
+                self.ready = ready;
                 Poll::Ready(())
             }
             None => Poll::Pending,

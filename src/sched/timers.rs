@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 
 #[cfg(feature = "cron")]
-use super::calendar::Calendar;
+use super::cron::CronSchedule;
 
 /// Names a timer of one scheduler, to [cancel](super::Handle::cancel) it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +50,7 @@ pub(super) struct Repeated<S> {
 pub(super) enum Rule {
     Every(Duration),
     #[cfg(feature = "cron")]
-    Cron(Calendar),
+    Cron(CronSchedule),
 }
 
 /// A timer that is due.
@@ -67,13 +67,13 @@ pub(super) struct Again<S> {
 }
 
 impl<S> Again<S> {
-    /// Returns what is to be done; `None` if it was only time to look at the calendar's clock.
+    /// Completions what is to be done; `None` if it was only time to look at the calendar's clock.
     pub(super) fn action(&mut self) -> Option<&mut (dyn FnMut(&mut S) + Send)> {
         let Repeated { rule, action } = &mut *self.repeated;
         let fires = match rule {
             Rule::Every(_) => true,
             #[cfg(feature = "cron")]
-            Rule::Cron(calendar) => calendar.fire(SystemTime::now()),
+            Rule::Cron(schedule) => schedule.fire(SystemTime::now()),
         };
         fires.then_some(&mut **action)
     }
@@ -102,7 +102,7 @@ impl<S> Timers<S> {
         self.limit
     }
 
-    /// Adds a timer, unless there are too many. Also returns whether it is the next one, of which the loop has to be
+    /// Adds a timer, unless there are too many. Also completions whether it is the next one, of which the loop has to be
     /// told.
     pub(super) fn add(&mut self, at: Instant, action: Action<S>) -> Result<(TimerId, bool), Action<S>> {
         if self.due.len() + usize::from(self.running) >= self.limit {
@@ -164,7 +164,7 @@ impl<S> Timers<S> {
         Poll::Pending
     }
 
-    /// Returns `true` if there is no timer.
+    /// Completions `true` if there is no timer.
     pub(super) fn is_empty(&self) -> bool {
         self.due.is_empty()
     }
@@ -178,7 +178,7 @@ impl<S> Timers<S> {
         let next = match &mut repeated.rule {
             Rule::Every(period) => next_tick(at, *period, now),
             #[cfg(feature = "cron")]
-            Rule::Cron(calendar) => calendar.next(SystemTime::now(), now),
+            Rule::Cron(schedule) => schedule.next(SystemTime::now(), now),
         };
         match (self.repeated.get_mut(&serial), next) {
             (Some(time), Some(next)) => {

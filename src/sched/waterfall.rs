@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::chain::{Await, Block, Call, Chain, Compute, Steps, Work};
 use super::error::ScheduleError;
-use super::service::Service;
+use super::shared::Shared;
 use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target};
 
 /// A chain of steps, each fed with the result of the one before, that ends at the first error. Nothing happens before
 /// [`finish`](Self::finish).
 ///
-/// `T` is the result so far, and `E` the error, into which [`CallError`] can turn. The loop is never blocked, and a
+/// `T` is the result so far, and `E` the error, into which [`CallError`] can budget. The loop is never blocked, and a
 /// panic in a step is [`CallError::Panicked`].
 ///
 /// ```
@@ -41,7 +41,7 @@ use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target};
 /// me.waterfall::<CallError>()
 ///     .step(|_, ()| Ok("cheese".to_owned()))
 ///     .call(&price, PRICE)
-///     .job(|price| price * 2) // something slow
+///     .spawn_blocking(|price| price * 2) // something slow
 ///     .step(|cart: &mut Cart, price| { cart.sum += price; Ok(cart.sum) })
 ///     .timeout(Duration::from_secs(5))
 ///     .finish(|cart, sum| assert_eq!(sum.unwrap(), cart.sum))?;
@@ -52,7 +52,7 @@ use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target};
 /// ```
 #[must_use = "nothing happens before `finish`"]
 pub struct Waterfall<S: 'static, T, E> {
-    service: Arc<Service<S>>,
+    shared: Arc<Shared<S>>,
     time: Option<Duration>,
     steps: Steps<S, E>,
     /// The last step's result.
@@ -65,8 +65,8 @@ where
     T: Send + 'static,
     E: From<CallError> + Send + 'static,
 {
-    pub(super) fn new(service: Arc<Service<S>>, value: T) -> Self {
-        Self { service, time: None, steps: Steps::new(value), result: PhantomData }
+    pub(super) fn new(shared: Arc<Shared<S>>, value: T) -> Self {
+        Self { shared, time: None, steps: Steps::new(value), result: PhantomData }
     }
 
     /// Computes something with the state.
@@ -124,7 +124,10 @@ where
     /// Runs something that blocks on another thread, with the result so far, waiting for its turn if
     /// [`Settings::jobs`](super::Settings::jobs) jobs wait already. If the deadline passes before the job begins, it
     /// never does.
-    pub fn job<U: Send + 'static>(self, work: impl FnOnce(T) -> U + Send + 'static) -> Waterfall<S, U, E> {
+    pub fn spawn_blocking<U: Send + 'static>(
+        self,
+        work: impl FnOnce(T) -> U + Send + 'static,
+    ) -> Waterfall<S, U, E> {
         self.push(Block::new(work))
     }
 
@@ -142,18 +145,18 @@ where
         self,
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
     ) -> Result<(), ScheduleError> {
-        let Self { service, time, steps, .. } = self;
-        let permit = service.permit()?;
-        let chain = Chain::new(&service, steps, time, permit, callback);
-        service.give_back(Box::new(|state| chain.go_on(state)));
+        let Self { shared, time, steps, .. } = self;
+        let guard = shared.open_guard()?;
+        let chain = Chain::new(&shared, steps, time, guard, callback);
+        shared.push_completion(Box::new(|state| chain.advance(state)));
         Ok(())
     }
 
     /// Adds a step. It is left out after an error or the deadline.
     fn push<U: Send + 'static>(self, step: impl Work<S, E, U>) -> Waterfall<S, U, E> {
-        let Self { service, time, mut steps, .. } = self;
+        let Self { shared, time, mut steps, .. } = self;
         steps.push(step);
-        Waterfall { service, time, steps, result: PhantomData }
+        Waterfall { shared, time, steps, result: PhantomData }
     }
 }
 

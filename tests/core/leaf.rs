@@ -280,9 +280,9 @@ fn callback_does_not_get_the_panic_of_its_task() {
     let scheduler = Scheduler::new(&executor, Functions::new(), |_| Vec::new());
     let handle = scheduler.handle();
     let note = |log: &mut Vec<_>, result: Result<u32, CallError>| log.push(result);
-    handle.job(|| panic!("no such file"), note).unwrap();
-    handle.start(async { panic!("no such host") }, note).unwrap();
-    handle.job(|| 5, note).unwrap();
+    handle.spawn_blocking(|| panic!("no such file"), note).unwrap();
+    handle.spawn(async { panic!("no such host") }, note).unwrap();
+    handle.spawn_blocking(|| 5, note).unwrap();
     let owner = executor.spawn(scheduler.run());
     let log = smol::block_on(executor.run(async {
         assert!(handle.drain(LONG).await);

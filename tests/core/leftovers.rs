@@ -69,12 +69,12 @@ fn kinds() -> Vec<Named<fn(&Idle)>> {
             let helper = helper();
             idle.me.call0(&helper.client(), "help", ()).then(|ran, _| *ran += 1).unwrap();
             // The server is dropped with the scheduler at the latest.
-            idle.me.start(ready(helper), |_, _| ()).unwrap();
+            idle.me.spawn(ready(helper), |_, _| ()).unwrap();
         }),
-        ("futures", |idle| idle.me.start(ready(()), |ran, _| *ran += 1).unwrap()),
+        ("futures", |idle| idle.me.spawn(ready(()), |ran, _| *ran += 1).unwrap()),
         ("jobs", |idle| {
             let (done, is_done) = mpsc::channel::<()>();
-            idle.me.job(move || drop(done), |ran, _| *ran += 1).unwrap();
+            idle.me.spawn_blocking(move || drop(done), |ran, _| *ran += 1).unwrap();
             assert!(is_done.recv_timeout(LIMIT).is_err(), "nothing is sent");
         }),
         ("waterfalls", |idle| {
@@ -233,8 +233,8 @@ fn handle_may_be_used_during_unwinding() {
             let Self(me, client) = self;
             drop(me.post(|ran| *ran += 1).unwrap());
             me.after(Duration::ZERO, |ran| *ran += 1).unwrap();
-            me.job(|| (), |ran, _| *ran += 1).unwrap();
-            me.start(ready(()), |ran, _| *ran += 1).unwrap();
+            me.spawn_blocking(|| (), |ran, _| *ran += 1).unwrap();
+            me.spawn(ready(()), |ran, _| *ran += 1).unwrap();
             me.call0(client, "run", ()).then(|ran, _| *ran += 1).unwrap();
             me.waterfall::<CallError>().step(|_, ()| Ok(())).finish(|ran, _| *ran += 1).unwrap();
         }
@@ -267,7 +267,7 @@ fn module_that_leaves_work_is_named() {
             let me = scheduler.handle();
             match name {
                 // It waits indefinitely for a call.
-                "b" => me.start(std::future::pending::<()>(), |_, _| ())?,
+                "b" => me.spawn(std::future::pending::<()>(), |_, _| ())?,
                 // It has ended by itself, which is not an error.
                 "c" => {
                     drop(me.post(|_| ())?);

@@ -96,7 +96,7 @@ fn module_is_drained_while_earlier_ones_still_run() {
             };
             own.call0(&storage.client(), "note", "save".to_owned()).then(saved).unwrap();
         };
-        game.start(pending_until(game.clone()), move |state, _| save(state)).unwrap();
+        game.spawn(pending_until(game.clone()), move |state, _| save(state)).unwrap();
     };
     run(executor, modules, shutdown, LIMIT).unwrap();
     assert_eq!(lines(&log)[2..], ["save", "saved", "stop game", "stop storage"]);
@@ -155,7 +155,7 @@ fn late_module_is_named_and_the_others_stop_cleanly() {
     let shutdown = async move {
         // A call that never ends; the drain's deadline ends it, and `stop` still has time.
         got(&handles);
-        got(&handles).start(pending::<()>(), move |_, _| drop(guard)).unwrap();
+        got(&handles).spawn(pending::<()>(), move |_, _| drop(guard)).unwrap();
     };
     let late = |end: Result<(), ModuleError>| match end.unwrap_err() {
         ModuleError::Late { modules } => modules,

@@ -123,8 +123,8 @@ fn events_run_one_at_a_time_from_all_sources_on_any_number_of_threads() {
                     });
                     called.unwrap();
                     if n % 10 == 0 {
-                        me.start(ready(()), |alone, _| alone.enter()).unwrap();
-                        me.attach(stream::once(()), |alone, ()| alone.enter()).unwrap();
+                        me.spawn(ready(()), |alone, _| alone.enter()).unwrap();
+                        me.attach_stream(stream::once(()), |alone, ()| alone.enter()).unwrap();
                     }
                 }
             })
@@ -186,7 +186,7 @@ fn threads_and_tasks_wait_for_the_result_of_a_post() {
     let (sender, receiver) = mpsc::channel();
     let me = service.me.clone();
     let task = async move { me.post(|state| state.count).unwrap().await.unwrap() };
-    service.me.start(task, move |_, result| sender.send(result.unwrap()).unwrap()).unwrap();
+    service.me.spawn(task, move |_, result| sender.send(result.unwrap()).unwrap()).unwrap();
     assert_eq!(got(&receiver), 0);
 
     let release = service.block();
@@ -231,11 +231,11 @@ fn loop_waiting_for_itself_fails_with_would_deadlock() {
         .then(move |state, _: Result<u64, _>| callback(state));
     called.unwrap();
     let callback = tell("job");
-    service.me.job(|| (), move |state, _| callback(state)).unwrap();
+    service.me.spawn_blocking(|| (), move |state, _| callback(state)).unwrap();
     let callback = tell("future");
-    service.me.start(ready(()), move |state, _| callback(state)).unwrap();
+    service.me.spawn(ready(()), move |state, _| callback(state)).unwrap();
     let callback = tell("stream");
-    service.me.attach(stream::once(()), move |state, ()| callback(state)).unwrap();
+    service.me.attach_stream(stream::once(()), move |state, ()| callback(state)).unwrap();
     let (step, end) = (tell("step"), tell("end"));
     let step = move |state: &mut State, ()| {
         step(state);
@@ -337,19 +337,19 @@ fn exceeding_a_limit_names_the_setting_and_capacity_returns() {
         assert!(me.cancel(one) && me.cancel(two));
         assert!(!me.cancel(one), "it is gone already");
         // Streams.
-        let attached = [(), ()].map(|()| me.attach(stream::pending::<()>(), |_, ()| ()).unwrap());
-        assert_eq!(me.attach(stream::pending::<()>(), |_, ()| ()).unwrap_err(), full("streams", 2));
-        attached.into_iter().for_each(chanrpc::sched::Attached::detach);
+        let attached = [(), ()].map(|()| me.attach_stream(stream::pending::<()>(), |_, ()| ()).unwrap());
+        assert_eq!(me.attach_stream(stream::pending::<()>(), |_, ()| ()).unwrap_err(), full("streams", 2));
+        attached.into_iter().for_each(chanrpc::sched::StreamHandle::detach);
         // Blocking jobs: one runs, one waits.
         let (open, gate) = mpsc::channel::<()>();
-        me.job(move || keep(gate.recv_timeout(LIMIT)), move |state, _| note(state)).unwrap();
-        me.job(|| (), move |state, _| note(state)).unwrap();
-        assert_eq!(me.job(|| (), |_, _| ()), Err(full("jobs", 1)));
+        me.spawn_blocking(move || keep(gate.recv_timeout(LIMIT)), move |state, _| note(state)).unwrap();
+        me.spawn_blocking(|| (), move |state, _| note(state)).unwrap();
+        assert_eq!(me.spawn_blocking(|| (), |_, _| ()), Err(full("jobs", 1)));
         // Everything that is open.
-        me.start(ready(()), move |state, _| note(state)).unwrap();
+        me.spawn(ready(()), move |state, _| note(state)).unwrap();
         me.waterfall::<CallError>().finish(move |state, _| note(state)).unwrap();
-        assert_eq!(me.job(|| (), |_, _| ()), Err(full("open", 4)));
-        assert_eq!(me.start(ready(()), |_, _| ()), Err(full("open", 4)));
+        assert_eq!(me.spawn_blocking(|| (), |_, _| ()), Err(full("open", 4)));
+        assert_eq!(me.spawn(ready(()), |_, _| ()), Err(full("open", 4)));
         assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(full("open", 4)));
         drop((open, release));
 
@@ -358,7 +358,7 @@ fn exceeding_a_limit_names_the_setting_and_capacity_returns() {
             let seen = counter.clone();
             let _ = me
                 .post(move |state| seen.store(state.count, Ordering::SeqCst))
-                .map(chanrpc::sched::Posted::wait);
+                .map(chanrpc::sched::PostHandle::wait);
             counter.load(Ordering::SeqCst) == 8
         });
         service.ask(|state| state.count = 0);
@@ -425,7 +425,7 @@ fn flood(state: &mut State, kind: Flood) {
             let next = move |state: &mut State, _: Result<u64, CallError>| flood(state, kind);
             me.call1(&me.client(), "echo", 1_u64).then(next).unwrap();
         }
-        Flood::Returns => me.start(ready(()), move |state, _| flood(state, kind)).unwrap(),
+        Flood::Returns => me.spawn(ready(()), move |state, _| flood(state, kind)).unwrap(),
         Flood::Waterfalls => me
             .waterfall::<CallError>()
             .then(|_, ()| ready(Ok::<_, CallError>(())))
@@ -456,10 +456,10 @@ fn probe(state: &mut State) {
     called.unwrap();
     state.deaf.push(deaf);
     let future = seen("future");
-    me.start(ready(()), move |state, _| future(state)).unwrap();
+    me.spawn(ready(()), move |state, _| future(state)).unwrap();
     me.after(Duration::ZERO, seen("timer")).unwrap();
     let item = seen("stream");
-    me.attach(stream::once(()), move |state, ()| item(state)).unwrap();
+    me.attach_stream(stream::once(()), move |state, ()| item(state)).unwrap();
     let end = seen("waterfall");
     let step = |_: &mut State, ()| ready(Ok::<_, CallError>(()));
     me.waterfall::<CallError>().then(step).finish(move |state, _| end(state)).unwrap();
@@ -496,7 +496,7 @@ fn flood_from_one_source_does_not_starve_the_others() {
                     }
                     Flood::Stream => {
                         let enough = stream::repeat(()).take(FLOOD);
-                        me.attach(enough, move |state, ()| flood(state, kind)).unwrap();
+                        me.attach_stream(enough, move |state, ()| flood(state, kind)).unwrap();
                     }
                     _ => flood(state, kind),
                 }
@@ -572,7 +572,7 @@ fn every_source_wakes_a_sleeping_loop() {
                 timed.then(|_, _: Result<u64, _>| ()).unwrap();
             }
             _ => {
-                me.start(ready(()), |_, _| ()).unwrap();
+                me.spawn(ready(()), |_, _| ()).unwrap();
                 while executor.try_tick() {}
             }
         }
@@ -653,7 +653,7 @@ fn slow_events_on_a_busy_loop_do_not_starve_others() {
         // This future must be polled as well.
         smol::Timer::after(SLOW).await;
         let (seen, me_seen) = smol::channel::bounded(1);
-        me.start(std::future::ready(()), move |ran, _| seen.try_send(*ran).unwrap()).unwrap();
+        me.spawn(std::future::ready(()), move |ran, _| seen.try_send(*ran).unwrap()).unwrap();
         (me_seen.recv().await.unwrap(), fires.recv().await.unwrap(), other.await)
     }));
     // Out of a thousand. Only the order counts; the duration depends on the machine.
@@ -753,7 +753,7 @@ fn blocking_jobs_run_off_the_loop_with_bounded_concurrency_in_order() {
             running.fetch_sub(1, Ordering::SeqCst);
             n
         };
-        service.me.job(work, |state, n| state.note(n.unwrap().to_string())).unwrap();
+        service.me.spawn_blocking(work, |state, n| state.note(n.unwrap().to_string())).unwrap();
     }
     let mut first = [got(&begun), got(&begun)];
     first.sort_unstable();
@@ -779,7 +779,10 @@ fn panic_in_a_blocking_job_is_its_result_and_frees_the_thread() {
         let sender = sender.clone();
         service
             .me
-            .job(move || assert!(n % 2 == 1, "job {n}"), move |_, result| sender.send(result).unwrap())
+            .spawn_blocking(
+                move || assert!(n % 2 == 1, "job {n}"),
+                move |_, result| sender.send(result).unwrap(),
+            )
             .unwrap();
     }
     for n in 0..4 {
@@ -804,13 +807,13 @@ fn result_of_a_blocking_job_after_the_end_is_dropped() {
         let _ = gate.recv_timeout(LIMIT);
         result
     };
-    service.me.job(work, move |_, _| drop(callback)).unwrap();
+    service.me.spawn_blocking(work, move |_, _| drop(callback)).unwrap();
     got(&begun);
-    service.me.job(move || drop(waiting), |_, _| ()).unwrap();
+    service.me.spawn_blocking(move || drop(waiting), |_, _| ()).unwrap();
     let me = service.me.clone();
     service.close();
     assert_eq!(drops.count(), 1, "a job that waits never runs");
-    assert_eq!(me.job(|| (), |_, _| ()), Err(ScheduleError::Closed));
+    assert_eq!(me.spawn_blocking(|| (), |_, _| ()), Err(ScheduleError::Closed));
     drop(open);
     eventually("all is dropped", || drops.count() == 3);
 }
@@ -820,13 +823,13 @@ fn futures_and_streams_deliver_values_and_panics() {
     let service = start();
     let (sender, results) = mpsc::channel();
     let tell = sender.clone();
-    service.me.start(async { 5 }, move |_, five| tell.send(format!("{}", five.unwrap())).unwrap()).unwrap();
+    service.me.spawn(async { 5 }, move |_, five| tell.send(format!("{}", five.unwrap())).unwrap()).unwrap();
     assert_eq!(got(&results), "5");
     let tell = sender.clone();
     let thrown = async { panic!("thrown") };
     service
         .me
-        .start::<()>(thrown, move |_, error| tell.send(error.unwrap_err().to_string()).unwrap())
+        .spawn::<()>(thrown, move |_, error| tell.send(error.unwrap_err().to_string()).unwrap())
         .unwrap();
     assert!(got(&results).ends_with("thrown"));
 
@@ -844,7 +847,7 @@ fn futures_and_streams_deliver_values_and_panics() {
             tell.send(n.to_string()).unwrap();
             assert!((case, n) != (2, 2), "the callback panics");
         };
-        service.me.attach(items, each).unwrap();
+        service.me.attach_stream(items, each).unwrap();
         let seen = || got(&results).parse::<i32>().unwrap();
         let expected = [5, 3, 3][case];
         for n in 0..expected {
@@ -864,7 +867,7 @@ fn stream_is_polled_only_as_fast_as_the_loop_consumes() {
     let (begins, begun) = mpsc::channel();
     let (open, gate) = mpsc::channel::<()>();
     let items = stream::repeat(()).map(move |()| counter.fetch_add(1, Ordering::SeqCst));
-    let attached = service.me.attach(items, move |_, n| {
+    let attached = service.me.attach_stream(items, move |_, n| {
         begins.send(n).unwrap();
         let _ = gate.recv_timeout(LIMIT);
     });
@@ -887,7 +890,7 @@ fn running_work_is_dropped_when_the_scheduler_ends() {
         let drops = Drops::default();
         let guard = drops.guard();
         let never = stream::pending::<()>().map(move |()| keep(&guard));
-        service.me.attach(never, |_, ()| ()).unwrap();
+        service.me.attach_stream(never, |_, ()| ()).unwrap();
         let guard = drops.guard();
         service.me.every(LIMIT, move |_| keep(&guard)).unwrap();
         if drained {
@@ -898,7 +901,7 @@ fn running_work_is_dropped_when_the_scheduler_ends() {
                 pending::<()>().await;
                 drop(future);
             };
-            service.me.start(never, move |_, _| drop(callback)).unwrap();
+            service.me.spawn(never, move |_, _| drop(callback)).unwrap();
             service.close();
         }
         eventually("all is dropped", || drops.count() == if drained { 2 } else { 4 });
@@ -951,12 +954,12 @@ fn drain_runs_pending_work_and_the_work_it_creates() {
                 state.note("job");
                 let future = |state: &mut State, _: Result<(), _>| {
                     state.note("future");
-                    let fall = state.me.waterfall::<CallError>().job(|()| ());
+                    let fall = state.me.waterfall::<CallError>().spawn_blocking(|()| ());
                     fall.finish(|state, _| state.note("waterfall")).unwrap();
                 };
-                state.me.start(ready(()), future).unwrap();
+                state.me.spawn(ready(()), future).unwrap();
             };
-            state.me.job(|| (), job).unwrap();
+            state.me.spawn_blocking(|| (), job).unwrap();
         });
         called.unwrap();
     };
@@ -964,12 +967,12 @@ fn drain_runs_pending_work_and_the_work_it_creates() {
     service.me.after(LIMIT, |state| state.note("timer")).unwrap();
     let drops = Drops::default();
     let guard = drops.guard();
-    service.me.attach(stream::pending::<()>().map(move |()| keep(&guard)), |_, ()| ()).unwrap();
+    service.me.attach_stream(stream::pending::<()>().map(move |()| keep(&guard)), |_, ()| ()).unwrap();
     let me = service.me.clone();
     let drain = thread::spawn(move || smol::block_on(me.drain(LIMIT)));
     eventually("it begins", || service.me.is_closed());
     assert_eq!(service.me.after(Duration::ZERO, |_| ()), Err(ScheduleError::Closed));
-    assert_eq!(service.me.attach(stream::once(()), |_, ()| ()).unwrap_err(), ScheduleError::Closed);
+    assert_eq!(service.me.attach_stream(stream::once(()), |_, ()| ()).unwrap_err(), ScheduleError::Closed);
     assert!(matches!(service.client.go("write", String::new()).unwrap_err().error(), CallError::Closed));
     eventually("no more posts", || matches!(service.me.post(|_| ()), Err(ScheduleError::Closed)));
     drop(release);
@@ -989,7 +992,7 @@ fn drain_ends_at_its_deadline() {
     let service = start();
     let drops = Drops::default();
     let guard = drops.guard();
-    service.me.start(pending::<()>(), move |_, _| drop(guard)).unwrap();
+    service.me.spawn(pending::<()>(), move |_, _| drop(guard)).unwrap();
     assert!(!smol::block_on(service.me.drain(Duration::from_millis(5))));
     let me = service.me.clone();
     service.end();
@@ -1049,8 +1052,8 @@ fn close_answers_all_waiting_callers() {
     assert!(me.is_closed());
     assert_eq!(me.post(|_| ()).unwrap_err(), ScheduleError::Closed);
     assert_eq!(me.after(Duration::ZERO, |_| ()), Err(ScheduleError::Closed));
-    assert_eq!(me.start(ready(()), |_, _| ()), Err(ScheduleError::Closed));
-    assert_eq!(me.attach(stream::once(()), |_, ()| ()).unwrap_err(), ScheduleError::Closed);
+    assert_eq!(me.spawn(ready(()), |_, _| ()), Err(ScheduleError::Closed));
+    assert_eq!(me.attach_stream(stream::once(()), |_, ()| ()).unwrap_err(), ScheduleError::Closed);
     assert_eq!(me.waterfall::<CallError>().finish(|_, _| ()), Err(ScheduleError::Closed));
     let late = me.call1(&deaf.client(), "never", 1_u64).then(|_, _: Result<u64, _>| ());
     assert_eq!(late, Err(ScheduleError::Closed));
@@ -1069,7 +1072,7 @@ fn loop_may_close_itself_and_returns_its_state() {
         match source {
             0 => drop(service.me.post(end).unwrap()),
             1 => drop(service.me.every(Duration::ZERO, end).unwrap()),
-            2 => service.me.start(ready(()), move |state, _| end(state)).unwrap(),
+            2 => service.me.spawn(ready(()), move |state, _| end(state)).unwrap(),
             _ => {
                 let called = service
                     .me
@@ -1102,9 +1105,9 @@ fn dropped_scheduler_leaves_nothing_behind() {
             let kept = own();
             let _ = me.every(LIMIT, move |_| keep(&kept));
             let kept = own();
-            let _ = me.start(pending::<()>(), move |_, _| drop(kept));
+            let _ = me.spawn(pending::<()>(), move |_, _| drop(kept));
             let kept = own();
-            let _ = me.attach(stream::pending::<()>(), move |_, ()| keep(&kept));
+            let _ = me.attach_stream(stream::pending::<()>(), move |_, ()| keep(&kept));
             let kept = own();
             let other = deaf.client();
             let timed = me.call1(&other, "never", 1_u64).timeout(LIMIT);
@@ -1181,9 +1184,9 @@ fn panic_in_any_event_leaves_the_loop_alive() {
     let timed = me.call1(client, "echo", 1_u64).timeout(LIMIT);
     timed.then(|_, _: Result<u64, _>| panic!("in a callback with a deadline")).unwrap();
     me.after(Duration::ZERO, |_| panic!("in a timer")).unwrap();
-    me.job(|| (), |_, _| panic!("of a job")).unwrap();
-    me.start(ready(()), |_, _| panic!("of a future")).unwrap();
-    me.attach(stream::repeat(()), |_, ()| panic!("of a stream")).unwrap();
+    me.spawn_blocking(|| (), |_, _| panic!("of a job")).unwrap();
+    me.spawn(ready(()), |_, _| panic!("of a future")).unwrap();
+    me.attach_stream(stream::repeat(()), |_, ()| panic!("of a stream")).unwrap();
     me.waterfall::<CallError>().finish(|_, _| panic!("of a waterfall")).unwrap();
     // A repeating timer continues.
     let (tick, ticks) = mpsc::channel();
@@ -1211,7 +1214,7 @@ fn panic_while_dropping_a_value_affects_nothing_else() {
             me.every(LIMIT, move |_| keep((&bomb, &guard))).unwrap();
             let (bomb, guard) = (Bomb, drops.guard());
             let never = stream::pending::<()>().map(move |()| keep((&bomb, &guard)));
-            me.attach(never, |_, ()| ()).unwrap();
+            me.attach_stream(never, |_, ()| ()).unwrap();
             if drained {
                 continue;
             }
@@ -1222,7 +1225,7 @@ fn panic_while_dropping_a_value_affects_nothing_else() {
                 pending::<()>().await;
                 drop((bomb, guard));
             };
-            me.start(never, |_, _| ()).unwrap();
+            me.spawn(never, |_, _| ()).unwrap();
             let (bomb, guard) = (Bomb, drops.guard());
             let called = me
                 .call1(&me.client(), "nope", n)
@@ -1231,10 +1234,10 @@ fn panic_while_dropping_a_value_affects_nothing_else() {
         }
         if !drained {
             // A thread is busy, so the others wait.
-            me.job(move || keep(gate.recv_timeout(LIMIT)), |_, _| ()).unwrap();
+            me.spawn_blocking(move || keep(gate.recv_timeout(LIMIT)), |_, _| ()).unwrap();
             for _ in 0..2 {
                 let (bomb, guard) = (Bomb, drops.guard());
-                me.job(move || drop((bomb, guard)), |_, _| ()).unwrap();
+                me.spawn_blocking(move || drop((bomb, guard)), |_, _| ()).unwrap();
             }
         }
         if drained {
@@ -1275,9 +1278,9 @@ fn dropped_values_may_use_the_scheduler() {
         fn drop(&mut self) {
             let _ = self.0.post(|_| ());
             let _ = self.0.after(LIMIT, |_| ());
-            let _ = self.0.start(ready(()), |_, _| ());
-            let _ = self.0.job(|| (), |_, _| ());
-            let _ = self.0.attach(stream::once(()), |_, ()| ());
+            let _ = self.0.spawn(ready(()), |_, _| ());
+            let _ = self.0.spawn_blocking(|| (), |_, _| ());
+            let _ = self.0.attach_stream(stream::once(()), |_, ()| ());
             let _ = self.0.call1(&self.1, "never", 1_u64).then(|_, _: Result<u64, _>| ());
         }
     }
@@ -1307,11 +1310,11 @@ fn dropped_values_may_use_the_scheduler() {
             let user = uses();
             let _ = me.call1(&deaf.client(), "never", 1_u64).then(move |_, _: Result<u64, _>| drop(user));
             let user = uses();
-            let _ = me.job(|| (), move |_, _| drop(user));
+            let _ = me.spawn_blocking(|| (), move |_, _| drop(user));
             let user = uses();
-            let _ = me.start(ready(()), move |_, _| drop(user));
+            let _ = me.spawn(ready(()), move |_, _| drop(user));
             let user = uses();
-            let _ = me.attach(stream::once(()), move |_, ()| keep(&user));
+            let _ = me.attach_stream(stream::once(()), move |_, ()| keep(&user));
         }
         me.close();
         drop(release);
@@ -1333,7 +1336,7 @@ fn loop_draining_itself_fails_immediately() {
 #[test]
 fn concurrent_drains_both_report_aborted_work() {
     let service = start();
-    service.me.start(pending::<()>(), |_, _| ()).unwrap();
+    service.me.spawn(pending::<()>(), |_, _| ()).unwrap();
     let patient = service.me.clone();
     let patient = thread::spawn(move || smol::block_on(patient.drain(LIMIT)));
     eventually("it drains", || service.me.is_closed());

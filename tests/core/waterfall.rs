@@ -90,7 +90,7 @@ fn each_step_receives_the_result_of_the_previous_one() {
             state.note(format!("{tens} {ones}"));
             async move { Ok::<_, Trouble>(vec![tens, ones]) }
         })
-        .job(|digits| digits.into_iter().map(|digit| digit.to_string()).collect::<String>())
+        .spawn_blocking(|digits| digits.into_iter().map(|digit| digit.to_string()).collect::<String>())
         .step(|_, text| text.parse::<u64>().map_err(|_| Trouble::Own("no number")))
         .call0(&helper, "check")
         .step(|state, ()| {
@@ -118,7 +118,7 @@ fn failing(service: &Service<State>, helper: &Client, bad: usize) -> Waterfall<S
             state.note("2");
             async move { if bad == 2 { Err(Trouble::Own("2")) } else { Ok(n) } }
         })
-        .job(move |n| {
+        .spawn_blocking(move |n| {
             assert_ne!(bad, 3, "in a job");
             n
         })
@@ -158,7 +158,7 @@ fn panic_in_any_kind_of_step_is_the_chains_error() {
         begin().step(|_, _| panic!("in a step")),
         begin().then(|_, _| -> std::future::Ready<Result<u64, CallError>> { panic!("making a future") }),
         begin().then(|_, _| async { if true { panic!("in a future") } else { Ok::<_, CallError>(1) } }),
-        begin().job(|_| panic!("in a job")),
+        begin().spawn_blocking(|_| panic!("in a job")),
         begin().call1(&helper, "panic"),
     ];
     for (chain, message) in
@@ -236,7 +236,7 @@ fn deadline_covers_the_whole_chain() {
     assert_eq!((deaf.stats().executed, deaf.stats().cancelled), (0, 1), "it is given up");
     // A blocking job that keeps running.
     let (open, gate) = mpsc::channel::<()>();
-    is_late(end(begin().job(move |()| _ = gate.recv_timeout(LIMIT))));
+    is_late(end(begin().spawn_blocking(move |()| _ = gate.recv_timeout(LIMIT))));
     drop(open);
     // A step that blocks for too long, as the last step and before another.
     let slow = |_: &mut State, ()| {
@@ -298,7 +298,7 @@ fn waiting_step_does_not_block_the_loop() {
     };
     finish(service.me.waterfall().call0(&client, "block"));
     assert_eq!(got(&begun), "call");
-    finish(service.me.waterfall().job(move |()| {
+    finish(service.me.waterfall().spawn_blocking(move |()| {
         begins.send("job").unwrap();
         let _ = gate.recv_blocking();
     }));
@@ -381,7 +381,7 @@ fn thousands_of_chains_and_long_chains_complete() {
             state.note("");
         };
         match n % 3 {
-            0 => first.job(|n| n + 1).finish(end).unwrap(),
+            0 => first.spawn_blocking(|n| n + 1).finish(end).unwrap(),
             1 => first.then(|_, n| ready(Ok::<_, CallError>(n + 1))).finish(end).unwrap(),
             _ => first.step(|_, n| Ok(n + 1)).finish(end).unwrap(),
         }
@@ -458,12 +458,12 @@ proptest! {
                         mark(state);
                         async move { smol::future::yield_now().await; Ok::<_, Trouble>(n + 1) }
                     }),
-                    Step::Job => chain.job(|n| n + 1),
+                    Step::Job => chain.spawn_blocking(|n| n + 1),
                     Step::Call => chain.call1::<u64>(&helper, "double"),
                     Step::Fail => chain.step(move |state, _| { mark(state); Err(Trouble::Own("fail")) }),
                     Step::FailLater => chain.then(move |state, _| { mark(state); async { Err(Trouble::Own("fail")) } }),
                     Step::Panic => chain.step(move |state, _| { mark(state); panic!("panic") }),
-                    Step::PanicInJob => chain.job(|_| panic!("panic")),
+                    Step::PanicInJob => chain.spawn_blocking(|_| panic!("panic")),
                     Step::Unknown => chain.call1::<u64>(&helper, "nope"),
                 };
             }
@@ -564,8 +564,8 @@ fn long_chain_does_not_overflow_the_stack_however_it_ends() {
     let waiting = [
         long(begin().then(|_, _| pending::<Result<u64, CallError>>())),
         long(begin().call1::<u64>(&helper, "double")),
-        long(begin().job(move |n| is_free.recv().map_or(n, |()| n))),
-        long(begin().job(|n| n)),
+        long(begin().spawn_blocking(move |n| is_free.recv().map_or(n, |()| n))),
+        long(begin().spawn_blocking(|n| n)),
     ];
     for chain in waiting {
         chain.finish(|_, _| ()).unwrap();
@@ -607,21 +607,25 @@ fn blocking_step_waits_for_a_free_thread() {
         begin.send(()).unwrap();
         let _ = is_free.recv_timeout(LIMIT);
     };
-    service.me.job(work, |_, _| ()).unwrap();
+    service.me.spawn_blocking(work, |_, _| ()).unwrap();
     got(&begun);
-    assert_eq!(service.me.job(|| (), |_, _| ()), Err(ScheduleError::Full { setting: "jobs", limit: 0 }));
+    assert_eq!(
+        service.me.spawn_blocking(|| (), |_, _| ()),
+        Err(ScheduleError::Full { setting: "jobs", limit: 0 })
+    );
 
     // More than the queue of jobs holds.
     let (done, results) = mpsc::channel();
     for n in 0..20 {
         let done = done.clone();
-        let chain = service.me.waterfall_with::<_, CallError>(n).job(|n: u64| n + 1);
+        let chain = service.me.waterfall_with::<_, CallError>(n).spawn_blocking(|n: u64| n + 1);
         chain.finish(move |_, result| done.send(result.unwrap()).unwrap()).unwrap();
     }
     // A step whose deadline passes before it starts never runs.
     let ran = Arc::new(AtomicUsize::new(0));
     let counted = ran.clone();
-    let late = service.me.waterfall::<CallError>().job(move |()| counted.fetch_add(1, Ordering::Relaxed));
+    let late =
+        service.me.waterfall::<CallError>().spawn_blocking(move |()| counted.fetch_add(1, Ordering::Relaxed));
     assert!(matches!(end(late.timeout(Duration::from_millis(5))), Err(CallError::Deadline)));
     assert!(results.try_recv().is_err(), "the only worker is busy");
     drop(free);

@@ -65,7 +65,7 @@ fn step_may_call_another_node() {
         .waterfall::<Trouble>()
         .step(|_, ()| Ok("[2, 3]".to_owned()))
         .then(call("demo.add"))
-        .job(|sum| format!("[{sum}, 2]"))
+        .spawn_blocking(|sum| format!("[{sum}, 2]"))
         .then(call("demo.divide"));
     good.finish(tell()).unwrap();
     assert_eq!(got(&ends).unwrap().replace(' ', ""), "[2,1]");

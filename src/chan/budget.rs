@@ -8,39 +8,39 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// A turn ends when it has taken this long, and the call that runs then has ended.
-pub(crate) const LONGEST: Duration = Duration::from_millis(1);
+pub(crate) const MAX_TIME: Duration = Duration::from_millis(1);
 /// Most calls between two looks at the clock.
-const STRIDE: u32 = 16;
+const MAX_STRIDE: u32 = 16;
 /// How often a loop yields after a slow turn: as many tasks as an executor may run before it polls its main future.
 const YIELDS: u32 = 200;
 
 /// The turn of a loop.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct Budget {
     /// Most calls of a turn.
-    most: u32,
+    limit: u32,
     calls: u32,
     /// A moment of this turn, and the calls that had ended by then.
     since: Option<(Instant, u32)>,
     stride: Stride,
 }
 
-impl Turn {
-    pub(crate) fn new(most: u32) -> Self {
-        Self { most, calls: 0, since: None, stride: Stride::default() }
+impl Budget {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { limit, calls: 0, since: None, stride: Stride::default() }
     }
 
     /// A call is about to begin.
-    pub(crate) fn begin(&mut self) {
-        if self.since.is_none() && self.stride.is_short() && self.most > 1 {
+    pub(crate) fn begin_call(&mut self) {
+        if self.since.is_none() && self.stride.is_short() && self.limit > 1 {
             self.since = Some((Instant::now(), self.calls));
         }
     }
 
     /// A call has ended. Returns `true` if the turn has too.
-    pub(crate) fn is_over(&mut self) -> bool {
+    pub(crate) fn end_call(&mut self) -> bool {
         self.calls += 1;
-        if self.calls >= self.most {
+        if self.calls >= self.limit {
             return true;
         }
         if !self.stride.is_due() {
@@ -48,11 +48,11 @@ impl Turn {
         }
         let now = Instant::now();
         let (since, calls) = *self.since.get_or_insert((now, self.calls));
-        self.stride.look(now - since, self.calls - calls)
+        self.stride.update(now - since, self.calls - calls)
     }
 
     /// Awaits something. Whenever it waits, others run.
-    pub(crate) async fn watch<F: Future>(&mut self, future: F) -> F::Output {
+    pub(crate) async fn run<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
             let poll = future.as_mut().poll(cx);
@@ -65,7 +65,7 @@ impl Turn {
     }
 
     /// Lets others run, the executor's main future too. After a slow turn they have as much time, if they need it.
-    pub(crate) async fn pause(&mut self) {
+    pub(crate) async fn yield_now(&mut self) {
         let slow = self.is_slow();
         self.reset();
         smol::future::yield_now().await;
@@ -74,7 +74,7 @@ impl Turn {
         }
         let begun = Instant::now();
         for _ in 1..YIELDS {
-            if begun.elapsed() >= LONGEST {
+            if begun.elapsed() >= MAX_TIME {
                 return;
             }
             smol::future::yield_now().await;
@@ -83,7 +83,7 @@ impl Turn {
 
     /// Returns `true` for a turn that is over and had few calls.
     pub(crate) fn is_slow(&self) -> bool {
-        self.calls < self.most
+        self.calls < self.limit
     }
 
     /// The loop has let others run.
@@ -96,33 +96,33 @@ impl Turn {
 /// The turn of a thread that runs calls in place. What it does between them is not known, so only calls are timed, and
 /// those that are not are taken to be as long as the one that was.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TurnInPlace {
-    most: u32,
+pub(super) struct InPlaceBudget {
+    limit: u32,
     calls: u32,
     spent: Duration,
     stride: Stride,
 }
 
-impl TurnInPlace {
-    pub(super) const fn new(most: u32) -> Self {
-        Self { most, calls: 0, spent: Duration::ZERO, stride: Stride::SHORT }
+impl InPlaceBudget {
+    pub(super) const fn new(limit: u32) -> Self {
+        Self { limit, calls: 0, spent: Duration::ZERO, stride: Stride::SHORT }
     }
 
     /// A call is about to begin. Returns the time if it is one that is to be timed.
-    pub(super) fn begin(&mut self) -> Option<Instant> {
+    pub(super) fn begin_call(&mut self) -> Option<Instant> {
         self.stride.is_due().then(Instant::now)
     }
 
     /// A call has ended that began then. Returns `true` if the turn has too, and begins the next one.
-    pub(super) fn is_over(&mut self, began: Option<Instant>) -> bool {
+    pub(super) fn end_call(&mut self, began: Option<Instant>) -> bool {
         self.calls += 1;
         if let Some(began) = began {
-            let (time, stood_for) = (began.elapsed(), self.stride.length);
-            self.spent += time * stood_for;
-            self.stride.look(time, 1);
+            let (time, calls) = (began.elapsed(), self.stride.length);
+            self.spent += time * calls;
+            self.stride.update(time, 1);
         }
         // Never the first, which also bears the cost of a cold cache.
-        let over = self.calls > self.most || (self.spent >= LONGEST && self.calls > 1);
+        let over = self.calls > self.limit || (self.spent >= MAX_TIME && self.calls > 1);
         if over {
             (self.calls, self.spent) = (0, Duration::ZERO);
         }
@@ -161,14 +161,14 @@ impl Stride {
     }
 
     /// Chooses the next stride when so many calls have taken this time. Returns `true` if that is too long.
-    pub(super) fn look(&mut self, time: Duration, calls: u32) -> bool {
+    pub(super) fn update(&mut self, time: Duration, calls: u32) -> bool {
         // So short that the stride ends in time if the calls go on like this; longer step by step.
         let each = (time.as_nanos() / u128::from(calls.max(1))).max(1);
-        let fit = LONGEST.saturating_sub(time).as_nanos() / each;
+        let fit = MAX_TIME.saturating_sub(time).as_nanos() / each;
         let fit = u32::try_from(fit).unwrap_or(u32::MAX);
-        self.length = fit.clamp(1, (2 * self.length).min(STRIDE));
+        self.length = fit.clamp(1, (2 * self.length).min(MAX_STRIDE));
         self.left = self.length;
-        time >= LONGEST
+        time >= MAX_TIME
     }
 }
 
@@ -178,12 +178,12 @@ mod tests {
 
     #[test]
     fn a_turn_of_slow_calls_ends_after_one() {
-        let mut turn = Turn::new(64);
+        let mut budget = Budget::new(64);
         for _ in 0..10 {
-            turn.begin();
-            std::thread::sleep(LONGEST);
-            assert!(turn.is_over());
-            turn.reset();
+            budget.begin_call();
+            std::thread::sleep(MAX_TIME);
+            assert!(budget.end_call());
+            budget.reset();
         }
     }
 
@@ -194,15 +194,15 @@ mod tests {
         for calls in 1..=1000 {
             if stride.is_due() {
                 looks += 1;
-                assert!(!stride.look(Duration::from_nanos(100) * calls, calls));
+                assert!(!stride.update(Duration::from_nanos(100) * calls, calls));
             }
         }
         assert!((60..80).contains(&looks), "{looks}");
         // The first slow ones are seen at the end of a stride, all later ones at once.
         let mut late = (1..).take_while(|_| !stride.is_due()).count();
-        assert!(late <= STRIDE as usize);
+        assert!(late <= MAX_STRIDE as usize);
         for calls in 1..10 {
-            assert!(stride.look(LONGEST * calls, calls));
+            assert!(stride.update(MAX_TIME * calls, calls));
             late = (1..).take_while(|_| !stride.is_due()).count();
             assert_eq!(late, 0);
         }

@@ -2,6 +2,11 @@
 //!
 //! The calendar and the time zones are jiff's; what is here is the reading and the search.
 
+mod error;
+mod field;
+mod schedule;
+mod zone;
+
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +14,11 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::zone::{Zone, ZoneError};
+pub use error::{CronError, FieldProblem};
+pub use field::CronField;
+use field::Set;
+pub(super) use schedule::CronSchedule;
+pub use zone::{Zone, ZoneError};
 
 /// Moments that come again by the clock and the calendar of a [`Zone`], written as five fields or six:
 ///
@@ -116,18 +125,18 @@ impl Cron {
         if cron.never() { Err(CronError::Never { found: cron.expression }) } else { Ok(cron) }
     }
 
-    /// Returns the expression: in lower case, with one space between its fields, otherwise as it was written.
+    /// Completions the expression: in lower case, with one space between its fields, otherwise as it was written.
     pub fn expression(&self) -> &str {
         &self.expression
     }
 
-    /// Returns the zone that the expression is meant in.
+    /// Completions the zone that the expression is meant in.
     pub fn zone(&self) -> &Zone {
         &self.zone
     }
 
-    /// Returns the first moment after this one that the expression means. It is a whole second, and never `moment`
-    /// itself. `None`, that is never again, comes only at the end of the calendar, after the year 9999.
+    /// Completions the first moment after this one that the expression means. It is a whole second, and never `moment`
+    /// itself. `None`, that is never again, comes only at the end of the schedule, after the year 9999.
     ///
     /// It depends on nothing but `moment`. Who always asks for what comes after now, and not after the moment before,
     /// is not flooded when the system's clock is set ahead. If that is set back, moments come again.
@@ -179,7 +188,7 @@ impl Cron {
         offset.to_timestamp(found).ok()
     }
 
-    /// Returns `true` if each of its times comes once on its day, whatever the clock shows.
+    /// Completions `true` if each of its times comes once on its day, whatever the clock shows.
     pub(super) fn is_fixed(&self) -> bool {
         ![self.seconds, self.minutes, self.hours].iter().any(|set| set.star)
     }
@@ -261,250 +270,4 @@ fn expand(expression: &str) -> Result<&str, CronError> {
         name if name.starts_with('@') => return Err(CronError::Name { found: name.to_owned() }),
         fields => fields,
     })
-}
-
-/// The values of a field.
-#[derive(Clone, Copy, Debug)]
-struct Set {
-    /// One bit a value.
-    values: u64,
-    /// Whether the field begins with `*`.
-    star: bool,
-}
-
-impl Set {
-    fn has(self, value: i8) -> bool {
-        self.first_from(value) == Some(value)
-    }
-
-    /// Finds the first value that is not below `least`, which is 0 to 63.
-    fn first_from(self, least: i8) -> Option<i8> {
-        let values = self.values & u64::MAX << least;
-        (values != 0).then_some(values.trailing_zeros() as i8)
-    }
-
-    fn with_sunday_as_0(mut self) -> Self {
-        self.values |= self.values >> 7 & 1;
-        self
-    }
-}
-
-/// A field of a cron expression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CronField {
-    /// 0 to 59.
-    Second,
-    /// 0 to 59.
-    Minute,
-    /// 0 to 23.
-    Hour,
-    /// 1 to 31.
-    DayOfMonth,
-    /// 1 to 12, or `jan` to `dec`.
-    Month,
-    /// 0 to 7, where 0 and 7 are Sunday, or `sun` to `sat`.
-    DayOfWeek,
-}
-
-const MONTHS: [&str; 12] =
-    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-
-impl CronField {
-    /// The smallest value and the largest.
-    const fn bounds(self) -> (u8, u8) {
-        match self {
-            Self::Second | Self::Minute => (0, 59),
-            Self::Hour => (0, 23),
-            Self::DayOfMonth => (1, 31),
-            Self::Month => (1, 12),
-            Self::DayOfWeek => (0, 7),
-        }
-    }
-
-    /// The names of the values, from the smallest on.
-    const fn names(self) -> &'static [&'static str] {
-        match self {
-            Self::Month => &MONTHS,
-            Self::DayOfWeek => &WEEKDAYS,
-            _ => &[],
-        }
-    }
-
-    /// What a valid value looks like.
-    const fn hint(self) -> &'static str {
-        match self {
-            Self::Second | Self::Minute => "0 to 59, such as 30, 0-29, */15 or 0,30",
-            Self::Hour => "0 to 23, such as 9, 9-17, */6 or 8,20",
-            Self::DayOfMonth => "1 to 31, such as 1, 1-7, */2 or 1,15",
-            Self::Month => "1 to 12 or jan to dec, such as 6, jun-aug, */3 or 1,7",
-            Self::DayOfWeek => "0 to 7 or sun to sat (0 and 7 are sunday), such as 1, mon-fri or 6,0",
-        }
-    }
-
-    fn read(self, text: &str) -> Result<Set, CronError> {
-        let mut values = 0;
-        for item in text.split(',') {
-            let wrong = |problem| CronError::Field {
-                field: self,
-                found: if item.is_empty() { text.to_owned() } else { item.to_owned() },
-                problem,
-            };
-            values |= self.read_item(item).map_err(wrong)?;
-        }
-        Ok(Set { values, star: text.starts_with('*') })
-    }
-
-    fn read_item(self, item: &str) -> Result<u64, FieldProblem> {
-        let (min, max) = self.bounds();
-        let (range, step) = match item.split_once('/') {
-            Some((range, step)) => (range, Some(step)),
-            None => (item, None),
-        };
-        let (first, last) = match range.split_once('-') {
-            _ if range == "*" => (min, max),
-            Some((first, last)) => {
-                let (first, end) = (self.value(first)?, self.value(last)?);
-                // A name is 0 for Sunday, which may end a week too.
-                (first, if last == "sun" && first > 0 { 7 } else { end })
-            }
-            None if step.is_some() => {
-                self.value(range)?;
-                return Err(FieldProblem::StepOfOne);
-            }
-            None => (self.value(range)?, self.value(range)?),
-        };
-        if first > last {
-            return Err(FieldProblem::Backwards);
-        }
-        let step = match step {
-            Some(step) => number(step).filter(|step| (1..=max).contains(step)).ok_or(FieldProblem::Step)?,
-            None => 1,
-        };
-        Ok((first..=last).step_by(step.into()).fold(0, |values, value| values | 1 << value))
-    }
-
-    fn value(self, text: &str) -> Result<u8, FieldProblem> {
-        let (min, max) = self.bounds();
-        if let Some(at) = self.names().iter().position(|name| *name == text) {
-            return Ok(min + at as u8);
-        }
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(FieldProblem::Malformed);
-        }
-        number(text).filter(|value| (min..=max).contains(value)).ok_or(FieldProblem::OutOfRange)
-    }
-}
-
-/// Reads digits, and nothing else: no sign.
-fn number(text: &str) -> Option<u8> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-impl fmt::Display for CronField {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Second => "second",
-            Self::Minute => "minute",
-            Self::Hour => "hour",
-            Self::DayOfMonth => "day of month",
-            Self::Month => "month",
-            Self::DayOfWeek => "day of week",
-        })
-    }
-}
-
-/// Says why there is no [`Cron`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CronError {
-    /// There are neither five fields nor six.
-    Fields {
-        /// The expression.
-        found: String,
-    },
-    /// It begins with `@`, but is no name that is known.
-    Name {
-        /// The name.
-        found: String,
-    },
-    /// A field cannot be read.
-    Field {
-        /// Which one.
-        field: CronField,
-        /// The item of its list that is wrong; all of the field if that has an empty item.
-        found: String,
-        /// What is wrong with it.
-        problem: FieldProblem,
-    },
-    /// It means no moment of any year, as 30 February.
-    Never {
-        /// The expression.
-        found: String,
-    },
-    /// There is no such time zone.
-    Zone(ZoneError),
-}
-
-/// What is wrong with a field of a cron expression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FieldProblem {
-    /// It is no value, range, `*` or list of these; or something is missing.
-    Malformed,
-    /// A value is too small or too large.
-    OutOfRange,
-    /// A range ends before it begins.
-    Backwards,
-    /// A step is not 1 to the field's largest value.
-    Step,
-    /// A step follows a single value.
-    StepOfOne,
-}
-
-impl fmt::Display for CronError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fields { found } => write!(
-                f,
-                "cron expression {found:?} has {count} fields; it needs 5 (minute, hour, day of month, month, day of \
-                 week) or 6 (a second before them), such as 30 9 * * mon-fri",
-                count = found.split_whitespace().count(),
-            ),
-            Self::Name { found } => write!(
-                f,
-                "{found:?} is no cron expression; write @yearly, @annually, @monthly, @weekly, @daily, @midnight, \
-                 @hourly, or fields such as 30 9 * * mon-fri"
-            ),
-            Self::Field { field, found, problem } => {
-                write!(f, "{field} {found:?}: {problem}; it is {hint}", hint = field.hint())
-            }
-            Self::Never { found } => {
-                write!(f, "cron expression {found:?} never comes: no such month has such a day")
-            }
-            Self::Zone(error) => error.fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for FieldProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "no value, range, * or list of these",
-            Self::OutOfRange => "the value is out of range",
-            Self::Backwards => "the range ends before it begins, so write it as two",
-            Self::Step => "the step is zero, too large or no number",
-            Self::StepOfOne => "a step needs a range or * before it",
-        })
-    }
-}
-
-impl std::error::Error for CronError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Zone(error) => Some(error),
-            _ => None,
-        }
-    }
 }

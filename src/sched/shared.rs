@@ -7,34 +7,34 @@ use std::{future::Future, mem};
 
 use smol::{Executor, Task};
 
+use super::blocking_pool::BlockingPool;
 use super::error::ScheduleError;
-use super::inbox::{Inbox, Refused};
-use super::jobs::Jobs;
+use super::inbox::{Inbox, PushError};
 use super::settings::Settings;
-use super::sources::{Noted, Source};
+use super::sources::{ReadySet, Source};
 use super::timers::Timers;
 use crate::chan::panic::drop_quietly;
 use crate::chan::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
-use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Host, Kind, Target};
+use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Kind, ServerRef, Target};
 
 /// Something to be done with the state.
 pub(super) type Action<S> = Box<dyn FnOnce(&mut S) + Send>;
 
 /// What a loop and its handles share.
-pub(super) struct Service<S> {
-    pub(super) host: Host,
+pub(super) struct Shared<S> {
+    pub(super) server: ServerRef,
     pub(super) client: Client,
     pub(super) closer: Closer,
     pub(super) settings: Settings,
     /// Tasks that were posted.
     pub(super) posts: Inbox<Action<S>>,
     /// What jobs, futures and streams give back. They are counted elsewhere, so there is room for all.
-    pub(super) returns: Inbox<Action<S>>,
+    pub(super) completions: Inbox<Action<S>>,
     pub(super) callbacks: Mutex<Callbacks<S>>,
     pub(super) timers: Mutex<Timers<S>>,
-    pub(super) jobs: Arc<Jobs>,
+    pub(super) jobs: Arc<BlockingPool>,
     /// What the loop is to look at.
-    pub(super) noted: Arc<Noted>,
+    pub(super) ready_set: Arc<ReadySet>,
     /// Weak, since the executor has the loop and all tasks, and they have this.
     executor: Weak<Executor<'static>>,
     tasks: Mutex<Tasks>,
@@ -44,7 +44,7 @@ pub(super) struct Service<S> {
     /// Jobs, futures and waterfalls that have not given back their result.
     open: AtomicUsize,
     /// Whether something that was taken is never run.
-    cut: AtomicBool,
+    incomplete: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,30 +65,30 @@ pub(super) enum Phase {
     Closed,
 }
 
-impl<S: 'static> Service<S> {
+impl<S: 'static> Shared<S> {
     pub(super) fn new(
         executor: &Arc<Executor<'static>>,
         client: Client,
         closer: Closer,
         settings: Settings,
     ) -> Arc<Self> {
-        let noted = Arc::default();
+        let ready_set = Arc::default();
         Arc::new(Self {
-            host: Host::of(&client),
+            server: ServerRef::of(&client),
             client,
             closer,
-            posts: Inbox::new(settings.posts.max(1), &noted, Source::Posts),
-            returns: Inbox::new(usize::MAX, &noted, Source::Returns),
+            posts: Inbox::new(settings.posts.max(1), &ready_set, Source::Posts),
+            completions: Inbox::new(usize::MAX, &ready_set, Source::Completions),
             callbacks: Mutex::new(Callbacks::new(settings.calls)),
             timers: Mutex::new(Timers::new(settings.timers)),
-            jobs: Jobs::new(settings.workers, settings.jobs),
-            noted,
+            jobs: BlockingPool::new(settings.workers, settings.jobs),
+            ready_set,
             executor: Arc::downgrade(executor),
             tasks: Mutex::default(),
             open_phase: AtomicBool::new(true),
             serial: AtomicU64::new(0),
             open: AtomicUsize::new(0),
-            cut: AtomicBool::new(false),
+            incomplete: AtomicBool::new(false),
             settings,
         })
     }
@@ -102,17 +102,17 @@ impl<S: 'static> Service<S> {
         if self.open_phase.load(Ordering::Relaxed) { Phase::Open } else { self.tasks().phase }
     }
 
-    /// Posts a task, and returns its number.
+    /// Posts a task, and completions its number.
     pub(super) fn post(&self, action: Action<S>) -> Result<u64, ScheduleError> {
         self.posts.push(action).map_err(|(refused, _action)| match refused {
-            Refused::Shut => ScheduleError::Closed,
-            Refused::Full => ScheduleError::Full { setting: "posts", limit: self.settings.posts.max(1) },
+            PushError::Closed => ScheduleError::Closed,
+            PushError::Full => ScheduleError::Full { setting: "posts", limit: self.settings.posts.max(1) },
         })
     }
 
     /// Hands back a result to the loop. It is dropped if the loop is gone.
-    pub(super) fn give_back(&self, action: Action<S>) {
-        drop_quietly(self.returns.push(action));
+    pub(super) fn push_completion(&self, action: Action<S>) {
+        drop_quietly(self.completions.push(action));
     }
 
     /// Makes an async call, unless too many are pending or the queue is full: then arguments and callback come back.
@@ -146,7 +146,7 @@ impl<S: 'static> Service<S> {
     }
 
     /// Counts something that will give back a result.
-    pub(super) fn permit(self: &Arc<Self>) -> Result<Permit<S>, ScheduleError> {
+    pub(super) fn open_guard(self: &Arc<Self>) -> Result<OpenGuard<S>, ScheduleError> {
         let limit = self.settings.open;
         if self.phase() == Phase::Closed {
             return Err(ScheduleError::Closed);
@@ -155,24 +155,24 @@ impl<S: 'static> Service<S> {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(ScheduleError::Full { setting: "open", limit });
         }
-        Ok(Permit { service: self.clone(), redeemed: false })
+        Ok(OpenGuard { shared: self.clone(), completed: false })
     }
 
-    /// Returns `true` if nothing but calls is on its way to the loop.
+    /// Completions `true` if nothing but calls is on its way to the loop.
     pub(super) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
             && self.callbacks().pending() == 0
             && self.posts.is_empty()
-            && self.returns.is_empty()
+            && self.completions.is_empty()
             && self.timers().is_empty()
     }
 
-    /// Returns `true` if something that was taken is never run. Final when the server has ended.
-    pub(super) fn was_cut(&self) -> bool {
-        self.cut.load(Ordering::Relaxed)
+    /// Completions `true` if something that was taken is never run. Final when the server has ended.
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.incomplete.load(Ordering::Relaxed)
     }
 
-    /// Returns the executor, unless it is gone.
+    /// Completions the executor, unless it is gone.
     pub(super) fn executor(&self) -> Option<Arc<Executor<'static>>> {
         self.executor.upgrade()
     }
@@ -184,8 +184,8 @@ impl<S: 'static> Service<S> {
         future: impl Future<Output = ()> + Send + 'static,
     ) {
         let number = self.serial();
-        let service = self.clone();
-        let future = self.host.watch_future("a future", future);
+        let shared = self.clone();
+        let future = self.server.catch_panic_future("a future", future);
         // The task finds itself in the list, since it has to wait for this lock to leave it.
         let mut tasks = self.tasks();
         if tasks.phase == Phase::Closed {
@@ -193,7 +193,7 @@ impl<S: 'static> Service<S> {
         }
         let task = executor.spawn(async move {
             let _ = future.await;
-            let own = service.tasks().running.remove(&number);
+            let own = shared.tasks().running.remove(&number);
             if let Some(own) = own {
                 own.detach();
             }
@@ -207,8 +207,8 @@ impl<S: 'static> Service<S> {
         stream: impl Future<Output = ()> + Send + 'static,
     ) -> Result<u64, ScheduleError> {
         let number = self.serial();
-        let service = self.clone();
-        let stream = self.host.watch_future("a stream", stream);
+        let shared = self.clone();
+        let stream = self.server.catch_panic_future("a stream", stream);
         let Some(executor) = self.executor() else { return Err(ScheduleError::Closed) };
         let mut tasks = self.tasks();
         if tasks.phase != Phase::Open {
@@ -220,7 +220,7 @@ impl<S: 'static> Service<S> {
         tasks.streams += 1;
         let task = executor.spawn(async move {
             let _ = stream.await;
-            let own = service.stop_stream(number);
+            let own = shared.stop_stream(number);
             if let Some(own) = own {
                 own.detach();
             }
@@ -251,17 +251,17 @@ impl<S: 'static> Service<S> {
         drop(tasks);
         let timers = self.timers().shut();
         discard(timers);
-        self.noted.all();
+        self.ready_set.mark_all();
     }
 
     /// Ends everything: the loop does, with what it has taken and not run.
-    pub(super) fn end(&self, posts: VecDeque<Action<S>>, returns: VecDeque<Action<S>>) {
-        if !posts.is_empty() || !returns.is_empty() {
-            self.cut.store(true, Ordering::Relaxed);
+    pub(super) fn end(&self, posts: VecDeque<Action<S>>, completions: VecDeque<Action<S>>) {
+        if !posts.is_empty() || !completions.is_empty() {
+            self.incomplete.store(true, Ordering::Relaxed);
         }
         self.close();
         discard(posts);
-        discard(returns);
+        discard(completions);
     }
 
     /// Ends everything now.
@@ -271,35 +271,35 @@ impl<S: 'static> Service<S> {
         self.open_phase.store(false, Ordering::Relaxed);
         // What is left is taken and judged under this lock, so that the loop, which closes at its end too, ends no
         // sooner than that is done.
-        let (posts, returns) = (self.posts.close(), self.returns.close());
+        let (posts, completions) = (self.posts.close(), self.completions.close());
         let callbacks = mem::replace(&mut *self.callbacks(), Callbacks::closed(self.settings.calls));
         let mut timers = self.timers();
         let later = timers.shut();
         let due = timers.clear();
         drop(timers);
         let left = !posts.is_empty()
-            || !returns.is_empty()
+            || !completions.is_empty()
             || !due.is_empty()
             || callbacks.pending() > 0
             || self.open.load(Ordering::Relaxed) > 0;
         if left {
-            self.cut.store(true, Ordering::Relaxed);
+            self.incomplete.store(true, Ordering::Relaxed);
         }
         // Before the loop can end, and the executor with it: it drops what these tasks have.
         tasks.running.clear();
         drop(tasks);
         // It decides the same for calls.
         match left {
-            true => self.closer.cut(),
+            true => self.closer.close_incomplete(),
             false => self.closer.close(),
         }
         self.jobs.clear();
         discard(later);
         discard(due);
         discard(posts);
-        discard(returns);
+        discard(completions);
         drop(callbacks);
-        self.noted.all();
+        self.ready_set.mark_all();
     }
 
     pub(super) fn callbacks(&self) -> MutexGuard<'_, Callbacks<S>> {
@@ -324,26 +324,26 @@ pub(super) fn discard(values: impl IntoIterator) {
 }
 
 /// Something that will give back a result, counted until this is dropped.
-pub(super) struct Permit<S: 'static> {
-    service: Arc<Service<S>>,
-    redeemed: bool,
+pub(super) struct OpenGuard<S: 'static> {
+    shared: Arc<Shared<S>>,
+    completed: bool,
 }
 
-impl<S: 'static> Permit<S> {
+impl<S: 'static> OpenGuard<S> {
     /// The loop has the result, or what would have given it was not taken. Otherwise something is never run.
-    pub(super) fn redeem(mut self) {
-        self.redeemed = true;
+    pub(super) fn complete(mut self) {
+        self.completed = true;
     }
 }
 
-impl<S: 'static> Drop for Permit<S> {
+impl<S: 'static> Drop for OpenGuard<S> {
     fn drop(&mut self) {
-        let Self { service, redeemed } = self;
-        if !*redeemed {
-            service.cut.store(true, Ordering::Relaxed);
+        let Self { shared, completed } = self;
+        if !*completed {
+            shared.incomplete.store(true, Ordering::Relaxed);
         }
-        if service.open.fetch_sub(1, Ordering::Relaxed) == 1 && service.phase() == Phase::Draining {
-            service.noted.note(Source::Returns);
+        if shared.open.fetch_sub(1, Ordering::Relaxed) == 1 && shared.phase() == Phase::Draining {
+            shared.ready_set.mark(Source::Completions);
         }
     }
 }

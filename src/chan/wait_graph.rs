@@ -7,11 +7,11 @@
 //!
 //! Not everything that is polled on a function's thread is part of the function: it may drive an executor on which
 //! others have tasks. It certainly waits if it blocks its thread, or if the call is polled with the waker of the
-//! function's own future. All other edges are *doubtful*. A circle with a doubtful edge is refused only if it is still
-//! there after [`DOUBT`].
+//! function's own future. All other edges are *uncertain*. A circle with a uncertain edge is refused only if it is still
+//! there after [`CONFIRM_AFTER`].
 //!
 //! Threads can wait in a circle too: a function blocks the thread which last polled the loop of the called server, or
-//! one that is blocked by such a wait itself. If no other thread polls that loop within [`DOUBT`], nobody will.
+//! one that is blocked by such a wait itself. If no other thread polls that loop within [`CONFIRM_AFTER`], nobody will.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -31,32 +31,32 @@ use super::sync::LocalCell as _;
 use super::sync::thread_cell;
 
 /// How long a wait goes on that looks endless but may not be.
-const DOUBT: Duration = Duration::from_secs(2);
+const CONFIRM_AFTER: Duration = Duration::from_secs(2);
 
 /// One server, as the graph sees it.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct Waiter {
     id: u64,
     name: Arc<str>,
-    seat: Arc<Seat>,
+    loop_thread: Arc<LoopThread>,
 }
 
 /// Where a server's loop runs.
 #[derive(Debug, Default)]
-struct Seat {
+struct LoopThread {
     /// The thread that polled it last; 0 before that.
     thread: AtomicU64,
     /// How often it was polled.
     polls: AtomicU64,
 }
 
-impl Node {
+impl Waiter {
     /// A node unlike all others of this process.
     pub(crate) fn new(name: Arc<str>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         graph().names.insert(id, name.clone());
-        Self { id, name, seat: Arc::default() }
+        Self { id, name, loop_thread: Arc::default() }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -64,15 +64,15 @@ impl Node {
     }
 
     /// The server's loop is polled on this thread.
-    pub(super) fn polled(&self) {
-        let Seat { thread, polls } = &*self.seat;
+    pub(super) fn record_poll(&self) {
+        let LoopThread { thread, polls } = &*self.loop_thread;
         thread.store(this_thread(), Ordering::Relaxed);
         // Nobody else writes it.
         polls.store(polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 
-impl Seat {
+impl LoopThread {
     fn thread(&self) -> u64 {
         self.thread.load(Ordering::Relaxed)
     }
@@ -82,7 +82,7 @@ impl Seat {
     }
 }
 
-impl Drop for Node {
+impl Drop for Waiter {
     fn drop(&mut self) {
         graph().names.remove(&self.id);
     }
@@ -126,7 +126,7 @@ impl Task {
 thread_cell!(CURRENT: Option<Current> = None);
 
 /// The function that runs on this thread, and is about to wait.
-fn waiting() -> Option<Current> {
+fn begin_waiting() -> Option<Current> {
     let current = Current { waited: true, ..CURRENT.get()? };
     CURRENT.set(Some(current));
     Some(current)
@@ -152,13 +152,13 @@ fn set_blocking(blocking: bool) -> bool {
 }
 
 /// A function that runs, with pauses.
-pub(crate) struct Function {
+pub(crate) struct RunningFunction {
     server: u64,
     waited: bool,
 }
 
-impl Function {
-    pub(crate) fn new(node: &Node) -> Self {
+impl RunningFunction {
+    pub(crate) fn new(node: &Waiter) -> Self {
         Self { server: node.id, waited: false }
     }
 
@@ -174,7 +174,7 @@ impl Function {
 
     fn within_task<T>(&mut self, task: Option<Task>, f: impl FnOnce() -> T) -> T {
         struct Leave<'a> {
-            function: &'a mut Function,
+            function: &'a mut RunningFunction,
             outer: Option<Current>,
         }
         impl Drop for Leave<'_> {
@@ -185,14 +185,14 @@ impl Function {
 
         let server = self.server;
         // A function that runs another server's waits for it as long as that runs.
-        let _edge = waiting().map(|outer| graph().insert(outer.server, server, true));
+        let _edge = begin_waiting().map(|outer| graph().insert(outer.server, server, true));
         let outer = CURRENT.replace(Some(Current { server, waited: false, blocking: false, task }));
         let _leave = Leave { function: self, outer };
         f()
     }
 }
 
-impl Drop for Function {
+impl Drop for RunningFunction {
     fn drop(&mut self) {
         if self.waited {
             forget(self.server);
@@ -201,7 +201,7 @@ impl Drop for Function {
 }
 
 /// The current function has ended, and another one of the same server follows.
-pub(super) fn ended() {
+pub(super) fn function_ended() {
     if let Some(current @ Current { server, waited: true, .. }) = CURRENT.get() {
         CURRENT.set(Some(Current { waited: false, ..current }));
         forget(server);
@@ -219,18 +219,18 @@ pub(crate) struct Wait {
     /// There if a function waits.
     edge: Option<Edge>,
     /// There if it blocks its thread, or looks as if it was endless.
-    more: Option<Box<More>>,
+    details: Option<Box<Details>>,
 }
 
 #[derive(Debug)]
-struct More {
+struct Details {
     _blocked: Option<Blocked>,
-    doubt: Option<Doubt>,
+    suspicion: Option<Suspicion>,
 }
 
 /// There while a wait looks as if it was endless.
 #[derive(Debug)]
-struct Doubt {
+struct Suspicion {
     timer: Timer,
     /// How often the loop of the called server had been polled when threads began to wait in a circle.
     polls: Option<u64>,
@@ -238,39 +238,40 @@ struct Doubt {
 
 impl Wait {
     /// Begins a wait for `to`, in a future that is polled with `cx`. Outside of functions nothing is noted.
-    pub(crate) fn begin(to: &Node, cx: &Context<'_>) -> Result<Self, CallError> {
-        let Some(Current { server: from, blocking, task, .. }) = waiting() else {
+    pub(crate) fn begin(to: &Waiter, cx: &Context<'_>) -> Result<Self, CallError> {
+        let Some(Current { server: from, blocking, task, .. }) = begin_waiting() else {
             return Ok(Self::default());
         };
         let certain = blocking || task.is_some_and(|task| task == Task::of(cx.waker()));
         let mut graph = graph();
-        if certain && let Some(way) = graph.way(to.id, from, false) {
-            return Err(graph.refusal(from, &way));
+        if certain && let Some(path) = graph.path(to.id, from, false) {
+            return Err(graph.deadlock_error(from, &path));
         }
-        let circle = (graph.doubtful > 0 || !certain) && graph.way(to.id, from, true).is_some();
+        let circle = (graph.uncertain > 0 || !certain) && graph.path(to.id, from, true).is_some();
         let edge = graph.insert(from, to.id, certain);
-        let blocked = blocking.then(|| graph.block(to.seat.clone()));
-        let polls = (blocking && graph.is_blocked_for_good(this_thread())).then(|| to.seat.polls());
+        let blocked = blocking.then(|| graph.block(to.loop_thread.clone()));
+        let polls = (blocking && graph.is_deadlocked(this_thread())).then(|| to.loop_thread.polls());
         drop(graph);
-        let doubt = (circle || polls.is_some()).then(|| Doubt { timer: Timer::after(DOUBT), polls });
-        let more = blocked.is_some() || doubt.is_some();
-        let more = more.then(|| Box::new(More { _blocked: blocked, doubt }));
-        Ok(Self { edge: Some(edge), more })
+        let suspicion =
+            (circle || polls.is_some()).then(|| Suspicion { timer: Timer::after(CONFIRM_AFTER), polls });
+        let details = blocked.is_some() || suspicion.is_some();
+        let details = details.then(|| Box::new(Details { _blocked: blocked, suspicion }));
+        Ok(Self { edge: Some(edge), details })
     }
 
     /// Waits until it is known that `to` is waited for in vain.
-    pub(crate) fn poll_in_vain(&mut self, to: &Node, cx: &mut Context<'_>) -> Poll<CallError> {
-        let (Some(edge), Some(more)) = (&self.edge, &mut self.more) else { return Poll::Pending };
-        let Some(doubt) = &mut more.doubt else { return Poll::Pending };
-        if Pin::new(&mut doubt.timer).poll(cx).is_pending() {
+    pub(crate) fn poll_deadlock(&mut self, to: &Waiter, cx: &mut Context<'_>) -> Poll<CallError> {
+        let (Some(edge), Some(details)) = (&self.edge, &mut self.details) else { return Poll::Pending };
+        let Some(suspicion) = &mut details.suspicion else { return Poll::Pending };
+        if Pin::new(&mut suspicion.timer).poll(cx).is_pending() {
             return Poll::Pending;
         }
-        let (from, polls) = (edge.from, doubt.polls);
-        more.doubt = None;
+        let (from, polls) = (edge.from, suspicion.polls);
+        details.suspicion = None;
         let graph = graph();
-        let stuck = polls == Some(to.seat.polls()) && graph.is_blocked_for_good(this_thread());
-        let way = graph.way(to.id, from, true).or(stuck.then(|| vec![to.id, from]));
-        way.map_or(Poll::Pending, |way| Poll::Ready(graph.refusal(from, &way)))
+        let stuck = polls == Some(to.loop_thread.polls()) && graph.is_deadlocked(this_thread());
+        let path = graph.path(to.id, from, true).or(stuck.then(|| vec![to.id, from]));
+        path.map_or(Poll::Pending, |path| Poll::Ready(graph.deadlock_error(from, &path)))
     }
 }
 
@@ -292,14 +293,14 @@ impl Drop for Edge {
 struct Blocked {
     thread: u64,
     /// What the thread had been blocked by before.
-    before: Option<Arc<Seat>>,
+    before: Option<Arc<LoopThread>>,
 }
 
 impl Drop for Blocked {
     fn drop(&mut self) {
         let mut graph = graph();
         match self.before.take() {
-            Some(seat) => drop(graph.blocked.insert(self.thread, seat)),
+            Some(loop_thread) => drop(graph.blocked.insert(self.thread, loop_thread)),
             None => drop(graph.blocked.remove(&self.thread)),
         }
     }
@@ -311,21 +312,21 @@ type Edges = BTreeMap<(u64, u64), (u64, bool)>;
 struct Graph {
     names: BTreeMap<u64, Arc<str>>,
     /// What a server's running function waits for.
-    ahead: Edges,
+    outgoing: Edges,
     /// Which servers' functions wait for a server.
-    behind: Edges,
-    /// How many edges are doubtful.
-    doubtful: usize,
+    incoming: Edges,
+    /// How many edges are uncertain.
+    uncertain: usize,
     /// By thread: the loop for which a function on it blocks it.
-    blocked: BTreeMap<u64, Arc<Seat>>,
+    blocked: BTreeMap<u64, Arc<LoopThread>>,
     serial: u64,
 }
 
 static GRAPH: Mutex<Graph> = Mutex::new(Graph {
     names: BTreeMap::new(),
-    ahead: BTreeMap::new(),
-    behind: BTreeMap::new(),
-    doubtful: 0,
+    outgoing: BTreeMap::new(),
+    incoming: BTreeMap::new(),
+    uncertain: 0,
     blocked: BTreeMap::new(),
     serial: 0,
 });
@@ -338,39 +339,39 @@ impl Graph {
     fn insert(&mut self, from: u64, to: u64, certain: bool) -> Edge {
         self.serial += 1;
         let serial = self.serial;
-        self.ahead.insert((from, serial), (to, certain));
-        self.behind.insert((to, serial), (from, certain));
-        self.doubtful += usize::from(!certain);
+        self.outgoing.insert((from, serial), (to, certain));
+        self.incoming.insert((to, serial), (from, certain));
+        self.uncertain += usize::from(!certain);
         Edge { from, serial }
     }
 
     /// Removes an edge, unless it is forgotten.
     fn remove(&mut self, from: u64, serial: u64) {
-        if let Some((to, certain)) = self.ahead.remove(&(from, serial)) {
-            self.behind.remove(&(to, serial));
-            self.doubtful -= usize::from(!certain);
+        if let Some((to, certain)) = self.outgoing.remove(&(from, serial)) {
+            self.incoming.remove(&(to, serial));
+            self.uncertain -= usize::from(!certain);
         }
     }
 
     fn forget(&mut self, from: u64) {
-        while let Some((&(_, serial), _)) = self.ahead.range((from, 0)..=(from, u64::MAX)).next() {
+        while let Some((&(_, serial), _)) = self.outgoing.range((from, 0)..=(from, u64::MAX)).next() {
             self.remove(from, serial);
         }
     }
 
     /// Notes that this thread is blocked for a server's loop.
-    fn block(&mut self, seat: Arc<Seat>) -> Blocked {
+    fn block(&mut self, loop_thread: Arc<LoopThread>) -> Blocked {
         let thread = this_thread();
-        Blocked { thread, before: self.blocked.insert(thread, seat) }
+        Blocked { thread, before: self.blocked.insert(thread, loop_thread) }
     }
 
     /// Returns `true` if the loop for which a thread is blocked needs a thread that is blocked itself, and so on, in a
     /// circle.
-    fn is_blocked_for_good(&self, thread: u64) -> bool {
+    fn is_deadlocked(&self, thread: u64) -> bool {
         let mut at = thread;
         for _ in 0..=self.blocked.len() {
-            let Some(seat) = self.blocked.get(&at) else { return false };
-            at = seat.thread();
+            let Some(loop_thread) = self.blocked.get(&at) else { return false };
+            at = loop_thread.thread();
             if at == thread {
                 return true;
             }
@@ -378,36 +379,36 @@ impl Graph {
         false
     }
 
-    fn refusal(&self, from: u64, way: &[u64]) -> CallError {
+    fn deadlock_error(&self, from: u64, path: &[u64]) -> CallError {
         let name = |id: &u64| self.names.get(id).cloned().unwrap_or_else(|| Arc::from("?"));
-        CallError::WouldDeadlock { chain: [from].iter().chain(way).map(name).collect() }
+        CallError::WouldDeadlock { chain: [from].iter().chain(path).map(name).collect() }
     }
 
-    /// The servers from `start` along the edges to `goal`, if a way leads there; over certain edges only, or over all.
+    /// The servers from `start` along the edges to `goal`, if a path leads there; over certain edges only, or over all.
     ///
-    /// Searches from both ends in turn, and ends when one has nothing more: most servers that are called wait for
+    /// Searches from both ends in turn, and ends when one has nothing details: most servers that are called wait for
     /// nobody, and few servers wait for the one that calls.
-    fn way(&self, start: u64, goal: u64, all: bool) -> Option<Vec<u64>> {
+    fn path(&self, start: u64, goal: u64, all: bool) -> Option<Vec<u64>> {
         if start == goal {
             return Some(vec![start]);
         }
         let none = |edges: &Edges, at: u64| edges.range((at, 0)..=(at, u64::MAX)).next().is_none();
-        if none(&self.ahead, start) || none(&self.behind, goal) {
+        if none(&self.outgoing, start) || none(&self.incoming, goal) {
             return None;
         }
-        let (mut ahead, mut behind) = (Search::from(start), Search::from(goal));
+        let (mut outgoing, mut incoming) = (Search::from(start), Search::from(goal));
         let meeting = loop {
-            if let Some(met) = ahead.step(&self.ahead, all, &behind)? {
+            if let Some(met) = outgoing.step(&self.outgoing, all, &incoming)? {
                 break met;
             }
-            if let Some(met) = behind.step(&self.behind, all, &ahead)? {
+            if let Some(met) = incoming.step(&self.incoming, all, &outgoing)? {
                 break met;
             }
         };
-        let mut way = ahead.back_from(meeting);
-        way.reverse();
-        way.extend(behind.back_from(meeting).into_iter().skip(1));
-        Some(way)
+        let mut path = outgoing.path_to_start(meeting);
+        path.reverse();
+        path.extend(incoming.path_to_start(meeting).into_iter().skip(1));
+        Some(path)
     }
 }
 
@@ -447,14 +448,14 @@ impl Search {
     }
 
     /// The servers from here back to the start.
-    fn back_from(&self, mut at: u64) -> Vec<u64> {
-        let mut way = vec![at];
+    fn path_to_start(&self, mut at: u64) -> Vec<u64> {
+        let mut path = vec![at];
         while let Some(&before) = self.reached.get(&at)
             && before != at
         {
-            way.push(before);
+            path.push(before);
             at = before;
         }
-        way
+        path
     }
 }

@@ -8,30 +8,30 @@ use super::panic;
 use super::reply::Responder;
 
 /// What goes with a call that wants an answer.
-pub(super) struct Call<A, R> {
+pub(super) struct QueuedCall<A, R> {
     pub(super) arguments: A,
     pub(super) responder: Responder<R>,
 }
 
 /// What goes with a call in go mode.
-pub(super) struct Post<A>(pub(super) A);
+pub(super) struct GoCall<A>(pub(super) A);
 
 /// The calls of one function and one mode, oldest first.
-pub(super) trait Lot: Any + Send {
+pub(super) trait TypedQueue: Any + Send {
     /// Answers all of them with an error.
     fn fail(&mut self, error: &CallError);
 }
 
-impl dyn Lot {
-    pub(super) fn of<T: Item>() -> Box<Self> {
+impl dyn TypedQueue {
+    pub(super) fn of<T: QueueItem>() -> Box<Self> {
         Box::new(VecDeque::<T>::new())
     }
 
-    pub(super) fn pop<T: Item>(&mut self) -> Option<T> {
+    pub(super) fn pop<T: QueueItem>(&mut self) -> Option<T> {
         self.items().pop_front()
     }
 
-    pub(super) fn items<T: Item>(&mut self) -> &mut VecDeque<T> {
+    pub(super) fn items<T: QueueItem>(&mut self) -> &mut VecDeque<T> {
         match (self as &mut dyn Any).downcast_mut() {
             Some(items) => items,
             None => unreachable!("the table compared the types before the call was queued"),
@@ -39,7 +39,7 @@ impl dyn Lot {
     }
 }
 
-impl<T: Item> Lot for VecDeque<T> {
+impl<T: QueueItem> TypedQueue for VecDeque<T> {
     fn fail(&mut self, error: &CallError) {
         for item in std::mem::take(self) {
             item.fail(error);
@@ -48,18 +48,18 @@ impl<T: Item> Lot for VecDeque<T> {
 }
 
 /// What a lot holds.
-pub(super) trait Item: Send + 'static {
+pub(super) trait QueueItem: Send + 'static {
     fn fail(self, error: &CallError);
 }
 
-impl<A: Send + 'static, R: Send + 'static> Item for Call<A, R> {
+impl<A: Send + 'static, R: Send + 'static> QueueItem for QueuedCall<A, R> {
     fn fail(self, error: &CallError) {
         self.responder.finish(Err(error.clone()));
         panic::drop_quietly(self.arguments);
     }
 }
 
-impl<A: Send + 'static> Item for Post<A> {
+impl<A: Send + 'static> QueueItem for GoCall<A> {
     fn fail(self, _: &CallError) {
         panic::drop_quietly(self.0);
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Runs jobs, some at a time, the others in their order.
-pub(super) struct Jobs {
+pub(super) struct BlockingPool {
     state: Mutex<State>,
     workers: usize,
     queue: usize,
@@ -19,7 +19,7 @@ struct State {
     waiting: VecDeque<Job>,
 }
 
-impl Jobs {
+impl BlockingPool {
     pub(super) fn new(workers: usize, queue: usize) -> Arc<Self> {
         let state = Mutex::new(State { running: 0, waiting: VecDeque::new() });
         Arc::new(Self { state, workers: workers.max(1), queue })
@@ -55,7 +55,7 @@ impl Jobs {
     /// Forgets the jobs that wait.
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut self.state.lock().waiting);
-        super::service::discard(waiting);
+        super::shared::discard(waiting);
     }
 
     fn work(&self, first: Job) {

@@ -4,14 +4,14 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use super::cron::Cron;
+use super::Cron;
 
 /// When a timer is due that goes by a [`Cron`]. It looks at the calendar's clock again now and then.
 ///
 /// As with Vixie's cron, it depends on the expression what happens when the clock is set back. One that is about what
 /// the clock shows (see [`Cron`]) goes on by it. A fixed time does not come again, unless the clock was set back so far
 /// that it must have been wrong before.
-pub(super) struct Calendar {
+pub(in crate::sched) struct CronSchedule {
     cron: Cron,
     next: SystemTime,
     /// The last moment that came.
@@ -20,7 +20,7 @@ pub(super) struct Calendar {
     seen: (SystemTime, Instant),
 }
 
-impl Calendar {
+impl CronSchedule {
     /// How long a clock that was set may go unnoticed.
     const LOOK: Duration = Duration::from_secs(30);
     /// A clock that was set back by this or more was wrong before: all moments come again.
@@ -28,16 +28,16 @@ impl Calendar {
     /// A clock that was set back by less than this was adjusted: no moment comes twice in a row.
     const ADJUSTED: Duration = Duration::from_secs(60);
 
-    /// Starts with the next moment from now, if there is one. Also returns when to look.
-    pub(super) fn new(cron: Cron, now: SystemTime, at: Instant) -> Option<(Self, Instant)> {
+    /// Starts with the next moment from now, if there is one. Also completions when to look.
+    pub(in crate::sched) fn new(cron: Cron, now: SystemTime, at: Instant) -> Option<(Self, Instant)> {
         let next = cron.next_after(now)?;
-        let calendar = Self { cron, next, last: None, seen: (now, at) };
-        let look = calendar.look(now, at)?;
-        Some((calendar, look))
+        let schedule = Self { cron, next, last: None, seen: (now, at) };
+        let look = schedule.look(now, at)?;
+        Some((schedule, look))
     }
 
-    /// Returns `true` if the moment has come, which is then over.
-    pub(super) fn fire(&mut self, now: SystemTime) -> bool {
+    /// Completions `true` if the moment has come, which is then over.
+    pub(in crate::sched) fn fire(&mut self, now: SystemTime) -> bool {
         let fires = self.next <= now;
         if fires {
             self.last = Some(self.next);
@@ -45,8 +45,8 @@ impl Calendar {
         fires
     }
 
-    /// Returns when to look next; `None` if there is no further moment.
-    pub(super) fn next(&mut self, now: SystemTime, at: Instant) -> Option<Instant> {
+    /// Completions when to look next; `None` if there is no further moment.
+    pub(in crate::sched) fn next(&mut self, now: SystemTime, at: Instant) -> Option<Instant> {
         let (then, then_at) = std::mem::replace(&mut self.seen, (now, at));
         let expected = then.checked_add(at.saturating_duration_since(then_at))?;
         if expected.duration_since(now).is_ok_and(|back| back >= Self::WRONG) {
@@ -96,22 +96,22 @@ mod tests {
         }
     }
 
-    /// Runs an expression from a moment on, and returns what the clock shows each time it fires.
+    /// Runs an expression from a moment on, and completions what the clock shows each time it fires.
     fn fires(expression: &str, begin: &str, stretches: &[(u64, i64)]) -> Vec<String> {
         let begin: jiff::Timestamp = begin.parse().unwrap();
         let mut day = Day { now: begin.into(), at: Instant::now() };
         let cron = Cron::parse(expression, Zone::Utc).unwrap();
-        let (mut calendar, mut look) = Calendar::new(cron, day.now, day.at).unwrap();
+        let (mut schedule, mut look) = CronSchedule::new(cron, day.now, day.at).unwrap();
         let mut fired = Vec::new();
         for (stretch, set) in stretches {
             let end = day.at + Duration::from_secs(*stretch);
             while look <= end {
                 day.now += look - day.at;
                 day.at = look;
-                if calendar.fire(day.now) {
+                if schedule.fire(day.now) {
                     fired.push(day.shown()[11..19].to_owned());
                 }
-                look = calendar.next(day.now, day.at).unwrap();
+                look = schedule.next(day.now, day.at).unwrap();
             }
             day.now += end - day.at;
             day.at = end;

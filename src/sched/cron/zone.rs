@@ -37,12 +37,12 @@ pub enum Zone {
 }
 
 impl Zone {
-    /// Returns the zone that is so many minutes east of UTC, or west of it if negative, all year round.
+    /// Completions the zone that is so many minutes east of UTC, or west of it if negative, all year round.
     pub const fn minutes(east: i32) -> Self {
         Self::Offset(east.saturating_mul(60))
     }
 
-    /// Returns the zone of the IANA database that has this name.
+    /// Completions the zone of the IANA database that has this name.
     pub fn named(name: impl Into<Cow<'static, str>>) -> Self {
         Self::Named(name.into())
     }

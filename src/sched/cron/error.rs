@@ -1,0 +1,100 @@
+//! The errors of cron expressions.
+
+use std::fmt;
+
+use super::field::CronField;
+use super::zone::ZoneError;
+
+/// Says why there is no [`Cron`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CronError {
+    /// There are neither five fields nor six.
+    Fields {
+        /// The expression.
+        found: String,
+    },
+    /// It begins with `@`, but is no name that is known.
+    Name {
+        /// The name.
+        found: String,
+    },
+    /// A field cannot be read.
+    Field {
+        /// Which one.
+        field: CronField,
+        /// The item of its list that is wrong; all of the field if that has an empty item.
+        found: String,
+        /// What is wrong with it.
+        problem: FieldProblem,
+    },
+    /// It means no moment of any year, as 30 February.
+    Never {
+        /// The expression.
+        found: String,
+    },
+    /// There is no such time zone.
+    Zone(ZoneError),
+}
+
+/// What is wrong with a field of a cron expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FieldProblem {
+    /// It is no value, range, `*` or list of these; or something is missing.
+    Malformed,
+    /// A value is too small or too large.
+    OutOfRange,
+    /// A range ends before it begins.
+    Backwards,
+    /// A step is not 1 to the field's largest value.
+    Step,
+    /// A step follows a single value.
+    StepOfOne,
+}
+
+impl fmt::Display for CronError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fields { found } => write!(
+                f,
+                "cron expression {found:?} has {count} fields; it needs 5 (minute, hour, day of month, month, day of \
+                 week) or 6 (a second before them), such as 30 9 * * mon-fri",
+                count = found.split_whitespace().count(),
+            ),
+            Self::Name { found } => write!(
+                f,
+                "{found:?} is no cron expression; write @yearly, @annually, @monthly, @weekly, @daily, @midnight, \
+                 @hourly, or fields such as 30 9 * * mon-fri"
+            ),
+            Self::Field { field, found, problem } => {
+                write!(f, "{field} {found:?}: {problem}; it is {hint}", hint = field.hint())
+            }
+            Self::Never { found } => {
+                write!(f, "cron expression {found:?} never comes: no such month has such a day")
+            }
+            Self::Zone(error) => error.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for FieldProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "no value, range, * or list of these",
+            Self::OutOfRange => "the value is out of range",
+            Self::Backwards => "the range ends before it begins, so write it as two",
+            Self::Step => "the step is zero, too large or no number",
+            Self::StepOfOne => "a step needs a range or * before it",
+        })
+    }
+}
+
+impl std::error::Error for CronError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Zone(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The fields of cron expressions.
+
+use std::fmt;
+
+use super::error::{CronError, FieldProblem};
+
+/// The values of a field.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Set {
+    /// One bit a value.
+    values: u64,
+    /// Whether the field begins with `*`.
+    pub(super) star: bool,
+}
+
+impl Set {
+    pub(super) fn has(self, value: i8) -> bool {
+        self.first_from(value) == Some(value)
+    }
+
+    /// Finds the first value that is not below `least`, which is 0 to 63.
+    pub(super) fn first_from(self, least: i8) -> Option<i8> {
+        let values = self.values & u64::MAX << least;
+        (values != 0).then_some(values.trailing_zeros() as i8)
+    }
+
+    pub(super) fn with_sunday_as_0(mut self) -> Self {
+        self.values |= self.values >> 7 & 1;
+        self
+    }
+}
+
+/// A field of a cron expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CronField {
+    /// 0 to 59.
+    Second,
+    /// 0 to 59.
+    Minute,
+    /// 0 to 23.
+    Hour,
+    /// 1 to 31.
+    DayOfMonth,
+    /// 1 to 12, or `jan` to `dec`.
+    Month,
+    /// 0 to 7, where 0 and 7 are Sunday, or `sun` to `sat`.
+    DayOfWeek,
+}
+
+const MONTHS: [&str; 12] =
+    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+impl CronField {
+    /// The smallest value and the largest.
+    const fn bounds(self) -> (u8, u8) {
+        match self {
+            Self::Second | Self::Minute => (0, 59),
+            Self::Hour => (0, 23),
+            Self::DayOfMonth => (1, 31),
+            Self::Month => (1, 12),
+            Self::DayOfWeek => (0, 7),
+        }
+    }
+
+    /// The names of the values, from the smallest on.
+    const fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Month => &MONTHS,
+            Self::DayOfWeek => &WEEKDAYS,
+            _ => &[],
+        }
+    }
+
+    /// What a valid value looks like.
+    pub(super) const fn hint(self) -> &'static str {
+        match self {
+            Self::Second | Self::Minute => "0 to 59, such as 30, 0-29, */15 or 0,30",
+            Self::Hour => "0 to 23, such as 9, 9-17, */6 or 8,20",
+            Self::DayOfMonth => "1 to 31, such as 1, 1-7, */2 or 1,15",
+            Self::Month => "1 to 12 or jan to dec, such as 6, jun-aug, */3 or 1,7",
+            Self::DayOfWeek => "0 to 7 or sun to sat (0 and 7 are sunday), such as 1, mon-fri or 6,0",
+        }
+    }
+
+    pub(super) fn read(self, text: &str) -> Result<Set, CronError> {
+        let mut values = 0;
+        for item in text.split(',') {
+            let wrong = |problem| CronError::Field {
+                field: self,
+                found: if item.is_empty() { text.to_owned() } else { item.to_owned() },
+                problem,
+            };
+            values |= self.read_item(item).map_err(wrong)?;
+        }
+        Ok(Set { values, star: text.starts_with('*') })
+    }
+
+    fn read_item(self, item: &str) -> Result<u64, FieldProblem> {
+        let (min, max) = self.bounds();
+        let (range, step) = match item.split_once('/') {
+            Some((range, step)) => (range, Some(step)),
+            None => (item, None),
+        };
+        let (first, last) = match range.split_once('-') {
+            _ if range == "*" => (min, max),
+            Some((first, last)) => {
+                let (first, end) = (self.value(first)?, self.value(last)?);
+                // A name is 0 for Sunday, which may end a week too.
+                (first, if last == "sun" && first > 0 { 7 } else { end })
+            }
+            None if step.is_some() => {
+                self.value(range)?;
+                return Err(FieldProblem::StepOfOne);
+            }
+            None => (self.value(range)?, self.value(range)?),
+        };
+        if first > last {
+            return Err(FieldProblem::Backwards);
+        }
+        let step = match step {
+            Some(step) => number(step).filter(|step| (1..=max).contains(step)).ok_or(FieldProblem::Step)?,
+            None => 1,
+        };
+        Ok((first..=last).step_by(step.into()).fold(0, |values, value| values | 1 << value))
+    }
+
+    fn value(self, text: &str) -> Result<u8, FieldProblem> {
+        let (min, max) = self.bounds();
+        if let Some(at) = self.names().iter().position(|name| *name == text) {
+            return Ok(min + at as u8);
+        }
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(FieldProblem::Malformed);
+        }
+        number(text).filter(|value| (min..=max).contains(value)).ok_or(FieldProblem::OutOfRange)
+    }
+}
+
+/// Reads digits, and nothing else: no sign.
+fn number(text: &str) -> Option<u8> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+impl fmt::Display for CronField {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Second => "second",
+            Self::Minute => "minute",
+            Self::Hour => "hour",
+            Self::DayOfMonth => "day of month",
+            Self::Month => "month",
+            Self::DayOfWeek => "day of week",
+        })
+    }
+}
