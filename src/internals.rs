@@ -6,9 +6,110 @@ pub mod codec {
     pub use crate::codec::detect::DETECT_LIMIT;
     pub use crate::codec::*;
 }
+#[cfg(feature = "node")]
+pub mod config {
+    pub use crate::config::Config;
+    pub use crate::config::access::Rule;
+    pub use crate::config::exec::*;
+    pub use crate::config::forward::*;
+    pub use crate::config::function::*;
+    pub use crate::config::leaf::*;
+    pub use crate::config::listener::*;
+    pub use crate::config::template::*;
+    pub use crate::config::workers::*;
+
+    /// Returns the functions of a configuration.
+    pub fn functions(config: &Config) -> &[FunctionConfig] {
+        &config.functions
+    }
+
+    /// Returns the access rules of a configuration.
+    pub fn rules(config: &Config) -> &[Rule] {
+        &config.access
+    }
+
+    /// Creates a configuration with access rules.
+    pub fn with_rules(rules: Vec<Rule>) -> Config {
+        Config { access: rules, ..Config::default() }
+    }
+}
 #[cfg(feature = "cli")]
 pub mod load {
     pub use crate::load::*;
+}
+#[cfg(feature = "node")]
+pub mod route {
+    use std::sync::Arc;
+    use std::time::{Instant, SystemTime};
+
+    pub use crate::route::access::{Decision, DenialReason, Grants, Visibility, token_hash};
+    pub use crate::route::exec::Exec;
+    pub use crate::route::reply_queue::{CallId, ReplyQueue};
+
+    use crate::message::Fault;
+    pub use crate::metrics::Metrics;
+    use crate::route::{Access, Call, CallRef, Registry, Responder};
+
+    /// Creates the right to answer a call into a queue.
+    pub fn responder(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Responder {
+        Responder::new(queue, id, notification)
+    }
+
+    /// What sessions ask of a registry.
+    pub trait RegistryInternals {
+        /// As `Registry::call`.
+        fn call(&self, call: Call<'_>);
+        /// As `Registry::try_call`.
+        fn try_call(
+            &self,
+            call: &CallRef<'_>,
+            grants: &Grants,
+            out: &mut Vec<u8>,
+            now: &mut Instant,
+        ) -> Option<Result<(), Fault>>;
+        /// As `Registry::metrics`.
+        fn metrics(&self) -> &Arc<Metrics>;
+        /// As `Registry::prometheus`.
+        fn prometheus(&self, grants: &Grants) -> String;
+    }
+
+    impl RegistryInternals for Registry {
+        fn call(&self, call: Call<'_>) {
+            Self::call(self, call);
+        }
+        fn try_call(
+            &self,
+            call: &CallRef<'_>,
+            grants: &Grants,
+            out: &mut Vec<u8>,
+            now: &mut Instant,
+        ) -> Option<Result<(), Fault>> {
+            Self::try_call(self, call, grants, out, now)
+        }
+        fn metrics(&self) -> &Arc<Metrics> {
+            Self::metrics(self)
+        }
+        fn prometheus(&self, grants: &Grants) -> String {
+            Self::prometheus(self, grants)
+        }
+    }
+
+    /// What listeners ask of access rules.
+    pub trait AccessInternals: Sized {
+        /// As `Access::grants_for`.
+        fn grants_for(self: &Arc<Self>, listener: &str) -> Grants;
+        /// As `Access::with_clock`.
+        fn with_clock(self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self;
+    }
+
+    impl AccessInternals for Access {
+        fn grants_for(self: &Arc<Self>, listener: &str) -> Grants {
+            Self::grants_for(self, listener)
+        }
+        fn with_clock(self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+            Self::with_clock(self, clock)
+        }
+    }
 }
 #[cfg(feature = "node")]
 pub mod session {

@@ -5,6 +5,8 @@
 )]
 // Private modules mark as `pub` what `internals` opens.
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub))]
+// A node without the command line does not use all of its parts.
+#![cfg_attr(not(feature = "cli"), allow(dead_code))]
 
 pub mod chan;
 pub mod lanes;

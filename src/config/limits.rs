@@ -129,7 +129,7 @@ impl Default for Limits {
 
 /// Returns the address by which limits identify a host: an IPv4 address (also if mapped to IPv6), or the /64 network of
 /// an IPv6 address, all of which a single machine commonly owns.
-pub fn host_key(address: IpAddr) -> IpAddr {
+pub(crate) fn host_key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             let network = u128::from(address) & !u128::from(u64::MAX);

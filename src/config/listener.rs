@@ -19,9 +19,9 @@ pub struct ListenerConfig {
     /// Origins of foreign pages that may call the listener, such as `https://app.example`; in lower case.
     pub origins: Vec<String>,
     /// The framing of Leaf's protocol, for a listener that serves Leaf clients only.
-    pub leaf: Option<LeafConfig>,
+    pub(crate) leaf: Option<LeafConfig>,
     /// The TLS files, for a listener that serves TLS only.
-    pub tls: Option<ListenerTlsConfig>,
+    pub(crate) tls: Option<ListenerTlsConfig>,
 }
 
 /// The TLS files of a listener, in PEM; paths as typed.
@@ -42,7 +42,7 @@ impl ListenerConfig {
     }
 
     /// Returns `true` if the address, as typed, is reachable from this machine only: a loopback address or `localhost`.
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         self.address.parse().is_ok_and(|address: Address| address.is_loopback())
     }
 

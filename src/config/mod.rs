@@ -4,34 +4,39 @@
 //! no socket and starts no program. Each error names the file, the line, the key and what a valid value looks like. An
 //! unknown key is an error, so that a misspelt setting is never ignored silently.
 
-mod access;
+pub(crate) mod access;
 mod datetime;
 mod descriptors;
 mod error;
-mod exec;
-mod forward;
-mod function;
-mod leaf;
-mod limits;
-mod listener;
+pub(crate) mod exec;
+pub(crate) mod forward;
+pub(crate) mod function;
+pub(crate) mod leaf;
+pub(crate) mod limits;
+pub(crate) mod listener;
 mod memory;
 mod parse;
 mod table;
-mod template;
-mod units;
-mod workers;
+pub(crate) mod template;
+pub(crate) mod units;
+pub(crate) mod workers;
 
-pub use access::Rule;
 pub use error::ConfigError;
-pub use exec::{ExecConfig, OutputFormat, Param, ParamKind};
-pub use forward::{ForwardConfig, ForwardTlsConfig};
-pub use function::{FunctionConfig, ProviderConfig};
-pub use leaf::{ByteOrder, LeafConfig};
-pub use limits::{Limits, host_key};
-pub use listener::{ListenerConfig, ListenerTlsConfig};
-pub use template::{ArgTemplate, Piece};
-pub use units::format_bytes;
-pub use workers::{NodeWorkers, WhenFull, Workers};
+pub use limits::Limits;
+pub use listener::ListenerConfig;
+pub use workers::{WhenFull, Workers};
+
+pub(crate) use access::Rule;
+pub(crate) use exec::{ExecConfig, OutputFormat, Param, ParamKind};
+pub(crate) use forward::{ForwardConfig, ForwardTlsConfig};
+pub(crate) use function::{FunctionConfig, ProviderConfig};
+pub(crate) use leaf::{ByteOrder, LeafConfig};
+pub(crate) use limits::host_key;
+pub(crate) use listener::ListenerTlsConfig;
+pub(crate) use template::{ArgTemplate, Piece};
+#[cfg(feature = "cli")]
+pub(crate) use units::format_bytes;
+pub(crate) use workers::NodeWorkers;
 
 use std::path::Path;
 
@@ -42,7 +47,7 @@ use crate::encoding;
 /// [`Config::default`] is the configuration of an empty file.
 ///
 /// ```
-/// use chanrpc::config::{Config, ProviderConfig};
+/// use chanrpc::config::Config;
 ///
 /// let text = r#"
 ///     name = "board-a"
@@ -53,7 +58,6 @@ use crate::encoding;
 /// "#;
 /// let config = Config::parse(text, "board.toml")?;
 /// assert_eq!(config.name, "board-a");
-/// assert!(matches!(config.functions[0].provider, ProviderConfig::Exec(_)));
 ///
 /// let error = Config::parse("nmae = 'board-a'", "board.toml").unwrap_err();
 /// assert!(error.to_string().starts_with("board.toml:1: unknown key \"nmae\""));
@@ -66,11 +70,11 @@ pub struct Config {
     /// The addresses to listen on. Empty if the file names none, which leaves the choice to the node.
     pub listen: Vec<ListenerConfig>,
     /// The functions of the node, in the order of the file; their names are unique.
-    pub functions: Vec<FunctionConfig>,
+    pub(crate) functions: Vec<FunctionConfig>,
     /// The access rules. A call is allowed if any of them allows it.
-    pub access: Vec<Rule>,
+    pub(crate) access: Vec<Rule>,
     /// The limits on concurrent calls; unlimited by default.
-    pub workers: NodeWorkers,
+    pub(crate) workers: NodeWorkers,
     /// The resource limits of the node.
     pub limits: Limits,
     /// Whether each call and each rejection is logged, under the target `chanrpc::access`; `false` by default.
@@ -112,3 +116,6 @@ impl Default for Config {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ pub(super) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Formats a number of bytes, rounded, in the largest fitting binary unit.
-pub fn format_bytes(bytes: u64) -> String {
+pub(crate) fn format_bytes(bytes: u64) -> String {
     let mut unit = "B";
     #[allow(clippy::cast_precision_loss)]
     let mut number = bytes as f64;

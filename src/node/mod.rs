@@ -17,7 +17,8 @@ use smol::{Executor, Timer};
 
 use crate::config::Limits;
 use crate::route::Registry;
-use crate::transport::Stream;
+pub use crate::transport::Stream;
+pub use crate::transport::tls::{Acceptor, TlsError};
 pub use builder::{NodeBuilder, NodeError, RunningNode};
 pub use listener::Listener;
 use shared::Shared;

@@ -22,6 +22,7 @@ use smol::{Executor, Timer};
 
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
+pub use crate::transport::tls::{Connector, TlsError};
 use builder::IoThread;
 pub use builder::RemoteBuilder;
 pub use call::RemoteCall;

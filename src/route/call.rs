@@ -52,7 +52,7 @@ pub struct Responder {
 impl Responder {
     /// Creates the right to answer the call `id` into `queue`. The answer to a `notification` reports only that the
     /// function has run, and the call is not cancelled when the peer disconnects.
-    pub fn new(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Self {
+    pub(crate) fn new(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Self {
         Self { id, is_notification: notification, queue: Some(queue.clone()), metrics: None, permit: None }
     }
 
@@ -73,8 +73,8 @@ impl Responder {
     }
 
     /// Answers the call.
-    pub fn send(mut self, outcome: Outcome) {
-        self.finish(outcome);
+    pub fn send(mut self, result: Result<RawJson<'static>, Fault>) {
+        self.finish(result);
     }
 
     /// Waits until the call is cancelled: by its caller, by its deadline, or because the peer has disconnected.

@@ -1,36 +1,39 @@
 //! Name → provider: finds the provider that answers a call, after access rules and admission.
 
-mod access;
+pub(crate) mod access;
 mod admission;
 mod arguments;
 mod builder;
 mod builtin;
 mod call;
 mod description;
-mod exec;
+pub(crate) mod exec;
 mod forward;
 mod from_config;
 mod name;
 mod native;
 mod program;
 mod registry;
-mod reply_queue;
+pub(crate) mod reply_queue;
 mod result;
 mod shutdown;
 mod table;
 
-pub use access::{Access, Decision, DenialReason, Grants, Visibility, token_hash};
-pub(crate) use access::{PEER, PeerName};
+pub use access::Access;
+#[cfg(feature = "cli")]
+pub(crate) use access::{Decision, token_hash};
+pub(crate) use access::{Grants, PEER, PeerName};
 pub use builder::{RegistryBuilder, RegistryError};
 pub use call::{Call, CallRef, Responder};
 pub use description::{Description, ProviderKind};
-pub use exec::Exec;
+pub(crate) use exec::Exec;
 pub use forward::Forward;
 pub use from_config::{ProviderConfigError, registry_from_config};
 pub use native::{Exports, Network};
-pub use program::set_inherited_cloexec;
+#[cfg(feature = "cli")]
+pub(crate) use program::set_inherited_cloexec;
 pub use registry::Registry;
-pub use reply_queue::{CallId, ReplyQueue};
+pub(crate) use reply_queue::{CallId, ReplyQueue};
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 
 use std::time::Duration;

@@ -37,7 +37,7 @@ impl Registry {
     /// once for each.
     ///
     /// Built-in functions report only the functions that `grants` allows.
-    pub fn try_call(
+    pub(crate) fn try_call(
         &self,
         call: &CallRef<'_>,
         grants: &Grants,
@@ -72,7 +72,7 @@ impl Registry {
 
     /// Passes a call to the provider of its function, or answers that there is none. Unlike with
     /// [`try_call`](Self::try_call), built-in functions report every function.
-    pub fn call(&self, mut call: Call<'_>) {
+    pub(crate) fn call(&self, mut call: Call<'_>) {
         match self.find(call.method, call.hops) {
             Ok(Found::Entry(entry)) => {
                 call.responder.measure(&entry.metrics);
@@ -93,12 +93,12 @@ impl Registry {
     }
 
     /// Returns `true` if the function exists and is known to have no result.
-    pub fn has_no_result(&self, method: &str) -> bool {
+    pub(crate) fn has_no_result(&self, method: &str) -> bool {
         self.table.find(method).is_some_and(|entry| entry.provider.describe().kind == Some(Kind::Zero))
     }
 
     /// Returns the timeout configured for a function, if any.
-    pub fn timeout(&self, method: &str) -> Option<Duration> {
+    pub(crate) fn timeout(&self, method: &str) -> Option<Duration> {
         self.table.find(method)?.provider.timeout()
     }
 
@@ -122,12 +122,12 @@ impl Registry {
     }
 
     /// Returns the node's counters.
-    pub fn metrics(&self) -> &Arc<Metrics> {
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.table.metrics
     }
 
     /// Returns all counters in the Prometheus text format; those of functions, for the functions that `grants` allows.
-    pub fn prometheus(&self, grants: &Grants) -> String {
+    pub(crate) fn prometheus(&self, grants: &Grants) -> String {
         self.table.prometheus(&grants.visibility())
     }
 

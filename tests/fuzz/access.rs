@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use chanrpc::config::{Config, Rule};
+use chanrpc::internals::config::{Rule, with_rules};
+use chanrpc::internals::route::{AccessInternals as _, token_hash};
 use chanrpc::message::code;
-use chanrpc::route::{Access, token_hash};
+use chanrpc::route::Access;
 
 use super::source::Source;
 
@@ -24,7 +25,7 @@ pub(super) fn access(input: &[u8]) {
         expires: None,
     };
     let rules = vec![rule(&open, None), rule(&closed, Some("right"))];
-    let access = Arc::new(Access::new(&Config { access: rules, ..Config::default() }));
+    let access = Arc::new(Access::new(&with_rules(rules)));
     let mut pass = access.grants_for(LISTENER);
     let ping = method == "rpc.ping";
 

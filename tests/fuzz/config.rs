@@ -3,16 +3,17 @@
 use std::collections::HashSet;
 
 use chanrpc::config::Config;
+use chanrpc::internals::config::{functions, rules};
 
 /// Checks that a text is a valid configuration or gives an error that names the line.
 pub(super) fn config(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     match Config::parse(text, "fuzz.toml") {
         Ok(config) => {
-            let names: HashSet<_> = config.functions.iter().map(|function| &function.name).collect();
-            assert_eq!(names.len(), config.functions.len(), "two functions of one name");
+            let names: HashSet<_> = functions(&config).iter().map(|function| &function.name).collect();
+            assert_eq!(names.len(), functions(&config).len(), "two functions of one name");
             assert!(names.iter().all(|name| (1..=128).contains(&name.len())));
-            assert!(config.access.iter().all(|rule| !rule.functions.is_empty()));
+            assert!(rules(&config).iter().all(|rule| !rule.functions.is_empty()));
             assert_eq!(Config::parse(text, "fuzz.toml").expect("it was valid before"), config);
         }
         Err(error) => {

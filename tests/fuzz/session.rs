@@ -9,9 +9,10 @@ use chanrpc::config::Limits;
 use chanrpc::internals::codec::jsonrpc::DecodeLimits;
 use chanrpc::internals::codec::leaf::LeafFraming;
 use chanrpc::internals::codec::{Codec, Dialect, FrameResult};
+use chanrpc::internals::route::Grants;
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, CallRef, Description, Grants, Provider, Registry, Responder};
+use chanrpc::route::{Call, CallRef, Description, Provider, Registry, Responder};
 
 use super::json;
 use super::source::Source;

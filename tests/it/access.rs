@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use chanrpc::config::{Config, Limits, ListenerConfig};
+use chanrpc::internals::config::rules;
+use chanrpc::internals::route::{AccessInternals as _, Grants, token_hash};
 use chanrpc::lanes::{LaneError, LaneSettings, Lanes};
 use chanrpc::message::code;
 use chanrpc::node::{self, Listener};
 use chanrpc::remote::Remote;
-use chanrpc::route::{Access, Grants, Registry, token_hash};
+use chanrpc::route::{Access, Registry};
 use serde_json::{Value, json};
 use smol::Executor;
 
@@ -314,9 +316,9 @@ fn revoked_or_expired_token_is_rejected() {
 #[test]
 fn token_expiring_on_an_open_connection_stops_working() {
     run(async |executor| {
-        let rules = rule("[\"rpc.echo\"]", &(token(TOKEN) + "expires = 2027-01-01T00:00:00Z"));
-        let config = Config::parse(&rules, "test").unwrap();
-        let end = config.access[0].expires.unwrap();
+        let text = rule("[\"rpc.echo\"]", &(token(TOKEN) + "expires = 2027-01-01T00:00:00Z"));
+        let config = Config::parse(&text, "test").unwrap();
+        let end = rules(&config)[0].expires.unwrap();
         // Seconds before it expires; the test's clock.
         let left = Arc::new(AtomicU64::new(1));
         let clock = {
@@ -586,8 +588,8 @@ fn output_of_the_token_command_works_unchanged() {
 
     let config = format!("[[listen]]\naddress = \"0.0.0.0:0\"\n{lines}");
     let parsed = Config::parse(&config, "test").unwrap();
-    assert_eq!(parsed.access[0].name.as_deref(), Some("dashboard"));
-    assert_eq!(parsed.access[0].functions, ["rpc.e*", "rpc.list"]);
+    assert_eq!(rules(&parsed)[0].name.as_deref(), Some("dashboard"));
+    assert_eq!(rules(&parsed)[0].functions, ["rpc.e*", "rpc.list"]);
     let node = Node::with(folder, &config);
     let to = format!("127.0.0.1:{}", node.address().port());
     let call = |function: &str| support::run(["call", "--to", &to, "--token", &token, function]);
@@ -606,7 +608,7 @@ fn output_of_the_token_command_works_unchanged() {
     }
     support::run(["token", "--name", "two words"]).failed(2);
     support::run(["token", "disk free"]).failed(2);
-    assert_eq!(Config::parse(&made(&[]).1, "test").unwrap().access[0].functions, ["*"]);
+    assert_eq!(rules(&Config::parse(&made(&[]).1, "test").unwrap())[0].functions, ["*"]);
 }
 
 #[test]

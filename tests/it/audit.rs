@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use chanrpc::internals::route::token_hash;
 use chanrpc::message::code;
-use chanrpc::route::token_hash;
 use serde_json::json;
 
 use crate::support::{Client, Folder, Node, Stderr, await_some, eventually, request};

@@ -3,7 +3,6 @@
 
 mod access;
 mod audit;
-mod config;
 mod corpus;
 mod dialects;
 mod docs;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use chanrpc::config::Limits;
 use chanrpc::internals::codec::Dialect;
+use chanrpc::internals::route::{Grants, RegistryInternals as _};
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, Description, Grants, Provider, Registry, Responder};
+use chanrpc::route::{Call, Description, Provider, Registry, Responder};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_tungstenite::tungstenite::Message;
 use chanrpc::chan::{Closer, Id1, Responder, Server, Settings};
 use chanrpc::config::Limits;
+use chanrpc::internals::route::RegistryInternals as _;
 use chanrpc::internals::transport::memory::{self, Memory};
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use chanrpc::chan::{Client as Calls, Functions, Id1, Responder, Server};
 use chanrpc::config::Config;
+use chanrpc::internals::route::token_hash;
 use chanrpc::message::Fault;
 use chanrpc::node::{Listener, Node};
-use chanrpc::route::{Access, Exports, registry_from_config, token_hash};
+use chanrpc::route::{Access, Exports, registry_from_config};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smol::Executor;

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use chanrpc::config::{Limits, WhenFull, Workers};
 use chanrpc::internals::codec::Dialect;
+use chanrpc::internals::route::{Grants, RegistryInternals as _, ReplyQueue, responder};
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, Outcome, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
-    Call, CallRef, Description, Grants, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError,
-    ReplyQueue, Responder,
+    Call, CallRef, Description, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError, Responder,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -119,7 +119,7 @@ impl Desk {
     }
 
     fn begin_until(&self, method: &str, number: u64, notification: bool, deadline: Instant) {
-        begin(&self.registry, method, number, Responder::new(&self.inbox, number, notification), deadline);
+        begin(&self.registry, method, number, responder(&self.inbox, number, notification), deadline);
     }
 
     fn answer(&self, number: u64) {
@@ -512,7 +512,7 @@ fn invalid_call_fails_before_it_waits() {
         builder.node_workers(workers(1, 0, WhenFull::Refuse));
     });
     desk.begin("slow", 0);
-    let reply = Responder::new(&desk.inbox, 1, false);
+    let reply = responder(&desk.inbox, 1, false);
     let deadline = Instant::now() + HOUR;
     desk.registry.call(Call { method: "slow", params: None, deadline, hops: 0, responder: reply });
     assert_eq!(desk.codes(), [(1, code::INVALID_PARAMS)]);
@@ -640,7 +640,7 @@ fn stopped_or_dropped_registry_answers_waiting_calls() {
 
     let Desk { registry, begun, inbox } = Desk::new(&SLOW_AND_QUICK, one);
     for number in 0..3 {
-        begin(&registry, "slow", number, Responder::new(&inbox, number, false), Instant::now() + HOUR);
+        begin(&registry, "slow", number, responder(&inbox, number, false), Instant::now() + HOUR);
     }
     drop(registry);
     begun.kept().remove(&0).unwrap().send(Ok(RawJson::NULL));
@@ -1081,7 +1081,7 @@ fn concurrent_threads_lose_no_worker_and_no_call() {
                     {
                         continue;
                     }
-                    let reply = Responder::new(&inbox, call, false);
+                    let reply = responder(&inbox, call, false);
                     open.insert(call);
                     begin(&registry, method, call, reply, Instant::now() + HOUR);
                     if call % 7 == 0 && open.remove(&call) {

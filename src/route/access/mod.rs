@@ -68,14 +68,15 @@ impl Access {
     }
 
     /// Replaces the system's clock, for tests.
+    #[cfg(feature = "internals")]
     #[must_use]
-    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+    pub(crate) fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Box::new(clock);
         self
     }
 
     /// Returns the initial rights of a connection that arrives at the listener with this configured address.
-    pub fn grants_for(self: &Arc<Self>, listener: &str) -> Grants {
+    pub(crate) fn grants_for(self: &Arc<Self>, listener: &str) -> Grants {
         let rules: Arc<[usize]> = self.rules_at(listener).map(|(index, _)| index).collect();
         let is_unrestricted =
             self.is_unrestricted || (rules.is_empty() && ListenerConfig::new(listener).is_local());
@@ -83,12 +84,12 @@ impl Access {
     }
 
     /// Returns `true` if any rule applies to the listener with this configured address.
-    pub fn has_rule_for(&self, listener: &str) -> bool {
+    pub(crate) fn has_rule_for(&self, listener: &str) -> bool {
         self.rules_at(listener).next().is_some()
     }
 
     /// Returns the rule that lets everybody call every function at the listener with this configured address.
-    pub fn public_rule(&self, listener: &str) -> Option<&Rule> {
+    pub(crate) fn public_rule(&self, listener: &str) -> Option<&Rule> {
         let is_public =
             |rule: &&Rule| rule.token.is_none() && rule.functions.iter().any(|pattern| matches_all(pattern));
         self.rules_at(listener).map(|(_, rule)| rule).find(is_public)

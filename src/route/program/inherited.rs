@@ -14,7 +14,7 @@ const CLOSE_ON_EXEC: u32 = 0o2_000_000;
 /// Call this first in `main`, before anything is opened, as the binary does; descriptors that are opened later are
 /// close-on-exec anyway. It does nothing where `/proc` is missing, nor on Windows, where programs inherit only three
 /// handles.
-pub fn set_inherited_cloexec() {
+pub(crate) fn set_inherited_cloexec() {
     let Ok(listed) = fs::read_dir("/proc/self/fdinfo") else { return };
     let numbers = listed.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<isize>().ok());
     for number in numbers.filter(|number| *number > 2).collect::<Vec<_>>() {

@@ -30,7 +30,8 @@ use smol::lock::Semaphore;
 
 pub(crate) use environment::Environment;
 use group::{Pipes, ProcessGroup};
-pub use inherited::set_inherited_cloexec;
+#[cfg(feature = "cli")]
+pub(crate) use inherited::set_inherited_cloexec;
 use pipes::OutputPipe;
 pub(crate) use start_error::{StartError, StartErrorKind};
 

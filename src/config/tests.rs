@@ -1,15 +1,12 @@
-//! Configuration files: every fixture under `config/`, and the meaning of the valid ones.
+//! Configuration files: every fixture under `tests/it/config/`, and the meaning of the valid ones.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use chanrpc::config::{
-    ArgTemplate, ByteOrder, Config, ConfigError, ExecConfig, ForwardConfig, ForwardTlsConfig, FunctionConfig,
-    LeafConfig, Limits, ListenerConfig, ListenerTlsConfig, NodeWorkers, OutputFormat, Param, ParamKind,
-    Piece, ProviderConfig, Rule, WhenFull, Workers,
-};
 use proptest::prelude::*;
+
+use super::*;
 
 fn folder(name: &str) -> PathBuf {
     Path::new("tests/it/config").join(name)
@@ -307,7 +304,7 @@ proptest! {
     /// A partially overwritten file is valid or gives a clear error: nothing panics.
     #[test]
     fn no_text_panics(start in 0_usize..1100, length in 0_usize..20, patch in "[\\PC\n\"{}=\\[\\]]{0,12}") {
-        let text: Vec<char> = include_str!("config/valid/everything.toml").chars().collect();
+        let text: Vec<char> = include_str!("../../tests/it/config/valid/everything.toml").chars().collect();
         let (start, end) = (start.min(text.len()), (start + length).min(text.len()));
         let text: String = text[..start].iter().copied().chain(patch.chars()).chain(text[end..].iter().copied()).collect();
         if let Err(error) = Config::parse(&text, "test.toml") {
