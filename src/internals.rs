@@ -38,6 +38,10 @@ pub mod load {
     pub use crate::load::*;
 }
 #[cfg(feature = "node")]
+pub mod message {
+    pub use crate::message::request::*;
+}
+#[cfg(feature = "node")]
 pub mod route {
     use std::sync::Arc;
     use std::time::{Instant, SystemTime};
@@ -117,5 +121,22 @@ pub mod session {
 }
 #[cfg(feature = "node")]
 pub mod transport {
+    use std::io;
+
+    use crate::transport::tls::{Acceptor, Connector};
     pub use crate::transport::*;
+
+    /// As `Acceptor::accept`.
+    pub async fn accept(acceptor: &Acceptor, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
+        acceptor.accept(stream).await
+    }
+
+    /// As `Connector::connect`.
+    pub async fn connect(
+        connector: &Connector,
+        address: &str,
+        stream: impl Stream,
+    ) -> io::Result<Box<dyn Stream>> {
+        connector.connect(address, stream).await
+    }
 }

@@ -74,7 +74,7 @@ pub use functions::{BoxFuture, Functions};
 pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
 pub use kind::{Kind, KindMarker, Many, One, Results, Zero};
 pub(crate) use oneshot::{Reply, oneshot};
-pub use outcome::{Fallible, Infallible, Outcome};
+pub use outcome::Outcome;
 pub use panic::Panic;
 pub use pending::Callback;
 pub use reply::Responder;

@@ -20,21 +20,13 @@ pub trait Outcome<R, M>: Sized {
     fn into_result(self) -> Result<R, CallError>;
 }
 
-/// Marks an [`Outcome`] that is the result itself.
-#[derive(Debug)]
-pub enum Infallible {}
-
-/// Marks an [`Outcome`] that is a `Result` with the result or an error.
-#[derive(Debug)]
-pub enum Fallible {}
-
-impl<R> Outcome<R, Infallible> for R {
+impl<R> Outcome<R, ()> for R {
     fn into_result(self) -> Result<R, CallError> {
         Ok(self)
     }
 }
 
-impl<R, E: Into<Box<dyn Error + Send + Sync>>> Outcome<R, Fallible> for Result<R, E> {
+impl<R, E: Into<Box<dyn Error + Send + Sync>>> Outcome<R, (E,)> for Result<R, E> {
     fn into_result(self) -> Result<R, CallError> {
         self.map_err(|error| CallError::Failed(FunctionError::new(error)))
     }

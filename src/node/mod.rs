@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smol::future::FutureExt;
+use smol::io::{AsyncRead, AsyncWrite};
 use smol::{Executor, Timer};
 
 use crate::config::Limits;
 use crate::route::Registry;
-pub use crate::transport::Stream;
 pub use crate::transport::tls::{Acceptor, TlsError};
 pub use builder::{NodeBuilder, NodeError, RunningNode};
 pub use listener::Listener;
@@ -93,7 +93,7 @@ impl Node {
     /// Serves one connection over any byte stream, such as an in-memory one, until it ends.
     ///
     /// The node does not count, limit or drain this connection, which may call every function.
-    pub async fn serve_connection(&self, stream: impl Stream) {
+    pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let stream = serve::with_stall_timeout(&self.shared, stream);
         serve::serve(&self.shared, &Arc::default(), None, stream).await;
     }

@@ -2,7 +2,8 @@
 
 use chanrpc::internals::codec::jsonrpc::{self, DecodeLimits};
 use chanrpc::internals::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
-use chanrpc::message::{Fault, Id, Message, RawJson, Request, code};
+use chanrpc::internals::message::{Id, Message, Request};
+use chanrpc::message::{Fault, RawJson, code};
 use serde::de::IgnoredAny;
 
 use super::framing::BOUNDS;

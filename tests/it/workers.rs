@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use chanrpc::config::{Limits, WhenFull, Workers};
 use chanrpc::internals::codec::Dialect;
+use chanrpc::internals::message::Outcome;
 use chanrpc::internals::route::{Grants, RegistryInternals as _, ReplyQueue, responder};
 use chanrpc::internals::session::Session;
-use chanrpc::message::{Fault, Outcome, RawJson, code};
+use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
     Call, CallRef, Description, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError, Responder,

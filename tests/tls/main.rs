@@ -8,8 +8,8 @@ mod support;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use chanrpc::internals::transport::Stream;
 use chanrpc::internals::transport::tls::{Acceptor, Connector};
+use chanrpc::internals::transport::{self, Stream};
 use futures_lite::future::try_zip;
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use serde_json::json;
@@ -104,7 +104,7 @@ impl Certificates {
     /// Performs a handshake with a node.
     async fn connect(&self, node: &Node) -> Box<dyn Stream> {
         let stream = smol::net::TcpStream::connect(node.address()).await.unwrap();
-        self.connector().connect("localhost:1", stream).await.unwrap()
+        transport::connect(&self.connector(), "localhost:1", stream).await.unwrap()
     }
 
     /// A port without TLS that relays to a port with TLS.
@@ -114,7 +114,7 @@ impl Certificates {
             smol::block_on(async {
                 let near = smol::net::TcpStream::try_from(near).unwrap();
                 let far = smol::net::TcpStream::connect(to).await.unwrap();
-                let far = connector.connect("localhost:1", far).await.unwrap();
+                let far = transport::connect(&connector, "localhost:1", far).await.unwrap();
                 let (from_near, mut to_near) = split(near);
                 let (from_far, mut to_far) = split(far);
                 let there = async {
@@ -431,7 +431,7 @@ fn truncated_response_is_lost() {
     let address = listen(move |stream| {
         smol::block_on(async {
             let stream = smol::net::TcpStream::try_from(stream).unwrap();
-            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut stream = transport::accept(&acceptor, stream).await.unwrap();
             let (mut asked, mut bytes) = (Vec::new(), [0; 512]);
             while !asked.ends_with(b"}\n") {
                 let count = stream.read(&mut bytes).await.unwrap();

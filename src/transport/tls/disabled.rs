@@ -29,7 +29,7 @@ impl Acceptor {
     /// # Errors
     /// None.
     #[allow(clippy::unused_async)]
-    pub async fn accept(&self, _: impl Stream) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn accept(&self, _: impl Stream) -> io::Result<Box<dyn Stream>> {
         match self.0 {}
     }
 }
@@ -48,7 +48,7 @@ impl Connector {
     /// # Errors
     /// None.
     #[allow(clippy::unused_async)]
-    pub async fn connect(&self, _: &str, _: impl Stream) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn connect(&self, _: &str, _: impl Stream) -> io::Result<Box<dyn Stream>> {
         match self.0 {}
     }
 }

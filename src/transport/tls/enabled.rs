@@ -61,7 +61,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// If the handshake fails.
-    pub async fn accept(&self, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn accept(&self, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
         Ok(Box::new(self.0.accept(stream).await?))
     }
 }
@@ -91,7 +91,7 @@ impl Connector {
     ///
     /// # Errors
     /// If `address` is invalid or the handshake fails.
-    pub async fn connect(&self, address: &str, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn connect(&self, address: &str, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
         let address: Address = address.parse().map_err(io::Error::other)?;
         let name = ServerName::try_from(address.host()).map_err(io::Error::other)?;
         Ok(Box::new(self.0.connect(name, stream).await.map_err(explain)?))
