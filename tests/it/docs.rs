@@ -107,6 +107,28 @@ fn table_of_limits_is_complete() {
 }
 
 #[test]
+fn architecture_names_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seen = 0;
+    for row in read("ARCHITECTURE.md").lines().filter(|line| line.starts_with('|')) {
+        // A name without a folder is in the folder of the name before it.
+        let mut folder = String::new();
+        for name in row.split('`').skip(1).step_by(2) {
+            if !name.ends_with(".rs") && !name.ends_with('/') || name.contains("NAME") {
+                continue;
+            }
+            seen += 1;
+            let places = [name.to_owned(), format!("src/{name}"), format!("src/{folder}/{name}")];
+            assert!(places.iter().any(|place| root.join(place).exists()), "ARCHITECTURE.md: {name}");
+            if let Some((parent, _)) = name.rsplit_once('/') {
+                folder = parent.to_owned();
+            }
+        }
+    }
+    assert!(seen >= 80, "only {seen}");
+}
+
+#[test]
 fn links_between_documents_are_valid() {
     let mut seen = 0;
     for document in DOCUMENTS {
