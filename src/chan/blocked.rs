@@ -1,4 +1,4 @@
-//! Calls that were handed in while the queue was full, and wait for room with no future that anybody polls.
+//! Calls that wait for room in a full queue without a future that is polled.
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
@@ -10,9 +10,9 @@ use super::shared::{BlockedSender, Place, Shared};
 use super::sync::Mutex;
 use super::typed_queue::{QueueItem, QueuedCall};
 
-/// A call that waits for room until there is some, its caller gives it up, or the server ends.
+/// A call that waits until the queue has room, its caller cancels it, or the server ends.
 ///
-/// It wakes itself: the waker by which it is told that its caller has given up leads to it.
+/// It is its own waker: a cancellation by the caller wakes it.
 pub(super) struct BlockedCall<A, R> {
     shared: Weak<Shared>,
     function: usize,
@@ -20,14 +20,14 @@ pub(super) struct BlockedCall<A, R> {
 }
 
 struct State<A, R> {
-    /// Taken by whoever ends the wait.
+    /// Taken at the end of the wait.
     call: Option<QueuedCall<A, R>>,
-    /// Known before anybody can wake it.
+    /// Set before the waker is registered.
     place: Option<Place>,
 }
 
 impl<A: Send + 'static, R: Send + 'static> BlockedCall<A, R> {
-    /// Has a call wait behind all who came before it.
+    /// Queues a call behind all that wait for room.
     pub(super) fn wait(shared: &Arc<Shared>, function: usize, call: QueuedCall<A, R>) {
         let state = Mutex::new(State { call: Some(call), place: None });
         let blocked = Arc::new(Self { shared: Arc::downgrade(shared), function, state });
@@ -37,7 +37,7 @@ impl<A: Send + 'static, R: Send + 'static> BlockedCall<A, R> {
         }
     }
 
-    /// Asks to be woken when the caller gives up.
+    /// Registers to be woken when the caller cancels the call.
     fn watch(self: Arc<Self>, place: Place) {
         let waker = Waker::from(self.clone());
         let mut state = self.state.lock();
@@ -78,8 +78,8 @@ impl<A: Send + 'static, R: Send + 'static> BlockedSender for BlockedCall<A, R> {
 }
 
 impl<A: Send + 'static, R: Send + 'static> Wake for BlockedCall<A, R> {
-    /// The caller has given up, or is gone and had asked for no answer. Of the latter, which nobody bounds any more, no more
-    /// may wait than the queue holds.
+    /// Handles a caller that has cancelled the call, or that is gone and expects no answer. Since nothing else bounds
+    /// the latter, at most as many of them may wait as the queue holds.
     fn wake(self: Arc<Self>) {
         let waiting = self.state.lock().call.as_ref().map(|call| call.responder.is_abandoned());
         match (waiting, self.shared.upgrade()) {

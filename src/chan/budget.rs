@@ -1,26 +1,27 @@
-//! When a loop lets other tasks of its executor run: after a number of calls, or of a time.
+//! Cooperative budgets: a loop yields to other tasks of its executor after a number of calls, or after a time.
 //!
-//! An executor may poll as many as 200 other tasks before it polls its main future again, so a turn of slow calls must be
-//! short. To read the clock costs a third of a quick call, so it is read only every few calls while they are quick.
+//! An executor may poll 200 other tasks before it polls its main future again, so the budget of slow calls must be
+//! short. Reading the clock costs a third of a quick call, so quick calls read it only every few calls.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-/// A turn ends when it has taken this long, and the call that runs then has ended.
+/// A budget is spent after this time, once the current call has ended.
 pub(crate) const MAX_TIME: Duration = Duration::from_millis(1);
-/// Most calls between two looks at the clock.
+/// The maximum number of calls between two reads of the clock.
 const MAX_STRIDE: u32 = 16;
-/// How often a loop yields after a slow turn: as many tasks as an executor may run before it polls its main future.
+/// How often a loop yields after slow calls: the number of tasks that an executor may run before it polls its main
+/// future.
 const YIELDS: u32 = 200;
 
-/// The turn of a loop.
+/// The budget of a loop.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    /// Most calls of a turn.
+    /// The maximum number of calls.
     limit: u32,
     calls: u32,
-    /// A moment of this turn, and the calls that had ended by then.
+    /// A time, and the number of calls that had ended by then.
     since: Option<(Instant, u32)>,
     stride: Stride,
 }
@@ -30,14 +31,14 @@ impl Budget {
         Self { limit, calls: 0, since: None, stride: Stride::default() }
     }
 
-    /// A call is about to begin.
+    /// Records that a call is about to begin.
     pub(crate) fn begin_call(&mut self) {
         if self.since.is_none() && self.stride.is_short() && self.limit > 1 {
             self.since = Some((Instant::now(), self.calls));
         }
     }
 
-    /// A call has ended. Returns `true` if the turn has too.
+    /// Records that a call has ended. Returns `true` if the budget is spent.
     pub(crate) fn end_call(&mut self) -> bool {
         self.calls += 1;
         if self.calls >= self.limit {
@@ -51,7 +52,7 @@ impl Budget {
         self.stride.update(now - since, self.calls - calls)
     }
 
-    /// Awaits something. Whenever it waits, others run.
+    /// Runs a future. Resets the budget whenever it is pending, since other tasks run then.
     pub(crate) async fn run<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|cx| {
@@ -64,7 +65,8 @@ impl Budget {
         .await
     }
 
-    /// Lets others run, the executor's main future too. After a slow turn they have as much time, if they need it.
+    /// Yields to other tasks, including the executor's main future. After slow calls they get as much time if they need
+    /// it.
     pub(crate) async fn yield_now(&mut self) {
         let slow = self.is_slow();
         self.reset();
@@ -81,20 +83,20 @@ impl Budget {
         }
     }
 
-    /// Returns `true` for a turn that is over and had few calls.
+    /// Returns `true` if the budget was spent with few calls.
     pub(crate) fn is_slow(&self) -> bool {
         self.calls < self.limit
     }
 
-    /// The loop has let others run.
+    /// Restores the budget, after other tasks have run.
     pub(crate) fn reset(&mut self) {
         self.calls = 0;
         self.since = None;
     }
 }
 
-/// The turn of a thread that runs calls in place. What it does between them is not known, so only calls are timed, and
-/// those that are not are taken to be as long as the one that was.
+/// The budget of a thread that runs calls in place. Its work between calls is not known, so only calls are timed; calls
+/// that are not timed count as long as the one that was.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InPlaceBudget {
     limit: u32,
@@ -108,12 +110,12 @@ impl InPlaceBudget {
         Self { limit, calls: 0, spent: Duration::ZERO, stride: Stride::SHORT }
     }
 
-    /// A call is about to begin. Returns the time if it is one that is to be timed.
+    /// Records that a call is about to begin. Returns the time if the call is to be timed.
     pub(super) fn begin_call(&mut self) -> Option<Instant> {
         self.stride.is_due().then(Instant::now)
     }
 
-    /// A call has ended that began then. Returns `true` if the turn has too, and begins the next one.
+    /// Records that a call has ended that began at this time. If the budget is spent, returns `true` and restores it.
     pub(super) fn end_call(&mut self, began: Option<Instant>) -> bool {
         self.calls += 1;
         if let Some(began) = began {
@@ -130,7 +132,7 @@ impl InPlaceBudget {
     }
 }
 
-/// How many calls there may be before the next look at the clock.
+/// The number of calls until the next read of the clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stride {
     left: u32,
@@ -146,12 +148,12 @@ impl Default for Stride {
 impl Stride {
     const SHORT: Self = Self { left: 1, length: 1 };
 
-    /// Returns `true` if the clock is read after the next call: calls are slow, or nothing is known of them yet.
+    /// Returns `true` if the clock is read after the next call: calls are slow, or none has been timed.
     pub(super) fn is_short(&self) -> bool {
         self.length == 1
     }
 
-    /// Counts a call. Returns `true` if the clock is to be read: never under loom, whose models must not depend on it.
+    /// Counts a call. Returns `true` if the clock is to be read. Never under loom, whose models must not depend on it.
     pub(super) fn is_due(&mut self) -> bool {
         if cfg!(chanrpc_loom) {
             return false;
@@ -160,9 +162,9 @@ impl Stride {
         self.left == 0
     }
 
-    /// Chooses the next stride when so many calls have taken this time. Returns `true` if that is too long.
+    /// Chooses the next stride after `calls` calls have taken `time`. Returns `true` if that is too long.
     pub(super) fn update(&mut self, time: Duration, calls: u32) -> bool {
-        // So short that the stride ends in time if the calls go on like this; longer step by step.
+        // At this rate the stride ends in time. It grows step by step.
         let each = (time.as_nanos() / u128::from(calls.max(1))).max(1);
         let fit = MAX_TIME.saturating_sub(time).as_nanos() / each;
         let fit = u32::try_from(fit).unwrap_or(u32::MAX);

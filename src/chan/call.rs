@@ -22,23 +22,23 @@ use super::sync::{Mutex, thread_cell};
 use super::typed_queue::{GoCall, QueueItem as _, QueuedCall};
 use super::wait_graph::{self, Wait};
 
-/// Most calls that a thread runs in place one after the other before it lets other tasks run: an `await` that is always
-/// ready at once would keep them from it for ever. Slow calls are fewer; see [`InPlaceBudget`].
+/// The maximum number of calls that a thread runs in place before it yields to other tasks, which would starve if every
+/// `await` was ready immediately. The number is lower for slow calls; see [`InPlaceBudget`].
 const CALL_BUDGET: u32 = 128;
 
 thread_cell!(IN_PLACE_BUDGET: InPlaceBudget = InPlaceBudget::new(CALL_BUDGET));
 
-/// A sync call: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
+/// A sync call: a future to await, or to block on with [`wait`](Self::wait).
 ///
-/// It is made when first polled. If its server has nothing else to do, a plain function runs at once, on this thread,
-/// unless the call has a deadline: nothing could end it while it holds up this thread. Otherwise the call enters the
+/// The first poll makes the call. If its server has nothing else to do, a plain function runs at once, on this thread,
+/// unless the call has a deadline, which could not end it while it blocks this thread. Otherwise the call enters the
 /// server's queue, waiting there for room if the queue is full.
 ///
-/// Dropping it gives the call up; a function that has not begun by then never will. A call in go mode
+/// Dropping it cancels the call; a function that has not begun by then never will. A call in go mode
 /// ([`Client::go_when_room`](super::Client::go_when_room)) is over once it is queued, and runs.
 ///
 /// # Panics
-/// If it is polled again after its end.
+/// If it is polled after it has completed.
 #[must_use = "a call does nothing unless it is awaited or waited for"]
 pub struct Call<'c, A, R> {
     shared: &'c Shared,
@@ -46,12 +46,12 @@ pub struct Call<'c, A, R> {
     deadline: Deadline,
     full: WhenFull,
     in_place: InPlace,
-    /// There while this call is waited for.
+    /// Set while the call waits.
     wait: Option<Wait>,
 }
 
 enum State<'c, A, R> {
-    /// Something was wrong with the call itself.
+    /// The call itself is wrong.
     Invalid(CallError),
     Unsent {
         mode: Mode<'c, A, R>,
@@ -65,14 +65,14 @@ enum State<'c, A, R> {
     Queued {
         slot: Arc<Slot<R>>,
     },
-    /// Run in place, and held back so that other tasks have their budget.
+    /// Run in place, and the result is returned after other tasks have run.
     Answered(Result<R, CallError>),
     Done,
 }
 
 enum Mode<'c, A, R> {
     Call(Found<'c, A, R>),
-    /// Go mode, with what to answer as soon as the call is queued.
+    /// Go mode, with the result to return once the call is queued.
     Go(usize, R),
 }
 
@@ -80,7 +80,7 @@ enum Mode<'c, A, R> {
 #[derive(Clone, Copy)]
 enum InPlace {
     Always,
-    /// As long as other tasks get their budget.
+    /// Within [`InPlaceBudget`].
     WithinBudget,
     Never,
 }
@@ -111,13 +111,13 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         }
     }
 
-    /// Leaves the function to the server's own loop, for callers whose thread must not be held up.
+    /// Runs the function on the server's own loop, for callers whose thread must not block.
     pub(crate) fn on_loop(mut self) -> Self {
         self.in_place = InPlace::Never;
         self
     }
 
-    /// Ends the call with [`CallError::Deadline`] unless it is answered by then. The function runs on the server's own
+    /// Ends the call with [`CallError::Deadline`] unless it is answered by `at`. The function runs on the server's own
     /// loop, never on this thread.
     ///
     /// A function that has not begun when the call ends never will. One that has begun runs to its end.
@@ -139,7 +139,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         self
     }
 
-    /// Makes a call in go mode, which is answered when it is queued.
+    /// Creates a call in go mode, which ends with `queued` when it is queued.
     pub(super) fn go(shared: &'c Shared, found: Result<usize, CallError>, arguments: A, queued: R) -> Self {
         let state = match found {
             Ok(function) => State::Unsent { mode: Mode::Go(function, queued), arguments },
@@ -161,7 +161,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         wait_graph::block_on(self)
     }
 
-    /// Makes the call; returns its answer if it is there at once.
+    /// Makes the call. Returns its result if that is ready immediately.
     fn start(&mut self, cx: &Context<'_>) -> Option<Result<R, CallError>> {
         let (mode, arguments) = match mem::replace(&mut self.state, State::Done) {
             State::Unsent { mode, arguments } => (mode, arguments),
@@ -191,7 +191,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                                 let over = budget.end_call(began);
                                 IN_PLACE_BUDGET.set(budget);
                                 if over {
-                                    // It was made in its order; only the answer waits.
+                                    // The call has run in its order; only its result is delayed.
                                     self.state = State::Answered(result);
                                     return None;
                                 }
@@ -232,7 +232,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         }
     }
 
-    /// Waits for room in a full queue if the call is to.
+    /// Waits for room in a full queue, unless the call is to fail.
     fn refused<T>(
         &mut self,
         cx: &Context<'_>,
@@ -263,7 +263,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         }
     }
 
-    /// Notes that the current function waits for the server, if there is one and it is not noted yet.
+    /// Records once that the current function, if any, waits for the server.
     fn begin_wait(&mut self, cx: &Context<'_>) -> Result<(), CallError> {
         if self.wait.is_none() {
             self.wait = Some(Wait::begin(&self.shared.waiter, cx)?);
@@ -315,13 +315,12 @@ impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
 }
 
 impl<A, R> Call<'_, A, R> {
-    /// Ends a call whose deadline has passed. If the answer, or room in the queue, came in the same moment, the call
-    /// ends with that instead.
+    /// Ends a call whose deadline has passed. An answer, or room in the queue, that came meanwhile takes precedence.
     pub(super) fn expire(&mut self) -> Poll<Result<R, CallError>> {
         self.end(CallError::Deadline)
     }
 
-    /// Ends the call with an error, unless it has ended.
+    /// Ends the call with an error unless it has ended.
     fn end(&mut self, error: CallError) -> Poll<Result<R, CallError>> {
         let result = match self.cancel() {
             Cancelled::Yes => self.failed(error),
@@ -340,7 +339,7 @@ impl<A, R> Call<'_, A, R> {
         Err(error)
     }
 
-    /// Withdraws the call if it has not ended.
+    /// Cancels the call unless it has ended.
     fn cancel(&self) -> Cancelled<R> {
         let slot = match &self.state {
             State::Blocked { sender, place } => match sender.cancel() {
@@ -349,7 +348,7 @@ impl<A, R> Call<'_, A, R> {
                     return Cancelled::Yes;
                 }
                 Taken::Queued(result) => return Cancelled::Answered(Ok(result)),
-                // It has been queued, or refused, and whoever did so is about to say it.
+                // Another thread has queued or refused it, and is about to answer.
                 Taken::Nothing if sender.go => {
                     return sender.slot.take().map_or(Cancelled::TooLate, Cancelled::Answered);
                 }
@@ -364,13 +363,13 @@ impl<A, R> Call<'_, A, R> {
     }
 }
 
-/// What became of a call whose caller wants to cancel it.
+/// The outcome of cancelling a call.
 enum Cancelled<R> {
-    /// If its function has not begun, it never will.
+    /// Cancelled. If its function has not begun, it never will.
     Yes,
-    /// It has ended with this before.
+    /// The call had ended with this result.
     Answered(Result<R, CallError>),
-    /// Too late: the answer is coming.
+    /// The answer is about to arrive.
     TooLate,
 }
 
@@ -396,24 +395,24 @@ impl<A, R> fmt::Debug for Call<'_, A, R> {
     }
 }
 
-/// The place of a call among those that wait for room in the queue.
+/// A call that waits for room in the queue.
 struct CallSender<A, R> {
     function: usize,
-    /// Go mode: what is to be answered is that it was queued.
+    /// Go mode: the call is answered once it is queued.
     go: bool,
     slot: Arc<Slot<R>>,
-    /// Taken when there is room, or when the call is given up.
+    /// Taken when the queue has room, or when the call is cancelled.
     item: Mutex<Option<SendItem<A, R>>>,
 }
 
 enum SendItem<A, R> {
     Call(QueuedCall<A, R>),
     Go(GoCall<A>, R),
-    /// What is left of a call in go mode that was queued: what to answer.
+    /// A call in go mode that was queued, with its answer.
     Queued(R),
 }
 
-/// What a caller that withdraws its call found in its sender.
+/// The content that a caller found when it cancelled its call.
 enum Taken<R> {
     /// The call, which is dropped.
     SendItem,

@@ -1,4 +1,4 @@
-//! Async calls: the caller goes on, and a callback comes back on the caller's own loop.
+//! Async calls: the caller continues, and a callback runs on the caller's own loop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -22,8 +22,9 @@ use super::target::{Counter, Target};
 
 /// The async calls of one loop, whose callbacks get that loop's state `C`.
 ///
-/// Starting a call never blocks and never runs a callback. Every outcome, a full queue and an unknown function included,
-/// waits here until the loop takes it with [`next`](Self::next) and runs it. The number of pending calls is bounded.
+/// Starting a call never blocks and never runs a callback. Every outcome, a full queue and an unknown function
+/// included, is queued here until the loop takes it with [`next`](Self::next) and runs it. The number of pending calls
+/// is bounded.
 ///
 /// A callback that makes a *sync* call to a server driven by its own loop would wait for itself; it makes an async call
 /// instead.
@@ -55,17 +56,18 @@ use super::target::{Counter, Target};
 #[must_use = "the callbacks run only if their loop takes them"]
 pub struct Callbacks<C> {
     completions: Arc<CompletionQueue<C>>,
-    /// Callbacks that were taken from there all at once.
+    /// Callbacks taken from `completions`.
     ready: VecDeque<Callback<C>>,
     pending: usize,
     limit: usize,
-    /// The pending calls that have a deadline.
+    /// The pending calls with a deadline.
     deadlines: BTreeMap<DeadlineKey, Weak<dyn Cancel<C>>>,
     serial: u64,
     timer: Timer,
 }
 
-/// The error of an async call that was not made, because the limit of pending calls is reached. Run some callbacks first.
+/// The error of an async call that was not made, because the limit of pending calls is reached. Run some callbacks
+/// first.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LimitError<A> {
     arguments: A,
@@ -141,7 +143,7 @@ impl<C, T, A, R> fmt::Debug for CallbackCall<'_, C, T, A, R> {
 }
 
 impl<C: 'static> Callbacks<C> {
-    /// Creates a place for up to `limit` pending calls. 0 is taken as 1.
+    /// Creates a queue of callbacks for up to `limit` pending calls. 0 is taken as 1.
     pub fn new(limit: usize) -> Self {
         Self {
             completions: Arc::default(),
@@ -154,7 +156,7 @@ impl<C: 'static> Callbacks<C> {
         }
     }
 
-    /// Creates one whose loop is gone: nothing comes back.
+    /// Creates a queue whose loop is gone: no callback returns.
     pub(crate) fn closed(limit: usize) -> Self {
         let callbacks = Self::new(limit);
         callbacks.completions.close();
@@ -216,15 +218,15 @@ impl<C: 'static> Callbacks<C> {
         CallbackCall { callbacks: self, target, id, kind, arguments, timeout: None, result: PhantomData }
     }
 
-    /// Waits for the next callback to run, in the order in which the answers came and deadlines passed.
+    /// Waits for the next callback, in the order in which answers arrived and deadlines passed.
     ///
-    /// Waits for ever if nothing is pending; a loop selects it against its other sources. Dropping the future
-    /// loses nothing.
+    /// Never completes if nothing is pending; a loop races it against its other sources. Cancel safe: dropping the
+    /// future loses no callback.
     pub async fn next(&mut self) -> Callback<C> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Takes the next callback if one is there.
+    /// Takes the next callback if one is ready.
     pub fn try_next(&mut self) -> Option<Callback<C>> {
         match self.poll_next(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(callback) => Some(callback),
@@ -236,7 +238,7 @@ impl<C: 'static> Callbacks<C> {
         self.limit
     }
 
-    /// Returns how many calls are pending: their callbacks have not been taken yet.
+    /// Returns the number of pending calls: those whose callbacks have not been taken.
     pub fn pending(&self) -> usize {
         self.pending
     }
@@ -245,7 +247,7 @@ impl<C: 'static> Callbacks<C> {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Callback<C>> {
         if self.ready.is_empty() {
             self.completions.take(cx, &mut self.ready);
-            // However many answers come, those that are late are found.
+            // Many answers must not delay the deadlines.
             while let Some(callback) = self.expired(cx) {
                 self.ready.push_back(callback);
             }
@@ -258,7 +260,7 @@ impl<C: 'static> Callbacks<C> {
         Poll::Ready(callback)
     }
 
-    /// The callback of a call whose deadline has passed.
+    /// Returns the callback of a call whose deadline has passed.
     fn expired(&mut self, cx: &mut Context<'_>) -> Option<Callback<C>> {
         loop {
             let entry = self.deadlines.first_entry()?;
@@ -270,7 +272,7 @@ impl<C: 'static> Callbacks<C> {
                 }
                 continue;
             }
-            // An answer that came in this moment is on its way to the others.
+            // If the call cannot be cancelled, its answer is about to be queued.
             if let Some(callback) = entry.remove().upgrade().and_then(|call| call.cancel(CallError::Deadline))
             {
                 return Some(callback);
@@ -278,13 +280,14 @@ impl<C: 'static> Callbacks<C> {
         }
     }
 
-    /// Forgets a call that could not be made.
+    /// Releases the place of a call that could not be made.
     pub(crate) fn take_back(&mut self) {
-        // The loop may have been closed meanwhile, which leaves none pending.
+        // A close meanwhile has already set it to 0.
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// Makes room for a call. The second half of it, which may drop values of the user's, needs no access to this.
+    /// Reserves a place for a call. Submitting the call, which may drop values of the user's, needs no access to
+    /// `self`.
     ///
     /// # Errors
     /// The callback, if the limit is reached.
@@ -307,7 +310,7 @@ impl<C: 'static> Callbacks<C> {
             return Ok(Prepared::plain(completions, callback));
         };
         if self.deadlines.len() > 2 * self.limit {
-            // Those of calls that were taken back.
+            // Remove those of calls that were not made.
             self.deadlines.retain(|_, call| call.strong_count() > 0);
         }
         self.serial += 1;

@@ -1,4 +1,4 @@
-//! A caller's guard to a server.
+//! A caller's handle to a server.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -27,14 +27,15 @@ use super::typed_queue::QueuedCall;
 
 /// Calls the functions of one server. Cheap to clone, and safe to share between threads.
 ///
-/// Calls enter the server's queue, and are run, in the order in which they are made; those that wait for room in
-/// the queue do so in that order too.
+/// Calls enter the server's queue, and run, in the order in which they are made. Calls that wait for room in the queue
+/// keep that order.
 ///
-/// A process that forks has no server loop in the child, so a call made there never ends. Create servers after the fork.
+/// A process that forks has no server loop in the child, so a call made there never ends. Create servers after the
+/// fork.
 #[derive(Clone)]
 pub struct Client(Arc<ClientGuard>);
 
-// Nothing of the user's runs under a lock of the server's, so a panic leaves what clients share whole.
+// No code of the user's runs under a lock of the server, so a panic leaves the shared data consistent.
 impl UnwindSafe for Client {}
 impl RefUnwindSafe for Client {}
 
@@ -54,7 +55,7 @@ impl Client {
 
     /// Calls the function of a typed id and waits for its result.
     ///
-    /// Nothing happens before the returned [`Call`] is awaited, or waited for by [`Call::wait`].
+    /// Nothing happens before the returned [`Call`] is polled, or blocked on by [`Call::wait`].
     pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> Call<'_, A, R>
     where
         K: KindMarker<R>,
@@ -91,7 +92,8 @@ impl Client {
     /// Calls a function of any kind in go mode: it runs, and its result is dropped. Never waits.
     ///
     /// # Errors
-    /// [`GoError`] with the arguments if the function is unknown, takes other arguments, or the queue is full or closed.
+    /// [`GoError`] with the arguments if the function is unknown, takes other arguments, or the queue is full or
+    /// closed.
     pub fn go<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Result<(), GoError<A>> {
         let shared = self.shared();
         let function = match shared.table.find_to_go::<A>(&id.into_function_id()) {
@@ -113,8 +115,8 @@ impl Client {
         Call::go(self.shared(), found, arguments, ())
     }
 
-    /// Calls a function without waiting; the answer, or the error, goes to `sink`, on the thread that has it, which may be
-    /// this one. If the queue is full the call waits for room for as long as `sink` waits for it.
+    /// Calls a function without waiting. `sink` receives the answer or the error on the thread that produces it, which
+    /// may be this one. If the queue is full, the call waits for room until `sink` is abandoned.
     #[cfg(feature = "node")]
     pub(crate) fn submit_when_room<A: Send + 'static, R: Send + 'static>(
         &self,
@@ -141,8 +143,7 @@ impl Client {
         }
     }
 
-    /// Runs a plain function on this thread, now, if its server has nothing else to do. Otherwise the arguments
-    /// come back.
+    /// Runs a plain function on this thread if its server is idle. Otherwise returns the arguments.
     #[cfg(feature = "node")]
     pub(crate) fn run_in_place<A: Send + 'static, R: Send + 'static>(
         &self,
@@ -160,7 +161,7 @@ impl Client {
         }
     }
 
-    /// Runs something of the user's beside a call; `what` is its name in the log, should it panic.
+    /// Runs code of the user's beside a call. The log names it `what` if it panics.
     #[cfg(feature = "node")]
     pub(crate) fn catch_panic<T>(&self, what: &'static str, f: impl FnOnce() -> T) -> Result<T, CallError> {
         self.shared().catch_panic(Origin::Task(what), f)
@@ -171,12 +172,12 @@ impl Client {
         self.shared().waiter.name()
     }
 
-    /// Returns what the server has done so far.
+    /// Returns the counters of the server.
     pub fn stats(&self) -> Stats {
         self.shared().stats()
     }
 
-    /// Tells whether the server takes no more calls.
+    /// Returns `true` if the server accepts no more calls.
     pub fn is_closed(&self) -> bool {
         self.shared().is_closed()
     }
@@ -305,7 +306,7 @@ impl<A> fmt::Display for GoError<A> {
     }
 }
 
-// Without a bound on the arguments, so that `?` and `unwrap` work for arguments of all types.
+// Not derived, so that `?` and `unwrap` work for arguments of all types.
 impl<A> fmt::Debug for GoError<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GoError").field("error", &self.error).finish_non_exhaustive()

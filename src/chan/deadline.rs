@@ -1,4 +1,4 @@
-//! Until when something is waited for.
+//! The deadline of a wait.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use smol::Timer;
 
-/// Until when something is waited for. A timer is made only when there is something to wait for.
+/// The deadline of a wait. Creates a timer only when it is polled.
 #[derive(Default)]
 pub(super) enum Deadline {
-    /// For ever.
     #[default]
     Never,
     At(Instant),
@@ -22,7 +21,7 @@ impl Deadline {
         Self::At(at)
     }
 
-    /// After this time from now; never if that is beyond all time.
+    /// Creates a deadline `time` from now, or none if an `Instant` cannot represent that.
     pub(super) fn after(time: Duration) -> Self {
         Instant::now().checked_add(time).map_or(Self::Never, Self::At)
     }
@@ -31,7 +30,7 @@ impl Deadline {
         matches!(self, Self::Never)
     }
 
-    /// Tells whether it has passed, if nobody has polled it yet.
+    /// Returns `true` if it has passed. Only valid before the first poll.
     pub(super) fn has_passed(&self) -> bool {
         matches!(self, Self::At(at) if *at <= Instant::now())
     }

@@ -1,4 +1,4 @@
-//! One function: what a call of it must look like, and how it is run.
+//! One function: its signature and how it runs.
 
 use std::any::{Any, TypeId, type_name};
 use std::future::Future;
@@ -11,21 +11,21 @@ use super::panic;
 use super::reply::{ReplyTo, Responder};
 use super::typed_queue::{GoCall, QueuedCall, TypedQueue};
 
-/// The rest of an async function, which has the state until it ends.
+/// The future of an async function that has begun. It borrows the state until it ends.
 pub(super) type RunningFuture<'s> = Pin<Box<dyn Future<Output = ()> + Send + 's>>;
 
-/// A function whose types of arguments and result are known, but not that of the state.
+/// A function with its types of arguments and result, but without the type of its state.
 pub(super) struct Function<A, R> {
     pub(super) body: Body<A, R>,
 }
 
-/// How the function gives its result. The state is the one of the table, or it panics.
+/// The handler of a function. Panics if the state is not of the table's type.
 pub(super) enum Body<A, R> {
-    /// When it returns.
+    /// Returns the result.
     Now(Box<Now<A, R>>),
-    /// Through a responder, now or later.
+    /// Sends the result through a responder, now or later.
     Deferred(Box<Deferred<A, R>>),
-    /// When its future ends, which has the state until then.
+    /// Returns a future of the result, which borrows the state.
     Async(Box<Begin<A, R>>),
 }
 
@@ -33,15 +33,15 @@ type Now<A, R> = dyn Fn(&mut dyn Any, A) -> Result<R, CallError> + Send + Sync;
 type Deferred<A, R> = dyn Fn(&mut dyn Any, A, Responder<R>) + Send + Sync;
 type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> RunningFuture<'s> + Send + Sync;
 
-/// A function of any types. `run` is for those that are not async, `begin` for those that are.
+/// A function of any types. `run_*` is for plain and deferred functions, `begin_*` for async ones.
 pub(super) trait AnyFunction: Any + Send + Sync {
     fn is_async(&self) -> bool;
-    /// Runs the oldest call that waits, and tells whether it did: not if its caller has given up. Unwinds if the
-    /// function does.
+    /// Runs the oldest call that waits for an answer. Returns `false` if it was cancelled and thus not run. Unwinds if
+    /// the function does.
     fn run_call(&self, calls: &mut dyn TypedQueue, state: &mut dyn Any) -> bool;
     /// Runs the oldest call in go mode. Unwinds if the function does.
     fn run_go(&self, posts: &mut dyn TypedQueue, state: &mut dyn Any);
-    /// Begins the oldest call that waits, unless its caller has given up.
+    /// Begins the oldest call that waits for an answer, unless it was cancelled.
     fn begin_call<'s>(&self, calls: &mut dyn TypedQueue, state: &'s mut dyn Any)
     -> Option<RunningFuture<'s>>;
     /// Begins the oldest call in go mode.
@@ -101,7 +101,7 @@ impl<A, R> Function<A, R> {
     }
 }
 
-/// Takes the oldest call, unless its caller has given up.
+/// Takes the oldest call, unless it was cancelled.
 fn wanted<A: Send + 'static, R: Send + 'static>(calls: &mut dyn TypedQueue) -> Option<QueuedCall<A, R>> {
     let call = calls.pop::<QueuedCall<A, R>>()?;
     if call.responder.is_cancelled() {
@@ -111,7 +111,7 @@ fn wanted<A: Send + 'static, R: Send + 'static>(calls: &mut dyn TypedQueue) -> O
     Some(call)
 }
 
-/// What a call must look like.
+/// The types that a call must have.
 #[derive(Clone, Copy)]
 pub(super) struct Signature {
     pub(super) kind: Kind,
@@ -137,7 +137,7 @@ impl Type {
 }
 
 impl Signature {
-    /// Says in what a call with these types does not fit.
+    /// Returns the error for a call with other types.
     pub(super) fn mismatch<A: 'static, R: 'static>(&self, function: FunctionId) -> CallError {
         let (part, registered, called) = match self.arguments.is::<A>() {
             true => ("result", self.result.name, type_name::<R>()),

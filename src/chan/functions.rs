@@ -50,10 +50,10 @@ use super::scope::{Local, Reach, Scope};
 /// # Ok::<(), chanrpc::chan::RegisterError>(())
 /// ```
 ///
-/// `P` says who can call the functions: by default [`Local`] callers.
+/// `P` is the scope of callers, by default [`Local`].
 pub struct Functions<S, P: Reach = Local> {
     table: Arc<FunctionTable>,
-    /// For each entry of the table.
+    /// One for each entry of the table.
     exports: Vec<P::Export>,
     state: PhantomData<fn(&mut S)>,
 }
@@ -297,7 +297,7 @@ impl<S, P: Reach> fmt::Debug for Functions<S, P> {
     }
 }
 
-/// The table without the type of the state, as callers and servers read it.
+/// The table without the type of the state, for callers and servers.
 #[derive(Clone, Default)]
 pub(super) struct FunctionTable {
     numbers: HashMap<FunctionId, usize, FxBuildHasher>,
@@ -348,7 +348,7 @@ impl FunctionTable {
         }
     }
 
-    /// Returns the function for a call in go mode, which has no result: kind and type of the result may be any.
+    /// Returns the function for a call in go mode, which ignores kind and type of the result.
     pub(super) fn find_to_go<A: 'static>(&self, id: &FunctionId) -> Result<usize, CallError> {
         let Some(&number) = self.numbers.get(id) else { return Err(CallError::Unknown(id.clone())) };
         match self.entries[number].signature.arguments.is::<A>() {

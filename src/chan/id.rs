@@ -1,4 +1,4 @@
-//! How a function is named.
+//! The ids of functions.
 
 use std::any::{TypeId, type_name};
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use super::kind::{Many, One, Zero};
 
-/// Names a function within its server: by text, by number, or by a Rust type (a message's, say).
+/// Identifies a function of a server by a text, a number, or a Rust type such as that of a message.
 ///
 /// ```
 /// use chanrpc::chan::FunctionId;
@@ -21,7 +21,7 @@ use super::kind::{Many, One, Zero};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FunctionId {
-    /// A text, such as `"disk.free"`. The only form that the network can name.
+    /// A text, such as `"disk.free"`. The only kind of id that works over the network.
     Text(Cow<'static, str>),
     /// A number.
     Number(i64),
@@ -35,14 +35,14 @@ pub enum FunctionId {
 }
 
 impl FunctionId {
-    /// Returns the id that stands for the type `T`.
+    /// Returns the id of the type `T`.
     pub fn of<T: 'static>() -> Self {
         Self::Type { id: TypeId::of::<T>(), name: type_name::<T>() }
     }
 }
 
 impl Hash for FunctionId {
-    /// Hashes as little as possible, because every call looks up an id.
+    /// Hashes as little as possible, since every call looks up an id.
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::Text(text) => state.write(text.as_bytes()),
@@ -158,12 +158,12 @@ impl<K, A, R> Id<K, A, R> {
         Self { id: FunctionId::Number(number), signature: PhantomData }
     }
 
-    /// Creates an id from one that is known only at run time, such as a `String`.
+    /// Creates an id from a value that is known only at run time, such as a `String`.
     pub fn from_id(id: impl Into<FunctionId>) -> Self {
         Self { id: id.into(), signature: PhantomData }
     }
 
-    /// Creates an id from the type of the arguments, for example a message's.
+    /// Creates an id from the type of the arguments, for example of a message.
     pub fn of_arguments() -> Self
     where
         A: 'static,

@@ -1,11 +1,11 @@
-//! How many results a function gives.
+//! The number of results of a function.
 
 use std::fmt;
 
-/// How many results a function gives.
+/// The number of results of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// No result: the answer says only that the function has run.
+    /// No result: the answer only confirms that the function has run.
     Zero,
     /// One result.
     One,
@@ -59,8 +59,8 @@ mod sealed {
     impl Sealed for super::Many {}
 }
 
-/// What a function of [`Kind::Many`] may give: a tuple of two to eight results, a `Vec` of any number, or
-/// either in a `Result`.
+/// The results of a function of [`Kind::Many`]: a tuple of two to eight, a `Vec` of any number, or either in a
+/// `Result`.
 pub trait Results: Send + 'static {}
 
 impl<T: Results, E: Send + 'static> Results for Result<T, E> {}

@@ -1,11 +1,11 @@
-//! Models of the core's locks and atomics. Loom runs each of them again and again, in every order of threads that a
-//! bounded number of preemptions allows, and finds a wait that never ends, too.
+//! Models of the core's locks and atomics. Loom runs each of them in every order of threads that a bounded number of
+//! preemptions allows, and also finds waits that never end.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg chanrpc_loom" cargo test --profile checked --lib --no-default-features loom -- --test-threads=1
 //! ```
 //!
-//! A wait that never ends may abort the tests; with one test at a time, the last one named is the one.
+//! A wait that never ends may abort the tests; with one test at a time, the last test printed is the culprit.
 #![allow(clippy::unwrap_used)]
 
 use std::future::{Future, poll_fn};
@@ -32,7 +32,7 @@ pub(crate) fn model(f: impl Fn() + Send + Sync + 'static) {
     check(3, f);
 }
 
-/// The same with two, for models whose threads meet so often that three would take minutes.
+/// Like [`model`] with two preemptions, for models whose threads interact so often that three would take minutes.
 pub(crate) fn large_model(f: impl Fn() + Send + Sync + 'static) {
     check(2, f);
 }
@@ -73,7 +73,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Counts how often values are dropped. All threads of a model are one thread, so this is no part of it.
+/// Counts dropped values. Loom runs a model on one thread, so the counter is not part of the model.
 #[derive(Clone, Debug, Default)]
 struct Drops(Arc<AtomicUsize>);
 
@@ -99,7 +99,7 @@ impl Drop for Value {
     }
 }
 
-/// A state that remembers what was done to it.
+/// A state that records the calls.
 struct Log {
     numbers: Vec<u64>,
     /// Gives other threads a chance in the middle of a function.
@@ -497,7 +497,7 @@ fn the_last_client_ends_the_loop() {
 
 type Got = Vec<Result<u64, CallError>>;
 
-/// Prepares an async call, as somebody would who answers it later, and gives the right to answer.
+/// Prepares an async call, and returns the right to answer it later.
 fn prepared(
     callbacks: &mut Callbacks<Got>,
     client: &Client,

@@ -1,13 +1,13 @@
-//! What a function may return.
+//! The return types of functions.
 
 use std::error::Error;
 
 use super::error::{CallError, FunctionError};
 
-/// What a function with the result `R` may return: `R` itself, or a `Result<R, E>` whose error its caller receives as
-/// [`CallError::Failed`]. The error is any [`std::error::Error`], a `String` or a `&str`.
+/// The return type of a function with the result `R`: `R` itself, or a `Result<R, E>` whose error its caller receives
+/// as [`CallError::Failed`]. The error is any [`std::error::Error`], a `String` or a `&str`.
 ///
-/// `M` is found by the compiler.
+/// The compiler infers `M`.
 #[diagnostic::on_unimplemented(
     message = "the function returns `{Self}`, but its id names the result `{R}`",
     label = "return `{R}`, or `Result<{R}, E>` where `E` is a `std::error::Error`, a `String` or a `&str`"

@@ -1,9 +1,9 @@
-//! Catching a function's panic, with its message and the way that led to it.
+//! Catching a function's panic, with its message and backtrace.
 //!
-//! The message comes from the panic's payload, which every panic has, however it came about. Place and backtrace are
-//! known only to the process's panic hook, which keeps them until the panic is caught. It is not called for panics that
-//! are resumed, and is called for those that a function catches itself, so what it saw is used only if it fits the
-//! payload. Functions may run inside others; each [`catch`] has a level of its own.
+//! The message comes from the panic's payload. Location and backtrace are known only to the process's panic hook, which
+//! keeps them until the panic is caught. The hook does not run for resumed panics, and does run for panics that a
+//! function catches itself, so what it captured is used only if it matches the payload. Functions may run inside one
+//! another; each [`catch`] has its own level.
 
 use std::any::{Any, TypeId};
 use std::backtrace::Backtrace;
@@ -17,13 +17,13 @@ use std::sync::{Arc, Once};
 
 use super::error::CallError;
 
-/// What is known of a panic in a function.
+/// A panic in a function.
 #[derive(Clone, Debug)]
 pub struct Panic {
     message: String,
     /// `file:line:column`.
     location: Option<String>,
-    /// Captured, which is quick. To resolve its names is slow and left to who reads it.
+    /// Capturing is quick. Resolving its names is slow, and happens when it is read.
     backtrace: Option<Arc<Backtrace>>,
     limit: usize,
 }
@@ -44,15 +44,15 @@ impl fmt::Display for Panic {
 impl Error for Panic {}
 
 impl Panic {
-    /// Returns the panic's message: its payload, if that is a text.
+    /// Returns the panic's message: its payload if that is a text.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Returns where it happened and how the code got there, cut to
+    /// Returns the location of the panic and its backtrace, truncated to
     /// [`Settings::backtrace_limit`](super::Settings::backtrace_limit) bytes. Empty if that is 0.
     ///
-    /// May take milliseconds, since it looks up names in the program's debug information.
+    /// May take milliseconds, since it resolves names in the program's debug information.
     pub fn backtrace(&self) -> String {
         let Some(backtrace) = &self.backtrace else { return String::new() };
         let mut text = match &self.location {
@@ -78,9 +78,9 @@ impl Panic {
     }
 }
 
-/// The text of a payload.
+/// Returns the text of a payload.
 fn text(mut payload: &(dyn Any + Send)) -> String {
-    // One that was thrown again by `panic_any` is boxed twice.
+    // A payload that was thrown again by `panic_any` is boxed twice.
     while let Some(inner) = payload.downcast_ref::<Box<dyn Any + Send>>() {
         payload = &**inner;
     }
@@ -105,26 +105,26 @@ thread_local! {
     /// `Some(limit)` while a function runs on this thread.
     static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
     static CATCH: Cell<Catch> = const { Cell::new(Catch { depth: 0, unwinding: false, any: false }) };
-    /// What belongs to the innermost `catch` on this thread.
+    /// The level of the innermost `catch` on this thread.
     static LEVEL: RefCell<Level> = const { RefCell::new(Level { captured: None, dropped: Vec::new() }) };
 }
 
-/// The innermost `catch` on this thread, in little.
+/// A cheap summary of the innermost `catch` on this thread.
 #[derive(Clone, Copy)]
 struct Catch {
-    /// How many of them are around each other; 0 outside of any.
+    /// The number of nested `catch`es; 0 outside of any.
     depth: u32,
-    /// The thread was unwinding before: the function is called by a destructor.
+    /// The thread was already unwinding: a destructor calls the function.
     unwinding: bool,
-    /// Something is in `LEVEL`, which costs more to look at.
+    /// `LEVEL`, which costs more to access, is not empty.
     any: bool,
 }
 
 #[derive(Default)]
 struct Level {
-    /// The panic that the hook saw last.
+    /// The panic that the hook captured last.
     captured: Option<Captured>,
-    /// Responders that a panic may have dropped. They answer when it is caught, and so known.
+    /// Responders that a panic may have dropped. They answer when the panic is caught.
     dropped: Vec<Dropped>,
 }
 
@@ -141,11 +141,11 @@ impl Captured {
 
 struct Dropped {
     answer: Box<dyn FnOnce(CallError)>,
-    /// The answer if no panic arrives.
+    /// The answer if no panic is caught.
     otherwise: CallError,
 }
 
-/// Changes the level of the innermost `catch`. Does nothing while the thread's locals are destroyed.
+/// Updates the level of the innermost `catch`. Does nothing while the thread's locals are being destroyed.
 fn update_level(f: impl FnOnce(&mut Level)) {
     let updated = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| f(&mut level)));
     if let Ok(Ok(())) = updated {
@@ -160,17 +160,16 @@ fn take_level() -> Level {
 
 static HOOK: Once = Once::new();
 
-/// Sets the process's panic hook, if that has not been done.
+/// Installs the process's panic hook once.
 pub(crate) fn install_hook() {
-    // Under loom, where all threads are one of std's, it would hide what a model panics with. And std panics if the hook
-    // is changed by a thread that is unwinding: then it is left to the next one.
+    // Under loom, which runs all threads on one of std's, the hook would hide the panics of a model. A thread that is
+    // unwinding must not set the hook, so it leaves that to the next caller.
     if !cfg!(chanrpc_loom) && !HOOK.is_completed() && !std::thread::panicking() {
         HOOK.call_once(set_hook);
     }
 }
 
-/// A panic's location is only known to the process's panic hook. Ours keeps it for panics inside functions, which then
-/// print nothing, and hands all others to the hook that was there before.
+/// Keeps the location of panics inside functions, which then print nothing, and passes all others to the previous hook.
 #[cold]
 fn set_hook() {
     let previous = panic::take_hook();
@@ -184,7 +183,7 @@ fn set_hook() {
     }));
 }
 
-/// Runs `f`, in which functions are [caught](catch): what they panic with is kept and not printed.
+/// Runs `f`, which [catches](catch) functions. Their panics are captured and not printed.
 pub(crate) fn with_capture<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> T {
     struct Leave(Option<usize>);
     impl Drop for Leave {
@@ -198,12 +197,12 @@ pub(crate) fn with_capture<T>(backtrace_limit: usize, f: impl FnOnce() -> T) -> 
     f()
 }
 
-/// Runs a function, or a part of one; its panic becomes an error.
+/// Runs a function, or a part of one. A panic becomes an error.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_with(f, |_| ())
 }
 
-/// Like [`catch`]; `report` learns of the panic before anyone who waits for the function.
+/// Like [`catch`]. `report` gets the panic before any caller that waits for the function.
 pub(crate) fn catch_with<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, Panic> {
     match catch_level(f, report) {
         Ok(value) => Ok(value),
@@ -214,7 +213,7 @@ pub(crate) fn catch_with<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) 
     }
 }
 
-/// Returns how many functions run on this thread, one inside the other.
+/// Returns the number of functions that run inside one another on this thread.
 pub(super) fn depth() -> u32 {
     CATCH.get().depth
 }
@@ -295,16 +294,16 @@ fn caught(level: Option<Level>, payload: &(dyn Any + Send), report: &mut dyn FnM
     panic
 }
 
-/// Drops a value of the user's, whose own panic has nowhere to go.
+/// Drops a value of the user's, and ignores a panic of its destructor.
 pub(crate) fn drop_quietly(value: impl Sized) {
     if let Err((_, payload)) = catch_level(move || drop(value), |_| ()) {
-        // To drop that could panic again, without end.
+        // Dropping the payload could panic again, endlessly.
         mem::forget(payload);
     }
 }
 
-/// Answers a call whose responder is dropped: because of the panic that unwinds this thread, if there is one. Its payload
-/// is not known before it is caught, and then the call is answered.
+/// Answers a call whose responder is dropped. If a panic unwinds this thread, the answer is sent when the panic is
+/// caught, since its payload is not known before.
 pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
     if !std::thread::panicking() {
         return answer(CallError::Unanswered);
@@ -317,7 +316,7 @@ pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
     if depth == 0 {
         return answer(unknown());
     }
-    // If the thread was unwinding before the function began, most likely nothing has happened since.
+    // If the thread was already unwinding when the function began, it most likely has not panicked since.
     let mut answer = Some(Box::new(answer) as Box<dyn FnOnce(CallError)>);
     update_level(|level| {
         let captured = level.captured.as_ref().map(|captured| CallError::Panicked(captured.panic.clone()));

@@ -1,4 +1,4 @@
-//! One async call of a loop: from when it is made until its callback can run.
+//! One async call of a loop, from its start until its callback can run.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,10 +17,10 @@ use super::reply::{Sink, register};
 use super::sync::{AtomicBool, Mutex, Ordering};
 use super::target::{Counter, Target};
 
-/// When a call ends, and a number that tells it from others of that time.
+/// The deadline of a call, and a number that makes the key unique.
 pub(super) type DeadlineKey = (Instant, u64);
 
-/// A callback whose answer is there, for its loop to [`run`](Self::run). Dropped, it is never run.
+/// A callback whose answer has arrived, for its loop to [`run`](Self::run).
 #[must_use = "the callback has not run yet"]
 pub struct Callback<C> {
     callback: Box<dyn Answered<C>>,
@@ -44,7 +44,7 @@ impl<C> fmt::Debug for Callback<C> {
     }
 }
 
-/// An async call that only has to be made.
+/// An async call that is ready to be submitted.
 pub(crate) enum Prepared<C, F, R> {
     Plain(Pending<C, F, R>),
     Timed(TimedSink<C, F, R>),
@@ -60,7 +60,7 @@ where
         Self::Plain(Pending { completions: Some(completions), callback, result: None })
     }
 
-    /// A call that its loop can give up when its time is over.
+    /// Creates a call that its loop can cancel at its deadline.
     pub(super) fn timed(
         completions: Arc<CompletionQueue<C>>,
         counter: Option<Counter>,
@@ -74,8 +74,8 @@ where
         (Self::Timed(TimedSink(call)), weak)
     }
 
-    /// Like [`submit`](Self::submit), but if the queue is full arguments and callback are returned, and the loop has to
-    /// take the call back.
+    /// Like [`submit`](Self::submit), but if the queue is full, arguments and callback are returned and the loop has to
+    /// [take the call back](super::Callbacks::take_back).
     pub(crate) fn try_submit<A>(
         self,
         target: &impl Target<A, R>,
@@ -90,7 +90,7 @@ where
             Self::Timed(call) => {
                 let deadline = Some(call.0.deadline_key.0);
                 target.try_submit(id, kind, arguments, deadline, call).map_err(|(arguments, call)| {
-                    // Without a callback it is of no use to anyone when its deadline passes.
+                    // Without a callback, its deadline has no effect.
                     let callback = call.0.state.lock().callback.take();
                     (arguments, callback)
                 })
@@ -109,17 +109,17 @@ where
     }
 }
 
-/// Where the answers to one loop's calls gather.
+/// The completed calls of one loop.
 pub(super) struct CompletionQueue<C> {
     inner: Mutex<Ready<C>>,
-    /// The loop is gone. Written under the lock; every call looks at it before it begins.
+    /// The loop is gone. Written under the lock; read before each call begins.
     closed: AtomicBool,
 }
 
 struct Ready<C> {
     ready: VecDeque<Callback<C>>,
     sleeper: Option<Waker>,
-    /// By the address of a pending call: who works on it and wants to know when nobody waits any more.
+    /// By the address of a pending call: the task that works on it, to be woken when the call is abandoned.
     workers: BTreeMap<usize, Waker>,
 }
 
@@ -146,12 +146,12 @@ impl<C> CompletionQueue<C> {
         }
     }
 
-    /// Moves what is there into `ready`, which is empty; otherwise has the loop woken when something comes.
+    /// Moves the callbacks into `ready`, which is empty. Registers the loop if there is none.
     pub(super) fn take(&self, cx: &Context<'_>, ready: &mut VecDeque<Callback<C>>) {
         let mut inner = self.inner.lock();
         if inner.ready.is_empty() {
             let old = register(&mut inner.sleeper, cx);
-            // After a burst an idle loop gives its memory back.
+            // After a burst an idle loop releases its memory.
             let large = [release(&mut inner.ready), release(ready)];
             drop(inner);
             drop((old, large));
@@ -160,7 +160,7 @@ impl<C> CompletionQueue<C> {
         }
     }
 
-    /// Has the loop look again: there is a new deadline.
+    /// Wakes the loop after a deadline was added.
     pub(super) fn wake_loop(&self) {
         let sleeper = self.inner.lock().sleeper.take();
         if let Some(sleeper) = sleeper {
@@ -190,16 +190,16 @@ fn release<T>(list: &mut VecDeque<T>) -> Option<VecDeque<T>> {
     (list.is_empty() && list.capacity() * size_of::<T>() > KEEP).then(|| mem::take(list))
 }
 
-/// A call without a deadline. It becomes its own callback when its answer is there.
+/// A call without a deadline. It becomes its own callback when its answer arrives.
 pub(crate) struct Pending<C, F, R> {
-    /// There until it is answered.
+    /// Taken when the call is answered.
     completions: Option<Arc<CompletionQueue<C>>>,
     callback: F,
     result: Option<Result<R, CallError>>,
 }
 
 impl<C, F, R> Pending<C, F, R> {
-    /// Tells it from all others that are pending.
+    /// Returns a key that is unique among pending calls.
     fn worker(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -249,7 +249,7 @@ where
     }
 }
 
-/// A call with a deadline, which its loop and its server may both end.
+/// A call with a deadline, which both its loop and its server can end.
 struct Timed<C, F, R> {
     completions: Arc<CompletionQueue<C>>,
     counter: Option<Counter>,
@@ -259,7 +259,7 @@ struct Timed<C, F, R> {
 }
 
 struct TimedState<F> {
-    /// Taken by whoever ends the call.
+    /// Taken when the call ends.
     callback: Option<F>,
     worker: Option<Waker>,
 }
@@ -269,7 +269,7 @@ where
     F: FnOnce(&mut C, Result<R, CallError>) + Send + 'static,
     R: Send + 'static,
 {
-    /// Ends the call, unless it has ended.
+    /// Ends the call unless it has ended.
     fn end(&self, result: Result<R, CallError>) -> Option<Callback<C>> {
         let TimedState { callback, worker } =
             mem::replace(&mut *self.state.lock(), TimedState { callback: None, worker: None });
@@ -311,7 +311,7 @@ where
     }
 }
 
-/// A call that its loop can end.
+/// A call that its loop can cancel.
 pub(super) trait Cancel<C>: Send + Sync {
     fn cancel(&self, error: CallError) -> Option<Callback<C>>;
 }

@@ -1,10 +1,10 @@
-//! Calls in the order in which they came, without a box for each.
+//! Queued calls in order, without a box for each.
 //!
-//! The order is a list of function numbers. The arguments of a call wait in a list of its function, whose element type
-//! is the function's. So a call costs no allocation of its own, whatever its arguments are, and no `unsafe`.
+//! The order is a list of function numbers. The arguments of a call are in the [`TypedQueue`] of its function. So a
+//! call costs no allocation of its own, whatever its arguments are, and no `unsafe`.
 //!
-//! A function's lists are made at its first call, so an idle server pays nothing for the size of its table. A buffer
-//! that has grown large is released when the server has nothing to do ([`Queue::release`]).
+//! A function's queues are created at its first call, so an idle server pays nothing for the size of its table. A large
+//! buffer is released when the server is idle ([`Queue::release`]).
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -14,22 +14,22 @@ use super::error::CallError;
 use super::function::{AnyFunction, RunningFuture};
 use super::typed_queue::{GoCall, QueueItem, QueuedCall, TypedQueue};
 
-/// Buffers up to this size in bytes are kept when they are empty: a hundred calls in flight make none anew.
+/// Empty buffers of up to this size in bytes are kept, so that a hundred calls in flight allocate none.
 pub(super) const KEEP: usize = 16 * 1024;
 
 /// Calls of any functions of one table, oldest first.
 #[derive(Default)]
 pub(super) struct Queue {
     order: VecDeque<Key>,
-    /// The calls of each function and mode, sorted by entry.
+    /// The calls of each function and mode, sorted by key.
     queues: Vec<(Key, Box<dyn TypedQueue>)>,
-    /// Index of the list used last; most calls are for the same function as the call before.
+    /// Index of the most recently used queue; most calls are for the same function as the previous call.
     last: usize,
     /// Set once a buffer has grown beyond [`KEEP`].
     large: bool,
 }
 
-/// Names the list in which a call waits: the function's number, and whether the call is in go mode.
+/// The key of a typed queue: the function's number, and whether its calls are in go mode.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     function: u32,
@@ -78,7 +78,7 @@ impl Queue {
         self.large |= self.order.capacity() * size_of::<Key>() > KEEP;
     }
 
-    /// Returns the list of an entry, if it exists.
+    /// Returns the queue of a key, if it exists.
     fn find(&mut self, entry: Key) -> Option<&mut dyn TypedQueue> {
         if self.queues.get(self.last).is_none_or(|(last, _)| *last != entry) {
             self.last = self.queues.binary_search_by_key(&entry, |(other, _)| *other).ok()?;
@@ -86,22 +86,22 @@ impl Queue {
         Some(&mut *self.queues[self.last].1)
     }
 
-    /// Takes the oldest call's entry out of the order, and returns it with its list.
+    /// Removes the oldest call's key from the order, and returns it with its queue.
     fn pop(&mut self) -> Option<(Key, &mut dyn TypedQueue)> {
         let entry = self.order.pop_front()?;
         match self.find(entry) {
             Some(queue) => Some((entry, queue)),
-            None => unreachable!("a call's list is made before its entry"),
+            None => unreachable!("a call's queue is created before its key is pushed"),
         }
     }
 
-    /// Returns the number of the function that the oldest call is for.
+    /// Returns the number of the oldest call's function.
     pub(super) fn front(&self) -> Option<usize> {
         Some(self.order.front()?.function as usize)
     }
 
-    /// Runs the oldest call with its function, which is that of the number that [`front`](Self::front) gave. Returns
-    /// `false` if it did not run since its caller has given up.
+    /// Runs the oldest call with its function, whose number [`front`](Self::front) returned. Returns `false` if the
+    /// call was cancelled and thus not run.
     pub(super) fn run_front(&mut self, function: &dyn AnyFunction, state: &mut dyn Any) -> bool {
         match self.pop() {
             Some((Key { go: true, .. }, calls)) => {
@@ -113,7 +113,7 @@ impl Queue {
         }
     }
 
-    /// Begins the oldest call with its async function; `None` if its caller has given up.
+    /// Begins the oldest call with its async function. Returns `None` if the call was cancelled.
     pub(super) fn begin_front<'s>(
         &mut self,
         function: &dyn AnyFunction,
@@ -133,8 +133,8 @@ impl Queue {
         }
     }
 
-    /// Returns the buffers of an empty queue if some of them have grown large. To free much memory takes time, so the
-    /// caller drops them without a lock.
+    /// Returns the buffers of an empty queue if some have grown large. The caller drops them without a lock, since
+    /// freeing much memory takes time.
     pub(super) fn release(&mut self) -> Option<Self> {
         (self.large && self.is_empty()).then(|| mem::take(self))
     }

@@ -1,4 +1,4 @@
-//! Where the answer to one call goes. Each call has a place of its own, so no answer can reach another's.
+//! The receivers of answers. Each call has its own, so no answer can reach another call.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,36 +12,35 @@ use super::sync::Mutex;
 
 /// The right to answer one call, once, now or later and from any thread.
 ///
-/// Dropped unanswered, it answers with [`CallError::Unanswered`], or with [`CallError::Panicked`] if a panic
-/// drops it, so no caller waits in vain. In the latter case it answers when the function has ended, since the panic is
-/// not known before.
+/// If it is dropped without an answer, the caller receives [`CallError::Unanswered`], or [`CallError::Panicked`] if a
+/// panic drops it. In the latter case the answer is sent when the function has ended, since the panic is not known
+/// before.
 pub struct Responder<R> {
     to: ReplyTo<R>,
-    /// Answers for a responder that is dropped. A pointer, since only where the responder is made its `R` is known to be
-    /// `'static`.
+    /// Answers when the responder is dropped. A pointer, since `R` is known to be `'static` only in the constructor.
     drop: fn(ReplyTo<R>),
 }
 
-/// Where an answer goes. Whoever takes it out of a [`Responder`] must answer.
+/// The receiver of an answer. Code that takes it out of a [`Responder`] must answer.
 pub(super) enum ReplyTo<R> {
-    /// To a waiting [`Call`](super::Call).
+    /// A waiting [`Call`](super::Call).
     Slot(Arc<Slot<R>>),
-    /// To whoever passes it on.
+    /// A sink that forwards the answer.
     Sink(Box<dyn Sink<R>>),
-    /// To nobody: go mode, or answered already.
+    /// None: go mode, or already answered.
     Nobody,
 }
 
-/// Passes an answer on.
+/// Receives an answer.
 #[allow(unreachable_pub, reason = "a sealed trait names it")]
 pub trait Sink<R>: Send {
-    /// Takes the answer, on whichever thread it comes from; must be quick.
+    /// Takes the answer, on the thread that produces it. Must be quick.
     fn answer(self: Box<Self>, result: Result<R, CallError>);
 
-    /// Tells whether nobody waits for it any more.
+    /// Returns `true` if the answer is no longer wanted.
     fn is_abandoned(&self) -> bool;
 
-    /// Waits until nobody waits for it any more.
+    /// Waits until the answer is no longer wanted.
     fn poll_abandoned(&self, cx: &Context<'_>) -> Poll<()>;
 }
 
@@ -74,7 +73,7 @@ impl<R> Responder<R> {
         }
     }
 
-    /// Waits until nobody waits for the answer any more, so that whoever works for it can stop.
+    /// Waits until the answer is no longer wanted, so that work for it can stop.
     ///
     /// Takes the responder as `&mut`, so that a task of an executor may await it: it is `Send`, but not `Sync`.
     pub async fn abandoned(&mut self) {
@@ -89,7 +88,7 @@ impl<R> Responder<R> {
         }
     }
 
-    /// Like [`is_abandoned`](Self::is_abandoned), but false in go mode, where nobody ever waited.
+    /// Like [`is_abandoned`](Self::is_abandoned), but `false` in go mode.
     pub(super) fn is_cancelled(&self) -> bool {
         !matches!(self.to, ReplyTo::Nobody) && self.is_abandoned()
     }
@@ -124,17 +123,17 @@ impl<R> fmt::Debug for Responder<R> {
     }
 }
 
-/// The place where a [`Call`](super::Call) finds its answer.
+/// The slot where a [`Call`](super::Call) receives its answer.
 pub(super) struct Slot<R>(Mutex<State<R>>);
 
 enum State<R> {
     Waiting {
         caller: Option<Waker>,
-        /// Whoever works on the answer and wants to know when it is abandoned.
+        /// The task that works on the answer, to be woken when the answer is abandoned.
         worker: Option<Waker>,
     },
     Answered(Result<R, CallError>),
-    /// Nobody waits: the answer was taken, or the caller gave up.
+    /// The answer was taken, or the caller cancelled the call.
     Abandoned,
 }
 
@@ -143,7 +142,7 @@ impl<R> Slot<R> {
         Self(Mutex::new(State::Waiting { caller: None, worker: None }))
     }
 
-    /// Takes the answer if it is there; otherwise has the task woken when it is.
+    /// Takes the answer, or registers the task to be woken when it arrives.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<Result<R, CallError>> {
         let mut state = self.0.lock();
         match &mut *state {
@@ -161,7 +160,7 @@ impl<R> Slot<R> {
         }
     }
 
-    /// Gives up the answer, which is dropped when it comes. Returns it if it is there already.
+    /// Abandons the answer, which is dropped when it arrives. Returns it if it has arrived.
     pub(super) fn abandon(&self) -> Option<Result<R, CallError>> {
         // The old state, with the user's value or waker in it, outlives the lock.
         let old = mem::replace(&mut *self.0.lock(), State::Abandoned);
@@ -173,7 +172,7 @@ impl<R> Slot<R> {
         None
     }
 
-    /// Takes the answer if it is there.
+    /// Takes the answer if it has arrived.
     pub(super) fn take(&self) -> Option<Result<R, CallError>> {
         let mut state = self.0.lock();
         match &*state {
@@ -215,7 +214,7 @@ impl<R> Slot<R> {
     }
 }
 
-/// Puts the task's waker in its place and returns the one that was there, to be dropped outside of the lock.
+/// Registers the task's waker. Returns the previous one, to be dropped outside of the lock.
 pub(super) fn register(place: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
     match place {
         Some(waker) if waker.will_wake(cx.waker()) => None,

@@ -1,19 +1,19 @@
-//! From where the functions of a table can be called.
+//! The callers that a table of functions accepts.
 
 use super::id::FunctionId;
 use super::kind::Kind;
 
-/// From where the functions of a [`Functions`](super::Functions) table can be called: [`Local`], or over the network
-/// too, which takes arguments and results that have a form on the wire.
+/// The callers of a [`Functions`](super::Functions) table: [`Local`] ones, or also ones over the network, which
+/// requires arguments and results with a wire format.
 pub trait Scope<A, R>: Reach {
-    /// Returns what the table keeps for a function.
+    /// Returns the value that the table stores for a function.
     #[doc(hidden)]
     fn export(id: &FunctionId, kind: Kind) -> Self::Export;
 }
 
-/// What all functions of a table have in common.
+/// The part of a [`Scope`] that does not depend on a function.
 pub trait Reach: 'static {
-    /// What the table keeps for each function.
+    /// The value that the table stores for each function.
     #[doc(hidden)]
     type Export: Clone + Send + Sync + 'static;
 }

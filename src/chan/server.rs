@@ -24,14 +24,14 @@ use super::shared::{Origin, Shared, State};
 use super::stats::Stats;
 use super::wait_graph::{self, Wait, Waiter};
 
-/// Most calls that a server runs before it lets other tasks of its executor run.
+/// The maximum number of calls that a server runs before it yields to other tasks of its executor.
 const CALL_BUDGET: u32 = 64;
 
 /// Owns a state, a table of functions and one bounded queue of calls.
 ///
-/// The functions run one at a time, in the order in which their calls entered the queue. [`run`](Self::run) does it all;
-/// [`run_pinned`](Self::run_pinned) does it on one thread only; [`ready`](Self::ready) and [`exec`](Self::exec) let a
-/// loop of your own do it among other things. Dropping a server closes it.
+/// The functions run one at a time, in the order in which their calls entered the queue. [`run`](Self::run) is its
+/// loop; [`run_pinned`](Self::run_pinned) uses one thread only; [`ready`](Self::ready) and [`exec`](Self::exec) are for
+/// a loop of your own. Dropping a server closes it.
 pub struct Server<S> {
     state: S,
     runner: Runner,
@@ -108,9 +108,9 @@ impl<S: 'static> Server<S> {
         self.runner.shared.close();
     }
 
-    /// Waits until there is a call to run, and tells so; false once the server is closed.
+    /// Waits until a call is ready to run. Returns `false` once the server is closed.
     ///
-    /// Dropping the future loses no call.
+    /// Cancel safe: dropping the future loses no call.
     pub async fn ready(&mut self) -> bool {
         self.runner.ready().await
     }
@@ -120,8 +120,8 @@ impl<S: 'static> Server<S> {
         self.runner.poll_ready(cx, None)
     }
 
-    /// Runs something else on the state between two calls, as if it was a function of this server: a panic becomes
-    /// an error and a line in the log, and a sync call that would wait for this server is refused.
+    /// Runs `f` on the state between two calls, like a function of this server: a panic becomes an error and a line in
+    /// the log, and a sync call that would wait for this server is refused.
     ///
     /// # Errors
     /// [`CallError::Panicked`].
@@ -129,12 +129,12 @@ impl<S: 'static> Server<S> {
         self.run_as("a task", f)
     }
 
-    /// Notes that the loop around this server is polled on this thread.
+    /// Records that the loop around this server is polled on this thread.
     pub(crate) fn record_poll(&self) {
         self.runner.shared.waiter.record_poll();
     }
 
-    /// Like [`enter`](Self::enter), with what is run, for the log.
+    /// Like [`enter`](Self::enter), with a name for the log.
     pub(crate) fn run_as<T>(
         &mut self,
         what: &'static str,
@@ -143,13 +143,13 @@ impl<S: 'static> Server<S> {
         self.runner.shared.run_as_function(Origin::Task(what), || f(&mut self.state))
     }
 
-    /// Runs the next call on this thread, to its end, if there is one, and tells whether there was.
+    /// Runs the next call on this thread to its end. Returns `false` if no call is queued.
     ///
-    /// The future is ready at once unless the function is async. A panic in the function becomes its caller's
-    /// [`CallError::Panicked`] and a line in the log. A call whose caller has given up is dropped without being run.
+    /// The future is ready immediately unless the function is async. A panic in the function becomes its caller's
+    /// [`CallError::Panicked`] and a line in the log. A cancelled call is dropped without being run.
     ///
-    /// A sync call from inside the function that would wait for this server is refused. One from the loop around
-    /// `exec` is not known to be such, and would wait for ever unless it has a deadline.
+    /// A sync call from inside the function that would wait for this server is refused. A sync call from the loop
+    /// around `exec` is not detected, and never ends unless it has a deadline.
     pub async fn exec(&mut self) -> bool {
         if self.runner.batch.is_empty() {
             let there = smol::future::poll_once(self.runner.ready()).await;
@@ -167,18 +167,19 @@ impl<S: 'static> Server<S> {
 
     /// Runs calls until the server is closed or its last client is gone, and returns the state.
     ///
-    /// While there is nothing to do, sync callers run plain functions in place, on their own threads, one at a time:
-    /// that is many times quicker than to wake this task and to be woken by it. Calls with a deadline run on this task.
+    /// While the server is idle, sync callers run plain functions in place, on their own threads, one at a time: that
+    /// is many times quicker than waking this task and being woken by it. Calls with a deadline run on this task.
     ///
-    /// So a plain function must not count on its surroundings: it runs on this task's thread or on any caller's, inside
-    /// or outside of a runtime (`tokio::spawn` needs a `ClientGuard` in the state), on whatever stack is incomplete there, and holds
-    /// up whichever thread it is. Functions that block, or whose state belongs to a thread or runtime, need
-    /// [`run_pinned`](Self::run_pinned). Functions in place that wait for others in place nest at most 64 deep; a deeper
-    /// call is queued, and needs another thread to run the loop.
+    /// So a plain function must not depend on its thread: it runs on this task's thread or on any caller's, inside or
+    /// outside of a runtime (`tokio::spawn` needs a `Handle` in the state), on the remaining stack of that thread,
+    /// which it blocks. Functions that block, or whose state belongs to a thread or runtime, need
+    /// [`run_pinned`](Self::run_pinned). Functions in place that wait for others in place nest at most 64 deep; a
+    /// deeper call is queued, and needs another thread to run the loop.
     ///
-    /// Arguments and results are moved several times on their way: box large ones.
+    /// Arguments and results are moved several times: box large ones.
     ///
-    /// After 64 calls or a millisecond it lets other tasks of its executor run. Dropping the future drops the server.
+    /// The loop yields to other tasks of its executor after 64 calls or a millisecond. Dropping the future drops the
+    /// server.
     pub async fn run(self) -> S
     where
         S: Send,
@@ -188,7 +189,7 @@ impl<S: 'static> Server<S> {
         let mut state: Option<State> = Some(Box::new(state));
         let mut budget = Budget::new(CALL_BUDGET);
         while runner.next(Some(&mut state), &mut budget).await {
-            let Some(state) = &mut state else { unreachable!("whoever is ready has the state") };
+            let Some(state) = &mut state else { unreachable!("a loop that is ready has the state") };
             runner.run(&mut **state, |state| state, &mut budget).await;
         }
         match state.map(|state| (state as Box<dyn Any>).downcast()) {
@@ -197,7 +198,7 @@ impl<S: 'static> Server<S> {
         }
     }
 
-    /// Like [`run`](Self::run), but no function ever runs anywhere else than where this future is polled.
+    /// Like [`run`](Self::run), but all functions run where this future is polled.
     pub async fn run_pinned(self) -> S {
         let Self { mut state, mut runner, guard } = self;
         drop(guard);
@@ -213,12 +214,12 @@ impl<S: 'static> Server<S> {
         &self.state
     }
 
-    /// Returns the state, to be changed between calls.
+    /// Returns the state, for changes between calls.
     pub fn state_mut(&mut self) -> &mut S {
         &mut self.state
     }
 
-    /// Returns what the server has done so far.
+    /// Returns the counters of the server.
     pub fn stats(&self) -> Stats {
         self.runner.shared.stats()
     }
@@ -233,17 +234,17 @@ impl<S: fmt::Debug> fmt::Debug for Server<S> {
     }
 }
 
-/// Takes calls out of the queue and runs them. However it ends, the queue is closed and answered.
+/// Takes calls from the queue and runs them. Dropping it closes the queue and answers the calls in it.
 struct Runner {
     shared: Arc<Shared>,
-    /// Calls that were taken all at once and are run one after the other without the lock.
+    /// Calls that were taken together and run one after the other without the lock.
     batch: Queue,
     /// [`run`](Self::run) is awaiting an async function.
     awaiting: bool,
 }
 
 impl Runner {
-    /// Waits until the batch holds a call; false when there will be none any more.
+    /// Waits until the batch holds a call. Returns `false` when no more will come.
     async fn ready(&mut self) -> bool {
         poll_fn(|cx| self.poll_ready(cx, None)).await
     }
@@ -350,7 +351,7 @@ impl Runner {
                 panic::with_capture(shared.backtrace_limit, part)
             });
             match polled {
-                // One that may wait for ever must not keep a closed server from its end.
+                // A function that never ends must not keep a closed server from ending.
                 Ok(Poll::Pending) => shared.poll_aborted(cx).map(|()| false),
                 Ok(Poll::Ready(())) | Err(_) => Poll::Ready(true),
             }
@@ -370,7 +371,7 @@ impl Drop for Runner {
     }
 }
 
-/// An async function, until it has ended or is dropped before its end.
+/// Reports whether an async function has ended or was dropped before its end.
 struct AsyncGuard<'a> {
     shared: &'a Shared,
     ended: bool,
@@ -385,14 +386,14 @@ impl Drop for AsyncGuard<'_> {
     }
 }
 
-/// How a drain has ended.
+/// The outcome of a drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DrainOutcome {
-    /// Everything was run.
+    /// All work was done.
     Complete,
-    /// The server was closed before.
+    /// The server ended before all work was done.
     Incomplete,
-    /// The server itself would have to wait for its end.
+    /// A function of the server would wait for its own end.
     WouldDeadlock,
 }
 
@@ -400,17 +401,17 @@ pub(crate) enum DrainOutcome {
 #[derive(Clone)]
 pub struct Closer(Arc<Shared>);
 
-// As for clients.
+// As for `Client`.
 impl UnwindSafe for Closer {}
 impl RefUnwindSafe for Closer {}
 
 impl Closer {
-    /// Closes the server at once. See [`Server::close`].
+    /// Closes the server immediately. See [`Server::close`].
     pub fn close(&self) {
         self.0.close();
     }
 
-    /// Like [`close`](Self::close), by an owner that leaves other things than calls undone.
+    /// Like [`close`](Self::close), for an owner that leaves work other than calls undone.
     pub(crate) fn close_incomplete(&self) {
         self.0.close_incomplete();
     }
@@ -420,13 +421,12 @@ impl Closer {
         self.0.drain();
     }
 
-    /// Closes the server for new calls, has it run those that it has, those that wait for room in its queue
-    /// included, and waits until it has ended. After `timeout` the rest is answered with [`CallError::Closed`].
+    /// Closes the server for new calls, lets it run the calls it has, including those that wait for room in its queue,
+    /// and waits until it has ended. After `timeout` the remaining calls get [`CallError::Closed`].
     ///
-    /// Returns `true` if all calls were run. Returns `false` if the server ended before, in whatever way: closed,
-    /// dropped, or with the task or executor that ran it. Returns `false`, having only closed the server for new
-    /// calls, if one of the server's own functions would wait for itself here. Dropping the future leaves the server as
-    /// it is, without a limit in time.
+    /// Returns `true` if all calls have run, and `false` if the server ended before: it was closed or dropped, or its
+    /// task or executor was. Also returns `false`, and only closes the server for new calls, if one of the server's own
+    /// functions would wait for itself. Dropping the future leaves the server draining, without a timeout.
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.drain_outcome(timeout).await == DrainOutcome::Complete
     }

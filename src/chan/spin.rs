@@ -1,38 +1,37 @@
-//! How long a sync caller waits for others to be done with a state before it queues its call.
+//! Spinning of sync callers for a busy state, before they queue their calls.
 //!
-//! Most functions end sooner than a call gets through the queue and its caller is woken again. So a caller spins for
-//! a moment, as a mutex does, and for no longer than has paid off with this server before: where functions are long,
-//! that is soon next to nothing. Nobody spins behind a call that is queued, since that one is first, nor for a loop
-//! that never lends its state.
+//! Most functions end sooner than a call passes the queue and wakes its caller. So a caller spins briefly, as a mutex
+//! does, and no longer than has succeeded with this server before: with long functions, that soon approaches zero. A
+//! caller does not spin behind a queued call, since that call is first, nor for a loop that never lends its state.
 //!
-//! Measured with 64 callers on 2 threads: nearly all calls run in place, at a quarter of the time that they take
-//! through the queue. What is kept here is only a hint; who may have the state is decided under the lock.
+//! Measured with 64 callers on 2 threads: nearly all calls run in place, in a quarter of the time that they take
+//! through the queue. The availability is only a hint; the lock decides who gets the state.
 
 use super::sync::{AtomicU8, AtomicU32, Ordering};
 
-/// Spins before the next look, which is also the least that anyone waits. To look is to take the memory from the one who
-/// works with it, who would otherwise run several calls in that time.
+/// The minimum number of spins between two loads, and of a whole wait. Each load takes the cache line from the thread
+/// that runs functions, which could run several calls in that time.
 const MIN_PAUSE: u32 = if cfg!(chanrpc_loom) { 1 } else { 200 };
-/// As the wait goes on, looks become fewer, down to one in so many spins.
+/// The maximum number of spins between two loads, which become rarer as the wait goes on.
 const MAX_PAUSE: u32 = if cfg!(chanrpc_loom) { 1 } else { 800 };
-/// What a wait may take at first, and what it may never exceed.
+/// The initial and the maximum limit of a wait, in spins.
 const INITIAL_LIMIT: u32 = if cfg!(chanrpc_loom) { 1 } else { 2000 };
 const MAX_LIMIT: u32 = if cfg!(chanrpc_loom) { 1 } else { 4000 };
 
-/// What others are doing, as far as it can be known without the lock.
+/// A hint, valid without the lock, whether the state can be borrowed soon.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Availability {
-    /// The state may be there to be borrowed, or nobody knows.
+    /// The state may be free, or its owner is unknown.
     Free,
-    /// Somebody has the state who will soon give it back.
+    /// The owner of the state will return it soon.
     Busy,
 }
 
-/// How long callers of one server wait.
+/// The spinning of the callers of one server.
 pub(super) struct AdaptiveSpin {
     availability: AtomicU8,
-    /// How many spins a wait may take: more each time it pays off, less each time it does not.
+    /// The maximum number of spins of a wait: raised after each success, lowered after each failure.
     limit: AtomicU32,
 }
 
@@ -41,7 +40,7 @@ impl AdaptiveSpin {
         Self { availability: AtomicU8::new(Availability::Free as u8), limit: AtomicU32::new(INITIAL_LIMIT) }
     }
 
-    /// Says what callers may expect. Said under the server's lock.
+    /// Sets the hint. Called under the server's lock.
     pub(super) fn set_availability(&self, availability: Availability) {
         self.availability.store(availability as u8, Ordering::Relaxed);
     }
@@ -50,20 +49,20 @@ impl AdaptiveSpin {
         self.availability.load(Ordering::Relaxed) == Availability::Busy as u8
     }
 
-    /// One caller's wait.
+    /// Begins the wait of one caller.
     pub(super) fn begin(&self) -> SpinWait<'_> {
         SpinWait { spin: self, spins: 0 }
     }
 }
 
-/// One caller's wait, which may come in parts.
+/// The wait of one caller, in one or more calls of [`spin`](Self::spin).
 pub(super) struct SpinWait<'a> {
     spin: &'a AdaptiveSpin,
     spins: u32,
 }
 
 impl SpinWait<'_> {
-    /// Waits while others are busy; false if it took too long.
+    /// Spins while the state is busy. Returns `false` if the limit is reached.
     pub(super) fn spin(&mut self) -> bool {
         let limit = self.spin.limit.load(Ordering::Relaxed);
         while self.spin.is_busy() {
@@ -80,7 +79,7 @@ impl SpinWait<'_> {
         true
     }
 
-    /// It has paid off.
+    /// Raises the limit after a successful wait.
     pub(super) fn succeeded(self) {
         if self.spins > 0 {
             let limit = self.spin.limit.load(Ordering::Relaxed);

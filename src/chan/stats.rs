@@ -1,10 +1,10 @@
-//! What a server counts.
+//! The counters of a server.
 
 use super::sync::{AtomicU64, Ordering};
 
 #[derive(Default)]
 pub(super) struct Counters {
-    /// The first three are written only by the holder of the state, one at a time.
+    /// Only the owner of the state writes the first three.
     executed: AtomicU64,
     in_place: AtomicU64,
     cancelled: AtomicU64,
@@ -13,50 +13,50 @@ pub(super) struct Counters {
     timed_out: AtomicU64,
 }
 
-/// What a server has done so far, and how full its queue is.
+/// Counters of a server, and the state of its queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Calls in the queue now.
+    /// Calls in the queue.
     pub queued: usize,
-    /// Calls that the queue can hold.
+    /// The capacity of the queue.
     pub capacity: usize,
-    /// The most calls that were ever in the queue.
+    /// The maximum number of calls that were in the queue.
     pub high_water: usize,
-    /// Callers that wait now for room in the queue.
+    /// Callers that wait for room in the queue.
     pub waiting: usize,
-    /// Calls whose function was begun.
+    /// Calls whose function has begun.
     pub executed: u64,
-    /// Those of them that their callers ran in place, since the server had nothing else to do.
+    /// Calls among those that their callers ran in place, while the server was idle.
     pub in_place: u64,
     /// Calls whose function panicked.
     pub panicked: u64,
-    /// Calls whose caller gave up before the function began.
+    /// Calls that were cancelled before the function began.
     pub cancelled: u64,
     /// Calls refused because the queue was full.
     pub refused: u64,
-    /// Calls whose deadline passed before their answer came.
+    /// Calls whose deadline passed before their answer arrived.
     pub timed_out: u64,
 }
 
-/// Adds one to a counter that one thread at a time writes.
+/// Increments a counter that only one thread at a time writes.
 fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 impl Counters {
-    /// A function is about to begin. Said by the holder of the state, as are the next two.
+    /// Counts a function that is about to begin. For the owner of the state, as are the next two.
     pub(super) fn executed(&self) {
         count(&self.executed);
     }
 
-    /// Like [`executed`](Self::executed), by a caller.
+    /// Like [`executed`](Self::executed), for a caller that runs it in place.
     pub(super) fn executed_in_place(&self) {
         count(&self.executed);
         count(&self.in_place);
     }
 
-    /// What was counted as executed was not, since its caller has given up.
+    /// Corrects the count for a call that was cancelled and thus not executed.
     pub(super) fn cancelled(&self) {
         count(&self.cancelled);
         self.executed.store(self.executed.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
@@ -74,7 +74,7 @@ impl Counters {
         self.timed_out.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted; the rest is left at 0.
+    /// Returns the counters; the other fields are 0.
     pub(super) fn stats(&self) -> Stats {
         let Self { executed, in_place, cancelled, panicked, refused, timed_out } = self;
         Stats {

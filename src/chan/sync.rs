@@ -12,7 +12,7 @@ use std::sync as inner;
 
 use std::sync::PoisonError;
 
-/// Declares a `Cell` of which every thread has its own.
+/// Declares a thread-local `Cell`.
 macro_rules! thread_cell {
     ($name:ident: $type:ty = $value:expr) => {
         #[cfg(not(chanrpc_loom))]
@@ -25,7 +25,7 @@ pub(super) use thread_cell;
 
 pub(crate) type MutexGuard<'a, T> = inner::MutexGuard<'a, T>;
 
-/// A mutex without poisoning: nothing of the user's runs under a lock of ours, so a panic leaves what it guards whole.
+/// A mutex without poisoning: no code of the user's runs under a lock, so a panic leaves the data consistent.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(inner::Mutex<T>);
 
@@ -39,7 +39,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// What cells of std's thread-locals have and those of loom's have not. (All threads of loom are one of std's.)
+/// Methods that std's thread-local cells have and loom's lack. (Loom runs all threads on one of std's.)
 #[cfg(chanrpc_loom)]
 pub(super) trait LocalCell<T> {
     fn get(&'static self) -> T

@@ -1,4 +1,4 @@
-//! What can be called: a server in this process, or another one.
+//! Targets of calls: a server in this process, or another node.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ pub trait Target<A, R>: Submit<A, R> {}
 
 impl<A: Send + 'static, R: Send + 'static> Target<A, R> for Client {}
 
-/// How a [`Target`] is called. Private: it has no place in the public API.
+/// The operations of a [`Target`]. Not part of the public API.
 pub trait Submit<A, R>: Clone + Send + Sync + 'static {
-    /// Returns what counts the calls whose deadline passes. It does not keep the server alive.
+    /// Returns the counter for calls whose deadline passes. It does not keep the server open.
     fn counter(&self) -> Option<Counter> {
         None
     }
@@ -50,8 +50,8 @@ pub trait Submit<A, R>: Clone + Send + Sync + 'static {
         sink: K,
     );
 
-    /// Calls a function, and waits for room and for the answer. The function may run on the thread of the caller only if
-    /// `in_place`.
+    /// Calls a function, and waits for room and for the answer. The function may run on the caller's thread only if
+    /// `in_place` is set.
     fn request(
         self,
         id: FunctionId,

@@ -1,4 +1,4 @@
-//! The calls of one function that wait, with their types.
+//! The queued calls of one function, with their types.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -7,18 +7,18 @@ use super::error::CallError;
 use super::panic;
 use super::reply::Responder;
 
-/// What goes with a call that wants an answer.
+/// A queued call that waits for an answer.
 pub(super) struct QueuedCall<A, R> {
     pub(super) arguments: A,
     pub(super) responder: Responder<R>,
 }
 
-/// What goes with a call in go mode.
+/// A queued call in go mode.
 pub(super) struct GoCall<A>(pub(super) A);
 
 /// The calls of one function and one mode, oldest first.
 pub(super) trait TypedQueue: Any + Send {
-    /// Answers all of them with an error.
+    /// Answers all calls with an error.
     fn fail(&mut self, error: &CallError);
 }
 
@@ -47,7 +47,7 @@ impl<T: QueueItem> TypedQueue for VecDeque<T> {
     }
 }
 
-/// What a lot holds.
+/// An element of a [`TypedQueue`].
 pub(super) trait QueueItem: Send + 'static {
     fn fail(self, error: &CallError);
 }

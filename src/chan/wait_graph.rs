@@ -1,17 +1,17 @@
-//! Who waits for whom, so that a wait that could never end is refused.
+//! The graph of waits between servers, which refuses waits that would never end.
 //!
 //! While a function runs, its server is the *current* one of that thread: during a plain function, or each poll of an
 //! async function's future. A call that a function waits for makes an edge from the current server to the called one,
-//! until the wait or the function ends. An edge that would close a circle is refused with
-//! [`CallError::WouldDeadlock`]. Calls from outside of functions, the usual case, look at one thread-local and go on.
+//! until the wait or the function ends. An edge that would close a cycle is refused with
+//! [`CallError::WouldDeadlock`]. Calls from outside of functions, the usual case, only read one thread-local.
 //!
 //! Not everything that is polled on a function's thread is part of the function: it may drive an executor on which
-//! others have tasks. It certainly waits if it blocks its thread, or if the call is polled with the waker of the
-//! function's own future. All other edges are *uncertain*. A circle with a uncertain edge is refused only if it is still
-//! there after [`CONFIRM_AFTER`].
+//! others have tasks. The function certainly waits if it blocks its thread, or if the call is polled with the waker of
+//! the function's own future. All other edges are *uncertain*. A cycle with an uncertain edge is refused only if it
+//! persists for [`CONFIRM_AFTER`].
 //!
-//! Threads can wait in a circle too: a function blocks the thread which last polled the loop of the called server, or
-//! one that is blocked by such a wait itself. If no other thread polls that loop within [`CONFIRM_AFTER`], nobody will.
+//! Threads can deadlock too: a function blocks the thread that last polled the loop of the called server, or a thread
+//! that is itself blocked by such a wait. If no other thread polls that loop within [`CONFIRM_AFTER`], none will.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -30,10 +30,10 @@ use super::error::CallError;
 use super::sync::LocalCell as _;
 use super::sync::thread_cell;
 
-/// How long a wait goes on that looks endless but may not be.
+/// How long a suspected deadlock must persist before it is refused.
 const CONFIRM_AFTER: Duration = Duration::from_secs(2);
 
-/// One server, as the graph sees it.
+/// A server or lane in the graph.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     id: u64,
@@ -41,17 +41,17 @@ pub(crate) struct Waiter {
     loop_thread: Arc<LoopThread>,
 }
 
-/// Where a server's loop runs.
+/// The thread of a server's loop.
 #[derive(Debug, Default)]
 struct LoopThread {
-    /// The thread that polled it last; 0 before that.
+    /// The thread that polled the loop last; 0 before the first poll.
     thread: AtomicU64,
-    /// How often it was polled.
+    /// The number of polls.
     polls: AtomicU64,
 }
 
 impl Waiter {
-    /// A node unlike all others of this process.
+    /// Creates a waiter with an id that is unique in this process.
     pub(crate) fn new(name: Arc<str>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -63,11 +63,11 @@ impl Waiter {
         &self.name
     }
 
-    /// The server's loop is polled on this thread.
+    /// Records that the server's loop is polled on this thread.
     pub(super) fn record_poll(&self) {
         let LoopThread { thread, polls } = &*self.loop_thread;
         thread.store(this_thread(), Ordering::Relaxed);
-        // Nobody else writes it.
+        // Only the loop writes it.
         polls.store(polls.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
@@ -88,7 +88,7 @@ impl Drop for Waiter {
     }
 }
 
-/// A number for this thread, which is not 0.
+/// Returns the number of this thread, which is never 0.
 fn this_thread() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     thread_cell!(NUMBER: u64 = 0);
@@ -112,7 +112,8 @@ struct Current {
     task: Option<Task>,
 }
 
-/// What is the same of all wakers of one task, and hardly of those of two: both halves in one, as every call copies it.
+/// Identifies the task of a waker: equal for all wakers of one task, and almost never for those of two. Combines data
+/// and vtable in one word, since every call copies it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Task(NonZeroUsize);
 
@@ -125,14 +126,14 @@ impl Task {
 
 thread_cell!(CURRENT: Option<Current> = None);
 
-/// The function that runs on this thread, and is about to wait.
+/// Returns the function that runs on this thread, and records that it waits.
 fn begin_waiting() -> Option<Current> {
     let current = Current { waited: true, ..CURRENT.get()? };
     CURRENT.set(Some(current));
     Some(current)
 }
 
-/// Blocks this thread until the future ends. If a function runs on it, that certainly waits.
+/// Blocks this thread until the future completes. A function that runs on it certainly waits.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Leave(bool);
     impl Drop for Leave {
@@ -151,7 +152,7 @@ fn set_blocking(blocking: bool) -> bool {
     current.blocking
 }
 
-/// A function that runs, with pauses.
+/// A function that runs, in one or more polls.
 pub(crate) struct RunningFunction {
     server: u64,
     waited: bool,
@@ -184,7 +185,7 @@ impl RunningFunction {
         }
 
         let server = self.server;
-        // A function that runs another server's waits for it as long as that runs.
+        // A function that runs another server's function waits for that server meanwhile.
         let _edge = begin_waiting().map(|outer| graph().insert(outer.server, server, true));
         let outer = CURRENT.replace(Some(Current { server, waited: false, blocking: false, task }));
         let _leave = Leave { function: self, outer };
@@ -200,7 +201,7 @@ impl Drop for RunningFunction {
     }
 }
 
-/// The current function has ended, and another one of the same server follows.
+/// Records that the current function has ended, and another one of the same server follows.
 pub(super) fn function_ended() {
     if let Some(current @ Current { server, waited: true, .. }) = CURRENT.get() {
         CURRENT.set(Some(Current { waited: false, ..current }));
@@ -208,7 +209,7 @@ pub(super) fn function_ended() {
     }
 }
 
-/// A call that outlives the function which made it is waited for by somebody else.
+/// Removes the waits of a function that has ended: a call that outlives it is awaited elsewhere.
 fn forget(server: u64) {
     graph().forget(server);
 }
@@ -216,9 +217,9 @@ fn forget(server: u64) {
 /// A wait for a server, for as long as this value lives.
 #[derive(Debug, Default)]
 pub(crate) struct Wait {
-    /// There if a function waits.
+    /// Set if a function waits.
     edge: Option<Edge>,
-    /// There if it blocks its thread, or looks as if it was endless.
+    /// Set if the wait blocks its thread, or is a suspected deadlock.
     details: Option<Box<Details>>,
 }
 
@@ -228,16 +229,16 @@ struct Details {
     suspicion: Option<Suspicion>,
 }
 
-/// There while a wait looks as if it was endless.
+/// A suspected deadlock.
 #[derive(Debug)]
 struct Suspicion {
     timer: Timer,
-    /// How often the loop of the called server had been polled when threads began to wait in a circle.
+    /// The number of polls of the called server's loop when the threads began to wait for each other.
     polls: Option<u64>,
 }
 
 impl Wait {
-    /// Begins a wait for `to`, in a future that is polled with `cx`. Outside of functions nothing is noted.
+    /// Begins a wait for `to`, in a future that is polled with `cx`. Outside of functions nothing is recorded.
     pub(crate) fn begin(to: &Waiter, cx: &Context<'_>) -> Result<Self, CallError> {
         let Some(Current { server: from, blocking, task, .. }) = begin_waiting() else {
             return Ok(Self::default());
@@ -259,7 +260,7 @@ impl Wait {
         Ok(Self { edge: Some(edge), details })
     }
 
-    /// Waits until it is known that `to` is waited for in vain.
+    /// Waits until the wait for `to` is known to be a deadlock.
     pub(crate) fn poll_deadlock(&mut self, to: &Waiter, cx: &mut Context<'_>) -> Poll<CallError> {
         let (Some(edge), Some(details)) = (&self.edge, &mut self.details) else { return Poll::Pending };
         let Some(suspicion) = &mut details.suspicion else { return Poll::Pending };
@@ -288,11 +289,11 @@ impl Drop for Edge {
     }
 }
 
-/// A thread that is blocked, for as long as this value lives.
+/// A blocked thread, for as long as this value lives.
 #[derive(Debug)]
 struct Blocked {
     thread: u64,
-    /// What the thread had been blocked by before.
+    /// The loop for which the thread was blocked before.
     before: Option<Arc<LoopThread>>,
 }
 
@@ -306,16 +307,16 @@ impl Drop for Blocked {
     }
 }
 
-/// By a server's number and the edge's own: the server at the other end, and whether the edge is certain.
+/// By the ids of a server and of an edge: the server at the other end, and whether the edge is certain.
 type Edges = BTreeMap<(u64, u64), (u64, bool)>;
 
 struct Graph {
     names: BTreeMap<u64, Arc<str>>,
-    /// What a server's running function waits for.
+    /// The servers for which a server's running function waits.
     outgoing: Edges,
-    /// Which servers' functions wait for a server.
+    /// The servers whose functions wait for a server.
     incoming: Edges,
-    /// How many edges are uncertain.
+    /// The number of uncertain edges.
     uncertain: usize,
     /// By thread: the loop for which a function on it blocks it.
     blocked: BTreeMap<u64, Arc<LoopThread>>,
@@ -345,7 +346,7 @@ impl Graph {
         Edge { from, serial }
     }
 
-    /// Removes an edge, unless it is forgotten.
+    /// Removes an edge, unless it was removed with its function.
     fn remove(&mut self, from: u64, serial: u64) {
         if let Some((to, certain)) = self.outgoing.remove(&(from, serial)) {
             self.incoming.remove(&(to, serial));
@@ -359,14 +360,13 @@ impl Graph {
         }
     }
 
-    /// Notes that this thread is blocked for a server's loop.
+    /// Records that this thread is blocked for a server's loop.
     fn block(&mut self, loop_thread: Arc<LoopThread>) -> Blocked {
         let thread = this_thread();
         Blocked { thread, before: self.blocked.insert(thread, loop_thread) }
     }
 
-    /// Returns `true` if the loop for which a thread is blocked needs a thread that is blocked itself, and so on, in a
-    /// circle.
+    /// Returns `true` if the loop for which a thread is blocked needs a blocked thread, and so on, in a cycle.
     fn is_deadlocked(&self, thread: u64) -> bool {
         let mut at = thread;
         for _ in 0..=self.blocked.len() {
@@ -384,10 +384,10 @@ impl Graph {
         CallError::WouldDeadlock { chain: [from].iter().chain(path).map(name).collect() }
     }
 
-    /// The servers from `start` along the edges to `goal`, if a path leads there; over certain edges only, or over all.
+    /// Returns a path from `start` to `goal` over certain edges, or over all edges.
     ///
-    /// Searches from both ends in turn, and ends when one has nothing details: most servers that are called wait for
-    /// nobody, and few servers wait for the one that calls.
+    /// Searches from both ends in turn until one is exhausted: most called servers wait for no other, and few servers
+    /// wait for the calling one.
     fn path(&self, start: u64, goal: u64, all: bool) -> Option<Vec<u64>> {
         if start == goal {
             return Some(vec![start]);
@@ -414,10 +414,10 @@ impl Graph {
 
 /// A search from one end.
 struct Search {
-    /// By server that was reached: the one before it. The first has itself.
+    /// By reached server: its predecessor. The first is its own.
     reached: FxHashMap<u64, u64>,
     queue: VecDeque<u64>,
-    /// The server whose edges are looked at, and the first of them that was not.
+    /// The current server, and its first edge that has not been followed.
     at: (u64, u64),
 }
 
@@ -426,8 +426,7 @@ impl Search {
         Self { reached: FxHashMap::from_iter([(start, start)]), queue: VecDeque::new(), at: (start, 0) }
     }
 
-    /// Looks at one more edge. Returns a server that the other search has reached too, or `None` if there are no more
-    /// edges.
+    /// Follows one more edge. Returns a server that the other search has also reached, or `None` after the last edge.
     fn step(&mut self, edges: &Edges, all: bool, other: &Self) -> Option<Option<u64>> {
         let (server, serial) = self.at;
         let Some((&(_, serial), &(next, certain))) =
@@ -447,7 +446,7 @@ impl Search {
         Some(None)
     }
 
-    /// The servers from here back to the start.
+    /// Returns the servers from `at` back to the start.
     fn path_to_start(&self, mut at: u64) -> Vec<u64> {
         let mut path = vec![at];
         while let Some(&before) = self.reached.get(&at)

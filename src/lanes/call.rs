@@ -19,15 +19,15 @@ use super::lane::{Boxed, Lane, WhenFull, Work};
 use crate::chan::wait_graph::{self, Wait};
 use crate::chan::{CallError, panic};
 
-/// A call in a lane: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait), that gives
-/// the job's result or a [`LaneError`].
+/// A call in a lane: a future to await, or to block on with [`wait`](Self::wait), of the job's result or a
+/// [`LaneError`].
 ///
-/// It is handed in when first polled; if the lane's queue is full it waits for room, behind all who came before.
-/// Dropping it gives the call up: a job that has not begun never will, and one that has is dropped. Once it is
-/// polled it can be told nothing more.
+/// The first poll queues the call; if the lane's queue is full, it waits for room behind earlier calls. Dropping it
+/// cancels the call: a job that has not begun never will, and one that has is dropped. Options set after the first poll
+/// have no effect.
 ///
 /// # Panics
-/// If it is polled again after its end.
+/// If it is polled after it has completed.
 #[must_use = "a call does nothing unless it is awaited or waited for"]
 pub struct LaneCall<C: LaneClient, R> {
     state: CallState<C, R>,
@@ -39,7 +39,7 @@ enum CallState<C: LaneClient, R> {
     Done,
 }
 
-/// A call that is not handed in yet.
+/// A call that is not queued yet.
 struct Unsent<C: LaneClient, R> {
     executor: Arc<Executor<'static>>,
     lane: Arc<Lane<C>>,
@@ -64,7 +64,7 @@ impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
         Self { state: CallState::Unsent(Unsent { executor, lane, work, answered, deadline, full }) }
     }
 
-    /// Ends the call with [`LaneError::Deadline`] unless it is answered by then.
+    /// Ends the call with [`LaneError::Deadline`] unless it is answered by `at`.
     pub fn deadline(mut self, at: Instant) -> Self {
         if let CallState::Unsent(fresh) = &mut self.state {
             fresh.deadline = at;
@@ -72,8 +72,8 @@ impl<C: LaneClient, R: Send + 'static> LaneCall<C, R> {
         self
     }
 
-    /// Ends the call with [`LaneError::Deadline`] unless it is answered within this time from now. More than a
-    /// year is taken as a year.
+    /// Ends the call with [`LaneError::Deadline`] unless it is answered within `time` from now. More than a year is
+    /// taken as a year.
     pub fn timeout(self, time: Duration) -> Self {
         self.deadline(Instant::now() + time.min(MAX_TIMEOUT))
     }
@@ -105,10 +105,10 @@ impl<C: LaneClient, R: Send + 'static> Unsent<C, R> {
         let mut wait = poll_fn(|cx| Poll::Ready(Wait::begin(&lane.waiter, cx))).await.map_err(refused)?;
         let state = lane.reserve(full)?;
         let id = lane.enqueue(&executor, state, deadline, work);
-        // What waits in an executor must not keep it.
+        // A call that waits on the executor must not own it.
         drop(executor);
         let _place = Place { lane: &lane, id };
-        // The lane watches the deadline too. But it may have no thread to do so, or another call in hand.
+        // The lane also checks the deadline, but it may have no thread, or be busy with another call.
         let answer = async { answered.recv().await.unwrap_or(Err(LaneError::Closed)) };
         let late = async {
             Timer::at(deadline).await;
@@ -119,7 +119,7 @@ impl<C: LaneClient, R: Send + 'static> Unsent<C, R> {
     }
 }
 
-// Nothing in it is pinned in place.
+// No field is structurally pinned.
 impl<C: LaneClient, R> Unpin for LaneCall<C, R> {}
 
 impl<C: LaneClient, R: Send + 'static> Future for LaneCall<C, R> {
@@ -150,7 +150,7 @@ impl<C: LaneClient, R> fmt::Debug for LaneCall<C, R> {
     }
 }
 
-/// A call's place in a queue. Whoever drops it leaves the queue.
+/// The place of a call in a queue. Dropping it removes the call.
 struct Place<'a, C: LaneClient> {
     lane: &'a Lane<C>,
     id: u64,

@@ -1,4 +1,4 @@
-//! What a lane's client is, and how a job gets it.
+//! The clients of lanes, and their lease to jobs.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::chan::{CallError, Client};
 
-/// What a lane has to know of its client. [`Client`] and `Remote` are such clients.
+/// A client that a lane can use, such as [`Client`] and `Remote`.
 ///
 /// ```
 /// use std::io;
@@ -24,15 +24,15 @@ use crate::chan::{CallError, Client};
 /// }
 /// ```
 pub trait LaneClient: Send + Sync + 'static {
-    /// Why a call has failed, or why there is no client.
+    /// The error of a call, or of dialling.
     type Error: Send + Sync + 'static;
 
-    /// Tells whether a call that ended with this error shows that its client is of no use any more. Then the
-    /// lane drops the client, and dials before its next call.
+    /// Returns `true` if a call that ended with this error shows that its client is unusable. The lane then drops the
+    /// client, and dials before its next call.
     fn is_fatal(error: &Self::Error) -> bool;
 
-    /// Tells, before each call, whether the client is known to be of no use any more; `false` by default, which
-    /// leaves it to the call to find out.
+    /// Returns `true` if the client is known to be unusable. Checked before each call; `false` by default, so that the
+    /// call itself finds out.
     fn is_dead(&self) -> bool {
         false
     }
@@ -51,14 +51,14 @@ impl LaneClient for Client {
     }
 }
 
-/// What a job gets: the lane's client, for as long as the job has its turn, and the call's deadline.
+/// The lane's client while a job runs, and the call's deadline.
 pub struct Lease<C> {
     pub(super) client: Arc<C>,
     pub(super) deadline: Instant,
 }
 
 impl<C> Lease<C> {
-    /// Returns when the job will be dropped if it has not ended. For calls that take their deadline along.
+    /// Returns the time at which the job is dropped if it has not ended, for use as the deadline of its calls.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }

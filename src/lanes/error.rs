@@ -1,32 +1,31 @@
-//! Why a call in a lane has no result.
+//! The errors of calls in a lane.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::chan::Panic;
 
-/// Says why a call has no result. `E` is its client's error.
+/// The reason why a call has no result. `E` is its client's error.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum LaneError<E> {
-    /// The lane's queue has no room and the call was told not to wait for any.
+    /// The lane's queue is full, and the call does not wait for room.
     Full {
-        /// How many calls may wait there: [`LaneSettings::queue`](super::LaneSettings::queue).
+        /// The maximum number of queued calls: [`LaneSettings::queue`](super::LaneSettings::queue).
         limit: usize,
     },
-    /// The lanes were closed, or are gone, before the job began.
+    /// The lanes were closed or dropped before the job began.
     Closed,
-    /// The call's deadline passed: in the queue, while the lane dialled, or in the job, which was then dropped.
+    /// The deadline of the call passed: in the queue, while the lane dialled, or in the job, which was then dropped.
     Deadline,
-    /// The call's deadline passed, or would before the next attempt to dial, and the latest attempt had failed
-    /// like this. The job never began.
+    /// The deadline of the call passed, or would pass before the next attempt to dial, and the latest attempt failed
+    /// with this error. The job never began.
     Unreachable(Arc<E>),
-    /// The job, or the attempt to dial, panicked. The lane lives on.
+    /// The job, or the attempt to dial, panicked. The lane continues.
     Panicked(Panic),
-    /// To wait for this call would be to wait for ever: each in the chain, a lane or a server, waits for the
-    /// next, and the last for the first.
+    /// The wait would never end: the lanes and servers of the chain wait for one another in a circle.
     WouldDeadlock {
-        /// Their names, beginning with the one that would wait; the last name is the first again.
+        /// Their names, from the one that would wait. The last name is the first again.
         chain: Vec<Arc<str>>,
     },
     /// The job ended with this error.
@@ -59,11 +58,11 @@ impl<E: std::error::Error + 'static> std::error::Error for LaneError<E> {
     }
 }
 
-/// A call in go mode that was not handed in.
+/// A call in go mode that was not queued.
 pub struct LaneGoError<J, E> {
-    /// Why not: [`LaneError::Full`] or [`LaneError::Closed`].
+    /// The reason: [`LaneError::Full`] or [`LaneError::Closed`].
     pub error: LaneError<E>,
-    /// The job, to try again.
+    /// The job, for another attempt.
     pub job: J,
 }
 

@@ -23,58 +23,57 @@ use crate::chan::sync::{Mutex, MutexGuard};
 
 use crate::chan::wait_graph::{self, Waiter};
 
-/// Calls that a lane makes before it lets other tasks of its executor have a turn, at most.
+/// The maximum number of calls that a lane makes before it yields to other tasks of its executor.
 const CALL_BUDGET: u32 = 64;
-/// The shortest pause between attempts to dial, so that no setting makes a lane spin.
+/// The minimum pause between attempts to dial, so that no setting makes a lane spin.
 const MIN_PAUSE: Duration = Duration::from_millis(1);
-/// What jobs panic with is logged under this target, which a log can limit.
+/// The log target of panics in jobs, so that a log can limit them.
 const PANIC: &str = "chanrpc::panic";
 
 pub(super) type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-/// A job with all that belongs to it: makes the future that runs it in a lane by a deadline, and answers.
+/// A job: creates the future that runs it in a lane until a deadline, and answers.
 pub(super) type Work<C> = Box<dyn FnOnce(Arc<Lane<C>>, Instant) -> Boxed<()> + Send>;
 pub(super) type Dial<C> = Box<dyn Fn(usize) -> Boxed<Result<C, <C as LaneClient>::Error>> + Send + Sync>;
 
-/// What the lanes of a pool have together.
+/// The part of a pool that its lanes share.
 pub(super) struct PoolShared<C: LaneClient> {
     pub(super) settings: LaneSettings,
     pub(super) dial: Dial<C>,
-    /// Closed when the pool is.
+    /// Closed with the pool.
     pub(super) closing: Receiver<()>,
 }
 
-/// A lane. It outlives its pool while something runs or waits there.
+/// A lane. It outlives its pool while calls run or wait in it.
 pub(super) struct Lane<C: LaneClient> {
     pub(super) number: usize,
-    /// The lane among those who wait for each other.
+    /// The lane in the wait graph.
     pub(super) waiter: Waiter,
     pub(super) shared: Arc<PoolShared<C>>,
-    /// Nothing of the user's is run or dropped under this lock.
+    /// No code of the user's runs, and no value of theirs is dropped, under this lock.
     state: Mutex<State<C>>,
 }
 
 pub(super) struct State<C: LaneClient> {
-    /// The calls that have not begun, by number, in the order in which they were handed in. Those behind the first
-    /// [`LaneSettings::queue`] are the ones that wait for room: each is kept by a caller, who takes it out when he
-    /// leaves.
+    /// The calls that have not begun, by number, in order. Calls beyond the first [`LaneSettings::queue`] wait for
+    /// room; their callers remove them on cancellation.
     queue: BTreeMap<u64, Queued<C>>,
     next_id: u64,
     worker: Worker,
     closed: bool,
     client: Option<Arc<C>>,
-    /// There while the latest attempt to dial has failed.
+    /// Set after a failed attempt to dial.
     backoff: Option<DialBackoff<C::Error>>,
-    /// What has been done so far; what is done now is told by the rest.
+    /// The counters. The current number of calls is in the other fields.
     totals: LaneStats,
 }
 
-/// A call in the queue. Dropped, it has its caller get [`LaneError::Closed`].
+/// A queued call. Dropping it answers it with [`LaneError::Closed`].
 pub(super) struct Queued<C: LaneClient> {
     deadline: Instant,
     work: Work<C>,
 }
 
-/// What becomes of a call when the queue is full.
+/// The behaviour of a call when the queue is full.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum WhenFull {
     Wait,
@@ -84,22 +83,22 @@ pub(super) enum WhenFull {
 /// The task that runs a lane's calls.
 #[derive(Clone, Copy, PartialEq)]
 enum Worker {
-    /// There is none, since there is nothing to do.
+    /// None is running, since no call is queued.
     None,
-    /// It has not come to its first call yet.
+    /// It has been spawned and has not taken its first call.
     Starting,
     Busy,
 }
 
 struct DialBackoff<E> {
     error: Arc<E>,
-    /// How long the lane makes pause, before it is varied.
+    /// The pause without its random variation.
     pause: Duration,
     until: Instant,
 }
 
 impl<C: LaneClient> State<C> {
-    /// Takes the next call, which is the worker's from now on; if there is none, the worker has to end.
+    /// Takes the next call for the worker, which has to end if there is none.
     fn next(&mut self) -> Option<Queued<C>> {
         let next = self.queue.pop_first().map(|(_, next)| next);
         self.worker = if next.is_some() { Worker::Busy } else { Worker::None };
@@ -122,14 +121,14 @@ impl<C: LaneClient> Lane<C> {
         Self { number, waiter: Waiter::new(name.into()), shared, state: Mutex::new(state) }
     }
 
-    /// Sees whether the queue takes one more call. If so, it goes on to do so until the lock is given back.
+    /// Checks that the queue has room for one more call. This holds until the returned lock is released.
     pub(super) fn reserve(&self, full: WhenFull) -> Result<MutexGuard<'_, State<C>>, LaneError<C::Error>> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(LaneError::Closed);
         }
         let limit = self.shared.settings.queue;
-        // The first call in the queue of a worker that has no other does not wait, but begins.
+        // The first queued call of an idle worker does not wait.
         let room = limit.saturating_add(usize::from(state.worker != Worker::Busy));
         if full == WhenFull::Fail && state.queue.len() >= room {
             state.totals.refused += 1;
@@ -138,7 +137,7 @@ impl<C: LaneClient> Lane<C> {
         Ok(state)
     }
 
-    /// Puts a call into the queue, and gives its number there.
+    /// Queues a call and returns its number.
     pub(super) fn enqueue(
         self: &Arc<Self>,
         executor: &Executor<'static>,
@@ -155,22 +154,22 @@ impl<C: LaneClient> Lane<C> {
         }
         drop(state);
         if idle {
-            // It ends by itself, and what panics in it is caught.
+            // The task ends by itself, and catches panics.
             executor.spawn(run(self.clone())).detach();
         }
         id
     }
 
-    /// Takes no more calls; gives what is there to be dropped, which answers it.
+    /// Rejects further calls. Returns the queued calls and the client, to be dropped; this answers the calls.
     pub(super) fn close(&self) -> (impl Iterator<Item = Queued<C>> + use<C>, Option<Arc<C>>) {
         let mut state = self.state.lock();
         state.closed = true;
-        // A worker takes it when it ends.
+        // A busy worker takes the client when it ends.
         let client = if state.worker == Worker::Busy { None } else { state.client.take() };
         (mem::take(&mut state.queue).into_values(), client)
     }
 
-    /// Takes a call out of the queue if it is still there.
+    /// Removes a call from the queue if it has not begun.
     pub(super) fn remove(&self, id: u64) -> Option<Queued<C>> {
         self.state.lock().queue.remove(&id)
     }
@@ -181,7 +180,7 @@ impl<C: LaneClient> Lane<C> {
         LaneStats { queued: state.queue.len(), running, ..state.totals }
     }
 
-    /// The error of a call whose deadline has passed.
+    /// Returns the error of a call whose deadline has passed.
     pub(super) fn deadline_error(&self) -> LaneError<C::Error> {
         match &self.state.lock().backoff {
             Some(backoff) => LaneError::Unreachable(backoff.error.clone()),
@@ -189,7 +188,7 @@ impl<C: LaneClient> Lane<C> {
         }
     }
 
-    /// Gives the lane's client, dialling until there is one or no further attempt can be made by the deadline.
+    /// Returns the lane's client. Dials until it succeeds, or until no further attempt is possible before the deadline.
     async fn client(&self, deadline: Instant) -> Result<Arc<C>, LaneError<C::Error>> {
         let kept = self.state.lock().client.clone();
         if let Some(client) = kept {
@@ -215,7 +214,7 @@ impl<C: LaneClient> Lane<C> {
                     state.client = Some(client.clone());
                     let _up = state.backoff.take();
                     drop(state);
-                    // The client is for those who come next.
+                    // Later calls use the client.
                     return if late { Err(LaneError::Deadline) } else { Ok(client) };
                 }
                 Err(error) => {
@@ -234,14 +233,14 @@ impl<C: LaneClient> Lane<C> {
             None => pause,
         };
         let pause = pause.clamp(MIN_PAUSE, longest_pause.clamp(MIN_PAUSE, MAX_TIMEOUT));
-        // So that many lanes to one place do not all come back in the same moment.
+        // Random variation, so that many lanes do not dial one server at the same time.
         let chance = RandomState::new().hash_one(self.number) % 1024;
         let varied = pause.mul_f64(0.5 + chance as f64 / 1024.0);
         state.backoff.replace(DialBackoff { error: Arc::new(error), pause, until: Instant::now() + varied })
     }
 }
 
-/// Runs a lane's calls, one at a time, until none is left.
+/// The worker of a lane: runs its calls one at a time until none is left.
 async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
     let mut budget = Budget::new(CALL_BUDGET);
     loop {
@@ -259,7 +258,7 @@ async fn run<C: LaneClient>(lane: Arc<Lane<C>>) {
     panic::drop_quietly(left);
 }
 
-/// Puts a job together with where its answer goes.
+/// Combines a job with the sender of its reply.
 pub(super) fn work<C, J, F, R>(job: J, answer: ReplySender<R, C::Error>) -> Work<C>
 where
     C: LaneClient,
@@ -270,13 +269,13 @@ where
     Box::new(move |lane, deadline| {
         Box::pin(async move {
             let outcome = run_job(&lane, deadline, job, &answer).await;
-            // Nobody may be there to take it.
+            // The caller may have cancelled the call.
             panic::drop_quietly((answer.send(outcome), answer));
         })
     })
 }
 
-/// Has a job run, or finds out why it cannot. `None` if its caller has given it up.
+/// Runs a job with the lane's client. Returns `None` if the call was cancelled.
 async fn run_job<C, J, F, R>(
     lane: &Arc<Lane<C>>,
     deadline: Instant,
@@ -311,7 +310,7 @@ where
     let mut timer = None;
     let mut function = wait_graph::RunningFunction::new(&lane.waiter);
     let outcome = poll_fn(|cx| {
-        // A job with the same deadline has to see it pass no sooner than the lane does.
+        // Checked first, so that a job with the same deadline does not see it pass before the lane does.
         if Instant::now() >= deadline {
             return Poll::Ready(Some(Err(lane.deadline_error())));
         }
@@ -342,12 +341,11 @@ where
     outcome
 }
 
-/// Where the answer to one call goes; nowhere in go mode. Dropped unused, it has its caller get
-/// [`LaneError::Closed`].
+/// The sender of a call's reply; `None` in go mode. Dropping it unused answers with [`LaneError::Closed`].
 pub(super) struct ReplySender<R, E>(pub(super) Option<Sender<Result<R, LaneError<E>>>>);
 
 impl<R, E> ReplySender<R, E> {
-    /// Gives the outcome back if nobody wants it.
+    /// Sends the outcome. Returns it if it is not wanted.
     fn send(&self, outcome: Option<Result<R, LaneError<E>>>) -> Option<Result<R, LaneError<E>>> {
         match &self.0 {
             Some(caller) => caller.try_send(outcome?).err().map(async_channel::TrySendError::into_inner),
@@ -402,7 +400,7 @@ mod tests {
         }
         let to_come = begun.elapsed();
         let begun = Instant::now();
-        // From the middle on, in both directions.
+        // From the middle outwards.
         for n in 0..CALLERS {
             let at = if n % 2 == 0 { CALLERS / 2 + n / 2 } else { CALLERS / 2 - 1 - n / 2 };
             assert!(lane.remove(places[at]).is_some());

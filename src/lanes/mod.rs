@@ -1,4 +1,4 @@
-//! An ordered pool of calls: one key's calls one after the other, different keys side by side.
+//! An ordered pool of calls: calls of one key run in order, calls of different keys concurrently.
 
 mod call;
 mod client;
@@ -22,7 +22,7 @@ pub use client::{LaneClient, Lease};
 pub use error::{LaneError, LaneGoError};
 use lane::{Dial, Lane, PoolShared, ReplySender, WhenFull};
 
-/// A deadline further away than this is as good as none.
+/// The maximum timeout. A longer one is as good as none.
 const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What lanes may be told.
@@ -62,43 +62,43 @@ impl Default for LaneSettings {
     }
 }
 
-/// What lanes do, and have done so far.
+/// Counters of lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LaneStats {
-    /// Calls that wait behind others, at this moment.
+    /// Queued calls.
     pub queued: usize,
-    /// Calls that are under way, or dialled for, at this moment.
+    /// Calls that run, or for which the lane dials.
     pub running: usize,
     /// Calls refused because a queue was full.
     pub refused: u64,
-    /// Clients that were dialled.
+    /// Dialled clients.
     pub dialled: u64,
-    /// Attempts to dial that failed.
+    /// Failed attempts to dial.
     pub dial_failures: u64,
-    /// Jobs, and attempts to dial, that panicked.
+    /// Panics in jobs and in attempts to dial.
     pub panicked: u64,
 }
 
-/// An ordered pool of calls over clients of any sort: a [`Client`](crate::chan::Client) of a server in this process, a `Remote` of
-/// another node, or anything else that is a [`LaneClient`].
+/// An ordered pool of calls over clients of any sort: a [`Client`](crate::chan::Client) of a server in this process, a
+/// `Remote` of another node, or anything else that is a [`LaneClient`].
 ///
-/// A key chooses a lane, always the same one for the life of the pool. A lane has a client of its own, runs one
-/// call at a time and keeps the others in a bounded queue; the next begins when the one before has ended: answered,
-/// failed, given up or past its deadline. So calls of one key begin and end in the order in which they were handed
-/// in, and calls in different lanes run side by side. Keys are spread over a fixed number of lanes by a hash that
-/// differs from pool to pool; two keys may share a lane, the less likely the more lanes there are.
+/// A key selects a lane, always the same one for the life of the pool. A lane has its own client, runs one call at a
+/// time and keeps the others in a bounded queue; the next call begins when the previous one has ended: answered,
+/// failed, cancelled or past its deadline. So calls of one key begin and end in order, and calls in different lanes run
+/// concurrently. A hash that differs from pool to pool distributes keys over a fixed number of lanes; two keys may
+/// share a lane, which is less likely with more lanes.
 ///
-/// A lane dials when it has something to do for the first time, and again once its client is dead. What waits
-/// meanwhile goes on waiting, each call until its deadline. While attempts fail, the lane makes pauses that grow.
-/// An attempt belongs to the call at the head of the lane, and ends when that call is given up.
+/// A lane dials for its first call, and again once its client is dead. Its calls wait meanwhile, each until its
+/// deadline. The pauses between failed attempts grow. An attempt belongs to the first call of the lane, and ends when
+/// that call is cancelled.
 ///
-/// A job that waits for a call in its own lane, which other keys may share, would wait for itself; such a call is
-/// refused with [`LaneError::WouldDeadlock`], and so is one that leads back to a waiting lane through others or
-/// through servers. Where a job has another task wait, that is not seen, and ends at a deadline.
+/// A job that waits for a call in its own lane, which other keys may share, would wait for itself. Such a call is
+/// refused with [`LaneError::WouldDeadlock`], and so is a call that leads back to a waiting lane through other lanes or
+/// servers. A wait in another task of the job is not detected, and ends at a deadline.
 ///
-/// Work is done by tasks of the executor, one for each lane that has something to do. Handles are cheap to clone.
-/// Dropping the last one closes the pool.
+/// Lanes run on tasks of the executor, one for each lane with calls. Handles are cheap to clone. Dropping the last
+/// handle closes the pool.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -137,12 +137,12 @@ pub struct Lanes<C: LaneClient> {
     pool: Arc<Pool<C>>,
 }
 
-/// What all handles have together.
+/// Shared by all handles.
 struct Pool<C: LaneClient> {
     executor: Arc<Executor<'static>>,
     hasher: RandomState,
     lanes: Box<[Arc<Lane<C>>]>,
-    /// Closed when the pool is.
+    /// Closed with the pool.
     open: Sender<()>,
 }
 
@@ -155,7 +155,7 @@ impl<C: LaneClient> Drop for Pool<C> {
 impl<C: LaneClient> Pool<C> {
     fn close(&self) {
         self.open.close();
-        // All are closed before anything of the user's is dropped, which may panic.
+        // All lanes are closed before values of the user's are dropped, which may panic.
         let left: Vec<_> = self.lanes.iter().map(|lane| lane.close()).collect();
         for (calls, client) in left {
             calls.for_each(panic::drop_quietly);
@@ -165,9 +165,9 @@ impl<C: LaneClient> Pool<C> {
 }
 
 impl<C: LaneClient> Lanes<C> {
-    /// Creates a pool whose lanes get their clients from `dial`, which is told the number of the lane, from 0.
+    /// Creates a pool whose lanes get their clients from `dial`, which gets the number of the lane, from 0.
     ///
-    /// Nothing is dialled yet. An attempt to dial may take as long as the call that it is for.
+    /// Lanes dial when a call needs it. An attempt may take until the deadline of that call.
     pub fn new<D, F>(executor: &Arc<Executor<'static>>, settings: LaneSettings, dial: D) -> Self
     where
         D: Fn(usize) -> F + Send + Sync + 'static,
@@ -181,7 +181,7 @@ impl<C: LaneClient> Lanes<C> {
         Self { pool: Arc::new(Pool { executor: executor.clone(), hasher: RandomState::new(), lanes, open }) }
     }
 
-    /// Returns the way into the lane of a key.
+    /// Returns a handle to the lane of a key.
     pub fn keyed<K: Hash + ?Sized>(&self, key: &K) -> Keyed<'_, C> {
         let number = self.lane_of(key);
         let lane = &self.pool.lanes[number];
@@ -199,10 +199,10 @@ impl<C: LaneClient> Lanes<C> {
         self.keyed(key).run(job)
     }
 
-    /// Hands in a job in the lane of a key; its result is dropped. Never waits. See [`Keyed::go`].
+    /// Queues a job in the lane of a key and drops its result. Never waits. See [`Keyed::go`].
     ///
     /// # Errors
-    /// [`LaneGoError`], with the job: queue full, lanes closed.
+    /// [`LaneGoError`] with the job if the queue is full or the lanes are closed.
     pub fn go<K, J, F, R>(&self, key: &K, job: J) -> Result<(), LaneGoError<J, C::Error>>
     where
         K: Hash + ?Sized,
@@ -216,24 +216,24 @@ impl<C: LaneClient> Lanes<C> {
     /// Returns the number of the lane that a key chooses.
     pub fn lane_of<K: Hash + ?Sized>(&self, key: &K) -> usize {
         let lanes = self.pool.lanes.len();
-        // Less than the number of lanes, so it fits.
+        // Less than the number of lanes, so the cast is lossless.
         (self.pool.hasher.hash_one(key) % lanes as u64) as usize
     }
 
-    /// Closes the pool: calls that wait, or are dialled for, and all later calls get [`LaneError::Closed`]. Jobs
-    /// that have begun run until they end or their deadlines pass. Closing again does nothing.
+    /// Closes the pool: calls that wait, calls for which a lane dials, and all later calls get [`LaneError::Closed`].
+    /// Jobs that have begun run until they end or their deadlines pass. Closing again does nothing.
     ///
-    /// A lane drops its client when nothing runs there any more.
+    /// A lane drops its client when its last job has ended.
     pub fn close(&self) {
         self.pool.close();
     }
 
-    /// Tells whether the pool is closed.
+    /// Returns `true` if the pool is closed.
     pub fn is_closed(&self) -> bool {
         self.pool.open.is_closed()
     }
 
-    /// Returns what the lanes do, and have done so far.
+    /// Returns the counters of all lanes together.
     pub fn stats(&self) -> LaneStats {
         self.pool.lanes.iter().fold(LaneStats::default(), |sum, lane| {
             let stats = lane.stats();
@@ -249,8 +249,7 @@ impl<C: LaneClient> Lanes<C> {
     }
 }
 
-/// Calls of functions in the order of their keys. The key is the function's id; an id that is a text has the lane of that
-/// text as a key.
+/// Calls of functions, each in the lane of its id. The id of a text has the same lane as that text as a key.
 impl<C: LaneClient<Error = CallError>> Lanes<C> {
     /// Calls the function of a typed id in the function's lane and waits for its result.
     pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<C, R>
@@ -323,7 +322,7 @@ impl<C: LaneClient> fmt::Debug for Lanes<C> {
     }
 }
 
-/// The way into one lane, made by [`Lanes::keyed`].
+/// A handle to one lane, created by [`Lanes::keyed`].
 pub struct Keyed<'a, C: LaneClient> {
     executor: &'a Arc<Executor<'static>>,
     lane: &'a Arc<Lane<C>>,
@@ -331,8 +330,9 @@ pub struct Keyed<'a, C: LaneClient> {
 }
 
 impl<C: LaneClient> Keyed<'_, C> {
-    /// Has calls made through this value end with [`LaneError::Deadline`] unless they are answered within this
-    /// time from when they are made, in place of [`LaneSettings::timeout`]. More than a year is taken as a year.
+    /// Sets the timeout of calls through this handle, in place of [`LaneSettings::timeout`]: a call ends with
+    /// [`LaneError::Deadline`] unless it is answered within `time` from its creation. More than a year is taken as a
+    /// year.
     #[must_use]
     pub fn timeout(mut self, time: Duration) -> Self {
         self.timeout = time;
@@ -341,9 +341,9 @@ impl<C: LaneClient> Keyed<'_, C> {
 
     /// Runs a job and waits for its result.
     ///
-    /// Nothing happens before the returned [`LaneCall`] is awaited, or waited for by [`LaneCall::wait`]. The job
-    /// gets the lane's client. It is a future of the executor, and must not block; as long as it waits, whatever
-    /// comes after it in this lane waits too.
+    /// Nothing happens before the returned [`LaneCall`] is polled, or blocked on by [`LaneCall::wait`]. The job gets
+    /// the lane's client. It is a future on the executor and must not block; while it waits, later calls of its lane
+    /// wait too.
     pub fn run<J, F, R>(&self, job: J) -> LaneCall<C, R>
     where
         J: FnOnce(Lease<C>) -> F + Send + 'static,
@@ -355,12 +355,12 @@ impl<C: LaneClient> Keyed<'_, C> {
         LaneCall::new(self.executor, self.lane, work, answered, self.deadline())
     }
 
-    /// Hands in a job, which runs when its turn comes, and whose result is dropped. Never waits.
+    /// Queues a job and drops its result. Never waits.
     ///
-    /// What becomes of it is not told. It has a deadline like any other call.
+    /// Its outcome is not reported. It has a deadline like any other call.
     ///
     /// # Errors
-    /// [`LaneGoError`], with the job: queue full, lanes closed.
+    /// [`LaneGoError`] with the job if the queue is full or the lanes are closed.
     pub fn go<J, F, R>(&self, job: J) -> Result<(), LaneGoError<J, C::Error>>
     where
         J: FnOnce(Lease<C>) -> F + Send + 'static,

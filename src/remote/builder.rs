@@ -1,4 +1,4 @@
-//! How a client is made.
+//! The builder of a network client.
 
 use std::io;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl RemoteBuilder {
         Self { address: address.into(), limits: Limits::default(), token: None, tls: None, executor: None }
     }
 
-    /// Presents a token first on each connection. If the other node rejects it, calls fail with its error.
+    /// Presents a token at the start of each connection. If the other node rejects it, calls fail with its error.
     pub fn token(mut self, token: impl AsRef<str>) -> Self {
         self.token = Some(Secret(token.as_ref().into()));
         self
@@ -47,16 +47,16 @@ impl RemoteBuilder {
         self
     }
 
-    /// Runs the connections on an executor. By default they run on a thread of their own.
+    /// Runs the connections on an executor. By default they run on their own thread.
     pub fn executor(mut self, executor: &Arc<Executor<'static>>) -> Self {
         self.executor = Some(executor.clone());
         self
     }
 
-    /// Starts to connect, and returns the client.
+    /// Starts to connect and returns the client.
     ///
     /// # Panics
-    /// If no executor is given and the system cannot start a thread.
+    /// If no executor is set and the system cannot start a thread.
     pub fn connect(self) -> Remote {
         let Self { address, limits, token, tls, executor } = self;
         let target = Target { address, limits, token, tls };
@@ -71,7 +71,7 @@ impl RemoteBuilder {
     }
 }
 
-/// A thread that runs the connections of one client, until this is dropped.
+/// A thread that runs the connections of one client until this is dropped.
 #[derive(Debug)]
 pub(super) struct IoThread {
     _running: Sender<()>,

@@ -13,13 +13,13 @@ use super::Remote;
 use crate::chan::{BoxFuture, CallError, FunctionError, FunctionId, wait_graph};
 use crate::message::{Fault, RawJson, code};
 
-/// A call to another node: a future to be awaited, or to be waited for by a thread with [`wait`](Self::wait).
+/// A call to another node: a future to await, or to block on with [`wait`](Self::wait).
 ///
-/// It is sent when first polled. It ends at the latest after [`Limits::deadline`](crate::config::Limits::deadline), 30 s
-/// by default; the other node receives the remaining time. Dropping it cancels the call, also at the other node.
+/// The first poll sends the call. It ends at the latest after [`Limits::deadline`](crate::config::Limits::deadline), 30
+/// s by default; the other node receives the remaining time. Dropping it cancels the call, also on the other node.
 ///
 /// # Panics
-/// If it is polled again after its end.
+/// If it is polled after it has completed.
 #[must_use = "a call does nothing unless it is awaited or waited for"]
 pub struct RemoteCall<R> {
     state: State,
@@ -62,7 +62,7 @@ impl<R> RemoteCall<R> {
         Self { state, deadline: None, hops: 0, decode }
     }
 
-    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now.
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within `timeout` from now.
     pub fn timeout(self, timeout: Duration) -> Self {
         match Instant::now().checked_add(timeout) {
             Some(deadline) => self.deadline(deadline),
@@ -70,7 +70,7 @@ impl<R> RemoteCall<R> {
         }
     }
 
-    /// Ends the call with [`CallError::Deadline`] unless it is answered by then.
+    /// Ends the call with [`CallError::Deadline`] unless it is answered by `deadline`.
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
@@ -145,10 +145,10 @@ impl<R> fmt::Debug for RemoteCall<R> {
     }
 }
 
-/// Returns the request for a call with typed arguments.
+/// Encodes a call with typed arguments.
 ///
 /// # Errors
-/// [`CallError::Unknown`] for an id that is no text, [`CallError::Failed`] if the arguments have no JSON form.
+/// [`CallError::Unknown`] for an id that is not a text, [`CallError::Failed`] if the arguments have no JSON form.
 pub(super) fn request(id: FunctionId, arguments: &impl Serialize, mode: Mode) -> Result<Request, CallError> {
     match id {
         FunctionId::Text(method) => {
@@ -158,7 +158,7 @@ pub(super) fn request(id: FunctionId, arguments: &impl Serialize, mode: Mode) ->
     }
 }
 
-/// Returns arguments as parameters of JSON-RPC: an array or an object, or none. Other values are an array of one.
+/// Encodes arguments as JSON-RPC parameters: an array, an object, or none. Another value becomes an array of one.
 fn encode(arguments: &impl Serialize) -> Result<Option<RawJson<'static>>, CallError> {
     let json = RawJson::of(arguments).map_err(|error| {
         let message = format!("the arguments have no JSON form: {error}");
@@ -171,7 +171,7 @@ fn encode(arguments: &impl Serialize) -> Result<Option<RawJson<'static>>, CallEr
     })
 }
 
-/// Returns the result of a call with its type.
+/// Decodes the result of a call.
 #[allow(clippy::needless_pass_by_value, reason = "the decoder of a raw call returns it")]
 pub(super) fn decode<R: DeserializeOwned>(json: RawJson<'static>) -> Result<R, CallError> {
     serde_json::from_str(json.get()).map_err(|error| {

@@ -24,7 +24,7 @@ impl LaneClient for Remote {
 
 /// Calls to another node, with a connection for each lane.
 impl Lanes<Remote> {
-    /// Creates lanes to one node, each with a connection of its own, which is made when calls need it.
+    /// Creates lanes to one node. Each lane dials its own connection when a call needs it.
     ///
     /// ```
     /// use std::sync::Arc;

@@ -34,17 +34,17 @@ use pool::Pool;
 /// A client of another node. Cheap to clone, and safe to share between threads.
 ///
 /// It is used like a [`Client`](crate::chan::Client) of a server in this process, with the same typed ids. Arguments
-/// travel as JSON: a tuple or a `Vec` as an array, a struct as an object, `()` as no parameters, another value as an array
-/// of one. An error of the function, or of the other node, is [`CallError::Failed`] with a
+/// travel as JSON: a tuple or a `Vec` as an array, a struct as an object, `()` as no parameters, another value as an
+/// array of one. An error of the function, or of the other node, is [`CallError::Failed`] with a
 /// [`Fault`](crate::message::Fault); see [`CallError::fault`].
 ///
 /// One connection multiplexes all calls. The client connects at once, and reconnects with exponential backoff when the
 /// connection is lost. Calls wait while an attempt to connect is under way; between attempts they fail at once with
 /// [`CallError::Unreachable`]. Dropping the last clone closes the connection and fails its calls.
 ///
-/// A node stops reading a connection with [`Limits::in_flight`](crate::config::Limits::in_flight) calls in flight. So that
-/// slow calls do not delay all others, calls beyond that number use further connections, up to 4 in total, which are not
-/// re-established when lost. Calls on one connection arrive in order.
+/// A node stops reading a connection with [`Limits::in_flight`](crate::config::Limits::in_flight) calls in flight. So
+/// that slow calls do not delay all others, calls beyond that number use further connections, up to 4 in total, which
+/// are not re-established when lost. Calls on one connection arrive in order.
 ///
 /// ```
 /// use std::time::Duration;
@@ -123,8 +123,8 @@ impl Remote {
         self.call_untyped(id.into(), &arguments)
     }
 
-    /// Calls a function in go mode. The returned call ends when the request is queued for sending, and does not learn what
-    /// becomes of it.
+    /// Calls a function in go mode. The returned call ends when the request is queued for sending, and does not learn
+    /// what becomes of it.
     pub fn go<A: Serialize>(&self, id: impl Takes<A>, arguments: A) -> RemoteCall<()> {
         RemoteCall::new(self, request(id.into_function_id(), &arguments, Mode::Go), decode)
     }
@@ -157,8 +157,8 @@ impl Remote {
         Ok(self.0.pool.lease()?.connection().wait_connected().await?)
     }
 
-    /// Closes the connections after everything is written, or after `timeout`. Calls that were cancelled just before are
-    /// thus cancelled at the other node too. Later calls fail.
+    /// Closes the connections after everything is written, or after `timeout`. Calls that were cancelled just before
+    /// are thus cancelled at the other node too. Later calls fail.
     pub async fn close(&self, timeout: Duration) {
         self.0.pool.close(timeout).await;
     }

@@ -1,4 +1,4 @@
-//! Another node as the target of loops, waterfalls and lanes.
+//! A remote as the target of loops, waterfalls and lanes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -58,7 +58,7 @@ impl<A: Serialize + Send + 'static, R: DeserializeOwned + Send + 'static> Submit
     }
 }
 
-/// A call whose result goes to a sink. It is cancelled if nobody waits for the result.
+/// A call whose result goes to a sink. It is cancelled if the sink is abandoned.
 struct Submitted<R, K> {
     call: RemoteCall<R>,
     sink: Option<Box<K>>,
@@ -74,7 +74,7 @@ impl<R: Send + 'static, K: Sink<R> + 'static> Future for Submitted<R, K> {
         if sink.as_ref().is_none_or(|sink| sink.poll_abandoned(cx).is_ready()) {
             return Poll::Ready(());
         }
-        // The result is decoded by code of the user's.
+        // Decoding the result runs code of the user's.
         let result = match panic::catch(|| Pin::new(call).poll(cx)) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(result)) => result,

@@ -17,8 +17,8 @@ use crate::message::{Fault, RawJson, code};
 
 /// Functions for callers in this process and over the network, with arguments and results that have a JSON form.
 ///
-/// Parameters become arguments: an array becomes a tuple, an array of one element also a plain value, an object a struct,
-/// and no parameters `()` or an `Option`. A result is any value that implements [`Serialize`]; the error of a
+/// Parameters become arguments: an array becomes a tuple, an array of one element also a plain value, an object a
+/// struct, and no parameters `()` or an `Option`. A result is any value that implements [`Serialize`]; the error of a
 /// `Result` becomes a [`Fault`].
 #[derive(Debug)]
 pub enum Network {}
@@ -40,11 +40,11 @@ impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<
                     Err(fault) => return to.refuse(fault),
                 };
                 match to {
-                    To::Prompt(out) => {
+                    Destination::Inline(out) => {
                         let result = client.run_in_place::<A, R>(id, kind, arguments).ok()?;
                         Some(result.map_err(|error| fault(&error)).and_then(|result| encode(out, &result)))
                     }
-                    To::Later(reply) => {
+                    Destination::Deferred(reply) => {
                         client.submit_when_room::<A, R>(id, kind, arguments, NativeReply(reply));
                         None
                     }
@@ -78,11 +78,11 @@ impl<S: 'static> Functions<S, Network> {
 }
 
 impl RegistryBuilder {
-    /// Makes the functions of a table callable under their texts; `client` is one of the server or scheduler that has
-    /// the table. Functions that are named by a number or a type remain for this process alone.
+    /// Exports the functions of a table under their texts. `client` belongs to the server or scheduler of the table.
+    /// Functions with a number or a type as their id remain local to this process.
     ///
     /// # Errors
-    /// [`RegistryError`] if the registry does not take a name.
+    /// [`RegistryError`] if the registry rejects a name.
     pub fn export<S: 'static>(
         &mut self,
         functions: &Exports<S>,
@@ -98,12 +98,12 @@ impl RegistryBuilder {
     }
 }
 
-/// Decodes parameters, calls the function through a client and encodes its result. Returns `None` if the reply comes
-/// later, or if the function was to be answered at once and could not be.
+/// Decodes parameters, calls the function through a client and encodes its result. Returns `None` if the reply is sent
+/// later, or if an inline call was not possible.
 #[derive(Clone)]
 pub struct Export(Arc<Caller>);
 
-type Caller = dyn Fn(&Client, &FunctionId, Kind, Option<&RawJson<'_>>, To<'_>) -> Option<Result<(), Fault>>
+type Caller = dyn Fn(&Client, &FunctionId, Kind, Option<&RawJson<'_>>, Destination<'_>) -> Option<Result<(), Fault>>
     + Send
     + Sync;
 
@@ -113,19 +113,19 @@ impl fmt::Debug for Export {
     }
 }
 
-/// Where a result goes.
-enum To<'a> {
-    /// To a buffer, if the function can run at once.
-    Prompt(&'a mut Vec<u8>),
-    /// To a caller that waits.
-    Later(Responder),
+/// The destination of a result.
+enum Destination<'a> {
+    /// A buffer, if the function can run inline.
+    Inline(&'a mut Vec<u8>),
+    /// A waiting caller.
+    Deferred(Responder),
 }
 
-impl To<'_> {
+impl Destination<'_> {
     fn refuse(self, fault: Fault) -> Option<Result<(), Fault>> {
         match self {
-            Self::Prompt(_) => Some(Err(fault)),
-            Self::Later(reply) => {
+            Self::Inline(_) => Some(Err(fault)),
+            Self::Deferred(reply) => {
                 reply.send(Err(fault));
                 None
             }
@@ -133,7 +133,7 @@ impl To<'_> {
     }
 }
 
-/// Takes a function's result to the caller.
+/// Sends a function's result to the caller.
 struct NativeReply(Responder);
 
 impl<R: Serialize + Send + 'static> Sink<R> for NativeReply {
@@ -152,7 +152,7 @@ impl<R: Serialize + Send + 'static> Sink<R> for NativeReply {
     }
 }
 
-/// One function of a server, as a registry reaches it.
+/// One function of a server, as a provider.
 struct NativeProvider {
     client: Client,
     id: FunctionId,
@@ -162,11 +162,17 @@ struct NativeProvider {
 
 impl Provider for NativeProvider {
     fn call(&self, call: Call<'_>) {
-        (self.export.0)(&self.client, &self.id, self.kind, call.params.as_ref(), To::Later(call.responder));
+        (self.export.0)(
+            &self.client,
+            &self.id,
+            self.kind,
+            call.params.as_ref(),
+            Destination::Deferred(call.responder),
+        );
     }
 
     fn try_call(&self, call: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        (self.export.0)(&self.client, &self.id, self.kind, call.params.as_ref(), To::Prompt(out))
+        (self.export.0)(&self.client, &self.id, self.kind, call.params.as_ref(), Destination::Inline(out))
     }
 
     fn describe(&self) -> Description {
@@ -180,8 +186,7 @@ impl Provider for NativeProvider {
     }
 }
 
-/// Takes parameters as what a function asks for. Numbers with a point are taken as the whole ones that they are where
-/// these are asked for.
+/// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fault> {
     let text = params.map_or("null", RawJson::get);
     fit(text).or_else(|fault| with_whole_numbers(text).map_or(Err(fault), |text| fit(&text)))
@@ -195,27 +200,27 @@ fn fit<A: DeserializeOwned>(text: &str) -> Result<A, Fault> {
             Some(only) if text.starts_with('[') => Some(only),
             _ => None,
         };
-        // Several elements are no JSON text, so only one alone passes here.
-        plain.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| misfit(&error))
+        // Several elements are not a JSON text, so this succeeds only for a single one.
+        plain.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| mismatch(&error))
     })
 }
 
-/// Characters of what is told of parameters that do not fit.
-const LONGEST_MISFIT: usize = 500;
+/// The maximum length, in characters, of the reason for invalid parameters.
+const MAX_MISMATCH: usize = 500;
 
-/// What is wrong with parameters. Where they are so in our text tells the caller nothing.
-fn misfit(error: &serde_json::Error) -> Fault {
+/// Returns the fault for invalid parameters. Without the position, which is one in our text and not in the caller's.
+fn mismatch(error: &serde_json::Error) -> Fault {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-    // They may be quoted in it, however long.
-    let (what, more) = match what.char_indices().nth(LONGEST_MISFIT) {
+    // The message may quote parameters of any length.
+    let (what, more) = match what.char_indices().nth(MAX_MISMATCH) {
         Some((end, _)) => (&what[..end], "…"),
         None => (what, ""),
     };
     Fault::invalid_params(format!("the parameters do not fit: {what}{more}"))
 }
 
-/// For functions that call others, and whose callers get to know why that failed.
+/// Lets functions that call others return the error of such a call.
 impl From<CallError> for Fault {
     fn from(error: CallError) -> Self {
         fault(&error)

@@ -1,7 +1,7 @@
-//! The results of functions in their JSON form.
+//! Encoding the results of functions as JSON.
 //!
-//! A function may return any value that is [`Serialize`]. A `Result` is not such a value on the wire: its `Ok` is the
-//! result, its `Err` a fault.
+//! A function may return any value that is [`Serialize`]. The `Ok` of a `Result` is sent as the result, its `Err` as a
+//! fault.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -38,8 +38,8 @@ impl Serialize for Fault {
 /// Appends the JSON form of a result to `out`.
 ///
 /// # Errors
-/// The fault that the caller gets: the error of a `Result`, or [`code::INTERNAL`] if the result has no JSON form. What was
-/// appended by then is to be dropped.
+/// The fault for the caller: the error of a `Result`, or [`code::INTERNAL`] if the result has no JSON form. `out` may
+/// then hold a partial result, which is to be discarded.
 pub(super) fn encode(out: &mut Vec<u8>, result: &impl Serialize) -> Result<(), Fault> {
     match result.serialize(Variant { out }) {
         Ok(encoded) => encoded,
@@ -74,7 +74,7 @@ fn fault_of(error: &(impl Serialize + ?Sized)) -> Fault {
     }
 }
 
-/// The value is not what a serializer looks for.
+/// The error of a serializer that does not find the value that it looks for.
 #[derive(Debug)]
 struct NoResult;
 
@@ -92,12 +92,12 @@ impl ser::Error for NoResult {
     }
 }
 
-/// Encodes what a `Result` holds, and nothing else.
+/// Encodes the content of a `Result`, and rejects other values.
 struct Variant<'a> {
     out: &'a mut Vec<u8>,
 }
 
-/// Returns a [`Fault`], and nothing else.
+/// Returns a [`Fault`], and rejects other values.
 struct AsFault;
 
 macro_rules! none_of {
@@ -108,7 +108,7 @@ macro_rules! none_of {
     )+};
 }
 
-/// The methods of a serializer of which a `Result` and a [`Fault`] call none.
+/// The methods of a serializer that neither a `Result` nor a [`Fault`] calls.
 macro_rules! other_values {
     ($ok:ty) => {
         type Ok = $ok;
@@ -175,7 +175,7 @@ impl Serializer for Variant<'_> {
         variant: &'static str,
         value: &T,
     ) -> Result<Self::Ok, NoResult> {
-        // As serde writes a `Result`.
+        // The form in which serde writes a `Result`.
         match (name, variant) {
             ("Result", "Ok") => Ok(encode_value(self.out, value)),
             ("Result", "Err") => Ok(Err(fault_of(value))),

@@ -1,17 +1,17 @@
-//! Work that blocks, on a bounded number of threads.
+//! Blocking work on a bounded number of threads.
 
 use crate::chan::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Runs jobs, some at a time, the others in their order.
+/// Runs up to `workers` jobs at a time. Further jobs wait in order.
 pub(super) struct BlockingPool {
     state: Mutex<State>,
     workers: usize,
     queue: usize,
 }
 
-/// A job; it sees to its own panics.
+/// A job. It catches its own panics.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
 struct State {
@@ -25,8 +25,7 @@ impl BlockingPool {
         Arc::new(Self { state, workers: workers.max(1), queue })
     }
 
-    /// Runs a job, which is made of its parts, as soon as a worker is free. If too many wait already, the parts come
-    /// back.
+    /// Runs a job, built from `parts`, as soon as a worker is free. If the queue is full, returns the parts.
     pub(super) fn run<P>(self: &Arc<Self>, parts: P, job: impl FnOnce(P) -> Job) -> Result<(), P> {
         let state = self.state.lock();
         if state.running >= self.workers && state.waiting.len() >= self.queue {
@@ -36,7 +35,7 @@ impl BlockingPool {
         Ok(())
     }
 
-    /// Runs a job as soon as a worker is free, however many wait already. Something else bounds how many that are.
+    /// Runs a job as soon as a worker is free, even if the queue is full. The caller bounds the number of such jobs.
     pub(super) fn run_when_free(self: &Arc<Self>, job: Job) {
         self.enter(self.state.lock(), job);
     }
@@ -52,7 +51,7 @@ impl BlockingPool {
         smol::unblock(move || jobs.work(job)).detach();
     }
 
-    /// Forgets the jobs that wait.
+    /// Drops the queued jobs.
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut self.state.lock().waiting);
         super::shared::discard(waiting);
@@ -65,7 +64,7 @@ impl BlockingPool {
             let mut state = self.state.lock();
             next = state.waiting.pop_front();
             if state.waiting.is_empty() {
-                // A burst's room is given back.
+                // Release the memory of a burst.
                 state.waiting = VecDeque::new();
             }
             if next.is_none() {

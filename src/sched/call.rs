@@ -9,7 +9,7 @@ use super::error::ScheduleError;
 use super::shared::{Phase, Shared};
 use crate::chan::{CallError, FunctionId, Kind, Target};
 
-/// An async call to be made by [`then`](Self::then). Its callback runs on the loop, whatever the outcome.
+/// An async call, made by [`then`](Self::then). Its callback runs on the loop after every outcome.
 #[must_use = "nothing is called before `then`"]
 pub struct HandleCall<'h, S: 'static, T, A, R> {
     shared: &'h Arc<Shared<S>>,
@@ -34,7 +34,7 @@ impl<'h, S: 'static, T, A, R> HandleCall<'h, S, T, A, R> {
 }
 
 impl<S: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, T, A, R> {
-    /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from [`then`](Self::then).
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within `timeout` from [`then`](Self::then).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -43,7 +43,8 @@ impl<S: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> HandleCa
     /// Makes the call. `callback` gets the loop's state and the result.
     ///
     /// # Errors
-    /// [`ScheduleError`] if too many calls are pending or the scheduler is closed. Every other error goes to the callback.
+    /// [`ScheduleError`] if too many calls are pending or the scheduler is closed. Every other error goes to the
+    /// callback.
     pub fn then(
         self,
         callback: impl FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
@@ -52,7 +53,7 @@ impl<S: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> HandleCa
         if shared.phase() == Phase::Closed {
             return Err(ScheduleError::Closed);
         }
-        // The lock ends before the call is made, which may drop values of the user's.
+        // The lock is released before the call is made, which may drop values of the user's.
         let prepared = shared.callbacks().prepare(|| target.counter(), timeout, callback);
         match prepared {
             Ok(prepared) => prepared.submit(target, &id, kind, arguments),

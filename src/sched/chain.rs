@@ -1,7 +1,7 @@
-//! A waterfall that runs: a list of steps, and the loop that goes through it.
+//! A running waterfall: a list of steps, and the loop over them.
 //!
-//! A step keeps its result until the next one takes it, so it costs one allocation. However long a chain is, and
-//! however it ends, it needs no more stack than one step does.
+//! A step stores its result until the next one takes it, so it costs one allocation. A chain of any length needs no
+//! more stack than one step, also when it is dropped.
 
 use std::any::Any;
 use std::future::Future;
@@ -18,18 +18,18 @@ use crate::chan::{CallError, FunctionId, Kind, Target, oneshot};
 
 /// One step of a chain.
 trait Step<S: 'static, E>: Send {
-    /// Runs the step. Completions the chain if it can go on at once; otherwise the step has it.
+    /// Runs the step. Returns the chain if it can continue immediately; otherwise the step keeps it.
     fn run(self: Box<Self>, state: &mut S, chain: Box<Chain<S, E>>) -> Option<Box<Chain<S, E>>>;
 
-    /// Completions the place of the result, an `Option` of the result's type.
+    /// Returns the slot of the result, an `Option` of the result's type.
     fn output(&mut self) -> &mut dyn Any;
 }
 
-/// The steps of a chain. A panic while one of them is dropped does not keep the others from being dropped.
+/// The steps of a chain. All of them are dropped even if dropping one panics.
 pub(super) struct Steps<S: 'static, E>(Vec<Box<dyn Step<S, E>>>);
 
 impl<S: 'static, E: 'static> Steps<S, E> {
-    /// Creates the list of a chain whose first step takes `value`.
+    /// Creates the list for a chain whose first step takes `value`.
     pub(super) fn new<T: Send + 'static>(value: T) -> Self {
         Self(vec![Box::new(Link { work: None::<Start>, output: Some(value) })])
     }
@@ -45,28 +45,28 @@ impl<S: 'static, E> Drop for Steps<S, E> {
     }
 }
 
-/// What is called at the end: with the last step, or with the first error.
+/// The callback of a chain, called with the last step or with the first error.
 type End<S, E> = Box<dyn FnOnce(&mut S, Result<Last<S, E>, E>) + Send>;
 
-/// A chain that runs, on the loop or in whatever it waits for.
+/// A running chain, on the loop or in the operation that it waits for.
 pub(super) struct Chain<S: 'static, E> {
     shared: Arc<Shared<S>>,
     deadline: Option<Instant>,
     last: Last<S, E>,
-    /// The steps to come, in reverse order.
+    /// The remaining steps, in reverse order.
     rest: Steps<S, E>,
     end: End<S, E>,
     guard: OpenGuard<S>,
 }
 
-/// The step that ran last, with its result.
+/// The most recent step, with its result.
 struct Last<S: 'static, E>(Box<dyn Step<S, E>>);
 
 impl<S: 'static, E> Last<S, E> {
     fn take<T: 'static>(&mut self) -> T {
         match self.0.output().downcast_mut::<Option<T>>().and_then(Option::take) {
             Some(value) => value,
-            None => unreachable!("a step leaves what the next one takes"),
+            None => unreachable!("a step stores what the next one takes"),
         }
     }
 }
@@ -92,10 +92,10 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
         })
     }
 
-    /// Runs steps until one has to wait or the chain ends.
+    /// Runs steps until one waits or the chain ends.
     pub(super) fn advance(mut self: Box<Self>, state: &mut S) {
         loop {
-            // No result counts after the deadline.
+            // Results after the deadline are discarded.
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
                 return self.fail(state, CallError::Deadline.into());
             }
@@ -111,7 +111,7 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
         }
     }
 
-    /// Ends the chain. The steps to come are dropped.
+    /// Ends the chain and drops the remaining steps.
     #[expect(clippy::boxed_local, reason = "it is in a box already")]
     fn fail(self: Box<Self>, state: &mut S, error: E) {
         let Self { last, rest, end, guard, .. } = *self;
@@ -121,7 +121,7 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
         end(state, Err(error));
     }
 
-    /// Puts a result in its place, or ends the chain.
+    /// Stores the result of a step, or ends the chain.
     fn resume<K: Work<S, E, U>, U: Send + 'static>(
         mut self: Box<Self>,
         state: &mut S,
@@ -141,7 +141,7 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
         }
     }
 
-    /// Like [`resume`](Self::resume), for a step that has waited.
+    /// Stores the result of a step that has waited, and continues.
     fn advance_with<K: Work<S, E, U>, U: Send + 'static>(
         self: Box<Self>,
         state: &mut S,
@@ -153,7 +153,7 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
         }
     }
 
-    /// Awaits a future on the executor, until the deadline at most, and goes on with its output.
+    /// Awaits a future on the executor, at most until the deadline, and continues with its output.
     fn wait<K: Work<S, E, U>, U: Send + 'static, G: Into<E> + Send + 'static>(
         self: Box<Self>,
         state: &mut S,
@@ -182,7 +182,7 @@ impl<S: 'static, E: From<CallError> + Send + 'static> Chain<S, E> {
     }
 }
 
-/// Awaits a future until the deadline at most.
+/// Awaits a future at most until the deadline.
 async fn limit<T>(
     deadline: Option<Instant>,
     future: impl Future<Output = Result<T, CallError>>,
@@ -195,9 +195,9 @@ async fn limit<T>(
     future.or(late).await
 }
 
-/// What a step does.
+/// The work of a step.
 pub(super) trait Work<S: 'static, E, U>: Send + Sized + 'static {
-    /// Does it, with the last step's result. `link` is the place of its own.
+    /// Runs with the previous step's result. `link` stores its own result.
     fn run(
         self,
         state: &mut S,
@@ -206,7 +206,7 @@ pub(super) trait Work<S: 'static, E, U>: Send + Sized + 'static {
     ) -> Option<Box<Chain<S, E>>>;
 }
 
-/// A step: what it does, until that begins, and its result from when it is there until the next one takes it.
+/// A step: its work until it begins, and its result until the next step takes it.
 pub(super) struct Link<K, U> {
     work: Option<K>,
     output: Option<U>,
@@ -225,7 +225,7 @@ impl<S: 'static, E: 'static, K: Work<S, E, U>, U: Send + 'static> Step<S, E> for
     }
 }
 
-/// Nothing to do: a chain begins with a result.
+/// The work of the first step, which has only a result.
 enum Start {}
 
 impl<S: 'static, E: 'static, U: Send + 'static> Work<S, E, U> for Start {
@@ -234,13 +234,13 @@ impl<S: 'static, E: 'static, U: Send + 'static> Work<S, E, U> for Start {
     }
 }
 
-/// Computes something with the state.
+/// Runs a closure on the state.
 pub(super) struct Compute<F, T>(F, PhantomData<fn(T)>);
 
-/// Awaits a future that is made with the state.
+/// Awaits a future that a closure creates from the state.
 pub(super) struct Await<F, T>(F, PhantomData<fn(T)>);
 
-/// Runs something that blocks.
+/// Runs a blocking closure.
 pub(super) struct Block<F, T>(F, PhantomData<fn(T)>);
 
 /// Calls a function of a server.
@@ -340,7 +340,7 @@ where
         let (responder, reply) = oneshot(server.clone());
         // A panic drops the responder, which answers with it.
         let work = move || {
-            // A job that has passed its deadline in the queue never begins.
+            // A job whose deadline passed in the queue never begins.
             if !responder.is_abandoned() {
                 responder.reply((self.0)(value));
             }
@@ -373,7 +373,7 @@ where
         let advance = move |state: &mut S, result: Result<U, CallError>| {
             chain.advance_with(state, link, result.map_err(E::from));
         };
-        // An async call of the loop itself is the shortest way. Only if there is no room for it, a task waits.
+        // An async call of the loop is the shortest way. Without room for it, a task waits.
         if let Err((arguments, advance)) = shared.call(&target, (&id, kind), arguments, left, advance) {
             let Some(executor) = shared.executor() else {
                 advance(state, Err(CallError::Closed));

@@ -1,14 +1,14 @@
-//! Why a scheduler did not take something.
+//! The error of a scheduler that rejects a task.
 
 use std::fmt;
 
-/// Says why a scheduler did not take what it was given, which is dropped.
+/// The reason why a scheduler rejected a task, which is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScheduleError {
-    /// It is closed, or takes nothing more before it closes.
+    /// The scheduler is closed, or drains.
     Closed,
-    /// As many as its [`Settings`](super::Settings) allow are there already.
+    /// A limit of its [`Settings`](super::Settings) is reached.
     Full {
         /// The field of the settings.
         setting: &'static str,

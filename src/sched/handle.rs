@@ -1,4 +1,4 @@
-//! What reaches a loop, from anywhere.
+//! The handle to a loop.
 
 use std::fmt;
 use std::future::Future;
@@ -25,10 +25,10 @@ use crate::chan::{
     CallError, Client, DrainOutcome, FunctionId, Id, Kind, KindMarker, Reply, Results, Target, oneshot,
 };
 
-/// Reaches the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
+/// A handle to the loop of one [`Scheduler`](super::Scheduler). Cheap to clone, and safe to share between threads.
 ///
-/// No method waits, and none runs what it is given: that is done by the loop, later, with the state. So all of them
-/// may be used by the loop's own functions and callbacks.
+/// No method waits, and none runs its closure: the loop does so later, with the state. So the loop's own functions and
+/// callbacks can use all of them.
 pub struct Handle<S: 'static>(Arc<Shared<S>>);
 
 impl<S: 'static> Clone for Handle<S> {
@@ -42,15 +42,15 @@ impl<S: 'static> Handle<S> {
         Self(shared)
     }
 
-    /// Completions a client of the scheduler's functions.
+    /// Returns a client of the scheduler's functions.
     pub fn client(&self) -> Client {
         self.0.client.clone()
     }
 
-    /// Has the loop do something, after what was posted before. [`PostHandle`] can be waited for.
+    /// Queues a task for the loop. Tasks run in order; [`PostHandle`] is a future of the result.
     ///
     /// # Errors
-    /// [`ScheduleError`]: too many posted tasks wait, or the loop ends.
+    /// [`ScheduleError`] if too many posted tasks wait, or the scheduler is closed or drains.
     pub fn post<R: Send + 'static>(
         &self,
         task: impl FnOnce(&mut S) -> R + Send + 'static,
@@ -105,10 +105,10 @@ impl<S: 'static> Handle<S> {
         HandleCall::new(&self.0, target, id.into(), Kind::Many, arguments)
     }
 
-    /// Does something once, after this time.
+    /// Runs `action` once, after `time`.
     ///
     /// # Errors
-    /// [`ScheduleError`]: too many timers are set, or the loop ends.
+    /// [`ScheduleError`] if too many timers are set, or the scheduler is closed or drains.
     pub fn after(
         &self,
         time: Duration,
@@ -117,9 +117,9 @@ impl<S: 'static> Handle<S> {
         self.set(time, Action::Once(Box::new(action)))
     }
 
-    /// Does something again and again, first after one period. A loop that is late leaves out the ticks that it missed
-    /// and goes on with the next one; so all ticks are whole periods away from the first, as far as the loop is in
-    /// time. A period of zero is over each time the loop has done something else.
+    /// Runs `action` periodically, first after one period. A late loop skips the ticks that it missed and continues
+    /// with the next one, so that ticks stay whole periods away from the first. A period of zero elapses each time the
+    /// loop has handled other events.
     ///
     /// # Errors
     /// As [`after`](Self::after).
@@ -131,13 +131,13 @@ impl<S: 'static> Handle<S> {
         self.set(period, Action::repeated(Rule::Every(period), action))
     }
 
-    /// Does something at every moment that a [`Cron`] names. The calendar's clock may be set meanwhile:
+    /// Runs `action` at every time of a [`Cron`] expression. If the system's clock is changed meanwhile:
     ///
-    /// - If it is set ahead, what was jumped over happens once, late: within half a minute.
-    /// - If it is set back, an expression that is about what the clock shows goes on by it. (It is one if its second,
-    ///   minute or hour begins with `*`; see [`Cron`].) Other times are fixed: those that have come already do not come
-    ///   again, unless the clock was set back by three hours or more, and so was wrong before.
-    /// - If it is adjusted by less than a minute, no moment comes twice in a row.
+    /// - Set ahead: the skipped times fire once, late, within half a minute.
+    /// - Set back: a wildcard expression, whose second, minute or hour begins with `*` (see [`Cron`]), follows the clock.
+    ///   Other times are fixed: times that have fired do not recur, unless the clock was set back by three hours or
+    /// more,   and so was wrong before.
+    /// - Adjusted by less than a minute: no time fires twice in a row.
     ///
     /// # Errors
     /// As [`after`](Self::after).
@@ -149,21 +149,21 @@ impl<S: 'static> Handle<S> {
     ) -> Result<TimerId, ScheduleError> {
         match CronSchedule::new(cron, SystemTime::now(), Instant::now()) {
             Some((schedule, at)) => self.set_at(at, Action::repeated(Rule::Cron(schedule), action)),
-            // It has no moment before the end of the schedule.
+            // No time is left before the end of the calendar.
             None => self.set(Duration::MAX, Action::Once(Box::new(|_| {}))),
         }
     }
 
-    /// Cancels a timer: also one that is due already, unless it has run. Tells whether it was still set.
+    /// Cancels a timer, even one that is due but has not run. Returns `true` if it was set.
     pub fn cancel(&self, timer: TimerId) -> bool {
         let removed = self.0.timers().remove(timer);
         removed.is_some()
     }
 
-    /// Runs something that blocks on another thread, and gives its result to `callback`: the panic, if it panics.
+    /// Runs blocking work on another thread, and passes its result, or its panic, to `callback`.
     ///
     /// # Errors
-    /// [`ScheduleError`]: too many jobs wait or are open, or the scheduler is closed.
+    /// [`ScheduleError`] if too many jobs wait or are open, or the scheduler is closed.
     pub fn spawn_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -188,10 +188,10 @@ impl<S: 'static> Handle<S> {
         })
     }
 
-    /// Awaits a future on the executor, and gives its output to `callback`: the panic, if it panics.
+    /// Spawns a future on the executor, and passes its output, or its panic, to `callback`.
     ///
     /// # Errors
-    /// [`ScheduleError`]: too many are open, or the scheduler is closed.
+    /// [`ScheduleError`] if too many are open, or the scheduler is closed.
     pub fn spawn<T: Send + 'static>(
         &self,
         future: impl Future<Output = T> + Send + 'static,
@@ -213,11 +213,11 @@ impl<S: 'static> Handle<S> {
         Ok(())
     }
 
-    /// Gives every item of a stream, a channel's receiver for instance, to `callback`. The next item is taken when
-    /// the callback has run, so a stream cannot flood the loop. Ends with the stream, or if the callback panics.
+    /// Passes every item of a stream, such as the receiver of a channel, to `callback`. The next item is taken after
+    /// the callback, so a stream cannot flood the loop. Ends with the stream, or if the callback panics.
     ///
     /// # Errors
-    /// [`ScheduleError`]: too many streams are attached, or the loop ends.
+    /// [`ScheduleError`] if too many streams are attached, or the scheduler is closed or drains.
     pub fn attach_stream<T: Send + 'static>(
         &self,
         stream: impl Stream<Item = T> + Send + 'static,
@@ -247,7 +247,7 @@ impl<S: 'static> Handle<S> {
         self.waterfall_with(())
     }
 
-    /// Begins a chain of async steps whose first one is fed with `value`.
+    /// Begins a chain of async steps, the first of which gets `value`.
     pub fn waterfall_with<T, E>(&self, value: T) -> Waterfall<S, T, E>
     where
         T: Send + 'static,
@@ -256,19 +256,18 @@ impl<S: 'static> Handle<S> {
         Waterfall::new(self.0.clone(), value)
     }
 
-    /// Closes the scheduler: nothing more is run, whoever waits for something gets [`CallError::Closed`] or
+    /// Closes the scheduler: nothing further runs, all waits end with [`CallError::Closed`] or
     /// [`CallError::Unanswered`], and the loop ends. Closing again does nothing.
     pub fn close(&self) {
         self.0.close();
     }
 
-    /// Closes the scheduler for calls, posts, streams and timers, has the loop run what it has, timers that are due
-    /// included, and waits until all async calls, jobs, futures and waterfalls have had their callbacks, also those
+    /// Closes the scheduler for calls, posts, streams and timers, lets the loop run the accepted ones and the due
+    /// timers, and waits until all async calls, jobs, futures and waterfalls have had their callbacks, including those
     /// that callbacks start. After `timeout` it is [closed](Self::close).
     ///
-    /// Completions `true` if all of that was run, and `false` if any of it never was, whatever ended the loop: a close, the
-    /// end of the timeout, or a drop of its future or its executor. Dropping the future of the drain leaves the
-    /// scheduler as it is, without a limit in time.
+    /// Returns `true` if all of that has run, and `false` if the loop ended before: by a close, the timeout, or a drop
+    /// of its future or executor. Dropping the future of the drain leaves the scheduler draining, without a timeout.
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.0.begin_drain();
         let drained = self.0.closer.drain_outcome(timeout).await;
@@ -278,14 +277,14 @@ impl<S: 'static> Handle<S> {
         drained == DrainOutcome::Complete && !self.0.is_incomplete()
     }
 
-    /// Tells whether the scheduler takes no more calls, posts, streams and timers.
+    /// Returns `true` if the scheduler accepts no more calls, posts, streams and timers.
     pub fn is_closed(&self) -> bool {
         self.0.phase() != Phase::Open
     }
 
     fn set(&self, time: Duration, action: Action<S>) -> Result<TimerId, ScheduleError> {
         let now = Instant::now();
-        // Beyond what a clock can say is never.
+        // A time that an `Instant` cannot represent is never.
         let at = now.checked_add(time).unwrap_or(now + Duration::from_secs(u64::from(u32::MAX)));
         self.set_at(at, action)
     }
@@ -305,7 +304,7 @@ impl<S: 'static> Handle<S> {
                 }
                 Ok(id)
             }
-            // It may have begun to end meanwhile.
+            // It may have been closed meanwhile.
             Err(_) if self.is_closed() => Err(ScheduleError::Closed),
             Err(_) => Err(ScheduleError::Full { setting: "timers", limit }),
         }
@@ -318,7 +317,7 @@ impl<S: 'static> fmt::Debug for Handle<S> {
     }
 }
 
-/// A posted task: a future of its result. Dropped, the task runs all the same.
+/// A future of the result of a posted task. Dropping it does not cancel the task.
 #[derive(Debug)]
 pub struct PostHandle<R> {
     serial: u64,
@@ -326,7 +325,7 @@ pub struct PostHandle<R> {
 }
 
 impl<R> PostHandle<R> {
-    /// Completions the task's number; later tasks of the same scheduler have greater ones.
+    /// Returns the task's number. Later tasks of the same scheduler have greater numbers.
     pub fn serial(&self) -> u64 {
         self.serial
     }
@@ -341,7 +340,7 @@ impl<R> PostHandle<R> {
     ///
     /// # Errors
     /// [`CallError`]: `Panicked`, `Closed` or `Unanswered` if the loop ended before, `Deadline`, or `WouldDeadlock`
-    /// from inside what the loop itself runs.
+    /// in code that the loop itself runs.
     pub fn wait(self) -> Result<R, CallError> {
         crate::chan::wait_graph::block_on(self)
     }
@@ -355,14 +354,14 @@ impl<R> Future for PostHandle<R> {
     }
 }
 
-/// A stream that is attached to a loop, for as long as it goes on. Dropping this changes nothing.
+/// A handle to a stream that is attached to a loop. Dropping it does not detach the stream.
 pub struct StreamHandle<S: 'static> {
     number: u64,
     shared: Arc<Shared<S>>,
 }
 
 impl<S: 'static> StreamHandle<S> {
-    /// Detaches the stream, which is dropped. Of an item that was taken already the callback may still run.
+    /// Detaches and drops the stream. The callback may still run for an item that was already taken.
     pub fn detach(self) {
         let task = self.shared.stop_stream(self.number);
         drop(task);

@@ -1,4 +1,4 @@
-//! A queue that a loop empties all at once.
+//! A queue from which a loop takes all items at once.
 
 use crate::chan::sync::{AtomicUsize, Mutex, Ordering};
 use std::collections::VecDeque;
@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use super::sources::{ReadySet, Source};
 
-/// An empty queue keeps room for this many items. What a burst has needed beyond that is given back.
+/// An empty queue keeps capacity for this many items. A burst's further memory is released.
 const KEPT: usize = 64;
 
-/// A bounded queue with one reader, the loop, which is told of new items by its [`ReadySet`].
+/// A bounded queue with one reader, the loop, whose [`ReadySet`] it marks for new items.
 pub(super) struct Inbox<T> {
     state: Mutex<State<T>>,
-    /// Items that the reader has taken and not got yet. Only the reader writes it.
+    /// Items that the reader has taken in bulk and not yet processed. Only the reader writes it.
     taken: AtomicUsize,
     ready_set: Arc<ReadySet>,
     source: Source,
@@ -22,12 +22,12 @@ pub(super) struct Inbox<T> {
 struct State<T> {
     items: VecDeque<T>,
     capacity: usize,
-    /// How many items there were.
+    /// The number of the last item.
     serial: u64,
     shut: bool,
 }
 
-/// Why something was not taken.
+/// The reason why an item was rejected.
 pub(super) enum PushError {
     Full,
     Closed,
@@ -39,7 +39,7 @@ impl<T> Inbox<T> {
         Self { state: Mutex::new(state), taken: AtomicUsize::new(0), ready_set: ready_set.clone(), source }
     }
 
-    /// Adds an item, and completions its number; items are read in the order of their numbers.
+    /// Adds an item and returns its number. Items are read in the order of their numbers.
     pub(super) fn push(&self, item: T) -> Result<u64, (PushError, T)> {
         let mut state = self.state.lock();
         if state.shut {
@@ -56,8 +56,8 @@ impl<T> Inbox<T> {
         Ok(serial)
     }
 
-    /// Takes the next item, by way of `taken`, into which the reader takes all there are at once. Also returns
-    /// whether there may be more. Of what comes after that the reader is told again.
+    /// Takes the next item from `taken`, which is refilled with all queued items when empty. Also returns whether
+    /// `taken` has more; later items mark the source again.
     pub(super) fn next(&self, taken: &mut VecDeque<T>) -> Option<(T, bool)> {
         if taken.is_empty() {
             mem::swap(&mut self.state.lock().items, taken);
@@ -71,17 +71,17 @@ impl<T> Inbox<T> {
         Some((item, left > 0))
     }
 
-    /// Takes no more; what is there stays.
+    /// Rejects further items. Queued items stay.
     pub(super) fn shut(&self) {
         self.state.lock().shut = true;
     }
 
-    /// Completions `true` if the reader has got all there was.
+    /// Returns `true` if the reader has processed all items.
     pub(super) fn is_empty(&self) -> bool {
         self.state.lock().items.is_empty() && self.taken.load(Ordering::Relaxed) == 0
     }
 
-    /// Takes no more, and gives away what the reader has not taken.
+    /// Rejects further items, and returns those that the reader has not taken.
     pub(super) fn close(&self) -> VecDeque<T> {
         let mut state = self.state.lock();
         state.shut = true;

@@ -1,20 +1,20 @@
-//! The loop of a service that owns its state, and what runs on it.
+//! The loop of a service that owns its state.
 //!
-//! A [`Scheduler`] owns a state and does everything with it one at a time: it runs the functions of a
-//! [chan server](crate::chan::Server), tasks that were posted, callbacks of its own async calls, timers, the results of
-//! jobs and futures that ran elsewhere, and the items of attached streams. Each of these sources has its turn, however
-//! many events another one has. A [`Handle`] reaches the loop from anywhere, from inside its own callbacks too.
+//! A [`Scheduler`] owns a state and handles one event at a time: calls of the functions of a [chan
+//! server](crate::chan::Server), posted tasks, callbacks of its own async calls, timers, results of blocking jobs and
+//! futures, and items of attached streams. Each source gets its share, even if another one is busy. A [`Handle`]
+//! reaches the loop from anywhere, also from its own callbacks.
 //!
-//! | for | there is |
+//! | for | use |
 //! | --- | --- |
 //! | a task for the loop, with its result | [`Handle::post`] |
 //! | a call to another server, with a callback | [`Handle::call`] |
-//! | a moment, or one after the other | [`Handle::after`], [`Handle::every`], [`Handle::cron`](Handle::cron) |
-//! | work that blocks | [`Handle::spawn_blocking`] |
-//! | any future or stream | [`Handle::spawn`], [`Handle::attach_stream`] |
-//! | async steps, one after the other | [`Handle::waterfall`] |
+//! | timers | [`Handle::after`], [`Handle::every`], [`Handle::cron`](Handle::cron) |
+//! | blocking work | [`Handle::spawn_blocking`] |
+//! | futures and streams | [`Handle::spawn`], [`Handle::attach_stream`] |
+//! | async steps in sequence | [`Handle::waterfall`] |
 //! | calls in order by key | [`Lanes`](crate::lanes::Lanes) |
-//! | several services with one beginning and one end | [`Modules`] |
+//! | services that start and end together | [`Modules`] |
 //!
 //! ```
 //! use std::sync::Arc;

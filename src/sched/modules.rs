@@ -1,4 +1,4 @@
-//! Several services with one beginning and one end.
+//! Services that start and end together.
 
 use std::any::Any;
 use std::fmt;
@@ -13,7 +13,7 @@ use smol::{Executor, Task, Timer};
 
 use super::scheduler::Scheduler;
 
-/// The services of a program: made in order, run together, ended in reverse.
+/// The services of a program: created in order, run together, ended in reverse order.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -43,25 +43,25 @@ pub struct Modules {
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 type Init = Box<dyn FnOnce() -> Result<Box<dyn Made>, Failure> + Send>;
 
-/// Why the modules did not run to a good end. Those that had been made were ended.
+/// The reason why the modules did not run to a clean end. Modules that had been created were ended.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ModuleError {
-    /// A module could not be made; no module has run.
+    /// A module could not be created; no module has run.
     Init {
         /// Its name.
         module: String,
-        /// Why not.
+        /// The reason.
         reason: Failure,
     },
-    /// A module panicked while it was made; no module has run.
+    /// A module panicked while it was created; no module has run.
     Panicked {
         /// Its name.
         module: String,
         /// The panic's message.
         message: String,
     },
-    /// Some modules did not end within their time, and were cut off: some of their work was not done, or their `stop`
+    /// Some modules did not end within the timeout and were closed: part of their work was not done, or their `stop`
     /// did not return.
     Late {
         /// Their names.
@@ -86,12 +86,12 @@ impl fmt::Display for ModuleError {
 impl std::error::Error for ModuleError {}
 
 impl Modules {
-    /// Creates an empty list, whose modules will run on `executor`.
+    /// Creates an empty list. Its modules will run on `executor`.
     pub fn new(executor: &Arc<Executor<'static>>) -> Self {
         Self { executor: executor.clone(), modules: Vec::new() }
     }
 
-    /// Adds a module: `init` makes its scheduler, before any module runs; `stop` gets its state when it has ended.
+    /// Adds a module. `init` creates its scheduler, before any module runs; `stop` gets its state when it has ended.
     pub fn add<S: Send + 'static>(
         &mut self,
         name: impl Into<String>,
@@ -105,14 +105,14 @@ impl Modules {
         self
     }
 
-    /// Makes all modules in their order, runs them until `shutdown`, and ends them in reverse, each within
-    /// `timeout`: calls, posts and what they wait for are run, then its `stop`. What is not done by then is cut off,
-    /// and its module named in the error. A module that has ended by itself is left alone; the others go on.
+    /// Creates all modules in order, runs them until `shutdown`, and ends them in reverse order, each within `timeout`:
+    /// it runs calls, posts and what they wait for, then its `stop`. A module that takes longer is closed and named in
+    /// the error. If a module ends by itself, the others continue.
     ///
-    /// Dropping the future closes all of them.
+    /// Dropping the future closes all modules.
     ///
     /// # Errors
-    /// [`ModuleError`].
+    /// [`ModuleError`] if a module was not created, or did not end in time.
     pub async fn run(self, shutdown: impl Future<Output = ()>, timeout: Duration) -> Result<(), ModuleError> {
         let mut made = Vec::new();
         let mut failed = None;
@@ -146,7 +146,7 @@ impl Modules {
             }
             let until = Instant::now().checked_add(timeout);
             let drained = drain(timeout).await;
-            // The functions have run by then; the rest of the time is for `stop`.
+            // The functions have run; the remaining time is for `stop`.
             let done = async {
                 ended.await;
                 true
@@ -166,7 +166,7 @@ impl Modules {
     }
 }
 
-/// What a module has for its end when draining took all its time.
+/// The time for `stop` after a drain that took the whole timeout.
 const GRACE: Duration = Duration::from_millis(100);
 
 impl fmt::Debug for Modules {
@@ -175,10 +175,10 @@ impl fmt::Debug for Modules {
     }
 }
 
-/// A module that was made and does not run yet.
+/// A module that was created and does not run yet.
 trait Made: Send {
     fn start(self: Box<Self>, executor: &Executor<'static>) -> Started;
-    /// Ends it without having run it.
+    /// Ends the module without running it.
     fn stop(self: Box<Self>);
 }
 
@@ -187,7 +187,7 @@ struct Module<S: 'static, F> {
     stop: F,
 }
 
-/// A module that runs.
+/// A running module.
 struct Started {
     drain: Drain,
     ended: Task<()>,
@@ -210,7 +210,7 @@ impl<S: Send + 'static, F: FnOnce(S) + Send + 'static> Made for Module<S, F> {
     }
 }
 
-/// A `stop` whose panic ends nothing but itself.
+/// Wraps `stop` so that a panic in it is only logged.
 fn guarded<S>(name: String, stop: impl FnOnce(S) + Send) -> impl FnOnce(S) + Send {
     move |state| {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| stop(state))) {

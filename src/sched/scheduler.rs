@@ -1,4 +1,4 @@
-//! The loop.
+//! The scheduler and its loop.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,15 +18,16 @@ use super::timers::Due;
 use crate::chan::budget::Budget;
 use crate::chan::{self, Callback, Client, Functions, Reach, Server, Stats};
 
-/// Events after which other tasks of the executor have a turn, at the latest.
+/// The maximum number of events before the loop yields to other tasks of the executor.
 const EVENT_BUDGET: u32 = 64;
 
-/// A loop that owns a state and does everything with it, one at a time. See the [module](super).
+/// A loop that owns a state and handles one event at a time. See the [module](super).
 ///
-/// An async function holds up the whole loop until it ends, which is seldom wanted here: let it be a
-/// [deferred](Functions::register_deferred) one that starts an async call or a waterfall, and answers in the callback.
+/// An async function blocks the whole loop until it ends, which is rarely wanted. Instead, register a
+/// [deferred](Functions::register_deferred) function that starts an async call or a waterfall, and answers in the
+/// callback.
 pub struct Scheduler<S: 'static> {
-    /// Ends before the server, whose end tells those who drain that all is decided.
+    /// Dropped before the server, whose end completes drains.
     shared: Owned<S>,
     server: Server<S>,
     sources: Sources,
@@ -42,8 +43,8 @@ enum Event<S> {
 }
 
 impl<S: 'static> Scheduler<S> {
-    /// Creates a scheduler with the default [`Settings`]. What it awaits beside its loop runs on `executor`; `state`
-    /// makes the state, which may keep the handle.
+    /// Creates a scheduler with the default [`Settings`]. Its tasks run on `executor`. `state` creates the state, which
+    /// may keep the handle.
     pub fn new<P: Reach>(
         executor: &Arc<Executor<'static>>,
         functions: impl Into<Arc<Functions<S, P>>>,
@@ -77,41 +78,41 @@ impl<S: 'static> Scheduler<S> {
         Self { shared, server, sources }
     }
 
-    /// Completions a client of the scheduler's functions.
+    /// Returns a client of the scheduler's functions.
     pub fn client(&self) -> Client {
         self.server.client()
     }
 
-    /// Completions a handle to the loop.
+    /// Returns a handle to the loop.
     pub fn handle(&self) -> Handle<S> {
         Handle::new(self.shared.shared.clone())
     }
 
-    /// Completions the state.
+    /// Returns the state.
     pub fn state(&self) -> &S {
         self.server.state()
     }
 
-    /// Completions the state, to be changed before the loop runs.
+    /// Returns the state, for changes before the loop runs.
     pub fn state_mut(&mut self) -> &mut S {
         self.server.state_mut()
     }
 
-    /// Completions what the loop has done with calls so far.
+    /// Returns the counters of calls.
     pub fn stats(&self) -> Stats {
         self.server.stats()
     }
 
-    /// Runs the loop until it is [closed](Handle::close) or [drained](Handle::drain), and completions the state.
+    /// Runs the loop until it is [closed](Handle::close) or [drained](Handle::drain), and returns the state.
     ///
-    /// A panic in whatever it runs is logged, reaches whoever waits for a result, and leaves the loop running. Now
-    /// and then it lets other tasks of its executor have a budget. Dropping the future closes the scheduler.
+    /// A panic in code that it runs is logged and passed to the waiter for its result; the loop continues. The loop
+    /// yields to other tasks of its executor periodically. Dropping the future closes the scheduler.
     pub async fn run(mut self) -> S {
         self.serve().await;
         self.into_state()
     }
 
-    /// Closes it, and completions the state.
+    /// Closes the scheduler and returns the state.
     pub(super) fn into_state(self) -> S {
         let Self { shared, server, .. } = self;
         drop(shared);
@@ -140,7 +141,7 @@ impl<S: 'static> Scheduler<S> {
         }
     }
 
-    /// What happens next.
+    /// Waits for the next event.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event<S>> {
         self.server.record_poll();
         let Self { server, shared: Owned { shared, posts, completions }, sources } = self;
@@ -152,7 +153,7 @@ impl<S: 'static> Scheduler<S> {
             let event = sources.poll(cx, |source, cx| match source {
                 Source::Calls => match server.poll_ready(cx) {
                     Poll::Ready(true) => Poll::Ready((Event::Call, true)),
-                    // It takes no more calls; the others may still have something.
+                    // No more calls will come; other sources may still have events.
                     Poll::Ready(false) | Poll::Pending => Poll::Pending,
                 },
                 Source::Posts => taken(shared.posts.next(posts), Event::Post),
@@ -165,7 +166,7 @@ impl<S: 'static> Scheduler<S> {
             if event.is_ready() {
                 return event;
             }
-            // What was noted for another phase may have been taken for this one.
+            // A change of phase meanwhile may have been missed.
             if shared.phase() == before {
                 let done = before == Phase::Draining && shared.is_idle();
                 return if done { Poll::Ready(Event::End) } else { Poll::Pending };
@@ -173,9 +174,9 @@ impl<S: 'static> Scheduler<S> {
         }
     }
 
-    /// Does something with the state.
+    /// Runs an action on the state.
     fn act(&mut self, what: &'static str, action: impl FnOnce(&mut S)) {
-        // A panic is logged, and whoever waits for a result has it too.
+        // A panic is logged and passed to the waiter for its result.
         let _ = self.server.run_as(what, action);
     }
 
@@ -192,7 +193,7 @@ impl<S: 'static> Scheduler<S> {
     }
 }
 
-/// What an inbox has given.
+/// Converts an item of an inbox to an event.
 fn taken<S>(next: Option<(Action<S>, bool)>, event: fn(Action<S>) -> Event<S>) -> Poll<(Event<S>, bool)> {
     match next {
         Some((action, more)) => Poll::Ready((event(action), more)),
@@ -200,8 +201,8 @@ fn taken<S>(next: Option<(Action<S>, bool)>, event: fn(Action<S>) -> Event<S>) -
     }
 }
 
-/// The service of a scheduler, with what was taken from it all at once. However the scheduler ends, run or not, the
-/// service ends with it.
+/// The shared part of a scheduler, with the items that the loop has taken from its inboxes. Dropping it closes the
+/// scheduler, even if the loop never ran.
 struct Owned<S: 'static> {
     shared: Arc<Shared<S>>,
     posts: VecDeque<Action<S>>,

@@ -1,4 +1,4 @@
-//! What a loop and its handles share.
+//! The part of a scheduler that its loop and its handles share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
@@ -17,42 +17,42 @@ use crate::chan::panic::drop_quietly;
 use crate::chan::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Kind, ServerRef, Target};
 
-/// Something to be done with the state.
+/// A closure that the loop runs on the state.
 pub(super) type Action<S> = Box<dyn FnOnce(&mut S) + Send>;
 
-/// What a loop and its handles share.
+/// The part of a scheduler that its loop and its handles share.
 pub(super) struct Shared<S> {
     pub(super) server: ServerRef,
     pub(super) client: Client,
     pub(super) closer: Closer,
     pub(super) settings: Settings,
-    /// Tasks that were posted.
+    /// Posted tasks.
     pub(super) posts: Inbox<Action<S>>,
-    /// What jobs, futures and streams give back. They are counted elsewhere, so there is room for all.
+    /// Results of jobs, futures and streams. Unbounded, since these are bounded themselves.
     pub(super) completions: Inbox<Action<S>>,
     pub(super) callbacks: Mutex<Callbacks<S>>,
     pub(super) timers: Mutex<Timers<S>>,
     pub(super) jobs: Arc<BlockingPool>,
-    /// What the loop is to look at.
+    /// The sources that may have an event.
     pub(super) ready_set: Arc<ReadySet>,
-    /// Weak, since the executor has the loop and all tasks, and they have this.
+    /// Weak, since the executor owns the loop and all tasks, which own this.
     executor: Weak<Executor<'static>>,
     tasks: Mutex<Tasks>,
-    /// Whether the phase is still the first, which the loop asks all the time.
+    /// The phase is `Open`. The loop reads this for each event.
     open_phase: AtomicBool,
     serial: AtomicU64,
-    /// Jobs, futures and waterfalls that have not given back their result.
+    /// The number of jobs, futures and waterfalls without a result.
     open: AtomicUsize,
-    /// Whether something that was taken is never run.
+    /// Accepted work never runs.
     incomplete: AtomicBool,
 }
 
 #[derive(Default)]
 struct Tasks {
     phase: Phase,
-    /// What runs on the executor, by number.
+    /// The tasks on the executor, by number.
     running: BTreeMap<u64, Task<()>>,
-    /// Those of them that are streams, and so have no end of their own.
+    /// The number of tasks that are streams.
     streams: usize,
 }
 
@@ -60,7 +60,7 @@ struct Tasks {
 pub(super) enum Phase {
     #[default]
     Open,
-    /// Nothing new from outside; the loop ends when nothing is open any more.
+    /// Rejects work from outside. The loop ends when nothing is open.
     Draining,
     Closed,
 }
@@ -93,7 +93,7 @@ impl<S: 'static> Shared<S> {
         })
     }
 
-    /// The next number of what runs on the executor.
+    /// Returns the next number of a task.
     fn serial(&self) -> u64 {
         self.serial.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -102,7 +102,7 @@ impl<S: 'static> Shared<S> {
         if self.open_phase.load(Ordering::Relaxed) { Phase::Open } else { self.tasks().phase }
     }
 
-    /// Posts a task, and completions its number.
+    /// Posts a task and returns its number.
     pub(super) fn post(&self, action: Action<S>) -> Result<u64, ScheduleError> {
         self.posts.push(action).map_err(|(refused, _action)| match refused {
             PushError::Closed => ScheduleError::Closed,
@@ -110,12 +110,12 @@ impl<S: 'static> Shared<S> {
         })
     }
 
-    /// Hands back a result to the loop. It is dropped if the loop is gone.
+    /// Passes a result to the loop. It is dropped if the loop is gone.
     pub(super) fn push_completion(&self, action: Action<S>) {
         drop_quietly(self.completions.push(action));
     }
 
-    /// Makes an async call, unless too many are pending or the queue is full: then arguments and callback come back.
+    /// Makes an async call. If too many are pending or the queue is full, returns arguments and callback.
     pub(super) fn call<A, R, F>(
         &self,
         target: &impl Target<A, R>,
@@ -129,7 +129,7 @@ impl<S: 'static> Shared<S> {
         R: Send + 'static,
         F: FnOnce(&mut S, Result<R, CallError>) + Send + 'static,
     {
-        // The lock ends before the call is made, which may drop values of the user's.
+        // The lock is released before the call is made, which may drop values of the user's.
         let prepared = self.callbacks().prepare(|| target.counter(), time, callback);
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -140,12 +140,12 @@ impl<S: 'static> Shared<S> {
                 self.callbacks().take_back();
                 Err((arguments, callback))
             }
-            // Without its callback it has ended already, by its deadline.
+            // A call without its callback has ended by its deadline.
             Ok(()) | Err((_, None)) => Ok(()),
         }
     }
 
-    /// Counts something that will give back a result.
+    /// Counts work whose result the loop will get.
     pub(super) fn open_guard(self: &Arc<Self>) -> Result<OpenGuard<S>, ScheduleError> {
         let limit = self.settings.open;
         if self.phase() == Phase::Closed {
@@ -158,7 +158,7 @@ impl<S: 'static> Shared<S> {
         Ok(OpenGuard { shared: self.clone(), completed: false })
     }
 
-    /// Completions `true` if nothing but calls is on its way to the loop.
+    /// Returns `true` if no event other than calls is pending.
     pub(super) fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
             && self.callbacks().pending() == 0
@@ -167,17 +167,17 @@ impl<S: 'static> Shared<S> {
             && self.timers().is_empty()
     }
 
-    /// Completions `true` if something that was taken is never run. Final when the server has ended.
+    /// Returns `true` if accepted work never runs. Final when the server has ended.
     pub(super) fn is_incomplete(&self) -> bool {
         self.incomplete.load(Ordering::Relaxed)
     }
 
-    /// Completions the executor, unless it is gone.
+    /// Returns the executor, unless it is gone.
     pub(super) fn executor(&self) -> Option<Arc<Executor<'static>>> {
         self.executor.upgrade()
     }
 
-    /// Runs a future on the executor, for as long as the service is there.
+    /// Runs a future on the executor until it ends or the scheduler closes.
     pub(super) fn spawn(
         self: &Arc<Self>,
         executor: &Executor<'static>,
@@ -186,7 +186,7 @@ impl<S: 'static> Shared<S> {
         let number = self.serial();
         let shared = self.clone();
         let future = self.server.catch_panic_future("a future", future);
-        // The task finds itself in the list, since it has to wait for this lock to leave it.
+        // The task cannot end before it is in the list, since it takes this lock to remove itself.
         let mut tasks = self.tasks();
         if tasks.phase == Phase::Closed {
             return;
@@ -201,7 +201,7 @@ impl<S: 'static> Shared<S> {
         tasks.running.insert(number, task);
     }
 
-    /// Runs a stream on the executor until it ends, is stopped, or the service takes nothing more.
+    /// Runs a stream on the executor until it ends, is detached, or the scheduler drains.
     pub(super) fn spawn_stream(
         self: &Arc<Self>,
         stream: impl Future<Output = ()> + Send + 'static,
@@ -236,7 +236,7 @@ impl<S: 'static> Shared<S> {
         task
     }
 
-    /// Takes nothing more from outside. The loop ends when it has nothing more to wait for.
+    /// Rejects work from outside. The loop ends when it has nothing left to wait for.
     pub(super) fn begin_drain(&self) {
         self.closer.begin_drain();
         self.posts.shut();
@@ -254,7 +254,7 @@ impl<S: 'static> Shared<S> {
         self.ready_set.mark_all();
     }
 
-    /// Ends everything: the loop does, with what it has taken and not run.
+    /// Closes the scheduler at the end of the loop, with the items that the loop has taken and not run.
     pub(super) fn end(&self, posts: VecDeque<Action<S>>, completions: VecDeque<Action<S>>) {
         if !posts.is_empty() || !completions.is_empty() {
             self.incomplete.store(true, Ordering::Relaxed);
@@ -264,13 +264,13 @@ impl<S: 'static> Shared<S> {
         discard(completions);
     }
 
-    /// Ends everything now.
+    /// Closes the scheduler immediately.
     pub(super) fn close(&self) {
         let mut tasks = self.tasks();
         tasks.phase = Phase::Closed;
         self.open_phase.store(false, Ordering::Relaxed);
-        // What is left is taken and judged under this lock, so that the loop, which closes at its end too, ends no
-        // sooner than that is done.
+        // The remaining work is taken and checked under this lock. The loop also closes at its end, so it cannot end
+        // before.
         let (posts, completions) = (self.posts.close(), self.completions.close());
         let callbacks = mem::replace(&mut *self.callbacks(), Callbacks::closed(self.settings.calls));
         let mut timers = self.timers();
@@ -285,10 +285,10 @@ impl<S: 'static> Shared<S> {
         if left {
             self.incomplete.store(true, Ordering::Relaxed);
         }
-        // Before the loop can end, and the executor with it: it drops what these tasks have.
+        // Drops the tasks before the loop, and with it the executor, can end.
         tasks.running.clear();
         drop(tasks);
-        // It decides the same for calls.
+        // The server decides the same for calls.
         match left {
             true => self.closer.close_incomplete(),
             false => self.closer.close(),
@@ -315,22 +315,22 @@ impl<S: 'static> Shared<S> {
     }
 }
 
-/// Marks the numbers of streams, so that they stand together.
+/// Marks the numbers of streams, so that they are contiguous.
 const STREAM: u64 = 1 << 63;
 
-/// Drops values of the user's, none of which keeps the others from it by a panic.
+/// Drops values of the user's, all of them even if one panics.
 pub(super) fn discard(values: impl IntoIterator) {
     values.into_iter().for_each(drop_quietly);
 }
 
-/// Something that will give back a result, counted until this is dropped.
+/// Counts open work until it is dropped.
 pub(super) struct OpenGuard<S: 'static> {
     shared: Arc<Shared<S>>,
     completed: bool,
 }
 
 impl<S: 'static> OpenGuard<S> {
-    /// The loop has the result, or what would have given it was not taken. Otherwise something is never run.
+    /// Marks the work as completed or rejected. If it is dropped without this, accepted work never runs.
     pub(super) fn complete(mut self) {
         self.completed = true;
     }

@@ -1,13 +1,13 @@
-//! Which sources of a loop have something, so that the others need not be asked.
+//! The sources of a loop's events, of which only the ready ones are polled.
 //!
-//! Whatever brings something for the loop first puts it in its place, then notes its source, which wakes the loop. The
-//! loop takes what was ready_set, and only then looks into the places; so it misses nothing.
+//! A producer first stores its item, then marks its source as ready, which wakes the loop. The loop first takes the set
+//! of ready sources, then polls them; so it misses no item.
 
 use crate::chan::sync::{AtomicU8, Mutex, Ordering};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-/// The sources of events, which have their turns in this order.
+/// The sources of events, in the order in which they are polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Calls,
@@ -25,31 +25,31 @@ impl Source {
     }
 }
 
-/// Events that one source may have before it is the next one's budget.
+/// The maximum number of consecutive events of one source.
 const SHARE: usize = if cfg!(chanrpc_loom) { 1 } else { 16 };
 
 /// The loop's view of its sources.
 pub(super) struct Sources {
     ready_set: Arc<ReadySet>,
     wakers: [Waker; Source::ALL.len()],
-    /// Those that may have something, one bit each.
+    /// The sources that may have an event, one bit each.
     ready: u8,
-    /// Those of them that were noted again meanwhile.
+    /// The ready sources that were marked again meanwhile.
     again: u8,
-    /// Whose turn it is, and how many events of its share are left.
+    /// The current source, and the rest of its share of events.
     turn: usize,
     left: usize,
 }
 
-/// What was noted for the loop.
+/// The set of sources that may have an event.
 #[derive(Default)]
 pub(super) struct ReadySet {
-    /// A bit for each source that may have something, and [`ASLEEP`].
+    /// A bit for each ready source, and [`ASLEEP`].
     bits: AtomicU8,
     sleeper: Mutex<Option<Waker>>,
 }
 
-/// The loop has gone to sleep, so the first who notes something wakes it.
+/// The loop sleeps, so the first mark wakes it.
 const ASLEEP: u8 = 1 << 7;
 
 struct SourceWaker {
@@ -68,12 +68,12 @@ impl Wake for SourceWaker {
 }
 
 impl ReadySet {
-    /// Has the loop look at everything again.
+    /// Marks all sources as ready.
     pub(super) fn mark_all(&self) {
         self.mark_bits(Source::ALL.into_iter().fold(0, |bits, source| bits | source.bit()));
     }
 
-    /// Has the loop look at this source.
+    /// Marks a source as ready.
     pub(super) fn mark(&self, source: Source) {
         self.mark_bits(source.bit());
     }
@@ -87,7 +87,7 @@ impl ReadySet {
         }
     }
 
-    /// Takes what was ready_set. If that is nothing, has the loop woken by the next note, and completions `None`.
+    /// Takes the ready sources. If there are none, registers the loop for the next mark and returns `None`.
     fn take(&self, cx: &Context<'_>) -> Option<u8> {
         let ready = self.bits.swap(0, Ordering::AcqRel) & !ASLEEP;
         if ready != 0 {
@@ -95,7 +95,7 @@ impl ReadySet {
         }
         let old = self.sleeper.lock().replace(cx.waker().clone());
         drop(old);
-        // From here on a note wakes the loop. If one has come before, there is no need to.
+        // From here on a mark wakes the loop. An earlier mark is taken instead.
         match self.bits.compare_exchange(0, ASLEEP, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => None,
             Err(_) => Some(self.bits.swap(0, Ordering::AcqRel)),
@@ -111,8 +111,8 @@ impl Sources {
         Self { ready_set: ready_set.clone(), wakers, ready: 0, again: 0, turn: 0, left: SHARE }
     }
 
-    /// Asks sources with `poll` until one has something, and says whether it may have more. Each has its share before
-    /// it is the next one's budget. When none has, the loop is woken as soon as that changes.
+    /// Polls ready sources until one has an event. `poll` also returns whether the source may have more. Each source
+    /// gets its share before the next one. If none has an event, the loop is woken by the next mark.
     pub(super) fn poll<T>(
         &mut self,
         cx: &Context<'_>,
@@ -144,15 +144,15 @@ impl Sources {
         }
     }
 
-    /// Ends the share of the source whose turn it is.
+    /// Ends the share of the current source.
     pub(super) fn end_share(&mut self) {
         self.left = 0;
     }
 
-    /// Takes over what was ready_set, and sleeps if no source may have something.
+    /// Takes over the ready sources, and sleeps if there are none.
     fn poll_ready_set(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.ready != 0 {
-            // Not to be woken while there is something to do.
+            // A busy loop need not be woken.
             let ready = self.ready_set.bits.swap(0, Ordering::AcqRel);
             self.again |= self.ready & ready;
             self.ready |= ready;

@@ -1,4 +1,4 @@
-//! Moments at which a loop does something.
+//! The timers of a loop.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,41 +12,41 @@ use smol::Timer;
 #[cfg(feature = "cron")]
 use super::cron::CronSchedule;
 
-/// Names a timer of one scheduler, to [cancel](super::Handle::cancel) it.
+/// The id of a timer of one scheduler, to [cancel](super::Handle::cancel) it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TimerId {
-    /// When a timer that is not repeated is due.
+    /// The due time of a timer that is not repeated.
     at: Instant,
     serial: u64,
 }
 
-/// The timers of one loop, in the order in which they are due.
+/// The timers of one loop, ordered by due time.
 pub(super) struct Timers<S> {
     due: BTreeMap<(Instant, u64), Action<S>>,
-    /// When each repeated timer is due. One that runs at this moment is here, and not in `due`.
+    /// The due time of each repeated timer. A timer that runs now is here, but not in `due`.
     repeated: BTreeMap<u64, Instant>,
-    /// Whether one of them runs at this moment.
+    /// A repeated timer runs now.
     running: bool,
     limit: usize,
     serial: u64,
-    /// The clock as it was read last.
+    /// The most recent reading of the clock.
     now: Instant,
     clock: Timer,
 }
 
-/// What is done.
+/// The action of a timer.
 pub(super) enum Action<S> {
     Once(Box<dyn FnOnce(&mut S) + Send>),
     Repeated(Box<Repeated<S>>),
 }
 
-/// What is done again and again.
+/// The action of a repeated timer.
 pub(super) struct Repeated<S> {
     rule: Rule,
     action: Box<dyn FnMut(&mut S) + Send>,
 }
 
-/// When something is done again.
+/// The rule by which a timer repeats.
 pub(super) enum Rule {
     Every(Duration),
     #[cfg(feature = "cron")]
@@ -59,7 +59,7 @@ pub(super) enum Due<S> {
     Repeated(Again<S>),
 }
 
-/// A repeated timer that is due. It goes back to [`Timers::put_back`] when it has run.
+/// A repeated timer that is due. It is returned to [`Timers::put_back`] when it has run.
 pub(super) struct Again<S> {
     serial: u64,
     at: Instant,
@@ -67,7 +67,7 @@ pub(super) struct Again<S> {
 }
 
 impl<S> Again<S> {
-    /// Completions what is to be done; `None` if it was only time to look at the calendar's clock.
+    /// Returns the action, or `None` if only the system's clock had to be checked.
     pub(super) fn action(&mut self) -> Option<&mut (dyn FnMut(&mut S) + Send)> {
         let Repeated { rule, action } = &mut *self.repeated;
         let fires = match rule {
@@ -102,8 +102,8 @@ impl<S> Timers<S> {
         self.limit
     }
 
-    /// Adds a timer, unless there are too many. Also completions whether it is the next one, of which the loop has to be
-    /// told.
+    /// Adds a timer, unless the limit is reached. Also returns whether it is the next one, for which the loop has to be
+    /// woken.
     pub(super) fn add(&mut self, at: Instant, action: Action<S>) -> Result<(TimerId, bool), Action<S>> {
         if self.due.len() + usize::from(self.running) >= self.limit {
             return Err(action);
@@ -118,7 +118,7 @@ impl<S> Timers<S> {
         Ok((TimerId { at, serial }, is_next))
     }
 
-    /// Removes a timer, to be dropped without the lock. `Some(None)` if it is a repeated one that runs.
+    /// Removes a timer, to be dropped without the lock. Returns `Some(None)` for a repeated timer that runs now.
     pub(super) fn remove(&mut self, TimerId { at, serial }: TimerId) -> Option<Option<Action<S>>> {
         match self.repeated.remove(&serial) {
             Some(at) => Some(self.due.remove(&(at, serial))),
@@ -126,8 +126,8 @@ impl<S> Timers<S> {
         }
     }
 
-    /// Takes no more timers, and removes those that are not due yet, to be dropped without the lock. None is repeated
-    /// from now on.
+    /// Rejects further timers, stops all repetition, and removes the timers that are not due, to be dropped without the
+    /// lock.
     pub(super) fn shut(&mut self) -> BTreeMap<(Instant, u64), Action<S>> {
         self.limit = 0;
         self.repeated.clear();
@@ -135,12 +135,12 @@ impl<S> Timers<S> {
         self.due.split_off(&(self.now, u64::MAX))
     }
 
-    /// Removes all that are left, to be dropped without the lock.
+    /// Removes the remaining timers, to be dropped without the lock.
     pub(super) fn clear(&mut self) -> BTreeMap<(Instant, u64), Action<S>> {
         std::mem::take(&mut self.due)
     }
 
-    /// Takes the next timer that is due; otherwise has the loop woken when one is.
+    /// Takes the next due timer, or registers the loop to be woken when one is due.
     pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<Due<S>> {
         while let Some(entry) = self.due.first_entry() {
             let (at, serial) = *entry.key();
@@ -164,7 +164,7 @@ impl<S> Timers<S> {
         Poll::Pending
     }
 
-    /// Completions `true` if there is no timer.
+    /// Returns `true` if no timer is set.
     pub(super) fn is_empty(&self) -> bool {
         self.due.is_empty()
     }
@@ -194,8 +194,8 @@ impl<S> Timers<S> {
     }
 }
 
-/// When a timer is due again that was due at `at`: the first moment after `now` that is whole periods away. `None` if
-/// no clock can say it. With no period at all it is now.
+/// Returns the next tick of a timer that was due at `at`: the first time after `now` that is whole periods away, or
+/// `now` for a period of zero. Returns `None` if an `Instant` cannot represent it.
 fn next_tick(at: Instant, period: Duration, now: Instant) -> Option<Instant> {
     let late = now.saturating_duration_since(at);
     if late < period {
@@ -220,7 +220,7 @@ mod tests {
             (10, 10, 20, 30), // a tick that is due now was missed by the run that ends now
             (10, 10, 35, 40), // after a stall
             (10, 10, 1_000_009, 1_000_010),
-            (10, 10, 5, 20), // a clock cannot go back, but if it did
+            (10, 10, 5, 20), // the monotonic clock cannot go back, but if it did
         ] {
             let next_at = next_tick(start + ms(at), ms(period), start + ms(now));
             assert_eq!(next_at, Some(start + ms(next)), "{period} {at} {now}");

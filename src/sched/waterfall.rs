@@ -1,6 +1,4 @@
-//! Async steps, one after the other.
-//!
-//! What is built here is a list of steps; [`chain`](super::chain) runs it.
+//! The builder of a waterfall, a list of async steps that [`chain`](super::chain) runs.
 
 use std::fmt;
 use std::future::Future;
@@ -13,11 +11,11 @@ use super::error::ScheduleError;
 use super::shared::Shared;
 use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target};
 
-/// A chain of steps, each fed with the result of the one before, that ends at the first error. Nothing happens before
+/// A chain of steps, each with the result of the previous one, that ends at the first error. Nothing happens before
 /// [`finish`](Self::finish).
 ///
-/// `T` is the result so far, and `E` the error, into which [`CallError`] can budget. The loop is never blocked, and a
-/// panic in a step is [`CallError::Panicked`].
+/// `T` is the current result and `E` the error, which can be created from a [`CallError`]. The chain never blocks the
+/// loop. A panic in a step becomes [`CallError::Panicked`].
 ///
 /// ```
 /// use std::sync::Arc;
@@ -55,7 +53,7 @@ pub struct Waterfall<S: 'static, T, E> {
     shared: Arc<Shared<S>>,
     time: Option<Duration>,
     steps: Steps<S, E>,
-    /// The last step's result.
+    /// The result of the last step.
     result: PhantomData<fn() -> T>,
 }
 
@@ -69,7 +67,7 @@ where
         Self { shared, time: None, steps: Steps::new(value), result: PhantomData }
     }
 
-    /// Computes something with the state.
+    /// Runs a closure on the state.
     pub fn step<U: Send + 'static>(
         self,
         step: impl FnOnce(&mut S, T) -> Result<U, E> + Send + 'static,
@@ -77,7 +75,7 @@ where
         self.push(Compute::new(step))
     }
 
-    /// Awaits a future that is made with the state: a call to another node, for instance.
+    /// Awaits a future that a closure creates from the state.
     pub fn then<U, F, G>(self, step: impl FnOnce(&mut S, T) -> F + Send + 'static) -> Waterfall<S, U, E>
     where
         U: Send + 'static,
@@ -87,7 +85,7 @@ where
         self.push(Await::new(step))
     }
 
-    /// Calls the function of a typed id with the result so far, and waits for room if its queue is full. `target` is a
+    /// Calls the function of a typed id with the current result, and waits for room if its queue is full. `target` is a
     /// [`Client`](crate::chan::Client) or a `Remote`.
     pub fn call<C, K, R>(self, target: &C, id: Id<K, T, R>) -> Waterfall<S, R, E>
     where
@@ -121,9 +119,9 @@ where
         self.push(Call::<_, T>::new(target, id.into(), Kind::Many))
     }
 
-    /// Runs something that blocks on another thread, with the result so far, waiting for its turn if
-    /// [`Settings::jobs`](super::Settings::jobs) jobs wait already. If the deadline passes before the job begins, it
-    /// never does.
+    /// Runs blocking work on another thread with the current result. It waits in the queue even if
+    /// [`Settings::jobs`](super::Settings::jobs) jobs wait already. If the deadline passes before it begins, it never
+    /// does.
     pub fn spawn_blocking<U: Send + 'static>(
         self,
         work: impl FnOnce(T) -> U + Send + 'static,
@@ -131,16 +129,17 @@ where
         self.push(Block::new(work))
     }
 
-    /// Ends the chain with [`CallError::Deadline`] unless all of it has run within this time from [`finish`](Self::finish).
+    /// Ends the chain with [`CallError::Deadline`] unless all of it has run within this time from
+    /// [`finish`](Self::finish).
     pub fn timeout(mut self, time: Duration) -> Self {
         self.time = Some(time);
         self
     }
 
-    /// Starts the chain; `callback` gets the state and the last result, or the first error.
+    /// Starts the chain. `callback` gets the state and the last result, or the first error.
     ///
     /// # Errors
-    /// [`ScheduleError`]: too much is open, or the scheduler is closed.
+    /// [`ScheduleError`] if too many are open, or the scheduler is closed.
     pub fn finish(
         self,
         callback: impl FnOnce(&mut S, Result<T, E>) + Send + 'static,
@@ -152,7 +151,7 @@ where
         Ok(())
     }
 
-    /// Adds a step. It is left out after an error or the deadline.
+    /// Adds a step, which is skipped after an error or the deadline.
     fn push<U: Send + 'static>(self, step: impl Work<S, E, U>) -> Waterfall<S, U, E> {
         let Self { shared, time, mut steps, .. } = self;
         steps.push(step);

@@ -5,43 +5,43 @@ use std::fmt;
 use super::field::CronField;
 use super::zone::ZoneError;
 
-/// Says why there is no [`Cron`].
+/// The reason why an expression is not a [`Cron`](super::Cron).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CronError {
-    /// There are neither five fields nor six.
+    /// The expression has neither five nor six fields.
     Fields {
         /// The expression.
         found: String,
     },
-    /// It begins with `@`, but is no name that is known.
+    /// The expression begins with `@`, but is not a known name.
     Name {
         /// The name.
         found: String,
     },
-    /// A field cannot be read.
+    /// A field is invalid.
     Field {
-        /// Which one.
+        /// The field.
         field: CronField,
-        /// The item of its list that is wrong; all of the field if that has an empty item.
+        /// The invalid item of its list, or the whole field if an item is empty.
         found: String,
-        /// What is wrong with it.
+        /// The reason.
         problem: FieldProblem,
     },
-    /// It means no moment of any year, as 30 February.
+    /// The expression matches no time of any year, such as 30 February.
     Never {
         /// The expression.
         found: String,
     },
-    /// There is no such time zone.
+    /// The time zone is unknown.
     Zone(ZoneError),
 }
 
-/// What is wrong with a field of a cron expression.
+/// The reason why a field of a cron expression is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FieldProblem {
-    /// It is no value, range, `*` or list of these; or something is missing.
+    /// The item is not a value, range or `*`, or part of it is missing.
     Malformed,
     /// A value is too small or too large.
     OutOfRange,

@@ -7,9 +7,9 @@ use super::error::{CronError, FieldProblem};
 /// The values of a field.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Set {
-    /// One bit a value.
+    /// One bit per value.
     values: u64,
-    /// Whether the field begins with `*`.
+    /// The field begins with `*`.
     pub(super) star: bool,
 }
 
@@ -18,7 +18,7 @@ impl Set {
         self.first_from(value) == Some(value)
     }
 
-    /// Finds the first value that is not below `least`, which is 0 to 63.
+    /// Returns the first value from `least` on, which is 0 to 63.
     pub(super) fn first_from(self, least: i8) -> Option<i8> {
         let values = self.values & u64::MAX << least;
         (values != 0).then_some(values.trailing_zeros() as i8)
@@ -53,7 +53,7 @@ const MONTHS: [&str; 12] =
 const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 impl CronField {
-    /// The smallest value and the largest.
+    /// Returns the smallest and the largest value.
     const fn bounds(self) -> (u8, u8) {
         match self {
             Self::Second | Self::Minute => (0, 59),
@@ -64,7 +64,7 @@ impl CronField {
         }
     }
 
-    /// The names of the values, from the smallest on.
+    /// Returns the names of the values, from the smallest on.
     const fn names(self) -> &'static [&'static str] {
         match self {
             Self::Month => &MONTHS,
@@ -73,7 +73,7 @@ impl CronField {
         }
     }
 
-    /// What a valid value looks like.
+    /// Describes a valid value.
     pub(super) const fn hint(self) -> &'static str {
         match self {
             Self::Second | Self::Minute => "0 to 59, such as 30, 0-29, */15 or 0,30",
@@ -107,7 +107,7 @@ impl CronField {
             _ if range == "*" => (min, max),
             Some((first, last)) => {
                 let (first, end) = (self.value(first)?, self.value(last)?);
-                // A name is 0 for Sunday, which may end a week too.
+                // The name of Sunday is 0, but it may also end a range.
                 (first, if last == "sun" && first > 0 { 7 } else { end })
             }
             None if step.is_some() => {
@@ -138,7 +138,7 @@ impl CronField {
     }
 }
 
-/// Reads digits, and nothing else: no sign.
+/// Parses digits without a sign.
 fn number(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -1,6 +1,6 @@
-//! Cron expressions: their text, and the next moment that one of them means.
+//! Cron expressions: parsing, and the search for the next matching time.
 //!
-//! The calendar and the time zones are jiff's; what is here is the reading and the search.
+//! jiff provides the calendar and the time zones.
 
 mod error;
 mod field;
@@ -20,11 +20,11 @@ use field::Set;
 pub(super) use schedule::CronSchedule;
 pub use zone::{Zone, ZoneError};
 
-/// Moments that come again by the clock and the calendar of a [`Zone`], written as five fields or six:
+/// A cron expression in the calendar of a [`Zone`], written as five fields or six:
 ///
 /// | field | values | |
 /// | --- | --- | --- |
-/// | second | 0 to 59 | may be left out; then it is 0 |
+/// | second | 0 to 59 | optional; 0 if omitted |
 /// | minute | 0 to 59 | |
 /// | hour | 0 to 23 | |
 /// | day of month | 1 to 31 | |
@@ -32,11 +32,11 @@ pub use zone::{Zone, ZoneError};
 /// | day of week | 0 to 7 | or `sun` to `sat`; 0 and 7 are Sunday |
 ///
 /// A field is a list, such as `0,15,40-50/2`, of single values, of ranges such as `mon-fri` and of `*`, which is every
-/// value. A range or `*` may have a step: `*/15` and `10-50/20` begin at their first value. A range does not run
-/// backwards over the end of its field; `22-23,0-5` says what `22-5` would. Upper and lower case are the same.
+/// value. A range or `*` may have a step: `*/15` and `10-50/20` begin at their first value. A range cannot wrap around;
+/// write `22-23,0-5` instead of `22-5`. Case is ignored.
 ///
-/// Or it is a name: `@yearly` or `@annually`, `@monthly`, `@weekly`, `@daily` or `@midnight`, `@hourly`. Each is at the
-/// beginning of what it names; a week begins on Sunday.
+/// An expression can also be a name: `@yearly` or `@annually`, `@monthly`, `@weekly`, `@daily` or `@midnight`,
+/// `@hourly`. Each fires at the beginning of its period; a week begins on Sunday.
 ///
 /// ```
 /// use std::time::{Duration, UNIX_EPOCH};
@@ -60,31 +60,30 @@ pub use zone::{Zone, ZoneError};
 ///
 /// # Days
 ///
-/// As in Vixie's cron and its `crontab(5)`: if neither day of month nor day of week begins with `*`, a day that fits
-/// **one** of them will do: `0 9 13 * fri` is every 13th and every Friday. Otherwise it must fit both: `0 9 * * fri` is
+/// As in Vixie's cron and its `crontab(5)`: if neither day of month nor day of week begins with `*`, a day has to match
+/// **one** of them: `0 9 13 * fri` is every 13th and every Friday. Otherwise it has to match both: `0 9 * * fri` is
 /// every Friday, and `0 9 */2 * fri` is a Friday with an odd date.
 ///
-/// 29 February is a day of leap years only. What no year has, such as 30 February, is refused by [`Cron::parse`].
+/// 29 February exists in leap years only. [`Cron::parse`] rejects dates that no year has, such as 30 February.
 ///
-/// # When clocks are changed
+/// # Daylight saving time
 ///
-/// Again as in Vixie's cron, it depends on whether the second, the minute or the hour begins with `*`. If none of them
-/// does, each time is fixed, and comes once on its day:
+/// As in Vixie's cron, the result depends on whether the second, the minute or the hour begins with `*`. If none of
+/// them does, each time is fixed, and fires once on its day:
 ///
-/// - A time that the clock leaves out, as when summer begins, comes at the first moment after the gap; several of them
-///   come there as one.
-/// - A time that the clock shows twice, as when summer ends, counts the first time only.
+/// - A time that the clock skips, as when summer time begins, fires at the end of the gap; several of them fire there once.
+/// - A time that the clock shows twice, as when summer time ends, fires only the first time.
 ///
-/// If any of them does, the expression is about what the clock shows: what it leaves out does not come, and what it
-/// shows twice comes twice. `*/15 * * * *` thus keeps its distance of 15 minutes when an hour is left out or repeated,
-/// while `*/15 2 * * *` may not come at all on that day, or twice.
+/// Otherwise the expression is a wildcard and follows the clock: a skipped time does not fire, and a repeated time
+/// fires twice. `*/15 * * * *` thus keeps its distance of 15 minutes when an hour is skipped or repeated, while `*/15 2
+/// * * *` may not fire at all on that day, or twice as often.
 ///
 /// Leap seconds are unknown to the system's clock, and so they are here.
 #[derive(Clone, Debug)]
 pub struct Cron {
     expression: String,
     zone: Zone,
-    /// The zone as it was found when the expression was read.
+    /// The zone as it was found when the expression was parsed.
     time_zone: TimeZone,
     seconds: Set,
     minutes: Set,
@@ -95,12 +94,12 @@ pub struct Cron {
 }
 
 impl Cron {
-    /// Reads an expression, and finds the zone that it is meant in. What is known of the zone from then on stays as it
-    /// is: a [`Cron`] does not notice that [`Zone::Local`] becomes another, nor an update of the system's database.
+    /// Parses an expression and looks up its zone. Later changes of [`Zone::Local`], or of the system's database, have
+    /// no effect.
     ///
     /// # Errors
     ///
-    /// [`CronError`] if the expression is malformed or means no moment of any year, or if there is no such zone.
+    /// [`CronError`] if the expression is malformed or matches no time of any year, or if the zone is unknown.
     pub fn parse(expression: &str, zone: Zone) -> Result<Self, CronError> {
         let mut expression = expression.split_whitespace().collect::<Vec<_>>().join(" ");
         expression.make_ascii_lowercase();
@@ -125,17 +124,17 @@ impl Cron {
         if cron.never() { Err(CronError::Never { found: cron.expression }) } else { Ok(cron) }
     }
 
-    /// Completions the expression: in lower case, with one space between its fields, otherwise as it was written.
+    /// Returns the expression, in lower case and with one space between its fields.
     pub fn expression(&self) -> &str {
         &self.expression
     }
 
-    /// Completions the zone that the expression is meant in.
+    /// Returns the zone of the expression.
     pub fn zone(&self) -> &Zone {
         &self.zone
     }
 
-    /// Completions the first moment after this one that the expression means. It is a whole second, and never `moment`
+    /// Returns the first moment after this one that the expression means. It is a whole second, and never `moment`
     /// itself. `None`, that is never again, comes only at the end of the schedule, after the year 9999.
     ///
     /// It depends on nothing but `moment`. Who always asks for what comes after now, and not after the moment before,
@@ -152,7 +151,7 @@ impl Cron {
         self.next_after_second(second).map(SystemTime::from)
     }
 
-    /// Goes from one change of the zone's offset to the next. Between two of them, the clock goes as time does.
+    /// Steps from one change of the zone's offset to the next, between which the clock is continuous.
     fn next_after_second(&self, second: Timestamp) -> Option<Timestamp> {
         const SECOND: SignedDuration = SignedDuration::from_secs(1);
         let fixed = self.is_fixed();
@@ -161,7 +160,7 @@ impl Cron {
         let mut from = offset.to_datetime(second).checked_add(SECOND).ok()?;
         if fixed && let Some(change) = self.time_zone.preceding(second.checked_add(SECOND).ok()?).next() {
             let before = self.time_zone.to_offset(change.timestamp().checked_sub(SECOND).ok()?);
-            from = from.max(before.to_datetime(change.timestamp())); // what the clock shows again came already
+            from = from.max(before.to_datetime(change.timestamp())); // repeated times have fired already
         }
 
         let mut found = self.first_from(from)?;
@@ -174,7 +173,7 @@ impl Cron {
             let start = offset.to_datetime(change.timestamp());
             let next = if fixed {
                 if found < start {
-                    return Some(change.timestamp()); // it was in the gap
+                    return Some(change.timestamp()); // in the gap
                 }
                 from.max(end).max(start)
             } else {
@@ -188,12 +187,12 @@ impl Cron {
         offset.to_timestamp(found).ok()
     }
 
-    /// Completions `true` if each of its times comes once on its day, whatever the clock shows.
+    /// Returns `true` if no field of the time is a wildcard, so that each time fires once on its day.
     pub(super) fn is_fixed(&self) -> bool {
         ![self.seconds, self.minutes, self.hours].iter().any(|set| set.star)
     }
 
-    /// Finds the first date and time that fits and is not before `from`, on a clock that is never changed.
+    /// Returns the first matching date and time from `from` on, on a clock without changes.
     fn first_from(&self, from: DateTime) -> Option<DateTime> {
         let mut date = from.date();
         if self.fits(date)
@@ -239,7 +238,7 @@ impl Cron {
         Time::new(hour, minute, second, 0).ok()
     }
 
-    /// Tells whether no month has such a day. Any date falls on each day of the week in some year.
+    /// Returns `true` if no month has a matching day. Any date falls on each day of the week in some year.
     fn never(&self) -> bool {
         let longest = |month| match month {
             2 => 29,
@@ -259,7 +258,7 @@ impl fmt::Display for Cron {
     }
 }
 
-/// Writes the fields that a name stands for.
+/// Returns the fields of a named expression.
 fn expand(expression: &str) -> Result<&str, CronError> {
     Ok(match expression {
         "@yearly" | "@annually" => "0 0 1 1 *",

@@ -1,34 +1,34 @@
-//! When a timer that goes by a [`Cron`] is due, on a clock that may be set.
+//! The due times of a cron timer, on a clock that can be changed.
 //!
-//! The time of day, and the clock that no one can set, are arguments.
+//! The wall clock and the monotonic clock are arguments.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Cron;
 
-/// When a timer is due that goes by a [`Cron`]. It looks at the calendar's clock again now and then.
+/// The due times of a timer with a [`Cron`] expression. Checks the wall clock periodically.
 ///
-/// As with Vixie's cron, it depends on the expression what happens when the clock is set back. One that is about what
-/// the clock shows (see [`Cron`]) goes on by it. A fixed time does not come again, unless the clock was set back so far
-/// that it must have been wrong before.
+/// As in Vixie's cron, the expression decides what happens when the clock is set back. A wildcard expression (see
+/// [`Cron`]) follows the clock. A fixed time does not recur, unless the clock was set back so far that it must have
+/// been wrong.
 pub(in crate::sched) struct CronSchedule {
     cron: Cron,
     next: SystemTime,
-    /// The last moment that came.
+    /// The most recent time that has fired.
     last: Option<SystemTime>,
-    /// Both clocks, when they were looked at last.
+    /// Both clocks at the last check.
     seen: (SystemTime, Instant),
 }
 
 impl CronSchedule {
-    /// How long a clock that was set may go unnoticed.
+    /// The maximum time until a change of the clock is noticed.
     const LOOK: Duration = Duration::from_secs(30);
-    /// A clock that was set back by this or more was wrong before: all moments come again.
+    /// A clock that was set back by this or more was wrong before: all times recur.
     const WRONG: Duration = Duration::from_secs(3 * 3600);
-    /// A clock that was set back by less than this was adjusted: no moment comes twice in a row.
+    /// A clock that was set back by less than this was adjusted: no time fires twice in a row.
     const ADJUSTED: Duration = Duration::from_secs(60);
 
-    /// Starts with the next moment from now, if there is one. Also completions when to look.
+    /// Starts with the next time after now, if one exists. Also returns when to check.
     pub(in crate::sched) fn new(cron: Cron, now: SystemTime, at: Instant) -> Option<(Self, Instant)> {
         let next = cron.next_after(now)?;
         let schedule = Self { cron, next, last: None, seen: (now, at) };
@@ -36,7 +36,7 @@ impl CronSchedule {
         Some((schedule, look))
     }
 
-    /// Completions `true` if the moment has come, which is then over.
+    /// Returns `true` if the next time has come, and marks it as fired.
     pub(in crate::sched) fn fire(&mut self, now: SystemTime) -> bool {
         let fires = self.next <= now;
         if fires {
@@ -45,7 +45,7 @@ impl CronSchedule {
         fires
     }
 
-    /// Completions when to look next; `None` if there is no further moment.
+    /// Returns when to check next, or `None` if no further time exists.
     pub(in crate::sched) fn next(&mut self, now: SystemTime, at: Instant) -> Option<Instant> {
         let (then, then_at) = std::mem::replace(&mut self.seen, (now, at));
         let expected = then.checked_add(at.saturating_duration_since(then_at))?;
@@ -59,7 +59,7 @@ impl CronSchedule {
     }
 
     fn next_from(&self, now: SystemTime) -> Option<SystemTime> {
-        // There is a last moment to come only if the clock was set back since.
+        // The last time is in the future only if the clock was set back since.
         let Some((last, ahead)) = self.last.and_then(|last| Some((last, last.duration_since(now).ok()?)))
         else {
             return self.cron.next_after(now);
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::sched::Zone;
 
-    /// A clock that is set, as a list of how long each stretch takes and by how much the clock is set after it.
+    /// Both clocks of a test, of which the wall clock is changed.
     struct Day {
         now: SystemTime,
         at: Instant,
@@ -96,7 +96,8 @@ mod tests {
         }
     }
 
-    /// Runs an expression from a moment on, and completions what the clock shows each time it fires.
+    /// Runs an expression from `begin` through stretches of a length in seconds, after each of which the clock is
+    /// changed by some seconds. Returns the time on the clock of each firing.
     fn fires(expression: &str, begin: &str, stretches: &[(u64, i64)]) -> Vec<String> {
         let begin: jiff::Timestamp = begin.parse().unwrap();
         let mut day = Day { now: begin.into(), at: Instant::now() };

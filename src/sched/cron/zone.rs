@@ -1,4 +1,4 @@
-//! The time zone in which a schedule is meant.
+//! The time zone of a cron expression.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::str::FromStr;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
 
-/// A time zone, as it is written. Whether there is such a zone is looked up where it is used, as by
+/// A time zone as written in a configuration. It is looked up when it is used, as by
 /// [`Cron::parse`](super::Cron::parse).
 ///
-/// As text it is `utc`, `local`, an offset from UTC such as `+05:30`, or a name of the [IANA database]:
+/// Its text is `utc`, `local`, an offset from UTC such as `+05:30`, or a name of the [IANA database]:
 ///
 /// ```
 /// use chanrpc::sched::Zone;
@@ -27,34 +27,34 @@ use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
 pub enum Zone {
     /// Coordinated universal time.
     Utc,
-    /// So many seconds east of UTC, or west of it if negative, all year round: less than 26 hours.
+    /// A fixed offset in seconds east of UTC, or west of it if negative; less than 26 hours.
     Offset(i32),
-    /// A zone of the IANA database by its name, such as `Europe/Berlin`; upper and lower case are the same. The
-    /// system's database is asked first, where it has one, then the one in the program.
+    /// A zone of the IANA database by its name, such as `Europe/Berlin`; case is ignored. The system's database, if
+    /// any, takes precedence over the bundled one.
     Named(Cow<'static, str>),
-    /// The zone of this machine, or of this process if its environment has a `TZ`.
+    /// The zone of this machine, or of the environment variable `TZ` if set.
     Local,
 }
 
 impl Zone {
-    /// Completions the zone that is so many minutes east of UTC, or west of it if negative, all year round.
+    /// Returns the zone with a fixed offset in minutes east of UTC, or west of it if negative.
     pub const fn minutes(east: i32) -> Self {
         Self::Offset(east.saturating_mul(60))
     }
 
-    /// Completions the zone of the IANA database that has this name.
+    /// Returns the zone of the IANA database with this name.
     pub fn named(name: impl Into<Cow<'static, str>>) -> Self {
         Self::Named(name.into())
     }
 
-    /// Finds what the zone stands for.
+    /// Looks up the zone.
     pub(super) fn look_up(&self) -> Result<TimeZone, ZoneError> {
         match self {
             Self::Utc => Ok(TimeZone::UTC),
             Self::Offset(seconds) => Offset::from_seconds(*seconds)
                 .map(TimeZone::fixed)
                 .map_err(|_| ZoneError::Offset { found: self.to_string() }),
-            // The system's database may have only some of the zones.
+            // The system's database may be incomplete.
             Self::Named(name) => TimeZone::get(name)
                 .or_else(|_| TimeZoneDatabase::bundled().get(name))
                 .map_err(|_| ZoneError::Unknown { name: name.to_string() }),
@@ -66,11 +66,11 @@ impl Zone {
 impl FromStr for Zone {
     type Err = ZoneError;
 
-    /// Reads `utc`, `local`, an offset or a name. A name is not looked up.
+    /// Parses `utc`, `local`, an offset or a name, which is not looked up.
     ///
     /// # Errors
     ///
-    /// [`ZoneError::Offset`] if it begins with a sign, but is no offset.
+    /// [`ZoneError::Offset`] if the text begins with a sign but is not an offset.
     fn from_str(text: &str) -> Result<Self, ZoneError> {
         if text.eq_ignore_ascii_case("utc") {
             Ok(Self::Utc)
@@ -103,7 +103,7 @@ impl fmt::Display for Zone {
     }
 }
 
-/// Says why there is no such time zone.
+/// The reason why a time zone is invalid or unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ZoneError {
@@ -112,12 +112,12 @@ pub enum ZoneError {
         /// The offset as it was written.
         found: String,
     },
-    /// Neither the system's database nor the one in the program has this name.
+    /// Neither the system's database nor the bundled one has this name.
     Unknown {
         /// The name.
         name: String,
     },
-    /// The machine does not tell its zone, or the variable `TZ` has none that is known.
+    /// The zone of the machine is unknown, or the variable `TZ` is not a known zone.
     Local,
 }
 
