@@ -169,8 +169,8 @@ impl<S> Timers<S> {
         self.due.is_empty()
     }
 
-    /// Puts a repeated timer back, unless it was removed meanwhile or has no further moment: then it comes back, to be
-    /// dropped without the lock.
+    /// Reschedules a repeated timer. Returns it, to be dropped without the lock, if it was removed meanwhile or has no
+    /// further time.
     pub(super) fn put_back(&mut self, again: Again<S>) -> Option<Box<Repeated<S>>> {
         self.running = false;
         let Again { serial, at, mut repeated } = again;

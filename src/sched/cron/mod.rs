@@ -134,11 +134,11 @@ impl Cron {
         &self.zone
     }
 
-    /// Returns the first moment after this one that the expression means. It is a whole second, and never `moment`
-    /// itself. `None`, that is never again, comes only at the end of the schedule, after the year 9999.
+    /// Returns the first matching time after `moment`, a whole second. Returns `None` only at the end of the calendar,
+    /// after the year 9999.
     ///
-    /// It depends on nothing but `moment`. Who always asks for what comes after now, and not after the moment before,
-    /// is not flooded when the system's clock is set ahead. If that is set back, moments come again.
+    /// The result depends only on `moment`. A caller that passes the current time, and not the previous result, is not
+    /// flooded when the system's clock is set ahead. If the clock is set back, times recur.
     pub fn next_after(&self, moment: SystemTime) -> Option<SystemTime> {
         let second = match Timestamp::try_from(moment) {
             Ok(time) => {
