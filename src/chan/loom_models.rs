@@ -131,7 +131,7 @@ fn made(capacity: usize) -> Made {
     Made { client: server.client(), server, states, values }
 }
 
-/// Calls "add" and tells whether it ran; if not, the server was closed.
+/// Calls "add" and returns `true` if it ran; otherwise the server was closed.
 fn add(client: &Client, value: Value) -> bool {
     let number = value.number;
     match block_on(client.call1::<_, Value>("add", value)) {
