@@ -355,7 +355,7 @@ fn each_side_reports_the_protocol_of_the_other() {
     assert!(plain.failed(3).contains("this port speaks TLS"), "{plain:?}");
     let plain = Node::demo();
     let secured = certificates.run(&plain, "ca", &["call", "rpc.ping"]);
-    assert!(secured.failed(3).contains("does not speak TLS"), "{secured:?}");
+    assert!(secured.failed(3).contains("does not use TLS"), "{secured:?}");
     // A third-party server answers an invalid handshake with an alert.
     let alerting = listen(|mut stream| {
         let _ = std::io::Write::write_all(&mut stream, b"\x15\x03\x01\x00\x02\x02\x0a");
