@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 #[cfg(feature = "node")]
@@ -182,6 +182,16 @@ impl Client {
         self.shared().is_closed()
     }
 
+    /// Returns `true` if both clients call the same server.
+    pub fn same_server(&self, other: &Client) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Returns a client that does not keep the server alive.
+    pub fn downgrade(&self) -> WeakClient {
+        WeakClient(Arc::downgrade(&self.0))
+    }
+
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }
@@ -263,6 +273,53 @@ impl<A: Send + 'static, R: Send + 'static> Submit<A, R> for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("server", &self.server_name()).field("stats", &self.stats()).finish()
+    }
+}
+
+/// A client that does not keep its server alive: [`Server::run`](super::Server::run) ends once the last [`Client`] is
+/// gone, however many weak ones there are.
+///
+/// A state that needs a client of its own server holds a weak one, because a [`Client`] would keep the server running for
+/// ever.
+///
+/// ```
+/// use chanrpc::chan::{Functions, Id1, Server, WeakClient};
+///
+/// const COUNT_DOWN: Id1<u32, ()> = Id1::new("count down");
+///
+/// struct Countdown { me: Option<WeakClient>, steps: u32 }
+///
+/// let mut functions = Functions::new();
+/// functions.register(COUNT_DOWN, |state: &mut Countdown, n| {
+///     state.steps += 1;
+///     if let (Some(me), 1..) = (state.me.as_ref().and_then(WeakClient::upgrade), n) {
+///         let _ = me.go(COUNT_DOWN, n - 1);
+///     }
+/// })?;
+///
+/// let mut server = Server::new(Countdown { me: None, steps: 0 }, functions);
+/// let client = server.client();
+/// server.state_mut().me = Some(client.downgrade());
+/// let owner = std::thread::spawn(|| smol::block_on(server.run()));
+///
+/// client.call(COUNT_DOWN, 0).wait()?;
+/// drop(client);
+/// assert_eq!(owner.join().unwrap().steps, 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct WeakClient(Weak<ClientGuard>);
+
+impl WeakClient {
+    /// Returns a client of the server, or `None` if its last client is gone.
+    pub fn upgrade(&self) -> Option<Client> {
+        self.0.upgrade().map(Client)
+    }
+}
+
+impl fmt::Debug for WeakClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakClient")
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) mod wait_graph;
 pub use call::Call;
 pub use callbacks::{CallbackCall, Callbacks, LimitError};
 pub(crate) use catch_panic::ServerRef;
-pub use client::{Client, GoError};
+pub use client::{Client, GoError, WeakClient};
 #[cfg(feature = "node")]
 pub(crate) use error::Meaning;
 pub use error::{CallError, FunctionError, RegisterError};

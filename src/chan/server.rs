@@ -32,6 +32,7 @@ const CALL_BUDGET: u32 = 64;
 /// The functions run one at a time, in the order in which their calls entered the queue. [`run`](Self::run) is its
 /// loop; [`run_pinned`](Self::run_pinned) uses one thread only; [`ready`](Self::ready) and [`exec`](Self::exec) are for
 /// a loop of your own. Dropping a server closes it.
+#[must_use = "dropping it closes it"]
 pub struct Server<S> {
     state: S,
     runner: Runner,

@@ -15,6 +15,7 @@ pub(super) struct Counters {
 
 /// Counters of a server, and the state of its queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "node", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Stats {
     /// Calls in the queue.

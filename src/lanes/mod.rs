@@ -64,6 +64,7 @@ impl Default for LaneSettings {
 
 /// Counters of lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "node", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct LaneStats {
     /// Queued calls.

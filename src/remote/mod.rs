@@ -63,6 +63,7 @@ use pool::Pool;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
+#[must_use = "a client does nothing by itself"]
 pub struct Remote(Arc<Inner>);
 
 struct Inner {

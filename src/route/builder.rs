@@ -13,6 +13,7 @@ use crate::config::Workers;
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
 #[derive(Debug)]
+#[must_use = "there is no registry before `build`"]
 pub struct RegistryBuilder {
     pub(super) registry: Registry,
     pub(super) node: Option<Workers>,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use chanrpc::chan::{
     CallError, Callbacks, Client, Closer, FunctionId, Functions, Id0, Id1, IdN, Kind, RegisterError,
-    Responder, Server, Settings,
+    Responder, Server, Settings, WeakClient,
 };
 use proptest::prelude::*;
 #[cfg(not(miri))]
@@ -1413,4 +1413,36 @@ fn server_is_idle_again_after_an_await() {
     assert!(poll(&mut run).is_ready());
     drop(run);
     assert!(block_on(closer.drain(Duration::MAX)), "nothing was left to do when it was closed");
+}
+
+#[test]
+fn weak_client_does_not_keep_its_server_alive() {
+    struct Own {
+        me: Option<WeakClient>,
+        runs: u32,
+    }
+    let mut functions = Functions::new();
+    functions
+        .register0("again", |own: &mut Own, more: u32| {
+            own.runs += 1;
+            if more > 0 {
+                let me = own.me.as_ref().unwrap().upgrade().expect("a client is left");
+                me.go("again", more - 1).unwrap();
+            }
+        })
+        .unwrap();
+    let mut server = Server::new(Own { me: None, runs: 0 }, functions);
+    let client = server.client();
+    let weak = client.downgrade();
+    server.state_mut().me = Some(weak.clone());
+    assert!(weak.upgrade().unwrap().same_server(&client));
+    assert!(!client.same_server(&Server::new((), Functions::new()).client()));
+
+    let owner = thread::spawn(|| block_on(server.run()));
+    client.call0("again", 2_u32).wait().unwrap();
+    // The second run was queued by the first, so this call runs third or fourth and the last one before the end.
+    client.call0("again", 0_u32).wait().unwrap();
+    drop(client);
+    assert_eq!(owner.join().unwrap().runs, 4);
+    assert!(weak.upgrade().is_none());
 }
