@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chanrpc::chan::{CallError, Client, Functions, Id0, Id1, Responder, Server, Settings};
+use chanrpc::chan::{CallError, Client, Functions, Id0, Id1, Responder, Server, ServerSettings};
 use chanrpc::sched::{Handle, Scheduler};
 use smol::Executor;
 
@@ -134,7 +134,7 @@ impl Player {
         let call = self.me.call(&self.chat, REMARK, (player, text)).then(move |me, listeners| {
             note(&me.diary, Event::Heard { player, listeners: answered(listeners) });
         });
-        call.expect("fewer calls are pending than Settings::calls allows");
+        call.expect("fewer calls are pending than SchedulerSettings::calls allows");
     }
 
     fn play(&mut self, card: u32) {
@@ -149,7 +149,7 @@ impl Player {
                 me.laid.drain(..).for_each(|responder| responder.reply(()));
             }
         });
-        call.expect("fewer calls are pending than Settings::calls allows");
+        call.expect("fewer calls are pending than SchedulerSettings::calls allows");
     }
 }
 
@@ -170,7 +170,7 @@ pub(crate) async fn evening(
     // The diary, the chat and the table are servers: each ends with its last client and returns its state.
     let mut notes = Functions::new();
     notes.register(NOTE, |events: &mut Vec<Event>, event| events.push(event))?;
-    let roomy = Settings { name: Some("diary".into()), capacity: 4096, ..Settings::default() };
+    let roomy = ServerSettings::default().name("diary").capacity(4096);
     let diary = Server::with_settings(Vec::new(), notes, roomy);
     let chat = Server::new(Chat { diary: diary.client(), owed: Vec::new() }, Chat::functions()?);
     let table = Server::new(Table { diary: diary.client(), cards: Vec::new() }, Table::functions()?);

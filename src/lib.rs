@@ -47,12 +47,15 @@ pub mod remote;
 pub mod route;
 #[cfg(feature = "node")]
 mod session;
+mod setters;
 #[cfg(feature = "node")]
 mod transport;
 #[cfg(feature = "node")]
 mod web;
 
-pub use chan::{CallError, Callbacks, Client, FunctionId, Functions, Id, Id0, Id1, IdN, Responder, Server};
+pub use chan::{
+    CallError, Callbacks, Client, FunctionId, Functions, Id, Id0, Id1, IdN, Responder, Server, ServerSettings,
+};
 pub use lanes::{LaneSettings, Lanes};
 #[cfg(feature = "node")]
 pub use message::Fault;
@@ -60,7 +63,7 @@ pub use message::Fault;
 pub use node::Node;
 #[cfg(feature = "node")]
 pub use remote::Remote;
-pub use sched::{Handle, Modules, Scheduler};
+pub use sched::{Handle, Modules, Scheduler, SchedulerSettings};
 
 // The programs in the documents, compiled and run by `cargo test --doc`.
 #[cfg(all(doctest, feature = "node", feature = "cron"))]

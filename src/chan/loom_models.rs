@@ -24,7 +24,7 @@ use super::error::CallError;
 use super::functions::Functions;
 use super::pending::Prepared;
 use super::reply::{ReplyTo, Responder, Slot};
-use super::server::{Server, Settings};
+use super::server::{Server, ServerSettings};
 use super::target::Submit;
 
 /// Tries every order of threads with at most three preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
@@ -126,7 +126,7 @@ fn made(capacity: usize) -> Made {
         .unwrap();
     let (states, values) = (Drops::default(), Drops::default());
     let log = Log { numbers: Vec::new(), step: Mutex::new(()), _end: states.value(0) };
-    let settings = Settings { capacity, backtrace_limit: 0, name: None };
+    let settings = ServerSettings { capacity, backtrace_limit: 0, name: None };
     let server = Server::with_settings(log, functions, settings);
     Made { client: server.client(), server, states, values }
 }

@@ -82,7 +82,7 @@ pub use reply::Responder;
 pub(crate) use reply::Sink;
 pub use scope::{Local, Reach, Scope};
 pub(crate) use server::DrainOutcome;
-pub use server::{Closer, Server, Settings};
+pub use server::{Closer, Server, ServerSettings};
 pub use stats::Stats;
 #[cfg(feature = "node")]
 pub(crate) use target::Submit;

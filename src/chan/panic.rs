@@ -50,7 +50,7 @@ impl Panic {
     }
 
     /// Returns the location of the panic and its backtrace, truncated to
-    /// [`Settings::backtrace_limit`](super::Settings::backtrace_limit) bytes. Empty if that is 0.
+    /// [`ServerSettings::backtrace_limit`](super::ServerSettings::backtrace_limit) bytes. Empty if that is 0.
     ///
     /// May take milliseconds, since it resolves names in the program's debug information.
     pub fn backtrace(&self) -> String {

@@ -23,6 +23,7 @@ use super::scope::Reach;
 use super::shared::{Origin, Shared, State};
 use super::stats::Stats;
 use super::wait_graph::{self, Wait, Waiter};
+use crate::setters::setters;
 
 /// The maximum number of calls that a server runs before it yields to other tasks of its executor.
 const CALL_BUDGET: u32 = 64;
@@ -42,7 +43,8 @@ pub struct Server<S> {
 
 /// Origin a server may be told besides its state and its functions.
 #[derive(Clone, Debug)]
-pub struct Settings {
+#[non_exhaustive]
+pub struct ServerSettings {
     /// The name in messages. By default the name of the state's type.
     pub name: Option<Cow<'static, str>>,
     /// How many calls may wait in the queue; 256 by default. 0 is taken as 1.
@@ -51,23 +53,34 @@ pub struct Settings {
     pub backtrace_limit: usize,
 }
 
-impl Default for Settings {
+setters!(ServerSettings { capacity: usize, backtrace_limit: usize });
+
+impl ServerSettings {
+    /// Sets [`name`](Self#structfield.name).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+impl Default for ServerSettings {
     fn default() -> Self {
         Self { name: None, capacity: 256, backtrace_limit: 4096 }
     }
 }
 
 impl<S: 'static> Server<S> {
-    /// Creates a server with the default [`Settings`].
+    /// Creates a server with the default [`ServerSettings`].
     pub fn new<P: Reach>(state: S, functions: impl Into<Arc<Functions<S, P>>>) -> Self {
-        Self::with_settings(state, functions, Settings::default())
+        Self::with_settings(state, functions, ServerSettings::default())
     }
 
     /// Creates a server.
     pub fn with_settings<P: Reach>(
         state: S,
         functions: impl Into<Arc<Functions<S, P>>>,
-        settings: Settings,
+        settings: ServerSettings,
     ) -> Self {
         Self::create(functions, settings, |_, _| state)
     }
@@ -75,7 +88,7 @@ impl<S: 'static> Server<S> {
     /// Creates a server whose state is made with a client of it.
     pub(crate) fn create<P: Reach>(
         functions: impl Into<Arc<Functions<S, P>>>,
-        settings: Settings,
+        settings: ServerSettings,
         state: impl FnOnce(Client, Closer) -> S,
     ) -> Self {
         panic::install_hook();

@@ -14,7 +14,7 @@ use smol::Executor;
 
 use super::bind::{Binder, missing_rule};
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
-use crate::chan::{Server, Settings};
+use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
 use crate::node::{Listener, Node};
 use crate::route::{Access, Registry, registry_from_config};
@@ -148,8 +148,11 @@ fn registry(
 ) -> Result<Arc<Registry>, BoxError> {
     let mut builder = registry_from_config(config, executor)?;
     if demo {
-        let settings =
-            Settings { name: Some("demo".into()), capacity: config.limits.queue, ..Settings::default() };
+        let settings = ServerSettings {
+            name: Some("demo".into()),
+            capacity: config.limits.queue,
+            ..ServerSettings::default()
+        };
         let functions = demo::functions(executor)?;
         let server = Server::with_settings(demo::Demo::default(), functions.clone(), settings);
         builder.export(&functions, &server.client())?;

@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use super::table::{DAY, GIB, HOUR, MIN_DURATION, Result, Table};
+use crate::setters::setters;
 
 /// The resource limits of a node: the `[limits]` table. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// The maximum size of a request or reply; 1 MiB by default.
     pub message: usize,
@@ -48,6 +50,34 @@ pub struct Limits {
     /// The maximum delay of a token after many wrong ones from the same host: 0.1 s after the sixth, doubled by each
     /// further one; 5 s by default, and 0 disables the delay.
     pub token_delay: Duration,
+}
+
+setters!(Limits {
+    message: usize,
+    depth: usize,
+    batch: usize,
+    connections: usize,
+    in_flight: usize,
+    output: usize,
+    head_timeout: Duration,
+    auth_timeout: Duration,
+    stall_timeout: Duration,
+    deadline: Duration,
+    hops: u32,
+    drain: Duration,
+    queue: usize,
+    connect_timeout: Duration,
+    keepalive: Duration,
+    token_delay: Duration
+});
+
+impl Limits {
+    /// Sets [`per_host`](Self#structfield.per_host).
+    #[must_use]
+    pub fn per_host(mut self, per_host: usize) -> Self {
+        self.per_host = Some(per_host);
+        self
+    }
 }
 
 impl Limits {

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::table::{Field, Result, Table};
+use crate::setters::setters;
 
 const COUNT: RangeInclusive<usize> = 1..=65_536;
 const QUEUE: RangeInclusive<usize> = 0..=65_536;
@@ -24,6 +25,7 @@ pub struct NodeWorkers {
 
 /// A limit on concurrent calls: how many run, how many more are queued, and what happens to the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Workers {
     /// The maximum number of running calls; at least 1.
     pub count: usize,
@@ -35,6 +37,17 @@ pub struct Workers {
     /// The maximum number of workers that a single function may hold. By default all but one, so that a slow function
     /// leaves one to the others; all, if there is only one worker or one function.
     pub share: Option<usize>,
+}
+
+setters!(Workers { count: usize, queue: usize, when_full: WhenFull });
+
+impl Workers {
+    /// Sets [`share`](Self#structfield.share).
+    #[must_use]
+    pub fn share(mut self, share: usize) -> Self {
+        self.share = Some(share);
+        self
+    }
 }
 
 impl Workers {

@@ -17,6 +17,7 @@ use async_channel::Sender;
 use smol::Executor;
 
 use crate::chan::{CallError, FunctionId, Id, Kind, KindMarker, Results, Target, panic};
+use crate::setters::setters;
 pub use call::LaneCall;
 pub use client::{LaneClient, Lease};
 pub use error::{LaneError, LaneGoError};
@@ -27,6 +28,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What lanes may be told.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct LaneSettings {
     /// The name in messages, which a lane's number follows; `lane` by default.
     pub name: Cow<'static, str>,
@@ -46,6 +48,24 @@ pub struct LaneSettings {
     pub longest_pause: Duration,
     /// How many bytes of a panic's backtrace are kept; 4096 by default, 0 for none.
     pub backtrace_limit: usize,
+}
+
+setters!(LaneSettings {
+    lanes: usize,
+    queue: usize,
+    timeout: Duration,
+    pause: Duration,
+    longest_pause: Duration,
+    backtrace_limit: usize
+});
+
+impl LaneSettings {
+    /// Sets [`name`](Self#structfield.name).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = name.into();
+        self
+    }
 }
 
 impl Default for LaneSettings {

@@ -3,9 +3,11 @@
 use serde::{Serialize, Serializer};
 
 use crate::chan::Kind;
+use crate::setters::setters;
 
 /// What `rpc.list` reports about a function besides its name.
 #[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
 pub struct Description {
     /// The kind of provider that answers.
     pub provider: ProviderKind,
@@ -21,6 +23,31 @@ pub struct Description {
     /// A sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+setters!(Description { provider: ProviderKind, params: Vec<(String, &'static str)> });
+
+impl Description {
+    /// Sets [`kind`](Self#structfield.kind).
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Sets [`target`](Self#structfield.target).
+    #[must_use]
+    pub fn target(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
+    }
+
+    /// Sets [`description`](Self#structfield.description).
+    #[must_use]
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
 }
 
 /// The kind of a [`Provider`](super::Provider). Serialized as its [name](Self::as_str).

@@ -8,7 +8,7 @@ use std::fmt;
 pub enum ScheduleError {
     /// The scheduler is closed, or drains.
     Closed,
-    /// A limit of its [`Settings`](super::Settings) is reached.
+    /// A limit of its [`SchedulerSettings`](super::SchedulerSettings) is reached.
     Full {
         /// The field of the settings.
         setting: &'static str,
@@ -22,7 +22,10 @@ impl fmt::Display for ScheduleError {
         match self {
             Self::Closed => f.write_str("the scheduler is closed"),
             Self::Full { setting, limit } => {
-                write!(f, "the scheduler is at its limit of {limit} {setting} (raise Settings::{setting})")
+                write!(
+                    f,
+                    "the scheduler is at its limit of {limit} {setting} (raise SchedulerSettings::{setting})"
+                )
             }
         }
     }

@@ -70,6 +70,6 @@ pub use error::ScheduleError;
 pub use handle::{Handle, PostHandle, StreamHandle};
 pub use modules::{ModuleError, Modules};
 pub use scheduler::Scheduler;
-pub use settings::Settings;
+pub use settings::SchedulerSettings;
 pub use timers::TimerId;
 pub use waterfall::Waterfall;

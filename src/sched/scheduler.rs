@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use smol::Executor;
 
 use super::handle::Handle;
-use super::settings::Settings;
+use super::settings::SchedulerSettings;
 use super::shared::{Action, Phase, Shared, discard};
 use super::sources::{Source, Sources};
 use super::timers::Due;
@@ -43,24 +43,24 @@ enum Event<S> {
 }
 
 impl<S: 'static> Scheduler<S> {
-    /// Creates a scheduler with the default [`Settings`]. Its tasks run on `executor`. `state` creates the state, which
+    /// Creates a scheduler with the default [`SchedulerSettings`]. Its tasks run on `executor`. `state` creates the state, which
     /// may keep the handle.
     pub fn new<P: Reach>(
         executor: &Arc<Executor<'static>>,
         functions: impl Into<Arc<Functions<S, P>>>,
         state: impl FnOnce(&Handle<S>) -> S,
     ) -> Self {
-        Self::with_settings(executor, functions, Settings::default(), state)
+        Self::with_settings(executor, functions, SchedulerSettings::default(), state)
     }
 
     /// Creates a scheduler. See [`new`](Self::new).
     pub fn with_settings<P: Reach>(
         executor: &Arc<Executor<'static>>,
         functions: impl Into<Arc<Functions<S, P>>>,
-        settings: Settings,
+        settings: SchedulerSettings,
         state: impl FnOnce(&Handle<S>) -> S,
     ) -> Self {
-        let server = chan::Settings {
+        let server = chan::ServerSettings {
             name: settings.name.clone(),
             capacity: settings.capacity,
             backtrace_limit: settings.backtrace_limit,

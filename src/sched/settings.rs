@@ -2,9 +2,12 @@
 
 use std::borrow::Cow;
 
+use crate::setters::setters;
+
 /// What a scheduler may be told. Every number is a bound, beyond which it says [`ScheduleError`](super::ScheduleError).
 #[derive(Clone, Debug)]
-pub struct Settings {
+#[non_exhaustive]
+pub struct SchedulerSettings {
     /// The name in messages. By default the name of the state's type.
     pub name: Option<Cow<'static, str>>,
     /// How many calls from outside may wait in the queue; 256 by default.
@@ -27,7 +30,28 @@ pub struct Settings {
     pub backtrace_limit: usize,
 }
 
-impl Default for Settings {
+setters!(SchedulerSettings {
+    capacity: usize,
+    posts: usize,
+    calls: usize,
+    timers: usize,
+    workers: usize,
+    jobs: usize,
+    open: usize,
+    streams: usize,
+    backtrace_limit: usize
+});
+
+impl SchedulerSettings {
+    /// Sets [`name`](Self#structfield.name).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+impl Default for SchedulerSettings {
     fn default() -> Self {
         Self {
             name: None,

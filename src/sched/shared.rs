@@ -10,7 +10,7 @@ use smol::{Executor, Task};
 use super::blocking_pool::BlockingPool;
 use super::error::ScheduleError;
 use super::inbox::{Inbox, PushError};
-use super::settings::Settings;
+use super::settings::SchedulerSettings;
 use super::sources::{ReadySet, Source};
 use super::timers::Timers;
 use crate::chan::panic::drop_quietly;
@@ -25,7 +25,7 @@ pub(super) struct Shared<S> {
     pub(super) server: ServerRef,
     pub(super) client: Client,
     pub(super) closer: Closer,
-    pub(super) settings: Settings,
+    pub(super) settings: SchedulerSettings,
     /// Posted tasks.
     pub(super) posts: Inbox<Action<S>>,
     /// Results of jobs, futures and streams. Unbounded, since these are bounded themselves.
@@ -70,7 +70,7 @@ impl<S: 'static> Shared<S> {
         executor: &Arc<Executor<'static>>,
         client: Client,
         closer: Closer,
-        settings: Settings,
+        settings: SchedulerSettings,
     ) -> Arc<Self> {
         let ready_set = Arc::default();
         Arc::new(Self {

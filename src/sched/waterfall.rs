@@ -120,7 +120,7 @@ where
     }
 
     /// Runs blocking work on another thread with the current result. It waits in the queue even if
-    /// [`Settings::jobs`](super::Settings::jobs) jobs wait already. If the deadline passes before it begins, it never
+    /// [`SchedulerSettings::jobs`](super::SchedulerSettings::jobs) jobs wait already. If the deadline passes before it begins, it never
     /// does.
     pub fn spawn_blocking<U: Send + 'static>(
         self,

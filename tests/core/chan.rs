@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use chanrpc::chan::{
     CallError, Callbacks, Client, Closer, FunctionId, Functions, Id0, Id1, IdN, Kind, RegisterError,
-    Responder, Server, Settings, WeakClient,
+    Responder, Server, ServerSettings, WeakClient,
 };
 use proptest::prelude::*;
 #[cfg(not(miri))]
@@ -78,7 +78,7 @@ fn functions() -> Functions<Ledger> {
 }
 
 fn server(capacity: usize) -> Server<Ledger> {
-    let settings = Settings { name: Some("ledger".into()), capacity, ..Settings::default() };
+    let settings = ServerSettings::default().name("ledger").capacity(capacity);
     Server::with_settings(Ledger::default(), functions(), settings)
 }
 
@@ -193,7 +193,7 @@ fn panic_is_returned_to_the_caller_and_the_server_continues() {
     let backtrace = panic.backtrace();
     assert!(backtrace.starts_with("at tests"), "{backtrace}");
     assert!(backtrace.contains("chan.rs:"), "{backtrace}");
-    assert!(backtrace.len() <= Settings::default().backtrace_limit);
+    assert!(backtrace.len() <= ServerSettings::default().backtrace_limit);
     let error = client.call0("panic silently", ()).wait().unwrap_err();
     assert!(matches!(error, CallError::Panicked(_)), "{error}");
     let error = client.call1::<_, u64>("panic with responder", ()).wait().unwrap_err();
@@ -207,7 +207,7 @@ fn panic_is_returned_to_the_caller_and_the_server_continues() {
 #[test]
 fn backtrace_is_truncated_as_configured() {
     for limit in [0, 10, 1000] {
-        let settings = Settings { backtrace_limit: limit, ..Settings::default() };
+        let settings = ServerSettings::default().backtrace_limit(limit);
         let server = Server::with_settings(Ledger::default(), functions(), settings);
         let client = server.client();
         let owner = thread::spawn(move || block_on(server.run()));
@@ -359,7 +359,7 @@ fn chain(names: &[&'static str], back_to: usize) -> (Vec<Client>, Vec<thread::Jo
     let functions = Arc::new(functions);
     let (mut clients, mut owners) = (Vec::new(), Vec::new());
     for name in names {
-        let settings = Settings { name: Some((*name).into()), ..Settings::default() };
+        let settings = ServerSettings::default().name(*name);
         let server = Server::with_settings(None, functions.clone(), settings);
         clients.push(server.client());
         owners.push(thread::spawn(move || block_on(server.run())));
@@ -918,7 +918,7 @@ fn async_function_awaiting_its_own_server_fails() {
         .unwrap();
     let functions = Arc::new(functions);
     let make = |name: &'static str| {
-        let settings = Settings { name: Some(name.into()), ..Settings::default() };
+        let settings = ServerSettings::default().name(name);
         let server = Server::with_settings(Circle { next: None }, functions.clone(), settings);
         (server.client(), thread::spawn(move || smol::block_on(server.run())))
     };
@@ -1221,7 +1221,7 @@ proptest! {
                 value
             }
         }).unwrap();
-        let settings = Settings { capacity, backtrace_limit: 0, ..Settings::default() };
+        let settings = ServerSettings::default().capacity(capacity).backtrace_limit(0);
         let mut server = Server::with_settings(Ledger::default(), functions, settings);
         let client = server.client();
         let mut callbacks: Callbacks<Vec<(u64, Result<u64, CallError>)>> = Callbacks::new(100);
@@ -1360,7 +1360,7 @@ fn waiting_for_capacity_in_the_own_queue_is_a_deadlock() {
         .unwrap()
         .register0("nothing", |_, ()| {})
         .unwrap();
-    let settings = Settings { capacity: 1, ..Settings::default() };
+    let settings = ServerSettings::default().capacity(1);
     let mut server = Server::with_settings(None, functions, settings);
     let client = server.client();
     *server.state_mut() = Some(client.clone());

@@ -134,7 +134,7 @@ impl Fakes {
 
     /// Creates one lane with a queue of the given capacity.
     fn one_lane(queue: usize) -> Self {
-        Self::new(LaneSettings { lanes: 1, queue, ..LaneSettings::default() })
+        Self::new(LaneSettings::default().lanes(1).queue(queue))
     }
 
     fn settle(&self) {
@@ -310,7 +310,7 @@ fn key_keeps_its_lane_and_keys_are_distributed() {
         // Each gets about 62.
         assert!(lanes.iter().filter(|chosen| **chosen == lane).count() > 10);
     }
-    let none = Fakes::new(LaneSettings { lanes: 0, ..LaneSettings::default() });
+    let none = Fakes::new(LaneSettings::default().lanes(0));
     assert_eq!(none.answer(sum(&none.lanes, 3)).unwrap(), 2, "no lanes are taken as one");
 }
 
@@ -402,7 +402,7 @@ fn concurrent_calls_from_threads() {
     let executor = Arc::new(Executor::new());
     let server = Server::new(Vec::<u32>::new(), functions());
     // Few lanes and small queues for high contention.
-    let settings = LaneSettings { lanes: 2, queue: 2, ..LaneSettings::default() };
+    let settings = LaneSettings::default().lanes(2).queue(2);
     let lanes = pool_of(&executor, server.client(), settings);
     let (stop, stopped) = async_channel::bounded::<()>(1);
     let drivers = [0, 1].map(|_| {
@@ -597,7 +597,7 @@ fn deadline_passes_while_the_lane_dials() {
 
 #[test]
 fn timeouts_of_settings_and_keys_apply() {
-    let settings = LaneSettings { lanes: 1, timeout: SOON, ..LaneSettings::default() };
+    let settings = LaneSettings::default().lanes(1).timeout(SOON);
     let fakes = Fakes::new(settings);
     assert!(matches!(fakes.answer(fakes.held(0).call), Err(LaneError::Deadline)));
     let start = Instant::now();
@@ -661,7 +661,7 @@ fn client_reporting_itself_dead_gets_no_calls() {
 #[test]
 fn backoff_between_failed_dials_grows_to_its_maximum() {
     let (pause, longest_pause) = (Duration::from_millis(4), Duration::from_millis(16));
-    let fakes = Fakes::new(LaneSettings { lanes: 1, pause, longest_pause, ..LaneSettings::default() });
+    let fakes = Fakes::new(LaneSettings::default().lanes(1).pause(pause).longest_pause(longest_pause));
     fakes.set_dial(Dial::Fails);
     let mut waiting = sum(&fakes.lanes, 0);
     eventually("five attempts", || {
@@ -682,12 +682,7 @@ fn backoff_between_failed_dials_grows_to_its_maximum() {
 
 #[test]
 fn unreachable_peer_fails_at_the_deadline() {
-    let settings = LaneSettings {
-        lanes: 1,
-        pause: Duration::ZERO,
-        longest_pause: Duration::ZERO,
-        ..LaneSettings::default()
-    };
+    let settings = LaneSettings::default().lanes(1).pause(Duration::ZERO).longest_pause(Duration::ZERO);
     let fakes = Fakes::new(settings);
     fakes.set_dial(Dial::Fails);
     let mut waiting = sum(&fakes.lanes, 0);
@@ -722,7 +717,7 @@ fn unreachable_peer_fails_at_the_deadline() {
 #[test]
 fn backoff_longer_than_the_deadline_fails_immediately() {
     let hour = Duration::from_secs(3600);
-    let settings = LaneSettings { lanes: 1, pause: hour, longest_pause: hour, ..LaneSettings::default() };
+    let settings = LaneSettings::default().lanes(1).pause(hour).longest_pause(hour);
     let fakes = Fakes::new(settings);
     fakes.set_dial(Dial::Fails);
     for _ in 0..3 {
@@ -737,7 +732,7 @@ fn lane_recovers_when_a_closed_server_is_replaced() {
         let (old, new) = (Server::new(vec![1], functions()), Server::new(vec![2], functions()));
         let current = Arc::new(Mutex::new(old.client()));
         let (closer, successor) = (old.closer(), new.client());
-        let lanes = Lanes::new(&executor, LaneSettings { lanes: 1, ..LaneSettings::default() }, {
+        let lanes = Lanes::new(&executor, LaneSettings::default().lanes(1), {
             let current = current.clone();
             move |_| {
                 let client = current.lock().unwrap().clone();
@@ -899,7 +894,7 @@ fn panic_while_dropping_a_job_affects_nothing_else() {
 #[test]
 fn job_does_not_start_after_its_deadline_if_dialling_is_slow() {
     let executor = Arc::new(Executor::new());
-    let lanes = Lanes::new(&executor, LaneSettings { lanes: 1, ..LaneSettings::default() }, |_| async {
+    let lanes = Lanes::new(&executor, LaneSettings::default().lanes(1), |_| async {
         thread::sleep(Duration::from_millis(20));
         Ok(Fake { dead: AtomicBool::new(false), _alive: Arc::new(()) })
     });
@@ -1072,7 +1067,7 @@ fn panic_while_dialling_is_the_callers_error() {
 
 #[test]
 fn job_waiting_for_its_own_lane_fails() {
-    let settings = LaneSettings { lanes: 1, name: "pool".into(), ..LaneSettings::default() };
+    let settings = LaneSettings::default().lanes(1).name("pool");
     let fakes = Fakes::new(settings);
     let again = fakes.lanes.clone();
     let outer = fakes.lanes.run(&0, |_| async move {
@@ -1099,7 +1094,7 @@ fn function_waiting_for_its_callers_lane_fails() {
         .register1("inner", |_, ()| 5_u32)
         .unwrap();
     let server = Server::new((), functions);
-    let lanes = pool_of(&executor, server.client(), LaneSettings { lanes: 1, ..LaneSettings::default() });
+    let lanes = pool_of(&executor, server.client(), LaneSettings::default().lanes(1));
     let owner = thread::spawn(move || smol::block_on(server.run()));
     let call = lanes.call1::<_, String>("outer", lanes.clone());
     let error = smol::block_on(executor.run(call)).unwrap();
@@ -1166,7 +1161,7 @@ struct Made {
 
 impl Model {
     fn new(lanes: usize, queue: usize) -> Self {
-        let fakes = Fakes::new(LaneSettings { lanes, queue, ..LaneSettings::default() });
+        let fakes = Fakes::new(LaneSettings::default().lanes(lanes).queue(queue));
         Self { fakes, queue, lanes: vec![Vec::new(); lanes], calls: Vec::new(), seen: Arc::default() }
     }
 

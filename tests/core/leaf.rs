@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::chan::{
-    CallError, Callbacks, Client, Functions, GoError, Id1, Kind, Responder, Server, Settings,
+    CallError, Callbacks, Client, Functions, GoError, Id1, Kind, Responder, Server, ServerSettings,
 };
 #[cfg(feature = "cron")]
 use chanrpc::sched::{Cron, Zone};
@@ -26,7 +26,7 @@ fn functions<S: 'static>() -> Functions<S> {
 }
 
 fn server<S: 'static>(state: S, functions: Functions<S>, capacity: usize) -> Server<S> {
-    Server::with_settings(state, functions, Settings { capacity, ..Settings::default() })
+    Server::with_settings(state, functions, ServerSettings::default().capacity(capacity))
 }
 
 /// Runs a server on its own thread until its last client is dropped.
@@ -225,7 +225,7 @@ fn sync_call_to_the_own_loop_or_in_a_cycle_deadlocks() {
         .unwrap();
     let functions = Arc::new(functions);
     let made = ["a", "b"].map(|name| {
-        let settings = Settings { name: Some(name.into()), ..Settings::default() };
+        let settings = ServerSettings::default().name(name);
         let server = Server::with_settings(None, functions.clone(), settings);
         (server.client(), run(server))
     });

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::chan::{CallError, Client, Functions, Server};
-use chanrpc::sched::{Handle, ModuleError, Modules, Scheduler, Settings};
+use chanrpc::sched::{Handle, ModuleError, Modules, Scheduler, SchedulerSettings};
 use smol::{Executor, Task};
 
 use crate::support::{Bomb, LIMIT, ended, eventually};
@@ -28,7 +28,7 @@ impl Idle {
         let mut functions = Functions::new();
         functions.register0("run", |ran: &mut Ran, (): ()| *ran += 1).unwrap();
         let executor = Arc::new(Executor::new());
-        let settings = Settings { backtrace_limit: 0, ..Settings::default() };
+        let settings = SchedulerSettings::default().backtrace_limit(0);
         let scheduler = Scheduler::with_settings(&executor, functions, settings, |_| 0);
         let (me, client) = (scheduler.handle(), scheduler.client());
         let task = executor.spawn(scheduler.run());

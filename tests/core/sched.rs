@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chanrpc::chan::{CallError, Client, Functions, Id1, Responder, Server};
-use chanrpc::sched::{Handle, ScheduleError, Scheduler, Settings, TimerId};
+use chanrpc::sched::{Handle, ScheduleError, Scheduler, SchedulerSettings, TimerId};
 use smol::Executor;
 use smol::stream::{self, StreamExt};
 
@@ -47,11 +47,11 @@ fn functions() -> Functions<State> {
 }
 
 fn start() -> Service<State> {
-    start_with(Settings::default())
+    start_with(SchedulerSettings::default())
 }
 
-fn start_with(settings: Settings) -> Service<State> {
-    Service::start(Settings { backtrace_limit: 0, ..settings }, functions(), State::new)
+fn start_with(settings: SchedulerSettings) -> Service<State> {
+    Service::start(settings.backtrace_limit(0), functions(), State::new)
 }
 
 /// A server that never runs its calls, with room for many.
@@ -87,7 +87,7 @@ fn events_run_one_at_a_time_from_all_sources_on_any_number_of_threads() {
     let mut functions = Functions::new();
     functions.register1("enter", |alone: &mut Alone, (): ()| alone.enter()).unwrap();
     let executor = Arc::new(Executor::new());
-    let settings = Settings { posts: 10_000, calls: 10_000, ..Settings::default() };
+    let settings = SchedulerSettings::default().posts(10_000).calls(10_000);
     let scheduler = Scheduler::with_settings(&executor, functions, settings, |_| Alone {
         busy: Arc::default(),
         count: 0,
@@ -145,7 +145,7 @@ fn events_run_one_at_a_time_from_all_sources_on_any_number_of_threads() {
 
 #[test]
 fn posts_from_several_threads_run_in_order_of_their_serials() {
-    let service = start_with(Settings { posts: 100_000, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().posts(100_000));
     let barrier = Arc::new(Barrier::new(4));
     let order: Arc<std::sync::Mutex<Vec<usize>>> = Arc::default();
     let posters: Vec<_> = (0..4)
@@ -215,7 +215,7 @@ fn loop_waiting_for_itself_fails_with_would_deadlock() {
 
     let mut functions = functions();
     functions.register1("both", |state: &mut State, (): ()| both(state)).unwrap();
-    let service = Service::start(Settings::default(), functions, State::new);
+    let service = Service::start(SchedulerSettings::default(), functions, State::new);
     let (sender, answers) = mpsc::channel();
     let tell = |what: &'static str| {
         let sender = sender.clone();
@@ -265,7 +265,7 @@ fn loops_waiting_for_each_other_fail_with_would_deadlock() {
         })
         .unwrap();
     let make = |name: &'static str, functions| {
-        let settings = Settings { name: Some(name.into()), ..Settings::default() };
+        let settings = SchedulerSettings::default().name(name);
         Service::start(settings, functions, |_| Half { other: None })
     };
     let (a, b) = (
@@ -294,17 +294,15 @@ fn loops_waiting_for_each_other_fail_with_would_deadlock() {
 
 #[test]
 fn exceeding_a_limit_names_the_setting_and_capacity_returns() {
-    let settings = Settings {
-        capacity: 2,
-        posts: 2,
-        calls: 2,
-        timers: 2,
-        workers: 1,
-        jobs: 1,
-        open: 4,
-        streams: 2,
-        ..Settings::default()
-    };
+    let settings = SchedulerSettings::default()
+        .capacity(2)
+        .posts(2)
+        .calls(2)
+        .timers(2)
+        .workers(1)
+        .jobs(1)
+        .open(4)
+        .streams(2);
     let service = start_with(settings);
     let (me, client) = (&service.me, &service.client);
     let note = |state: &mut State| state.count += 1;
@@ -364,14 +362,14 @@ fn exceeding_a_limit_names_the_setting_and_capacity_returns() {
         service.ask(|state| state.count = 0);
     }
     let message = full("posts", 2).to_string();
-    assert!(message.contains('2') && message.contains("Settings::posts"), "{message}");
+    assert!(message.contains('2') && message.contains("SchedulerSettings::posts"), "{message}");
     assert_eq!(service.close().log.len(), 6);
 }
 
 /// Taking all waiting posts at once does not free capacity.
 #[test]
 fn limit_of_posts_includes_those_taken_by_the_loop() {
-    let service = start_with(Settings { posts: 4, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().posts(4));
     let release = service.block();
     let (begins, begun) = mpsc::channel();
     let (open, gate) = mpsc::channel::<()>();
@@ -482,7 +480,7 @@ fn flood_from_one_source_does_not_starve_the_others() {
             .unwrap()
             .register0("seen", |state, ()| state.note(format!("call {}", state.count)))
             .unwrap();
-        let service = Service::start(Settings::default(), functions, State::new);
+        let service = Service::start(SchedulerSettings::default(), functions, State::new);
         let sources = match kind {
             Flood::Stream => 8,
             _ => 40,
@@ -629,7 +627,7 @@ fn delayed_loop_resumes_with_the_next_full_period() {
 fn slow_events_on_a_busy_loop_do_not_starve_others() {
     const SLOW: Duration = Duration::from_millis(2);
     let executor = Arc::new(Executor::new());
-    let settings = Settings { posts: 1_000, ..Settings::default() };
+    let settings = SchedulerSettings::default().posts(1_000);
     let scheduler = Scheduler::with_settings(&executor, Functions::new(), settings, |_| 0);
     let me = scheduler.handle();
     let _owner = executor.spawn(scheduler.run());
@@ -664,7 +662,7 @@ fn slow_events_on_a_busy_loop_do_not_starve_others() {
 
 #[test]
 fn timers_can_be_cancelled_from_anywhere_even_when_due() {
-    let service = start_with(Settings { timers: 3, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().timers(3));
     // Due, but it has not run.
     let release = service.block();
     let due = service.me.after(Duration::ZERO, |state| state.note("cancelled")).unwrap();
@@ -740,7 +738,7 @@ fn cron_timer_fires_repeatedly() {
 
 #[test]
 fn blocking_jobs_run_off_the_loop_with_bounded_concurrency_in_order() {
-    let service = start_with(Settings { workers: 2, jobs: 100, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().workers(2).jobs(100));
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (begins, begun) = mpsc::channel();
     let (open, gate) = smol::channel::unbounded::<()>();
@@ -773,7 +771,7 @@ fn blocking_jobs_run_off_the_loop_with_bounded_concurrency_in_order() {
 
 #[test]
 fn panic_in_a_blocking_job_is_its_result_and_frees_the_thread() {
-    let service = start_with(Settings { workers: 1, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().workers(1));
     let (sender, results) = mpsc::channel();
     for n in 0..4 {
         let sender = sender.clone();
@@ -797,7 +795,7 @@ fn panic_in_a_blocking_job_is_its_result_and_frees_the_thread() {
 
 #[test]
 fn result_of_a_blocking_job_after_the_end_is_dropped() {
-    let service = start_with(Settings { workers: 1, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().workers(1));
     let drops = Drops::default();
     let (begins, begun) = mpsc::channel();
     let (open, gate) = mpsc::channel::<()>();
@@ -1006,7 +1004,7 @@ fn drain_ends_at_its_deadline() {
 
 #[test]
 fn close_answers_all_waiting_callers() {
-    let service = start_with(Settings { capacity: 1, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().capacity(1));
     let mut deaf = deaf();
     let client = service.client.clone();
     let deferred = thread::spawn({
@@ -1162,8 +1160,9 @@ fn dropped_scheduler_leaves_nothing_behind() {
 fn state_holding_its_own_handle_is_dropped_with_the_scheduler() {
     let drops = Drops::default();
     let guard = drops.guard();
-    let service =
-        Service::start(Settings::default(), Functions::new(), |me| Own { _kept: (me.clone(), guard) });
+    let service = Service::start(SchedulerSettings::default(), Functions::new(), |me| Own {
+        _kept: (me.clone(), guard),
+    });
     let kept = (service.me.clone(), drops.guard());
     service.me.every(Duration::ZERO, move |_| keep(&kept)).unwrap();
     service.ask(|_| ());
@@ -1205,7 +1204,7 @@ fn panic_in_any_event_leaves_the_loop_alive() {
 #[test]
 fn panic_while_dropping_a_value_affects_nothing_else() {
     for drained in [false, true] {
-        let service = start_with(Settings { workers: 1, ..Settings::default() });
+        let service = start_with(SchedulerSettings::default().workers(1));
         let (me, drops) = (service.me.clone(), Drops::default());
         let release = service.block();
         let (open, gate) = mpsc::channel::<()>();
@@ -1284,16 +1283,8 @@ fn dropped_values_may_use_the_scheduler() {
             let _ = self.0.call1(&self.1, "never", 1_u64).then(|_, _: Result<u64, _>| ());
         }
     }
-    let settings = Settings {
-        posts: 1,
-        calls: 1,
-        timers: 1,
-        jobs: 0,
-        workers: 1,
-        open: 1,
-        streams: 1,
-        ..Settings::default()
-    };
+    let settings =
+        SchedulerSettings::default().posts(1).calls(1).timers(1).jobs(0).workers(1).open(1).streams(1);
     let service = start_with(settings);
     let (me, deaf) = (service.me.clone(), deaf());
     let (done, is_done) = mpsc::channel();

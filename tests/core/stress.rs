@@ -20,7 +20,7 @@ use std::thread;
 use std::time::Duration;
 
 use chanrpc::chan::{
-    Call, CallError, Callbacks, Client, Closer, Functions, Id1, Responder, Server, Settings, Stats,
+    Call, CallError, Callbacks, Client, Closer, Functions, Id1, Responder, Server, ServerSettings, Stats,
 };
 
 const CALLERS: usize = 8;
@@ -521,8 +521,8 @@ fn round(seed: u64, number: usize, calls: usize) {
             answers: answers.clone(),
             kept: Vec::new(),
         };
-        let name = Some(format!("{driver:?}").into());
-        let settings = Settings { name, capacity: 1 + random.below(24), backtrace_limit: 0 };
+        let name = format!("{driver:?}");
+        let settings = ServerSettings::default().name(name).capacity(1 + random.below(24)).backtrace_limit(0);
         let server = Server::with_settings(book, functions.clone(), settings);
         clients.push(server.client());
         closers.push(server.closer());

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chanrpc::chan::{CallError, Client, Functions, Server};
-use chanrpc::sched::{ScheduleError, Settings, Waterfall};
+use chanrpc::sched::{ScheduleError, SchedulerSettings, Waterfall};
 use proptest::prelude::*;
 
 use crate::support::{Bomb, Drops, LIMIT, Service, ended, eventually, got};
@@ -36,13 +36,13 @@ impl State {
     }
 }
 
-fn start_with(settings: Settings) -> Service<State> {
-    let settings = Settings { backtrace_limit: 0, ..settings };
+fn start_with(settings: SchedulerSettings) -> Service<State> {
+    let settings = settings.backtrace_limit(0);
     Service::start(settings, Functions::new(), |_| State::default())
 }
 
 fn start() -> Service<State> {
-    start_with(Settings::default())
+    start_with(SchedulerSettings::default())
 }
 
 /// A server on its own thread that lends its state to callers.
@@ -317,7 +317,7 @@ fn waiting_step_does_not_block_the_loop() {
 
 #[test]
 fn rejected_chain_is_dropped() {
-    let service = start_with(Settings { open: 1, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().open(1));
     let (taken, refused) = (Drops::default(), Drops::default());
     let chain = |drops: &Drops| {
         let (step, last) = (drops.guard(), drops.guard());
@@ -346,7 +346,7 @@ fn step_may_call_another_loop_and_its_own() {
             *total
         })
         .unwrap();
-    let service = Service::start(Settings::default(), functions, |_| 0_u64);
+    let service = Service::start(SchedulerSettings::default(), functions, |_| 0_u64);
     let chain = service
         .me
         .waterfall::<CallError>()
@@ -367,7 +367,7 @@ fn step_may_call_another_loop_and_its_own() {
 #[test]
 fn thousands_of_chains_and_long_chains_complete() {
     const MANY: usize = 3000;
-    let service = start_with(Settings { open: MANY, jobs: MANY, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().open(MANY).jobs(MANY));
     let helper = helper();
     let release = service.block();
     for n in 0..MANY {
@@ -544,7 +544,7 @@ fn long(first: Waterfall<State, u64, CallError>) -> Waterfall<State, u64, CallEr
 
 #[test]
 fn long_chain_does_not_overflow_the_stack_however_it_ends() {
-    let service = start_with(Settings { workers: 1, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().workers(1));
     let begin = || service.me.waterfall_with::<u64, CallError>(0);
 
     assert_eq!(end(long(begin())).unwrap(), LONG as u64);
@@ -600,7 +600,7 @@ fn panic_while_dropping_a_step_affects_nothing_else() {
 
 #[test]
 fn blocking_step_waits_for_a_free_thread() {
-    let service = start_with(Settings { workers: 1, jobs: 0, ..Settings::default() });
+    let service = start_with(SchedulerSettings::default().workers(1).jobs(0));
     let (free, is_free) = mpsc::channel::<()>();
     let (begin, begun) = mpsc::channel();
     let work = move || {

@@ -103,7 +103,7 @@ fn frames(mut rest: &[u8]) {
 /// half counts as gone.
 fn converse(bytes: &[u8], step: usize, patient: bool) -> Vec<u8> {
     let executor = Arc::new(Executor::new());
-    let limits = Limits { message: 1024, output: 1024, in_flight: 4, ..Limits::default() };
+    let limits = Limits::default().message(1024).output(1024).in_flight(4);
     let node = Node::new(executor.clone(), Registry::builder("fuzz").build(), limits);
     let (here, there) = memory::pair(ON_THE_WAY);
     let connection = executor.spawn(async move { node.serve_connection(there).await });

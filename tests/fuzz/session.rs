@@ -102,17 +102,15 @@ impl Run {
         let mut registry = Registry::builder("fuzz");
         registry.provide("held", None, held.clone()).expect("a free name");
         registry.provide("quick", None, Quick).expect("a free name");
-        let limits = Limits {
-            message: MESSAGE,
-            depth: 16,
-            batch: 8,
-            in_flight: IN_FLIGHT,
-            output: OUTPUT,
-            deadline: Duration::from_secs(1),
+        let limits = Limits::default()
+            .message(MESSAGE)
+            .depth(16)
+            .batch(8)
+            .in_flight(IN_FLIGHT)
+            .output(OUTPUT)
+            .deadline(Duration::from_secs(1))
             // A clean run completes, but may take its time.
-            stall_timeout: Duration::from_secs(24 * 3600),
-            ..Limits::default()
-        };
+            .stall_timeout(Duration::from_secs(24 * 3600));
         let now = Instant::now();
         let session = Session::new(registry.build(), Arc::new(limits), dialect, Grants::all(), now);
         Self { session, dialect, held, now, coming: VecDeque::new(), out: Vec::new(), asked: 0 }

@@ -507,7 +507,7 @@ fn connections_above_the_limit_per_host_are_rejected() {
     let turned_away = first.call("rpc.stats", &json!({})).unwrap()["node"]["turned_away"].clone();
     assert!(turned_away.as_u64() >= Some(1), "{turned_away}");
 
-    let limits = Limits { connections: 100, ..Limits::default() };
+    let limits = Limits::default().connections(100);
     let of = |host: &str| limits.per_host_limit(host.parse().unwrap());
     assert_eq!(
         (of("192.0.2.1"), of("2001:db8::1"), of("127.0.0.1"), of("::1")),

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 23] = [
+const ORDER: [&str; 24] = [
+    "setters",
     "receive_deadline",
     "origin",
     "chan",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chanrpc::chan::{Id1, Server, Settings};
+use chanrpc::chan::{Id1, Server, ServerSettings};
 use chanrpc::config::Limits;
 use chanrpc::message::code;
 use chanrpc::node;
@@ -232,7 +232,7 @@ impl Held {
                     })
                     .unwrap();
                 let mut builder = Registry::builder("held");
-                let settings = Settings { capacity: PLACES, ..Settings::default() };
+                let settings = ServerSettings::default().capacity(PLACES);
                 let server = Server::with_settings(0, functions.clone(), settings);
                 builder.export(&functions, &server.client()).unwrap();
                 let client = server.client();

@@ -112,7 +112,7 @@ fn remote(executor: &Arc<Executor<'static>>, address: impl Into<String>) -> Remo
 #[test]
 fn idle_connection_is_kept() {
     run(async |executor| {
-        let limits = Limits { head_timeout: Duration::from_millis(500), ..Limits::default() };
+        let limits = Limits::default().head_timeout(Duration::from_millis(500));
         let fixture = Fixture::start(&executor, limits).await;
         let remote = remote(&executor, fixture.address.to_string());
         while fixture.metric("accepted") == 0 {
@@ -132,9 +132,9 @@ fn idle_connection_is_kept() {
 #[test]
 fn message_too_long_fails_no_other_call() {
     run(async |executor| {
-        let far = Limits { message: 1 << 20, ..Limits::default() };
+        let far = Limits::default().message(1 << 20);
         let fixture = Fixture::start(&executor, far).await;
-        let near = Limits { message: 4096, ..Limits::default() };
+        let near = Limits::default().message(4096);
         let remote = Remote::builder(fixture.address.to_string()).executor(&executor).limits(near).connect();
         call(&remote, "sum", "[]").await.unwrap();
         let mut other = std::pin::pin!(call(&remote, "hold", "[7]"));
@@ -350,7 +350,7 @@ fn only_sent_calls_are_reported_as_lost() {
         assert_eq!(link.request()["params"], json!([0]));
     });
     run(async |executor| {
-        let limits = Limits { in_flight: 1000, output: 1 << 30, ..Limits::default() };
+        let limits = Limits::default().in_flight(1000).output(1 << 30);
         let remote = Arc::new(Remote::builder(&address).executor(&executor).limits(limits).connect());
         remote.connected().await.unwrap();
         let large = format!("[\"{}\"]", "x".repeat(1_000_000));
@@ -394,7 +394,7 @@ fn lost_additional_connection_is_replaced() {
         assert_eq!((first.next(), further.next()), (None, None));
     });
     run(async |executor| {
-        let limits = Limits { in_flight: 1, ..Limits::default() };
+        let limits = Limits::default().in_flight(1);
         let remote = Remote::builder(&address).executor(&executor).limits(limits).connect();
         call(&remote, "first", "[]").await.unwrap();
         let mut held = Box::pin(call(&remote, "hold", "[]"));
@@ -667,7 +667,7 @@ fn lines_that_are_not_replies() {
         ended
     });
     run(async |executor| {
-        let limits = Limits { message: 1024, ..Limits::default() };
+        let limits = Limits::default().message(1024);
         let remote = Remote::builder(&address).executor(&executor).limits(limits).connect();
         for number in 0..count {
             match call_when_up(&remote, "f", &format!("[{number}]")).await {

@@ -184,12 +184,12 @@ fn cancel(number: u64) -> String {
 }
 
 fn in_flight(limit: usize) -> Limits {
-    Limits { in_flight: limit, ..Limits::default() }
+    Limits::default().in_flight(limit)
 }
 
 #[test]
 fn replies_larger_than_their_json_are_bounded() {
-    let limits = Limits { message: 2000, ..Limits::default() };
+    let limits = Limits::default().message(2000);
     let mut driven = Driven::new(limits, Dialect::MessagePack);
     let echo = |count: u16| {
         let mut request = b"\x94\x00\x07\xa8rpc.echo\xdc".to_vec();
@@ -316,7 +316,7 @@ fn batch_takes_slots_one_by_one() {
 
 #[test]
 fn cancelled_call_is_answered_once_and_its_provider_notified() {
-    let mut driven = Driven::lines(Limits { deadline: Duration::from_secs(9), ..Limits::default() });
+    let mut driven = Driven::lines(Limits::default().deadline(Duration::from_secs(9)));
     let soon = r#"{"jsonrpc":"2.0","id":3,"method":"keep","params":[3],"meta":{"deadline_ms":5000}}"#;
     driven.feed(format!("{}\n{}\n{soon}\n{}\n", keep(1), keep(2), notify(4)));
     driven.feed(format!("{}\n", cancel(1)));
@@ -484,7 +484,7 @@ fn session_stops_reading_from_a_peer_that_does_not_read() {
 fn input_is_bounded_when_a_peer_pipelines() {
     const READ: usize = 64 * 1024;
     for most in [0, 3_000, usize::MAX] {
-        let limits = Limits { message: 16 * 1024, output: 4 * 1024, ..Limits::default() };
+        let limits = Limits::default().message(16 * 1024).output(4 * 1024);
         let mut driven = Driven::lines(limits);
         let echo = request_of(&"x".repeat(500));
         let stream: Vec<u8> = echo.bytes().cycle().take(20 * READ).collect();
@@ -563,7 +563,7 @@ fn output_is_bounded_when_short_requests_have_long_replies() {
 
 #[test]
 fn output_is_bounded_when_all_replies_arrive_together() {
-    let limits = Limits { message: 16 * 1024, output: 64 * 1024, ..Limits::default() };
+    let limits = Limits::default().message(16 * 1024).output(64 * 1024);
     let mut driven = Driven::lines(limits.clone());
     for number in 0..64 {
         driven.feed(format!("{}\n", keep(number)));
@@ -905,14 +905,12 @@ fn run(
     dialect: Dialect,
     last_line_ends: bool,
 ) -> Result<(), TestCaseError> {
-    let limits = Limits {
-        in_flight: limit,
-        message: 10_000,
-        output: 30_000,
-        deadline: Duration::from_millis(500),
-        stall_timeout: Duration::from_secs(24 * 3600),
-        ..Limits::default()
-    };
+    let limits = Limits::default()
+        .in_flight(limit)
+        .message(10_000)
+        .output(30_000)
+        .deadline(Duration::from_millis(500))
+        .stall_timeout(Duration::from_secs(24 * 3600));
     let script = Script::new(items, dialect);
     let mut driven = Driven::new(limits, dialect);
     let mut input: Vec<Vec<u8>> = match dialect {
@@ -1025,7 +1023,7 @@ proptest! {
         lines in any::<bool>(),
     ) {
         let dialect = if lines { Dialect::JsonLines } else { Dialect::JsonPerFrame };
-        let limits = Limits { message: 100, depth: 4, batch: 3, in_flight: 2, ..Limits::default() };
+        let limits = Limits::default().message(100).depth(4).batch(3).in_flight(2);
         let mut driven = Driven::new(limits, dialect);
         for piece in pieces {
             driven.feed(piece);
@@ -1041,7 +1039,7 @@ proptest! {
 /// Waiting requests do not start while the output is full, even if each is answered inline.
 #[test]
 fn waiting_requests_do_not_overfill_the_output() {
-    let limits = Limits { in_flight: 1, output: 1000, ..Limits::default() };
+    let limits = Limits::default().in_flight(1).output(1000);
     let mut driven = Driven::lines(limits);
     driven.feed(keep(0) + "\n");
     let echo = |id: usize| {
@@ -1058,7 +1056,7 @@ fn waiting_requests_do_not_overfill_the_output() {
 /// Whatever the size of the requests in flight.
 #[test]
 fn cancel_behind_large_requests_is_handled() {
-    let mut driven = Driven::lines(Limits { message: 10_000, ..Limits::default() });
+    let mut driven = Driven::lines(Limits::default().message(10_000));
     let large = |id: usize| {
         let text = "x".repeat(9_000);
         format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"keep\",\"params\":[{id},\"{text}\"]}}\n")

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_tungstenite::tungstenite::Message;
-use chanrpc::chan::{Closer, Id1, Responder, Server, Settings};
+use chanrpc::chan::{Closer, Id1, Responder, Server, ServerSettings};
 use chanrpc::config::Limits;
 use chanrpc::internals::route::RegistryInternals as _;
 use chanrpc::internals::transport::memory::{self, Memory};
@@ -678,7 +678,7 @@ fn misbehaving_functions_are_answered_with_errors() {
 
 #[test]
 fn batches_too_large_are_rejected() {
-    let limits = Limits { batch: 3, ..Limits::default() };
+    let limits = Limits::default().batch(3);
     let batch =
         |count| format!("[{}]", [r#"{"jsonrpc":"2.0","id":1,"method":"nothing"}"#].repeat(count).join(","));
     every_way(
@@ -693,7 +693,7 @@ fn batches_too_large_are_rejected() {
 
 #[test]
 fn batch_larger_than_the_limit_in_flight_is_answered() {
-    let limits = Limits { in_flight: 2, ..Limits::default() };
+    let limits = Limits::default().in_flight(2);
     let calls: Vec<_> = (0..9)
         .map(|id| format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"sum","params":[{id},10]}}"#))
         .collect();
@@ -703,7 +703,7 @@ fn batch_larger_than_the_limit_in_flight_is_answered() {
 
 #[test]
 fn replies_too_large_are_errors() {
-    let limits = Limits { message: 1024, ..Limits::default() };
+    let limits = Limits::default().message(1024);
     every_way(
         &[
             // The quotes count.
@@ -731,7 +731,7 @@ fn replies_too_large_are_errors() {
 #[test]
 fn no_reply_exceeds_the_limit() {
     const FRAME: usize = 200;
-    let limits = Limits { message: 1024, ..Limits::default() };
+    let limits = Limits::default().message(1024);
     let failing: Vec<_> = (0..5)
         .map(|id| {
             format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"fail","params":{{"code":7,"data":1000}}}}"#)
@@ -767,7 +767,7 @@ fn no_reply_exceeds_the_limit() {
 
 #[test]
 fn requests_that_are_too_large() {
-    let limits = Limits { message: 256, ..Limits::default() };
+    let limits = Limits::default().message(256);
     let of_length = |length: usize| {
         let text = |pad: &str| format!(r#"{{"jsonrpc":"2.0","id":1,"method":"nothing","pad":"{pad}"}}"#);
         text(&"x".repeat(length - text("").len()))
@@ -1012,7 +1012,7 @@ fn full_queue_that_is_then_closed() {
         let mut functions = Exports::<()>::exported();
         functions.register1("double", |(), number: i64| number * 2).unwrap();
         let mut builder = Registry::builder("full");
-        let settings = Settings { capacity: 1, ..Settings::default() };
+        let settings = ServerSettings::default().capacity(1);
         let mut server = Server::with_settings((), functions.clone(), settings);
         builder.export(&functions, &server.client()).unwrap();
         let node = Node::new(executor.clone(), builder.build(), Limits::default());
@@ -1137,7 +1137,7 @@ fn deadline_exceeded_is_the_only_reply() {
 /// A call without a deadline gets the node's own.
 #[test]
 fn call_without_a_deadline_ends_at_the_nodes() {
-    let limits = Limits { deadline: Duration::from_millis(1), ..Limits::default() };
+    let limits = Limits::default().deadline(Duration::from_millis(1));
     let began = Instant::now();
     run(async |executor| {
         let fixture = Fixture::start(&executor, limits.clone()).await;
@@ -1152,7 +1152,7 @@ fn call_without_a_deadline_ends_at_the_nodes() {
 /// "Accepted" means that the notification will run, not that it has run, so the client does not wait.
 #[test]
 fn posted_notification_is_accepted_immediately() {
-    let limits = Limits { deadline: Duration::from_secs(1), ..Limits::default() };
+    let limits = Limits::default().deadline(Duration::from_secs(1));
     run(async |executor| {
         let fixture = Fixture::start(&executor, limits).await;
         let request = r#"{"jsonrpc":"2.0","method":"hold","params":[1]}"#;
@@ -1197,7 +1197,7 @@ fn connections_are_independent() {
 /// The peer sends its last request and closes while a notification takes the only slot.
 #[test]
 fn close_does_not_drop_waiting_requests() {
-    let limits = Limits { in_flight: 1, ..Limits::default() };
+    let limits = Limits::default().in_flight(1);
     run(async |executor| {
         let fixture = Fixture::start(&executor, limits).await;
         let mut peer = Peer::new(&executor, &fixture.node, 512);

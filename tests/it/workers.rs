@@ -91,7 +91,7 @@ impl Provider for Fake {
     }
 
     fn describe(&self) -> Description {
-        Description { provider: ProviderKind::Custom(self.kind), ..Description::default() }
+        Description::default().provider(ProviderKind::Custom(self.kind))
     }
 }
 
@@ -231,7 +231,7 @@ fn read(gate: &Value, number: impl Fn(&str, &str) -> u64) -> (String, Numbers) {
 }
 
 fn workers(count: usize, queue: usize, when_full: WhenFull) -> Workers {
-    Workers { queue, when_full, ..Workers::new(count) }
+    Workers::new(count).queue(queue).when_full(when_full)
 }
 
 const SLOW_AND_QUICK: [(&str, &str, Manner); 2] =
@@ -279,7 +279,8 @@ fn one_function_leaves_a_worker_for_the_others() {
     assert_eq!(desk.stats()["node"], Numbers { workers: 3, busy: 2, waiting: 8, ..Numbers::default() });
 
     let share = |share, expected: u64| {
-        let workers = Workers { share, ..Workers::new(3) };
+        let mut workers = Workers::new(3);
+        workers.share = share;
         let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
             builder.provider_workers(ProviderKind::Custom("fake"), workers);
         });
@@ -301,8 +302,8 @@ fn one_function_leaves_a_worker_for_the_others() {
 #[test]
 fn waiting_call_holds_no_worker() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
-        builder.node_workers(Workers { share: Some(2), ..Workers::new(2) });
-        builder.provider_workers(ProviderKind::Custom("fake"), Workers { share: Some(2), ..Workers::new(2) });
+        builder.node_workers(Workers::new(2).share(2));
+        builder.provider_workers(ProviderKind::Custom("fake"), Workers::new(2).share(2));
         builder.function_workers("slow", Workers::new(1)).unwrap();
     });
     (0..3).for_each(|number| desk.begin("slow", number));
@@ -576,7 +577,7 @@ fn session_with_waiting_calls() {
         builder.node_workers(workers(1, 8, WhenFull::Refuse));
     });
     let session = || {
-        let limits = Arc::new(Limits { in_flight: 3, ..Limits::default() });
+        let limits = Arc::new(Limits::default().in_flight(3));
         Session::new(desk.registry.clone(), limits, Dialect::JsonLines, Grants::all(), Instant::now())
     };
     let now = Instant::now();
@@ -726,7 +727,7 @@ fn stopping_node_runs_waiting_calls() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers::new(1));
     });
-    let node = Running::new(&desk, Limits { drain: HOUR, ..Limits::default() });
+    let node = Running::new(&desk, Limits::default().drain(HOUR));
     let mut client = Client::connect(node.address);
     client.send((0..3).map(|id| call(id, "slow")).collect::<String>());
     client.send("{\"jsonrpc\":\"2.0\",\"method\":\"quick\",\"params\":[3]}\n");
@@ -746,7 +747,7 @@ fn call_waiting_past_the_drain_gets_closed() {
     let desk = Desk::new(&SLOW_AND_QUICK, |builder| {
         builder.node_workers(Workers::new(1));
     });
-    let node = Running::new(&desk, Limits { drain: Duration::ZERO, ..Limits::default() });
+    let node = Running::new(&desk, Limits::default().drain(Duration::ZERO));
     let mut client = Client::connect(node.address);
     client.send((0..2).map(|id| call(id, "slow")).collect::<String>());
     client.send("{\"jsonrpc\":\"2.0\",\"method\":\"quick\",\"params\":[2]}\n");
@@ -885,7 +886,9 @@ fn bounds() -> impl Strategy<Value = Option<Workers>> {
     let workers = (1_usize..4, 0_usize..5, when_full, share);
     proptest::option::of(workers.prop_map(|(count, queue, when_full, share)| {
         let share = share.map(|share| share.min(count));
-        Workers { count, queue, when_full, share }
+        let mut workers = Workers::new(count).queue(queue).when_full(when_full);
+        workers.share = share;
+        workers
     }))
 }
 
@@ -1044,7 +1047,7 @@ impl Provider for Threaded {
     }
 
     fn describe(&self) -> Description {
-        Description { provider: ProviderKind::Custom("threaded"), ..Description::default() }
+        Description::default().provider(ProviderKind::Custom("threaded"))
     }
 }
 

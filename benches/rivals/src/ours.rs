@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use chanrpc::chan::{CallError, Callbacks, Client, Functions, Server, Settings};
+use chanrpc::chan::{CallError, Callbacks, Client, Functions, Server, ServerSettings};
 use chanrpc::sched::{self, Handle, Scheduler, TimerId};
 use smol::Timer;
 
@@ -38,7 +38,7 @@ impl Entrant for Ours {
     }
 
     async fn start(on: &Smol, state: State) -> Self {
-        let settings = Settings { capacity: CAPACITY, ..Settings::default() };
+        let settings = ServerSettings::default().capacity(CAPACITY);
         let server = Server::with_settings(state, functions(), settings);
         let client = server.client();
         on.spawn(server.run());
@@ -115,7 +115,7 @@ impl Entrant for Loop {
     }
 
     async fn start(on: &Smol, state: State) -> Self {
-        let settings = sched::Settings { timers: 10_000, ..sched::Settings::default() };
+        let settings = sched::SchedulerSettings::default().timers(10_000);
         let service = Scheduler::with_settings(on.executor(), Functions::new(), settings, |_| state);
         let handle = service.handle();
         on.spawn(service.run());

@@ -97,7 +97,7 @@ fn errors_returning_arguments_require_no_trait_bounds() {
 
     let mut functions = Functions::new();
     functions.register0("take", |_: &mut (), _: Plain| ()).unwrap();
-    let server = Server::with_settings((), functions, Settings { capacity: 1, ..Settings::default() });
+    let server = Server::with_settings((), functions, ServerSettings::default().capacity(1));
     let client = server.client();
     client.go("take", Plain).unwrap();
     assert!(is_error(client.go("take", Plain).unwrap_err()).contains("Full"));

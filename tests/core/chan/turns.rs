@@ -16,7 +16,7 @@ fn slow_calls_before_a_timer(in_place: bool) -> u64 {
             }
         })
         .unwrap();
-    let server = Server::with_settings(0, functions, Settings { capacity: 20_000, ..Settings::default() });
+    let server = Server::with_settings(0, functions, ServerSettings::default().capacity(20_000));
     let client = server.client();
     let executor = smol::LocalExecutor::new();
     let _server = executor.spawn(server.run());

@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use chanrpc::chan;
-use chanrpc::sched::{Handle, Scheduler, Settings};
+use chanrpc::sched::{Handle, Scheduler, SchedulerSettings};
 use smol::Executor;
 
 use super::{LIMIT, ended, got};
@@ -18,7 +18,7 @@ pub(crate) struct Service<S: 'static> {
 
 impl<S: Send + 'static> Service<S> {
     pub(crate) fn start(
-        settings: Settings,
+        settings: SchedulerSettings,
         functions: chan::Functions<S>,
         state: impl FnOnce(&Handle<S>) -> S,
     ) -> Self {
