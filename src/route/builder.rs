@@ -23,7 +23,6 @@ pub struct RegistryBuilder {
 
 impl RegistryBuilder {
     /// Sets how many nodes may forward a call; 8 by default.
-    #[must_use]
     pub fn max_hops(mut self, hops: u32) -> Self {
         self.registry.max_hops = hops;
         self

@@ -135,8 +135,8 @@ impl<S: 'static> Handle<S> {
     ///
     /// - Set ahead: the skipped times fire once, late, within half a minute.
     /// - Set back: a wildcard expression, whose second, minute or hour begins with `*` (see [`Cron`]), follows the clock.
-    ///   Other times are fixed: times that have fired do not recur, unless the clock was set back by three hours or
-    /// more,   and so was wrong before.
+    ///   Other times are fixed: times that have fired do not recur, unless the clock was set back by three hours or more,
+    ///   and so was wrong before.
     /// - Adjusted by less than a minute: no time fires twice in a row.
     ///
     /// # Errors
