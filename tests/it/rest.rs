@@ -91,9 +91,10 @@ struct Peer {
 
 impl Peer {
     async fn break_off(&mut self) {
+        self.room.store(usize::MAX, Ordering::Relaxed);
         self.broken.store(true, Ordering::Relaxed);
-        // Wakes the other end.
-        self.say("x").await;
+        // Wakes the other end, unless its timer did so and it has ended.
+        let _ = self.stream.write_all(b"x").await;
     }
 
     async fn say(&mut self, bytes: &str) {
