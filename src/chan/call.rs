@@ -57,7 +57,7 @@ enum State<'c, A, R> {
         mode: Mode<'c, A, R>,
         arguments: A,
     },
-    /// BlockedSender for room in the queue.
+    /// Waiting for room in the queue.
     Blocked {
         sender: Arc<CallSender<A, R>>,
         place: Place,

@@ -39,7 +39,7 @@ pub struct Client(Arc<ClientGuard>);
 impl UnwindSafe for Client {}
 impl RefUnwindSafe for Client {}
 
-/// Origin all clients of a server have together: the server ends with the last of them.
+/// Shared by all clients of a server, which ends with the last of them.
 pub(super) struct ClientGuard(pub(super) Arc<Shared>);
 
 impl Drop for ClientGuard {

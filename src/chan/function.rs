@@ -4,7 +4,7 @@ use std::any::{Any, TypeId, type_name};
 use std::future::Future;
 use std::pin::Pin;
 
-use super::error::CallError;
+use super::error::{CallError, FunctionError};
 use super::id::FunctionId;
 use super::kind::Kind;
 use super::panic;
@@ -29,7 +29,8 @@ pub(super) enum Body<A, R> {
     Async(Box<Begin<A, R>>),
 }
 
-type Now<A, R> = dyn Fn(&mut dyn Any, A) -> Result<R, CallError> + Send + Sync;
+// A `CallError` would be larger, and each call moves the result several times.
+type Now<A, R> = dyn Fn(&mut dyn Any, A) -> Result<R, FunctionError> + Send + Sync;
 type Deferred<A, R> = dyn Fn(&mut dyn Any, A, Responder<R>) + Send + Sync;
 type Begin<A, R> = dyn for<'s> Fn(&'s mut dyn Any, A, Responder<R>) -> RunningFuture<'s> + Send + Sync;
 
@@ -56,7 +57,9 @@ impl<A: Send + 'static, R: Send + 'static> AnyFunction for Function<A, R> {
     fn run_call(&self, calls: &mut dyn TypedQueue, state: &mut dyn Any) -> bool {
         let Some(QueuedCall { arguments, responder }) = wanted::<A, R>(calls) else { return false };
         match &self.body {
-            Body::Now(function) => responder.finish(function(state, arguments)),
+            Body::Now(function) => {
+                responder.finish(function(state, arguments).map_err(CallError::Failed));
+            }
             Body::Deferred(function) => function(state, arguments, responder),
             Body::Async(_) => unreachable!("async functions are begun"),
         }

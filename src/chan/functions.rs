@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxBuildHasher;
 
-use super::error::{CallError, RegisterError};
+use super::error::{CallError, FunctionError, RegisterError};
 use super::function::{AnyFunction, Body, Function, Signature, Type};
 use super::id::{FunctionId, Id};
 use super::kind::{Kind, KindMarker, Results};
@@ -161,7 +161,7 @@ impl<S: 'static, P: Reach> Functions<S, P> {
     {
         let body = Body::Async(Box::new(move |state, arguments, responder| {
             let future = function(own(state), arguments);
-            Box::pin(async move { responder.finish(future.await.into_result()) })
+            Box::pin(async move { responder.finish(future.await.into_result().map_err(CallError::Failed)) })
         }));
         self.insert(id.into_untyped(), K::KIND, body)
     }
@@ -240,7 +240,7 @@ impl<S: 'static, P: Reach> Functions<S, P> {
         &mut self,
         id: FunctionId,
         kind: Kind,
-        function: impl Fn(&mut S, A) -> Result<R, CallError> + Send + Sync + 'static,
+        function: impl Fn(&mut S, A) -> Result<R, FunctionError> + Send + Sync + 'static,
     ) -> Result<&mut Self, RegisterError>
     where
         A: Send + 'static,

@@ -55,6 +55,7 @@ mod queue;
 mod reply;
 mod scope;
 mod server;
+mod settings;
 mod shared;
 mod spin;
 mod stats;
@@ -82,7 +83,8 @@ pub use reply::Responder;
 pub(crate) use reply::Sink;
 pub use scope::{Local, Reach, Scope};
 pub(crate) use server::DrainOutcome;
-pub use server::{Closer, Server, ServerSettings};
+pub use server::{Closer, Server};
+pub use settings::ServerSettings;
 pub use stats::Stats;
 #[cfg(feature = "node")]
 pub(crate) use target::Submit;

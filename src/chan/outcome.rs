@@ -2,10 +2,10 @@
 
 use std::error::Error;
 
-use super::error::{CallError, FunctionError};
+use super::error::FunctionError;
 
 /// The return type of a function with the result `R`: `R` itself, or a `Result<R, E>` whose error its caller receives
-/// as [`CallError::Failed`]. The error is any [`std::error::Error`], a `String` or a `&str`.
+/// as [`CallError::Failed`](super::CallError::Failed). The error is any [`std::error::Error`], a `String` or a `&str`.
 ///
 /// The compiler infers `M`.
 #[diagnostic::on_unimplemented(
@@ -16,18 +16,18 @@ pub trait Outcome<R, M>: Sized {
     /// Returns the result, or the error that the caller receives.
     ///
     /// # Errors
-    /// [`CallError::Failed`].
-    fn into_result(self) -> Result<R, CallError>;
+    /// The error that the function returned.
+    fn into_result(self) -> Result<R, FunctionError>;
 }
 
 impl<R> Outcome<R, ()> for R {
-    fn into_result(self) -> Result<R, CallError> {
+    fn into_result(self) -> Result<R, FunctionError> {
         Ok(self)
     }
 }
 
 impl<R, E: Into<Box<dyn Error + Send + Sync>>> Outcome<R, (E,)> for Result<R, E> {
-    fn into_result(self) -> Result<R, CallError> {
-        self.map_err(|error| CallError::Failed(FunctionError::new(error)))
+    fn into_result(self) -> Result<R, FunctionError> {
+        self.map_err(FunctionError::new)
     }
 }

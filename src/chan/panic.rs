@@ -17,27 +17,30 @@ use std::sync::{Arc, Once};
 
 use super::error::CallError;
 
-/// A panic in a function.
+/// A panic in a function. Cheap to clone, and small: each call moves the space for one several times.
 #[derive(Clone, Debug)]
-pub struct Panic {
+pub struct Panic(Arc<Details>);
+
+#[derive(Debug)]
+struct Details {
     message: String,
     /// `file:line:column`.
     location: Option<String>,
     /// Capturing is quick. Resolving its names is slow, and happens when it is read.
-    backtrace: Option<Arc<Backtrace>>,
+    backtrace: Option<Backtrace>,
     limit: usize,
 }
 
 impl PartialEq for Panic {
     /// Panics are equal if they have the same message and came from the same location.
     fn eq(&self, other: &Self) -> bool {
-        (&self.message, &self.location) == (&other.message, &other.location)
+        (&self.0.message, &self.0.location) == (&other.0.message, &other.0.location)
     }
 }
 
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.0.message)
     }
 }
 
@@ -46,7 +49,7 @@ impl Error for Panic {}
 impl Panic {
     /// Returns the panic's message: its payload if that is a text.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.0.message
     }
 
     /// Returns the location of the panic and its backtrace, truncated to
@@ -54,27 +57,30 @@ impl Panic {
     ///
     /// May take milliseconds, since it resolves names in the program's debug information.
     pub fn backtrace(&self) -> String {
-        let Some(backtrace) = &self.backtrace else { return String::new() };
-        let mut text = match &self.location {
+        let Details { location, backtrace: Some(backtrace), limit, .. } = &*self.0 else {
+            return String::new();
+        };
+        let mut text = match location {
             Some(location) => format!("at {location}\n{backtrace}"),
             None => backtrace.to_string(),
         };
-        let end = (0..=self.limit.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+        let end = (0..=text.len().min(*limit)).rev().find(|&at| text.is_char_boundary(at));
         text.truncate(end.unwrap_or(0));
         text
     }
 
-    fn from_payload(payload: &(dyn Any + Send)) -> Self {
-        Self { message: text(payload), location: None, backtrace: None, limit: 0 }
+    /// Returns a panic of which only the message is known.
+    fn new(message: String) -> Self {
+        Self(Arc::new(Details { message, location: None, backtrace: None, limit: 0 }))
     }
 
     fn captured(info: &PanicHookInfo<'_>, limit: usize) -> Self {
-        Self {
+        Self(Arc::new(Details {
+            message: text(info.payload()),
             location: info.location().map(ToString::to_string),
-            backtrace: (limit > 0).then(|| Arc::new(Backtrace::force_capture())),
+            backtrace: (limit > 0).then(Backtrace::force_capture),
             limit,
-            ..Self::from_payload(info.payload())
-        }
+        }))
     }
 }
 
@@ -93,7 +99,7 @@ fn text(mut payload: &(dyn Any + Send)) -> String {
     } else if let Some(text) = payload.downcast_ref::<Cow<'static, str>>() {
         text.to_string()
     } else if let Some(panic) = payload.downcast_ref::<Panic>() {
-        panic.message.clone()
+        panic.0.message.clone()
     } else if let Some(error) = payload.downcast_ref::<CallError>() {
         error.to_string()
     } else {
@@ -135,7 +141,7 @@ struct Captured {
 
 impl Captured {
     fn fits(&self, payload: &(dyn Any + Send), message: &str) -> bool {
-        self.payload == payload.type_id() && self.panic.message == message
+        self.payload == payload.type_id() && self.panic.message() == message
     }
 }
 
@@ -282,9 +288,9 @@ fn returned(level: Level) {
 #[cold]
 fn caught(level: Option<Level>, payload: &(dyn Any + Send), report: &mut dyn FnMut(&Panic)) -> Panic {
     let level = level.unwrap_or_default();
-    let panic = Panic::from_payload(payload);
+    let panic = Panic::new(text(payload));
     let panic = match level.captured {
-        Some(captured) if captured.fits(payload, &panic.message) => captured.panic,
+        Some(captured) if captured.fits(payload, panic.message()) => captured.panic,
         _ => panic,
     };
     report(&panic);
@@ -311,7 +317,7 @@ pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
     let Catch { depth, unwinding, .. } = CATCH.get();
     let unknown = || {
         let message = "a panic of the thread that held the responder".to_owned();
-        CallError::Panicked(Panic { message, location: None, backtrace: None, limit: 0 })
+        CallError::Panicked(Panic::new(message))
     };
     if depth == 0 {
         return answer(unknown());

@@ -20,10 +20,10 @@ use super::functions::Functions;
 use super::panic;
 use super::queue::Queue;
 use super::scope::Reach;
+use super::settings::ServerSettings;
 use super::shared::{Origin, Shared, State};
 use super::stats::Stats;
 use super::wait_graph::{self, Wait, Waiter};
-use crate::setters::setters;
 
 /// The maximum number of calls that a server runs before it yields to other tasks of its executor.
 const CALL_BUDGET: u32 = 64;
@@ -39,35 +39,6 @@ pub struct Server<S> {
     runner: Runner,
     /// Mints clients. Given up by [`run`](Self::run), so that the server ends with its last client.
     guard: Arc<ClientGuard>,
-}
-
-/// Origin a server may be told besides its state and its functions.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ServerSettings {
-    /// The name in messages. By default the name of the state's type.
-    pub name: Option<Cow<'static, str>>,
-    /// How many calls may wait in the queue; 256 by default. 0 is taken as 1.
-    pub capacity: usize,
-    /// How many bytes of a panic's backtrace are kept; 4096 by default, 0 for none.
-    pub backtrace_limit: usize,
-}
-
-setters!(ServerSettings { capacity: usize, backtrace_limit: usize });
-
-impl ServerSettings {
-    /// Sets [`name`](Self#structfield.name).
-    #[must_use]
-    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-}
-
-impl Default for ServerSettings {
-    fn default() -> Self {
-        Self { name: None, capacity: 256, backtrace_limit: 4096 }
-    }
 }
 
 impl<S: 'static> Server<S> {
@@ -307,7 +278,7 @@ impl Runner {
     fn work(&mut self, state: &mut dyn Any, budget: &mut Budget) -> bool {
         let Self { shared, batch, .. } = self;
         let mut over = false;
-        // Origin is true of every function that runs here is said once for all of them.
+        // Set once for all functions that run here.
         let mut current = wait_graph::RunningFunction::new(&shared.waiter);
         current.within(|| {
             panic::with_capture(shared.backtrace_limit, || {

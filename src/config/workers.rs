@@ -23,7 +23,7 @@ pub struct NodeWorkers {
     pub native: Option<Workers>,
 }
 
-/// A limit on concurrent calls: how many run, how many more are queued, and what happens to the rest.
+/// A limit on concurrent calls: how many run, how many others are queued, and what happens to the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Workers {

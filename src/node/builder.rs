@@ -10,6 +10,7 @@ use async_channel::{Receiver, Sender};
 use smol::{Async, Executor, Task};
 
 use super::Node;
+use crate::address::Address;
 use crate::chan::{Client, Server};
 use crate::config::Limits;
 use crate::route::{Exports, Registry, RegistryBuilder, RegistryError};
@@ -81,7 +82,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens on an address, a `host:port`; port 0 takes a free one. Every caller may call every function.
+    /// Listens on a `host:port`; port 0 takes a free one. A name is listened on at each of its addresses. Every caller
+    /// may call every function.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.addresses.push(address.into());
         self
@@ -111,10 +113,11 @@ impl NodeBuilder {
         }
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         for address in addresses {
-            let (listener, local) =
-                bind(&address).map_err(|source| NodeError::Bind { address: address.clone(), source })?;
-            listeners.push(listener);
-            bound.push(local);
+            let of_address = bind(&address).map_err(|source| NodeError::Bind { address, source })?;
+            for (listener, local) in of_address {
+                listeners.push(listener);
+                bound.push(local);
+            }
         }
         let (stop, stopped) = async_channel::bounded::<()>(1);
         let own = executor.is_none();
@@ -133,10 +136,28 @@ impl NodeBuilder {
     }
 }
 
-fn bind(address: &str) -> io::Result<(smol::net::TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
-    let local = listener.local_addr()?;
-    Ok((Async::new(listener)?.into(), local))
+/// Binds every address of a `host:port`, all to the same port.
+fn bind(address: &str) -> io::Result<Vec<(smol::net::TcpListener, SocketAddr)>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("an address is {error}"));
+    let address: Address = address.parse().map_err(invalid)?;
+    let mut port = address.port();
+    let mut bound = Vec::new();
+    for mut resolved in smol::block_on(address.resolve())? {
+        resolved.set_port(port);
+        match TcpListener::bind(resolved) {
+            Ok(listener) => {
+                let local = listener.local_addr()?;
+                port = local.port();
+                bound.push((Async::new(listener)?.into(), local));
+            }
+            // For example ::1 on a machine without IPv6.
+            Err(error) if resolved.ip().is_loopback() && !bound.is_empty() => {
+                log::info!("not listening on {resolved}: {error}");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bound)
 }
 
 async fn serve(
@@ -173,7 +194,8 @@ enum Running {
 }
 
 impl RunningNode {
-    /// Returns the addresses on which it listens, in the order of [`NodeBuilder::listen`].
+    /// Returns the addresses on which it listens, in the order of [`NodeBuilder::listen`]; several for a name such as
+    /// `localhost`.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

@@ -37,7 +37,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Creates a node received connections run on `executor` and call the functions of `registry`.
+    /// Creates a node whose connections run on `executor` and call the functions of `registry`.
     pub fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
         Self { shared: Arc::new(Shared::new(executor, registry, limits)) }
     }

@@ -47,7 +47,8 @@ impl RemoteBuilder {
         self
     }
 
-    /// Runs the connections on an executor. By default they run on their own thread.
+    /// Runs the connections on an executor, which must outlive the client's calls. By default they run on their own
+    /// thread.
     pub fn executor(mut self, executor: &Arc<Executor<'static>>) -> Self {
         self.executor = Some(executor.clone());
         self
@@ -67,7 +68,7 @@ impl RemoteBuilder {
                 (executor, Some(thread))
             }
         };
-        Remote(Arc::new(Inner { pool: Pool::new(executor, target), _thread: thread }))
+        Remote(Arc::new(Inner { pool: Pool::new(&executor, target), _thread: thread }))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Calls to another node.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -13,10 +14,14 @@ use super::Remote;
 use crate::chan::{BoxFuture, CallError, FunctionError, FunctionId, wait_graph};
 use crate::message::{Fault, RawJson, code};
 
+/// The maximum timeout. A longer one is as good as none.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A call to another node: a future to await, or to block on with [`wait`](Self::wait).
 ///
-/// The first poll sends the call. It ends at the latest after [`Limits::deadline`](crate::config::Limits::deadline), 30
-/// s by default; the other node receives the remaining time. Dropping it cancels the call, also on the other node.
+/// The first poll sends the call. Without a [`timeout`](Self::timeout) or [`deadline`](Self::deadline) it ends after
+/// [`Limits::deadline`](crate::config::Limits::deadline), 30 s by default. The other node receives the remaining time, and
+/// applies its own limit too. Dropping the call cancels it, also on the other node.
 ///
 /// # Panics
 /// If it is polled after it has completed.
@@ -37,7 +42,7 @@ enum State {
 }
 
 pub(super) struct Request {
-    pub(super) method: String,
+    pub(super) method: Cow<'static, str>,
     pub(super) params: Option<RawJson<'static>>,
     pub(super) mode: Mode,
 }
@@ -62,12 +67,10 @@ impl<R> RemoteCall<R> {
         Self { state, deadline: None, hops: 0, decode }
     }
 
-    /// Ends the call with [`CallError::Deadline`] unless it is answered within `timeout` from now.
+    /// Ends the call with [`CallError::Deadline`] unless it is answered within `timeout` from now. More than a year is
+    /// taken as a year.
     pub fn timeout(self, timeout: Duration) -> Self {
-        match Instant::now().checked_add(timeout) {
-            Some(deadline) => self.deadline(deadline),
-            None => self,
-        }
+        self.deadline(Instant::now() + timeout.min(MAX_TIMEOUT))
     }
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered by `deadline`.
@@ -100,7 +103,7 @@ async fn send(
     hops: u32,
 ) -> Result<RawJson<'static>, CallError> {
     let Request { method, params, mode } = request;
-    let deadline = deadline.unwrap_or_else(|| Instant::now() + remote.default_timeout());
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + remote.default_timeout().min(MAX_TIMEOUT));
     match mode {
         Mode::Call => Ok(remote.forward(&method, params, deadline, hops).await?),
         Mode::Go => {
@@ -151,9 +154,7 @@ impl<R> fmt::Debug for RemoteCall<R> {
 /// [`CallError::Unknown`] for an id that is not a text, [`CallError::Failed`] if the arguments have no JSON form.
 pub(super) fn request(id: FunctionId, arguments: &impl Serialize, mode: Mode) -> Result<Request, CallError> {
     match id {
-        FunctionId::Text(method) => {
-            Ok(Request { method: method.into_owned(), params: encode(arguments)?, mode })
-        }
+        FunctionId::Text(method) => Ok(Request { method, params: encode(arguments)?, mode }),
         id => Err(CallError::Unknown(id)),
     }
 }

@@ -11,14 +11,15 @@ mod pool;
 mod submit;
 mod target;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smol::Timer;
 use smol::future::FutureExt;
-use smol::{Executor, Timer};
 
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
@@ -137,13 +138,17 @@ impl Remote {
         params: Option<RawJson<'_>>,
     ) -> RemoteCall<RawJson<'static>> {
         let params = params.map(RawJson::into_owned);
-        RemoteCall::new(self, Ok(Request { method: method.into(), params, mode: Mode::Call }), Ok)
+        RemoteCall::new(self, Ok(Request { method: Cow::Owned(method.into()), params, mode: Mode::Call }), Ok)
     }
 
     /// Calls a function in go mode with parameters in JSON. See [`go`](Self::go).
     pub fn go_raw(&self, method: impl Into<String>, params: Option<RawJson<'_>>) -> RemoteCall<()> {
         let params = params.map(RawJson::into_owned);
-        RemoteCall::new(self, Ok(Request { method: method.into(), params, mode: Mode::Go }), decode)
+        RemoteCall::new(
+            self,
+            Ok(Request { method: Cow::Owned(method.into()), params, mode: Mode::Go }),
+            decode,
+        )
     }
 
     fn call_untyped<R: DeserializeOwned>(&self, id: FunctionId, arguments: &impl Serialize) -> RemoteCall<R> {
@@ -167,10 +172,6 @@ impl Remote {
     /// Returns `true` if the persistent connection is established.
     fn is_connected(&self) -> bool {
         self.0.pool.is_connected()
-    }
-
-    fn executor(&self) -> &Executor<'static> {
-        self.0.pool.executor()
     }
 
     fn default_timeout(&self) -> Duration {

@@ -1,7 +1,7 @@
 //! The connections to one node, shared by all callers.
 
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use smol::future::FutureExt;
@@ -18,7 +18,8 @@ const MAX_CONNECTIONS: usize = 4;
 /// One persistent connection, and further ones while it has too many calls in flight.
 #[derive(Debug)]
 pub(super) struct Pool {
-    executor: Arc<Executor<'static>>,
+    /// Not kept alive: its tasks hold clients.
+    executor: Weak<Executor<'static>>,
     target: Arc<Target>,
     connections: Mutex<Vec<PooledConnection>>,
 }
@@ -42,10 +43,10 @@ impl PooledConnection {
 
 impl Pool {
     /// Creates a pool, and starts to connect.
-    pub(super) fn new(executor: Arc<Executor<'static>>, target: Target) -> Self {
+    pub(super) fn new(executor: &Arc<Executor<'static>>, target: Target) -> Self {
         let target = Arc::new(target);
-        let first = PooledConnection::start(&executor, &target, true);
-        Self { executor, target, connections: Mutex::new(vec![first]) }
+        let first = PooledConnection::start(executor, &target, true);
+        Self { executor: Arc::downgrade(executor), target, connections: Mutex::new(vec![first]) }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -61,19 +62,26 @@ impl Pool {
         self.connections().first().is_some_and(|first| first.connection.is_connected())
     }
 
-    pub(super) fn executor(&self) -> &Executor<'static> {
-        &self.executor
+    /// Returns the executor that runs the connections.
+    ///
+    /// # Errors
+    /// [`RemoteError::Unreachable`] if it was dropped.
+    pub(super) fn executor(&self) -> Result<Arc<Executor<'static>>, RemoteError> {
+        self.executor.upgrade().ok_or_else(|| self.unreachable("the client's executor was dropped"))
+    }
+
+    fn unreachable(&self, reason: &str) -> RemoteError {
+        RemoteError::Unreachable { address: self.target.address.clone(), reason: reason.to_owned() }
     }
 
     /// Leases the first connection with capacity for a call, a new one if necessary.
     ///
     /// # Errors
-    /// [`RemoteError::Unreachable`] after [`close`](Self::close).
+    /// [`RemoteError::Unreachable`] after [`close`](Self::close), or without an executor.
     pub(super) fn lease(&self) -> Result<ConnectionLease, RemoteError> {
         let mut pool = self.connections();
         if pool.is_empty() {
-            let reason = "the client was closed".to_owned();
-            return Err(RemoteError::Unreachable { address: self.target.address.clone(), reason });
+            return Err(self.unreachable("the client was closed"));
         }
         pool.retain(|pooled| {
             !pooled.task.is_finished() && (pooled.persistent || !pooled.connection.is_disconnected())
@@ -87,7 +95,7 @@ impl Pool {
         }
         // If one connection is lost, a new one would most likely fail too.
         if pool.len() < MAX_CONNECTIONS && !pool.iter().any(|pooled| pooled.connection.is_disconnected()) {
-            pool.push(PooledConnection::start(&self.executor, &self.target, false));
+            pool.push(PooledConnection::start(&*self.executor()?, &self.target, false));
         }
         let load =
             |pooled: &&PooledConnection| (pooled.connection.is_disconnected(), pooled.connection.leases());

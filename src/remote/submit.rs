@@ -35,11 +35,20 @@ impl<A: Serialize + Send + 'static, R: DeserializeOwned + Send + 'static> Submit
         deadline: Option<Instant>,
         sink: K,
     ) {
-        let mut call = RemoteCall::new(self, request(id.clone(), &arguments, Mode::Call), decode::<R>);
+        // Encoding runs code of the user's, whose panic must not keep `sink` from its answer.
+        let encoded = panic::catch(|| request(id.clone(), &arguments, Mode::Call));
+        let encoded = encoded.unwrap_or_else(|panic| Err(CallError::Panicked(panic)));
+        panic::drop_quietly(arguments);
+        let mut call = RemoteCall::new(self, encoded, decode::<R>);
         if let Some(deadline) = deadline {
             call = call.deadline(deadline);
         }
-        self.executor().spawn(Submitted { call, sink: Some(Box::new(sink)) }).detach();
+        let submitted = Submitted { remote: self.clone(), call, sink: Some(Box::new(sink)) };
+        match self.0.pool.executor() {
+            Ok(executor) => executor.spawn(submitted).detach(),
+            // Dropping the call answers it.
+            Err(_) => drop(submitted),
+        }
     }
 
     fn request(
@@ -58,20 +67,32 @@ impl<A: Serialize + Send + 'static, R: DeserializeOwned + Send + 'static> Submit
     }
 }
 
-/// A call whose result goes to a sink. It is cancelled if the sink is abandoned.
-struct Submitted<R, K> {
+/// A call whose result goes to a sink. It is cancelled if the sink is abandoned, and lost if its executor is
+/// dropped.
+struct Submitted<R, K: Sink<R>> {
+    remote: Remote,
     call: RemoteCall<R>,
     sink: Option<Box<K>>,
 }
 
-impl<R, K> Unpin for Submitted<R, K> {}
+impl<R, K: Sink<R>> Unpin for Submitted<R, K> {}
+
+impl<R, K: Sink<R>> Drop for Submitted<R, K> {
+    fn drop(&mut self) {
+        if let Some(sink) = self.sink.take() {
+            let address = self.remote.address().to_owned();
+            sink.answer(Err(CallError::Lost { address, reason: "the client's executor was dropped".into() }));
+        }
+    }
+}
 
 impl<R: Send + 'static, K: Sink<R> + 'static> Future for Submitted<R, K> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { call, sink } = &mut *self;
+        let Self { call, sink, .. } = &mut *self;
         if sink.as_ref().is_none_or(|sink| sink.poll_abandoned(cx).is_ready()) {
+            *sink = None;
             return Poll::Ready(());
         }
         // Decoding the result runs code of the user's.

@@ -20,7 +20,7 @@ use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, code};
 
 /// Runs a program for each call. The registry enforces [`workers`](Provider::workers): how many run at once and how
-/// many more are queued.
+/// many others are queued.
 #[derive(Clone)]
 pub struct Exec {
     shared: Arc<Shared>,

@@ -97,7 +97,7 @@ impl Calls {
         }
     }
 
-    /// Returns the calls in flight received deadline has passed.
+    /// Returns the calls in flight whose deadline has passed.
     pub(super) fn expired(&self, now: Instant) -> Vec<CallId> {
         self.in_flight.iter().filter(|(_, call)| call.deadline <= now).map(|(id, _)| *id).collect()
     }
@@ -107,7 +107,7 @@ impl Calls {
         self.in_flight.keys().copied().collect()
     }
 
-    /// Removes and returns a queued request received deadline has passed. Updates the earliest deadline after the last
+    /// Removes and returns a queued request whose deadline has passed. Updates the earliest deadline after the last
     /// one.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<QueuedRequest> {
         if let Some(at) = self.queue.iter().position(|request| request.deadline <= now) {

@@ -234,7 +234,7 @@ impl Session {
         }
     }
 
-    /// Answers the calls received deadline has passed, and closes the session if the peer is late. Releases unused memory
+    /// Answers the calls whose deadline has passed, and closes the session if the peer is late. Releases unused memory
     /// if the session is idle.
     pub fn expire(&mut self, now: Instant) {
         self.clock = self.clock.max(now);

@@ -31,7 +31,7 @@ impl Shared {
         let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
         Ok(self
             .run_as_function(Origin::Function(found.number), || function(borrowed.state(), arguments))
-            .and_then(|result| result))
+            .and_then(|result| result.map_err(CallError::Failed)))
     }
 
     /// Lends the state to a caller if it is free and no call is queued.
