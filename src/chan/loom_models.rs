@@ -24,7 +24,8 @@ use super::error::CallError;
 use super::functions::Functions;
 use super::pending::Prepared;
 use super::reply::{ReplyTo, Responder, Slot};
-use super::server::{Server, ServerSettings};
+use super::server::Server;
+use super::settings::ServerSettings;
 use super::target::Submit;
 
 /// Tries every order of threads with at most three preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.

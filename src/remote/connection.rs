@@ -287,6 +287,11 @@ impl Connection {
         self.changed.notify(usize::MAX);
     }
 
+    /// Records that the other node has processed nothing of what was sent.
+    pub(super) fn set_unprocessed(&self) {
+        self.lock().queued = 0;
+    }
+
     /// Fails all pending calls, since the connection is lost. `unwritten` bytes were taken out of the output and not
     /// written.
     pub(super) fn set_disconnected(&self, reason: &str, unwritten: usize) {

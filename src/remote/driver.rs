@@ -15,7 +15,7 @@ use crate::codec::jsonrpc::{self, ReceivedReply, ReplyId};
 use crate::codec::{FrameResult, LineFramer};
 use crate::config::Limits;
 use crate::message::{Fault, code};
-use crate::transport::{CloseReason, Heartbeat, PeerIdle, Pipe, Received, StreamPipe, keepalive_error};
+use crate::transport::{CloseReason, Heartbeat, PeerIdle, Pipe, Received, StreamPipe, keepalive_error, tls};
 
 /// The shortest wait between attempts to connect.
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
@@ -44,7 +44,12 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
                 let mut writing = WriteProgress { bytes: connection.preface(), written: 0 };
                 let reason = match exchange(&connection, StreamPipe::new(stream), &mut writing).await {
                     Ok(()) => "closed by the other node".to_owned(),
-                    Err(error) => error.to_string(),
+                    Err(error) => {
+                        if tls::is_certificate_rejection(&error) {
+                            connection.set_unprocessed();
+                        }
+                        error.to_string()
+                    }
                 };
                 (reason, writing.unwritten())
             }

@@ -147,8 +147,7 @@ fn program_that_can_never_start_has_no_provider() {
         assert!(failed.message.contains("could not be started"), "{failed:?}");
     }
     for name in ["folder", "none", "unknown", "elsewhere"] {
-        let warned = format!("function \"{name}\" cannot run: ");
-        assert!(node.log().contains(&warned), "{warned}\n{}", node.log());
+        node.await_log(&format!("function \"{name}\" cannot run: "));
     }
 }
 
@@ -181,7 +180,7 @@ fn program_that_cannot_run_here_reports_why() {
         assert!(failed.code == -32001 && failed.message.contains(why), "{name}: {failed:?}");
     }
     for warned in ["function \"empty\" cannot run: ", "function \"locked\" cannot run: "] {
-        assert!(node.log().contains(warned), "{warned}\n{}", node.log());
+        node.await_log(warned);
     }
 }
 

@@ -97,8 +97,7 @@ fn bytes_of_other_protocols_reach_no_function() {
     }
     assert_eq!(calls(&node), 0);
     assert!(node.metric("chanrpc_foreign_dialects_total") >= 20);
-    let log = node.log();
-    assert!(log.contains("SMTP"), "{log}");
+    node.await_log("SMTP");
 }
 
 #[test]

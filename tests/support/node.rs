@@ -8,7 +8,7 @@ use std::process::{ChildStderr, Command, Stdio};
 use super::client::Client;
 use super::folder::Folder;
 use super::process::{Captured, Ended, Process, binary, binary_in_shell};
-use super::waits::await_some;
+use super::waits::{await_some, eventually};
 
 /// The destination of a node's log.
 pub(crate) enum Stderr {
@@ -135,6 +135,12 @@ impl Node {
     /// Returns its log so far.
     pub(crate) fn log(&self) -> String {
         self.process.stderr.text()
+    }
+
+    /// Waits until its log contains a text.
+    #[track_caller]
+    pub(crate) fn await_log(&self, text: &str) {
+        eventually(&format!("the log contains {text:?}"), || self.log().contains(text));
     }
 
     /// Kills it and returns the contents of the pipe that nobody read.

@@ -344,7 +344,7 @@ fn connection_without_a_handshake() {
     eventually("all are counted", || {
         metric(&node, &certificates, "chanrpc_tls_handshakes_failed_total") == 4
     });
-    assert!(node.log().contains("the peer does not speak TLS"), "{}", node.log());
+    node.await_log("the peer does not speak TLS");
 }
 
 #[test]

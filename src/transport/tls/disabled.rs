@@ -53,6 +53,11 @@ impl Connector {
     }
 }
 
+/// Returns `false`: there is no TLS connection.
+pub fn is_certificate_rejection(_: &io::Error) -> bool {
+    false
+}
+
 /// This build has no TLS.
 #[derive(Debug)]
 pub struct TlsError;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_rustls::rustls;
 use futures_rustls::rustls::crypto::ring;
 use futures_rustls::rustls::server::WebPkiClientVerifier;
-use futures_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use futures_rustls::rustls::{AlertDescription, ClientConfig, RootCertStore, ServerConfig};
 use futures_rustls::{TlsAcceptor, TlsConnector};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -17,6 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use crate::address::Address;
 use crate::encoding;
 use crate::transport::pipe::Stream;
+use crate::transport::stream::close_stream;
 
 /// The only application protocol offered. HTTP clients negotiate it; clients of the other dialects negotiate none.
 const ALPN: &[u8] = b"http/1.1";
@@ -57,12 +58,20 @@ impl Acceptor {
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 
-    /// Performs the server side of the handshake.
+    /// Performs the server side of the handshake. If it fails, the alert that says why is sent before the stream is
+    /// closed.
     ///
     /// # Errors
     /// If the handshake fails.
     pub(crate) async fn accept(&self, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
-        Ok(Box::new(self.0.accept(stream).await?))
+        match self.0.accept(stream).into_fallible().await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err((error, mut stream)) => {
+                // With TLS 1.3 the peer may already be sending requests.
+                close_stream(&mut stream, true).await;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -96,6 +105,27 @@ impl Connector {
         let name = ServerName::try_from(address.host()).map_err(io::Error::other)?;
         Ok(Box::new(self.0.connect(name, stream).await.map_err(explain)?))
     }
+}
+
+/// Returns `true` if the peer ended the handshake since it does not accept this side's certificate. With TLS 1.3 this
+/// side learns of it after it has sent requests; the peer has not decrypted any (RFC 8446, section 4.4.2.4).
+pub fn is_certificate_rejection(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(
+        cause,
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+                | AlertDescription::NoCertificate
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+                | AlertDescription::DecryptError
+        ))
+    )
 }
 
 /// Replaces rustls's error for bytes that are not TLS by the most likely cause.

@@ -6,6 +6,6 @@ mod disabled;
 mod enabled;
 
 #[cfg(not(feature = "tls"))]
-pub use disabled::{Acceptor, Connector, TlsError};
+pub use disabled::{Acceptor, Connector, TlsError, is_certificate_rejection};
 #[cfg(feature = "tls")]
-pub use enabled::{Acceptor, Connector, TlsError};
+pub use enabled::{Acceptor, Connector, TlsError, is_certificate_rejection};
