@@ -20,8 +20,6 @@ dist=$target/dist
 # The released targets whose binaries run under an emulator on this machine.
 # shellcheck disable=SC2034
 mapfile -t others < <(ci/matrix triples 1 | grep -v "^$(uname -m)-unknown-linux-")
-# one_of WORD...: prints one of the words, selected by the commit's hash.
-one_of() { echo "${@:1 + 0x$(git rev-parse HEAD | tail -c 3) % $#:1}"; }
 
 engine() {
     local engine
