@@ -50,9 +50,9 @@ pub mod route {
     pub use crate::route::exec::Exec;
     pub use crate::route::reply_queue::{CallId, ReplyQueue};
 
-    use crate::message::Fault;
+    use crate::message::{Fault, RawJson};
     pub use crate::metrics::Metrics;
-    use crate::route::{Access, Call, CallRef, Registry, Responder};
+    use crate::route::{Access, Call, Registry, Responder};
 
     /// Creates the right to answer a call into a queue.
     pub fn responder(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Responder {
@@ -61,16 +61,15 @@ pub mod route {
 
     /// What sessions ask of a registry.
     pub trait RegistryInternals {
-        /// As `Registry::call`.
-        fn call(&self, call: Call<'_>);
-        /// As `Registry::try_call`.
-        fn try_call(
+        /// As `Registry::call`, with all grants. Returns the result if it was available at once; otherwise `defer` has
+        /// created the responder.
+        fn begin(
             &self,
-            call: &CallRef<'_>,
-            grants: &Grants,
-            out: &mut Vec<u8>,
-            now: &mut Instant,
-        ) -> Option<Result<(), Fault>>;
+            method: &str,
+            params: Option<RawJson<'_>>,
+            deadline: Instant,
+            defer: impl FnMut() -> Responder,
+        ) -> Option<Result<String, Fault>>;
         /// As `Registry::metrics`.
         fn metrics(&self) -> &Arc<Metrics>;
         /// As `Registry::prometheus`.
@@ -78,17 +77,17 @@ pub mod route {
     }
 
     impl RegistryInternals for Registry {
-        fn call(&self, call: Call<'_>) {
-            Self::call(self, call);
-        }
-        fn try_call(
+        fn begin(
             &self,
-            call: &CallRef<'_>,
-            grants: &Grants,
-            out: &mut Vec<u8>,
-            now: &mut Instant,
-        ) -> Option<Result<(), Fault>> {
-            Self::try_call(self, call, grants, out, now)
+            method: &str,
+            params: Option<RawJson<'_>>,
+            deadline: Instant,
+            mut defer: impl FnMut() -> Responder,
+        ) -> Option<Result<String, Fault>> {
+            let mut out = Vec::new();
+            let call = Call::new(method, params, (deadline, 0), &mut out, &mut defer);
+            let result = self.call(call, &Grants::all(), &mut Instant::now()).result()?;
+            Some(result.map(|()| String::from_utf8_lossy(&out).into_owned()))
         }
         fn metrics(&self) -> &Arc<Metrics> {
             Self::metrics(self)

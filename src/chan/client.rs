@@ -10,6 +10,8 @@ use super::blocked::BlockedCall;
 use super::call::Call;
 use super::error::CallError;
 use super::functions::BoxFuture;
+#[cfg(feature = "node")]
+use super::functions::ResolvedId;
 use super::id::{FunctionId, Id, Takes};
 use super::kind::{Kind, KindMarker, Results};
 use super::panic;
@@ -115,18 +117,23 @@ impl Client {
         Call::go(self.shared(), found, arguments, ())
     }
 
+    /// Finds a function once, for the calls that name it.
+    #[cfg(feature = "node")]
+    pub(crate) fn resolve(&self, id: &FunctionId, kind: Kind) -> ResolvedId {
+        self.shared().table.resolve(id, kind)
+    }
+
     /// Calls a function without waiting. `sink` receives the answer or the error on the thread that produces it, which
     /// may be this one. If the queue is full, the call waits for room until `sink` is abandoned.
     #[cfg(feature = "node")]
     pub(crate) fn submit_when_room<A: Send + 'static, R: Send + 'static>(
         &self,
-        id: &FunctionId,
-        kind: Kind,
+        function: &ResolvedId,
         arguments: A,
         sink: impl Sink<R> + 'static,
     ) {
         let shared = self.shared();
-        let function = match shared.table.find::<A, R>(id, kind) {
+        let function = match shared.table.find_resolved::<A, R>(function) {
             Ok(found) => found.number,
             Err(error) => return Box::new(sink).answer(Err(error)),
         };
@@ -147,12 +154,11 @@ impl Client {
     #[cfg(feature = "node")]
     pub(crate) fn run_in_place<A: Send + 'static, R: Send + 'static>(
         &self,
-        id: &FunctionId,
-        kind: Kind,
+        function: &ResolvedId,
         arguments: A,
     ) -> Result<Result<R, CallError>, A> {
         let shared = self.shared();
-        match shared.table.find::<A, R>(id, kind) {
+        match shared.table.find_resolved::<A, R>(function) {
             Ok(found) => shared.run_in_place(&found, arguments),
             Err(error) => {
                 panic::drop_quietly(arguments);

@@ -317,6 +317,15 @@ pub(super) struct Found<'d, A, R> {
     pub(super) function: &'d Function<A, R>,
 }
 
+/// A function's id with its number in the table of one server.
+#[cfg(feature = "node")]
+pub(crate) struct ResolvedId {
+    id: FunctionId,
+    kind: Kind,
+    /// `None` if the server has no such function.
+    number: Option<usize>,
+}
+
 impl FunctionTable {
     fn insert(&mut self, entry: Entry) -> Result<(), RegisterError> {
         if matches!(&entry.id, FunctionId::Text(text) if text.is_empty()) {
@@ -346,6 +355,28 @@ impl FunctionTable {
             Some(function) => Ok(Found { number, function }),
             None => Err(signature.mismatch::<A, R>(id.clone())),
         }
+    }
+
+    /// Finds a function's number once, for [`find_resolved`](Self::find_resolved).
+    #[cfg(feature = "node")]
+    pub(super) fn resolve(&self, id: &FunctionId, kind: Kind) -> ResolvedId {
+        ResolvedId { number: self.numbers.get(id).copied(), id: id.clone(), kind }
+    }
+
+    /// Like [`find`](Self::find), without looking up the number.
+    #[cfg(feature = "node")]
+    pub(super) fn find_resolved<A: Send + 'static, R: Send + 'static>(
+        &self,
+        ResolvedId { id, kind, number }: &ResolvedId,
+    ) -> Result<Found<'_, A, R>, CallError> {
+        if let Some(number) = *number
+            && let Entry { signature, function, .. } = &self.entries[number]
+            && signature.kind == *kind
+            && let Some(function) = (&**function as &dyn Any).downcast_ref()
+        {
+            return Ok(Found { number, function });
+        }
+        self.find(id, *kind)
     }
 
     /// Returns the function for a call in go mode, which ignores kind and type of the result.

@@ -71,6 +71,8 @@ pub use client::{Client, GoError, WeakClient};
 #[cfg(feature = "node")]
 pub(crate) use error::Meaning;
 pub use error::{CallError, FunctionError, RegisterError};
+#[cfg(feature = "node")]
+pub(crate) use functions::ResolvedId;
 pub use functions::{BoxFuture, Functions};
 pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
 pub use kind::{Kind, KindMarker, Many, One, Results, Zero};

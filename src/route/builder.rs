@@ -8,7 +8,7 @@ use super::admission::{Admission, Scope};
 use super::name::MAX_NAME;
 use super::registry::Registry;
 use super::table::Duplicate;
-use super::{Provider, ProviderKind, builtin};
+use super::{Description, Provider, ProviderKind, builtin};
 use crate::config::Workers;
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
@@ -35,7 +35,7 @@ impl RegistryBuilder {
     pub fn provide(
         &mut self,
         name: &str,
-        description: Option<String>,
+        description: Description,
         provider: impl Provider,
     ) -> Result<&mut Self, RegistryError> {
         if name.starts_with(builtin::PREFIX) || name.starts_with("$/") {
@@ -68,7 +68,7 @@ impl RegistryBuilder {
     }
 
     /// Limits the concurrent calls of the function or family `name`. Overrides the limit of its
-    /// [provider](Provider::workers).
+    /// [description](super::Description::workers).
     ///
     /// # Errors
     /// [`RegistryError::Unknown`] if no provider has been registered for it.
@@ -85,7 +85,7 @@ impl RegistryBuilder {
         let Self { mut registry, node, providers, mut functions } = self;
         let mut num_functions: BTreeMap<ProviderKind, usize> = BTreeMap::new();
         for (_, entry) in registry.table.entries() {
-            *num_functions.entry(entry.provider.describe().provider).or_default() += 1;
+            *num_functions.entry(entry.description.provider).or_default() += 1;
         }
         let mut admission = Admission::default();
         let of_all = num_functions.values().sum();
@@ -98,8 +98,8 @@ impl RegistryBuilder {
             }
         }
         for (name, entry) in registry.table.entries_mut() {
-            let kind = entry.provider.describe().provider;
-            let own = functions.remove(&name).or_else(|| entry.provider.workers());
+            let kind = entry.description.provider;
+            let own = functions.remove(&name).or_else(|| entry.description.workers.clone());
             let own = own.map(|workers| admission.add_limit(Scope::Function(name, kind), &workers));
             let path: Vec<_> = own.into_iter().chain(limits.get(&kind).copied()).chain(node).collect();
             if !path.is_empty() {

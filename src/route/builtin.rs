@@ -52,13 +52,8 @@ impl Builtin {
             Self::Ping => ("returns \"pong\"", vec![]),
             Self::Stats => ("returns the node's counters", vec![]),
         };
-        Description {
-            provider: ProviderKind::Builtin,
-            kind: Some(Kind::One),
-            params,
-            target: None,
-            description: Some(description.to_owned()),
-        }
+        let of_kind = Description::default().provider(ProviderKind::Builtin).kind(Kind::One);
+        of_kind.params(params).description(description)
     }
 
     /// Answers a call by appending the result to `out`.

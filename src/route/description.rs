@@ -1,11 +1,14 @@
-//! What `rpc.list` reports about a function.
+//! What is known of a function before it is called.
+
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::chan::Kind;
+use crate::config::Workers;
 use crate::setters::setters;
 
-/// What `rpc.list` reports about a function besides its name.
+/// What is known of a function besides its name. `rpc.list` reports it, without its limits.
 #[derive(Clone, Debug, Default, Serialize)]
 #[non_exhaustive]
 pub struct Description {
@@ -23,6 +26,13 @@ pub struct Description {
     /// A sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The limit on concurrent calls, unless [`RegistryBuilder::function_workers`](super::RegistryBuilder) sets
+    /// another. Unlimited by default.
+    #[serde(skip)]
+    pub workers: Option<Workers>,
+    /// The longest time that a caller may ask for, in place of `limits.deadline` if that is shorter.
+    #[serde(skip)]
+    pub timeout: Option<Duration>,
 }
 
 setters!(Description { provider: ProviderKind, params: Vec<(String, &'static str)> });
@@ -39,6 +49,20 @@ impl Description {
     #[must_use]
     pub fn target(mut self, target: impl Into<String>) -> Self {
         self.target = Some(target.into());
+        self
+    }
+
+    /// Sets [`workers`](Self#structfield.workers).
+    #[must_use]
+    pub fn workers(mut self, workers: Workers) -> Self {
+        self.workers = Some(workers);
+        self
+    }
+
+    /// Sets [`timeout`](Self#structfield.timeout).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
         self
     }
 

@@ -11,7 +11,7 @@ use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
 use super::arguments::{literal, prepare, type_name};
-use super::call::{Call, Responder, remaining};
+use super::call::{Call, DeferredCall, Handled, Responder, remaining};
 use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
 use super::shutdown::Shutdown;
 use super::{Description, Provider, ProviderKind};
@@ -19,8 +19,8 @@ use crate::chan::Kind;
 use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, code};
 
-/// Runs a program for each call. The registry enforces [`workers`](Provider::workers): how many run at once and how
-/// many others are queued.
+/// Runs a program for each call. The registry enforces the workers of its [description](Self::describe): how many run
+/// at once and how many others are queued.
 #[derive(Clone)]
 pub struct Exec {
     shared: Arc<Shared>,
@@ -44,6 +44,21 @@ impl Exec {
         Self { shared: Arc::new(Shared { executor, config, environment, running, shutdown }) }
     }
 
+    /// Describes the function, with its limits.
+    pub fn describe(&self) -> Description {
+        let config = &self.shared.config;
+        let &ExecConfig { concurrency, queue, when_full, timeout, .. } = config;
+        Description {
+            provider: ProviderKind::Exec,
+            kind: Some(Kind::One),
+            params: config.params.iter().map(|param| (param.name.clone(), type_name(param.kind))).collect(),
+            target: config.argv.first().map(literal),
+            workers: Some(Workers { queue, when_full, ..Workers::new(concurrency) }),
+            timeout,
+            description: None,
+        }
+    }
+
     /// Returns why the program cannot run, as far as that can be determined without running it.
     pub(super) fn preflight(&self) -> Option<String> {
         let Shared { config, environment, .. } = &*self.shared;
@@ -59,38 +74,18 @@ impl fmt::Debug for Exec {
 }
 
 impl Provider for Exec {
-    fn call(&self, call: Call<'_>) {
-        let Call { params, deadline, responder, .. } = call;
-        let (argv, stdin) = match prepare(&self.shared.config, params.as_ref()) {
-            Ok(prepared) => prepared,
-            Err(fault) => return responder.send(Err(fault)),
-        };
-        let task = run(RunGuard::new(&self.shared), argv, stdin, deadline, responder);
-        self.shared.executor.spawn(task).detach();
+    fn call(&self, call: Call<'_>) -> Handled {
+        match prepare(&self.shared.config, call.params.as_ref()) {
+            Err(fault) => call.reply(Err(fault)),
+            Ok((argv, stdin)) => call.defer(|DeferredCall { deadline, responder, .. }| {
+                let task = run(RunGuard::new(&self.shared), argv, stdin, deadline, responder);
+                self.shared.executor.spawn(task).detach();
+            }),
+        }
     }
 
     fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
         prepare(&self.shared.config, params).map(|_| ())
-    }
-
-    fn workers(&self) -> Option<Workers> {
-        let &ExecConfig { concurrency, queue, when_full, .. } = &self.shared.config;
-        Some(Workers { queue, when_full, ..Workers::new(concurrency) })
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        self.shared.config.timeout
-    }
-
-    fn describe(&self) -> Description {
-        let config = &self.shared.config;
-        Description {
-            provider: ProviderKind::Exec,
-            kind: Some(Kind::One),
-            params: config.params.iter().map(|param| (param.name.clone(), type_name(param.kind))).collect(),
-            target: config.argv.first().map(literal),
-            description: None,
-        }
     }
 
     fn stop(&self) -> Boxed<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smol::Executor;
 use smol::future::FutureExt;
 
-use super::call::Call;
+use super::call::{Call, DeferredCall, Handled};
 use super::{Description, Provider, ProviderKind};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::remote::{Remote, RemoteError};
@@ -35,6 +35,16 @@ impl Forward {
         Self { executor, remote, node, max_hops, timeout }
     }
 
+    /// Describes the function, with its timeout.
+    pub fn describe(&self) -> Description {
+        Description {
+            provider: ProviderKind::Forward,
+            target: Some(self.remote.address().to_owned()),
+            timeout: self.timeout,
+            ..Description::default()
+        }
+    }
+
     async fn forward(
         &self,
         method: &str,
@@ -59,40 +69,29 @@ impl Forward {
 }
 
 impl Provider for Forward {
-    fn call(&self, call: Call<'_>) {
-        let Call { method, params, deadline, hops, responder } = call;
-        let hops = hops + 1;
-        let deadline = self.timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
-        if hops > self.max_hops {
+    fn call(&self, call: Call<'_>) -> Handled {
+        if call.hops >= self.max_hops {
             let message = format!("the call was forwarded {} times already (limits.hops)", self.max_hops);
-            return responder.send(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
+            return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }
-        let (this, method, params) = (self.clone(), method.to_owned(), params.map(RawJson::into_owned));
-        let task = async move {
-            if !responder.expects_reply() {
-                let sent = this.remote.forward_go(&method, params, deadline, hops).await;
-                return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
-            }
-            let answer = async { this.forward(&method, params, deadline, hops).await };
-            let cancelled = async {
-                responder.cancelled().await;
-                Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
+        call.defer(|DeferredCall { method, params, deadline, hops, responder }| {
+            let hops = hops + 1;
+            let deadline = self.timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
+            let (this, method, params) = (self.clone(), method.to_owned(), params.map(RawJson::into_owned));
+            let task = async move {
+                if !responder.expects_reply() {
+                    let sent = this.remote.forward_go(&method, params, deadline, hops).await;
+                    return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
+                }
+                let answer = async { this.forward(&method, params, deadline, hops).await };
+                let cancelled = async {
+                    responder.cancelled().await;
+                    Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
+                };
+                let outcome = answer.or(cancelled).await;
+                responder.send(outcome);
             };
-            let outcome = answer.or(cancelled).await;
-            responder.send(outcome);
-        };
-        self.executor.spawn(task).detach();
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        self.timeout
-    }
-
-    fn describe(&self) -> Description {
-        Description {
-            provider: ProviderKind::Forward,
-            target: Some(self.remote.address().to_owned()),
-            ..Description::default()
-        }
+            self.executor.spawn(task).detach();
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use smol::Executor;
 
 use super::builder::{RegistryBuilder, RegistryError};
-use super::{Exec, Forward, ProviderKind, Registry};
+use super::{Description, Exec, Forward, ProviderKind, Registry};
 use crate::config::{Config, ForwardTlsConfig, NodeWorkers, ProviderConfig};
 use crate::encoding;
 use crate::remote::Remote;
@@ -42,14 +42,15 @@ pub fn registry_from_config(
     }
     let mut remotes: HashMap<Target<'_>, Remote> = HashMap::new();
     for function in &config.functions {
-        let description = function.description.clone();
+        let describe =
+            |found: Description| Description { description: function.description.clone(), ..found };
         match &function.provider {
             ProviderConfig::Exec(exec) => {
                 let exec = Exec::new(executor.clone(), exec.clone());
                 if let Some(problem) = exec.preflight() {
                     log::warn!("function {:?} cannot run: {problem}", function.name);
                 }
-                builder.provide(&function.name, description, exec)?;
+                builder.provide(&function.name, describe(exec.describe()), exec)?;
             }
             ProviderConfig::Forward(forward) => {
                 let target = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());
@@ -68,7 +69,7 @@ pub fn registry_from_config(
                     }
                 };
                 let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);
-                builder.provide(&function.name, description, forward)?;
+                builder.provide(&function.name, describe(forward.describe()), forward)?;
             }
         }
         if let Some(workers) = &function.workers {

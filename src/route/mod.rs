@@ -24,7 +24,7 @@ pub use access::Access;
 pub(crate) use access::{Decision, token_hash};
 pub(crate) use access::{Grants, PEER, PeerName};
 pub use builder::{RegistryBuilder, RegistryError};
-pub use call::{Call, CallRef, Responder};
+pub use call::{Call, DeferredCall, Handled, Responder};
 pub use description::{Description, ProviderKind};
 pub(crate) use exec::Exec;
 pub use forward::Forward;
@@ -36,26 +36,16 @@ pub use registry::Registry;
 pub(crate) use reply_queue::{CallId, ReplyQueue};
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 
-use std::time::Duration;
-
 use smol::future::Boxed;
 
-use crate::config::Workers;
 use crate::message::{Fault, RawJson};
 
-/// Answers the calls of one function, or of one family of functions.
+/// Answers the calls of one function, or of one family of functions. What is known of the function before it is called
+/// is its [`Description`].
 pub trait Provider: Send + Sync + 'static {
-    /// Starts a call. Must return soon: longer work runs elsewhere and answers through `call.responder`.
-    fn call(&self, call: Call<'_>);
-
-    /// Answers a call immediately, if that is possible without waiting, by appending the result as JSON to `out`.
-    ///
-    /// Returns `None` if it is not; the call then goes to [`call`](Self::call), and the caller discards what was
-    /// appended. The default implementation returns `None`.
-    fn try_call(&self, call: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        let _ = (call, out);
-        None
-    }
+    /// Answers a call by [`Call::reply`] if that is possible without waiting, and otherwise starts it and takes its
+    /// responder by [`Call::defer`]. Must return soon: longer work runs elsewhere.
+    fn call(&self, call: Call<'_>) -> Handled;
 
     /// Validates the parameters of a call before it is queued for a worker, so that the caller learns of a mistake
     /// immediately. The default implementation accepts everything.
@@ -66,21 +56,6 @@ pub trait Provider: Send + Sync + 'static {
         let _ = params;
         Ok(())
     }
-
-    /// Returns the limit on concurrent calls. [`RegistryBuilder::function_workers`] overrides it. Unlimited by
-    /// default.
-    fn workers(&self) -> Option<Workers> {
-        None
-    }
-
-    /// Returns the timeout configured for this function, if any. It replaces `limits.deadline` as the longest time
-    /// that a caller may ask for.
-    fn timeout(&self) -> Option<Duration> {
-        None
-    }
-
-    /// Describes the function for `rpc.list`.
-    fn describe(&self) -> Description;
 
     /// Aborts the calls that are still running, and completes once they have ended. By default there is nothing to
     /// abort.

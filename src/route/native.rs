@@ -8,10 +8,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::builder::{RegistryBuilder, RegistryError};
-use super::call::{Call, CallRef, Responder};
+use super::call::{Call, DeferredCall, Handled, Responder};
 use super::result::encode;
 use super::{Description, Provider, ProviderKind};
-use crate::chan::{CallError, Client, FunctionId, Functions, Kind, Reach, Scope, Sink};
+use crate::chan::{CallError, Client, FunctionId, Functions, Kind, Reach, ResolvedId, Scope, Sink};
 use crate::message::number::with_whole_numbers;
 use crate::message::{Fault, RawJson, code};
 
@@ -32,27 +32,40 @@ impl Reach for Network {
 
 impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<A, R> for Network {
     fn export(_: &FunctionId, _: Kind) -> Export {
-        Export(Arc::new(|client, id, kind, params, to| {
-            // Decodes, and encodes if the function runs at once.
-            let answered = client.catch_panic("a call from the network", || {
-                let arguments = match arguments::<A>(params) {
-                    Ok(arguments) => arguments,
-                    Err(fault) => return to.refuse(fault),
-                };
-                match to {
-                    Destination::Inline(out) => {
-                        let result = client.run_in_place::<A, R>(id, kind, arguments).ok()?;
-                        Some(result.map_err(|error| fault(&error)).and_then(|result| encode(out, &result)))
-                    }
-                    Destination::Deferred(reply) => {
-                        client.submit_when_room::<A, R>(id, kind, arguments, NativeReply(reply));
-                        None
-                    }
+        Export(Arc::new(|client, function, mut call| {
+            // Arguments and results are the user's types, whose conversions may panic.
+            let attempt = client.catch_panic(CALL, || {
+                let (params, out) = call.parts();
+                match arguments::<A>(params).map(|arguments| client.run_in_place::<A, R>(function, arguments))
+                {
+                    Ok(Ok(Ok(result))) => Attempt::Ended(encode(out, &result)),
+                    Ok(Ok(Err(error))) => Attempt::Ended(Err(fault(&error))),
+                    Ok(Err(arguments)) => Attempt::Busy(arguments),
+                    Err(fault) => Attempt::Ended(Err(fault)),
                 }
             });
-            answered.unwrap_or_else(|panicked| Some(Err(fault(&panicked))))
+            match attempt {
+                Ok(Attempt::Ended(result)) => call.finish(result),
+                Ok(Attempt::Busy(arguments)) => call.defer(|DeferredCall { responder, .. }| {
+                    // After a panic, the dropped responder answers.
+                    let _ = client.catch_panic(CALL, || {
+                        client.submit_when_room::<A, R>(function, arguments, NativeReply(responder));
+                    });
+                }),
+                Err(panicked) => call.finish(Err(fault(&panicked))),
+            }
         }))
     }
+}
+
+/// The name in the log of what surrounds a function: decoding its arguments and encoding its result.
+const CALL: &str = "a call from the network";
+
+/// The result of an attempt to run a function at once.
+enum Attempt<A> {
+    Ended(Result<(), Fault>),
+    /// The function has to wait for its server, or is not a plain one.
+    Busy(A),
 }
 
 impl<S: 'static> Functions<S, Network> {
@@ -90,46 +103,24 @@ impl RegistryBuilder {
     ) -> Result<&mut Self, RegistryError> {
         for (id, kind, export) in functions.exports() {
             let FunctionId::Text(name) = id else { continue };
-            let provider =
-                NativeProvider { client: client.clone(), id: id.clone(), kind, export: export.clone() };
-            self.provide(name, None, provider)?;
+            let of_kind = Description::default().provider(ProviderKind::Native).kind(kind);
+            let function = client.resolve(id, kind);
+            let provider = NativeProvider { client: client.clone(), function, export: export.clone() };
+            self.provide(name, of_kind.target(client.server_name()), provider)?;
         }
         Ok(self)
     }
 }
 
-/// Decodes parameters, calls the function through a client and encodes its result. Returns `None` if the reply is sent
-/// later, or if an inline call was not possible.
+/// Decodes the parameters of a call, calls the function through a client and encodes its result.
 #[derive(Clone)]
 pub struct Export(Arc<Caller>);
 
-type Caller = dyn Fn(&Client, &FunctionId, Kind, Option<&RawJson<'_>>, Destination<'_>) -> Option<Result<(), Fault>>
-    + Send
-    + Sync;
+type Caller = dyn Fn(&Client, &ResolvedId, Call<'_>) -> Handled + Send + Sync;
 
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Export")
-    }
-}
-
-/// The destination of a result.
-enum Destination<'a> {
-    /// A buffer, if the function can run inline.
-    Inline(&'a mut Vec<u8>),
-    /// A waiting caller.
-    Deferred(Responder),
-}
-
-impl Destination<'_> {
-    fn refuse(self, fault: Fault) -> Option<Result<(), Fault>> {
-        match self {
-            Self::Inline(_) => Some(Err(fault)),
-            Self::Deferred(reply) => {
-                reply.send(Err(fault));
-                None
-            }
-        }
     }
 }
 
@@ -155,34 +146,13 @@ impl<R: Serialize + Send + 'static> Sink<R> for NativeReply {
 /// One function of a server, as a provider.
 struct NativeProvider {
     client: Client,
-    id: FunctionId,
-    kind: Kind,
+    function: ResolvedId,
     export: Export,
 }
 
 impl Provider for NativeProvider {
-    fn call(&self, call: Call<'_>) {
-        (self.export.0)(
-            &self.client,
-            &self.id,
-            self.kind,
-            call.params.as_ref(),
-            Destination::Deferred(call.responder),
-        );
-    }
-
-    fn try_call(&self, call: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        (self.export.0)(&self.client, &self.id, self.kind, call.params.as_ref(), Destination::Inline(out))
-    }
-
-    fn describe(&self) -> Description {
-        let target = Some(self.client.server_name().to_owned());
-        Description {
-            provider: ProviderKind::Native,
-            kind: Some(self.kind),
-            target,
-            ..Description::default()
-        }
+    fn call(&self, call: Call<'_>) -> Handled {
+        (self.export.0)(&self.client, &self.function, call)
     }
 }
 

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::access::Grants;
 use super::builder::RegistryBuilder;
 use super::builtin::Builtin;
-use super::call::{Call, CallRef};
+use super::call::{Call, Handled};
 use super::name::quoted;
 use super::table::{Entry, Table};
 use crate::chan::Kind;
-use crate::message::{Fault, RawJson, code};
+use crate::message::{Fault, code};
 use crate::metrics::Metrics;
 
 /// The functions of a node and their providers. Built once by a [`RegistryBuilder`], then shared.
@@ -28,78 +28,45 @@ impl Registry {
         RegistryBuilder { registry, node: None, providers: BTreeMap::new(), functions: BTreeMap::new() }
     }
 
-    /// Answers a call that can be answered without waiting: appends the result as JSON to `out`, or returns the fault.
-    ///
-    /// Returns `None` and leaves `out` as it was if the call has to wait; it must then be passed to
-    /// [`call`](Self::call).
-    ///
-    /// `clock` is when the function starts, and is advanced to when it ends, so that a series of calls reads the time
-    /// once for each.
-    ///
+    /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.
     /// Built-in functions report only the functions that `grants` allows.
-    pub(crate) fn try_call(
-        &self,
-        call: &CallRef<'_>,
-        grants: &Grants,
-        out: &mut Vec<u8>,
-        clock: &mut Instant,
-    ) -> Option<Result<(), Fault>> {
-        let start = out.len();
+    ///
+    /// `clock` is when the function starts, and is advanced to when it returns, so that a series of calls reads the
+    /// time once for each.
+    pub(crate) fn call<'a>(&'a self, mut call: Call<'a>, grants: &Grants, clock: &mut Instant) -> Handled {
         let entry = match self.find(call.method, call.hops) {
             Ok(Found::Entry(entry)) => entry,
             Ok(Found::Builtin(builtin)) => {
-                let answer = builtin.answer(&self.table, &grants.visibility(), call.params.as_ref(), out);
+                let handled = call
+                    .reply_with(|params, out| builtin.answer(&self.table, &grants.visibility(), params, out));
                 *clock = Instant::now();
-                return Some(answer);
+                return handled;
             }
-            Err(fault) => return Some(Err(fault)),
+            Err(fault) => return call.reply(Err(fault)),
         };
-        // Without a free worker the call has to wait for one, or is rejected.
-        let _permit = match entry.queue {
-            Some(queue) => Some(self.table.admission.try_acquire(queue)?),
-            None => None,
+        call.measure(&entry.metrics);
+        let handled = match entry.queue {
+            None => entry.provider.call(call),
+            Some(queue) => match self.table.admission.try_acquire(queue) {
+                Some(permit) => entry.provider.call(call.holding(permit)),
+                None => self.table.admission.enqueue(queue, call),
+            },
         };
-        let answer = entry.provider.try_call(call, out);
         let began = std::mem::replace(clock, Instant::now());
-        match &answer {
-            Some(answer) => {
-                entry.metrics.record_inline(clock.saturating_duration_since(began), answer.as_ref().err());
-            }
-            None => out.truncate(start),
+        if let Handled(Some(result)) = &handled {
+            entry.metrics.record_inline(clock.saturating_duration_since(began), result.as_ref().err());
         }
-        answer
-    }
-
-    /// Passes a call to the provider of its function, or answers that there is none. Unlike with
-    /// [`try_call`](Self::try_call), built-in functions report every function.
-    pub(crate) fn call(&self, mut call: Call<'_>) {
-        match self.find(call.method, call.hops) {
-            Ok(Found::Entry(entry)) => {
-                call.responder.measure(&entry.metrics);
-                match entry.queue {
-                    Some(queue) => self.table.admission.admit(queue, call),
-                    None => entry.provider.call(call),
-                }
-            }
-            Ok(Found::Builtin(builtin)) => {
-                let mut out = Vec::new();
-                let grants = Grants::all();
-                let answer =
-                    builtin.answer(&self.table, &grants.visibility(), call.params.as_ref(), &mut out);
-                call.responder.send(answer.and_then(|()| RawJson::written(out)));
-            }
-            Err(fault) => call.responder.send(Err(fault)),
-        }
+        handled
     }
 
     /// Returns `true` if the function exists and is known to have no result.
     pub(crate) fn has_no_result(&self, method: &str) -> bool {
-        self.table.find(method).is_some_and(|entry| entry.provider.describe().kind == Some(Kind::Zero))
+        self.table.find(method).is_some_and(|entry| entry.description.kind == Some(Kind::Zero))
     }
 
     /// Returns the timeout configured for a function, if any.
     pub(crate) fn timeout(&self, method: &str) -> Option<Duration> {
-        self.table.find(method)?.provider.timeout()
+        self.table.find(method)?.description.timeout
     }
 
     fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {

@@ -37,7 +37,7 @@ pub(super) struct Entry {
     pub(super) metrics: Arc<FunctionMetrics>,
     /// The index of its queue in the admission, if any limit applies to its calls.
     pub(super) queue: Option<usize>,
-    description: Option<String>,
+    pub(super) description: Description,
 }
 
 /// The function or family is already in the table.
@@ -54,7 +54,7 @@ impl Table {
     pub(super) fn insert(
         &mut self,
         name: &str,
-        description: Option<String>,
+        description: Description,
         provider: Arc<dyn Provider>,
     ) -> Result<(), Duplicate> {
         let table = if name.ends_with('.') { &mut self.families } else { &mut self.exact };
@@ -67,11 +67,7 @@ impl Table {
 
     /// Returns all functions with their descriptions.
     pub(super) fn list(&self) -> impl Iterator<Item = (String, Description)> {
-        self.entries().map(|(name, entry)| {
-            let mut description = entry.provider.describe();
-            description.description = entry.description.clone().or(description.description);
-            (name, description)
-        })
+        self.entries().map(|(name, entry)| (name, entry.description.clone()))
     }
 
     /// Returns the counters of all visible functions.
@@ -80,7 +76,7 @@ impl Table {
         visibility: &Visibility<'_>,
     ) -> impl Iterator<Item = (String, ProviderKind, FunctionStats)> {
         let visible = self.entries().filter(|(name, _)| visibility.includes(name));
-        visible.map(|(name, entry)| (name, entry.provider.describe().provider, entry.metrics.stats()))
+        visible.map(|(name, entry)| (name, entry.description.provider, entry.metrics.stats()))
     }
 
     /// Returns the counters of all admission limits, the node's first, except those of invisible functions.

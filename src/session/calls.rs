@@ -170,25 +170,24 @@ impl Calls {
         Some(request)
     }
 
-    /// Adds a call in flight, whose parameters take `bytes` bytes, and returns the right to answer it.
+    /// Adds a call in flight, whose parameters take `bytes` bytes, and returns the right to answer it. Its method and
+    /// arrival are kept for the access log, if there is one.
     pub(super) fn insert(
         &mut self,
         id: Option<Id<'_>>,
         batch: Option<BatchId>,
-        deadline: Instant,
-        bytes: usize,
+        (deadline, bytes): (Instant, usize),
+        logged: Option<(&str, Instant)>,
     ) -> Responder {
         self.note_deadline(deadline);
         self.in_flight_bytes += bytes;
         self.last_id += 1;
+        if let Some((method, received_at)) = logged {
+            self.logged.insert(self.last_id, (method.to_owned(), received_at));
+        }
         let responder = Responder::new(self.replies.get_or_insert_default(), self.last_id, id.is_none());
         self.in_flight.insert(self.last_id, InFlight { id: id.map(Id::into_owned), batch, deadline, bytes });
         responder
-    }
-
-    /// Notes the method and arrival of the call that was inserted last, for the access log.
-    pub(super) fn note_for_log(&mut self, method: &str, received_at: Instant) {
-        self.logged.insert(self.last_id, (method.to_owned(), received_at));
     }
 
     /// Returns the call in flight with this id.
@@ -212,7 +211,7 @@ impl Calls {
         Some(removed)
     }
 
-    /// Removes and returns what [`note_for_log`](Self::note_for_log) has noted of a call.
+    /// Removes and returns the method and arrival of a call, if they are kept for the access log.
     pub(super) fn take_logged(&mut self, call: CallId) -> Option<(String, Instant)> {
         if self.logged.is_empty() { None } else { self.logged.remove(&call) }
     }

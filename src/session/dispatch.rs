@@ -6,7 +6,19 @@ use super::batches::BatchId;
 use super::calls::{InFlight, QueuedRequest};
 use super::{Session, output, reply};
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
-use crate::route::{Call, CallId, CallRef, Grants};
+use crate::route::{Call, CallId, Grants};
+
+/// A request that is dispatched now.
+struct DueRequest<'a> {
+    /// `None` for a notification.
+    id: Option<Id<'a>>,
+    batch: Option<BatchId>,
+    method: &'a str,
+    params: Option<RawJson<'a>>,
+    deadline: Instant,
+    hops: u32,
+    received_at: Instant,
+}
 
 impl Session {
     /// Dispatches a request, or queues it until capacity is available and all earlier requests are dispatched.
@@ -23,8 +35,9 @@ impl Session {
             }
             self.metrics().tokens_delayed.inc();
         } else if self.calls.is_queue_empty() && self.calls.has_capacity(&self.limits) && self.has_time() {
-            let call = CallRef { method: &method, params, hops: meta.hops };
-            return self.dispatch(id, batch, call, deadline, now);
+            let (method, hops) = (&*method, meta.hops);
+            let request = DueRequest { id, batch, method, params, deadline, hops, received_at: now };
+            return self.dispatch(request);
         }
         self.calls.enqueue(QueuedRequest {
             batch,
@@ -82,59 +95,56 @@ impl Session {
             if method == Grants::AUTH {
                 self.authorize(id.as_ref(), batch, params.as_ref());
             } else {
-                self.dispatch(id, batch, CallRef { method: &method, params, hops }, deadline, received_at);
+                let method = &*method;
+                self.dispatch(DueRequest { id, batch, method, params, deadline, hops, received_at });
             }
         }
     }
 
-    /// Answers a request inline if possible, and passes it to its provider otherwise.
-    fn dispatch(
-        &mut self,
-        id: Option<Id<'_>>,
-        batch: Option<BatchId>,
-        call: CallRef<'_>,
-        deadline: Instant,
-        received_at: Instant,
-    ) {
-        if let Err(fault) = self.grants.check(call.method) {
+    /// Passes a request to its provider, and writes the reply if it is available at once.
+    fn dispatch(&mut self, request: DueRequest<'_>) {
+        if let Err(fault) = self.grants.check(request.method) {
             self.metrics().denied.inc();
-            self.grants.log_call(call.method, Some(&fault), Duration::ZERO);
-            return self.write_reply_unless_notification(batch, id.as_ref(), Err(&fault));
+            self.grants.log_call(request.method, Some(&fault), Duration::ZERO);
+            return self.write_reply_unless_notification(request.batch, request.id.as_ref(), Err(&fault));
         }
-        let answered = match &id {
-            Some(id) if batch.is_none() && self.codec.sends_json() => self.try_inline_json(id, &call),
-            id => self.try_inline_buffered(batch, id.as_ref(), &call),
-        };
-        if !answered {
-            let CallRef { method, params, hops } = call;
-            let bytes = params.as_ref().map_or(0, |params| params.get().len());
-            let responder = self.calls.insert(id, batch, deadline, bytes);
-            if self.grants.is_logged() {
-                self.calls.note_for_log(method, received_at);
-            }
-            self.metrics().in_flight.inc();
-            self.registry.call(Call { method, params, deadline, hops, responder });
+        if request.id.is_some() && request.batch.is_none() && self.codec.sends_json() {
+            self.dispatch_to_output(request);
+        } else {
+            self.dispatch_to_buffer(request);
         }
     }
 
-    /// Answers a request inline, with its JSON result written to the output directly. Returns `false` if its function
-    /// does not answer inline.
-    fn try_inline_json(&mut self, id: &Id<'_>, call: &CallRef<'_>) -> bool {
+    /// Passes a request to its provider, which writes a JSON result to the output directly.
+    fn dispatch_to_output(&mut self, request: DueRequest<'_>) {
+        let DueRequest { id, method, params, deadline, hops, received_at, .. } = request;
+        let Some(id) = id else { return };
+        let bytes = params.as_ref().map_or(0, |params| params.get().len());
         let started = self.clock;
-        let Self { codec, registry, grants, clock, output, limits, .. } = self;
+        let Self { codec, registry, grants, clock, output, limits, calls, .. } = self;
         let (limit, metrics) = (limits.message, registry.metrics());
+        let mut defer = || {
+            metrics.in_flight.inc();
+            calls.insert(
+                Some(id.clone()),
+                None,
+                (deadline, bytes),
+                grants.is_logged().then_some((method, received_at)),
+            )
+        };
         let answered = output.message(|out| {
             let start = out.len();
             let answered = codec.frame(out, |out| {
-                let answered = codec.encode_result(out, id, |out| {
+                let answered = codec.encode_result(out, &id, |out| {
                     let start = out.len();
-                    registry.try_call(call, grants, out, clock).ok_or(None)??;
+                    let call = Call::new(method, params, (deadline, hops), out, &mut defer);
+                    registry.call(call, grants, clock).result().ok_or(None)??;
                     let result = as_text(&out[start..])?;
                     reply::oversize(Ok(result), limit)
                         .map_or(Ok(()), |size| Err(Some(reply::reply_too_large(size, limit, metrics))))
                 });
                 if let Err(Some(fault)) = &answered {
-                    reply::encode_reply(codec, out, limit, metrics, id, Err(fault));
+                    reply::encode_reply(codec, out, limit, metrics, &id, Err(fault));
                 }
                 answered
             });
@@ -146,34 +156,38 @@ impl Session {
         let fault = match &answered {
             Ok(()) => None,
             Err(Some(fault)) => Some(fault),
-            Err(None) => return false,
+            Err(None) => return,
         };
         self.count_fault(fault);
-        self.grants.log_call(call.method, fault, self.clock.saturating_duration_since(started));
-        true
+        self.grants.log_call(method, fault, self.clock.saturating_duration_since(started));
     }
 
-    /// Answers a request inline, with its result in a buffer: to convert it, to hold it for a batch, or to discard it.
-    /// Returns `false` if its function does not answer inline.
-    fn try_inline_buffered(
-        &mut self,
-        batch: Option<BatchId>,
-        id: Option<&Id<'_>>,
-        call: &CallRef<'_>,
-    ) -> bool {
-        let (mut result, started) = (std::mem::take(&mut self.result), self.clock);
-        let outcome = self.registry.try_call(call, &self.grants, &mut result, &mut self.clock);
-        let answered = outcome.is_some();
-        if let Some(outcome) = outcome {
-            let outcome = outcome.and_then(|()| as_text(&result));
+    /// Passes a request to its provider, which writes a result to a buffer: to convert it, to hold it for a batch, or
+    /// to discard it.
+    fn dispatch_to_buffer(&mut self, request: DueRequest<'_>) {
+        let DueRequest { id, batch, method, params, deadline, hops, received_at } = request;
+        let bytes = params.as_ref().map_or(0, |params| params.get().len());
+        let (mut buffer, started) = (std::mem::take(&mut self.result), self.clock);
+        let Self { registry, grants, clock, calls, .. } = self;
+        let mut defer = || {
+            registry.metrics().in_flight.inc();
+            calls.insert(
+                id.clone(),
+                batch,
+                (deadline, bytes),
+                grants.is_logged().then_some((method, received_at)),
+            )
+        };
+        let call = Call::new(method, params, (deadline, hops), &mut buffer, &mut defer);
+        if let Some(result) = registry.call(call, grants, clock).result() {
+            let outcome = result.and_then(|()| as_text(&buffer));
             let outcome = outcome.as_ref().map(|result| *result);
             self.count_fault(outcome.err());
-            self.grants.log_call(call.method, outcome.err(), self.clock.saturating_duration_since(started));
-            self.write_reply_unless_notification(batch, id, outcome);
+            self.grants.log_call(method, outcome.err(), self.clock.saturating_duration_since(started));
+            self.write_reply_unless_notification(batch, id.as_ref(), outcome);
         }
-        result.clear();
-        self.result = output::reuse_or_drop(result);
-        answered
+        buffer.clear();
+        self.result = output::reuse_or_drop(buffer);
     }
 
     /// Cancels the request with this id, if there is one.

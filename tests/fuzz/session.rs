@@ -12,7 +12,7 @@ use chanrpc::internals::codec::{Codec, Dialect, FrameResult};
 use chanrpc::internals::route::Grants;
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, CallRef, Description, Provider, Registry, Responder};
+use chanrpc::route::{Call, Description, Handled, Provider, Registry, Responder};
 
 use super::json;
 use super::source::Source;
@@ -56,12 +56,8 @@ impl Held {
 }
 
 impl Provider for Held {
-    fn call(&self, call: Call<'_>) {
-        self.0.lock().expect("nobody panics with it").push_back(call.responder);
-    }
-
-    fn describe(&self) -> Description {
-        Description::default()
+    fn call(&self, call: Call<'_>) -> Handled {
+        call.defer(|call| self.0.lock().expect("nobody panics with it").push_back(call.responder))
     }
 }
 
@@ -69,18 +65,11 @@ impl Provider for Held {
 struct Quick;
 
 impl Provider for Quick {
-    fn call(&self, call: Call<'_>) {
-        call.responder.send(Ok(RawJson::NULL));
-    }
-
-    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        let params = ask.params.as_ref()?;
-        out.extend_from_slice(params.get().as_bytes());
-        Some(Ok(()))
-    }
-
-    fn describe(&self) -> Description {
-        Description::default()
+    fn call(&self, mut call: Call<'_>) -> Handled {
+        match call.params.take() {
+            Some(params) => call.reply(Ok(params)),
+            None => call.defer(|call| call.responder.send(Ok(RawJson::NULL))),
+        }
     }
 }
 
@@ -100,8 +89,8 @@ impl Run {
     fn new(dialect: Dialect) -> Self {
         let held = Held::default();
         let mut registry = Registry::builder("fuzz");
-        registry.provide("held", None, held.clone()).expect("a free name");
-        registry.provide("quick", None, Quick).expect("a free name");
+        registry.provide("held", Description::default(), held.clone()).expect("a free name");
+        registry.provide("quick", Description::default(), Quick).expect("a free name");
         let limits = Limits::default()
             .message(MESSAGE)
             .depth(16)

@@ -16,7 +16,7 @@ use chanrpc::internals::transport::memory::{self, Memory};
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Call, Description, Exports, Forward, Provider, Registry, RegistryBuilder};
+use chanrpc::route::{Call, Description, Exports, Forward, Handled, Provider, Registry, RegistryBuilder};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
 use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use serde_json::Value;
@@ -926,13 +926,12 @@ fn input_arriving_byte_by_byte() {
 struct Spread;
 
 impl Provider for Spread {
-    fn call(&self, call: Call<'_>) {
-        let params: Value = serde_json::from_str(call.params.as_ref().map_or("null", RawJson::get)).unwrap();
-        call.responder.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap()).into()));
-    }
-
-    fn describe(&self) -> Description {
-        Description::default()
+    fn call(&self, call: Call<'_>) -> Handled {
+        call.defer(|call| {
+            let params = call.params.as_ref().map_or("null", RawJson::get);
+            let params: Value = serde_json::from_str(params).unwrap();
+            call.responder.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap()).into()));
+        })
     }
 }
 
@@ -940,13 +939,13 @@ impl Provider for Spread {
 fn results_with_line_feeds_are_sent_as_one_line() {
     run(async |executor| {
         let far = Fixture::with(&executor, Limits::default(), |builder| {
-            builder.provide("far.spread", None, Spread).unwrap();
+            builder.provide("far.spread", Description::default(), Spread).unwrap();
         });
         let far = far.await;
         let remote = Remote::builder(far.address.to_string()).executor(&executor).connect();
         let forward = Forward::new(executor.clone(), remote, "near".into(), 8, None);
         let near = Fixture::with(&executor, Limits::default(), |builder| {
-            builder.provide("far.*", None, forward).unwrap();
+            builder.provide("far.*", Description::default(), forward).unwrap();
         });
         let near = near.await;
 

@@ -17,10 +17,11 @@ use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
-    Call, CallRef, Description, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError, Responder,
+    Call, Description, Handled, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError, Responder,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::support::{Client, assert_fault, ended, eventually, request};
@@ -56,7 +57,6 @@ impl Begun {
 }
 
 struct Fake {
-    kind: &'static str,
     manner: Manner,
     begun: Begun,
 }
@@ -66,33 +66,23 @@ fn number(params: Option<&RawJson<'_>>) -> u64 {
 }
 
 impl Provider for Fake {
-    fn call(&self, call: Call<'_>) {
+    fn call(&self, call: Call<'_>) -> Handled {
         let number = number(call.params.as_ref());
         self.begun.log().push((call.method.to_owned(), number));
         match self.manner {
-            Manner::Keeps => drop(self.begun.kept().insert(number, call.responder)),
-            Manner::Answers => call.responder.send(Ok(RawJson::of(&number).unwrap())),
+            Manner::Keeps => call.defer(|call| drop(self.begun.kept().insert(number, call.responder))),
+            Manner::Answers => call.reply(Ok(RawJson::of(&number).unwrap())),
             Manner::Panics => panic!("as the test wants it"),
         }
-    }
-
-    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        if self.manner != Manner::Answers {
-            return None;
-        }
-        let number = number(ask.params.as_ref());
-        self.begun.log().push((ask.method.to_owned(), number));
-        out.extend_from_slice(number.to_string().as_bytes());
-        Some(Ok(()))
     }
 
     fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
         if params.is_none() { Err(Fault::invalid_params("a number is missing")) } else { Ok(()) }
     }
+}
 
-    fn describe(&self) -> Description {
-        Description::default().provider(ProviderKind::Custom(self.kind))
-    }
+fn of_kind(kind: &'static str) -> Description {
+    Description::default().provider(ProviderKind::Custom(kind))
 }
 
 /// A registry and one peer that calls its functions.
@@ -108,8 +98,8 @@ impl Desk {
         let begun = Begun::default();
         let mut builder = Registry::builder("test");
         for (name, kind, manner) in functions {
-            let fake = Fake { kind, manner: *manner, begun: begun.clone() };
-            builder.provide(name, None, fake).unwrap();
+            let fake = Fake { manner: *manner, begun: begun.clone() };
+            builder.provide(name, of_kind(kind), fake).unwrap();
         }
         workers(&mut builder);
         Self { registry: builder.build(), begun, inbox: Arc::default() }
@@ -160,7 +150,11 @@ impl Desk {
 
 fn begin(registry: &Registry, method: &str, number: u64, reply: Responder, deadline: Instant) {
     let params = Some(RawJson::of(&[number]).unwrap());
-    registry.call(Call { method, params, deadline, hops: 0, responder: reply });
+    let mut reply = Some(reply);
+    if let Some(result) = registry.begin(method, params, deadline, || reply.take().unwrap()) {
+        let reply = reply.unwrap();
+        reply.send(result.map(|json| RawValue::from_string(json).unwrap().into()));
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -201,17 +195,8 @@ fn stats(registry: &Registry) -> BTreeMap<String, Numbers> {
 }
 
 fn told(registry: &Registry) -> Vec<Value> {
-    let mut out = Vec::new();
-    registry
-        .try_call(
-            &CallRef { method: "rpc.stats", params: None, hops: 0 },
-            &Grants::all(),
-            &mut out,
-            &mut Instant::now(),
-        )
-        .unwrap()
-        .unwrap();
-    let mut stats: Value = serde_json::from_slice(&out).unwrap();
+    let out = registry.begin("rpc.stats", None, Instant::now(), || unreachable!()).unwrap().unwrap();
+    let mut stats: Value = serde_json::from_str(&out).unwrap();
     match stats["workers"].take() {
         Value::Array(gates) => gates,
         other => panic!("{other}"),
@@ -347,23 +332,16 @@ fn quick_functions_are_answered_inline_while_a_worker_is_free() {
     });
     let prompt = |number: u64| {
         let params = Some(RawJson::of(&[number]).unwrap());
-        let mut out = Vec::new();
-        let answer = desk.registry.try_call(
-            &CallRef { method: "at.once", params, hops: 0 },
-            &Grants::all(),
-            &mut out,
-            &mut Instant::now(),
-        );
-        answer.map(|answer| answer.map(|()| String::from_utf8(out).unwrap()).map_err(|fault| fault.code))
+        let reply = || responder(&desk.inbox, number, false);
+        let answer = desk.registry.begin("at.once", params, Instant::now() + HOUR, reply);
+        answer.map(|answer| answer.map_err(|fault| fault.code))
     };
     for number in 0..3 {
         assert_eq!(prompt(number), Some(Ok(number.to_string())), "the worker is free again each time");
     }
     desk.begin("slow", 3);
     assert_eq!(prompt(4), None, "it has to wait");
-    desk.begin("at.once", 4);
     assert_eq!(prompt(5), None);
-    desk.begin("at.once", 5);
     assert_eq!(desk.codes(), [(5, code::BUSY)]);
     desk.answer(3);
     assert_eq!(desk.codes(), [(3, 0), (4, 0)], "each answer before those that it makes possible");
@@ -514,10 +492,8 @@ fn invalid_call_fails_before_it_waits() {
         builder.node_workers(workers(1, 0, WhenFull::Refuse));
     });
     desk.begin("slow", 0);
-    let reply = responder(&desk.inbox, 1, false);
-    let deadline = Instant::now() + HOUR;
-    desk.registry.call(Call { method: "slow", params: None, deadline, hops: 0, responder: reply });
-    assert_eq!(desk.codes(), [(1, code::INVALID_PARAMS)]);
+    let refused = desk.registry.begin("slow", None, Instant::now() + HOUR, || unreachable!());
+    assert_eq!(refused.unwrap().unwrap_err().code, code::INVALID_PARAMS);
 }
 
 // Cancellation
@@ -1027,27 +1003,14 @@ struct Threaded {
 }
 
 impl Provider for Threaded {
-    fn call(&self, call: Call<'_>) {
+    fn call(&self, call: Call<'_>) -> Handled {
         self.counts.iter().for_each(Count::begin);
-        if number(call.params.as_ref()).is_multiple_of(3) {
-            return self.later.send((call.responder, self.counts.clone())).unwrap();
+        let number = number(call.params.as_ref());
+        if !number.is_multiple_of(5) && number.is_multiple_of(3) {
+            return call.defer(|call| self.later.send((call.responder, self.counts.clone())).unwrap());
         }
         self.counts.iter().for_each(Count::end);
-        call.responder.send(Ok(RawJson::NULL));
-    }
-
-    fn try_call(&self, ask: &CallRef<'_>, out: &mut Vec<u8>) -> Option<Result<(), Fault>> {
-        if !number(ask.params.as_ref()).is_multiple_of(5) {
-            return None;
-        }
-        self.counts.iter().for_each(Count::begin);
-        out.extend_from_slice(b"null");
-        self.counts.iter().for_each(Count::end);
-        Some(Ok(()))
-    }
-
-    fn describe(&self) -> Description {
-        Description::default().provider(ProviderKind::Custom("threaded"))
+        call.reply(Ok(RawJson::NULL))
     }
 }
 
@@ -1059,7 +1022,7 @@ fn concurrent_threads_lose_no_worker_and_no_call() {
     let mut builder = Registry::builder("test");
     for (name, own) in [("a", of_a.clone()), ("b", Count::default()), ("c", Count::default())] {
         let provider = Threaded { counts: [own, all.clone()], later: later.clone() };
-        builder.provide(name, None, provider).unwrap();
+        builder.provide(name, of_kind("threaded"), provider).unwrap();
     }
     drop(later);
     builder.node_workers(workers(3, 0, WhenFull::Wait));
@@ -1080,14 +1043,11 @@ fn concurrent_threads_lose_no_worker_and_no_call() {
                 for call in 0..CALLS {
                     let method = ["a", "b", "c"][(call + caller) as usize % 3];
                     let params = Some(RawJson::of(&[call]).unwrap());
-                    let ask = CallRef { method, params, hops: 0 };
-                    if registry.try_call(&ask, &Grants::all(), &mut Vec::new(), &mut Instant::now()).is_some()
-                    {
+                    let reply = || responder(&inbox, call, false);
+                    if registry.begin(method, params, Instant::now() + HOUR, reply).is_some() {
                         continue;
                     }
-                    let reply = responder(&inbox, call, false);
                     open.insert(call);
-                    begin(&registry, method, call, reply, Instant::now() + HOUR);
                     if call % 7 == 0 && open.remove(&call) {
                         inbox.cancel(call);
                     }

@@ -9,12 +9,13 @@ mod ready;
 mod state;
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use super::Provider;
-use super::call::Call;
+use super::call::{Call, Handled};
 use crate::config::Workers;
 use crate::metrics::WorkerStats;
 use limit::Limit;
@@ -47,36 +48,32 @@ impl Admission {
         self.providers.len() - 1
     }
 
-    /// Acquires the workers of a call that is answered immediately, if it may run now.
+    /// Acquires the workers of a call, if it may run now.
     pub(super) fn try_acquire(self: &Arc<Self>, queue: usize) -> Option<InlinePermit<'_>> {
         let acquired = self.lock().try_start(queue);
         acquired.then(|| InlinePermit { admission: self, queue })
     }
 
-    /// Starts a call, or queues it, or answers why it can do neither.
-    pub(super) fn admit(self: &Arc<Self>, queue: usize, mut call: Call<'_>) {
-        let provider = &self.providers[queue];
-        if self.lock().try_start(queue) {
-            call.responder.hold(Permit::new(self, queue));
-            return provider.call(call);
+    /// Queues a call, or answers why it cannot. Workers that were released in the meantime start it at once.
+    pub(super) fn enqueue(self: &Arc<Self>, queue: usize, call: Call<'_>) -> Handled {
+        if let Err(fault) = self.providers[queue].check(call.params.as_ref()) {
+            return call.reply(Err(fault));
         }
-        if let Err(fault) = provider.check(call.params.as_ref()) {
-            return call.responder.send(Err(fault));
-        }
-        let call = QueuedCall::new(call);
-        let mut state = self.lock();
-        // Workers may have been released in the meantime.
-        if state.try_start(queue) {
+        call.defer(|call| {
+            let call = QueuedCall::new(call);
+            let mut state = self.lock();
+            if state.try_start(queue) {
+                drop(state);
+                return self.start(queue, call);
+            }
+            let waker = |sequence| {
+                let admission = Arc::downgrade(self);
+                Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
+            };
+            let rejected = state.enqueue(queue, call, waker, Instant::now());
             drop(state);
-            return self.start(queue, call);
-        }
-        let waker = |sequence| {
-            let admission = Arc::downgrade(self);
-            Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
-        };
-        let rejected = state.enqueue(queue, call, waker, Instant::now());
-        drop(state);
-        reject(rejected);
+            reject(rejected);
+        })
     }
 
     /// Rejects all queued calls, and every call from now on.
@@ -125,7 +122,7 @@ impl fmt::Debug for Admission {
     }
 }
 
-/// The workers of a call that is answered immediately.
+/// The workers of a call that its provider has not answered or deferred yet.
 pub(super) struct InlinePermit<'a> {
     admission: &'a Arc<Admission>,
     queue: usize,
@@ -134,6 +131,13 @@ pub(super) struct InlinePermit<'a> {
 impl Drop for InlinePermit<'_> {
     fn drop(&mut self) {
         self.admission.release(self.queue);
+    }
+}
+
+impl From<InlinePermit<'_>> for Permit {
+    fn from(permit: InlinePermit<'_>) -> Self {
+        let permit = ManuallyDrop::new(permit);
+        Self::new(permit.admission, permit.queue)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::limit::Limit;
 use crate::config::WhenFull;
 use crate::message::{Fault, RawJson, code};
-use crate::route::call::{Call, Responder};
+use crate::route::call::{DeferredCall, Responder};
 
 /// A call that waits for workers.
 pub(super) struct QueuedCall {
@@ -21,8 +21,8 @@ pub(super) struct QueuedCall {
 }
 
 impl QueuedCall {
-    pub(super) fn new(call: Call<'_>) -> Self {
-        let Call { method, params, deadline, hops, responder } = call;
+    pub(super) fn new(call: DeferredCall<'_>) -> Self {
+        let DeferredCall { method, params, deadline, hops, responder } = call;
         let (method, params) = (method.to_owned(), params.map(RawJson::into_owned));
         Self { method, params, deadline, hops, responder, sequence: 0 }
     }
