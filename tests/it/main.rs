@@ -12,6 +12,7 @@ mod layering;
 mod leaf_wire;
 mod memory;
 mod messages;
+mod native;
 mod pressure;
 #[path = "../support/programs.rs"]
 mod programs;
