@@ -7,10 +7,17 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
+#[cfg(chanrpc_loom)]
+use super::sync::LocalCell as _;
+use super::sync::thread_cell;
+
 /// A budget is spent after this time, once the current call has ended.
 pub(crate) const MAX_TIME: Duration = Duration::from_millis(1);
 /// The maximum number of calls between two reads of the clock.
 const MAX_STRIDE: u32 = 16;
+/// The maximum number of calls that a thread runs in place before it yields to other tasks, which would starve if every
+/// `await` was ready immediately. The number is lower for slow calls.
+const IN_PLACE_LIMIT: u32 = 128;
 /// How often a loop yields after slow calls: the number of tasks that an executor may run before it polls its main
 /// future.
 const YIELDS: u32 = 200;
@@ -32,21 +39,25 @@ impl Budget {
     }
 
     /// Records that a call is about to begin.
+    #[inline]
     pub(crate) fn begin_call(&mut self) {
-        if self.since.is_none() && self.stride.is_short() && self.limit > 1 {
+        if self.stride.is_short() && self.since.is_none() && self.limit > 1 {
             self.since = Some((Instant::now(), self.calls));
         }
     }
 
     /// Records that a call has ended. Returns `true` if the budget is spent.
+    #[inline]
     pub(crate) fn end_call(&mut self) -> bool {
         self.calls += 1;
         if self.calls >= self.limit {
             return true;
         }
-        if !self.stride.is_due() {
-            return false;
-        }
+        self.stride.is_due() && self.is_late()
+    }
+
+    /// Reads the clock, and returns `true` if the time is over.
+    fn is_late(&mut self) -> bool {
         let now = Instant::now();
         let (since, calls) = *self.since.get_or_insert((now, self.calls));
         self.stride.update(now - since, self.calls - calls)
@@ -95,39 +106,57 @@ impl Budget {
     }
 }
 
+thread_cell!(IN_PLACE: InPlaceBudget = InPlaceBudget { calls: 0, spent: Duration::ZERO, stride: 1 });
+// The calls in place before the next that is timed. Apart from the budget, since every call reads and writes it.
+thread_cell!(UNTIMED: u32 = 0);
+
 /// The budget of a thread that runs calls in place. Its work between calls is not known, so only calls are timed; calls
 /// that are not timed count as long as the one that was.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct InPlaceBudget {
-    limit: u32,
+struct InPlaceBudget {
     calls: u32,
     spent: Duration,
-    stride: Stride,
+    /// The number of calls of which the last is timed.
+    stride: u32,
+}
+
+/// Records that a call in place is about to begin on this thread. Returns the time if the call is to be timed. Never
+/// under loom, whose models must not depend on the clock.
+#[inline]
+pub(super) fn begin_in_place() -> Option<Instant> {
+    (!cfg!(chanrpc_loom) && UNTIMED.get() == 0).then(Instant::now)
+}
+
+/// Records that a call in place has ended that began at this time. If the budget of this thread is spent, returns `true`
+/// and restores it.
+#[inline]
+pub(super) fn end_in_place(began: Option<Instant>) -> bool {
+    match began {
+        None => {
+            UNTIMED.set(UNTIMED.get().saturating_sub(1));
+            false
+        }
+        Some(began) => {
+            let mut budget = IN_PLACE.get();
+            let over = budget.end_stride(began.elapsed());
+            IN_PLACE.set(budget);
+            UNTIMED.set(budget.stride - 1);
+            over
+        }
+    }
 }
 
 impl InPlaceBudget {
-    pub(super) const fn new(limit: u32) -> Self {
-        Self { limit, calls: 0, spent: Duration::ZERO, stride: Stride::SHORT }
-    }
-
-    /// Records that a call is about to begin. Returns the time if the call is to be timed.
-    pub(super) fn begin_call(&mut self) -> Option<Instant> {
-        self.stride.is_due().then(Instant::now)
-    }
-
-    /// Records that a call has ended that began at this time. If the budget is spent, returns `true` and restores it.
-    pub(super) fn end_call(&mut self, began: Option<Instant>) -> bool {
-        self.calls += 1;
-        if let Some(began) = began {
-            let (time, calls) = (began.elapsed(), self.stride.length);
-            self.spent += time * calls;
-            self.stride.update(time, 1);
-        }
+    /// Ends a stride whose last call took `time`. If the budget is spent, returns `true` and restores it.
+    fn end_stride(&mut self, time: Duration) -> bool {
+        self.calls += self.stride;
+        self.spent += time * self.stride;
         // Never the first, which also bears the cost of a cold cache.
-        let over = self.calls > self.limit || (self.spent >= MAX_TIME && self.calls > 1);
+        let over = self.calls > IN_PLACE_LIMIT || (self.spent >= MAX_TIME && self.calls > 1);
         if over {
             (self.calls, self.spent) = (0, Duration::ZERO);
         }
+        self.stride = next_stride(self.stride, time, 1).min(IN_PLACE_LIMIT + 1 - self.calls);
         over
     }
 }
@@ -164,14 +193,18 @@ impl Stride {
 
     /// Chooses the next stride after `calls` calls have taken `time`. Returns `true` if that is too long.
     pub(super) fn update(&mut self, time: Duration, calls: u32) -> bool {
-        // At this rate the stride ends in time. It grows step by step.
-        let each = (time.as_nanos() / u128::from(calls.max(1))).max(1);
-        let fit = MAX_TIME.saturating_sub(time).as_nanos() / each;
-        let fit = u32::try_from(fit).unwrap_or(u32::MAX);
-        self.length = fit.clamp(1, (2 * self.length).min(MAX_STRIDE));
+        self.length = next_stride(self.length, time, calls);
         self.left = self.length;
         time >= MAX_TIME
     }
+}
+
+/// Returns the length of the stride after one of this length, if `calls` calls have taken `time`.
+fn next_stride(length: u32, time: Duration, calls: u32) -> u32 {
+    let Some(left) = MAX_TIME.checked_sub(time) else { return 1 };
+    // At this rate the stride ends in time. It grows step by step.
+    let each = (time.subsec_nanos() / calls.max(1)).max(1);
+    (left.subsec_nanos() / each).clamp(1, (2 * length).min(MAX_STRIDE))
 }
 
 #[cfg(test)]

@@ -8,25 +8,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::budget::InPlaceBudget;
+use super::budget;
 use super::deadline::Deadline;
-use super::error::CallError;
+use super::error::{CallError, Failure};
 use super::functions::Found;
 use super::panic;
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Slot};
 use super::shared::{BlockedSender, NotQueued, Place, Shared};
-#[cfg(chanrpc_loom)]
-use super::sync::LocalCell as _;
-use super::sync::{Mutex, thread_cell};
+use super::sync::Mutex;
 use super::typed_queue::{GoCall, QueueItem as _, QueuedCall};
 use super::wait_graph::{self, Wait};
-
-/// The maximum number of calls that a thread runs in place before it yields to other tasks, which would starve if every
-/// `await` was ready immediately. The number is lower for slow calls; see [`InPlaceBudget`].
-const CALL_BUDGET: u32 = 128;
-
-thread_cell!(IN_PLACE_BUDGET: InPlaceBudget = InPlaceBudget::new(CALL_BUDGET));
 
 /// A sync call: a future to await, or to block on with [`wait`](Self::wait).
 ///
@@ -51,8 +43,8 @@ pub struct Call<'c, A, R> {
 }
 
 enum State<'c, A, R> {
-    /// The call itself is wrong.
-    Invalid(CallError),
+    /// The call itself is wrong. Boxed, since the space of a state is moved by every call.
+    Invalid(Box<CallError>),
     Unsent {
         mode: Mode<'c, A, R>,
         arguments: A,
@@ -66,7 +58,10 @@ enum State<'c, A, R> {
         slot: Arc<Slot<R>>,
     },
     /// Run in place, and the result is returned after other tasks have run.
-    Answered(Result<R, CallError>),
+    Answered {
+        result: Result<R, Failure>,
+        yielded: bool,
+    },
     Done,
 }
 
@@ -80,7 +75,7 @@ enum Mode<'c, A, R> {
 #[derive(Clone, Copy)]
 enum InPlace {
     Always,
-    /// Within [`InPlaceBudget`].
+    /// Within the thread's budget.
     WithinBudget,
     Never,
 }
@@ -92,7 +87,11 @@ enum WhenFull {
 }
 
 impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
-    pub(super) fn new(shared: &'c Shared, found: Result<Found<'c, A, R>, CallError>, arguments: A) -> Self {
+    pub(super) fn new(
+        shared: &'c Shared,
+        found: Result<Found<'c, A, R>, Box<CallError>>,
+        arguments: A,
+    ) -> Self {
         let state = match found {
             Ok(found) => State::Unsent { mode: Mode::Call(found), arguments },
             Err(error) => State::Invalid(error),
@@ -140,7 +139,12 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     }
 
     /// Creates a call in go mode, which ends with `queued` when it is queued.
-    pub(super) fn go(shared: &'c Shared, found: Result<usize, CallError>, arguments: A, queued: R) -> Self {
+    pub(super) fn go(
+        shared: &'c Shared,
+        found: Result<usize, Box<CallError>>,
+        arguments: A,
+        queued: R,
+    ) -> Self {
         let state = match found {
             Ok(function) => State::Unsent { mode: Mode::Go(function, queued), arguments },
             Err(error) => State::Invalid(error),
@@ -161,11 +165,42 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         wait_graph::block_on(self)
     }
 
-    /// Makes the call. Returns its result if that is ready immediately.
+    /// Runs the function on this thread if that is possible. Returns the result unless other tasks are to run first.
+    fn run_in_place(&mut self) -> Option<Result<R, Failure>> {
+        // A deadline could not end a function on this thread.
+        let budgeted = match self.in_place {
+            _ if !self.deadline.is_never() => return None,
+            InPlace::Always => false,
+            InPlace::WithinBudget => true,
+            InPlace::Never => return None,
+        };
+        let (found, arguments) = match mem::replace(&mut self.state, State::Done) {
+            State::Unsent { mode: Mode::Call(found), arguments } => (found, arguments),
+            other => {
+                self.state = other;
+                return None;
+            }
+        };
+        let began = if budgeted { budget::begin_in_place() } else { None };
+        match self.shared.run_in_place(&found, arguments) {
+            Ok(result) if budgeted && budget::end_in_place(began) => {
+                // The call has run in its order; only its result is delayed.
+                self.state = State::Answered { result, yielded: false };
+                None
+            }
+            Ok(result) => Some(result),
+            Err(arguments) => {
+                self.state = State::Unsent { mode: Mode::Call(found), arguments };
+                None
+            }
+        }
+    }
+
+    /// Makes the call through the queue. Returns its result if that is ready immediately.
     fn start(&mut self, cx: &Context<'_>) -> Option<Result<R, CallError>> {
         let (mode, arguments) = match mem::replace(&mut self.state, State::Done) {
             State::Unsent { mode, arguments } => (mode, arguments),
-            State::Invalid(error) => return Some(Err(error)),
+            State::Invalid(error) => return Some(Err(*error)),
             _ => panic!("the call was polled after its end"),
         };
         if self.deadline.has_passed() {
@@ -175,32 +210,6 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
         match mode {
             Mode::Call(found) => {
                 let number = found.number;
-                let arguments = match self.in_place {
-                    InPlace::Never => arguments,
-                    // A deadline could not end a function on this thread.
-                    _ if !self.deadline.is_never() => arguments,
-                    InPlace::Always => match self.shared.run_in_place(&found, arguments) {
-                        Ok(result) => return Some(result),
-                        Err(arguments) => arguments,
-                    },
-                    InPlace::WithinBudget => {
-                        let mut budget = IN_PLACE_BUDGET.get();
-                        let began = budget.begin_call();
-                        match self.shared.run_in_place(&found, arguments) {
-                            Ok(result) => {
-                                let over = budget.end_call(began);
-                                IN_PLACE_BUDGET.set(budget);
-                                if over {
-                                    // The call has run in its order; only its result is delayed.
-                                    self.state = State::Answered(result);
-                                    return None;
-                                }
-                                return Some(result);
-                            }
-                            Err(arguments) => arguments,
-                        }
-                    }
-                };
                 if let Err(error) = self.begin_wait(cx) {
                     panic::drop_quietly(arguments);
                     return Some(Err(error));
@@ -277,25 +286,39 @@ impl<A, R> Unpin for Call<'_, A, R> {}
 impl<A: Send + 'static, R: Send + 'static> Future for Call<'_, A, R> {
     type Output = Result<R, CallError>;
 
+    // Inlined, so that the result of a call in place is not moved through the space of a `CallError`.
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let slot = match &this.state {
+        if let State::Unsent { .. } = self.state
+            && let Some(result) = self.run_in_place()
+        {
+            return Poll::Ready(result.map_err(CallError::from));
+        }
+        self.poll_queued(cx)
+    }
+}
+
+impl<A: Send + 'static, R: Send + 'static> Call<'_, A, R> {
+    /// Polls a call that does not run in place.
+    fn poll_queued(&mut self, cx: &mut Context<'_>) -> Poll<Result<R, CallError>> {
+        if let State::Invalid(_) | State::Unsent { .. } | State::Done = self.state
+            && let Some(result) = self.start(cx)
+        {
+            return Poll::Ready(result);
+        }
+        let this = self;
+        let slot = match &mut this.state {
             State::Blocked { sender, .. } => &sender.slot,
             State::Queued { slot } => slot,
-            State::Answered(_) => match mem::replace(&mut this.state, State::Done) {
-                State::Answered(result) => return Poll::Ready(result),
-                _ => unreachable!("the state was looked at above"),
-            },
-            State::Invalid(_) | State::Unsent { .. } | State::Done => {
-                if let Some(result) = this.start(cx) {
-                    return Poll::Ready(result);
-                }
-                if let State::Answered(_) = this.state {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                return self.poll(cx);
+            State::Answered { yielded: yielded @ false, .. } => {
+                *yielded = true;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
+            state => match mem::replace(state, State::Done) {
+                State::Answered { result, .. } => return Poll::Ready(result.map_err(CallError::from)),
+                _ => unreachable!("a call that has begun waits or is answered"),
+            },
         };
         if let Poll::Ready(result) = slot.poll(cx) {
             this.wait = None;
@@ -332,6 +355,14 @@ impl<A, R> Call<'_, A, R> {
         Poll::Ready(result)
     }
 
+    /// Cancels a call that is dropped.
+    #[cold]
+    fn abandon(&self) {
+        if let Cancelled::Answered(result) = self.cancel() {
+            panic::drop_quietly(result);
+        }
+    }
+
     fn failed(&self, error: CallError) -> Result<R, CallError> {
         if let CallError::Deadline = error {
             self.shared.counters.timed_out();
@@ -355,7 +386,7 @@ impl<A, R> Call<'_, A, R> {
                 Taken::Nothing => &sender.slot,
             },
             State::Queued { slot } => slot,
-            State::Invalid(_) | State::Unsent { .. } | State::Answered(_) | State::Done => {
+            State::Invalid(_) | State::Unsent { .. } | State::Answered { .. } | State::Done => {
                 return Cancelled::Yes;
             }
         };
@@ -375,8 +406,8 @@ enum Cancelled<R> {
 
 impl<A, R> Drop for Call<'_, A, R> {
     fn drop(&mut self) {
-        if let Cancelled::Answered(result) = self.cancel() {
-            panic::drop_quietly(result);
+        if let State::Blocked { .. } | State::Queued { .. } = self.state {
+            self.abandon();
         }
     }
 }
@@ -388,7 +419,7 @@ impl<A, R> fmt::Debug for Call<'_, A, R> {
             State::Unsent { .. } => "fresh",
             State::Blocked { .. } => "waiting for room",
             State::Queued { .. } => "waiting for the answer",
-            State::Answered(_) => "answered",
+            State::Answered { .. } => "answered",
             State::Done => "done",
         };
         f.debug_struct("Call").field("state", &state).finish_non_exhaustive()

@@ -100,7 +100,7 @@ impl Client {
         let shared = self.shared();
         let function = match shared.table.find_to_go::<A>(&id.into_function_id()) {
             Ok(function) => function,
-            Err(error) => return Err(GoError { error, arguments }),
+            Err(error) => return Err(GoError { error: *error, arguments }),
         };
         shared.enqueue_go(function, GoCall(arguments)).map_err(|refused| {
             let (error, GoCall(arguments)) = shared.refuse(refused);
@@ -135,7 +135,7 @@ impl Client {
         let shared = self.shared();
         let function = match shared.table.find_resolved::<A, R>(function) {
             Ok(found) => found.number,
-            Err(error) => return Box::new(sink).answer(Err(error)),
+            Err(error) => return Box::new(sink).answer(Err(*error)),
         };
         match shared.enqueue_with_sink(function, arguments, sink) {
             Ok(()) => {}
@@ -159,10 +159,10 @@ impl Client {
     ) -> Result<Result<R, CallError>, A> {
         let shared = self.shared();
         match shared.table.find_resolved::<A, R>(function) {
-            Ok(found) => shared.run_in_place(&found, arguments),
+            Ok(found) => shared.run_in_place(&found, arguments).map(|result| result.map_err(CallError::from)),
             Err(error) => {
                 panic::drop_quietly(arguments);
-                Ok(Err(error))
+                Ok(Err(*error))
             }
         }
     }
@@ -230,7 +230,7 @@ impl<A: Send + 'static, R: Send + 'static> Submit<A, R> for Client {
         let function = match shared.table.find::<A, R>(id, kind) {
             Ok(found) => found.number,
             Err(error) => {
-                Box::new(sink).answer(Err(error));
+                Box::new(sink).answer(Err(*error));
                 panic::drop_quietly(arguments);
                 return Ok(());
             }

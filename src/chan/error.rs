@@ -90,7 +90,23 @@ impl CallError {
     }
 
     fn is_fault_of(&self, meaning: Meaning) -> bool {
-        matches!(self, Self::Failed(error) if error.meaning == Some(meaning))
+        matches!(self, Self::Failed(error) if error.0.meaning == Some(meaning))
+    }
+}
+
+/// The reason why a function that has run has no result. Smaller than a [`CallError`], because a call in place moves the
+/// space for one several times.
+pub(super) enum Failure {
+    Failed(FunctionError),
+    Panicked(Panic),
+}
+
+impl From<Failure> for CallError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Failed(error) => Self::Failed(error),
+            Failure::Panicked(panic) => Self::Panicked(panic),
+        }
     }
 }
 
@@ -135,10 +151,12 @@ impl Error for CallError {
     }
 }
 
-/// The error that a function returned. Cheap to clone.
+/// The error that a function returned. Cheap to clone, and small: each call moves the space for one several times.
 #[derive(Clone)]
-pub struct FunctionError {
-    error: Arc<dyn Error + Send + Sync>,
+pub struct FunctionError(Arc<FailedWith>);
+
+struct FailedWith {
+    error: Box<dyn Error + Send + Sync>,
     meaning: Option<Meaning>,
 }
 
@@ -153,43 +171,46 @@ pub(crate) enum Meaning {
 impl FunctionError {
     /// Wraps any error, a `String` or a `&str`.
     pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { error: Arc::from(error.into()), meaning: None }
+        Self(Arc::new(FailedWith { error: error.into(), meaning: None }))
     }
 
-    /// Adds the meaning of an error of another node.
+    /// Wraps an error of another node that has this meaning.
     #[cfg(feature = "node")]
-    pub(crate) fn with_meaning(self, meaning: Option<Meaning>) -> Self {
-        Self { meaning, ..self }
+    pub(crate) fn with_meaning(
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+        meaning: Option<Meaning>,
+    ) -> Self {
+        Self(Arc::new(FailedWith { error: error.into(), meaning }))
     }
 
     /// Returns the error if it has the type `E`.
     pub fn downcast_ref<E: Error + 'static>(&self) -> Option<&E> {
-        self.error.downcast_ref()
+        self.0.error.downcast_ref()
     }
 }
 
 impl fmt::Display for FunctionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        self.0.error.fmt(f)
     }
 }
 
 impl fmt::Debug for FunctionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        self.0.error.fmt(f)
     }
 }
 
 impl Error for FunctionError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.error.source()
+        self.0.error.source()
     }
 }
 
 impl PartialEq for FunctionError {
     /// Errors are equal if they are the same or have the same text.
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.error, &other.error) || self.to_string() == other.to_string()
+        Arc::ptr_eq(&self.0, &other.0) || self.to_string() == other.to_string()
     }
 }
 

@@ -140,12 +140,23 @@ impl Type {
 }
 
 impl Signature {
-    /// Returns the error for a call with other types.
-    pub(super) fn mismatch<A: 'static, R: 'static>(&self, function: FunctionId) -> CallError {
+    /// Returns the error for a call with another kind, if that matters, or other types.
+    #[cold]
+    pub(super) fn mismatch<A: 'static, R: 'static>(
+        &self,
+        function: &FunctionId,
+        kind: Option<Kind>,
+    ) -> Box<CallError> {
+        let function = function.clone();
+        if let Some(called) = kind
+            && called != self.kind
+        {
+            return Box::new(CallError::KindMismatch { function, registered: self.kind, called });
+        }
         let (part, registered, called) = match self.arguments.is::<A>() {
             true => ("result", self.result.name, type_name::<R>()),
             false => ("arguments", self.arguments.name, type_name::<A>()),
         };
-        CallError::TypeMismatch { function, part, registered, called }
+        Box::new(CallError::TypeMismatch { function, part, registered, called })
     }
 }

@@ -339,21 +339,17 @@ impl FunctionTable {
         Ok(())
     }
 
-    /// Returns the function for a call that waits for a result.
+    /// Returns the function for a call that waits for a result. The error is boxed, so that the result stays small.
     pub(super) fn find<A: Send + 'static, R: Send + 'static>(
         &self,
         id: &FunctionId,
         kind: Kind,
-    ) -> Result<Found<'_, A, R>, CallError> {
-        let Some(&number) = self.numbers.get(id) else { return Err(CallError::Unknown(id.clone())) };
+    ) -> Result<Found<'_, A, R>, Box<CallError>> {
+        let Some(&number) = self.numbers.get(id) else { return Err(unknown(id)) };
         let Entry { signature, function, .. } = &self.entries[number];
-        if signature.kind != kind {
-            let (function, registered) = (id.clone(), signature.kind);
-            return Err(CallError::KindMismatch { function, registered, called: kind });
-        }
         match (&**function as &dyn Any).downcast_ref() {
-            Some(function) => Ok(Found { number, function }),
-            None => Err(signature.mismatch::<A, R>(id.clone())),
+            Some(function) if signature.kind == kind => Ok(Found { number, function }),
+            _ => Err(signature.mismatch::<A, R>(id, Some(kind))),
         }
     }
 
@@ -368,7 +364,7 @@ impl FunctionTable {
     pub(super) fn find_resolved<A: Send + 'static, R: Send + 'static>(
         &self,
         ResolvedId { id, kind, number }: &ResolvedId,
-    ) -> Result<Found<'_, A, R>, CallError> {
+    ) -> Result<Found<'_, A, R>, Box<CallError>> {
         if let Some(number) = *number
             && let Entry { signature, function, .. } = &self.entries[number]
             && signature.kind == *kind
@@ -380,11 +376,12 @@ impl FunctionTable {
     }
 
     /// Returns the function for a call in go mode, which ignores kind and type of the result.
-    pub(super) fn find_to_go<A: 'static>(&self, id: &FunctionId) -> Result<usize, CallError> {
-        let Some(&number) = self.numbers.get(id) else { return Err(CallError::Unknown(id.clone())) };
-        match self.entries[number].signature.arguments.is::<A>() {
+    pub(super) fn find_to_go<A: 'static>(&self, id: &FunctionId) -> Result<usize, Box<CallError>> {
+        let Some(&number) = self.numbers.get(id) else { return Err(unknown(id)) };
+        let signature = &self.entries[number].signature;
+        match signature.arguments.is::<A>() {
             true => Ok(number),
-            false => Err(self.entries[number].signature.mismatch::<A, ()>(id.clone())),
+            false => Err(signature.mismatch::<A, ()>(id, None)),
         }
     }
 
@@ -396,4 +393,9 @@ impl FunctionTable {
     pub(super) fn id(&self, number: usize) -> &FunctionId {
         &self.entries[number].id
     }
+}
+
+#[cold]
+fn unknown(id: &FunctionId) -> Box<CallError> {
+    Box::new(CallError::Unknown(id.clone()))
 }

@@ -110,20 +110,35 @@ fn text(mut payload: &(dyn Any + Send)) -> String {
 thread_local! {
     /// `Some(limit)` while a function runs on this thread.
     static LIMIT: Cell<Option<usize>> = const { Cell::new(None) };
-    static CATCH: Cell<Catch> = const { Cell::new(Catch { depth: 0, unwinding: false, any: false }) };
+    static CATCH: Cell<Catch> = const { Cell::new(Catch(0)) };
     /// The level of the innermost `catch` on this thread.
     static LEVEL: RefCell<Level> = const { RefCell::new(Level { captured: None, dropped: Vec::new() }) };
 }
 
-/// A cheap summary of the innermost `catch` on this thread.
+/// A cheap summary of the innermost `catch` on this thread: the flags below and, above them, the number of nested
+/// `catch`es, which is 0 outside of any. One word, since every call reads and writes it.
 #[derive(Clone, Copy)]
-struct Catch {
-    /// The number of nested `catch`es; 0 outside of any.
-    depth: u32,
+struct Catch(u32);
+
+impl Catch {
     /// The thread was already unwinding: a destructor calls the function.
-    unwinding: bool,
+    const UNWINDING: u32 = 1;
     /// `LEVEL`, which costs more to access, is not empty.
-    any: bool,
+    const ANY: u32 = 2;
+    const FLAGS: u32 = Self::UNWINDING | Self::ANY;
+
+    fn depth(self) -> u32 {
+        self.0 / (Self::FLAGS + 1)
+    }
+
+    fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Returns the summary of a `catch` inside this one.
+    fn nested(self, unwinding: bool) -> Self {
+        Self(((self.0 | Self::FLAGS) + 1) | u32::from(unwinding))
+    }
 }
 
 #[derive(Default)]
@@ -155,13 +170,14 @@ struct Dropped {
 fn update_level(f: impl FnOnce(&mut Level)) {
     let updated = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| f(&mut level)));
     if let Ok(Ok(())) = updated {
-        CATCH.set(Catch { any: true, ..CATCH.get() });
+        CATCH.set(Catch(CATCH.get().0 | Catch::ANY));
     }
 }
 
-fn take_level() -> Level {
+#[cold]
+fn take_level() -> Box<Level> {
     let level = LEVEL.try_with(|level| level.try_borrow_mut().map(|mut level| mem::take(&mut *level)));
-    level.ok().and_then(Result::ok).unwrap_or_default()
+    Box::new(level.ok().and_then(Result::ok).unwrap_or_default())
 }
 
 static HOOK: Once = Once::new();
@@ -221,7 +237,7 @@ pub(crate) fn catch_with<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) 
 
 /// Returns the number of functions that run inside one another on this thread.
 pub(super) fn depth() -> u32 {
-    CATCH.get().depth
+    CATCH.get().depth()
 }
 
 type Payload = Box<dyn Any + Send>;
@@ -229,27 +245,31 @@ type Payload = Box<dyn Any + Send>;
 /// What belongs to the `catch` around the innermost one.
 struct Outer {
     catch: Catch,
-    level: Option<Level>,
+    level: Option<Box<Level>>,
 }
 
-/// Begins a level. Not a part of `catch_level`, which is compiled once for each function that is caught.
+/// Begins a level.
 #[inline]
 fn enter() -> Outer {
     let catch = CATCH.get();
-    let unwinding = std::thread::panicking();
-    CATCH.set(Catch { depth: catch.depth + 1, unwinding, any: false });
-    Outer { catch, level: catch.any.then(take_level) }
+    CATCH.set(catch.nested(std::thread::panicking()));
+    Outer { catch, level: catch.has(Catch::ANY).then(take_level) }
 }
 
 /// Ends a level, and returns what was updated in it.
 #[inline]
-fn leave(outer: Outer) -> Option<Level> {
-    let level = CATCH.get().any.then(take_level);
+fn leave(outer: Outer) -> Option<Box<Level>> {
+    let level = CATCH.get().has(Catch::ANY).then(take_level);
     CATCH.set(outer.catch);
     if let Some(outer) = outer.level {
-        update_level(|level| *level = outer);
+        restore(outer);
     }
     level
+}
+
+#[cold]
+fn restore(outer: Box<Level>) {
+    update_level(|level| *level = *outer);
 }
 
 fn catch_level<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<T, (Panic, Payload)> {
@@ -261,7 +281,7 @@ fn catch_level<T>(f: impl FnOnce() -> T, report: impl FnOnce(&Panic)) -> Result<
     match result {
         Ok(value) => {
             if let Some(level) = level {
-                returned(level);
+                returned(*level);
             }
             Ok(value)
         }
@@ -286,7 +306,7 @@ fn returned(level: Level) {
 }
 
 #[cold]
-fn caught(level: Option<Level>, payload: &(dyn Any + Send), report: &mut dyn FnMut(&Panic)) -> Panic {
+fn caught(level: Option<Box<Level>>, payload: &(dyn Any + Send), report: &mut dyn FnMut(&Panic)) -> Panic {
     let level = level.unwrap_or_default();
     let panic = Panic::new(text(payload));
     let panic = match level.captured {
@@ -314,19 +334,22 @@ pub(super) fn answer_dropped(answer: impl FnOnce(CallError) + 'static) {
     if !std::thread::panicking() {
         return answer(CallError::Unanswered);
     }
-    let Catch { depth, unwinding, .. } = CATCH.get();
+    let catch = CATCH.get();
     let unknown = || {
         let message = "a panic of the thread that held the responder".to_owned();
         CallError::Panicked(Panic::new(message))
     };
-    if depth == 0 {
+    if catch.depth() == 0 {
         return answer(unknown());
     }
     // If the thread was already unwinding when the function began, it most likely has not panicked since.
     let mut answer = Some(Box::new(answer) as Box<dyn FnOnce(CallError)>);
     update_level(|level| {
         let captured = level.captured.as_ref().map(|captured| CallError::Panicked(captured.panic.clone()));
-        let otherwise = captured.unwrap_or_else(|| if unwinding { CallError::Unanswered } else { unknown() });
+        let otherwise = captured.unwrap_or_else(|| match catch.has(Catch::UNWINDING) {
+            true => CallError::Unanswered,
+            false => unknown(),
+        });
         level.dropped.extend(answer.take().map(|answer| Dropped { answer, otherwise }));
     });
     if let Some(answer) = answer {

@@ -29,18 +29,24 @@ pub(super) struct Queue {
     large: bool,
 }
 
-/// The key of a typed queue: the function's number, and whether its calls are in go mode.
+/// The key of a typed queue: twice the function's number, and 1 more if its calls are in go mode.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    function: u32,
-    go: bool,
-}
+struct Key(u32);
 
 impl Key {
     fn new(function: usize, go: bool) -> Self {
-        let function =
-            u32::try_from(function).unwrap_or_else(|_| unreachable!("a table has fewer functions"));
-        Self { function, go }
+        match u32::try_from(2 * function + usize::from(go)) {
+            Ok(key) => Self(key),
+            Err(_) => unreachable!("a table has fewer functions"),
+        }
+    }
+
+    fn function(self) -> usize {
+        self.0 as usize / 2
+    }
+
+    fn is_go(self) -> bool {
+        self.0 % 2 == 1
     }
 }
 
@@ -66,45 +72,53 @@ impl Queue {
     }
 
     fn push<T: QueueItem>(&mut self, entry: Key, item: T) {
-        if self.find(entry).is_none() {
-            let at = self.queues.partition_point(|(other, _)| *other < entry);
-            self.queues.insert(at, (entry, <dyn TypedQueue>::of::<T>()));
-            self.last = at;
+        let queue = match self.queues.get_mut(self.last) {
+            Some((last, queue)) if *last == entry => queue,
+            _ => {
+                let found = self.queues.binary_search_by_key(&entry, |(other, _)| *other);
+                self.last = found.unwrap_or_else(|at| {
+                    self.queues.insert(at, (entry, <dyn TypedQueue>::of::<T>()));
+                    at
+                });
+                &mut self.queues[self.last].1
+            }
+        };
+        let items = queue.items::<T>();
+        if items.len() == items.capacity() {
+            items.reserve(1);
+            self.large |= items.capacity() * size_of::<T>() > KEEP;
         }
-        let items = self.queues[self.last].1.items::<T>();
         items.push_back(item);
-        self.large |= items.capacity() * size_of::<T>() > KEEP;
-        self.order.push_back(entry);
-        self.large |= self.order.capacity() * size_of::<Key>() > KEEP;
-    }
-
-    /// Returns the queue of a key, if it exists.
-    fn find(&mut self, entry: Key) -> Option<&mut dyn TypedQueue> {
-        if self.queues.get(self.last).is_none_or(|(last, _)| *last != entry) {
-            self.last = self.queues.binary_search_by_key(&entry, |(other, _)| *other).ok()?;
+        if self.order.len() == self.order.capacity() {
+            self.order.reserve(1);
+            self.large |= self.order.capacity() * size_of::<Key>() > KEEP;
         }
-        Some(&mut *self.queues[self.last].1)
+        self.order.push_back(entry);
     }
 
     /// Removes the oldest call's key from the order, and returns it with its queue.
+    #[inline]
     fn pop(&mut self) -> Option<(Key, &mut dyn TypedQueue)> {
         let entry = self.order.pop_front()?;
-        match self.find(entry) {
-            Some(queue) => Some((entry, queue)),
-            None => unreachable!("a call's queue is created before its key is pushed"),
+        if self.queues.get(self.last).is_none_or(|(last, _)| *last != entry) {
+            match self.queues.binary_search_by_key(&entry, |(other, _)| *other) {
+                Ok(found) => self.last = found,
+                Err(_) => unreachable!("a call's queue is created before its key is pushed"),
+            }
         }
+        Some((entry, &mut *self.queues[self.last].1))
     }
 
     /// Returns the number of the oldest call's function.
     pub(super) fn front(&self) -> Option<usize> {
-        Some(self.order.front()?.function as usize)
+        Some(self.order.front()?.function())
     }
 
     /// Runs the oldest call with its function, whose number [`front`](Self::front) returned. Returns `false` if the
     /// call was cancelled and thus not run.
     pub(super) fn run_front(&mut self, function: &dyn AnyFunction, state: &mut dyn Any) -> bool {
         match self.pop() {
-            Some((Key { go: true, .. }, calls)) => {
+            Some((key, calls)) if key.is_go() => {
                 function.run_go(calls, state);
                 true
             }
@@ -120,7 +134,7 @@ impl Queue {
         state: &'s mut dyn Any,
     ) -> Option<RunningFuture<'s>> {
         match self.pop()? {
-            (Key { go: true, .. }, calls) => function.begin_go(calls, state),
+            (key, calls) if key.is_go() => function.begin_go(calls, state),
             (_, calls) => function.begin_call(calls, state),
         }
     }

@@ -125,7 +125,8 @@ impl<S: 'static> Server<S> {
         what: &'static str,
         f: impl FnOnce(&mut S) -> T,
     ) -> Result<T, CallError> {
-        self.runner.shared.run_as_function(Origin::Task(what), || f(&mut self.state))
+        let Self { state, runner, .. } = self;
+        runner.shared.run_as_function(Origin::Task(what), || f(state)).map_err(CallError::Panicked)
     }
 
     /// Runs the next call on this thread to its end. Returns `false` if no call is queued.

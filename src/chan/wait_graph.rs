@@ -15,7 +15,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,7 +52,7 @@ struct LoopThread {
 impl Waiter {
     /// Creates a waiter with an id that is unique in this process.
     pub(crate) fn new(name: Arc<str>) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
+        static NEXT: AtomicU64 = AtomicU64::new(NO_SERVER + 1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         graph().names.insert(id, name.clone());
         Self { id, name, loop_thread: Arc::default() }
@@ -100,36 +99,55 @@ fn this_thread() -> u64 {
     number
 }
 
-/// The function that runs on this thread.
+/// The server outside of functions.
+const NO_SERVER: u64 = 0;
+
+/// The function that runs on this thread. Flags instead of `bool`s, whose values a thread-local checks at each access.
 #[derive(Clone, Copy)]
 struct Current {
     server: u64,
-    /// It has waited for something.
-    waited: bool,
-    /// It blocks its thread.
-    blocking: bool,
     /// The task that polls an async function's future.
-    task: Option<Task>,
+    task: Task,
+    /// [`WAITED`](Self::WAITED) and [`BLOCKING`](Self::BLOCKING).
+    flags: u32,
+}
+
+impl Current {
+    const NONE: Self = Self { server: NO_SERVER, task: Task::NONE, flags: 0 };
+    /// The function has waited for something.
+    const WAITED: u32 = 1;
+    /// The function blocks its thread.
+    const BLOCKING: u32 = 2;
+
+    fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
 }
 
 /// Identifies the task of a waker: equal for all wakers of one task, and almost never for those of two. Combines data
 /// and vtable in one word, since every call copies it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Task(NonZeroUsize);
+struct Task(usize);
 
 impl Task {
+    const NONE: Self = Self(0);
+
+    /// Never [`NONE`](Self::NONE).
     fn of(waker: &Waker) -> Self {
         let vtable = std::ptr::from_ref(waker.vtable()).addr();
-        Self(NonZeroUsize::MIN | (waker.data().addr().rotate_left(1) ^ vtable))
+        Self(1 | (waker.data().addr().rotate_left(1) ^ vtable))
     }
 }
 
-thread_cell!(CURRENT: Option<Current> = None);
+thread_cell!(CURRENT: Current = Current::NONE);
 
 /// Returns the function that runs on this thread, and records that it waits.
 fn begin_waiting() -> Option<Current> {
-    let current = Current { waited: true, ..CURRENT.get()? };
-    CURRENT.set(Some(current));
+    let current = CURRENT.get();
+    if current.server == NO_SERVER {
+        return None;
+    }
+    CURRENT.set(Current { flags: current.flags | Current::WAITED, ..current });
     Some(current)
 }
 
@@ -147,9 +165,13 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn set_blocking(blocking: bool) -> bool {
-    let Some(current) = CURRENT.get() else { return false };
-    CURRENT.set(Some(Current { blocking, ..current }));
-    current.blocking
+    let current = CURRENT.get();
+    if current.server == NO_SERVER {
+        return false;
+    }
+    let flag = if blocking { Current::BLOCKING } else { 0 };
+    CURRENT.set(Current { flags: current.flags & !Current::BLOCKING | flag, ..current });
+    current.has(Current::BLOCKING)
 }
 
 /// A function that runs, in one or more polls.
@@ -165,29 +187,29 @@ impl RunningFunction {
 
     /// Makes the function's server the current one of this thread while `f` runs.
     pub(crate) fn within<T>(&mut self, f: impl FnOnce() -> T) -> T {
-        self.within_task(None, f)
+        self.within_task(Task::NONE, f)
     }
 
     /// Like [`within`](Self::within), for a poll of the function's future with this context.
     pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, f: impl FnOnce(&mut Context<'_>) -> T) -> T {
-        self.within_task(Some(Task::of(cx.waker())), || f(cx))
+        self.within_task(Task::of(cx.waker()), || f(cx))
     }
 
-    fn within_task<T>(&mut self, task: Option<Task>, f: impl FnOnce() -> T) -> T {
+    fn within_task<T>(&mut self, task: Task, f: impl FnOnce() -> T) -> T {
         struct Leave<'a> {
             function: &'a mut RunningFunction,
-            outer: Option<Current>,
+            outer: Current,
         }
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
-                self.function.waited |= CURRENT.replace(self.outer).is_some_and(|current| current.waited);
+                self.function.waited |= CURRENT.replace(self.outer).has(Current::WAITED);
             }
         }
 
         let server = self.server;
         // A function that runs another server's function waits for that server meanwhile.
         let _edge = begin_waiting().map(|outer| graph().insert(outer.server, server, true));
-        let outer = CURRENT.replace(Some(Current { server, waited: false, blocking: false, task }));
+        let outer = CURRENT.replace(Current { server, task, flags: 0 });
         let _leave = Leave { function: self, outer };
         f()
     }
@@ -203,9 +225,10 @@ impl Drop for RunningFunction {
 
 /// Records that the current function has ended, and another one of the same server follows.
 pub(super) fn function_ended() {
-    if let Some(current @ Current { server, waited: true, .. }) = CURRENT.get() {
-        CURRENT.set(Some(Current { waited: false, ..current }));
-        forget(server);
+    let current = CURRENT.get();
+    if current.has(Current::WAITED) {
+        CURRENT.set(Current { flags: current.flags & !Current::WAITED, ..current });
+        forget(current.server);
     }
 }
 
@@ -240,10 +263,9 @@ struct Suspicion {
 impl Wait {
     /// Begins a wait for `to`, in a future that is polled with `cx`. Outside of functions nothing is recorded.
     pub(crate) fn begin(to: &Waiter, cx: &Context<'_>) -> Result<Self, CallError> {
-        let Some(Current { server: from, blocking, task, .. }) = begin_waiting() else {
-            return Ok(Self::default());
-        };
-        let certain = blocking || task.is_some_and(|task| task == Task::of(cx.waker()));
+        let Some(current) = begin_waiting() else { return Ok(Self::default()) };
+        let (from, blocking) = (current.server, current.has(Current::BLOCKING));
+        let certain = blocking || current.task == Task::of(cx.waker());
         let mut graph = graph();
         if certain && let Some(path) = graph.path(to.id, from, false) {
             return Err(graph.deadlock_error(from, &path));

@@ -66,7 +66,7 @@ impl From<RemoteError> for CallError {
                     code::DEADLINE => Some(Meaning::Deadline),
                     _ => None,
                 };
-                Self::Failed(FunctionError::new(fault).with_meaning(meaning))
+                Self::Failed(FunctionError::with_meaning(fault, meaning))
             }
         }
     }

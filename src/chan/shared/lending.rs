@@ -5,7 +5,7 @@ use std::mem;
 use std::task::Waker;
 
 use super::{Inner, Origin, Phase, Shared, State, StateOwner, wake};
-use crate::chan::error::CallError;
+use crate::chan::error::Failure;
 use crate::chan::function::Body;
 use crate::chan::functions::Found;
 use crate::chan::panic;
@@ -23,15 +23,19 @@ impl Shared {
         &self,
         found: &Found<'_, A, R>,
         arguments: A,
-    ) -> Result<Result<R, CallError>, A> {
+    ) -> Result<Result<R, Failure>, A> {
         let Body::Now(function) = &found.function.body else { return Err(arguments) };
         if panic::depth() >= MAX_DEPTH {
             return Err(arguments);
         }
         let Some(mut borrowed) = self.borrow() else { return Err(arguments) };
-        Ok(self
-            .run_as_function(Origin::Function(found.number), || function(borrowed.state(), arguments))
-            .and_then(|result| result.map_err(CallError::Failed)))
+        let result =
+            self.run_as_function(Origin::Function(found.number), || function(borrowed.state(), arguments));
+        Ok(match result {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(error)) => Err(Failure::Failed(error)),
+            Err(panic) => Err(Failure::Panicked(panic)),
+        })
     }
 
     /// Lends the state to a caller if it is free and no call is queued.
@@ -77,13 +81,9 @@ impl Borrowed<'_> {
 
 impl Drop for Borrowed<'_> {
     fn drop(&mut self) {
-        let mut inner: MutexGuard<'_, Inner> = self.shared.inner.lock();
+        let mut inner = self.shared.inner.lock();
         if matches!(inner.owner, StateOwner::LastCaller) {
-            inner.owner = StateOwner::Gone;
-            let watchers = mem::take(&mut inner.watchers);
-            drop(inner);
-            watchers.into_iter().for_each(Waker::wake);
-            return panic::drop_quietly(self.state.take());
+            return end(inner, self.state.take());
         }
         self.shared.spin.set_availability(Availability::Free);
         if let Some(state) = self.state.take() {
@@ -95,4 +95,14 @@ impl Drop for Borrowed<'_> {
             wake(sleeper);
         }
     }
+}
+
+/// Drops the state of a server whose loop has ended meanwhile.
+#[cold]
+fn end(mut inner: MutexGuard<'_, Inner>, state: Option<State>) {
+    inner.owner = StateOwner::Gone;
+    let watchers = mem::take(&mut inner.watchers);
+    drop(inner);
+    watchers.into_iter().for_each(Waker::wake);
+    panic::drop_quietly(state);
 }

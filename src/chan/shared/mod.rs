@@ -173,12 +173,13 @@ impl Shared {
         if inner.phase != Phase::Open {
             return Err(NotQueued::Closed(item));
         }
-        if !self.has_room(&inner) {
+        let queued = self.queued(&inner);
+        if !self.has_room(&inner, queued) {
             return Err(NotQueued::Full(item));
         }
         push(&mut inner.queue, item);
+        inner.high_water = inner.high_water.max(queued + 1);
         self.spin.set_availability(Availability::Free);
-        self.update_high_water(&mut inner);
         let sleeper = inner.take_sleeper();
         drop(inner);
         wake(sleeper);
@@ -289,13 +290,17 @@ impl Shared {
     }
 
     /// Runs code on the state as the current function of the server. A panic becomes an error.
-    pub(super) fn run_as_function<T>(&self, origin: Origin, f: impl FnOnce() -> T) -> Result<T, CallError> {
-        RunningFunction::new(&self.waiter).within(|| self.catch_panic(origin, f))
+    pub(super) fn run_as_function<T>(&self, origin: Origin, f: impl FnOnce() -> T) -> Result<T, Panic> {
+        RunningFunction::new(&self.waiter).within(|| self.capture(origin, f))
     }
 
     /// Runs code beside the state. A panic becomes an error.
     pub(super) fn catch_panic<T>(&self, origin: Origin, f: impl FnOnce() -> T) -> Result<T, CallError> {
-        panic::with_capture(self.backtrace_limit, || self.catch(origin, f)).map_err(CallError::Panicked)
+        self.capture(origin, f).map_err(CallError::Panicked)
+    }
+
+    fn capture<T>(&self, origin: Origin, f: impl FnOnce() -> T) -> Result<T, Panic> {
+        panic::with_capture(self.backtrace_limit, || self.catch(origin, f))
     }
 
     /// Like [`run_as_function`](Self::run_as_function), inside a `RunningFunction` and a capture of the caller's.

@@ -33,7 +33,7 @@ impl Shared {
         }
         let place = Place(inner.next_place);
         inner.next_place += 1;
-        let enqueued = self.has_room(&inner);
+        let enqueued = self.has_room(&inner, self.queued(&inner));
         if enqueued {
             sender.enqueue(&mut inner.queue);
             self.update_high_water(&mut inner);
@@ -55,9 +55,9 @@ impl Shared {
         drop(removed);
     }
 
-    /// Returns `true` if a call may enter the queue. No call overtakes those that wait for room.
-    pub(super) fn has_room(&self, inner: &Inner) -> bool {
-        inner.blocked.is_empty() && self.queued(inner) < self.capacity
+    /// Returns `true` if a call may enter the queue, which has `queued` calls. No call overtakes those that wait for room.
+    pub(super) fn has_room(&self, inner: &Inner, queued: usize) -> bool {
+        inner.blocked.is_empty() && queued < self.capacity
     }
 
     /// Moves calls that wait for room into the queue until it is full.
