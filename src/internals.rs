@@ -52,7 +52,7 @@ pub mod route {
 
     use crate::message::{Fault, RawJson};
     pub use crate::metrics::Metrics;
-    use crate::route::{Access, Call, Registry, Responder};
+    use crate::route::{Access, CallHead, Registry, Responder};
 
     /// Creates the right to answer a call into a queue.
     pub fn responder(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Responder {
@@ -85,8 +85,9 @@ pub mod route {
             mut defer: impl FnMut() -> Responder,
         ) -> Option<Result<String, Fault>> {
             let mut out = Vec::new();
-            let call = Call::new(method, params, (deadline, 0), &mut out, &mut defer);
-            let result = self.call(call, &Grants::all(), &mut Instant::now()).result()?;
+            let head = CallHead { method, deadline, hops: 0 };
+            let now = &mut Instant::now();
+            let result = self.call(&head, params, &Grants::all(), now, &mut out, &mut defer)?;
             Some(result.map(|()| String::from_utf8_lossy(&out).into_owned()))
         }
         fn metrics(&self) -> &Arc<Metrics> {

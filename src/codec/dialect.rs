@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::content_length::{self, ContentLengthFramer};
 use super::frame::{DecodeError, Decoded, FrameResult};
-use super::jsonrpc::{self, DecodeLimits};
+use super::jsonrpc::{self, CommonRequest, DecodeLimits};
 use super::leaf::{self, LeafFraming};
-use super::lines::{LineFramer, starts_json};
+use super::lines::{LineFramer, starts_json, whole_lines};
 use super::msgpack::{self, MessagePackFramer};
 use crate::message::{Answer, Fault, Id, Message, Request, code};
 
@@ -155,6 +155,32 @@ impl Codec {
             ),
             Framing::Leaf(_) => Decoded::Single(leaf::decode(frame, self.limits.depth)),
         }
+    }
+
+    /// Returns the front of a buffer as text, in which frames need not be checked for UTF-8 again. May be empty.
+    pub fn text_at<'a>(&self, buffer: &'a [u8]) -> &'a str {
+        if let Framing::JsonLines(_) = self.framing { whole_lines(buffer) } else { "" }
+    }
+
+    /// Returns a frame as text, if the dialect's messages are text and it is valid; else an empty text.
+    pub fn frame_text<'a>(&self, frame: &'a [u8]) -> &'a str {
+        match &self.framing {
+            Framing::JsonPerFrame | Framing::JsonContentLength(_) => {
+                std::str::from_utf8(frame).unwrap_or_default()
+            }
+            _ => "",
+        }
+    }
+
+    /// Decodes one frame of a [text](Self::text_at).
+    pub fn decode_text<'a>(&self, frame: &'a str) -> Decoded<'a> {
+        jsonrpc::decode_text(frame, self.limits)
+    }
+
+    /// Decodes one frame of a [text](Self::text_at) if it is a request in a common form.
+    #[inline(always)]
+    pub fn common_request<'a>(&self, frame: &'a str) -> Option<CommonRequest<'a>> {
+        jsonrpc::common_request(frame, self.limits.depth)
     }
 
     /// Rejects parameters that exceed the maximum length of a message after conversion to JSON.

@@ -50,6 +50,11 @@ impl<'a> Scanner<'a> {
         Self { text, at: 0, depth: 0, max_depth, error: None }
     }
 
+    /// Creates a scanner for a value that is nested `depth` levels deep.
+    pub(super) fn nested(text: &'a str, depth: usize, max_depth: usize) -> Self {
+        Self { text, at: 0, depth, max_depth, error: None }
+    }
+
     /// Returns why the text is invalid.
     pub(super) fn error(&self) -> ScanError {
         self.error.unwrap_or(ScanError::Expected("JSON", self.at))

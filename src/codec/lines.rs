@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use memchr::memchr;
+use memchr::{memchr, memrchr};
 
 use super::frame::FrameResult;
 
@@ -60,6 +60,17 @@ impl LineFramer {
         let line = trim(buffer, buffer.len());
         (!self.skipping && !line.is_empty()).then_some(line)
     }
+}
+
+/// The length of the lines that are checked for UTF-8 at once, in bytes. Checking each one costs several times as much.
+const WINDOW: usize = 16 * 1024;
+
+/// Returns the whole lines at the front of a buffer as text, as many as are checked at once. May be empty, also because
+/// one of them is not UTF-8.
+pub(super) fn whole_lines(buffer: &[u8]) -> &str {
+    let window = &buffer[..buffer.len().min(WINDOW)];
+    let end = memrchr(b'\n', window).unwrap_or_default();
+    std::str::from_utf8(&window[..end]).unwrap_or_default()
 }
 
 /// The byte order mark that some tools write before a text.

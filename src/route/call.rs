@@ -6,33 +6,32 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::admission::{InlinePermit, Permit};
+use super::admission::Permit;
 use super::reply_queue::{CallId, ReplyQueue};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::metrics::FunctionMetrics;
 
 /// One call, as a provider receives it. Dropped unanswered, it ends with a fault of [`code::INTERNAL`].
+// Small enough that a move takes a few instructions.
 pub struct Call<'a> {
-    /// The function's full name.
-    pub method: &'a str,
-    /// The parameters, an array or an object, if any.
-    pub params: Option<RawJson<'a>>,
-    /// When the caller stops waiting.
-    pub deadline: Instant,
-    /// The number of nodes that have forwarded the call so far.
-    pub hops: u32,
+    head: &'a CallHead<'a>,
+    params: Option<RawJson<'a>>,
     destination: Destination<'a>,
-    /// Where the call is counted if it is not answered at once.
-    metrics: Option<&'a Arc<FunctionMetrics>>,
-    permit: Option<InlinePermit<'a>>,
+}
+
+/// What a call is besides its parameters.
+pub(crate) struct CallHead<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) deadline: Instant,
+    pub(crate) hops: u32,
 }
 
 /// Where the result of a call goes.
 enum Destination<'a> {
-    /// Appended to `out`, where the result starts at `start`; or later to the responder that `defer` creates.
-    Caller { out: &'a mut Vec<u8>, start: usize, defer: &'a mut dyn FnMut() -> Responder },
+    /// Appended to `out`; or later to the responder that `defer` creates.
+    Caller { out: &'a mut Vec<u8>, defer: &'a mut dyn FnMut() -> Responder },
     /// To a responder that exists already.
-    Responder { responder: Responder, out: Vec<u8> },
+    Responder(Box<(Responder, Vec<u8>)>),
 }
 
 /// A call whose answer comes later, and the right to answer it.
@@ -56,131 +55,93 @@ pub struct DeferredCall<'a> {
 #[must_use = "a provider returns it"]
 pub struct Handled(pub(super) Option<Result<(), Fault>>);
 
-impl Handled {
-    /// Returns the result of a call that is answered, or `None` if its responder was taken.
-    pub(crate) fn result(self) -> Option<Result<(), Fault>> {
-        self.0
-    }
-}
-
 impl<'a> Call<'a> {
-    /// Creates a call whose result is appended to `out` if it is available at once. Otherwise `defer` creates its
-    /// responder.
-    pub(crate) fn new(
-        method: &'a str,
+    /// Creates a call whose result is appended to `out` if it is available at once; what is appended before a fault is
+    /// to be discarded. Otherwise `defer` creates its responder.
+    pub(super) fn new(
+        head: &'a CallHead<'a>,
         params: Option<RawJson<'a>>,
-        (deadline, hops): (Instant, u32),
         out: &'a mut Vec<u8>,
         defer: &'a mut dyn FnMut() -> Responder,
     ) -> Self {
-        let destination = Destination::Caller { start: out.len(), out, defer };
-        Self { method, params, deadline, hops, destination, metrics: None, permit: None }
+        Self { head, params, destination: Destination::Caller { out, defer } }
+    }
+
+    /// Creates a call whose answer goes to a responder, whenever it comes.
+    pub(super) fn with_responder(
+        head: &'a CallHead<'a>,
+        params: Option<RawJson<'a>>,
+        responder: Responder,
+    ) -> Self {
+        Self { head, params, destination: Destination::Responder(Box::new((responder, Vec::new()))) }
+    }
+
+    /// Returns the function's full name.
+    pub fn method(&self) -> &'a str {
+        self.head.method
+    }
+
+    /// Returns the parameters, an array or an object, if any.
+    pub fn params(&self) -> Option<&RawJson<'a>> {
+        self.params.as_ref()
+    }
+
+    /// Returns when the caller stops waiting.
+    pub fn deadline(&self) -> Instant {
+        self.head.deadline
+    }
+
+    /// Returns the number of nodes that have forwarded the call so far.
+    pub fn hops(&self) -> u32 {
+        self.head.hops
     }
 
     /// Answers the call.
-    pub fn reply(self, result: Result<RawJson<'_>, Fault>) -> Handled {
-        self.reply_with(|_, out| result.map(|json| out.extend_from_slice(json.get().as_bytes())))
-    }
-
-    /// Answers the call with the JSON text that `write` appends, or with its fault. Without a fault, what it appends
-    /// must be one JSON value.
-    pub(crate) fn reply_with(
-        mut self,
-        write: impl FnOnce(Option<&RawJson<'_>>, &mut Vec<u8>) -> Result<(), Fault>,
-    ) -> Handled {
-        let (params, out) = self.parts();
-        let result = write(params, out);
+    pub fn reply(mut self, result: Result<RawJson<'_>, Fault>) -> Handled {
+        let result = result.map(|json| self.parts().1.extend_from_slice(json.get().as_bytes()));
         self.finish(result)
     }
 
     /// Answers the call later. `start` must return soon: longer work runs elsewhere.
     pub fn defer(self, start: impl FnOnce(DeferredCall<'a>)) -> Handled {
-        start(self.into_deferred());
+        let Self { head: &CallHead { method, deadline, hops }, params, destination } = self;
+        let responder = match destination {
+            Destination::Caller { defer, .. } => defer(),
+            Destination::Responder(held) => held.0,
+        };
+        start(DeferredCall { method, params, deadline, hops, responder });
         Handled(None)
     }
 
-    /// Returns the parameters, and the buffer to which the result is appended for [`finish`](Self::finish).
+    /// Returns the parameters, and the buffer to which the result is appended as JSON for [`finish`](Self::finish).
     pub(super) fn parts(&mut self) -> (Option<&RawJson<'a>>, &mut Vec<u8>) {
         let out = match &mut self.destination {
             Destination::Caller { out, .. } => &mut **out,
-            Destination::Responder { out, .. } => out,
+            Destination::Responder(held) => &mut held.1,
         };
         (self.params.as_ref(), out)
     }
 
     /// Ends the call with the result that was appended to the buffer, or with a fault.
-    pub(super) fn finish(mut self, result: Result<(), Fault>) -> Handled {
-        match &mut self.destination {
-            Destination::Caller { out, start, .. } => {
-                if result.is_err() {
-                    out.truncate(*start);
-                }
-                Handled(Some(result))
-            }
-            Destination::Responder { out, .. } => {
-                let out = std::mem::take(out);
-                self.into_deferred().responder.send(result.and_then(|()| RawJson::written(out)));
+    pub(super) fn finish(self, result: Result<(), Fault>) -> Handled {
+        match self.destination {
+            Destination::Caller { .. } => Handled(Some(result)),
+            Destination::Responder(held) => {
+                let (responder, out) = *held;
+                responder.send(result.and_then(|()| RawJson::written(out)));
                 Handled(None)
             }
         }
-    }
-
-    pub(super) fn into_deferred(self) -> DeferredCall<'a> {
-        let Self { method, params, deadline, hops, destination, metrics, permit } = self;
-        let mut responder = match destination {
-            Destination::Caller { out, start, defer } => {
-                out.truncate(start);
-                defer()
-            }
-            Destination::Responder { responder, .. } => responder,
-        };
-        if let Some(metrics) = metrics {
-            responder.measure(metrics);
-        }
-        if let Some(permit) = permit {
-            responder.permit = Some(permit.into());
-        }
-        DeferredCall { method, params, deadline, hops, responder }
-    }
-
-    /// Counts the call, if it is answered later, in `metrics`.
-    pub(super) fn measure(&mut self, metrics: &'a Arc<FunctionMetrics>) {
-        self.metrics = Some(metrics);
-    }
-
-    /// Holds the call's workers until it is answered.
-    pub(super) fn holding(self, permit: InlinePermit<'a>) -> Self {
-        Self { permit: Some(permit), ..self }
-    }
-}
-
-impl<'a> DeferredCall<'a> {
-    /// Creates a call with a responder that exists already.
-    pub(crate) fn new(
-        method: &'a str,
-        params: Option<RawJson<'a>>,
-        deadline: Instant,
-        hops: u32,
-        responder: Responder,
-    ) -> Self {
-        Self { method, params, deadline, hops, responder }
-    }
-
-    /// Returns the call as a provider receives it. Its answer goes to the responder, whenever it comes.
-    pub(crate) fn into_call(self) -> Call<'a> {
-        let Self { method, params, deadline, hops, responder } = self;
-        let destination = Destination::Responder { responder, out: Vec::new() };
-        Call { method, params, deadline, hops, destination, metrics: None, permit: None }
     }
 }
 
 impl fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("method", &self.method)
+            .field("method", &self.method())
             .field("params", &self.params)
-            .field("deadline", &self.deadline)
-            .field("hops", &self.hops)
+            .field("deadline", &self.deadline())
+            .field("hops", &self.hops())
             .finish_non_exhaustive()
     }
 }
@@ -205,14 +166,16 @@ impl Responder {
     }
 
     /// Counts the call, and the time until it is answered, in `metrics`.
-    pub(super) fn measure(&mut self, metrics: &Arc<FunctionMetrics>) {
+    pub(super) fn measured(mut self, metrics: &Arc<FunctionMetrics>) -> Self {
         metrics.record_start();
         self.metrics = Some((metrics.clone(), Instant::now()));
+        self
     }
 
     /// Holds the call's workers until it is answered, even if it is cancelled.
-    pub(super) fn hold(&mut self, permit: Permit) {
-        self.permit = Some(permit);
+    pub(super) fn holding(mut self, permit: Option<impl Into<Permit>>) -> Self {
+        self.permit = permit.map(Into::into);
+        self
     }
 
     /// Returns `true` if the caller expects a reply, `false` for a notification.

@@ -75,7 +75,7 @@ impl fmt::Debug for Exec {
 
 impl Provider for Exec {
     fn call(&self, call: Call<'_>) -> Handled {
-        match prepare(&self.shared.config, call.params.as_ref()) {
+        match prepare(&self.shared.config, call.params()) {
             Err(fault) => call.reply(Err(fault)),
             Ok((argv, stdin)) => call.defer(|DeferredCall { deadline, responder, .. }| {
                 let task = run(RunGuard::new(&self.shared), argv, stdin, deadline, responder);

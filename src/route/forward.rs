@@ -70,7 +70,7 @@ impl Forward {
 
 impl Provider for Forward {
     fn call(&self, call: Call<'_>) -> Handled {
-        if call.hops >= self.max_hops {
+        if call.hops() >= self.max_hops {
             let message = format!("the call was forwarded {} times already (limits.hops)", self.max_hops);
             return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }

@@ -24,6 +24,7 @@ pub use access::Access;
 pub(crate) use access::{Decision, token_hash};
 pub(crate) use access::{Grants, PEER, PeerName};
 pub use builder::{RegistryBuilder, RegistryError};
+pub(crate) use call::CallHead;
 pub use call::{Call, DeferredCall, Handled, Responder};
 pub use description::{Description, ProviderKind};
 pub(crate) use exec::Exec;

@@ -33,26 +33,28 @@ impl Reach for Network {
 impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<A, R> for Network {
     fn export(_: &FunctionId, _: Kind) -> Export {
         Export(Arc::new(|client, function, mut call| {
+            let mut attempt = Attempt::Ended(Ok(()));
             // Arguments and results are the user's types, whose conversions may panic.
-            let attempt = client.catch_panic(CALL, || {
+            let caught = client.catch_panic(CALL, || {
                 let (params, out) = call.parts();
-                match arguments::<A>(params).map(|arguments| client.run_in_place::<A, R>(function, arguments))
-                {
-                    Ok(Ok(Ok(result))) => Attempt::Ended(encode(out, &result)),
-                    Ok(Ok(Err(error))) => Attempt::Ended(Err(fault(&error))),
-                    Ok(Err(arguments)) => Attempt::Busy(arguments),
+                attempt = match arguments::<A>(params) {
                     Err(fault) => Attempt::Ended(Err(fault)),
-                }
+                    Ok(arguments) => match client.run_in_place::<A, R>(function, arguments) {
+                        Ok(Ok(result)) => Attempt::Ended(encode(out, &result)),
+                        Ok(Err(error)) => Attempt::Ended(Err(fault(&error))),
+                        Err(arguments) => Attempt::Busy(arguments),
+                    },
+                };
             });
-            match attempt {
-                Ok(Attempt::Ended(result)) => call.finish(result),
-                Ok(Attempt::Busy(arguments)) => call.defer(|DeferredCall { responder, .. }| {
+            match (caught, attempt) {
+                (Err(panicked), _) => call.finish(Err(fault(&panicked))),
+                (Ok(()), Attempt::Ended(result)) => call.finish(result),
+                (Ok(()), Attempt::Busy(arguments)) => call.defer(|DeferredCall { responder, .. }| {
                     // After a panic, the dropped responder answers.
                     let _ = client.catch_panic(CALL, || {
                         client.submit_when_room::<A, R>(function, arguments, NativeReply(responder));
                     });
                 }),
-                Err(panicked) => call.finish(Err(fault(&panicked))),
             }
         }))
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use super::access::Grants;
 use super::builder::RegistryBuilder;
 use super::builtin::Builtin;
-use super::call::{Call, Handled};
+use super::call::{Call, CallHead, Handled, Responder};
 use super::name::quoted;
 use super::table::{Entry, Table};
 use crate::chan::Kind;
-use crate::message::{Fault, code};
+use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
 
 /// The functions of a node and their providers. Built once by a [`RegistryBuilder`], then shared.
@@ -31,32 +31,51 @@ impl Registry {
     /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.
     /// Built-in functions report only the functions that `grants` allows.
     ///
+    /// Appends a result that is available at once to `out`, and returns `Some`; with a fault, what was appended is to be
+    /// discarded. Returns `None` if the answer comes later, through the responder that `defer` has created.
+    ///
     /// `clock` is when the function starts, and is advanced to when it returns, so that a series of calls reads the
     /// time once for each.
-    pub(crate) fn call<'a>(&'a self, mut call: Call<'a>, grants: &Grants, clock: &mut Instant) -> Handled {
-        let entry = match self.find(call.method, call.hops) {
+    pub(crate) fn call(
+        &self,
+        head: &CallHead<'_>,
+        params: Option<RawJson<'_>>,
+        grants: &Grants,
+        clock: &mut Instant,
+        out: &mut Vec<u8>,
+        defer: &mut dyn FnMut() -> Responder,
+    ) -> Option<Result<(), Fault>> {
+        let entry = match self.find(head.method, head.hops) {
             Ok(Found::Entry(entry)) => entry,
             Ok(Found::Builtin(builtin)) => {
-                let handled = call
-                    .reply_with(|params, out| builtin.answer(&self.table, &grants.visibility(), params, out));
+                let answer = builtin.answer(&self.table, &grants.visibility(), params.as_ref(), out);
                 *clock = Instant::now();
-                return handled;
+                return Some(answer);
             }
-            Err(fault) => return call.reply(Err(fault)),
+            Err(fault) => return Some(Err(fault)),
         };
-        call.measure(&entry.metrics);
-        let handled = match entry.queue {
-            None => entry.provider.call(call),
-            Some(queue) => match self.table.admission.try_acquire(queue) {
-                Some(permit) => entry.provider.call(call.holding(permit)),
-                None => self.table.admission.enqueue(queue, call),
-            },
+        let Handled(answer) = match entry.queue {
+            None => {
+                let mut defer = || defer().measured(&entry.metrics);
+                entry.provider.call(Call::new(head, params, out, &mut defer))
+            }
+            Some(queue) => {
+                let mut permit = self.table.admission.try_acquire(queue);
+                let is_admitted = permit.is_some();
+                let mut defer = || defer().measured(&entry.metrics).holding(permit.take());
+                let call = Call::new(head, params, out, &mut defer);
+                if is_admitted {
+                    entry.provider.call(call)
+                } else {
+                    self.table.admission.enqueue(queue, call)
+                }
+            }
         };
         let began = std::mem::replace(clock, Instant::now());
-        if let Handled(Some(result)) = &handled {
+        if let Some(result) = &answer {
             entry.metrics.record_inline(clock.saturating_duration_since(began), result.as_ref().err());
         }
-        handled
+        answer
     }
 
     /// Returns `true` if the function exists and is known to have no result.

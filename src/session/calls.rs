@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::batches::BatchId;
 use crate::config::Limits;
 use crate::message::{Id, Outcome, RawJson};
-use crate::route::{CallId, Grants, ReplyQueue, Responder};
+use crate::route::{CallHead, CallId, Grants, ReplyQueue, Responder};
 
 /// Size up to which requests are read ahead while the maximum number of calls is in flight, in bytes. Cancellations
 /// then take effect at once, and a peer that disconnects is noticed while its calls run.
@@ -170,23 +170,25 @@ impl Calls {
         Some(request)
     }
 
-    /// Adds a call in flight, whose parameters take `bytes` bytes, and returns the right to answer it. Its method and
-    /// arrival are kept for the access log, if there is one.
+    /// Adds a call in flight, whose parameters take `bytes` bytes, and returns the right to answer it. With
+    /// an access log, `logged` is when it arrived.
     pub(super) fn insert(
         &mut self,
-        id: Option<Id<'_>>,
+        id: Option<&Id<'_>>,
         batch: Option<BatchId>,
-        (deadline, bytes): (Instant, usize),
-        logged: Option<(&str, Instant)>,
+        &CallHead { method, deadline, .. }: &CallHead<'_>,
+        bytes: usize,
+        logged: Option<Instant>,
     ) -> Responder {
         self.note_deadline(deadline);
         self.in_flight_bytes += bytes;
         self.last_id += 1;
-        if let Some((method, received_at)) = logged {
+        if let Some(received_at) = logged {
             self.logged.insert(self.last_id, (method.to_owned(), received_at));
         }
         let responder = Responder::new(self.replies.get_or_insert_default(), self.last_id, id.is_none());
-        self.in_flight.insert(self.last_id, InFlight { id: id.map(Id::into_owned), batch, deadline, bytes });
+        let id = id.cloned().map(Id::into_owned);
+        self.in_flight.insert(self.last_id, InFlight { id, batch, deadline, bytes });
         responder
     }
 

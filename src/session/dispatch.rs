@@ -6,22 +6,11 @@ use super::batches::BatchId;
 use super::calls::{InFlight, QueuedRequest};
 use super::{Session, output, reply};
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
-use crate::route::{Call, CallId, Grants};
-
-/// A request that is dispatched now.
-struct DueRequest<'a> {
-    /// `None` for a notification.
-    id: Option<Id<'a>>,
-    batch: Option<BatchId>,
-    method: &'a str,
-    params: Option<RawJson<'a>>,
-    deadline: Instant,
-    hops: u32,
-    received_at: Instant,
-}
+use crate::route::{CallHead, CallId, Grants};
 
 impl Session {
     /// Dispatches a request, or queues it until capacity is available and all earlier requests are dispatched.
+    #[inline(always)]
     pub(super) fn handle_request(&mut self, request: Request<'_>, batch: Option<BatchId>, now: Instant) {
         let Request { mut id, method, params, meta } = request;
         if self.codec.sends_results_only() && self.registry.has_no_result(&method) {
@@ -35,9 +24,8 @@ impl Session {
             }
             self.metrics().tokens_delayed.inc();
         } else if self.calls.is_queue_empty() && self.calls.has_capacity(&self.limits) && self.has_time() {
-            let (method, hops) = (&*method, meta.hops);
-            let request = DueRequest { id, batch, method, params, deadline, hops, received_at: now };
-            return self.dispatch(request);
+            let head = CallHead { method: &method, deadline, hops: meta.hops };
+            return self.dispatch(id.as_ref(), batch, &head, params, now);
         }
         self.calls.enqueue(QueuedRequest {
             batch,
@@ -95,56 +83,72 @@ impl Session {
             if method == Grants::AUTH {
                 self.authorize(id.as_ref(), batch, params.as_ref());
             } else {
-                let method = &*method;
-                self.dispatch(DueRequest { id, batch, method, params, deadline, hops, received_at });
+                self.dispatch(
+                    id.as_ref(),
+                    batch,
+                    &CallHead { method: &method, deadline, hops },
+                    params,
+                    received_at,
+                );
             }
         }
     }
 
     /// Passes a request to its provider, and writes the reply if it is available at once.
-    fn dispatch(&mut self, request: DueRequest<'_>) {
-        if let Err(fault) = self.grants.check(request.method) {
+    #[inline(always)]
+    fn dispatch(
+        &mut self,
+        id: Option<&Id<'_>>,
+        batch: Option<BatchId>,
+        head: &CallHead<'_>,
+        params: Option<RawJson<'_>>,
+        received_at: Instant,
+    ) {
+        if let Err(fault) = self.grants.check(head.method) {
             self.metrics().denied.inc();
-            self.grants.log_call(request.method, Some(&fault), Duration::ZERO);
-            return self.write_reply_unless_notification(request.batch, request.id.as_ref(), Err(&fault));
+            self.grants.log_call(head.method, Some(&fault), Duration::ZERO);
+            return self.write_reply_unless_notification(batch, id, Err(&fault));
         }
-        if request.id.is_some() && request.batch.is_none() && self.codec.sends_json() {
-            self.dispatch_to_output(request);
-        } else {
-            self.dispatch_to_buffer(request);
+        match id {
+            Some(id) if batch.is_none() && self.codec.sends_json() => {
+                self.dispatch_to_output(id, head, params, received_at);
+            }
+            id => self.dispatch_to_buffer(id, batch, head, params, received_at),
         }
     }
 
     /// Passes a request to its provider, which writes a JSON result to the output directly.
-    fn dispatch_to_output(&mut self, request: DueRequest<'_>) {
-        let DueRequest { id, method, params, deadline, hops, received_at, .. } = request;
-        let Some(id) = id else { return };
+    fn dispatch_to_output(
+        &mut self,
+        id: &Id<'_>,
+        head: &CallHead<'_>,
+        params: Option<RawJson<'_>>,
+        received_at: Instant,
+    ) {
         let bytes = params.as_ref().map_or(0, |params| params.get().len());
         let started = self.clock;
         let Self { codec, registry, grants, clock, output, limits, calls, .. } = self;
         let (limit, metrics) = (limits.message, registry.metrics());
         let mut defer = || {
             metrics.in_flight.inc();
-            calls.insert(
-                Some(id.clone()),
-                None,
-                (deadline, bytes),
-                grants.is_logged().then_some((method, received_at)),
-            )
+            calls.insert(Some(id), None, head, bytes, grants.is_logged().then_some(received_at))
         };
         let answered = output.message(|out| {
             let start = out.len();
             let answered = codec.frame(out, |out| {
-                let answered = codec.encode_result(out, &id, |out| {
+                let answered = codec.encode_result(out, id, |out| {
                     let start = out.len();
-                    let call = Call::new(method, params, (deadline, hops), out, &mut defer);
-                    registry.call(call, grants, clock).result().ok_or(None)??;
+                    match registry.call(head, params, grants, clock, out, &mut defer) {
+                        Some(Ok(())) => {}
+                        Some(Err(fault)) => return Err(Some(fault)),
+                        None => return Err(None),
+                    }
                     let result = as_text(&out[start..])?;
                     reply::oversize(Ok(result), limit)
                         .map_or(Ok(()), |size| Err(Some(reply::reply_too_large(size, limit, metrics))))
                 });
                 if let Err(Some(fault)) = &answered {
-                    reply::encode_reply(codec, out, limit, metrics, &id, Err(fault));
+                    reply::encode_reply(codec, out, limit, metrics, id, Err(fault));
                 }
                 answered
             });
@@ -159,32 +163,32 @@ impl Session {
             Err(None) => return,
         };
         self.count_fault(fault);
-        self.grants.log_call(method, fault, self.clock.saturating_duration_since(started));
+        self.grants.log_call(head.method, fault, self.clock.saturating_duration_since(started));
     }
 
     /// Passes a request to its provider, which writes a result to a buffer: to convert it, to hold it for a batch, or
     /// to discard it.
-    fn dispatch_to_buffer(&mut self, request: DueRequest<'_>) {
-        let DueRequest { id, batch, method, params, deadline, hops, received_at } = request;
+    fn dispatch_to_buffer(
+        &mut self,
+        id: Option<&Id<'_>>,
+        batch: Option<BatchId>,
+        head: &CallHead<'_>,
+        params: Option<RawJson<'_>>,
+        received_at: Instant,
+    ) {
         let bytes = params.as_ref().map_or(0, |params| params.get().len());
         let (mut buffer, started) = (std::mem::take(&mut self.result), self.clock);
         let Self { registry, grants, clock, calls, .. } = self;
         let mut defer = || {
             registry.metrics().in_flight.inc();
-            calls.insert(
-                id.clone(),
-                batch,
-                (deadline, bytes),
-                grants.is_logged().then_some((method, received_at)),
-            )
+            calls.insert(id, batch, head, bytes, grants.is_logged().then_some(received_at))
         };
-        let call = Call::new(method, params, (deadline, hops), &mut buffer, &mut defer);
-        if let Some(result) = registry.call(call, grants, clock).result() {
+        if let Some(result) = registry.call(head, params, grants, clock, &mut buffer, &mut defer) {
             let outcome = result.and_then(|()| as_text(&buffer));
             let outcome = outcome.as_ref().map(|result| *result);
             self.count_fault(outcome.err());
-            self.grants.log_call(method, outcome.err(), self.clock.saturating_duration_since(started));
-            self.write_reply_unless_notification(batch, id.as_ref(), outcome);
+            self.grants.log_call(head.method, outcome.err(), self.clock.saturating_duration_since(started));
+            self.write_reply_unless_notification(batch, id, outcome);
         }
         buffer.clear();
         self.result = output::reuse_or_drop(buffer);

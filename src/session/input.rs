@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::batches::BatchId;
 use super::{Session, SessionError, TIME_BUDGET, output};
 use crate::codec::{DecodeError, Decoded, FrameResult};
-use crate::message::{Fault, Id, Message, code};
+use crate::message::{Fault, Id, Message, Meta, Request, code};
 
 /// Messages of a stream that are handled before other connections run.
 const MESSAGE_BUDGET: u32 = 64;
@@ -33,6 +33,8 @@ impl Session {
     fn decode_stream(&mut self, now: Instant) {
         let mut input = std::mem::take(&mut self.input);
         let (mut at, mut budget) = (self.consumed, MESSAGE_BUDGET);
+        // The part of the input that is known to be text, and where it starts.
+        let (mut text, mut text_start) = ("", at);
         self.has_buffered_messages = false;
         while at < input.len() && !self.has_failed() {
             self.yielded = budget == 0 || (budget < MESSAGE_BUDGET && self.is_budget_spent(now));
@@ -46,7 +48,14 @@ impl Session {
                 FrameResult::Frame(frame, cut) => {
                     self.peer_deadlines.message_complete();
                     if !frame.is_empty() {
-                        self.handle_frame(&rest[frame], now);
+                        let range = at + frame.start..at + frame.end;
+                        if range.end > text_start + text.len() {
+                            (text, text_start) = (self.codec.text_at(rest), at);
+                        }
+                        match text.get(range.start - text_start..range.end - text_start) {
+                            Some(frame) => self.handle_text(frame, now),
+                            None => self.handle_frame(&rest[frame], now),
+                        }
                     }
                     cut
                 }
@@ -116,8 +125,37 @@ impl Session {
 
     /// Handles one message, or a batch.
     pub(super) fn handle_frame(&mut self, frame: &[u8], now: Instant) {
+        match self.codec.frame_text(frame) {
+            "" => {
+                let decoded = self.codec.decode(frame);
+                self.handle_decoded(decoded, frame, now);
+            }
+            text => self.handle_text(text, now),
+        }
+    }
+
+    /// Handles one message, or a batch, that is known to be text.
+    // Inlined, like the functions that it calls: at `opt-level = "s"` each move of a request costs as much as dozens of
+    // instructions.
+    #[inline(always)]
+    fn handle_text(&mut self, frame: &str, now: Instant) {
+        match self.codec.common_request(frame) {
+            Some(common) => {
+                self.messages += 1;
+                self.invalid.reset();
+                let (id, method, params) = (common.id(), common.method.into(), common.params());
+                self.handle_request(Request { id, method, params, meta: Meta::default() }, None, now);
+            }
+            None => {
+                let decoded = self.codec.decode_text(frame);
+                self.handle_decoded(decoded, frame.as_bytes(), now);
+            }
+        }
+    }
+
+    fn handle_decoded(&mut self, decoded: Decoded<'_>, frame: &[u8], now: Instant) {
         self.messages += 1;
-        match self.codec.decode(frame) {
+        match decoded {
             Decoded::Single(Ok(message)) => {
                 self.invalid.reset();
                 self.handle_message(message, None, now);

@@ -101,6 +101,15 @@ fn turns<F: Future + Unpin>(run: &mut F) {
     }
 }
 
+/// Polls the loop of a closed server until it ends.
+fn end<F: Future + Unpin>(run: &mut F) -> F::Output {
+    let ended = (0..256).find_map(|_| match poll(run) {
+        Poll::Ready(state) => Some(state),
+        Poll::Pending => None,
+    });
+    ended.expect("it is closed")
+}
+
 /// Runs the next call, if any.
 fn exec<S: 'static>(server: &mut Server<S>) -> bool {
     block_on(server.exec())
@@ -853,7 +862,7 @@ fn async_function_keeps_the_state_until_it_ends() {
     for _ in 0..2 {
         assert!(poll(&mut first).is_pending() && poll(&mut list).is_pending() && poll(&mut two).is_pending());
         assert!(poll(&mut dropped).is_pending());
-        assert!(poll(&mut run).is_pending());
+        turns(&mut run);
     }
     drop(dropped);
     client.go("take", ()).unwrap();
@@ -864,9 +873,7 @@ fn async_function_keeps_the_state_until_it_ends() {
     values.try_send(6).unwrap();
     values.try_send(7).unwrap();
     values.try_send(8).unwrap();
-    for _ in 0..4 {
-        assert!(poll(&mut run).is_pending());
-    }
+    turns(&mut run);
     assert!(matches!(poll(&mut two), Poll::Ready(Ok((6, 7)))));
     let stats = client.stats();
     assert_eq!((stats.executed, stats.cancelled, stats.in_place), (4, 1, 0));
@@ -875,22 +882,21 @@ fn async_function_keeps_the_state_until_it_ends() {
     for late in [false, true] {
         let mut call = client.call1::<_, u64>("panic", late);
         assert!(poll(&mut call).is_pending());
-        for _ in 0..3 {
-            assert!(poll(&mut run).is_pending());
-        }
+        turns(&mut run);
         let Poll::Ready(Err(CallError::Panicked(panic))) = poll(&mut call) else { panic!("no panic") };
         assert_eq!(panic.message(), if late { "late" } else { "at once" });
     }
     // A running async function completes even if its caller is gone; closing the server ends it at its next await.
     let mut call = Box::pin(client.call0("take", ()));
-    assert!(poll(&mut call).is_pending() && poll(&mut run).is_pending());
+    assert!(poll(&mut call).is_pending());
+    turns(&mut run);
     drop(call);
     let mut behind = client.call0("take", ());
     assert!(poll(&mut behind).is_pending());
     values.try_send(9).unwrap();
-    assert!(poll(&mut run).is_pending());
+    turns(&mut run);
     closer.close();
-    let Poll::Ready(list) = poll(&mut run) else { panic!("it is closed") };
+    let list = end(&mut run);
     assert!(matches!(poll(&mut behind), Poll::Ready(Err(CallError::Unanswered))));
     assert_eq!(list, [10, 8, 9]);
 }
@@ -974,7 +980,7 @@ fn typed_and_untyped_ids_select_the_same_functions() {
     client.go(WRITE, 5).unwrap();
     let mut callbacks = Callbacks::new(1);
     callbacks.call(&client, PUSH, 6).then(|len: &mut usize, result| *len = result.unwrap()).unwrap();
-    assert!(poll(&mut run).is_pending());
+    turns(&mut run);
     let mut len = 0;
     callbacks.try_next().unwrap().run(&mut len);
     assert_eq!(len, 6);
@@ -1080,7 +1086,7 @@ fn function_runs_in_place_only_if_its_server_is_idle_and_lends_its_state() {
     // Closing from within.
     assert_eq!(client.call1::<_, u64>("close", ()).wait().unwrap(), 7);
     assert!(matches!(place(&client), Poll::Ready(Err(CallError::Closed))));
-    assert!(matches!(poll(&mut run), Poll::Ready(Placed { .. })));
+    let Placed { .. } = end(&mut run);
     assert_eq!(drops.count(), 1);
 
     // Never the state of a pinned server or of one driven by another loop.
@@ -1122,17 +1128,17 @@ fn calls_keep_their_order_around_a_call_in_place() {
     let mut second = client.call0("order", 2_u64);
     assert!(poll(&mut second).is_pending());
     client.go("order", 3_u64).unwrap();
-    assert!(poll(&mut run).is_pending(), "the loop has to wait for the state");
+    turns(&mut run);
     drop(open);
     ended(caller).unwrap();
     let mut fourth = client.call0("order", 4_u64);
     assert!(poll(&mut fourth).is_pending(), "it does not overtake");
-    assert!(poll(&mut run).is_pending());
+    turns(&mut run);
     assert!(matches!(poll(&mut second), Poll::Ready(Ok(()))));
     assert!(matches!(poll(&mut fourth), Poll::Ready(Ok(()))));
     client.call0("order", 5_u64).wait().unwrap();
     closer.close();
-    let Poll::Ready(placed) = poll(&mut run) else { panic!("it is closed") };
+    let placed = end(&mut run);
     assert_eq!(placed.order, [1, 2, 3, 4, 5]);
     assert_eq!(client.stats().in_place, 2);
 }
@@ -1154,7 +1160,7 @@ fn borrowed_state_outlives_its_server_until_returned() {
         assert!(poll(&mut queued).is_pending());
         if closed {
             closer.close();
-            assert!(poll(&mut run).is_pending());
+            turns(&mut run);
         } else {
             drop(run);
             assert_eq!(drops.count(), 0, "a function is at work on it");
@@ -1164,7 +1170,7 @@ fn borrowed_state_outlives_its_server_until_returned() {
         drop(open);
         ended(caller).unwrap();
         if closed {
-            assert!(matches!(poll(&mut run), Poll::Ready(placed) if placed.order == [1]));
+            assert_eq!(end(&mut run).order, [1]);
         }
         eventually("the state is dropped", || drops.count() == 1);
     }
@@ -1405,12 +1411,13 @@ fn server_is_idle_again_after_an_await() {
     let (client, closer) = (server.client(), server.closer());
     let mut run = asleep(server.run());
     let mut call = client.call0("take", ());
-    assert!(poll(&mut call).is_pending() && poll(&mut run).is_pending());
+    assert!(poll(&mut call).is_pending());
+    turns(&mut run);
     values.try_send(1).unwrap();
-    assert!(poll(&mut run).is_pending());
+    turns(&mut run);
     assert!(matches!(poll(&mut call), Poll::Ready(Ok(()))));
     closer.close();
-    assert!(poll(&mut run).is_ready());
+    end(&mut run);
     drop(run);
     assert!(block_on(closer.drain(Duration::MAX)), "nothing was left to do when it was closed");
 }

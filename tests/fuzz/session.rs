@@ -65,8 +65,8 @@ impl Provider for Held {
 struct Quick;
 
 impl Provider for Quick {
-    fn call(&self, mut call: Call<'_>) -> Handled {
-        match call.params.take() {
+    fn call(&self, call: Call<'_>) -> Handled {
+        match call.params().cloned() {
             Some(params) => call.reply(Ok(params)),
             None => call.defer(|call| call.responder.send(Ok(RawJson::NULL))),
         }

@@ -67,8 +67,8 @@ fn number(params: Option<&RawJson<'_>>) -> u64 {
 
 impl Provider for Fake {
     fn call(&self, call: Call<'_>) -> Handled {
-        let number = number(call.params.as_ref());
-        self.begun.log().push((call.method.to_owned(), number));
+        let number = number(call.params());
+        self.begun.log().push((call.method().to_owned(), number));
         match self.manner {
             Manner::Keeps => call.defer(|call| drop(self.begun.kept().insert(number, call.responder))),
             Manner::Answers => call.reply(Ok(RawJson::of(&number).unwrap())),
@@ -1005,7 +1005,7 @@ struct Threaded {
 impl Provider for Threaded {
     fn call(&self, call: Call<'_>) -> Handled {
         self.counts.iter().for_each(Count::begin);
-        let number = number(call.params.as_ref());
+        let number = number(call.params());
         if !number.is_multiple_of(5) && number.is_multiple_of(3) {
             return call.defer(|call| self.later.send((call.responder, self.counts.clone())).unwrap());
         }

@@ -24,13 +24,18 @@ const VERSION: &str = r#""2.0""#;
 /// JSON is rejected under a null id, since its intent is unknown.
 pub fn decode(text: &[u8], limits: DecodeLimits) -> Decoded<'_> {
     let bytes = without_bom(text);
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
+    match std::str::from_utf8(bytes) {
+        Ok(text) => decode_text(text, limits),
         Err(error) => {
             let message = format!("not UTF-8 after {} bytes", error.valid_up_to());
-            return reject(bytes, limits.batch, &Fault::new(code::PARSE, message));
+            reject(bytes, limits.batch, &Fault::new(code::PARSE, message))
         }
-    };
+    }
+}
+
+/// Decodes one JSON text that is known to be UTF-8.
+pub fn decode_text(text: &str, limits: DecodeLimits) -> Decoded<'_> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut scanner = Scanner::new(text, limits.depth);
     let decoded = match scanner.peek() {
         Some(b'[') => batch(&mut scanner, limits.batch),
@@ -42,7 +47,7 @@ pub fn decode(text: &[u8], limits: DecodeLimits) -> Decoded<'_> {
             let error = scanner.error();
             let fault = Fault::new(code::PARSE, error.to_string());
             match error {
-                ScanError::TooDeep(_) => reject(bytes, limits.batch, &fault),
+                ScanError::TooDeep(_) => reject(text.as_bytes(), limits.batch, &fault),
                 ScanError::Expected(..) => Decoded::Single(Err(DecodeError { id: Id::null(), fault })),
             }
         }

@@ -1,11 +1,13 @@
 //! JSON-RPC 2.0 (<https://www.jsonrpc.org/specification>), with the extensions `meta` and `$/cancelRequest`.
 
+mod common;
 mod decode;
 mod encode;
 mod prefix;
 mod replies;
 
-pub use decode::decode;
+pub use common::{CommonRequest, common_request};
+pub use decode::{decode, decode_text};
 pub use encode::{encode_cancel, encode_reply, encode_request, encode_result};
 pub use prefix::{id_in_prefix, reject};
 pub use replies::{ReceivedReply, ReplyId, decode_replies, reply_id_in_prefix};

@@ -56,7 +56,7 @@ impl Admission {
 
     /// Queues a call, or answers why it cannot. Workers that were released in the meantime start it at once.
     pub(super) fn enqueue(self: &Arc<Self>, queue: usize, call: Call<'_>) -> Handled {
-        if let Err(fault) = self.providers[queue].check(call.params.as_ref()) {
+        if let Err(fault) = self.providers[queue].check(call.params()) {
             return call.reply(Err(fault));
         }
         call.defer(|call| {
@@ -101,7 +101,7 @@ impl Admission {
 
     /// Starts a call whose workers have been acquired.
     fn start(self: &Arc<Self>, queue: usize, mut call: QueuedCall) {
-        call.responder.hold(Permit::new(self, queue));
+        call.responder = call.responder.holding(Some(Permit::new(self, queue)));
         ReadyCall { provider: self.providers[queue].clone(), call }.run();
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::state::{QueuedCall, expired};
 use crate::route::Provider;
-use crate::route::call::DeferredCall;
+use crate::route::call::{Call, CallHead};
 
 /// A call that was queued and now holds its workers.
 pub(super) struct ReadyCall {
@@ -57,7 +57,8 @@ impl ReadyCall {
             return call.responder.send(Err(expired()));
         }
         let QueuedCall { method, params, deadline, hops, responder, .. } = call;
-        let call = DeferredCall::new(&method, params, deadline, hops, responder).into_call();
+        let head = CallHead { method: &method, deadline, hops };
+        let call = Call::with_responder(&head, params, responder);
         // This thread only happened to release the workers, so a panic of the provider must not unwind into it. The
         // call is answered when the panic drops it.
         let _ = catch_unwind(AssertUnwindSafe(|| provider.call(call)));
