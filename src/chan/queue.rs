@@ -147,6 +147,11 @@ impl Queue {
         }
     }
 
+    /// Returns `true` if a buffer has grown large.
+    pub(super) fn is_large(&self) -> bool {
+        self.large
+    }
+
     /// Returns the buffers of an empty queue if some have grown large. The caller drops them without a lock, since
     /// freeing much memory takes time.
     pub(super) fn release(&mut self) -> Option<Self> {

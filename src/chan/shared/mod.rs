@@ -205,15 +205,19 @@ impl Shared {
         let mut inner = self.inner.lock();
         let mut admitted = Vec::new();
         let taken = self.take(&mut inner, batch, lend, &mut admitted);
-        let (old, large) = match taken {
-            Poll::Ready(_) => (None, [None, None]),
-            // After a burst an idle server releases its memory.
-            Poll::Pending => (register(&mut inner.sleeper, cx), [inner.queue.release(), batch.release()]),
+        let old = match taken {
+            Poll::Ready(_) => None,
+            Poll::Pending => register(&mut inner.sleeper, cx),
         };
+        // After a burst an idle server releases its memory.
+        let large = (taken.is_pending() && (inner.queue.is_large() || batch.is_large()))
+            .then(|| Box::new([inner.queue.release(), batch.release()]));
         drop(inner);
         drop((old, large));
-        for sender in admitted {
-            sender.on_enqueued();
+        if !admitted.is_empty() {
+            for sender in admitted {
+                sender.on_enqueued();
+            }
         }
         taken
     }
