@@ -13,9 +13,9 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 # The core's modules of the library and of tests/core, which get additional checks.
 # shellcheck disable=SC2034
 core=(chan sched lanes waterfall modules)
-# Options that build nothing but the core.
+# Compiler flags and options that build nothing but the core.
 # shellcheck disable=SC2034
-core_only=(--no-default-features --features cron --lib --test core)
+core_flags="--cfg chanrpc_core" core_only=(--no-default-features --features cron --lib --test core)
 
 # step TITLE COMMAND...: prints a heading, runs the command and prints its duration. The script ends at the first
 # command that fails, also inside a function given here. On exit, the script's own `cleanup` runs.
@@ -48,7 +48,7 @@ need() {
     done
 }
 
-release_build() { cargo build --release --locked --bin chanrpc; }
+release_build() { cargo build --release --locked --features cli; }
 
 # The release binary for this machine, which the checks of binaries use; a step of .ci/run builds it.
 # shellcheck disable=SC2034

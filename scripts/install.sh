@@ -48,12 +48,12 @@ find_target() {
         MINGW* | MSYS* | CYGWIN*)
             arch=x86_64 triple=x86_64-pc-windows-gnu archived=zip program=chanrpc.exe
             ;;
-        *) die "no release for $kernel; build it from $repository with 'cargo build --release'" ;;
+        *) die "no release for $kernel; build it from $repository with 'cargo build --release --features cli'" ;;
     esac
     case $arch/$machine in
         /armv7* | /armv8*) die "no release for 32-bit ARM ($machine); build it from $repository:" \
-            "'rustup target add armv7-unknown-linux-musleabihf', then 'cargo build --release --target' with this target" ;;
-        /*) die "no release for $machine; build it from $repository with 'cargo build --release'" ;;
+            "'rustup target add armv7-unknown-linux-musleabihf', then 'cargo build --release --features cli --target' with this target" ;;
+        /*) die "no release for $machine; build it from $repository with 'cargo build --release --features cli'" ;;
     esac
 }
 

@@ -2,7 +2,7 @@
 //! preemptions allows, and also finds waits that never end.
 //!
 //! ```sh
-//! RUSTFLAGS="--cfg chanrpc_loom" cargo test --profile checked --lib --no-default-features loom -- --test-threads=1
+//! RUSTFLAGS="--cfg chanrpc_loom --cfg chanrpc_core" cargo test --profile checked --lib --no-default-features loom -- --test-threads=1
 //! ```
 //!
 //! A wait that never ends may abort the tests; with one test at a time, the last test printed is the culprit.

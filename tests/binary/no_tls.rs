@@ -13,7 +13,7 @@ fn tls_options_fail_in_a_build_without_tls() {
         folder.write(name, text);
         let ended = run(["serve", "--check", "--config", &folder.name(name)]);
         let said = ended.failed(2);
-        assert!(said.contains(place) && said.contains("--features tls"), "{said}");
+        assert!(said.contains(place) && said.contains("--features cli,tls"), "{said}");
     }
     let said = run(["call", "--ca", "ca.pem", "rpc.ping"]).failed(2).to_owned();
     assert!(said.contains("--ca: this build has no TLS"), "{said}");

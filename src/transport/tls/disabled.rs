@@ -65,7 +65,7 @@ pub struct TlsError;
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "this build has no TLS; build with `cargo build --release --features tls` to enable it \
+            "this build has no TLS; build with `cargo build --release --features cli,tls` to enable it \
              (docs/operations.md)",
         )
     }
