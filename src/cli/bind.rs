@@ -152,7 +152,7 @@ impl Endpoint {
                 );
             }
             self.bound.push(address);
-            all.push((Listener::new(socket, &self.listen, access).with_tls(self.tls.clone()), address));
+            all.push((Listener::with_tls(socket, &self.listen, access, self.tls.clone()), address));
         }
         (all, error)
     }

@@ -10,12 +10,15 @@ use async_channel::{Receiver, Sender};
 use smol::{Async, Executor, Task};
 
 use super::Node;
+use super::listener::Listener;
 use crate::address::Address;
 use crate::chan::{Client, Server};
-use crate::config::Limits;
-use crate::route::{Exports, Registry, RegistryBuilder, RegistryError};
+use crate::config::{Config, Limits};
+use crate::route::{
+    Access, Exports, ProviderConfigError, RegistryBuilder, RegistryError, registry_from_config,
+};
 
-/// Builds a node that serves tables of functions. Created by [`Node::builder`].
+/// Builds a node that serves tables of functions. Created by [`Node::builder`] or [`Node::from_config`].
 ///
 /// ```
 /// use chanrpc::chan::{Functions, Id1};
@@ -35,28 +38,42 @@ use crate::route::{Exports, Registry, RegistryBuilder, RegistryError};
 /// ```
 #[must_use = "nothing is served before `start`"]
 pub struct NodeBuilder {
-    registry: RegistryBuilder,
-    limits: Limits,
-    addresses: Vec<String>,
+    config: Config,
+    /// The addresses at which everybody may call everything.
+    open: Vec<String>,
+    exports: Vec<Export>,
     executor: Option<Arc<Executor<'static>>>,
     servers: Vec<Spawn>,
-    rejected: Option<RegistryError>,
 }
 
+/// Exports a table of functions.
+type Export = Box<dyn FnOnce(&mut RegistryBuilder) -> Result<(), RegistryError>>;
 /// Spawns the loop of a server.
 type Spawn = Box<dyn FnOnce(&Executor<'static>) -> Task<()>>;
 
 impl Node {
     /// Returns a builder of a node with this name.
     pub fn builder(name: &str) -> NodeBuilder {
-        NodeBuilder {
-            registry: Registry::builder(name),
-            limits: Limits::default(),
-            addresses: Vec::new(),
-            executor: None,
-            servers: Vec::new(),
-            rejected: None,
-        }
+        Self::from_config(Config { name: name.to_owned(), ..Config::default() })
+    }
+
+    /// Returns a builder of the node of a configuration, with its name, limits, functions, and listeners with access
+    /// rules and TLS. A listener without rules, if other machines can reach it, allows nothing.
+    ///
+    /// ```
+    /// use chanrpc::config::Config;
+    /// use chanrpc::{Id1, Node, Remote};
+    ///
+    /// let text = "[[listen]]\naddress = '127.0.0.1:0'\n[[access]]\nfunctions = ['rpc.echo']";
+    /// let node = Node::from_config(Config::parse(text, "node.toml")?).start()?;
+    ///
+    /// let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.call(Id1::<Vec<u8>, Vec<u8>>::new("rpc.echo"), vec![7]).wait()?, [7]);
+    /// assert!(remote.call(Id1::<(), Vec<String>>::new("rpc.list"), ()).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_config(config: Config) -> NodeBuilder {
+        NodeBuilder { config, open: Vec::new(), exports: Vec::new(), executor: None, servers: Vec::new() }
     }
 }
 
@@ -76,23 +93,21 @@ impl NodeBuilder {
 
     /// Serves the functions of a table by a server or scheduler that runs already, of which `client` is a client.
     pub fn export<S: 'static>(mut self, functions: &Exports<S>, client: &Client) -> Self {
-        if let Err(error) = self.registry.export(functions, client) {
-            self.rejected.get_or_insert(error);
-        }
+        let (functions, client) = (functions.clone(), client.clone());
+        self.exports.push(Box::new(move |registry| registry.export(&functions, &client).map(drop)));
         self
     }
 
     /// Listens on a `host:port`; port 0 takes a free one. A name is listened on at each of its addresses. Every caller
     /// may call every function.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.addresses.push(address.into());
+        self.open.push(address.into());
         self
     }
 
     /// Sets the limits of connections and calls.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.registry = self.registry.max_hops(limits.hops);
-        self.limits = limits;
+        self.config.limits = limits;
         self
     }
 
@@ -105,24 +120,32 @@ impl NodeBuilder {
     /// Binds the addresses, and starts the node.
     ///
     /// # Errors
-    /// [`NodeError`] if a function cannot be registered, an address cannot be bound, or the thread cannot be started.
+    /// [`NodeError`] if a function cannot be registered, a file of the configuration cannot be used, an address cannot
+    /// be bound, or the thread cannot be started.
     pub fn start(self) -> Result<RunningNode, NodeError> {
-        let Self { registry, limits, addresses, executor, servers, rejected } = self;
-        if let Some(error) = rejected {
-            return Err(NodeError::Register(error));
-        }
+        let Self { config, open, exports, executor, servers } = self;
+        let own = executor.is_none();
+        let executor = executor.unwrap_or_default();
+        let mut registry = registry_from_config(&config, &executor)?;
+        exports.into_iter().try_for_each(|export| export(&mut registry))?;
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
-        for address in addresses {
-            let of_address = bind(&address).map_err(|source| NodeError::Bind { address, source })?;
-            for (listener, local) in of_address {
-                listeners.push(listener);
+        let access = Arc::new(Access::new(&config));
+        for listen in &config.listen {
+            let unusable = |error| NodeError::Config(format!("tls of {}: {error}", listen.address).into());
+            let tls = Listener::tls(listen).map_err(unusable)?;
+            for (socket, local) in bind(&listen.address)? {
+                listeners.push(Listener::with_tls(socket, listen, &access, tls.clone()));
+                bound.push(local);
+            }
+        }
+        for address in open {
+            for (socket, local) in bind(&address)? {
+                listeners.push(socket.into());
                 bound.push(local);
             }
         }
         let (stop, stopped) = async_channel::bounded::<()>(1);
-        let own = executor.is_none();
-        let executor = executor.unwrap_or_default();
-        let node = Node::new(executor.clone(), registry.build(), limits);
+        let node = Node::new(executor.clone(), registry.build(), config.limits);
         let servers: Vec<_> = servers.into_iter().map(|spawn| spawn(&executor)).collect();
         let serve = serve(node.clone(), listeners, stopped, servers);
         let running = if own {
@@ -137,7 +160,11 @@ impl NodeBuilder {
 }
 
 /// Binds every address of a `host:port`, all to the same port.
-fn bind(address: &str) -> io::Result<Vec<(smol::net::TcpListener, SocketAddr)>> {
+fn bind(address: &str) -> Result<Vec<(smol::net::TcpListener, SocketAddr)>, NodeError> {
+    try_bind(address).map_err(|source| NodeError::Bind { address: address.to_owned(), source })
+}
+
+fn try_bind(address: &str) -> io::Result<Vec<(smol::net::TcpListener, SocketAddr)>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("an address is {error}"));
     let address: Address = address.parse().map_err(invalid)?;
     let mut port = address.port();
@@ -160,12 +187,7 @@ fn bind(address: &str) -> io::Result<Vec<(smol::net::TcpListener, SocketAddr)>> 
     Ok(bound)
 }
 
-async fn serve(
-    node: Node,
-    listeners: Vec<smol::net::TcpListener>,
-    stopped: Receiver<()>,
-    servers: Vec<Task<()>>,
-) {
+async fn serve(node: Node, listeners: Vec<Listener>, stopped: Receiver<()>, servers: Vec<Task<()>>) {
     let shutdown = async {
         let _ = stopped.recv().await;
     };
@@ -175,7 +197,7 @@ async fn serve(
 
 impl fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeBuilder").field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("NodeBuilder").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -239,6 +261,8 @@ impl fmt::Debug for RunningNode {
 pub enum NodeError {
     /// A function cannot be registered.
     Register(RegistryError),
+    /// A token file or TLS file of the configuration cannot be used.
+    Config(Box<dyn std::error::Error + Send + Sync>),
     /// An address cannot be bound.
     Bind {
         /// The address.
@@ -250,10 +274,26 @@ pub enum NodeError {
     Thread(io::Error),
 }
 
+impl From<RegistryError> for NodeError {
+    fn from(error: RegistryError) -> Self {
+        Self::Register(error)
+    }
+}
+
+impl From<ProviderConfigError> for NodeError {
+    fn from(error: ProviderConfigError) -> Self {
+        match error {
+            ProviderConfigError::Registry(error) => Self::Register(error),
+            error => Self::Config(error.into()),
+        }
+    }
+}
+
 impl fmt::Display for NodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Register(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
@@ -264,6 +304,7 @@ impl std::error::Error for NodeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Register(error) => Some(error),
+            Self::Config(error) => error.source(),
             Self::Bind { source, .. } => Some(source),
             Self::Thread(error) => Some(error),
         }

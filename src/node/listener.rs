@@ -38,24 +38,33 @@ pub(super) struct ListenerContext {
 }
 
 impl Listener {
-    /// Creates a listener with the settings of `configured`, except TLS, which [`Self::tls`] and [`Self::with_tls`]
-    /// add.
-    pub fn new(socket: TcpListener, configured: &ListenerConfig, access: &Arc<Access>) -> Self {
+    /// Creates a listener with the settings of `configured`, and loads its TLS files if it has any.
+    ///
+    /// # Errors
+    /// [`TlsError`] if a file is missing or invalid, or if this build has no TLS (feature `tls`).
+    pub fn new(
+        socket: TcpListener,
+        configured: &ListenerConfig,
+        access: &Arc<Access>,
+    ) -> Result<Self, TlsError> {
+        Ok(Self::with_tls(socket, configured, access, Self::tls(configured)?))
+    }
+
+    /// Creates a listener whose TLS files are loaded.
+    pub(crate) fn with_tls(
+        socket: TcpListener,
+        configured: &ListenerConfig,
+        access: &Arc<Access>,
+        tls: Option<Acceptor>,
+    ) -> Self {
         let mut hosts = configured.hosts.clone();
         hosts.extend(configured.address.parse().map(|address: Address| address.host()));
         let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
+        let host_policy = host_policy.with_tls(tls.is_some());
         let leaf = configured.leaf.as_ref().map(leaf);
         let context =
-            ListenerContext { grants: access.grants_for(&configured.address), host_policy, leaf, tls: None };
+            ListenerContext { grants: access.grants_for(&configured.address), host_policy, leaf, tls };
         Self { socket: with_backlog(socket), context: Arc::new(context) }
-    }
-
-    /// Accepts TLS connections only, if `tls` is given.
-    #[must_use]
-    pub fn with_tls(self, tls: Option<Acceptor>) -> Self {
-        let ListenerContext { grants, host_policy, leaf, .. } = &*self.context;
-        let (grants, host_policy) = (grants.clone(), host_policy.clone().with_tls(tls.is_some()));
-        Self { context: Arc::new(ListenerContext { grants, host_policy, leaf: *leaf, tls }), ..self }
     }
 
     /// Waits for a connection.
@@ -71,8 +80,8 @@ impl Listener {
     /// Loads the certificate and key of a listener. Returns `None` if it is configured without TLS.
     ///
     /// # Errors
-    /// Returns an error if a file is missing or invalid, or if this build has no TLS (feature `tls`).
-    pub fn tls(configured: &ListenerConfig) -> Result<Option<Acceptor>, TlsError> {
+    /// As [`new`](Self::new).
+    pub(crate) fn tls(configured: &ListenerConfig) -> Result<Option<Acceptor>, TlsError> {
         let load =
             |tls: &ListenerTlsConfig| Acceptor::load(&tls.certificate, &tls.key, tls.client_ca.as_deref());
         configured.tls.as_ref().map(load).transpose()

@@ -18,7 +18,7 @@ use smol::{Executor, Timer};
 
 use crate::config::Limits;
 use crate::route::Registry;
-pub use crate::transport::tls::{Acceptor, TlsError};
+pub use crate::transport::tls::TlsError;
 pub use builder::{NodeBuilder, NodeError, RunningNode};
 pub use listener::Listener;
 use shared::Shared;

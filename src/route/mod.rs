@@ -9,7 +9,7 @@ mod call;
 mod description;
 pub(crate) mod exec;
 mod forward;
-mod from_config;
+pub(crate) mod from_config;
 mod name;
 mod native;
 mod program;
@@ -29,7 +29,7 @@ pub use call::{Call, DeferredCall, Handled, Responder};
 pub use description::{Description, ProviderKind};
 pub(crate) use exec::Exec;
 pub use forward::Forward;
-pub use from_config::{ProviderConfigError, registry_from_config};
+pub(crate) use from_config::{ProviderConfigError, registry_from_config};
 pub use native::{Exports, Network};
 #[cfg(feature = "cli")]
 pub(crate) use program::set_inherited_cloexec;

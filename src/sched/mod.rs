@@ -65,7 +65,7 @@ mod waterfall;
 
 pub use call::HandleCall;
 #[cfg(feature = "cron")]
-pub use cron::{Cron, CronError, CronField, FieldProblem, Zone, ZoneError};
+pub use cron::{Cron, CronError, Zone};
 pub use error::ScheduleError;
 pub use handle::{Handle, PostHandle, StreamHandle};
 pub use modules::{ModuleError, Modules};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use chanrpc::sched::{Cron, CronError, CronField, FieldProblem, Zone, ZoneError};
+use chanrpc::sched::{Cron, CronError, Zone};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -122,58 +122,63 @@ fn errors_describe_the_fault() {
 
 #[test]
 fn errors_have_distinct_kinds() {
-    use CronField::{DayOfMonth, DayOfWeek, Hour, Minute, Month, Second};
-    use FieldProblem::{Backwards, Malformed, OutOfRange, Step, StepOfOne};
+    const MALFORMED: &str = "no value, range, * or list of these";
+    const OUT_OF_RANGE: &str = "the value is out of range";
+    const BACKWARDS: &str = "the range ends before it begins";
+    const STEP: &str = "the step is zero, too large or no number";
+    const STEP_OF_ONE: &str = "a step needs a range or * before it";
     for (expression, field, found, problem) in [
-        ("60 * * * * *", Second, "60", OutOfRange),
-        ("999 * * * *", Minute, "999", OutOfRange),
-        ("-5 * * * *", Minute, "-5", Malformed),
-        ("+5 * * * *", Minute, "+5", Malformed),
-        ("5- * * * *", Minute, "5-", Malformed),
-        ("1-2-3 * * * *", Minute, "1-2-3", Malformed),
-        ("1,,2 * * * *", Minute, "1,,2", Malformed),
-        (", * * * *", Minute, ",", Malformed),
-        ("** * * * *", Minute, "**", Malformed),
-        ("*-5 * * * *", Minute, "*-5", Malformed),
-        ("mon * * * *", Minute, "mon", Malformed),
-        ("٣ * * * *", Minute, "٣", Malformed),
-        ("1.5 * * * *", Minute, "1.5", Malformed),
-        ("0 0-24 * * *", Hour, "0-24", OutOfRange),
-        ("0 */0 * * *", Hour, "*/0", Step),
-        ("0 */24 * * *", Hour, "*/24", Step),
-        ("0 */ * * *", Hour, "*/", Step),
-        ("0 */+2 * * *", Hour, "*/+2", Step),
-        ("0 */2/2 * * *", Hour, "*/2/2", Step),
-        ("0 /2 * * *", Hour, "/2", Malformed),
-        ("0 30/2 * * *", Hour, "30/2", OutOfRange),
-        ("0 0 0 * *", DayOfMonth, "0", OutOfRange),
-        ("0 0 ? * *", DayOfMonth, "?", Malformed),
-        ("0 0 1 13 *", Month, "13", OutOfRange),
-        ("0 0 1 dec-jan *", Month, "dec-jan", Backwards),
-        ("0 0 1 sun *", Month, "sun", Malformed),
-        ("0 0 * * 8", DayOfWeek, "8", OutOfRange),
-        ("0 0 * * fri-mon", DayOfWeek, "fri-mon", Backwards),
-        ("0 0 * * jan", DayOfWeek, "jan", Malformed),
-        ("0 0 * * mon/2", DayOfWeek, "mon/2", StepOfOne),
+        ("60 * * * * *", "second", "60", OUT_OF_RANGE),
+        ("999 * * * *", "minute", "999", OUT_OF_RANGE),
+        ("-5 * * * *", "minute", "-5", MALFORMED),
+        ("+5 * * * *", "minute", "+5", MALFORMED),
+        ("5- * * * *", "minute", "5-", MALFORMED),
+        ("1-2-3 * * * *", "minute", "1-2-3", MALFORMED),
+        ("1,,2 * * * *", "minute", "1,,2", MALFORMED),
+        (", * * * *", "minute", ",", MALFORMED),
+        ("** * * * *", "minute", "**", MALFORMED),
+        ("*-5 * * * *", "minute", "*-5", MALFORMED),
+        ("mon * * * *", "minute", "mon", MALFORMED),
+        ("٣ * * * *", "minute", "٣", MALFORMED),
+        ("1.5 * * * *", "minute", "1.5", MALFORMED),
+        ("0 0-24 * * *", "hour", "0-24", OUT_OF_RANGE),
+        ("0 */0 * * *", "hour", "*/0", STEP),
+        ("0 */24 * * *", "hour", "*/24", STEP),
+        ("0 */ * * *", "hour", "*/", STEP),
+        ("0 */+2 * * *", "hour", "*/+2", STEP),
+        ("0 */2/2 * * *", "hour", "*/2/2", STEP),
+        ("0 /2 * * *", "hour", "/2", MALFORMED),
+        ("0 30/2 * * *", "hour", "30/2", OUT_OF_RANGE),
+        ("0 0 0 * *", "day of month", "0", OUT_OF_RANGE),
+        ("0 0 ? * *", "day of month", "?", MALFORMED),
+        ("0 0 1 13 *", "month", "13", OUT_OF_RANGE),
+        ("0 0 1 dec-jan *", "month", "dec-jan", BACKWARDS),
+        ("0 0 1 sun *", "month", "sun", MALFORMED),
+        ("0 0 * * 8", "day of week", "8", OUT_OF_RANGE),
+        ("0 0 * * fri-mon", "day of week", "fri-mon", BACKWARDS),
+        ("0 0 * * jan", "day of week", "jan", MALFORMED),
+        ("0 0 * * mon/2", "day of week", "mon/2", STEP_OF_ONE),
     ] {
-        let expected = CronError::Field { field, found: found.into(), problem };
-        assert_eq!(wrong(expression), expected, "{expression:?}");
+        let (said, expected) = (wrong(expression).to_string(), format!("{field} {found:?}: {problem}"));
+        assert!(said.starts_with(&expected), "{expression:?}: {said}");
     }
     for expression in ["", " ", "*", "* * * *", "* * * * * * *", "0 0 1 1 * 2025 @daily"] {
-        assert!(matches!(wrong(expression), CronError::Fields { .. }), "{expression:?}");
+        let said = wrong(expression).to_string();
+        assert!(said.contains(" fields; it needs 5"), "{expression:?}: {said}");
     }
     for expression in ["@", "@reboot", "@daily *", "@ daily"] {
-        assert!(matches!(wrong(expression), CronError::Name { .. }), "{expression:?}");
+        let said = wrong(expression).to_string();
+        assert!(said.contains(" is no cron expression; write @yearly"), "{expression:?}: {said}");
     }
     let unknown = Cron::parse("@daily", Zone::named("Mars/Olympus")).unwrap_err();
-    assert_eq!(unknown, CronError::Zone(ZoneError::Unknown { name: "Mars/Olympus".into() }));
-    assert!(std::error::Error::source(&unknown).is_some());
+    assert!(unknown.to_string().starts_with("no time zone \"Mars/Olympus\" is known"), "{unknown}");
 }
 
 #[test]
 fn expression_that_never_matches_is_rejected() {
     for expression in ["0 0 30 2 *", "0 0 31 2,4,6,9,11 *", "* * 31 apr */2", "0 0 30-31 feb *"] {
-        assert!(matches!(wrong(expression), CronError::Never { .. }), "{expression:?}");
+        let said = wrong(expression).to_string();
+        assert!(said.contains(" never comes"), "{expression:?}: {said}");
     }
     // But Mondays in February match.
     assert_next(&cron("0 0 30 2 1", "utc"), "2025-06-01T00:00:00Z", &["2026-02-02T00:00:00Z"]);
@@ -275,7 +280,9 @@ fn no_match_beyond_the_end_of_the_calendar() {
 fn local_zone_is_that_of_the_machine() {
     match Cron::parse("@daily", Zone::Local) {
         Ok(cron) => assert!(cron.next_after(UNIX_EPOCH).is_some_and(|next| next > UNIX_EPOCH)),
-        Err(error) => assert_eq!(error, CronError::Zone(ZoneError::Local)),
+        Err(error) => {
+            assert!(error.to_string().starts_with("the time zone of this machine is unknown"), "{error}");
+        }
     }
 }
 

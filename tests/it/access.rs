@@ -329,7 +329,7 @@ fn token_expiring_on_an_open_connection_stops_working() {
         let socket = smol::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let node = node::Node::new(executor.clone(), Registry::builder("test").build(), Limits::default());
-        let listener = Listener::new(socket, &ListenerConfig::new("127.0.0.1:0"), &access);
+        let listener = Listener::new(socket, &ListenerConfig::new("127.0.0.1:0"), &access).unwrap();
         let _serving =
             executor.spawn(async move { node.serve(vec![listener], std::future::pending()).await });
         smol::unblock(move || {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use chanrpc::chan::{Client as Calls, Functions, Id1, Responder, Server};
 use chanrpc::config::Config;
-use chanrpc::internals::route::token_hash;
+use chanrpc::internals::route::{registry_from_config, token_hash};
 use chanrpc::message::Fault;
 use chanrpc::node::{Listener, Node};
-use chanrpc::route::{Access, Exports, registry_from_config};
+use chanrpc::route::{Access, Exports};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use smol::Executor;
@@ -76,7 +76,7 @@ impl Fixture {
                 for listen in &config.listen {
                     let socket = TcpListener::bind(listen.address.as_str()).await.unwrap();
                     addresses.push(socket.local_addr().unwrap());
-                    listeners.push(Listener::new(socket, listen, &access));
+                    listeners.push(Listener::new(socket, listen, &access).unwrap());
                 }
                 tell.send(addresses).await.unwrap();
                 let node = Node::new(executor.clone(), builder.build(), config.limits.clone());

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
-use super::field::CronField;
-use super::zone::ZoneError;
+use super::field::Field;
+use super::zone::ZoneProblem;
 
-/// The reason why an expression is not a [`Cron`](super::Cron).
+/// The reason why a text is not a [`Cron`](super::Cron) or a [`Zone`](super::Zone), or the zone is unknown. Its message
+/// names the invalid part and what a valid one looks like.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CronError {
+pub struct CronError(Problem);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Problem {
     /// The expression has neither five nor six fields.
     Fields {
         /// The expression.
@@ -22,7 +25,7 @@ pub enum CronError {
     /// A field is invalid.
     Field {
         /// The field.
-        field: CronField,
+        field: Field,
         /// The invalid item of its list, or the whole field if an item is empty.
         found: String,
         /// The reason.
@@ -33,14 +36,13 @@ pub enum CronError {
         /// The expression.
         found: String,
     },
-    /// The time zone is unknown.
-    Zone(ZoneError),
+    /// The time zone is malformed or unknown.
+    Zone(ZoneProblem),
 }
 
 /// The reason why a field of a cron expression is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FieldProblem {
+pub(super) enum FieldProblem {
     /// The item is not a value, range or `*`, or part of it is missing.
     Malformed,
     /// A value is too small or too large.
@@ -53,27 +55,33 @@ pub enum FieldProblem {
     StepOfOne,
 }
 
+impl From<Problem> for CronError {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
 impl fmt::Display for CronError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fields { found } => write!(
+        match &self.0 {
+            Problem::Fields { found } => write!(
                 f,
                 "cron expression {found:?} has {count} fields; it needs 5 (minute, hour, day of month, month, day of \
                  week) or 6 (a second before them), such as 30 9 * * mon-fri",
                 count = found.split_whitespace().count(),
             ),
-            Self::Name { found } => write!(
+            Problem::Name { found } => write!(
                 f,
                 "{found:?} is no cron expression; write @yearly, @annually, @monthly, @weekly, @daily, @midnight, \
                  @hourly, or fields such as 30 9 * * mon-fri"
             ),
-            Self::Field { field, found, problem } => {
+            Problem::Field { field, found, problem } => {
                 write!(f, "{field} {found:?}: {problem}; it is {hint}", hint = field.hint())
             }
-            Self::Never { found } => {
+            Problem::Never { found } => {
                 write!(f, "cron expression {found:?} never comes: no such month has such a day")
             }
-            Self::Zone(error) => error.fmt(f),
+            Problem::Zone(problem) => problem.fmt(f),
         }
     }
 }
@@ -90,11 +98,4 @@ impl fmt::Display for FieldProblem {
     }
 }
 
-impl std::error::Error for CronError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Zone(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+impl std::error::Error for CronError {}

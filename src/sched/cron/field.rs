@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::error::{CronError, FieldProblem};
+use super::error::{FieldProblem, Problem};
 
 /// The values of a field.
 #[derive(Clone, Copy, Debug)]
@@ -31,9 +31,8 @@ impl Set {
 }
 
 /// A field of a cron expression.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CronField {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
     /// 0 to 59.
     Second,
     /// 0 to 59.
@@ -52,7 +51,7 @@ const MONTHS: [&str; 12] =
     ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const WEEKDAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
-impl CronField {
+impl Field {
     /// Returns the smallest and the largest value.
     const fn bounds(self) -> (u8, u8) {
         match self {
@@ -84,10 +83,10 @@ impl CronField {
         }
     }
 
-    pub(super) fn read(self, text: &str) -> Result<Set, CronError> {
+    pub(super) fn read(self, text: &str) -> Result<Set, Problem> {
         let mut values = 0;
         for item in text.split(',') {
-            let wrong = |problem| CronError::Field {
+            let wrong = |problem| Problem::Field {
                 field: self,
                 found: if item.is_empty() { text.to_owned() } else { item.to_owned() },
                 problem,
@@ -143,7 +142,7 @@ fn number(text: &str) -> Option<u8> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-impl fmt::Display for CronField {
+impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Second => "second",

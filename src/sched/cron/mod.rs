@@ -14,11 +14,11 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-pub use error::{CronError, FieldProblem};
-pub use field::CronField;
-use field::Set;
+pub use error::CronError;
+use error::Problem;
+use field::{Field, Set};
 pub(super) use schedule::CronSchedule;
-pub use zone::{Zone, ZoneError};
+pub use zone::Zone;
 
 /// A cron expression in the calendar of a [`Zone`], written as five fields or six:
 ///
@@ -108,20 +108,20 @@ impl Cron {
         let (second, [minute, hour, day, month, weekday]) = match *fields {
             [minute, hour, day, month, weekday] => ("0", [minute, hour, day, month, weekday]),
             [second, minute, hour, day, month, weekday] => (second, [minute, hour, day, month, weekday]),
-            _ => return Err(CronError::Fields { found: expression }),
+            _ => return Err(Problem::Fields { found: expression }.into()),
         };
         let cron = Self {
-            seconds: CronField::Second.read(second)?,
-            minutes: CronField::Minute.read(minute)?,
-            hours: CronField::Hour.read(hour)?,
-            days: CronField::DayOfMonth.read(day)?,
-            months: CronField::Month.read(month)?,
-            weekdays: CronField::DayOfWeek.read(weekday)?.with_sunday_as_0(),
-            time_zone: zone.look_up().map_err(CronError::Zone)?,
+            seconds: Field::Second.read(second)?,
+            minutes: Field::Minute.read(minute)?,
+            hours: Field::Hour.read(hour)?,
+            days: Field::DayOfMonth.read(day)?,
+            months: Field::Month.read(month)?,
+            weekdays: Field::DayOfWeek.read(weekday)?.with_sunday_as_0(),
+            time_zone: zone.look_up().map_err(Problem::Zone)?,
             expression,
             zone,
         };
-        if cron.never() { Err(CronError::Never { found: cron.expression }) } else { Ok(cron) }
+        if cron.never() { Err(Problem::Never { found: cron.expression }.into()) } else { Ok(cron) }
     }
 
     /// Returns the expression, in lower case and with one space between its fields.
@@ -266,7 +266,7 @@ fn expand(expression: &str) -> Result<&str, CronError> {
         "@weekly" => "0 0 * * 0",
         "@daily" | "@midnight" => "0 0 * * *",
         "@hourly" => "0 * * * *",
-        name if name.starts_with('@') => return Err(CronError::Name { found: name.to_owned() }),
+        name if name.starts_with('@') => return Err(Problem::Name { found: name.to_owned() }.into()),
         fields => fields,
     })
 }

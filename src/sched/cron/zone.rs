@@ -7,6 +7,8 @@ use std::str::FromStr;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
 
+use super::error::{CronError, Problem};
+
 /// A time zone as written in a configuration. It is looked up when it is used, as by
 /// [`Cron::parse`](super::Cron::parse).
 ///
@@ -48,30 +50,30 @@ impl Zone {
     }
 
     /// Looks up the zone.
-    pub(super) fn look_up(&self) -> Result<TimeZone, ZoneError> {
+    pub(super) fn look_up(&self) -> Result<TimeZone, ZoneProblem> {
         match self {
             Self::Utc => Ok(TimeZone::UTC),
             Self::Offset(seconds) => Offset::from_seconds(*seconds)
                 .map(TimeZone::fixed)
-                .map_err(|_| ZoneError::Offset { found: self.to_string() }),
+                .map_err(|_| ZoneProblem::Offset { found: self.to_string() }),
             // The system's database may be incomplete.
             Self::Named(name) => TimeZone::get(name)
                 .or_else(|_| TimeZoneDatabase::bundled().get(name))
-                .map_err(|_| ZoneError::Unknown { name: name.to_string() }),
-            Self::Local => TimeZone::try_system().map_err(|_| ZoneError::Local),
+                .map_err(|_| ZoneProblem::Unknown { name: name.to_string() }),
+            Self::Local => TimeZone::try_system().map_err(|_| ZoneProblem::Local),
         }
     }
 }
 
 impl FromStr for Zone {
-    type Err = ZoneError;
+    type Err = CronError;
 
     /// Parses `utc`, `local`, an offset or a name, which is not looked up.
     ///
     /// # Errors
     ///
-    /// [`ZoneError::Offset`] if the text begins with a sign but is not an offset.
-    fn from_str(text: &str) -> Result<Self, ZoneError> {
+    /// [`CronError`] if the text begins with a sign but is not an offset.
+    fn from_str(text: &str) -> Result<Self, CronError> {
         if text.eq_ignore_ascii_case("utc") {
             Ok(Self::Utc)
         } else if text.eq_ignore_ascii_case("local") {
@@ -79,7 +81,8 @@ impl FromStr for Zone {
         } else if text.starts_with(['+', '-']) {
             let zone = DateTimeParser::new().parse_time_zone(text);
             let offset = zone.ok().and_then(|zone| zone.to_fixed_offset().ok());
-            let offset = offset.ok_or_else(|| ZoneError::Offset { found: text.to_owned() })?;
+            let offset =
+                offset.ok_or_else(|| Problem::Zone(ZoneProblem::Offset { found: text.to_owned() }))?;
             Ok(Self::Offset(offset.seconds()))
         } else {
             Ok(Self::Named(Cow::Owned(text.to_owned())))
@@ -105,8 +108,7 @@ impl fmt::Display for Zone {
 
 /// The reason why a time zone is invalid or unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ZoneError {
+pub(super) enum ZoneProblem {
     /// The offset is malformed, or 26 hours or more.
     Offset {
         /// The offset as it was written.
@@ -121,7 +123,7 @@ pub enum ZoneError {
     Local,
 }
 
-impl fmt::Display for ZoneError {
+impl fmt::Display for ZoneProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Offset { found } => {
@@ -141,8 +143,6 @@ impl fmt::Display for ZoneError {
         }
     }
 }
-
-impl std::error::Error for ZoneError {}
 
 #[cfg(test)]
 mod tests {
@@ -166,7 +166,8 @@ mod tests {
         assert_eq!("UTC".parse(), Ok(Zone::Utc));
         assert_eq!("+0530".parse(), Ok(Zone::minutes(330)));
         for wrong in ["+", "-5", "+5:30", "+05:60", "+26:00", "+05:30 ", "+05:30[Asia/Kolkata]"] {
-            assert_eq!(wrong.parse::<Zone>(), Err(ZoneError::Offset { found: wrong.into() }));
+            let offset = Problem::Zone(ZoneProblem::Offset { found: wrong.into() });
+            assert_eq!(wrong.parse::<Zone>(), Err(offset.into()));
         }
     }
 
