@@ -48,6 +48,7 @@ pub mod route {
 
     pub use crate::route::access::{Decision, DenialReason, Grants, Visibility, token_hash};
     pub use crate::route::exec::Exec;
+    pub use crate::route::forward::Forward;
     pub use crate::route::from_config::registry_from_config;
     pub use crate::route::reply_queue::{CallId, ReplyQueue};
 

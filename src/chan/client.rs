@@ -330,7 +330,7 @@ impl fmt::Debug for WeakClient {
 }
 
 /// A call in go mode that was not queued.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct GoError<A> {
     error: CallError,
     arguments: A,

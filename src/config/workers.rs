@@ -60,6 +60,7 @@ impl Workers {
 /// What happens to calls when the queue is full. It affects the function with the most queued calls, so that a flood of
 /// calls to one function does not displace those to others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// `"refuse"`, the default: the function's newest call is answered that the node is busy.
     #[default]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::chan::Panic;
 
 /// The reason why a call has no result. `E` is its client's error.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum LaneError<E> {
     /// The lane's queue is full, and the call does not wait for room.
@@ -30,6 +30,23 @@ pub enum LaneError<E> {
     },
     /// The job ended with this error.
     Failed(E),
+}
+
+impl<E> LaneError<E> {
+    /// Returns `true` if the lane's queue is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
+    /// Returns `true` if the lanes were closed or dropped before the job began.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+
+    /// Returns `true` if the deadline of the call passed.
+    pub fn is_deadline(&self) -> bool {
+        matches!(self, Self::Deadline | Self::Unreachable(_))
+    }
 }
 
 impl<E: fmt::Display> fmt::Display for LaneError<E> {
@@ -58,12 +75,38 @@ impl<E: std::error::Error + 'static> std::error::Error for LaneError<E> {
     }
 }
 
-/// A call in go mode that was not queued.
+/// A job in go mode that was not queued. Holds the job, and the reason: [`LaneError::Full`] or [`LaneError::Closed`].
+#[derive(Clone)]
 pub struct LaneGoError<J, E> {
-    /// The reason: [`LaneError::Full`] or [`LaneError::Closed`].
-    pub error: LaneError<E>,
-    /// The job, for another attempt.
-    pub job: J,
+    pub(super) error: LaneError<E>,
+    pub(super) job: J,
+}
+
+impl<J, E> LaneGoError<J, E> {
+    /// Returns the reason.
+    pub fn error(&self) -> &LaneError<E> {
+        &self.error
+    }
+
+    /// Returns the reason, without the job.
+    pub fn into_error(self) -> LaneError<E> {
+        self.error
+    }
+
+    /// Returns the job, for another attempt.
+    pub fn into_inner(self) -> J {
+        self.job
+    }
+
+    /// Returns `true` if the lane's queue is full.
+    pub fn is_full(&self) -> bool {
+        self.error.is_full()
+    }
+
+    /// Returns `true` if the lanes are closed.
+    pub fn is_closed(&self) -> bool {
+        self.error.is_closed()
+    }
 }
 
 impl<J, E: fmt::Debug> fmt::Debug for LaneGoError<J, E> {

@@ -210,6 +210,14 @@ fn enter(object: &str, node: &str) -> Option<String> {
     Some(format!("{}{node}{comma}{names}{}", &object[..at], &object[at + names.len()..]))
 }
 
+impl PartialEq for Fault {
+    /// Faults are equal if their codes, messages and the texts of their data are.
+    fn eq(&self, other: &Self) -> bool {
+        let data = [self, other].map(|fault| fault.data.as_ref().map(|data| data.get()));
+        self.code == other.code && self.message == other.message && data[0] == data[1]
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (code {})", self.message, self.code)

@@ -76,6 +76,7 @@ impl Description {
 
 /// The kind of a [`Provider`](super::Provider). Serialized as its [name](Self::as_str).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum ProviderKind {
     /// `builtin`: a function that every node has (`rpc.*`).
     Builtin,

@@ -8,7 +8,7 @@ mod builtin;
 mod call;
 mod description;
 pub(crate) mod exec;
-mod forward;
+pub(crate) mod forward;
 pub(crate) mod from_config;
 mod name;
 mod native;
@@ -28,7 +28,7 @@ pub(crate) use call::CallHead;
 pub use call::{Call, DeferredCall, Handled, Responder};
 pub use description::{Description, ProviderKind};
 pub(crate) use exec::Exec;
-pub use forward::Forward;
+pub(crate) use forward::Forward;
 pub(crate) use from_config::{ProviderConfigError, registry_from_config};
 pub use native::{Exports, Network};
 #[cfg(feature = "cli")]

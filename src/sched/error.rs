@@ -17,6 +17,18 @@ pub enum ScheduleError {
     },
 }
 
+impl ScheduleError {
+    /// Returns `true` if a limit is reached, so that a later attempt may succeed.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
+    }
+
+    /// Returns `true` if the scheduler is closed, or drains.
+    pub fn is_closed(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
 impl fmt::Display for ScheduleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

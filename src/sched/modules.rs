@@ -35,6 +35,7 @@ use super::scheduler::Scheduler;
 /// smol::block_on(executor.run(modules.run(async { drop(shutdown.await) }, Duration::from_secs(5))))?;
 /// # Ok::<(), chanrpc::sched::ModuleError>(())
 /// ```
+#[must_use = "nothing runs before `run`"]
 pub struct Modules {
     executor: Arc<Executor<'static>>,
     modules: Vec<(String, Init)>,
@@ -83,7 +84,14 @@ impl fmt::Display for ModuleError {
     }
 }
 
-impl std::error::Error for ModuleError {}
+impl std::error::Error for ModuleError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Init { reason, .. } => Some(&**reason),
+            _ => None,
+        }
+    }
+}
 
 impl Modules {
     /// Creates an empty list. Its modules will run on `executor`.

@@ -26,6 +26,7 @@ const EVENT_BUDGET: u32 = 64;
 /// An async function blocks the whole loop until it ends, which is rarely wanted. Instead, register a
 /// [deferred](Functions::register_deferred) function that starts an async call or a waterfall, and answers in the
 /// callback.
+#[must_use = "dropping it closes it"]
 pub struct Scheduler<S: 'static> {
     /// Dropped before the server, whose end completes drains.
     shared: Owned<S>,

@@ -467,13 +467,13 @@ fn full_lane_waits_rejects_or_fails_as_configured() {
         assert!(matches!(full, LaneError::Full { limit: 2 }), "{full}");
         assert!(full.to_string().contains("2 calls") && full.to_string().contains("LaneSettings::queue"));
         let not_gone = fakes.lanes.go(&0, |_| async { Ok(()) }).unwrap_err();
-        assert!(matches!(not_gone.error, LaneError::Full { limit: 2 }), "{not_gone:?}");
+        assert!(matches!(not_gone.error(), LaneError::Full { limit: 2 }), "{not_gone:?}");
 
         // These wait for capacity in order, and no call overtakes them.
         let waiting = [fakes.held(0), fakes.held(0)];
         running.gate.end(Ok(0));
         assert_eq!(fakes.answer(running.call).unwrap(), 0);
-        assert!(fakes.lanes.go(&0, not_gone.job).is_err(), "there is room, but not for those who come now");
+        assert!(fakes.lanes.go(&0, not_gone.into_inner()).is_err(), "there is room, but not for those who come now");
         for (at, held) in queued.into_iter().chain(waiting).enumerate() {
             fakes.settle();
             assert!(held.gate.has_begun(), "call {at}");
@@ -776,7 +776,7 @@ fn closing_answers_calls_that_have_not_started() {
     assert!(matches!(fakes.answer(fresh), Err(LaneError::Closed)));
     assert!(matches!(fakes.answer(sum(&other, 0)), Err(LaneError::Closed)));
     let refused = other.go(&0, job.into_job()).unwrap_err();
-    assert!(matches!(refused.error, LaneError::Closed));
+    assert!(refused.is_closed());
     drop(refused);
     assert!(!gone.has_begun());
     fakes.lanes.close();

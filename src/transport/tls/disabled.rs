@@ -59,7 +59,7 @@ pub fn is_certificate_rejection(_: &io::Error) -> bool {
 }
 
 /// This build has no TLS.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsError;
 
 impl fmt::Display for TlsError {
