@@ -127,12 +127,40 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from now. See
     /// [`deadline`](Self::deadline).
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # use std::time::Duration;
+    /// # use chanrpc::CallError;
+    /// // Nothing runs the server.
+    /// let call = client.call(ADD, 5).timeout(Duration::from_millis(1));
+    /// assert_eq!(call.wait(), Err(CallError::Deadline));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timeout(mut self, time: Duration) -> Self {
         self.deadline = Deadline::after(time);
         self
     }
 
     /// Ends the call with [`CallError::Full`] instead of waiting for room in the queue.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # use chanrpc::{CallError, ServerSettings};
+    /// let server = Server::with_settings(0, functions, ServerSettings::default().capacity(1));
+    /// let client = server.client();
+    /// client.go(ADD, 1)?;
+    /// assert_eq!(client.call(ADD, 1).unless_full().wait(), Err(CallError::Full));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn unless_full(mut self) -> Self {
         self.full = WhenFull::Fail;
         self

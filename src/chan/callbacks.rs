@@ -114,6 +114,25 @@ pub struct CallbackCall<'a, C, T, A, R> {
 
 impl<C: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> CallbackCall<'_, C, T, A, R> {
     /// Ends the call with [`CallError::Deadline`] unless it is answered within this time from [`then`](Self::then).
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # use std::time::Duration;
+    /// # use chanrpc::{CallError, Callbacks};
+    /// # let mut callbacks = Callbacks::new(8);
+    /// // Nothing runs the server.
+    /// let call = callbacks.call(&client, ADD, 5).timeout(Duration::from_millis(1));
+    /// call.then(|late: &mut bool, sum| *late = sum == Err(CallError::Deadline))?;
+    /// let mut late = false;
+    /// smol::block_on(callbacks.next()).run(&mut late);
+    /// assert!(late);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -165,6 +184,23 @@ impl<C: 'static> Callbacks<C> {
 
     /// Starts an async call of the function of a typed id: `callbacks.call(&client, ADD, 5).then(|state, sum| …)?`.
     /// `target` is a [`Client`](super::Client) or a `Remote`.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # use chanrpc::Callbacks;
+    /// let mut callbacks = Callbacks::new(8);
+    /// callbacks.call(&client, ADD, 5).then(|seen: &mut Vec<i64>, sum| seen.extend(sum))?;
+    /// let mut seen = Vec::new();
+    /// smol::block_on(callbacks.next()).run(&mut seen);
+    /// assert_eq!(seen, [5]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call<'a, T, K, A, R>(
         &'a mut self,
         target: &'a T,
@@ -222,6 +258,27 @@ impl<C: 'static> Callbacks<C> {
     ///
     /// Never completes if nothing is pending; a loop races it against its other sources. Cancel safe: dropping the
     /// future loses no callback.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # use chanrpc::Callbacks;
+    /// let mut callbacks = Callbacks::new(8);
+    /// for n in 1..=3 {
+    ///     callbacks.call(&client, ADD, n).then(|last: &mut i64, sum| *last = sum.unwrap())?;
+    /// }
+    /// let mut last = 0;
+    /// while callbacks.pending() > 0 {
+    ///     smol::block_on(callbacks.next()).run(&mut last);
+    /// }
+    /// # assert_eq!(last, 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn next(&mut self) -> Callback<C> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -58,6 +58,20 @@ impl Client {
     /// Calls the function of a typed id and waits for its result.
     ///
     /// Nothing happens before the returned [`Call`] is polled, or blocked on by [`Call::wait`].
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// // A plain thread waits; a task awaits.
+    /// assert_eq!(client.call(ADD, 5).wait()?, 5);
+    /// assert_eq!(smol::block_on(async { client.call(ADD, 2).await })?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> Call<'_, A, R>
     where
         K: KindMarker<R>,
@@ -74,6 +88,19 @@ impl Client {
     }
 
     /// Calls a function with one result by its text, number or type. See [`call`](Self::call).
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// assert_eq!(client.call1::<i64, i64>("add", 5).wait()?, 5);
+    /// assert!(client.call1::<i64, i64>("subtract", 5).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call1<A: Send + 'static, R: Send + 'static>(
         &self,
         id: impl Into<FunctionId>,
@@ -92,6 +119,19 @@ impl Client {
     }
 
     /// Calls a function of any kind in go mode: it runs, and its result is dropped. Never waits.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// client.go(ADD, 5)?;
+    /// assert_eq!(client.call(ADD, 0).wait()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`GoError`] with the arguments if the function is unknown, takes other arguments, or the queue is full or
@@ -112,6 +152,21 @@ impl Client {
     ///
     /// Once the call is queued it will run, even if the returned [`Call`] is dropped. One that ends with
     /// [`CallError::Deadline`] was not queued and never runs.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// for n in 1..=4000 {
+    ///     client.go_when_room(ADD, n).wait()?; // more than the queue takes
+    /// }
+    /// assert_eq!(client.call(ADD, 0).wait()?, 8_002_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn go_when_room<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Call<'_, A, ()> {
         let found = self.shared().table.find_to_go::<A>(&id.into_function_id());
         Call::go(self.shared(), found, arguments, ())
@@ -194,6 +249,21 @@ impl Client {
     }
 
     /// Returns a client that does not keep the server alive.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// let weak = client.downgrade();
+    /// assert!(weak.upgrade().is_some_and(|again| again.same_server(&client)));
+    /// drop(client);
+    /// smol::block_on(server.run()); // ends, as no client is left
+    /// assert!(weak.upgrade().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn downgrade(&self) -> WeakClient {
         WeakClient(Arc::downgrade(&self.0))
     }

@@ -75,6 +75,18 @@ impl<S: 'static, P: Reach> Functions<S, P> {
 
     /// Registers a function under a typed id.
     ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1};
+    /// const PAY: Id1<u64, u64> = Id1::new("pay");
+    ///
+    /// let mut functions = Functions::new();
+    /// functions.register(PAY, |balance: &mut u64, price| {
+    ///     *balance = balance.checked_sub(price).ok_or("not enough money")?;
+    ///     Ok::<_, &str>(*balance)
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`RegisterError`] if the id is taken or empty. This holds for all methods that register a function.
     pub fn register<K, A, R, O, M>(
@@ -185,6 +197,14 @@ impl<S: 'static, P: Reach> Functions<S, P> {
     }
 
     /// Registers a function with one result under a text, a number or a type.
+    ///
+    /// ```
+    /// # use chanrpc::Functions;
+    /// let mut functions = Functions::new();
+    /// functions.register1("length", |_: &mut (), text: String| text.len())?;
+    /// functions.register0(7, |_, ()| println!("seven"))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`register`](Self::register).

@@ -43,11 +43,33 @@ pub struct Server<S> {
 
 impl<S: 'static> Server<S> {
     /// Creates a server with the default [`ServerSettings`].
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// let mut functions = Functions::new();
+    /// functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// let server = Server::new(0, functions);
+    /// assert_eq!(*server.state(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new<P: Reach>(state: S, functions: impl Into<Arc<Functions<S, P>>>) -> Self {
         Self::with_settings(state, functions, ServerSettings::default())
     }
 
     /// Creates a server.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # use chanrpc::ServerSettings;
+    /// let settings = ServerSettings::default().name("totals").capacity(16);
+    /// let server = Server::with_settings(0, functions, settings);
+    /// assert_eq!(server.client().server_name(), "totals");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn with_settings<P: Reach>(
         state: S,
         functions: impl Into<Arc<Functions<S, P>>>,
@@ -82,6 +104,20 @@ impl<S: 'static> Server<S> {
     }
 
     /// Returns a handle that closes this server from elsewhere.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # use chanrpc::CallError;
+    /// let closer = server.closer();
+    /// closer.close();
+    /// assert_eq!(client.call(ADD, 1).wait(), Err(CallError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn closer(&self) -> Closer {
         Closer(self.runner.shared.clone())
     }
@@ -136,6 +172,20 @@ impl<S: 'static> Server<S> {
     ///
     /// A sync call from inside the function that would wait for this server is refused. A sync call from the loop
     /// around `exec` is not detected, and never ends unless it has a deadline.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let mut server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// client.go(ADD, 5)?;
+    /// // A loop of your own, which ends here instead of waiting.
+    /// while smol::block_on(server.exec()) {}
+    /// assert_eq!(*server.state(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn exec(&mut self) -> bool {
         if self.runner.batch.is_empty() {
             let there = smol::future::poll_once(self.runner.ready()).await;
@@ -166,6 +216,19 @@ impl<S: 'static> Server<S> {
     ///
     /// The loop yields to other tasks of its executor after 64 calls or a millisecond. Dropping the future drops the
     /// server.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// client.go(ADD, 5)?;
+    /// drop(client);
+    /// assert_eq!(smol::block_on(server.run()), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn run(self) -> S
     where
         S: Send,
@@ -185,6 +248,20 @@ impl<S: 'static> Server<S> {
     }
 
     /// Like [`run`](Self::run), but all functions run where this future is polled.
+    ///
+    /// ```
+    /// # use std::{cell::Cell, rc::Rc};
+    /// # use chanrpc::{Functions, Id0, Server};
+    /// # const SET: Id0<u32> = Id0::new("set");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(SET, |cell: &mut Rc<Cell<u32>>, n| cell.set(n))?;
+    /// // The state never leaves this thread.
+    /// let server = Server::new(Rc::new(Cell::new(0)), functions);
+    /// let client = server.client();
+    /// std::thread::spawn(move || client.go(SET, 5));
+    /// assert_eq!(smol::block_on(server.run_pinned()).get(), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn run_pinned(self) -> S {
         let Self { mut state, mut runner, guard } = self;
         drop(guard);
@@ -413,6 +490,21 @@ impl Closer {
     /// Returns `true` if all calls have run, and `false` if the server ended before: it was closed or dropped, or its
     /// task or executor was. Also returns `false`, and only closes the server for new calls, if one of the server's own
     /// functions would wait for itself. Dropping the future leaves the server draining, without a timeout.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # use std::time::Duration;
+    /// client.go(ADD, 5)?;
+    /// let drain = server.closer();
+    /// let both = smol::future::zip(server.run(), drain.drain(Duration::from_secs(5)));
+    /// assert_eq!(smol::block_on(both), (5, true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.drain_outcome(timeout).await == DrainOutcome::Complete
     }

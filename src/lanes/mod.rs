@@ -203,6 +203,27 @@ impl<C: LaneClient> Lanes<C> {
     }
 
     /// Returns a handle to the lane of a key.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, LaneSettings, Lanes, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let _server = executor.spawn(server.run());
+    /// # let lanes = Lanes::new(&executor, LaneSettings::default(), move |_| {
+    /// #     let client = client.clone();
+    /// #     async move { Ok(client) }
+    /// # });
+    /// // Ann's calls keep their order; Ben's run beside them.
+    /// let (ann, ben) = (lanes.keyed("Ann").call(ADD, 5), lanes.keyed("Ben").call(ADD, 5));
+    /// let (ann, ben) = smol::block_on(executor.run(smol::future::zip(ann, ben)));
+    /// assert_eq!(ann?.max(ben?), 10);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn keyed<K: Hash + ?Sized>(&self, key: &K) -> Keyed<'_, C> {
         let number = self.lane_of(key);
         let lane = &self.pool.lanes[number];
@@ -210,6 +231,28 @@ impl<C: LaneClient> Lanes<C> {
     }
 
     /// Runs a job in the lane of a key and waits for its result. See [`Keyed::run`].
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, LaneSettings, Lanes, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let _server = executor.spawn(server.run());
+    /// # let lanes = Lanes::new(&executor, LaneSettings::default(), move |_| {
+    /// #     let client = client.clone();
+    /// #     async move { Ok(client) }
+    /// # });
+    /// // No other call of the key comes between these two.
+    /// let both = lanes.run("Ann", |client| async move {
+    ///     Ok((client.call(ADD, 1).await?, client.call(ADD, 1).await?))
+    /// });
+    /// assert_eq!(smol::block_on(executor.run(both))?, (1, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn run<K, J, F, R>(&self, key: &K, job: J) -> LaneCall<C, R>
     where
         K: Hash + ?Sized,
@@ -221,6 +264,25 @@ impl<C: LaneClient> Lanes<C> {
     }
 
     /// Queues a job in the lane of a key and drops its result. Never waits. See [`Keyed::go`].
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, LaneSettings, Lanes, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let _server = executor.spawn(server.run());
+    /// # let lanes = Lanes::new(&executor, LaneSettings::default(), move |_| {
+    /// #     let client = client.clone();
+    /// #     async move { Ok(client) }
+    /// # });
+    /// lanes.go("Ann", |client| async move { client.call(ADD, 5).await })?;
+    /// assert_eq!(smol::block_on(executor.run(lanes.keyed("Ann").call(ADD, 0)))?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`LaneGoError`] with the job if the queue is full or the lanes are closed.
@@ -273,6 +335,24 @@ impl<C: LaneClient> Lanes<C> {
 /// Calls of functions, each in the lane of its id. The id of a text has the same lane as that text as a key.
 impl<C: LaneClient<Error = CallError>> Lanes<C> {
     /// Calls the function of a typed id in the function's lane and waits for its result.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, LaneSettings, Lanes, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let _server = executor.spawn(server.run());
+    /// # let lanes = Lanes::new(&executor, LaneSettings::default(), move |_| {
+    /// #     let client = client.clone();
+    /// #     async move { Ok(client) }
+    /// # });
+    /// assert_eq!(smol::block_on(executor.run(lanes.call(ADD, 5)))?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> LaneCall<C, R>
     where
         C: Target<A, R>,

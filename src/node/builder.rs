@@ -53,6 +53,13 @@ type Spawn = Box<dyn FnOnce(&Executor<'static>) -> Task<()>>;
 
 impl Node {
     /// Returns a builder of a node with this name.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// assert_ne!(node.addresses()[0].port(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder(name: &str) -> NodeBuilder {
         Self::from_config(Config { name: name.to_owned(), ..Config::default() })
     }
@@ -79,6 +86,16 @@ impl Node {
 
 impl NodeBuilder {
     /// Serves the functions of a table by a server that owns `state`.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// assert_eq!(Remote::connect(node.addresses()[0].to_string()).call(ADD, 5).wait()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn serve<S: Send + 'static>(mut self, functions: Exports<S>, state: S) -> Self {
         let functions = Arc::new(functions);
         let server = Server::new(state, functions.clone());
@@ -92,6 +109,21 @@ impl NodeBuilder {
     }
 
     /// Serves the functions of a table by a server or scheduler that runs already, of which `client` is a client.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// let server = Server::new(0, functions.clone());
+    /// let client = server.client();
+    /// std::thread::spawn(|| smol::block_on(server.run()));
+    /// let node = Node::builder("example").export(&functions, &client).listen("127.0.0.1:0").start()?;
+    ///
+    /// let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.call(ADD, 5).wait()?, client.call(ADD, 0).wait()?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn export<S: 'static>(mut self, functions: &Exports<S>, client: &Client) -> Self {
         let (functions, client) = (functions.clone(), client.clone());
         self.exports.push(Box::new(move |registry| registry.export(&functions, &client).map(drop)));
@@ -106,12 +138,29 @@ impl NodeBuilder {
     }
 
     /// Sets the limits of connections and calls.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// # use chanrpc::config::Limits;
+    /// let limits = Limits::default().connections(16).message(64 << 10);
+    /// let node = Node::builder("example").limits(limits).listen("127.0.0.1:0").start()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn limits(mut self, limits: Limits) -> Self {
         self.config.limits = limits;
         self
     }
 
     /// Runs the node on an executor. By default it runs on a thread of its own.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::Node;
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let node = Node::builder("example").executor(&executor).listen("127.0.0.1:0").start()?;
+    /// smol::block_on(executor.run(node.stop()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn executor(mut self, executor: &Arc<Executor<'static>>) -> Self {
         self.executor = Some(executor.clone());
         self
@@ -228,6 +277,13 @@ impl RunningNode {
     }
 
     /// Stops accepting connections, answers the calls in flight, for up to [`Limits::drain`], and ends.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// smol::block_on(node.stop());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn stop(mut self) {
         self.stop.close();
         match self.running.take() {

@@ -38,6 +38,23 @@ pub struct Node {
 
 impl Node {
     /// Creates a node whose connections run on `executor` and call the functions of `registry`.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::Node;
+    /// # use chanrpc::config::Limits;
+    /// # use chanrpc::route::Registry;
+    /// # fn main() -> std::io::Result<()> {
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let registry = Registry::builder("example").build();
+    /// let node = Node::new(executor.clone(), registry, Limits::default());
+    /// smol::block_on(executor.run(async {
+    ///     let socket = smol::net::TcpListener::bind("127.0.0.1:0").await?;
+    ///     node.serve(vec![socket], async {}).await; // Ctrl-C, usually
+    ///     Ok(())
+    /// }))
+    /// # }
+    /// ```
     pub fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
         Self { shared: Arc::new(Shared::new(executor, registry, limits)) }
     }

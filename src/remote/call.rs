@@ -69,6 +69,21 @@ impl<R> RemoteCall<R> {
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered within `timeout` from now. More than a year is
     /// taken as a year.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Id0, Node, Remote, Responder};
+    /// # const SLEEP: Id0<()> = Id0::new("sleep");
+    /// # let mut functions = Functions::exported();
+    /// # let sleep = |waiting: &mut Vec<Responder<()>>, (), responder| waiting.push(responder);
+    /// # functions.register_deferred(SLEEP, sleep)?;
+    /// # let node = Node::builder("example").serve(functions, Vec::new()).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// # smol::block_on(remote.connected())?;
+    /// let call = remote.call(SLEEP, ()).timeout(Duration::from_millis(1));
+    /// assert!(call.wait().is_err_and(|error| error.is_deadline()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timeout(self, timeout: Duration) -> Self {
         self.deadline(Instant::now() + timeout.min(MAX_TIMEOUT))
     }

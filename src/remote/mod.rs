@@ -76,6 +76,12 @@ impl Remote {
     /// Starts to connect to `address`, a `host:port`, on a thread of its own. [`builder`](Self::builder) takes more
     /// settings.
     ///
+    /// ```
+    /// # use chanrpc::Remote;
+    /// let remote = Remote::connect("127.0.0.1:7300"); // returns at once
+    /// assert_eq!(remote.address(), "127.0.0.1:7300");
+    /// ```
+    ///
     /// # Panics
     /// If the system cannot start a thread.
     pub fn connect(address: impl Into<String>) -> Self {
@@ -83,6 +89,14 @@ impl Remote {
     }
 
     /// Returns a builder of a client of the node at `address`, a `host:port`.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use chanrpc::Remote;
+    /// # use chanrpc::config::Limits;
+    /// let limits = Limits::default().deadline(Duration::from_secs(1));
+    /// let remote = Remote::builder("board-a:7300").token("a secret").limits(limits).connect();
+    /// ```
     pub fn builder(address: impl Into<String>) -> RemoteBuilder {
         RemoteBuilder::new(address)
     }
@@ -93,6 +107,19 @@ impl Remote {
     }
 
     /// Calls the function of a typed id and waits for its result.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// // A plain thread waits; a task awaits.
+    /// assert_eq!(remote.call(ADD, 5).wait()?, 5);
+    /// assert_eq!(smol::block_on(async { remote.call(ADD, 2).await })?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> RemoteCall<R>
     where
         K: KindMarker<R>,
@@ -108,6 +135,18 @@ impl Remote {
     }
 
     /// Calls a function with one result by its name, and waits for it.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.call1::<i64, i64>("add", 5).wait()?, 5);
+    /// assert!(remote.call1::<i64, i64>("subtract", 5).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call1<A: Serialize, R: DeserializeOwned>(
         &self,
         id: impl Into<FunctionId>,
@@ -127,11 +166,36 @@ impl Remote {
 
     /// Calls a function in go mode. The returned call ends when the request is queued for sending, and does not learn
     /// what becomes of it.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// remote.go(ADD, 5).wait()?;
+    /// assert_eq!(remote.call(ADD, 0).wait()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn go<A: Serialize>(&self, id: impl Takes<A>, arguments: A) -> RemoteCall<()> {
         RemoteCall::new(self, request(id.into_function_id(), &arguments, Mode::Go), decode)
     }
 
     /// Calls a function with parameters in JSON, and waits for its result in JSON.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// # use chanrpc::message::RawJson;
+    /// let params = RawJson::of(&[5])?;
+    /// assert_eq!(remote.call_raw("add", Some(params)).wait()?.get(), "5");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call_raw(
         &self,
         method: impl Into<String>,
@@ -157,6 +221,20 @@ impl Remote {
 
     /// Waits for an attempt to connect that is under way. Calls do so themselves.
     ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// smol::block_on(remote.connected())?;
+    ///
+    /// let nobody = Remote::connect("127.0.0.1:1");
+    /// assert!(smol::block_on(nobody.connected()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`CallError::Unreachable`] if the attempt fails, or none is under way.
     pub async fn connected(&self) -> Result<(), CallError> {
@@ -165,6 +243,20 @@ impl Remote {
 
     /// Closes the connections after everything is written, or after `timeout`. Calls that were cancelled just before
     /// are thus cancelled at the other node too. Later calls fail.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// # use std::time::Duration;
+    /// remote.go(ADD, 5).wait()?;
+    /// smol::block_on(remote.close(Duration::from_secs(5)));
+    /// assert!(remote.call(ADD, 5).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn close(&self, timeout: Duration) {
         self.0.pool.close(timeout).await;
     }

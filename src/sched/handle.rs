@@ -49,6 +49,19 @@ impl<S: 'static> Handle<S> {
 
     /// Queues a task for the loop. Tasks run in order; [`PostHandle`] is a future of the result.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let posted = handle.post(|state| { *state += 1; *state })?;
+    /// assert_eq!(smol::block_on(executor.run(posted))?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ScheduleError`] if too many posted tasks wait, or the scheduler is closed or drains.
     pub fn post<R: Send + 'static>(
@@ -62,6 +75,28 @@ impl<S: 'static> Handle<S> {
 
     /// Starts an async call of the function of a typed id: `me.call(&cards, DRAW, ()).then(|me, card| …)?`. `target` is
     /// a [`Client`] or a `Remote`.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::Scheduler;
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let call = handle.call(&client, ADD, 5).timeout(Duration::from_secs(20));
+    /// call.then(|state, sum| *state = sum.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call<'h, T, K, A, R>(
         &'h self,
         target: &'h T,
@@ -107,6 +142,20 @@ impl<S: 'static> Handle<S> {
 
     /// Runs `action` once, after `time`.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let me = handle.clone();
+    /// handle.after(Duration::from_millis(1), move |state| { *state += 1; me.close(); })?;
+    /// assert_eq!(smol::block_on(executor.run(owner)), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ScheduleError`] if too many timers are set, or the scheduler is closed or drains.
     pub fn after(
@@ -120,6 +169,23 @@ impl<S: 'static> Handle<S> {
     /// Runs `action` periodically, first after one period. A late loop skips the ticks that it missed and continues
     /// with the next one, so that ticks stay whole periods away from the first. A period of zero elapses each time the
     /// loop has handled other events.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let me = handle.clone();
+    /// handle.every(Duration::from_millis(1), move |ticks| {
+    ///     *ticks += 1;
+    ///     if *ticks == 3 { me.close(); }
+    /// })?;
+    /// assert_eq!(smol::block_on(executor.run(owner)), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`after`](Self::after).
@@ -138,6 +204,22 @@ impl<S: 'static> Handle<S> {
     ///   Other times are fixed: times that have fired do not recur, unless the clock was set back by three hours or more,
     ///   and so was wrong before.
     /// - Adjusted by less than a minute: no time fires twice in a row.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// # use chanrpc::sched::{Cron, Zone};
+    /// # handle.post(|days: &mut i32| *days)?;
+    /// let morning = Cron::parse("30 9 * * mon-fri", Zone::named("Europe/Berlin"))?;
+    /// let timer = handle.cron(morning, |days| *days += 1)?;
+    /// assert!(handle.cancel(timer));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As [`after`](Self::after).
@@ -161,6 +243,21 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Runs blocking work on another thread, and passes its result, or its panic, to `callback`.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let work = || std::fs::read("Cargo.toml").map_or(0, |text| text.len());
+    /// handle.spawn_blocking(work, |state, length| *state = length.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert!(smol::block_on(executor.run(owner)) > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ScheduleError`] if too many jobs wait or are open, or the scheduler is closed.
@@ -190,6 +287,20 @@ impl<S: 'static> Handle<S> {
 
     /// Spawns a future on the executor, and passes its output, or its panic, to `callback`.
     ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle.spawn(async { 42 }, |state, output| *state = output.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ScheduleError`] if too many are open, or the scheduler is closed.
     pub fn spawn<T: Send + 'static>(
@@ -215,6 +326,23 @@ impl<S: 'static> Handle<S> {
 
     /// Passes every item of a stream, such as the receiver of a channel, to `callback`. The next item is taken after
     /// the callback, so a stream cannot flood the loop. Ends with the stream, or if the callback panics.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let me = handle.clone();
+    /// handle.attach_stream(smol::stream::iter([40, 2]), move |sum, n| {
+    ///     *sum += n;
+    ///     if *sum == 42 { me.close(); }
+    /// })?;
+    /// assert_eq!(smol::block_on(executor.run(owner)), 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ScheduleError`] if too many streams are attached, or the scheduler is closed or drains.
@@ -248,6 +376,25 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Begins a chain of async steps, the first of which gets `value`.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// # use chanrpc::CallError;
+    /// handle
+    ///     .waterfall_with::<_, CallError>("cheese")
+    ///     .spawn_blocking(|article| article.len())
+    ///     .step(|state, length| { *state += length; Ok(*state) })
+    ///     .finish(|state, sum| assert_eq!(sum, Ok(*state)))?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 6);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn waterfall_with<T, E>(&self, value: T) -> Waterfall<S, T, E>
     where
         T: Send + 'static,
@@ -258,6 +405,20 @@ impl<S: 'static> Handle<S> {
 
     /// Closes the scheduler: nothing further runs, all waits end with [`CallError::Closed`] or
     /// [`CallError::Unanswered`], and the loop ends. Closing again does nothing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle.close();
+    /// assert!(handle.post(|state| *state += 1).is_err_and(|error| error.is_closed()));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) {
         self.0.close();
     }
@@ -268,6 +429,20 @@ impl<S: 'static> Handle<S> {
     ///
     /// Returns `true` if all of that has run, and `false` if the loop ended before: by a close, the timeout, or a drop
     /// of its future or executor. Dropping the future of the drain leaves the scheduler draining, without a timeout.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle.spawn(async { 42 }, |state, output| *state = output.unwrap())?;
+    /// assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.0.begin_drain();
         let drained = self.0.closer.drain_outcome(timeout).await;
@@ -326,6 +501,19 @@ pub struct PostHandle<R> {
 
 impl<R> PostHandle<R> {
     /// Returns the task's number. Later tasks of the same scheduler have greater numbers.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let (first, second) = (handle.post(|_: &mut i32| ())?, handle.post(|_| ())?);
+    /// assert!(first.serial() < second.serial());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn serial(&self) -> u64 {
         self.serial
     }

@@ -26,6 +26,20 @@ const EVENT_BUDGET: u32 = 64;
 /// An async function blocks the whole loop until it ends, which is rarely wanted. Instead, register a
 /// [deferred](Functions::register_deferred) function that starts an async call or a waterfall, and answers in the
 /// callback.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use std::time::Duration;
+/// # use chanrpc::{Functions, Scheduler};
+/// let executor = Arc::new(smol::Executor::new());
+/// let scheduler = Scheduler::new(&executor, Functions::new(), |_| vec!["created"]);
+/// let handle = scheduler.handle();
+/// handle.post(|log| log.push("posted"))?;
+/// let owner = executor.spawn(scheduler.run());
+/// smol::block_on(executor.run(handle.drain(Duration::from_secs(20))));
+/// assert_eq!(smol::block_on(executor.run(owner)), ["created", "posted"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "dropping it closes it"]
 pub struct Scheduler<S: 'static> {
     /// Dropped before the server, whose end completes drains.
@@ -46,6 +60,24 @@ enum Event<S> {
 impl<S: 'static> Scheduler<S> {
     /// Creates a scheduler with the default [`SchedulerSettings`]. Its tasks run on `executor`. `state` creates the state, which
     /// may keep the handle.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Handle, Id0, Scheduler};
+    /// # const FLASH: Id0<Duration> = Id0::new("flash");
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// struct Lamp { me: Handle<Lamp>, on: bool }
+    ///
+    /// let mut functions = Functions::new();
+    /// functions.register(FLASH, |lamp: &mut Lamp, time| {
+    ///     lamp.on = true;
+    ///     lamp.me.after(time, |lamp| lamp.on = false).unwrap();
+    /// })?;
+    /// let scheduler = Scheduler::new(&executor, functions, |me| Lamp { me: me.clone(), on: false });
+    /// # assert!(!scheduler.state().on);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new<P: Reach>(
         executor: &Arc<Executor<'static>>,
         functions: impl Into<Arc<Functions<S, P>>>,
@@ -55,6 +87,18 @@ impl<S: 'static> Scheduler<S> {
     }
 
     /// Creates a scheduler. See [`new`](Self::new).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler, SchedulerSettings};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// let settings = SchedulerSettings::default().name("clock").timers(1);
+    /// let clock = Scheduler::with_settings(&executor, Functions::new(), settings, |_| ());
+    /// clock.handle().after(Duration::from_secs(1), |_| ())?;
+    /// assert!(clock.handle().after(Duration::from_secs(1), |_| ()).is_err_and(|error| error.is_full()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn with_settings<P: Reach>(
         executor: &Arc<Executor<'static>>,
         functions: impl Into<Arc<Functions<S, P>>>,

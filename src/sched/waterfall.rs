@@ -76,6 +76,24 @@ where
     }
 
     /// Awaits a future that a closure creates from the state.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// # use chanrpc::CallError;
+    /// handle
+    ///     .waterfall::<CallError>()
+    ///     .then(|state, ()| smol::future::ready(Ok::<_, CallError>(*state + 42)))
+    ///     .finish(|state, n| *state = n.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn then<U, F, G>(self, step: impl FnOnce(&mut S, T) -> F + Send + 'static) -> Waterfall<S, U, E>
     where
         U: Send + 'static,
