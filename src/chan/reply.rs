@@ -15,6 +15,19 @@ use super::sync::Mutex;
 /// If it is dropped without an answer, the caller receives [`CallError::Unanswered`], or [`CallError::Panicked`] if a
 /// panic drops it. In the latter case the answer is sent when the function has ended, since the panic is not known
 /// before.
+///
+/// ```
+/// # use chanrpc::{Functions, Id1, Responder};
+/// const NEXT: Id1<(), u32> = Id1::new("next");
+///
+/// let mut functions = Functions::new();
+/// functions.register_deferred(NEXT, |waiting: &mut Vec<Responder<u32>>, (), responder| waiting.push(responder))?;
+/// // Later, from any thread:
+/// fn publish(waiting: &mut Vec<Responder<u32>>, news: u32) {
+///     waiting.drain(..).for_each(|responder| responder.reply(news));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Responder<R> {
     to: ReplyTo<R>,
     /// Answers when the responder is dropped. A pointer, since `R` is known to be `'static` only in the constructor.

@@ -14,6 +14,19 @@ use crate::config::Limits;
 use crate::transport::tls::Connector;
 
 /// Builds a [`Remote`].
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use chanrpc::{Functions, Id1, Node, Remote};
+/// # const ADD: Id1<i64, i64> = Id1::new("add");
+/// # let mut functions = Functions::exported();
+/// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+/// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+/// let executor = Arc::new(smol::Executor::new());
+/// let remote = Remote::builder(node.addresses()[0].to_string()).executor(&executor).connect();
+/// assert_eq!(smol::block_on(executor.run(remote.call(ADD, 5)))?, 5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "nothing is connected before `connect`"]
 pub struct RemoteBuilder {

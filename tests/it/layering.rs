@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "setters",
     "receive_deadline",
     "origin",
@@ -26,6 +26,7 @@ const ORDER: [&str; 24] = [
     "node",
     "load",
     "cli",
+    "guide",
     "internals",
     "lib",
     "main",

@@ -1,0 +1,39 @@
+//! Guides, each with whole programs.
+//!
+//! - [Embedding](embedding): from a server to a service on the network.
+//! - [Coming from Leaf](from_leaf), [coming from gRPC](from_grpc): the counterparts of what you know.
+
+// The files link to each other by name. Here the first definition of a link holds.
+
+/// [from-grpc.md]: from_grpc#errors
+/// [every dialect]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
+/// [access rules]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
+/// [counter.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/counter.rs
+/// [commands.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/commands.rs
+/// [waterfall.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/waterfall.rs
+/// [chat.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/chat.rs
+/// [lobby.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/lobby.rs
+/// [exposed.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/exposed.rs
+#[doc = include_str!("../docs/embedding.md")]
+pub mod embedding {}
+
+/// [embedding.md]: embedding
+/// [`Lanes`]: embedding#lanes
+/// [waterfall]: embedding#waterfall
+/// [`dialect = "leaf"`]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#leaf
+/// [option]: https://github.com/chanrpc/chanrpc/blob/main/docs/operations.md#tls
+/// [examples/lobby.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/lobby.rs
+#[doc = include_str!("../docs/from-leaf.md")]
+pub mod from_leaf {}
+
+/// [protocol.md]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
+/// [configuration]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#workers
+/// [deferred]: embedding#answering-later
+/// [job]: embedding#jobs-and-futures
+/// [attaches]: embedding#streams
+/// [build with TLS]: https://github.com/chanrpc/chanrpc/blob/main/docs/operations.md#tls
+/// [may call what]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
+/// [forward calls]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#functions-of-other-nodes
+/// [drain or close]: embedding#shutdown
+#[doc = include_str!("../docs/from-grpc.md")]
+pub mod from_grpc {}
