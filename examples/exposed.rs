@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let guest = Remote::builder(&address).tls(tls.clone()).connect();
     let owner = Remote::builder(&address).tls(tls).token(TOKEN).connect();
     assert_eq!(guest.call(READ, ()).wait()?, 42);
-    let denied = guest.call(RESET, ()).wait().unwrap_err();
+    let denied = guest.call(RESET, ()).wait().expect_err("it needs a token");
     println!("without a token: {denied}");
     assert_eq!(denied.fault().map(|fault| fault.code), Some(code::DENIED));
     owner.call(RESET, ()).wait()?;

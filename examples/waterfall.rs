@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     smol::block_on(executor.run(async {
         assert_eq!(client.call(BUY, "lamp".to_owned()).await?, 20);
         for expected in ["not enough money", "no lamp left"] {
-            let error = client.call(BUY, "lamp".to_owned()).await.unwrap_err().to_string();
+            let error = client.call(BUY, "lamp".to_owned()).await.expect_err(expected).to_string();
             println!("{error}");
             assert!(error.starts_with(expected));
         }

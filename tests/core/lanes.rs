@@ -473,7 +473,10 @@ fn full_lane_waits_rejects_or_fails_as_configured() {
         let waiting = [fakes.held(0), fakes.held(0)];
         running.gate.end(Ok(0));
         assert_eq!(fakes.answer(running.call).unwrap(), 0);
-        assert!(fakes.lanes.go(&0, not_gone.into_inner()).is_err(), "there is room, but not for those who come now");
+        assert!(
+            fakes.lanes.go(&0, not_gone.into_inner()).is_err(),
+            "there is room, but not for those who come now"
+        );
         for (at, held) in queued.into_iter().chain(waiting).enumerate() {
             fakes.settle();
             assert!(held.gate.has_begun(), "call {at}");

@@ -119,7 +119,8 @@ fn links_of_guides_are_defined_for_the_library() {
         let file = part.split("include_str!(\"../").nth(1).unwrap().split('"').next().unwrap();
         let text = read(file);
         assert_eq!(definitions(part), definitions(&text), "{file}");
-        let inline = |(at, _): (usize, _)| text[at + 2..].starts_with('#') || text[at + 2..].starts_with("http");
+        let inline =
+            |(at, _): (usize, _)| text[at + 2..].starts_with('#') || text[at + 2..].starts_with("http");
         assert!(text.match_indices("](").all(inline), "{file} has a link that leads nowhere on docs.rs");
     }
 }
@@ -154,7 +155,8 @@ fn links_between_documents_are_valid() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join(document).parent().unwrap().to_owned();
         let inline = text.match_indices("](").map(|(at, _)| text[at + 2..].split(')').next().unwrap());
-        let defined = text.lines().filter(|line| line.starts_with('[')).filter_map(|line| line.split_once("]: "));
+        let defined =
+            text.lines().filter(|line| line.starts_with('[')).filter_map(|line| line.split_once("]: "));
         for target in inline.chain(defined.map(|(_, target)| target)) {
             if target.contains("://") {
                 continue;
