@@ -256,6 +256,13 @@ impl<S: 'static, P: Reach> Functions<S, P> {
         entries.map(|(entry, export)| (&entry.id, entry.signature.kind, export))
     }
 
+    /// Returns what the table stores for a function.
+    #[cfg(feature = "node")]
+    pub(crate) fn export_mut(&mut self, id: &FunctionId) -> Option<&mut P::Export> {
+        let number = *self.table.numbers.get(id)?;
+        self.exports.get_mut(number)
+    }
+
     fn insert_now<A, R>(
         &mut self,
         id: FunctionId,

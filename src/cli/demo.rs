@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smol::{Executor, Timer};
 
 use crate::chan::{Functions, Id1, RegisterError, Responder};
-use crate::message::{Fault, code};
+use crate::message::{Fault, Param, Schema, Signature, code};
 use crate::route::Exports;
 
 /// The state of the demonstration server.
@@ -63,7 +63,28 @@ pub(super) fn functions(executor: &Arc<Executor<'static>>) -> Result<Exports<Dem
             executor.spawn(sleep).detach();
         },
     )?;
+    describe(&mut exports);
     Ok(exports)
+}
+
+/// Adds what the functions' types do not show.
+fn describe(exports: &mut Exports<Demo>) {
+    exports
+        .describe("demo.add", |add| {
+            add.names(["a", "b"]).result(Schema::number()).description("adds two numbers")
+        })
+        .describe("demo.divide", |divide| {
+            divide.names(["a", "b"]).description("returns the quotient and the remainder of two integers")
+        })
+        .describe("demo.count", |count| {
+            let by = Param::new("by", Schema::integer()).default(&1);
+            Signature { params: Some(vec![by]), ..count }.description("adds to a counter, and returns it")
+        })
+        .describe("demo.reset", |reset| reset.description("sets the counter to 0"))
+        .describe("demo.panic", |panic| panic.description("always panics, to show what its caller gets"))
+        .describe("demo.sleep", |sleep| {
+            sleep.names(["seconds"]).result(Schema::number()).description("answers after some seconds")
+        });
 }
 
 /// Returns a value that serializes whole numbers without a fraction: 3, not 3.0.

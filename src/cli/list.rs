@@ -44,10 +44,30 @@ struct Function {
     name: String,
     provider: String,
     kind: Option<String>,
-    #[serde(default)]
-    params: Vec<(String, String)>,
+    params: Option<Vec<Param>>,
+    result: Option<Schema>,
     target: Option<String>,
     description: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Param {
+    name: String,
+    schema: Schema,
+    required: bool,
+}
+
+/// The part of a JSON Schema that is shown.
+#[derive(Deserialize)]
+struct Schema {
+    /// A name, or a list of names.
+    r#type: Option<serde_json::Value>,
+}
+
+impl Schema {
+    fn name(&self) -> &str {
+        self.r#type.as_ref().and_then(serde_json::Value::as_str).unwrap_or("any")
+    }
 }
 
 impl List {
@@ -88,16 +108,16 @@ impl List {
 
 impl Function {
     fn signature(&self) -> String {
-        let params: Vec<_> = self.params.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
-        // Only programs declare their parameters.
-        let params = if params.is_empty() && self.provider != "builtin" {
-            "…".to_owned()
-        } else {
-            params.join(", ")
+        let param = |Param { name, schema, required }: &Param| {
+            format!("{name}{}: {}", if *required { "" } else { "?" }, schema.name())
+        };
+        let params = match &self.params {
+            None => "…".to_owned(),
+            Some(params) => params.iter().map(param).collect::<Vec<_>>().join(", "),
         };
         let mut signature = format!("{}({params})", self.name);
-        if let Some(kind) = &self.kind {
-            let _ = write!(signature, " -> {kind}");
+        if let Some(result) = self.result.as_ref().map(Schema::name).or(self.kind.as_deref()) {
+            let _ = write!(signature, " -> {result}");
         }
         signature
     }

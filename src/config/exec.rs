@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::Limits;
 use super::table::{DAY, Field, GIB, MIN_DURATION, Result, Table};
 use super::template::{self, ArgTemplate, Piece};
@@ -14,9 +16,11 @@ pub struct ExecConfig {
     /// The program, then its arguments. Never empty; the program itself contains no placeholder.
     pub argv: Vec<ArgTemplate>,
     /// The declared parameters, in the order of the file, which is also their position.
-    pub params: Vec<Param>,
+    pub params: Vec<ParamConfig>,
     /// How the program's standard output becomes the result.
     pub output: OutputFormat,
+    /// The JSON type of the result, for its description.
+    pub result: Option<String>,
     /// The timeout of one run; by default the node's call deadline applies.
     pub timeout: Option<Duration>,
     /// The maximum number of concurrent runs; 4 by default.
@@ -38,13 +42,24 @@ pub struct ExecConfig {
 
 /// One declared parameter of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Param {
+pub struct ParamConfig {
     /// The parameter's name: a letter or `_`, then letters, digits, `_` and `-`.
     pub name: String,
     /// The type of its JSON value.
     pub kind: ParamKind,
     /// Whether its value may begin an argument with a dash, as options do; `false` by default.
     pub leading_dash: bool,
+    /// The value, as JSON, if the caller gives none; without it, the caller must give one.
+    pub default: Option<String>,
+    /// A sentence for people.
+    pub description: Option<String>,
+}
+
+impl ParamConfig {
+    /// Creates a required parameter.
+    pub fn new(name: impl Into<String>, kind: ParamKind) -> Self {
+        Self { name: name.into(), kind, leading_dash: false, default: None, description: None }
+    }
 }
 
 /// The type of a parameter's JSON value.
@@ -59,6 +74,9 @@ pub enum ParamKind {
     /// `"boolean"`: true or false.
     Boolean,
 }
+
+/// The types of results.
+const RESULTS: [&str; 7] = ["string", "integer", "number", "boolean", "object", "array", "null"];
 
 /// How a program's standard output becomes the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,6 +106,7 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
         argv: self::argv(argv, &params)?,
         params,
         output: OutputFormat::default(),
+        result: None,
         timeout: None,
         concurrency: 4,
         queue: workers::FUNCTION_QUEUE,
@@ -105,6 +124,16 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
             _ => return Err(field.expected("\"text\", \"json\" or \"base64\"")),
         };
     }
+    if let Some(field) = table.get("result") {
+        let name = field.string()?;
+        if !RESULTS.contains(&name) {
+            return Err(field.expected(&format!("one of {}", RESULTS.join(", "))));
+        }
+        if exec.output != OutputFormat::Json && name != "string" {
+            return Err(field.fail("a program whose output is not \"json\" returns a string"));
+        }
+        exec.result = Some(name.to_owned());
+    }
     exec.directory = table.get("directory").map(Field::path).transpose()?;
     if let Some(field) = table.get("env") {
         exec.env = env(field)?;
@@ -120,7 +149,7 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
     Ok(exec)
 }
 
-fn argv(field: Field<'_>, params: &[Param]) -> Result<Vec<ArgTemplate>> {
+fn argv(field: Field<'_>, params: &[ParamConfig]) -> Result<Vec<ArgTemplate>> {
     let wanted = "a list of strings such as [\"df\", \"-k\", \"{path}\"]";
     let mut argv = Vec::new();
     for (index, field) in field.list(wanted)?.enumerate() {
@@ -140,7 +169,7 @@ fn argv(field: Field<'_>, params: &[Param]) -> Result<Vec<ArgTemplate>> {
     Ok(argv)
 }
 
-fn params(field: Field<'_>) -> Result<Vec<Param>> {
+fn params(field: Field<'_>) -> Result<Vec<ParamConfig>> {
     let Some(table) = field.table("params") else {
         return Err(field.expected("a table such as { path = \"string\" }"));
     };
@@ -161,15 +190,19 @@ fn params(field: Field<'_>) -> Result<Vec<Param>> {
 }
 
 /// Parses a parameter: its type, or a table with its type and options.
-fn param(field: Field<'_>) -> Result<Param> {
-    let mut param = Param { name: field.key.to_owned(), kind: ParamKind::String, leading_dash: false };
-    let mut kind = field;
+fn param(field: Field<'_>) -> Result<ParamConfig> {
+    let mut param = ParamConfig::new(field.key, ParamKind::String);
+    let (mut kind, mut default) = (field, None);
     if let Some(table) = field.table(field.heading) {
-        table.allow(&["type", "leading_dash"])?;
+        table.allow(&["type", "leading_dash", "default", "description"])?;
         kind = table.get("type").ok_or_else(|| field.fail("needs a type, such as { type = \"string\" }"))?;
         if let Some(field) = table.get("leading_dash") {
             param.leading_dash = field.boolean()?;
         }
+        if let Some(field) = table.get("description") {
+            param.description = Some(field.string()?.to_owned());
+        }
+        default = table.get("default");
     }
     param.kind = match kind.value.get_ref().as_str() {
         Some("string") => ParamKind::String,
@@ -178,7 +211,25 @@ fn param(field: Field<'_>) -> Result<Param> {
         Some("boolean") => ParamKind::Boolean,
         _ => return Err(kind.expected("a type: \"string\", \"integer\", \"number\" or \"boolean\"")),
     };
+    param.default = default.map(|field| default_value(field, param.kind)).transpose()?;
     Ok(param)
+}
+
+/// Parses the default of a parameter as JSON.
+fn default_value(field: Field<'_>, kind: ParamKind) -> Result<String> {
+    let value = field.value.get_ref();
+    let integer = || {
+        let integer = value.as_integer()?;
+        i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+    };
+    let number = || value.as_float()?.as_str().parse::<f64>().ok().filter(|number| number.is_finite());
+    let json = match kind {
+        ParamKind::String => value.as_str().filter(|text| !text.contains('\0')).map(|text| json!(text)),
+        ParamKind::Integer => integer().map(|integer| json!(integer)),
+        ParamKind::Number => integer().map(|integer| json!(integer)).or_else(|| number().map(|n| json!(n))),
+        ParamKind::Boolean => value.as_bool().map(|boolean| json!(boolean)),
+    };
+    json.map(|json| json.to_string()).ok_or_else(|| field.expected("a value of the parameter's type"))
 }
 
 fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {

@@ -34,6 +34,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "exec",
         "params",
         "output",
+        "result",
         "timeout",
         "concurrency",
         "queue",

@@ -27,7 +27,7 @@ pub use listener::ListenerConfig;
 pub use workers::{WhenFull, Workers};
 
 pub(crate) use access::Rule;
-pub(crate) use exec::{ExecConfig, OutputFormat, Param, ParamKind};
+pub(crate) use exec::{ExecConfig, OutputFormat, ParamConfig, ParamKind};
 pub(crate) use forward::{ForwardConfig, ForwardTlsConfig};
 pub(crate) use function::{FunctionConfig, ProviderConfig};
 pub(crate) use leaf::{ByteOrder, LeafConfig};

@@ -1,6 +1,6 @@
 //! Placeholders in a program's arguments.
 
-use super::exec::Param;
+use super::exec::ParamConfig;
 
 /// One element of a program's argument list, parsed. Its pieces are concatenated to exactly one argument.
 ///
@@ -26,7 +26,7 @@ pub enum Piece {
 ///
 /// # Errors
 /// A message that names the undeclared parameter.
-pub(super) fn parse(text: &str, params: &[Param]) -> Result<ArgTemplate, String> {
+pub(super) fn parse(text: &str, params: &[ParamConfig]) -> Result<ArgTemplate, String> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
     let mut rest = text;
@@ -77,7 +77,7 @@ fn is_name_char(c: char) -> bool {
 }
 
 /// Finds a parameter by its name or position. The two never conflict, since a name does not begin with a digit.
-fn find(name: &str, params: &[Param]) -> Result<usize, String> {
+fn find(name: &str, params: &[ParamConfig]) -> Result<usize, String> {
     let index = if name.bytes().all(|b| b.is_ascii_digit()) {
         name.parse().ok().filter(|index| *index < params.len())
     } else {
@@ -98,8 +98,7 @@ mod tests {
     use super::*;
 
     fn pieces(text: &str) -> Result<Vec<Piece>, String> {
-        let param =
-            |name: &str| Param { name: name.to_owned(), kind: ParamKind::String, leading_dash: false };
+        let param = |name: &str| ParamConfig::new(name, ParamKind::String);
         parse(text, &[param("path"), param("depth")]).map(|template| template.0)
     }
 

@@ -36,8 +36,8 @@ fn literal(text: &str) -> Piece {
     Piece::Literal(text.to_owned())
 }
 
-fn param(name: &str, kind: ParamKind) -> Param {
-    Param { name: name.to_owned(), kind, leading_dash: false }
+fn param(name: &str, kind: ParamKind) -> ParamConfig {
+    ParamConfig::new(name, kind)
 }
 
 #[test]
@@ -109,6 +109,7 @@ fn documented_example_is_parsed() {
         argv: vec![template(&[literal("df")]), template(&[literal("-k")]), template(&[Piece::Param(0)])],
         params: vec![param("path", ParamKind::String)],
         output: OutputFormat::Text,
+        result: None,
         timeout: Some(Duration::from_secs(2)),
         concurrency: 2,
         queue: 16,
@@ -156,10 +157,11 @@ fn every_key_is_parsed() {
         params: vec![
             param("width", ParamKind::Integer),
             param("height", ParamKind::Integer),
-            Param { leading_dash: true, ..param("gain", ParamKind::Number) },
+            ParamConfig { leading_dash: true, ..param("gain", ParamKind::Number) },
             param("grey-scale", ParamKind::Boolean),
         ],
         output: OutputFormat::Json,
+        result: None,
         timeout: Some(Duration::from_secs(10)),
         concurrency: 1,
         queue: 0,

@@ -6,11 +6,14 @@
 pub(crate) mod finite;
 pub(crate) mod number;
 pub(crate) mod request;
+mod signature;
 
 use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::value::RawValue;
+
+pub use signature::{Param, Schema, Signature};
 
 pub(crate) use request::{Answer, Id, Message, Meta, Outcome, Request};
 

@@ -2,15 +2,39 @@
 //! that integers in another notation are written out.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use serde_json::value::RawValue;
+use serde_json::json;
 
-use crate::config::{ArgTemplate, ExecConfig, Param, ParamKind, Piece};
-use crate::message::{Fault, RawJson};
+use crate::chan::Kind;
+use crate::config::{ArgTemplate, ExecConfig, OutputFormat, ParamConfig, ParamKind, Piece};
+use crate::message::{Fault, Param, RawJson, Schema, Signature};
 
 /// The maximum number of digits of an integer that is written with an exponent.
 const MAX_DIGITS: usize = 64;
+
+/// Returns the signature of a function that runs a program. Without declared parameters, a program accepts any.
+pub(super) fn signature(config: &ExecConfig) -> Signature {
+    let schema = |kind: ParamKind| match kind {
+        ParamKind::String => Schema::string(),
+        ParamKind::Integer => Schema::integer(),
+        ParamKind::Number => Schema::number(),
+        ParamKind::Boolean => Schema::boolean(),
+    };
+    let mut signature = Signature::default().kind(Kind::One);
+    for declared in &config.params {
+        let mut param = Param::new(&declared.name, schema(declared.kind));
+        param.required = declared.default.is_none();
+        param.default = declared.default.clone().map(RawJson::checked);
+        param.description.clone_from(&declared.description);
+        signature = signature.param(param);
+    }
+    signature.result = match (&config.result, config.output) {
+        (Some(name), _) => Some(Schema::from(json!({ "type": name }))),
+        (None, OutputFormat::Text | OutputFormat::Base64) => Some(Schema::string()),
+        (None, OutputFormat::Json) => None,
+    };
+    signature
+}
 
 /// Returns a program's arguments and its standard input.
 ///
@@ -18,6 +42,7 @@ const MAX_DIGITS: usize = 64;
 /// The fault that the caller receives.
 pub(super) fn prepare(
     config: &ExecConfig,
+    signature: &Signature,
     params: Option<&RawJson<'_>>,
 ) -> Result<(Vec<String>, Vec<u8>), Fault> {
     if config.params.is_empty() {
@@ -25,14 +50,17 @@ pub(super) fn prepare(
         let input = params.map_or("null", RawJson::get).as_bytes().to_vec();
         return Ok((arguments(&config.argv, &[])?, input));
     }
-    let values = values(&config.params, params)?;
+    let bound = signature.bind(params)?;
+    let values =
+        config.params.iter().zip(bound).map(|(param, json)| Value::new(param, json.unwrap_or("null")));
+    let values = values.collect::<Result<Vec<_>, _>>()?;
     let input = to_object(&values);
     Ok((arguments(&config.argv, &values)?, input))
 }
 
 /// A declared parameter and the caller's value for it.
 struct Value<'a> {
-    param: &'a Param,
+    param: &'a ParamConfig,
     /// The value as JSON.
     json: Cow<'a, str>,
     /// The value as an argument, if that differs from the JSON.
@@ -40,81 +68,28 @@ struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    fn new(param: &'a Param, json: &'a str) -> Result<Self, Fault> {
-        let number = json.starts_with(|c: char| c == '-' || c.is_ascii_digit());
-        let valid = |json: Cow<'a, str>, text| Self { param, json, text };
-        let value = match param.kind {
-            ParamKind::String if json.starts_with('"') => {
-                let text: String = serde_json::from_str(json).map_err(|error| {
-                    Fault::invalid_params(format!(
-                        "parameter {:?} is not a valid string: {error}",
-                        param.name
-                    ))
-                })?;
+    /// Converts a value of the parameter's type.
+    fn new(param: &'a ParamConfig, json: &'a str) -> Result<Self, Fault> {
+        let fail = |what: &str| Fault::invalid_params(format!("parameter {:?} {what}", param.name));
+        match param.kind {
+            ParamKind::String => {
+                let text: String = serde_json::from_str(json)
+                    .map_err(|error| fail(&format!("is not a valid string: {error}")))?;
                 if text.contains('\0') {
-                    return Err(Fault::invalid_params(format!(
-                        "parameter {:?} contains a NUL character",
-                        param.name
-                    )));
+                    return Err(fail("contains a NUL character"));
                 }
-                Some(valid(json.into(), Some(text)))
+                Ok(Self { param, json: json.into(), text: Some(text) })
             }
-            ParamKind::Integer if number => integer(json).map(|integer| valid(integer, None)),
-            ParamKind::Number if number => Some(valid(json.into(), None)),
-            ParamKind::Boolean if matches!(json, "true" | "false") => Some(valid(json.into(), None)),
-            _ => None,
-        };
-        value.ok_or_else(|| {
-            let kind = type_name(param.kind);
-            Fault::invalid_params(format!("parameter {:?} must be of type {kind}", param.name))
-        })
+            ParamKind::Integer => {
+                let json = integer(json).ok_or_else(|| fail("must be of type integer"))?;
+                Ok(Self { param, json, text: None })
+            }
+            ParamKind::Number | ParamKind::Boolean => Ok(Self { param, json: json.into(), text: None }),
+        }
     }
 
     fn text(&self) -> &str {
         self.text.as_deref().unwrap_or(&self.json)
-    }
-}
-
-/// Returns the values of the declared parameters, in the order of declaration.
-fn values<'a>(declared: &'a [Param], params: Option<&'a RawJson<'_>>) -> Result<Vec<Value<'a>>, Fault> {
-    let json = params.map_or("[]", RawJson::get).trim_ascii_start();
-    let fail = |error: serde_json::Error| Fault::invalid_params(error.to_string());
-    let given: Vec<&RawValue> = if json.starts_with('{') {
-        let mut named: BTreeMap<String, &RawValue> = serde_json::from_str(json).map_err(fail)?;
-        let mut given = Vec::with_capacity(declared.len());
-        for param in declared {
-            let missing = || Fault::invalid_params(format!("parameter {:?} is missing", param.name));
-            given.push(named.remove(&param.name).ok_or_else(missing)?);
-        }
-        if let Some(name) = named.keys().next() {
-            let message = format!("parameter {name:?} is unknown; {}", expected(declared));
-            return Err(Fault::invalid_params(message));
-        }
-        given
-    } else if json.starts_with('[') {
-        serde_json::from_str(json).map_err(fail)?
-    } else {
-        return Err(Fault::invalid_params(expected(declared)));
-    };
-    if given.len() != declared.len() {
-        let message = format!("got {} parameters; {}", given.len(), expected(declared));
-        return Err(Fault::invalid_params(message));
-    }
-    declared.iter().zip(given).map(|(param, value)| Value::new(param, value.get())).collect()
-}
-
-fn expected(declared: &[Param]) -> String {
-    let params: Vec<_> =
-        declared.iter().map(|param| format!("{}: {}", param.name, type_name(param.kind))).collect();
-    format!("the function takes ({})", params.join(", "))
-}
-
-pub(super) fn type_name(kind: ParamKind) -> &'static str {
-    match kind {
-        ParamKind::String => "string",
-        ParamKind::Integer => "integer",
-        ParamKind::Number => "number",
-        ParamKind::Boolean => "boolean",
     }
 }
 
@@ -189,12 +164,11 @@ fn argument(template: &ArgTemplate, values: &[Value<'_>]) -> Result<String, Faul
     Ok(argument)
 }
 
-fn leading_dash(param: &Param) -> Fault {
-    let Param { name, kind, .. } = param;
-    let kind = type_name(*kind);
+fn leading_dash(param: &ParamConfig) -> Fault {
+    let ParamConfig { name, .. } = param;
     Fault::invalid_params(format!(
-        "parameter {name:?} must not begin with \"-\", which the program could interpret as an option (to allow it, set \
-         in the function's params: {name} = {{ type = \"{kind}\", leading_dash = true }})"
+        "parameter {name:?} must not begin with \"-\", which the program could interpret as an option (to allow it, add \
+         leading_dash = true to {name} in the function's params)"
     ))
 }
 

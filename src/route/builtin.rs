@@ -7,7 +7,7 @@ use super::name::matches;
 use super::table::{Listed, Table};
 use super::{Description, ProviderKind};
 use crate::chan::Kind;
-use crate::message::{Fault, RawJson, code};
+use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
 
 /// The maximum length of a pattern for `rpc.list` in bytes.
 const MAX_PATTERN: usize = 256;
@@ -42,18 +42,26 @@ impl Builtin {
     }
 
     pub(super) fn describe(self) -> Description {
-        let (description, params) = match self {
-            Self::Echo => ("returns its parameters", vec![]),
-            Self::Info => ("returns the node's name, version, number of functions and uptime", vec![]),
-            Self::List => (
-                "lists the functions; * in the pattern matches any text",
-                vec![("pattern".to_owned(), "string"), ("verbose".to_owned(), "boolean")],
-            ),
-            Self::Ping => ("returns \"pong\"", vec![]),
-            Self::Stats => ("returns the node's counters", vec![]),
+        let signature = match self {
+            Self::Echo => Signature::default().description("returns its parameters"),
+            Self::Info => Signature::default()
+                .names([])
+                .result(Schema::object())
+                .description("returns the node's name, version, number of functions and uptime"),
+            Self::List => Signature::default()
+                .param(Param::new("pattern", Schema::string()).default(&"*"))
+                .param(Param::new("verbose", Schema::boolean()).default(&false))
+                .result(Schema::array())
+                .description("lists the functions; * in the pattern matches any text"),
+            Self::Ping => {
+                Signature::default().names([]).result(Schema::string()).description("returns \"pong\"")
+            }
+            Self::Stats => Signature::default()
+                .names([])
+                .result(Schema::object())
+                .description("returns the node's counters"),
         };
-        let of_kind = Description::default().provider(ProviderKind::Builtin).kind(Kind::One);
-        of_kind.params(params).description(description)
+        Description::default().provider(ProviderKind::Builtin).signature(signature.kind(Kind::One))
     }
 
     /// Answers a call by appending the result to `out`.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::chan::Kind;
 use crate::config::Workers;
+use crate::message::Signature;
 use crate::setters::setters;
 
 /// What is known of a function besides its name. `rpc.list` reports it, without its limits.
@@ -14,18 +14,12 @@ use crate::setters::setters;
 pub struct Description {
     /// The kind of provider that answers.
     pub provider: ProviderKind,
-    /// The number of results, if known; serialized as `"0"`, `"1"` or `"n"`.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_kind")]
-    pub kind: Option<Kind>,
-    /// The declared parameters as `[name, type]`; empty if none are declared.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub params: Vec<(String, &'static str)>,
+    /// What it takes and returns.
+    #[serde(flatten)]
+    pub signature: Signature,
     /// The server, program or node that runs the function.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// A sentence for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub description: Option<String>,
     /// The limit on concurrent calls, unless [`RegistryBuilder::function_workers`](super::RegistryBuilder) sets
     /// another. Unlimited by default.
     #[serde(skip)]
@@ -35,16 +29,9 @@ pub struct Description {
     pub timeout: Option<Duration>,
 }
 
-setters!(Description { provider: ProviderKind, params: Vec<(String, &'static str)> });
+setters!(Description { provider: ProviderKind, signature: Signature });
 
 impl Description {
-    /// Sets [`kind`](Self#structfield.kind).
-    #[must_use]
-    pub fn kind(mut self, kind: Kind) -> Self {
-        self.kind = Some(kind);
-        self
-    }
-
     /// Sets [`target`](Self#structfield.target).
     #[must_use]
     pub fn target(mut self, target: impl Into<String>) -> Self {
@@ -63,13 +50,6 @@ impl Description {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets [`description`](Self#structfield.description).
-    #[must_use]
-    pub fn description(mut self, description: impl Into<String>) -> Self {
-        self.description = Some(description.into());
         self
     }
 }
@@ -113,14 +93,4 @@ impl Serialize for ProviderKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
-}
-
-#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
-fn serialize_kind<S: Serializer>(kind: &Option<Kind>, serializer: S) -> Result<S::Ok, S::Error> {
-    let name = kind.map(|kind| match kind {
-        Kind::Zero => "0",
-        Kind::One => "1",
-        Kind::Many => "n",
-    });
-    name.serialize(serializer)
 }

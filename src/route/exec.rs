@@ -10,14 +10,13 @@ use serde_json::value::RawValue;
 use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
-use super::arguments::{literal, prepare, type_name};
+use super::arguments::{literal, prepare, signature};
 use super::call::{Call, DeferredCall, Handled, Responder, remaining};
 use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
 use super::shutdown::Shutdown;
 use super::{Description, Provider, ProviderKind};
-use crate::chan::Kind;
 use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
-use crate::message::{Fault, Outcome, RawJson, code};
+use crate::message::{Fault, Outcome, RawJson, Signature, code};
 
 /// Runs a program for each call. The registry enforces the workers of its [description](Self::describe): how many run
 /// at once and how many others are queued.
@@ -29,6 +28,7 @@ pub struct Exec {
 struct Shared {
     executor: Arc<Executor<'static>>,
     config: ExecConfig,
+    signature: Signature,
     environment: Arc<Environment>,
     /// The number of running calls.
     running: AtomicUsize,
@@ -41,7 +41,8 @@ impl Exec {
         let (set, inherit) = (config.env.clone(), config.inherit_env.clone());
         let environment = Arc::new(Environment { set, inherit });
         let (running, shutdown) = (AtomicUsize::new(0), Shutdown::new());
-        Self { shared: Arc::new(Shared { executor, config, environment, running, shutdown }) }
+        let signature = signature(&config);
+        Self { shared: Arc::new(Shared { executor, config, signature, environment, running, shutdown }) }
     }
 
     /// Describes the function, with its limits.
@@ -50,12 +51,10 @@ impl Exec {
         let &ExecConfig { concurrency, queue, when_full, timeout, .. } = config;
         Description {
             provider: ProviderKind::Exec,
-            kind: Some(Kind::One),
-            params: config.params.iter().map(|param| (param.name.clone(), type_name(param.kind))).collect(),
+            signature: self.shared.signature.clone(),
             target: config.argv.first().map(literal),
             workers: Some(Workers { queue, when_full, ..Workers::new(concurrency) }),
             timeout,
-            description: None,
         }
     }
 
@@ -75,7 +74,7 @@ impl fmt::Debug for Exec {
 
 impl Provider for Exec {
     fn call(&self, call: Call<'_>) -> Handled {
-        match prepare(&self.shared.config, call.params()) {
+        match prepare(&self.shared.config, &self.shared.signature, call.params()) {
             Err(fault) => call.reply(Err(fault)),
             Ok((argv, stdin)) => call.defer(|DeferredCall { deadline, responder, .. }| {
                 let task = run(RunGuard::new(&self.shared), argv, stdin, deadline, responder);
@@ -85,7 +84,7 @@ impl Provider for Exec {
     }
 
     fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
-        prepare(&self.shared.config, params).map(|_| ())
+        prepare(&self.shared.config, &self.shared.signature, params).map(|_| ())
     }
 
     fn stop(&self) -> Boxed<()> {

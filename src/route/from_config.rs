@@ -42,8 +42,10 @@ pub fn registry_from_config(
     }
     let mut remotes: HashMap<Target<'_>, Remote> = HashMap::new();
     for function in &config.functions {
-        let describe =
-            |found: Description| Description { description: function.description.clone(), ..found };
+        let describe = |mut found: Description| {
+            found.signature.description.clone_from(&function.description);
+            found
+        };
         match &function.provider {
             ProviderConfig::Exec(exec) => {
                 let exec = Exec::new(executor.clone(), exec.clone());

@@ -10,6 +10,7 @@ mod description;
 pub(crate) mod exec;
 pub(crate) mod forward;
 pub(crate) mod from_config;
+mod infer;
 mod name;
 mod native;
 mod program;

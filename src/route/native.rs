@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 use super::builder::{RegistryBuilder, RegistryError};
 use super::call::{Call, DeferredCall, Handled, Responder};
 use super::result::encode;
-use super::{Description, Provider, ProviderKind};
+use super::{Description, Provider, ProviderKind, infer};
 use crate::chan::{CallError, Client, FunctionId, Functions, Kind, Reach, ResolvedId, Scope, Sink};
 use crate::message::number::with_whole_numbers;
-use crate::message::{Fault, RawJson, code};
+use crate::message::{Fault, RawJson, Signature, code};
 
 /// Functions for callers in this process and over the network, with arguments and results that have a JSON form.
 ///
@@ -31,13 +31,14 @@ impl Reach for Network {
 }
 
 impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<A, R> for Network {
-    fn export(_: &FunctionId, _: Kind) -> Export {
-        Export(Arc::new(|client, function, mut call| {
+    fn export(_: &FunctionId, kind: Kind) -> Export {
+        let signature = infer::signature::<A, R>().kind(kind);
+        let caller: Arc<Caller> = Arc::new(|NativeProvider { client, function, signature, .. }, mut call| {
             let mut attempt = Attempt::Ended(Ok(()));
             // Arguments and results are the user's types, whose conversions may panic.
             let caught = client.catch_panic(CALL, || {
                 let (params, out) = call.parts();
-                attempt = match arguments::<A>(params) {
+                attempt = match arguments::<A>(params, signature) {
                     Err(fault) => Attempt::Ended(Err(fault)),
                     Ok(arguments) => match client.run_in_place::<A, R>(function, arguments) {
                         Ok(Ok(result)) => Attempt::Ended(encode(out, &result)),
@@ -56,7 +57,8 @@ impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<
                     });
                 }),
             }
-        }))
+        });
+        Export { caller, signature }
     }
 }
 
@@ -90,6 +92,34 @@ impl<S: 'static> Functions<S, Network> {
     pub fn exported() -> Self {
         Self::empty()
     }
+
+    /// Describes a registered function. `describe` receives what its types show: the types of the parameters, their
+    /// names if the argument is a struct, and simple results.
+    ///
+    /// ```
+    /// use chanrpc::chan::{Functions, Id1};
+    ///
+    /// const ADD: Id1<(f64, f64), f64> = Id1::new("add");
+    ///
+    /// let mut functions = Functions::exported();
+    /// functions
+    ///     .register(ADD, |_: &mut (), (a, b)| a + b)?
+    ///     .describe(ADD, |signature| signature.names(["a", "b"]).description("adds two numbers"));
+    /// # Ok::<(), chanrpc::chan::RegisterError>(())
+    /// ```
+    ///
+    /// # Panics
+    /// If no function has this id.
+    pub fn describe(
+        &mut self,
+        id: impl Into<FunctionId>,
+        describe: impl FnOnce(Signature) -> Signature,
+    ) -> &mut Self {
+        let id = id.into();
+        let Some(export) = self.export_mut(&id) else { panic!("no function {id} is registered") };
+        export.signature = describe(std::mem::take(&mut export.signature));
+        self
+    }
 }
 
 impl RegistryBuilder {
@@ -105,20 +135,27 @@ impl RegistryBuilder {
     ) -> Result<&mut Self, RegistryError> {
         for (id, kind, export) in functions.exports() {
             let FunctionId::Text(name) = id else { continue };
-            let of_kind = Description::default().provider(ProviderKind::Native).kind(kind);
-            let function = client.resolve(id, kind);
-            let provider = NativeProvider { client: client.clone(), function, export: export.clone() };
-            self.provide(name, of_kind.target(client.server_name()), provider)?;
+            let Export { caller, signature } = export.clone();
+            let description = Description::default()
+                .provider(ProviderKind::Native)
+                .signature(signature.clone())
+                .target(client.server_name());
+            let (function, client) = (client.resolve(id, kind), client.clone());
+            self.provide(name, description, NativeProvider { client, function, signature, caller })?;
         }
         Ok(self)
     }
 }
 
-/// Decodes the parameters of a call, calls the function through a client and encodes its result.
+/// What the network needs of a function.
 #[derive(Clone)]
-pub struct Export(Arc<Caller>);
+pub struct Export {
+    caller: Arc<Caller>,
+    signature: Signature,
+}
 
-type Caller = dyn Fn(&Client, &ResolvedId, Call<'_>) -> Handled + Send + Sync;
+/// Decodes the parameters of a call, calls the function through a client and encodes its result.
+type Caller = dyn Fn(&NativeProvider, Call<'_>) -> Handled + Send + Sync;
 
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,22 +186,34 @@ impl<R: Serialize + Send + 'static> Sink<R> for NativeReply {
 struct NativeProvider {
     client: Client,
     function: ResolvedId,
-    export: Export,
+    signature: Signature,
+    caller: Arc<Caller>,
 }
 
 impl Provider for NativeProvider {
     fn call(&self, call: Call<'_>) -> Handled {
-        (self.export.0)(&self.client, &self.function, call)
+        (self.caller)(self, call)
     }
 }
 
-/// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers.
-fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>) -> Result<A, Fault> {
+/// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers,
+/// and parameters of a tuple also by their names.
+fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
     let text = params.map_or("null", RawJson::get);
-    fit(text).or_else(|fault| with_whole_numbers(text).map_or(Err(fault), |text| fit(&text)))
+    fit(text).or_else(|error| {
+        if let Some(arguments) = with_whole_numbers(text).and_then(|text| fit(&text).ok()) {
+            return Ok(arguments);
+        }
+        if signature.params.is_none() {
+            return Err(mismatch(&error, signature));
+        }
+        let values = signature.bind(params)?;
+        let values: Vec<_> = values.into_iter().map(|value| value.unwrap_or("null")).collect();
+        fit(&format!("[{}]", values.join(","))).map_err(|_| mismatch(&error, signature))
+    })
 }
 
-fn fit<A: DeserializeOwned>(text: &str) -> Result<A, Fault> {
+fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
     serde_json::from_str(text).or_else(|error| {
         let inner = text[1..].strip_suffix([']', '}']).map(str::trim_ascii);
         let plain = match inner {
@@ -173,7 +222,7 @@ fn fit<A: DeserializeOwned>(text: &str) -> Result<A, Fault> {
             _ => None,
         };
         // Several elements are not a JSON text, so this succeeds only for a single one.
-        plain.and_then(|text| serde_json::from_str(text).ok()).ok_or_else(|| mismatch(&error))
+        plain.and_then(|text| serde_json::from_str(text).ok()).ok_or(error)
     })
 }
 
@@ -181,7 +230,7 @@ fn fit<A: DeserializeOwned>(text: &str) -> Result<A, Fault> {
 const MAX_MISMATCH: usize = 500;
 
 /// Returns the fault for invalid parameters. Without the position, which is one in our text and not in the caller's.
-fn mismatch(error: &serde_json::Error) -> Fault {
+fn mismatch(error: &serde_json::Error, signature: &Signature) -> Fault {
     let text = error.to_string();
     let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
     // The message may quote parameters of any length.
@@ -189,7 +238,7 @@ fn mismatch(error: &serde_json::Error) -> Fault {
         Some((end, _)) => (&what[..end], "…"),
         None => (what, ""),
     };
-    Fault::invalid_params(format!("the parameters do not fit: {what}{more}"))
+    signature.mismatch(format_args!("the parameters do not fit: {what}{more}"))
 }
 
 /// Lets functions that call others return the error of such a call.

@@ -80,7 +80,7 @@ impl Registry {
 
     /// Returns `true` if the function exists and is known to have no result.
     pub(crate) fn has_no_result(&self, method: &str) -> bool {
-        self.table.find(method).is_some_and(|entry| entry.description.kind == Some(Kind::Zero))
+        self.table.find(method).is_some_and(|entry| entry.description.signature.kind == Some(Kind::Zero))
     }
 
     /// Returns the timeout configured for a function, if any.

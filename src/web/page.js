@@ -202,15 +202,17 @@ function traits(one) {
     .map((text) => make("span", { className: "tag", textContent: text }));
 }
 
-// Built-in functions take parameters by name, all of them optional.
-const optional = (one) => one.provider === "builtin";
+// Where a parameter may be left out, parameters are given by name.
+const byName = (one) => one.params.some((param) => !param.required);
+const typeOf = (schema) => (typeof schema.type === "string" ? schema.type : "any");
 
 function list() {
   const wanted = $("filter").value.trim().toLowerCase();
   const shown = functions.filter((one) =>
     `${one.name} ${one.provider} ${one.target} ${one.description}`.toLowerCase().includes(wanted));
   $("list").replaceChildren(...shown.map((one) => {
-    const params = one.params?.map(([name, type]) => `${name}: ${type}`).join(", ");
+    const params = one.params?.map(({ name, required, schema }) => `${name}${required ? "" : "?"}: ${typeOf(schema)}`)
+      .join(", ");
     const button = make("button", {},
       make("span", { className: "name" }, one.name,
         make("span", { className: "quiet", textContent: params && `(${params})` })),
@@ -244,7 +246,21 @@ const INPUTS = {
   number: { type: "number", step: "any" },
   boolean: { type: "checkbox" },
 };
+// What a required parameter starts with, so that the first click on Call answers.
+const STARTS = { integer: "1", number: "1", array: "[]", object: "{}", any: "null", null: "null" };
 let inputs = [], family;
+
+function paramField({ name, schema, required, description, ...param }) {
+  const type = typeOf(schema);
+  const input = field(name, description ? `${type}, ${description}` : type,
+    make(INPUTS[type] ? "input" : "textarea", INPUTS[type]));
+  const start = param.default ?? null;
+  if (type === "boolean") input.checked = start === true;
+  else if (start !== null) input.value = typeof start === "string" && type === "string" ? start : JSON.stringify(start);
+  else if (required) input.value = STARTS[type] ?? "";
+  input.required = required && type !== "string" && type !== "boolean";
+  return { name, type, input, start };
+}
 
 function choose(one) {
   chosen = one;
@@ -254,12 +270,8 @@ function choose(one) {
   $("traits").replaceChildren(...traits(one));
   $("description").textContent = one.description ?? "";
   family = one.name.endsWith("*") && field("Function", "", make("input", { value: one.name.slice(0, -1), required: true }));
-  inputs = (one.params ?? []).map(([name, type]) => {
-    const input = field(name, type, make(INPUTS[type] ? "input" : "textarea", INPUTS[type]));
-    input.required = !optional(one) && input.type !== "text" && type !== "boolean";
-    return { name, type, input };
-  });
-  if (!inputs.length) {
+  inputs = one.params?.map(paramField);
+  if (!inputs) {
     const hint = '2 3   or   "two words"   or   {"name": 1}';
     const input = field("Parameters", "JSON or words", make("textarea", { rows: 1, placeholder: hint }));
     input.onkeydown = (event) => {
@@ -286,13 +298,15 @@ function value({ type, input }) {
 
 // Returns the parameters as JSON, or an empty string.
 function params() {
-  if (inputs[0].name === undefined) {
+  if (!chosen.params) {
     const text = inputs[0].input.value.trim();
     if (!text || (/^[[{]/.test(text) && isJson(text))) return text;
     return `[${parseWords(text).join(", ")}]`;
   }
-  if (!optional(chosen)) return `[${inputs.map(value).join(", ")}]`;
-  const given = inputs.filter(({ type, input }) => (type === "boolean" ? input.checked : input.value));
+  if (!inputs.length) return "";
+  if (!byName(chosen)) return `[${inputs.map(value).join(", ")}]`;
+  const differs = (one) => (one.type === "boolean" ? one.input.checked !== (one.start === true) : one.input.value);
+  const given = inputs.filter((one, index) => chosen.params[index].required || differs(one));
   return `{${given.map((one) => `${JSON.stringify(one.name)}: ${value(one)}`).join(", ")}}`;
 }
 

@@ -150,7 +150,7 @@ def lists(watched):
     expect(add).to_contain_text("1 result")
     expect(page.locator("#list button", has_text="demo.divide")).to_contain_text("n results")
     expect(page.locator("#list button", has_text="demo.reset")).to_contain_text("no result")
-    expect(page.locator("#list button", has_text="rpc.list")).to_contain_text("(pattern: string, verbose: boolean)")
+    expect(page.locator("#list button", has_text="rpc.list")).to_contain_text("(pattern?: string, verbose?: boolean)")
     print("ok      the functions, with kinds, providers and parameters")
     page.fill("#filter", "DEMO.")
     expect(page.locator("#list button")).to_have_count(6)
@@ -161,10 +161,10 @@ def lists(watched):
 
 def calls(watched):
     page = watched.page
-    watched.call("demo.add", "^answered$", "5", parameters="2 3")
+    watched.call("demo.add", "^answered$", "5", a="2", b="3")
     expect(page.locator("#took")).to_have_text(re.compile(r"^\d+(\.\d)? ms$"))
     expect(page.locator("#log li").first).to_have_text(re.compile(r"^\d\d:\d\d:\d\ddemo\.add5\d+(\.\d)? ms$"))
-    watched.call("demo.divide", "^answered$", "[3,2]", parameters="[17, 5]")
+    watched.call("demo.divide", "^answered$", "[3,2]", a="17", b="5")
     watched.call("rpc.list", "^answered$", "[]", pattern="nothing like it")
     watched.call("rpc.echo", "^answered$", '["two words", "x", 12345678901234567890, {"a": [1, 2]}]',
                  parameters='"two words" x 12345678901234567890 \'{"a": [1, 2]}\'')
@@ -173,21 +173,29 @@ def calls(watched):
     expect(page.locator("#result")).to_have_text('{"b": 1}')
     print("ok      Enter calls")
     watched.call("demo.reset", "^answered$", "null")
-    watched.call("demo.count", "^sent$", "", how="#go", parameters="5")
+    watched.call("demo.count", "^sent$", "", how="#go", by="5")
     expect(page.locator("#log li").first).to_contain_text("sent")
-    watched.call("demo.count", "^answered$", "6", parameters="1")
+    watched.call("demo.count", "^answered$", "6", by="1")
+
+
+def first_click(watched):
+    """The form starts with values that a function accepts."""
+    for name, result in [("demo.add", "2"), ("demo.divide", "[1,0]"), ("demo.count", None), ("demo.reset", "null"),
+                         ("demo.sleep", "1.0"), ("rpc.echo", "null"), ("rpc.info", None), ("rpc.list", None),
+                         ("rpc.ping", '"pong"'), ("rpc.stats", None)]:
+        watched.call(name, "^answered$", result)
 
 
 def errors(watched):
     page = watched.page
-    watched.call("demo.divide", "^error -32602: .*must not be 0", "", parameters="1 0")
+    watched.call("demo.divide", "^error -32602: .*must not be 0", "", a="1", b="0")
     expect(page.locator("#log li").first).to_contain_text("error -32602")
     watched.call("demo.panic", "^error -32603: ")
     watched.call("rpc.echo", "^error -32700: .*limits.depth", parameters="[" * 200 + "]" * 200)
     expect(page.locator("#log li").first).to_contain_text("error -32700")
-    watched.call("demo.sleep", "^error -32003: ", parameters="60", deadline="50")
+    watched.call("demo.sleep", "^error -32003: ", seconds="60", deadline="50")
     page.fill("#deadline", "")
-    watched.call("demo.sleep", "^waiting$", "", parameters="60")
+    watched.call("demo.sleep", "^waiting$", "", seconds="60")
     page.click("#cancel")
     expect(page.locator("#outcome")).to_have_text(re.compile("^error -32800: "))
     print("ok      a call is cancelled")
@@ -295,9 +303,9 @@ exec = ["echo", "-n", "hi"]
 
 def telephone(browser, node):
     watched = Watched(browser, node, **PHONE)
-    watched.call("demo.divide", "^error -32602: ", parameters="1 0")
+    watched.call("demo.divide", "^error -32602: ", a="1", b="0")
     for n in range(20):
-        watched.call("demo.add", "^answered$", str(n), parameters=f"{n} 0")
+        watched.call("demo.add", "^answered$", str(n), a=str(n), b="0")
     watched.fits()
     watched.accessible()
     watched.call("rpc.list", "^answered$", pattern="demo.*")
@@ -333,6 +341,7 @@ exec = ["echo", "-n", "x"]
         watched.choose("greet")
         page.get_by_label("who").fill("Ada")
         page.get_by_label("loud").check()
+        page.get_by_label("times").fill("")
         page.click("#sync")
         same("a number that is missing is asked for", page.evaluate("document.activeElement.labels[0].textContent"),
              "times integer")
@@ -379,7 +388,7 @@ def main():
             browser = playwright.chromium.launch(executable_path=CHROMIUM)
             print(f"Chromium {browser.version}")
             watched = Watched(browser, node, color_scheme="light", viewport={"width": 1280, "height": 860})
-            for part in (lists, calls, errors, html):
+            for part in (lists, first_click, calls, errors, html):
                 part(watched)
             watched.accessible()
             watched.fits()

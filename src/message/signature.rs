@@ -1,0 +1,379 @@
+//! What a function takes and returns, whoever provides it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::{Fault, RawJson};
+use crate::chan::Kind;
+
+/// The maximum length of a value that an error quotes, in characters.
+const MAX_QUOTED: usize = 40;
+
+/// What a function takes and returns. `rpc.list` reports it, the page makes its form of it, and errors about wrong
+/// parameters use its words.
+///
+/// ```
+/// use chanrpc::message::{Param, Schema, Signature};
+///
+/// let signature = Signature::default()
+///     .param(Param::new("pin", Schema::integer()).description("the number of the pin"))
+///     .param(Param::new("on", Schema::boolean()).default(&true))
+///     .result(Schema::null())
+///     .description("switches a light");
+/// assert_eq!(signature.to_string(), "(pin: integer, on?: boolean) -> null");
+/// ```
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Signature {
+    /// The number of results, if known; serialized as `"0"`, `"1"` or `"n"`.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_kind")]
+    pub kind: Option<Kind>,
+    /// The parameters in their order; `None` if they are not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub params: Option<Vec<Param>>,
+    /// The type of the result, if known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Schema>,
+    /// A sentence for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+impl Signature {
+    /// Sets [`kind`](Self#structfield.kind).
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Adds a parameter.
+    #[must_use]
+    pub fn param(mut self, param: Param) -> Self {
+        self.params.get_or_insert_default().push(param);
+        self
+    }
+
+    /// Names the parameters in their order. Ones beyond those that are known are added, with any type.
+    #[must_use]
+    pub fn names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        let params = self.params.get_or_insert_default();
+        for (index, name) in names.into_iter().enumerate() {
+            match params.get_mut(index) {
+                Some(param) => name.clone_into(&mut param.name),
+                None => params.push(Param::new(name, Schema::any())),
+            }
+        }
+        self
+    }
+
+    /// Sets [`result`](Self#structfield.result).
+    #[must_use]
+    pub fn result(mut self, schema: Schema) -> Self {
+        self.result = Some(schema);
+        self
+    }
+
+    /// Sets [`description`](Self#structfield.description).
+    #[must_use]
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// Returns the value of each parameter, in their order: the caller's, by position or by name, or the default.
+    ///
+    /// # Errors
+    /// The fault that the caller receives if a parameter is missing, unknown or of the wrong type. If the parameters are
+    /// not known, that is always so.
+    pub(crate) fn bind<'a>(&'a self, given: Option<&'a RawJson<'_>>) -> Result<Vec<Option<&'a str>>, Fault> {
+        let params = self.params.as_deref().unwrap_or_default();
+        let json = given.map_or("[]", RawJson::get).trim_ascii_start();
+        let fail = |error: serde_json::Error| Fault::invalid_params(error.to_string());
+        let mut values: Vec<Option<&RawValue>> = if json.starts_with('{') {
+            let mut named: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json).map_err(fail)?;
+            let values = params.iter().map(|param| named.remove(&*param.name)).collect();
+            if let Some(name) = named.keys().next() {
+                let name = shortened(name);
+                return Err(self.mismatch(format_args!("parameter {name:?} is unknown")));
+            }
+            values
+        } else if json.starts_with('[') {
+            let listed: Vec<&RawValue> = serde_json::from_str(json).map_err(fail)?;
+            if listed.len() > params.len() {
+                return Err(self.mismatch(format_args!("got {} parameters", listed.len())));
+            }
+            listed.into_iter().map(Some).collect()
+        } else {
+            return Err(self.mismatch(format_args!("the parameters must be an array or an object")));
+        };
+        let given = values.len();
+        values.resize(params.len(), None);
+        let value = |(param, value): (&'a Param, Option<&'a RawValue>)| match value {
+            Some(value) if param.schema.accepts(value.get()) => Ok(Some(value.get())),
+            // A caller that leaves out an optional parameter may also give null.
+            Some(value) if value.get() == "null" && !param.required => Ok(param.default_text()),
+            Some(value) => Err(self.mismatch(format_args!(
+                "parameter {:?} must be of type {}, not {}",
+                param.name,
+                param.schema.name(),
+                shortened(value.get())
+            ))),
+            None if !param.required => Ok(param.default_text()),
+            None if json.starts_with('[') => Err(self.mismatch(format_args!("got {given} parameters"))),
+            None => Err(self.mismatch(format_args!("parameter {:?} is missing", param.name))),
+        };
+        params.iter().zip(values).map(value).collect()
+    }
+
+    /// Returns the fault for parameters that do not fit: what is wrong, and what the function takes.
+    pub(crate) fn mismatch(&self, what: fmt::Arguments<'_>) -> Fault {
+        match self.params {
+            Some(_) => Fault::invalid_params(format!("{what}; the function takes {}", self.list())),
+            None => Fault::invalid_params(what.to_string()),
+        }
+    }
+
+    /// Returns the parameters in parentheses.
+    fn list(&self) -> String {
+        let Some(params) = &self.params else { return "(…)".to_owned() };
+        let mut text = String::from("(");
+        for (index, Param { name, schema, required, .. }) in params.iter().enumerate() {
+            let comma = if index > 0 { ", " } else { "" };
+            let optional = if *required { "" } else { "?" };
+            let _ = write!(text, "{comma}{name}{optional}: {}", schema.name());
+        }
+        text.push(')');
+        text
+    }
+}
+
+/// Writes the signature as `(a: number, b?: number) -> number`.
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.list())?;
+        match (&self.result, self.kind) {
+            (Some(result), _) => write!(f, " -> {}", result.name()),
+            (None, Some(kind)) => write!(f, " -> {}", name_of(kind)),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// One parameter of a function.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Param {
+    /// The name. A parameter without one is named by its position, from `"0"`.
+    pub name: String,
+    /// The type.
+    pub schema: Schema,
+    /// The caller must give a value.
+    pub required: bool,
+    /// The value if the caller gives none.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "serialize_json")]
+    pub default: Option<RawJson<'static>>,
+    /// A sentence for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+impl Param {
+    /// Creates a required parameter.
+    pub fn new(name: impl Into<String>, schema: Schema) -> Self {
+        Self { name: name.into(), schema, required: true, default: None, description: None }
+    }
+
+    /// Makes the parameter optional.
+    #[must_use]
+    pub fn optional(mut self) -> Self {
+        self.required = false;
+        self
+    }
+
+    /// Makes the parameter optional, with a default value. A value without a JSON form is ignored.
+    #[must_use]
+    pub fn default(self, value: &impl Serialize) -> Self {
+        Self { default: RawJson::of(value).ok(), ..self.optional() }
+    }
+
+    /// Sets [`description`](Self#structfield.description).
+    #[must_use]
+    pub fn description(mut self, description: impl Into<String>) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    fn default_text(&self) -> Option<&str> {
+        self.default.as_ref().map(RawJson::get)
+    }
+}
+
+/// The type of a parameter or a result, as a [JSON Schema](https://json-schema.org) of draft 7.
+#[derive(Clone, Debug)]
+pub struct Schema(Arc<Value>);
+
+macro_rules! simple_schemas {
+    ($($name:ident = $type:literal: $what:literal;)+) => {
+        impl Schema {
+            $(
+                #[doc = concat!("Returns the schema of ", $what, ".")]
+                pub fn $name() -> Self {
+                    Self::of_type($type)
+                }
+            )+
+        }
+    };
+}
+
+simple_schemas! {
+    string = "string": "a text";
+    integer = "integer": "a whole number";
+    number = "number": "a number";
+    boolean = "boolean": "`true` or `false`";
+    object = "object": "an object with any members";
+    array = "array": "an array with any elements";
+    null = "null": "`null`, the result of a function without one";
+}
+
+impl Schema {
+    /// Returns the schema of any value.
+    pub fn any() -> Self {
+        Self::from(Value::Object(serde_json::Map::new()))
+    }
+
+    fn of_type(name: &str) -> Self {
+        Self::from(serde_json::json!({ "type": name }))
+    }
+
+    /// Returns the `type` that the schema requires, if it is a single one.
+    fn required_type(&self) -> Option<&str> {
+        self.0["type"].as_str()
+    }
+
+    /// Returns a word for the type: that of the schema's `type`, or `any`.
+    pub fn name(&self) -> &str {
+        self.required_type().unwrap_or("any")
+    }
+
+    /// Returns `false` if a value is certainly not of this type. Only its outermost type is checked.
+    fn accepts(&self, json: &str) -> bool {
+        let first = json.bytes().next().unwrap_or_default();
+        match self.required_type() {
+            Some("string") => first == b'"',
+            Some("integer" | "number") => first == b'-' || first.is_ascii_digit(),
+            Some("boolean") => matches!(json, "true" | "false"),
+            Some("object") => first == b'{',
+            Some("array") => first == b'[',
+            Some("null") => json == "null",
+            _ => true,
+        }
+    }
+}
+
+impl From<Value> for Schema {
+    fn from(schema: Value) -> Self {
+        Self(Arc::new(schema))
+    }
+}
+
+impl Serialize for Schema {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+/// Returns a text that is cut after a few characters.
+fn shortened(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MAX_QUOTED) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
+fn name_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Zero => "0",
+        Kind::One => "1",
+        Kind::Many => "n",
+    }
+}
+
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn serialize_kind<S: Serializer>(kind: &Option<Kind>, serializer: S) -> Result<S::Ok, S::Error> {
+    kind.map(name_of).serialize(serializer)
+}
+
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
+fn serialize_json<S: Serializer>(json: &Option<RawJson<'_>>, serializer: S) -> Result<S::Ok, S::Error> {
+    let json = json.as_ref().map(|json| serde_json::from_str::<&RawValue>(json.get()));
+    json.transpose().map_err(serde::ser::Error::custom)?.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signature() -> Signature {
+        Signature::default()
+            .param(Param::new("pin", Schema::integer()))
+            .param(Param::new("on", Schema::boolean()).default(&true))
+            .param(Param::new("note", Schema::string()).optional())
+    }
+
+    fn bound(json: &str) -> Result<Vec<Option<String>>, String> {
+        let json = RawJson::checked(json.to_owned());
+        let signature = signature();
+        let values = signature.bind(Some(&json)).map_err(|fault| fault.message.into_owned())?;
+        Ok(values.into_iter().map(|value| value.map(str::to_owned)).collect())
+    }
+
+    #[test]
+    fn values_by_position_and_by_name() {
+        let some = |text: &str| Some(text.to_owned());
+        for (json, expected) in [
+            ("[3]", [some("3"), some("true"), None]),
+            ("[3,false]", [some("3"), some("false"), None]),
+            ("[3,null,\"x\"]", [some("3"), some("true"), some("\"x\"")]),
+            (" {\"on\":false,\"pin\":3}", [some("3"), some("false"), None]),
+            ("{\"pin\":3,\"note\":null}", [some("3"), some("true"), None]),
+        ] {
+            assert_eq!(bound(json), Ok(expected.to_vec()), "{json}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_name_the_parameter_and_what_the_function_takes() {
+        let takes = "; the function takes (pin: integer, on?: boolean, note?: string)";
+        for (json, expected) in [
+            ("[]", "got 0 parameters"),
+            ("[1,true,\"\",4]", "got 4 parameters"),
+            ("{}", "parameter \"pin\" is missing"),
+            ("{\"pin\":1,\"of\":1}", "parameter \"of\" is unknown"),
+            ("[\"3\"]", "parameter \"pin\" must be of type integer, not \"3\""),
+            ("[1,0]", "parameter \"on\" must be of type boolean, not 0"),
+            ("3", "the parameters must be an array or an object"),
+        ] {
+            assert_eq!(bound(json), Err(format!("{expected}{takes}")), "{json}");
+        }
+        let long = bound(&format!("[{:?}]", "é".repeat(1000))).unwrap_err();
+        assert!(long.chars().count() < 200, "{long}");
+    }
+
+    #[test]
+    fn serialized_form() {
+        let signature = signature().kind(Kind::One).result(Schema::null());
+        assert_eq!(
+            serde_json::to_string(&signature).unwrap(),
+            "{\"kind\":\"1\",\"params\":[{\"name\":\"pin\",\"schema\":{\"type\":\"integer\"},\"required\":true},\
+             {\"name\":\"on\",\"schema\":{\"type\":\"boolean\"},\"required\":false,\"default\":true},\
+             {\"name\":\"note\",\"schema\":{\"type\":\"string\"},\"required\":false}],\"result\":{\"type\":\"null\"}}"
+        );
+    }
+}
