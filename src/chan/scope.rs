@@ -12,6 +12,7 @@ pub trait Scope<A, R>: Reach {
 }
 
 /// The part of a [`Scope`] that does not depend on a function.
+#[doc(hidden)]
 pub trait Reach: 'static {
     /// The value that the table stores for each function.
     #[doc(hidden)]

@@ -156,12 +156,16 @@ fn every_key_is_parsed() {
         ],
         params: vec![
             param("width", ParamKind::Integer),
-            param("height", ParamKind::Integer),
+            ParamConfig {
+                default: Some("-3".to_owned()),
+                description: Some("in pixels".to_owned()),
+                ..param("height", ParamKind::Integer)
+            },
             ParamConfig { leading_dash: true, ..param("gain", ParamKind::Number) },
             param("grey-scale", ParamKind::Boolean),
         ],
         output: OutputFormat::Json,
-        result: None,
+        result: Some("object".to_owned()),
         timeout: Some(Duration::from_secs(10)),
         concurrency: 1,
         queue: 0,
@@ -196,7 +200,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(98),
+        location: location(99),
         functions: vec!["rpc.list".to_owned()],
         name: None,
         token: None,
@@ -204,7 +208,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(101),
+        location: location(102),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         name: Some("dashboard".to_owned()),
         token: Some(token),

@@ -29,31 +29,19 @@ pub(crate) struct CallHead<'a> {
 /// Where the result of a call goes.
 enum Destination<'a> {
     /// Appended to `out`; or later to the responder that `defer` creates.
-    Caller { out: &'a mut Vec<u8>, defer: &'a mut dyn FnMut() -> Responder },
+    Caller { out: &'a mut Vec<u8>, progress: &'a mut Progress, defer: &'a mut dyn FnMut() -> Responder },
     /// To a responder that exists already.
     Responder(Box<(Responder, Vec<u8>)>),
 }
 
-/// A call whose answer comes later, and the right to answer it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct DeferredCall<'a> {
-    /// The function's full name.
-    pub method: &'a str,
-    /// The parameters, an array or an object, if any.
-    pub params: Option<RawJson<'a>>,
-    /// When the caller stops waiting.
-    pub deadline: Instant,
-    /// The number of nodes that have forwarded the call so far.
-    pub hops: u32,
-    /// The right to answer.
-    pub responder: Responder,
+/// What a provider has done with a call.
+pub(super) enum Progress {
+    Unanswered,
+    /// The result was appended to the caller's buffer, unless there is a fault.
+    Answered(Result<(), Fault>),
+    /// The answer comes from the responder.
+    Deferred,
 }
-
-/// What a provider has done with a call: it has answered it, or taken its responder. Only [`Call`] creates it.
-#[derive(Debug)]
-#[must_use = "a provider returns it"]
-pub struct Handled(pub(super) Option<Result<(), Fault>>);
 
 impl<'a> Call<'a> {
     /// Creates a call whose result is appended to `out` if it is available at once; what is appended before a fault is
@@ -62,9 +50,10 @@ impl<'a> Call<'a> {
         head: &'a CallHead<'a>,
         params: Option<RawJson<'a>>,
         out: &'a mut Vec<u8>,
+        progress: &'a mut Progress,
         defer: &'a mut dyn FnMut() -> Responder,
     ) -> Self {
-        Self { head, params, destination: Destination::Caller { out, defer } }
+        Self { head, params, destination: Destination::Caller { out, progress, defer } }
     }
 
     /// Creates a call whose answer goes to a responder, whenever it comes.
@@ -86,6 +75,11 @@ impl<'a> Call<'a> {
         self.params.as_ref()
     }
 
+    /// Takes the parameters out of the call.
+    pub fn take_params(&mut self) -> Option<RawJson<'a>> {
+        self.params.take()
+    }
+
     /// Returns when the caller stops waiting.
     pub fn deadline(&self) -> Instant {
         self.head.deadline
@@ -97,20 +91,20 @@ impl<'a> Call<'a> {
     }
 
     /// Answers the call.
-    pub fn reply(mut self, result: Result<RawJson<'_>, Fault>) -> Handled {
+    pub fn reply(mut self, result: Result<RawJson<'_>, Fault>) {
         let result = result.map(|json| self.parts().1.extend_from_slice(json.get().as_bytes()));
-        self.finish(result)
+        self.finish(result);
     }
 
-    /// Answers the call later. `start` must return soon: longer work runs elsewhere.
-    pub fn defer(self, start: impl FnOnce(DeferredCall<'a>)) -> Handled {
-        let Self { head: &CallHead { method, deadline, hops }, params, destination } = self;
-        let responder = match destination {
-            Destination::Caller { defer, .. } => defer(),
+    /// Returns the right to answer the call later.
+    pub fn defer(self) -> Responder {
+        match self.destination {
+            Destination::Caller { progress, defer, .. } => {
+                *progress = Progress::Deferred;
+                defer()
+            }
             Destination::Responder(held) => held.0,
-        };
-        start(DeferredCall { method, params, deadline, hops, responder });
-        Handled(None)
+        }
     }
 
     /// Returns the parameters, and the buffer to which the result is appended as JSON for [`finish`](Self::finish).
@@ -123,13 +117,12 @@ impl<'a> Call<'a> {
     }
 
     /// Ends the call with the result that was appended to the buffer, or with a fault.
-    pub(super) fn finish(self, result: Result<(), Fault>) -> Handled {
+    pub(super) fn finish(self, result: Result<(), Fault>) {
         match self.destination {
-            Destination::Caller { .. } => Handled(Some(result)),
+            Destination::Caller { progress, .. } => *progress = Progress::Answered(result),
             Destination::Responder(held) => {
                 let (responder, out) = *held;
                 responder.send(result.and_then(|()| RawJson::written(out)));
-                Handled(None)
             }
         }
     }
@@ -220,7 +213,7 @@ impl Responder {
 impl Drop for Responder {
     fn drop(&mut self) {
         if self.queue.is_some() {
-            self.finish(Err(Fault::new(code::INTERNAL, "the function ended without an answer")));
+            self.finish(Err(unanswered()));
         }
     }
 }
@@ -229,6 +222,11 @@ impl fmt::Debug for Responder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Responder").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// Returns the fault for a call that its provider has dropped.
+pub(super) fn unanswered() -> Fault {
+    Fault::new(code::INTERNAL, "the function ended without an answer")
 }
 
 /// Returns the time from now to `deadline`; `None` if it has passed.

@@ -11,7 +11,7 @@ use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
 use super::arguments::{literal, prepare, signature};
-use super::call::{Call, DeferredCall, Handled, Responder, remaining};
+use super::call::{Call, Responder, remaining};
 use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
 use super::shutdown::Shutdown;
 use super::{Description, Provider, ProviderKind};
@@ -73,13 +73,14 @@ impl fmt::Debug for Exec {
 }
 
 impl Provider for Exec {
-    fn call(&self, call: Call<'_>) -> Handled {
+    fn call(&self, call: Call<'_>) {
         match prepare(&self.shared.config, &self.shared.signature, call.params()) {
             Err(fault) => call.reply(Err(fault)),
-            Ok((argv, stdin)) => call.defer(|DeferredCall { deadline, responder, .. }| {
-                let task = run(RunGuard::new(&self.shared), argv, stdin, deadline, responder);
+            Ok((argv, stdin)) => {
+                let (run_guard, deadline) = (RunGuard::new(&self.shared), call.deadline());
+                let task = run(run_guard, argv, stdin, deadline, call.defer());
                 self.shared.executor.spawn(task).detach();
-            }),
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use smol::Executor;
 use smol::future::FutureExt;
 
-use super::call::{Call, DeferredCall, Handled};
+use super::call::Call;
 use super::{Description, Provider, ProviderKind};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::remote::{Remote, RemoteError};
@@ -69,29 +69,30 @@ impl Forward {
 }
 
 impl Provider for Forward {
-    fn call(&self, call: Call<'_>) -> Handled {
-        if call.hops() >= self.max_hops {
+    fn call(&self, mut call: Call<'_>) {
+        let hops = call.hops() + 1;
+        if hops > self.max_hops {
             let message = format!("the call was forwarded {} times already (limits.hops)", self.max_hops);
             return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }
-        call.defer(|DeferredCall { method, params, deadline, hops, responder }| {
-            let hops = hops + 1;
-            let deadline = self.timeout.map_or(deadline, |timeout| deadline.min(Instant::now() + timeout));
-            let (this, method, params) = (self.clone(), method.to_owned(), params.map(RawJson::into_owned));
-            let task = async move {
-                if !responder.expects_reply() {
-                    let sent = this.remote.forward_go(&method, params, deadline, hops).await;
-                    return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
-                }
-                let answer = async { this.forward(&method, params, deadline, hops).await };
-                let cancelled = async {
-                    responder.cancelled().await;
-                    Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
-                };
-                let outcome = answer.or(cancelled).await;
-                responder.send(outcome);
+        let (this, method, params) =
+            (self.clone(), call.method().to_owned(), call.take_params().map(RawJson::into_owned));
+        let own = self.timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = own.map_or(call.deadline(), |own| own.min(call.deadline()));
+        let responder = call.defer();
+        let task = async move {
+            if !responder.expects_reply() {
+                let sent = this.remote.forward_go(&method, params, deadline, hops).await;
+                return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
+            }
+            let answer = async { this.forward(&method, params, deadline, hops).await };
+            let cancelled = async {
+                responder.cancelled().await;
+                Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
             };
-            self.executor.spawn(task).detach();
-        })
+            let outcome = answer.or(cancelled).await;
+            responder.send(outcome);
+        };
+        self.executor.spawn(task).detach();
     }
 }

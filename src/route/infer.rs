@@ -19,10 +19,7 @@ const MAX_PARTS: usize = 1000;
 
 /// Returns the signature of a function with arguments `A` and result `R`, as far as the types show it.
 pub(super) fn signature<A: DeserializeOwned, R: 'static>() -> Signature {
-    let mut signature = Signature::default();
-    signature.params = params::<A>();
-    signature.result = result::<R>();
-    signature
+    Signature { params: params::<A>(), result: result::<R>(), ..Signature::default() }
 }
 
 fn params<A: DeserializeOwned>() -> Option<Vec<Param>> {

@@ -26,7 +26,7 @@ pub(crate) use access::{Decision, token_hash};
 pub(crate) use access::{Grants, PEER, PeerName};
 pub use builder::{RegistryBuilder, RegistryError};
 pub(crate) use call::CallHead;
-pub use call::{Call, DeferredCall, Handled, Responder};
+pub use call::{Call, Responder};
 pub use description::{Description, ProviderKind};
 pub(crate) use exec::Exec;
 pub(crate) use forward::Forward;
@@ -47,7 +47,7 @@ use crate::message::{Fault, RawJson};
 pub trait Provider: Send + Sync + 'static {
     /// Answers a call by [`Call::reply`] if that is possible without waiting, and otherwise starts it and takes its
     /// responder by [`Call::defer`]. Must return soon: longer work runs elsewhere.
-    fn call(&self, call: Call<'_>) -> Handled;
+    fn call(&self, call: Call<'_>);
 
     /// Validates the parameters of a call before it is queued for a worker, so that the caller learns of a mistake
     /// immediately. The default implementation accepts everything.

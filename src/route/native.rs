@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::builder::{RegistryBuilder, RegistryError};
-use super::call::{Call, DeferredCall, Handled, Responder};
+use super::call::{Call, Responder};
 use super::result::encode;
 use super::{Description, Provider, ProviderKind, infer};
 use crate::chan::{CallError, Client, FunctionId, Functions, Kind, Reach, ResolvedId, Scope, Sink};
@@ -50,12 +50,12 @@ impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<
             match (caught, attempt) {
                 (Err(panicked), _) => call.finish(Err(fault(&panicked))),
                 (Ok(()), Attempt::Ended(result)) => call.finish(result),
-                (Ok(()), Attempt::Busy(arguments)) => call.defer(|DeferredCall { responder, .. }| {
+                (Ok(()), Attempt::Busy(arguments)) => {
+                    let reply = NativeReply(call.defer());
                     // After a panic, the dropped responder answers.
-                    let _ = client.catch_panic(CALL, || {
-                        client.submit_when_room::<A, R>(function, arguments, NativeReply(responder));
-                    });
-                }),
+                    let _ = client
+                        .catch_panic(CALL, || client.submit_when_room::<A, R>(function, arguments, reply));
+                }
             }
         });
         Export { caller, signature }
@@ -155,7 +155,7 @@ pub struct Export {
 }
 
 /// Decodes the parameters of a call, calls the function through a client and encodes its result.
-type Caller = dyn Fn(&NativeProvider, Call<'_>) -> Handled + Send + Sync;
+type Caller = dyn Fn(&NativeProvider, Call<'_>) + Send + Sync;
 
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,8 +191,8 @@ struct NativeProvider {
 }
 
 impl Provider for NativeProvider {
-    fn call(&self, call: Call<'_>) -> Handled {
-        (self.caller)(self, call)
+    fn call(&self, call: Call<'_>) {
+        (self.caller)(self, call);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::access::Grants;
 use super::builder::RegistryBuilder;
 use super::builtin::Builtin;
-use super::call::{Call, CallHead, Handled, Responder};
+use super::call::{Call, CallHead, Progress, Responder, unanswered};
 use super::name::quoted;
 use super::table::{Entry, Table};
 use crate::chan::Kind;
@@ -54,28 +54,32 @@ impl Registry {
             }
             Err(fault) => return Some(Err(fault)),
         };
-        let Handled(answer) = match entry.queue {
+        let mut progress = Progress::Unanswered;
+        match entry.queue {
             None => {
                 let mut defer = || defer().measured(&entry.metrics);
-                entry.provider.call(Call::new(head, params, out, &mut defer))
+                entry.provider.call(Call::new(head, params, out, &mut progress, &mut defer));
             }
             Some(queue) => {
                 let mut permit = self.table.admission.try_acquire(queue);
                 let is_admitted = permit.is_some();
                 let mut defer = || defer().measured(&entry.metrics).holding(permit.take());
-                let call = Call::new(head, params, out, &mut defer);
+                let call = Call::new(head, params, out, &mut progress, &mut defer);
                 if is_admitted {
-                    entry.provider.call(call)
+                    entry.provider.call(call);
                 } else {
-                    self.table.admission.enqueue(queue, call)
+                    self.table.admission.enqueue(queue, call);
                 }
             }
-        };
-        let began = std::mem::replace(clock, Instant::now());
-        if let Some(result) = &answer {
-            entry.metrics.record_inline(clock.saturating_duration_since(began), result.as_ref().err());
         }
-        answer
+        let began = std::mem::replace(clock, Instant::now());
+        let answer = match progress {
+            Progress::Deferred => return None,
+            Progress::Answered(result) => result,
+            Progress::Unanswered => Err(unanswered()),
+        };
+        entry.metrics.record_inline(clock.saturating_duration_since(began), answer.as_ref().err());
+        Some(answer)
     }
 
     /// Returns `true` if the function exists and is known to have no result.

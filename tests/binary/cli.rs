@@ -440,6 +440,62 @@ fn stdout_contains_only_results() {
 }
 
 #[test]
+fn list_shows_signatures_and_errors_use_their_words() {
+    let config = "[[function]]\nname = 'say'\nexec = ['echo', '{text}', '{times}', '{loud}']\n\
+                  params = { text = 'string', times = { type = 'integer', default = 2, description = 'how often' }, \
+                  loud = { type = 'boolean', default = false } }\n\
+                  [[function]]\nname = 'any'\nexec = ['echo']\n";
+    let node = Node::with(Folder::new(), config);
+    let listed = node.run("list", &["-v", "*"]).result().to_owned();
+    assert!(
+        listed.contains("say(text: string, times?: integer, loud?: boolean) -> string  exec echo"),
+        "{listed}"
+    );
+    assert!(listed.contains("any(…) -> string"), "{listed}");
+    assert!(listed.contains("rpc.list(pattern?: string, verbose?: boolean) -> array"), "{listed}");
+    let takes = "; the function takes (text: string, times?: integer, loud?: boolean)";
+    let mut client = node.connect();
+    for (params, result) in [
+        (json!(["a"]), Ok("a 2 false")),
+        (json!(["a", 3]), Ok("a 3 false")),
+        (json!({"text": "a", "loud": true}), Ok("a 2 true")),
+        (json!(["a", null, true]), Ok("a 2 true")),
+        (json!([]), Err("got 0 parameters")),
+        (json!([1]), Err("parameter \"text\" must be of type string, not 1")),
+        (json!({"times": 1}), Err("parameter \"text\" is missing")),
+        (json!({"text": "", "often": 1}), Err("parameter \"often\" is unknown")),
+    ] {
+        let answer = client.call("say", &params).map_err(|fault| fault.message);
+        assert_eq!(
+            answer,
+            result.map(|text| json!(text)).map_err(|error| format!("{error}{takes}")),
+            "{params}"
+        );
+    }
+    // Native functions, by their types.
+    let node = Node::demo();
+    let listed = node.run("list", &["-v", "demo.*"]).result().to_owned();
+    for signature in [
+        "demo.add(a: number, b: number) -> number",
+        "demo.count(by?: integer) -> integer",
+        "demo.divide(a: integer, b: integer) -> n",
+        "demo.reset() -> null",
+        "demo.sleep(seconds: number) -> number",
+    ] {
+        assert!(listed.contains(signature), "{signature}: {listed}");
+    }
+    let mut client = node.connect();
+    assert_eq!(client.call("demo.add", &json!({"b": 2, "a": 1})), Ok(json!(3)));
+    assert_eq!(client.call("demo.count", &json!({"by": 5})), Ok(json!(5)));
+    let wrong = client.call("demo.add", &json!({"a": "1", "b": 2})).unwrap_err();
+    assert_eq!(wrong.code, -32602);
+    assert_eq!(
+        wrong.message,
+        "parameter \"a\" must be of type number, not \"1\"; the function takes (a: number, b: number)"
+    );
+}
+
+#[test]
 fn closed_stdout_is_not_an_error() {
     let node = Node::demo();
     let mut help = binary();

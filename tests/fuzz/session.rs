@@ -12,7 +12,7 @@ use chanrpc::internals::codec::{Codec, Dialect, FrameResult};
 use chanrpc::internals::route::Grants;
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, Description, Handled, Provider, Registry, Responder};
+use chanrpc::route::{Call, Description, Provider, Registry, Responder};
 
 use super::json;
 use super::source::Source;
@@ -56,8 +56,8 @@ impl Held {
 }
 
 impl Provider for Held {
-    fn call(&self, call: Call<'_>) -> Handled {
-        call.defer(|call| self.0.lock().expect("nobody panics with it").push_back(call.responder))
+    fn call(&self, call: Call<'_>) {
+        self.0.lock().expect("nobody panics with it").push_back(call.defer());
     }
 }
 
@@ -65,10 +65,10 @@ impl Provider for Held {
 struct Quick;
 
 impl Provider for Quick {
-    fn call(&self, call: Call<'_>) -> Handled {
-        match call.params().cloned() {
+    fn call(&self, mut call: Call<'_>) {
+        match call.take_params() {
             Some(params) => call.reply(Ok(params)),
-            None => call.defer(|call| call.responder.send(Ok(RawJson::NULL))),
+            None => call.defer().send(Ok(RawJson::NULL)),
         }
     }
 }

@@ -145,7 +145,12 @@ fn errors_of_functions_and_nodes() {
         &[
             case(-32601, "t.unknown", &json!([]), "no function \"t.unknown\""),
             case(-32602, "t.add", &json!(["one", 1]), "parameter \"0\" must be of type integer, not \"one\""),
-            case(-32602, "t.add", &json!([1]), "got 1 parameters; the function takes (0: integer, 1: integer)"),
+            case(
+                -32602,
+                "t.add",
+                &json!([1]),
+                "got 1 parameters; the function takes (0: integer, 1: integer)",
+            ),
             case(-32603, "t.panic", &json!(["with é"]), "with é"),
             case(-5, "t.fail", &json!([null]), "an \"error\" of its own,\nin two lines: é"),
             case(-5, "t.fail", &json!([data]), "of its own").data(data.clone()),

@@ -13,7 +13,7 @@ use chanrpc::internals::codec::Dialect;
 use chanrpc::internals::route::{Grants, RegistryInternals as _};
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
-use chanrpc::route::{Call, Description, Handled, Provider, Registry, Responder};
+use chanrpc::route::{Call, Description, Provider, Registry, Responder};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;
@@ -34,11 +34,9 @@ impl Keeper {
 }
 
 impl Provider for Keeper {
-    fn call(&self, call: Call<'_>) -> Handled {
-        call.defer(|call| {
-            let params: Vec<Value> = serde_json::from_str(call.params.unwrap().get()).unwrap();
-            self.kept().push((params[0].as_u64().unwrap(), call.responder));
-        })
+    fn call(&self, call: Call<'_>) {
+        let params: Vec<Value> = serde_json::from_str(call.params().unwrap().get()).unwrap();
+        self.kept().push((params[0].as_u64().unwrap(), call.defer()));
     }
 }
 

@@ -16,7 +16,7 @@ use chanrpc::internals::transport::memory::{self, Memory};
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::remote::Remote;
-use chanrpc::route::{Call, Description, Exports, Handled, Provider, Registry, RegistryBuilder};
+use chanrpc::route::{Call, Description, Exports, Provider, Registry, RegistryBuilder};
 use futures_lite::io::{BufReader, ReadHalf, WriteHalf};
 use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use serde_json::Value;
@@ -926,12 +926,10 @@ fn input_arriving_byte_by_byte() {
 struct Spread;
 
 impl Provider for Spread {
-    fn call(&self, call: Call<'_>) -> Handled {
-        call.defer(|call| {
-            let params = call.params.as_ref().map_or("null", RawJson::get);
-            let params: Value = serde_json::from_str(params).unwrap();
-            call.responder.send(Ok(raw(&serde_json::to_string_pretty(&params).unwrap()).into()));
-        })
+    fn call(&self, call: Call<'_>) {
+        let params: Value = serde_json::from_str(call.params().map_or("null", RawJson::get)).unwrap();
+        let spread = raw(&serde_json::to_string_pretty(&params).unwrap());
+        call.defer().send(Ok(spread.into()));
     }
 }
 

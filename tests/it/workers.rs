@@ -17,7 +17,7 @@ use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
-    Call, Description, Handled, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError, Responder,
+    Call, Description, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError, Responder,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -66,11 +66,11 @@ fn number(params: Option<&RawJson<'_>>) -> u64 {
 }
 
 impl Provider for Fake {
-    fn call(&self, call: Call<'_>) -> Handled {
+    fn call(&self, call: Call<'_>) {
         let number = number(call.params());
         self.begun.log().push((call.method().to_owned(), number));
         match self.manner {
-            Manner::Keeps => call.defer(|call| drop(self.begun.kept().insert(number, call.responder))),
+            Manner::Keeps => drop(self.begun.kept().insert(number, call.defer())),
             Manner::Answers => call.reply(Ok(RawJson::of(&number).unwrap())),
             Manner::Panics => panic!("as the test wants it"),
         }
@@ -1003,14 +1003,14 @@ struct Threaded {
 }
 
 impl Provider for Threaded {
-    fn call(&self, call: Call<'_>) -> Handled {
+    fn call(&self, call: Call<'_>) {
         self.counts.iter().for_each(Count::begin);
         let number = number(call.params());
         if !number.is_multiple_of(5) && number.is_multiple_of(3) {
-            return call.defer(|call| self.later.send((call.responder, self.counts.clone())).unwrap());
+            return self.later.send((call.defer(), self.counts.clone())).unwrap();
         }
         self.counts.iter().for_each(Count::end);
-        call.reply(Ok(RawJson::NULL))
+        call.reply(Ok(RawJson::NULL));
     }
 }
 

@@ -210,7 +210,7 @@ def html(watched):
 def comes_back(watched):
     page, node = watched.page, watched.node
     same("nothing to complain about so far", watched.complaints, [])
-    watched.call("demo.sleep", "^waiting$", parameters="60")
+    watched.call("demo.sleep", "^waiting$", seconds="60")
     node.kill()
     expect(page.locator("#outcome")).to_have_text("lost")
     expect(page.locator("#log li").first).to_contain_text("lost")

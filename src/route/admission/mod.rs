@@ -15,7 +15,7 @@ use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use super::Provider;
-use super::call::{Call, Handled};
+use super::call::Call;
 use crate::config::Workers;
 use crate::metrics::WorkerStats;
 use limit::Limit;
@@ -55,25 +55,23 @@ impl Admission {
     }
 
     /// Queues a call, or answers why it cannot. Workers that were released in the meantime start it at once.
-    pub(super) fn enqueue(self: &Arc<Self>, queue: usize, call: Call<'_>) -> Handled {
+    pub(super) fn enqueue(self: &Arc<Self>, queue: usize, call: Call<'_>) {
         if let Err(fault) = self.providers[queue].check(call.params()) {
             return call.reply(Err(fault));
         }
-        call.defer(|call| {
-            let call = QueuedCall::new(call);
-            let mut state = self.lock();
-            if state.try_start(queue) {
-                drop(state);
-                return self.start(queue, call);
-            }
-            let waker = |sequence| {
-                let admission = Arc::downgrade(self);
-                Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
-            };
-            let rejected = state.enqueue(queue, call, waker, Instant::now());
+        let call = QueuedCall::new(call);
+        let mut state = self.lock();
+        if state.try_start(queue) {
             drop(state);
-            reject(rejected);
-        })
+            return self.start(queue, call);
+        }
+        let waker = |sequence| {
+            let admission = Arc::downgrade(self);
+            Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
+        };
+        let rejected = state.enqueue(queue, call, waker, Instant::now());
+        drop(state);
+        reject(rejected);
     }
 
     /// Rejects all queued calls, and every call from now on.

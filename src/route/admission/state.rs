@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::limit::Limit;
 use crate::config::WhenFull;
 use crate::message::{Fault, RawJson, code};
-use crate::route::call::{DeferredCall, Responder};
+use crate::route::call::{Call, Responder};
 
 /// A call that waits for workers.
 pub(super) struct QueuedCall {
@@ -21,10 +21,10 @@ pub(super) struct QueuedCall {
 }
 
 impl QueuedCall {
-    pub(super) fn new(call: DeferredCall<'_>) -> Self {
-        let DeferredCall { method, params, deadline, hops, responder } = call;
-        let (method, params) = (method.to_owned(), params.map(RawJson::into_owned));
-        Self { method, params, deadline, hops, responder, sequence: 0 }
+    pub(super) fn new(mut call: Call<'_>) -> Self {
+        let (method, params) = (call.method().to_owned(), call.take_params().map(RawJson::into_owned));
+        let (deadline, hops) = (call.deadline(), call.hops());
+        Self { method, params, deadline, hops, responder: call.defer(), sequence: 0 }
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {
