@@ -226,7 +226,7 @@ def comes_back(watched):
     expect(page.locator("#about")).to_have_text(re.compile(r" · up \d s$"))
     check("the page tells how long the new node is up", " · up " not in up, up)
     expect(page.locator("#chosen")).to_have_text("demo.sleep")
-    expect(page.get_by_label("Parameters")).to_have_value("60")
+    expect(page.get_by_label("seconds")).to_have_value("60")
     print("ok      what was typed is still there")
     watched.call("demo.count", "^answered$", "1")
     # The browser itself reports a port without a listener.
