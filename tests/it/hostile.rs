@@ -381,12 +381,12 @@ fn websocket_peer_not_reading_is_cut_off() {
 #[test]
 fn unread_replies_are_bounded() {
     let node = programs(
-        "limits.stall_timeout = '1h'\nlimits.in_flight = 24\n".to_owned()
+        "limits.stall_timeout = '1h'\n".to_owned()
             + &program("big", "text", &["1000000"], "concurrency = 4\nqueue = 64"),
     );
     let mut client = node.connect();
-    let calls = scale(24);
-    node.assert_growth_below(24 + 16, || {
+    let calls = scale(64);
+    node.assert_growth_below(64 + 16, || {
         // Sent together, so that all calls have started before the first reply.
         client.send((0..calls).map(|id| request(id, "big", &json!([])) + "\n").collect::<String>());
         let number =
