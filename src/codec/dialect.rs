@@ -8,7 +8,7 @@ use super::jsonrpc::{self, CommonRequest, DecodeLimits};
 use super::leaf::{self, LeafFraming};
 use super::lines::{LineFramer, starts_json, whole_lines};
 use super::msgpack::{self, MessagePackFramer};
-use crate::message::{Answer, Fault, Id, Message, Request, code};
+use crate::message::{Answer, Fault, Id};
 
 /// The wire protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,9 +150,10 @@ impl Codec {
             | Framing::JsonPerFrame
             | Framing::DetectPerFrame
             | Framing::JsonContentLength(_) => jsonrpc::decode(frame, self.limits),
-            Framing::MessagePack(_) | Framing::MsgpackPerFrame => Decoded::Single(
-                msgpack::decode(frame, self.limits.depth).and_then(|message| self.check_size(message)),
-            ),
+            Framing::MessagePack(_) | Framing::MsgpackPerFrame => {
+                let limits = msgpack::ParamLimits { depth: self.limits.depth, json: self.max };
+                Decoded::Single(msgpack::decode(frame, limits))
+            }
             Framing::Leaf(_) => Decoded::Single(leaf::decode(frame, self.limits.depth)),
         }
     }
@@ -181,18 +182,6 @@ impl Codec {
     #[inline(always)]
     pub fn common_request<'a>(&self, frame: &'a str) -> Option<CommonRequest<'a>> {
         jsonrpc::common_request(frame, self.limits.depth)
-    }
-
-    /// Rejects parameters that exceed the maximum length of a message after conversion to JSON.
-    fn check_size<'a>(&self, message: Message<'a>) -> Result<Message<'a>, DecodeError> {
-        let Message::Request(Request { id, params: Some(params), .. }) = &message else { return Ok(message) };
-        let size = params.get().len();
-        if size <= self.max {
-            return Ok(message);
-        }
-        let limit = self.max;
-        let text = format!("parameters of {size} bytes as JSON; the limit is {limit} (limits.message)");
-        Err(DecodeError::new(code::REQUEST_TOO_LARGE, text).with_id(id.clone()))
     }
 
     /// Rejects a message of which only a prefix is known, under the ids found in it.

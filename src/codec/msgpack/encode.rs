@@ -160,6 +160,9 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(),
     if values == 1 && open.is_empty() { Ok(()) } else { Err(ConvertError::NotJson) }
 }
 
+/// The length up to which a string is short, in bytes.
+const SHORT: usize = 8;
+
 fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
     let (word, byte) = [("null", NIL), ("false", 0xc2), ("true", 0xc3)]
         .into_iter()
@@ -170,6 +173,11 @@ fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
 }
 
 fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
+    // Single digits are quick, since a result may hold half a million.
+    if let [digit @ b'0'..=b'9', b',' | b']' | b'}', ..] = text.as_bytes() {
+        out.push(digit - b'0');
+        return Ok(1);
+    }
     let end = text.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
     let text = &text[..end.unwrap_or(text.len())];
     if let Ok(number) = text.parse() {
@@ -195,7 +203,9 @@ fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
 
 /// Appends the string after an opening quote. Returns its length including the closing quote.
 fn put_string(out: &mut Vec<u8>, text: &[u8]) -> Result<usize, ConvertError> {
-    let mut at = memchr2(b'"', b'\\', text).ok_or(ConvertError::NotJson)?;
+    // Short strings are frequent, and searched without a call.
+    let short = text.iter().take(SHORT).position(|byte| matches!(byte, b'"' | b'\\'));
+    let mut at = short.or_else(|| memchr2(b'"', b'\\', text)).ok_or(ConvertError::NotJson)?;
     if text[at] == b'"' {
         put_str(out, &text[..at])?;
         return Ok(at + 1);
@@ -289,6 +299,11 @@ fn widen(out: &mut Vec<u8>, wide: &mut [Wide]) {
 /// # Errors
 /// If it is longer than MessagePack allows.
 fn put_str(out: &mut Vec<u8>, text: &[u8]) -> Result<(), ConvertError> {
+    if let length @ 0..=0x1f = text.len() {
+        out.push(0xa0 | length as u8);
+        out.extend_from_slice(text);
+        return Ok(());
+    }
     str_header(text.len())?.put(out);
     out.extend_from_slice(text);
     Ok(())

@@ -5,12 +5,15 @@
 //! map of `deadline_ms` and `hops`; and `$/cancelRequest` cancels the request whose `msgid` it contains. An error is
 //! `[code, message, data]`.
 
+mod convert;
 mod decode;
 mod encode;
 mod framing;
 mod marker;
+mod reader;
 mod skipper;
 
+pub(super) use convert::ParamLimits;
 pub(super) use decode::{decode, id_in_prefix};
 pub(super) use encode::encode_reply;
 pub(super) use framing::MessagePackFramer;

@@ -5,10 +5,15 @@ use serde_json::{Value, json};
 
 use super::encode::{ConvertError, put_json};
 use super::framing::tests::{frames, with};
-use super::{decode, encode_reply, id_in_prefix};
+use super::{ParamLimits, decode, encode_reply, id_in_prefix};
 use crate::message::{Fault, Id, Message, Meta, Request, code};
 
 const DEPTH: usize = 8;
+const LIMITS: ParamLimits = deep(DEPTH);
+
+const fn deep(depth: usize) -> ParamLimits {
+    ParamLimits { depth, json: 1 << 20 }
+}
 const NIL: &[u8] = b"\xc0";
 
 /// Converts a JSON text to MessagePack.
@@ -21,7 +26,7 @@ fn packed(json: &str) -> Vec<u8> {
 
 /// Returns a short text for a message, for tables of expectations.
 fn summary(frame: &[u8]) -> String {
-    match decode(frame, DEPTH) {
+    match decode(frame, LIMITS) {
         Ok(Message::Request(Request { id, method, params, meta: Meta { deadline, hops } })) => {
             let id = id.as_ref().map_or("-", Id::as_json);
             let params = params.map_or(String::new(), |params| format!(" {}", params.get()));
@@ -39,6 +44,32 @@ fn summary(frame: &[u8]) -> String {
 fn param(bytes: &[u8]) -> String {
     let text = summary(&[b"\x94\x00\x01\xa1f\x91", bytes].concat());
     text.strip_prefix("1 f [").and_then(|text| text.strip_suffix(']')).map_or(text.clone(), Into::into)
+}
+
+#[test]
+fn parameters_are_bounded_by_their_size_as_json() {
+    let limits = ParamLimits { json: 1000, ..LIMITS };
+    let request = |params: &[u8]| [b"\x94\x00\x01\xa1f", params].concat();
+    for (params, fits) in [
+        // As JSON, an array of one-digit numbers has 2 bytes for each and one more.
+        (with(b"\xdc\x01\xf3", 499, 1), true),
+        (with(b"\xdc\x01\xf4", 500, 1), false),
+        (with(b"\x91\xc5\x01\x00", 256, 0xff), false),
+        (with(b"\x91\xda\x03\xe4", 996, b'a'), true),
+        (with(b"\x91\xda\x03\xe5", 997, b'a'), false),
+        (with(b"\x91\xda\x01\x00", 256, 0), false),
+    ] {
+        match decode(&request(&params), limits) {
+            Ok(Message::Request(Request { params: Some(params), .. })) => {
+                assert!(fits && params.get().len() <= 1000, "{params}");
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert!(!fits, "{error:?}");
+                assert_eq!((error.id.as_json(), error.fault.code), ("1", code::REQUEST_TOO_LARGE));
+            }
+        }
+    }
 }
 
 #[test]
@@ -343,7 +374,7 @@ fn converts_to_json() {
     ] {
         assert_eq!(param(bytes), expected, "{bytes:x?}");
     }
-    let error = decode(b"\x94\x00\x01\xa1f\x91\xca\x7f\xc0\x00\x00", DEPTH).unwrap_err();
+    let error = decode(b"\x94\x00\x01\xa1f\x91\xca\x7f\xc0\x00\x00", LIMITS).unwrap_err();
     assert_eq!(
         error.fault.message,
         "NaN and Infinity cannot be expressed in JSON; send nil or a string instead"
@@ -418,8 +449,8 @@ fn depth_is_limited() {
     assert_eq!(summary(&nested(DEPTH + 1)), "refused 1 -32700");
     let maps = [b"\x94\x00\x01\xa1f", &b"\x81\xa1k".repeat(DEPTH)[..], b"\x01"].concat();
     assert_eq!(summary(&maps), "refused 1 -32700");
-    assert!(decode(&nested(1024), 1024).is_ok());
-    assert!(decode(&nested(1_000_000), usize::MAX).is_err());
+    assert!(decode(&nested(1024), deep(1024)).is_ok());
+    assert!(decode(&nested(1_000_000), deep(usize::MAX)).is_err());
     assert_eq!(frames(1 << 21, &[&nested(1_000_000)]).0.len(), 1);
     // Skipped values may be nested to any depth.
     let meta = [b"\x94\x02\xa1f\x90\x81\xa1x", &b"\x91".repeat(100_000)[..], b"\x90"].concat();
@@ -505,22 +536,22 @@ proptest! {
         let json = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
         let params = [b"\x91", &packed(&json)[..]].concat();
         let message = [b"\x94\x00\x01\xa1f", &params[..]].concat();
-        let Ok(Message::Request(Request { params: Some(params), .. })) = decode(&message, 20) else {
-            panic!("{:?}", decode(&message, 20));
+        let Ok(Message::Request(Request { params: Some(params), .. })) = decode(&message, deep(20)) else {
+            panic!("{:?}", decode(&message, deep(20)));
         };
         prop_assert_eq!(params.get(), format!("[{}]", serde_json::to_string(&value).unwrap()));
 
         let at = cut.index(message.len());
         prop_assert_eq!(frames(usize::MAX, &[&message[..at], &message[at..]]), (vec![message.clone()], 0));
         prop_assert_eq!(frames(usize::MAX, &[&message[..at]]), (vec![], at));
-        prop_assert!(decode(&message[..at], 20).is_err());
+        prop_assert!(decode(&message[..at], deep(20)).is_err());
     }
 
     #[test]
     fn accepts_any_bytes_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), max in 1..100_usize, cut in 1..20_usize) {
         let message = [b"\x94\x00\x01\xa1f", &bytes[..]].concat();
         for frame in [&bytes, &message] {
-            if let Ok(Message::Request(Request { params: Some(params), .. })) = decode(frame, DEPTH) {
+            if let Ok(Message::Request(Request { params: Some(params), .. })) = decode(frame, LIMITS) {
                 prop_assert!(serde_json::from_str::<Value>(params.get()).is_ok());
             }
         }

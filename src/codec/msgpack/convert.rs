@@ -1,0 +1,274 @@
+//! From MessagePack values to JSON, written directly: a message of a megabyte may hold as many values, and the node does
+//! nothing else meanwhile.
+
+use std::io::Write;
+
+use super::marker::Marker;
+use super::reader::Reader;
+use crate::codec::json::unescaped_len;
+use crate::message::{Fault, RawJson, code};
+
+/// Upper bound of the depth limit, for readers of the JSON text that recurse.
+const MAX_DEPTH: usize = 1024;
+
+/// Limits on the parameters of a message.
+#[derive(Clone, Copy)]
+pub(in crate::codec) struct ParamLimits {
+    /// Maximum nesting of arrays and maps, those of the message included.
+    pub(in crate::codec) depth: usize,
+    /// Maximum length as JSON, in bytes.
+    pub(in crate::codec) json: usize,
+}
+
+/// Converts values to JSON texts.
+pub(super) struct Converter<'a> {
+    reader: Reader<'a>,
+    out: Vec<u8>,
+    depth: usize,
+    max: usize,
+}
+
+impl<'a> Converter<'a> {
+    /// Creates a converter for the value at the reader's position.
+    pub(super) fn new(reader: Reader<'a>, limits: ParamLimits) -> Self {
+        Self { reader, out: Vec::new(), depth: limits.depth.min(MAX_DEPTH), max: limits.json }
+    }
+
+    /// Returns the reader behind the value, and the JSON text.
+    pub(super) fn finish(self) -> (Reader<'a>, RawJson<'static>) {
+        // All that was written is text.
+        let json = String::from_utf8(self.out).unwrap_or_default();
+        (self.reader, RawJson::checked(json))
+    }
+
+    /// Converts the next value.
+    ///
+    /// # Errors
+    /// If the value cannot be expressed in JSON, or exceeds a limit.
+    pub(super) fn value(&mut self) -> Result<(), Fault> {
+        let mut open = Vec::<Open>::new();
+        loop {
+            match self.reader.marker()? {
+                Marker::Array(values) => self.open(&mut open, Open::new(values, b']'))?,
+                Marker::Map(pairs) => self.open(&mut open, Open::new(pairs, b'}'))?,
+                scalar => self.scalar(scalar)?,
+            }
+            while open.last().is_some_and(|open| open.left == 0) {
+                let Some(Open { end, numbers, .. }) = open.pop() else { break };
+                numbers.check_unique()?;
+                self.out.push(end);
+            }
+            self.check_size()?;
+            let Some(innermost) = open.last_mut() else { return Ok(()) };
+            self.next(innermost)?;
+        }
+    }
+
+    /// Begins an array or a map.
+    fn open(&mut self, open: &mut Vec<Open>, new: Open) -> Result<(), Fault> {
+        // The message counts as one level.
+        if open.len() + 1 >= self.depth {
+            let message = format!("nested deeper than {} (limits.depth)", self.depth);
+            return Err(Fault::new(code::PARSE, message));
+        }
+        self.out.push(if new.end == b']' { b'[' } else { b'{' });
+        open.push(new);
+        Ok(())
+    }
+
+    /// Writes what comes before the next value of an array or a map that is not at its end.
+    fn next(&mut self, Open { left, end, is_first, numbers }: &mut Open) -> Result<(), Fault> {
+        // Single digits in an array, of which most fit into a message, are quick.
+        while *end == b']'
+            && *left > 1
+            && let [digit @ 0..=9, rest @ ..] = self.reader.rest
+            && self.out.len() < self.max
+        {
+            if !std::mem::take(is_first) {
+                self.out.push(b',');
+            }
+            self.out.push(b'0' + digit);
+            self.reader.rest = rest;
+            *left -= 1;
+        }
+        *left -= 1;
+        if !std::mem::take(is_first) {
+            self.out.push(b',');
+        }
+        if *end == b'}' {
+            self.key(numbers)?;
+            self.out.push(b':');
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, marker: Marker) -> Result<(), Fault> {
+        match marker {
+            Marker::Nil => self.out.extend_from_slice(b"null"),
+            Marker::Bool(value) => self.out.extend_from_slice(if value { b"true" } else { b"false" }),
+            Marker::Uint(number) => self.uint(number),
+            Marker::Int(number) => self.int(number),
+            // The shortest decimal form of an f32 is a different number when parsed as f64.
+            Marker::F32(number) => self.float(number.into())?,
+            Marker::F64(number) => self.float(number)?,
+            Marker::Str(length) => {
+                let bytes = self.reader.bytes(length)?;
+                match std::str::from_utf8(bytes) {
+                    Ok(text) => self.text(text)?,
+                    Err(_) => self.bytes(bytes)?,
+                }
+            }
+            Marker::Bin(length) => {
+                let bytes = self.reader.bytes(length)?;
+                self.bytes(bytes)?;
+            }
+            Marker::Ext(_) | Marker::Array(_) | Marker::Map(_) => {
+                return Err(Fault::invalid_params(
+                    "extension types cannot be expressed in JSON; send a number, a string or bytes (bin) instead, and \
+                     a timestamp as seconds or as text",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_size(&self) -> Result<(), Fault> {
+        if self.out.len() <= self.max { Ok(()) } else { Err(self.too_large()) }
+    }
+
+    fn too_large(&self) -> Fault {
+        let message = format!("the parameters have over {} bytes as JSON (limits.message)", self.max);
+        Fault::new(code::REQUEST_TOO_LARGE, message)
+    }
+
+    fn key(&mut self, numbers: &mut Numbers) -> Result<(), Fault> {
+        match self.reader.marker()? {
+            Marker::Uint(number) => {
+                numbers.add(number.into());
+                self.out.push(b'"');
+                self.uint(number);
+                self.out.push(b'"');
+            }
+            Marker::Int(number) => {
+                numbers.add(number.into());
+                self.out.push(b'"');
+                self.int(number);
+                self.out.push(b'"');
+            }
+            Marker::Str(length) => match std::str::from_utf8(self.reader.bytes(length)?) {
+                Ok(text) => {
+                    if let Some(number) = decimal(text) {
+                        numbers.add(number);
+                    }
+                    self.text(text)?;
+                }
+                Err(_) => return Err(Fault::invalid_params("a key of a map must be UTF-8")),
+            },
+            _ => return Err(Fault::invalid_params("a key of a map must be a string or an integer")),
+        }
+        Ok(())
+    }
+
+    fn uint(&mut self, number: u64) {
+        match number {
+            0..=9 => self.out.push(b'0' + number as u8),
+            10..=99 => self.out.extend_from_slice(&[b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]),
+            // Writing to a vector does not fail.
+            _ => drop(serde_json::to_writer(&mut self.out, &number)),
+        }
+    }
+
+    fn int(&mut self, number: i64) {
+        let _ = serde_json::to_writer(&mut self.out, &number);
+    }
+
+    fn float(&mut self, number: f64) -> Result<(), Fault> {
+        if !number.is_finite() {
+            return Err(Fault::invalid_params(
+                "NaN and Infinity cannot be expressed in JSON; send nil or a string instead",
+            ));
+        }
+        let _ = serde_json::to_writer(&mut self.out, &number);
+        Ok(())
+    }
+
+    fn text(&mut self, text: &str) -> Result<(), Fault> {
+        if self.out.len() + text.len() > self.max {
+            return Err(self.too_large());
+        }
+        if unescaped_len(text.as_bytes()) == text.len() {
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
+        } else {
+            let _ = serde_json::to_writer(&mut self.out, text);
+        }
+        Ok(())
+    }
+
+    /// Writes bytes as an array of numbers.
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.out.push(b'[');
+        for (index, byte) in bytes.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            let _ = write!(self.out, "{comma}{byte}");
+            if self.out.len() > self.max {
+                return self.check_size();
+            }
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+}
+
+/// An array or a map that is not at its end.
+struct Open {
+    /// The number of values, or of pairs, that remain.
+    left: u32,
+    /// Its last character in JSON.
+    end: u8,
+    is_first: bool,
+    numbers: Numbers,
+}
+
+impl Open {
+    fn new(left: u32, end: u8) -> Self {
+        Self { left, end, is_first: true, numbers: Numbers::default() }
+    }
+}
+
+/// The keys of a map that are integers, or texts that look like integers: in JSON both are the same key.
+#[derive(Default)]
+struct Numbers {
+    numbers: Vec<i128>,
+    /// They are not in increasing order, so that two may be equal.
+    unordered: bool,
+}
+
+impl Numbers {
+    fn add(&mut self, number: i128) {
+        self.unordered |= self.numbers.last().is_some_and(|last| *last >= number);
+        self.numbers.push(number);
+    }
+
+    fn check_unique(mut self) -> Result<(), Fault> {
+        if self.unordered {
+            self.numbers.sort_unstable();
+            if self.numbers.windows(2).any(|pair| pair[0] == pair[1]) {
+                return Err(Fault::invalid_params(
+                    "two keys of a map are equal in JSON: the same number, or a number and its text",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the number whose canonical decimal form is `text`.
+fn decimal(text: &str) -> Option<i128> {
+    match text.strip_prefix('-').unwrap_or(text).as_bytes() {
+        b"0" if text.len() == 1 => Some(0),
+        [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => text.parse().ok(),
+        _ => None,
+    }
+}
