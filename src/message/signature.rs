@@ -1,4 +1,4 @@
-//! What a function takes and returns, whoever provides it.
+//! What a function takes and returns, independent of its provider.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
