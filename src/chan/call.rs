@@ -120,6 +120,20 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     /// loop, never on this thread.
     ///
     /// A function that has not begun when the call ends never will. One that has begun runs to its end.
+    ///
+    /// ```
+    /// # use std::time::Instant;
+    /// # use chanrpc::{CallError, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// // Nothing runs the server.
+    /// let call = client.call(ADD, 5).deadline(Instant::now());
+    /// assert_eq!(call.wait(), Err(CallError::Deadline));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn deadline(mut self, at: Instant) -> Self {
         self.deadline = Deadline::at(at);
         self
@@ -181,6 +195,19 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
     }
 
     /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// assert_eq!(client.call(ADD, 5).wait()?, 5);
+    /// assert!(client.call1::<i64, i64>("subtract", 5).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`CallError`]; in particular `WouldDeadlock` from inside a function whose server the called one waits

@@ -140,6 +140,26 @@ impl<C: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> Callback
 
     /// Makes the call. `callback` gets the loop's state and the result.
     ///
+    /// ```
+    /// # use chanrpc::{CallError, Callbacks, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let mut callbacks = Callbacks::new(8);
+    /// callbacks.call(&client, ADD, 5).then(|log: &mut Vec<_>, sum| log.push(sum))?;
+    /// callbacks.call1(&client, "subtract", 5).then(|log, difference| log.push(difference))?;
+    /// # let mut log = Vec::new();
+    /// # while callbacks.pending() > 0 {
+    /// #     smol::block_on(callbacks.next()).run(&mut log);
+    /// # }
+    /// assert!(log.contains(&Ok(5)));
+    /// assert!(log.contains(&Err(CallError::Unknown("subtract".into()))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// [`LimitError`] if too many calls are pending. Every other error goes to the callback.
     pub fn then(
@@ -163,6 +183,20 @@ impl<C, T, A, R> fmt::Debug for CallbackCall<'_, C, T, A, R> {
 
 impl<C: 'static> Callbacks<C> {
     /// Creates a queue of callbacks for up to `limit` pending calls. 0 is taken as 1.
+    ///
+    /// ```
+    /// # use chanrpc::{Callbacks, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// let mut callbacks = Callbacks::<i64>::new(1);
+    /// callbacks.call(&client, ADD, 5).then(|last, sum| *last = sum.unwrap())?;
+    /// let refused = callbacks.call(&client, ADD, 2).then(|last, sum| *last = sum.unwrap());
+    /// assert_eq!(refused.unwrap_err().into_inner(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(limit: usize) -> Self {
         Self {
             completions: Arc::default(),
@@ -215,6 +249,21 @@ impl<C: 'static> Callbacks<C> {
     }
 
     /// Starts an async call of a function without a result by its text, number or type.
+    ///
+    /// ```
+    /// # use chanrpc::{Callbacks, Functions, Server};
+    /// # let mut functions = Functions::new();
+    /// functions.register0("reset", |total: &mut i64, ()| *total = 0)?;
+    /// # let server = Server::new(5, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let mut callbacks = Callbacks::new(8);
+    /// callbacks.call0(&client, "reset", ()).then(|done, result| *done = result.is_ok())?;
+    /// let mut done = false;
+    /// smol::block_on(callbacks.next()).run(&mut done);
+    /// assert!(done);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call0<'a, T: Target<A, ()>, A>(
         &'a mut self,
         target: &'a T,
@@ -225,6 +274,22 @@ impl<C: 'static> Callbacks<C> {
     }
 
     /// Starts an async call of a function with one result by its text, number or type.
+    ///
+    /// ```
+    /// # use chanrpc::{Callbacks, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let mut callbacks = Callbacks::new(8);
+    /// callbacks.call1(&client, "add", 5_i64).then(|last: &mut i64, sum| *last = sum.unwrap())?;
+    /// let mut last = 0;
+    /// smol::block_on(callbacks.next()).run(&mut last);
+    /// assert_eq!(last, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call1<'a, T: Target<A, R>, A, R>(
         &'a mut self,
         target: &'a T,
@@ -235,6 +300,22 @@ impl<C: 'static> Callbacks<C> {
     }
 
     /// Starts an async call of a function with several results by its text, number or type.
+    ///
+    /// ```
+    /// # use chanrpc::{Callbacks, Functions, Server};
+    /// # let mut functions = Functions::new();
+    /// functions.register_n("divide", |_: &mut (), (a, b): (u64, u64)| (a / b, a % b))?;
+    /// # let server = Server::new((), functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let mut callbacks = Callbacks::new(8);
+    /// let call = callbacks.call_n(&client, "divide", (17_u64, 5_u64));
+    /// call.then(|last: &mut (u64, u64), result| *last = result.unwrap())?;
+    /// let mut last = (0, 0);
+    /// smol::block_on(callbacks.next()).run(&mut last);
+    /// assert_eq!(last, (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call_n<'a, T: Target<A, R>, A, R: Results>(
         &'a mut self,
         target: &'a T,
@@ -284,6 +365,23 @@ impl<C: 'static> Callbacks<C> {
     }
 
     /// Takes the next callback if one is ready.
+    ///
+    /// ```
+    /// # use chanrpc::{Callbacks, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let mut server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # let mut callbacks = Callbacks::new(8);
+    /// callbacks.call(&client, ADD, 5).then(|last: &mut i64, sum| *last = sum.unwrap())?;
+    /// assert!(callbacks.try_next().is_none());
+    /// smol::block_on(server.exec());
+    /// let mut last = 0;
+    /// callbacks.try_next().unwrap().run(&mut last);
+    /// assert_eq!(last, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_next(&mut self) -> Option<Callback<C>> {
         match self.poll_next(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(callback) => Some(callback),
@@ -301,6 +399,23 @@ impl<C: 'static> Callbacks<C> {
     }
 
     /// Like [`next`](Self::next), for a loop that polls its sources itself.
+    ///
+    /// ```
+    /// # use std::future::poll_fn;
+    /// # use chanrpc::{Callbacks, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let mut callbacks = Callbacks::new(8);
+    /// callbacks.call(&client, ADD, 5).then(|last: &mut i64, sum| *last = sum.unwrap())?;
+    /// let mut last = 0;
+    /// smol::block_on(poll_fn(|cx| callbacks.poll_next(cx))).run(&mut last);
+    /// assert_eq!(last, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Callback<C>> {
         if self.ready.is_empty() {
             self.completions.take(cx, &mut self.ready);

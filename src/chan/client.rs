@@ -34,6 +34,22 @@ use super::typed_queue::QueuedCall;
 ///
 /// A process that forks has no server loop in the child, so a call made there never ends. Create servers after the
 /// fork.
+///
+/// ```
+/// # use chanrpc::{Functions, Id1, Server, ServerSettings};
+/// # const ADD: Id1<i64, i64> = Id1::new("add");
+/// # let mut functions = Functions::new();
+/// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+/// # let server = Server::with_settings(0, functions, ServerSettings::default().name("totals"));
+/// let client = server.client();
+/// std::thread::spawn(|| smol::block_on(server.run()));
+///
+/// let other = client.clone();
+/// std::thread::spawn(move || other.call(ADD, 5).wait()).join().unwrap()?;
+/// assert_eq!(client.call(ADD, 2).wait()?, 7);
+/// assert_eq!(client.server_name(), "totals");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Client(Arc<ClientGuard>);
 
@@ -83,6 +99,20 @@ impl Client {
 
     /// Calls a function without a result by its text, number or type, and waits until it has run. See
     /// [`call`](Self::call).
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Server};
+    /// # let mut functions = Functions::new();
+    /// functions
+    ///     .register0("reset", |total: &mut i64, ()| *total = 0)?
+    ///     .register1("total", |total: &mut i64, ()| *total)?;
+    /// # let server = Server::new(5, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// client.call0("reset", ()).wait()?;
+    /// assert_eq!(client.call1::<_, i64>("total", ()).wait()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call0<A: Send + 'static>(&self, id: impl Into<FunctionId>, arguments: A) -> Call<'_, A, ()> {
         self.call_untyped(&id.into(), Kind::Zero, arguments)
     }
@@ -110,6 +140,18 @@ impl Client {
     }
 
     /// Calls a function with several results by its text, number or type. See [`call`](Self::call).
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Server};
+    /// # let mut functions = Functions::new();
+    /// functions.register_n("divide", |_: &mut (), (a, b): (u64, u64)| (a / b, a % b))?;
+    /// # let server = Server::new((), functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// let (quotient, remainder): (u64, u64) = client.call_n("divide", (17_u64, 5_u64)).wait()?;
+    /// assert_eq!((quotient, remainder), (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call_n<A: Send + 'static, R: Results>(
         &self,
         id: impl Into<FunctionId>,
@@ -234,11 +276,33 @@ impl Client {
     }
 
     /// Returns the counters of the server.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// client.call(ADD, 5).wait()?;
+    /// let stats = client.stats();
+    /// assert_eq!((stats.executed, stats.queued), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.shared().stats()
     }
 
     /// Returns `true` if the server accepts no more calls.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Server};
+    /// let server = Server::new((), Functions::new());
+    /// let client = server.client();
+    /// server.close();
+    /// assert!(client.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.shared().is_closed()
     }

@@ -63,6 +63,17 @@ pub type BoxFuture<'s, R> = Pin<Box<dyn Future<Output = R> + Send + 's>>;
 
 impl<S: 'static> Functions<S> {
     /// Creates an empty table for callers in this process.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// let mut functions = Functions::new();
+    /// functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// // Any number of servers, each with its own state.
+    /// let servers = (Server::new(0, functions.clone()), Server::new(100, functions));
+    /// assert_eq!((*servers.0.state(), *servers.1.state()), (0, 100));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new() -> Self {
         Self::empty()
     }
@@ -180,6 +191,17 @@ impl<S: 'static, P: Reach> Functions<S, P> {
 
     /// Registers a function without a result under a text, a number or a type.
     ///
+    /// ```
+    /// # use chanrpc::{Functions, Server};
+    /// let mut functions = Functions::new();
+    /// functions.register0("reset", |total: &mut i64, ()| *total = 0)?;
+    /// let mut server = Server::new(5, functions);
+    /// server.client().go("reset", ())?;
+    /// # smol::block_on(server.exec());
+    /// assert_eq!(*server.state(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`register`](Self::register).
     pub fn register0<A: Send + 'static>(
@@ -221,6 +243,17 @@ impl<S: 'static, P: Reach> Functions<S, P> {
 
     /// Registers a function with several results under a text, a number or a type.
     ///
+    /// ```
+    /// # use chanrpc::{Functions, Server};
+    /// let mut functions = Functions::new();
+    /// functions.register_n("divide", |_: &mut (), (a, b): (u64, u64)| (a / b, a % b))?;
+    /// # let server = Server::new((), functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// assert_eq!(client.call_n::<_, (u64, u64)>("divide", (17_u64, 5_u64)).wait()?, (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`register`](Self::register).
     pub fn register_n<A: Send + 'static, R: Results>(
@@ -235,12 +268,33 @@ impl<S: 'static, P: Reach> Functions<S, P> {
     }
 
     /// Returns the kind of a function, or `None` if the table has no such function.
+    ///
+    /// ```
+    /// # use chanrpc::Functions;
+    /// # use chanrpc::chan::Kind;
+    /// let mut functions = Functions::new();
+    /// functions.register0("reset", |total: &mut i64, ()| *total = 0)?;
+    /// assert_eq!(functions.kind(&"reset".into()), Some(Kind::Zero));
+    /// assert_eq!(functions.kind(&"total".into()), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn kind(&self, id: &FunctionId) -> Option<Kind> {
         let number = *self.table.numbers.get(id)?;
         Some(self.table.entries[number].signature.kind)
     }
 
     /// Returns the ids of all functions in the order of their registration.
+    ///
+    /// ```
+    /// # use chanrpc::Functions;
+    /// # let mut functions = Functions::new();
+    /// functions
+    ///     .register0("reset", |total: &mut i64, ()| *total = 0)?
+    ///     .register1("total", |total: &mut i64, ()| *total)?;
+    /// let ids: Vec<_> = functions.ids().map(ToString::to_string).collect();
+    /// assert_eq!(ids, ["reset", "total"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn ids(&self) -> impl Iterator<Item = &FunctionId> {
         self.table.entries.iter().map(|entry| &entry.id)
     }

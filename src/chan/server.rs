@@ -99,6 +99,20 @@ impl<S: 'static> Server<S> {
     }
 
     /// Returns a client of this server.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// let (client, other) = (server.client(), server.client());
+    /// assert!(client.same_server(&other));
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// client.call(ADD, 5).wait()?;
+    /// assert_eq!(other.call(ADD, 2).wait()?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client(&self) -> Client {
         Client::new(self.guard.clone())
     }
@@ -125,6 +139,20 @@ impl<S: 'static> Server<S> {
     /// Closes the server: calls in the queue, callers that wait for room in it and all later calls get
     /// [`CallError::Closed`]. A function that is running runs to its end, but an async one only to its next `await`,
     /// and its caller gets [`CallError::Unanswered`]. Closing again does nothing.
+    ///
+    /// ```
+    /// # use chanrpc::{CallError, Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// client.go(ADD, 5)?;
+    /// server.close();
+    /// assert_eq!(client.call(ADD, 2).wait(), Err(CallError::Closed));
+    /// assert_eq!(smol::block_on(server.run()), 0, "the queued call has not run");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn close(&self) {
         self.runner.shared.close();
     }
@@ -132,17 +160,59 @@ impl<S: 'static> Server<S> {
     /// Waits until a call is ready to run. Returns `false` once the server is closed.
     ///
     /// Cancel safe: dropping the future loses no call.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let mut server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// client.go(ADD, 5)?;
+    /// assert!(smol::block_on(server.ready()));
+    /// smol::block_on(server.exec());
+    /// assert_eq!(*server.state(), 5);
+    ///
+    /// server.close();
+    /// assert!(!smol::block_on(server.ready()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn ready(&mut self) -> bool {
         self.runner.ready().await
     }
 
     /// Like [`ready`](Self::ready), for a loop that polls its sources itself.
+    ///
+    /// ```
+    /// # use std::task::{Context, Poll, Waker};
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let mut server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// let mut cx = Context::from_waker(Waker::noop());
+    /// assert!(server.poll_ready(&mut cx).is_pending());
+    /// client.go(ADD, 5)?;
+    /// assert_eq!(server.poll_ready(&mut cx), Poll::Ready(true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         self.runner.poll_ready(cx, None)
     }
 
     /// Runs `f` on the state between two calls, like a function of this server: a panic becomes an error and a line in
     /// the log, and a sync call that would wait for this server is refused.
+    ///
+    /// ```
+    /// # use chanrpc::{CallError, Functions, Server};
+    /// let mut server = Server::new(5, Functions::new());
+    /// let doubled = server.enter(|total| { *total *= 2; *total })?;
+    /// assert_eq!(doubled, 10);
+    /// let panicked = server.enter(|total| assert!(*total < 0, "the total is {total}"));
+    /// assert!(matches!(panicked, Err(CallError::Panicked(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`CallError::Panicked`].
@@ -278,11 +348,31 @@ impl<S: 'static> Server<S> {
     }
 
     /// Returns the state, for changes between calls.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Server};
+    /// let mut server = Server::new(0, Functions::new());
+    /// *server.state_mut() += 5;
+    /// assert_eq!(*server.state(), 5);
+    /// ```
     pub fn state_mut(&mut self) -> &mut S {
         &mut self.state
     }
 
     /// Returns the counters of the server.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// client.go(ADD, 5)?;
+    /// let stats = server.stats();
+    /// assert_eq!((stats.queued, stats.capacity, stats.executed), (1, 256, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.runner.shared.stats()
     }

@@ -35,12 +35,56 @@ impl<'h, S: 'static, T, A, R> HandleCall<'h, S, T, A, R> {
 
 impl<S: 'static, T: Target<A, R>, A: Send + 'static, R: Send + 'static> HandleCall<'_, S, T, A, R> {
     /// Ends the call with [`CallError::Deadline`] unless it is answered within `timeout` from [`then`](Self::then).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{CallError, Functions, Id1, Scheduler, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| false);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// // Nothing runs the server.
+    /// let call = handle.call(&client, ADD, 5).timeout(Duration::from_millis(1));
+    /// call.then(|late, sum| *late = sum == Err(CallError::Deadline))?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert!(smol::block_on(executor.run(owner)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
     /// Makes the call. `callback` gets the loop's state and the result.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{CallError, Functions, Id1, Scheduler, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| Vec::new());
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle.call(&client, ADD, 5).then(|log, sum| log.push(sum))?;
+    /// handle.call1(&client, "subtract", 5).then(|log, difference| log.push(difference))?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// let log = smol::block_on(executor.run(owner));
+    /// assert!(log.contains(&Ok(5)));
+    /// assert!(log.contains(&Err(CallError::Unknown("subtract".into()))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ScheduleError`] if too many calls are pending or the scheduler is closed. Every other error goes to the

@@ -43,6 +43,21 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Returns a client of the scheduler's functions.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, Scheduler};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, functions, |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let client = handle.client();
+    /// assert_eq!(smol::block_on(executor.run(client.call(ADD, 5)))?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client(&self) -> Client {
         self.0.client.clone()
     }
@@ -111,6 +126,25 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Starts an async call of a function without a result by its text, number or type.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler, Server};
+    /// # let mut functions = Functions::new();
+    /// functions.register0("reset", |total: &mut i64, ()| *total = 0)?;
+    /// # let server = Server::new(5, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| false);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle.call0(&client, "reset", ()).then(|done, result| *done = result.is_ok())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert!(smol::block_on(executor.run(owner)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call0<'h, T: Target<A, ()>, A>(
         &'h self,
         target: &'h T,
@@ -121,6 +155,26 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Starts an async call of a function with one result by its text, number or type.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Id1, Scheduler, Server};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let server = Server::new(0, functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle.call1(&client, "add", 5_i64).then(|last: &mut i64, sum| *last = sum.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call1<'h, T: Target<A, R>, A, R>(
         &'h self,
         target: &'h T,
@@ -131,6 +185,26 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Starts an async call of a function with several results by its text, number or type.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler, Server};
+    /// # let mut functions = Functions::new();
+    /// functions.register_n("divide", |_: &mut (), (a, b): (u64, u64)| (a / b, a % b))?;
+    /// # let server = Server::new((), functions);
+    /// # let client = server.client();
+    /// # std::thread::spawn(|| smol::block_on(server.run()));
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| (0, 0));
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// let call = handle.call_n(&client, "divide", (17_u64, 5_u64));
+    /// call.then(|last: &mut (u64, u64), result| *last = result.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call_n<'h, T: Target<A, R>, A, R: Results>(
         &'h self,
         target: &'h T,
@@ -237,6 +311,19 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Cancels a timer, even one that is due but has not run. Returns `true` if it was set.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// let timer = handle.after(Duration::from_secs(60), |state| *state += 1)?;
+    /// assert!(handle.cancel(timer));
+    /// assert!(!handle.cancel(timer), "it is no longer set");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&self, timer: TimerId) -> bool {
         let removed = self.0.timers().remove(timer);
         removed.is_some()
@@ -371,6 +458,24 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Begins a chain of async steps. See [`Waterfall`].
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{CallError, Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// # let owner = executor.spawn(scheduler.run());
+    /// handle
+    ///     .waterfall::<CallError>()
+    ///     .spawn_blocking(|()| 42)
+    ///     .step(|state, n| Ok(*state + n))
+    ///     .finish(|state, sum| *state = sum.unwrap())?;
+    /// # assert!(smol::block_on(executor.run(handle.drain(Duration::from_secs(20)))));
+    /// assert_eq!(smol::block_on(executor.run(owner)), 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn waterfall<E: From<CallError> + Send + 'static>(&self) -> Waterfall<S, (), E> {
         self.waterfall_with(())
     }
@@ -453,6 +558,17 @@ impl<S: 'static> Handle<S> {
     }
 
     /// Returns `true` if the scheduler accepts no more calls, posts, streams and timers.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// assert!(!handle.is_closed());
+    /// handle.close();
+    /// assert!(handle.is_closed());
+    /// ```
     pub fn is_closed(&self) -> bool {
         self.0.phase() != Phase::Open
     }
@@ -519,12 +635,36 @@ impl<R> PostHandle<R> {
     }
 
     /// Ends the wait with [`CallError::Deadline`] unless the task has run within this time from now.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{CallError, Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// // Nothing runs the loop.
+    /// let posted = handle.post(|state| *state += 5)?.timeout(Duration::from_millis(1));
+    /// assert_eq!(posted.wait(), Err(CallError::Deadline));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn timeout(mut self, time: Duration) -> Self {
         self.reply.set_timeout(time);
         self
     }
 
     /// Blocks this thread until the task has run. For plain threads; tasks of an executor `.await`.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// # let handle = scheduler.handle();
+    /// std::thread::spawn(move || smol::block_on(executor.run(scheduler.run())));
+    /// assert_eq!(handle.post(|state| *state + 5)?.wait()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`CallError`]: `Panicked`, `Closed` or `Unanswered` if the loop ended before, `Deadline`, or `WouldDeadlock`

@@ -124,11 +124,37 @@ impl<S: 'static> Scheduler<S> {
     }
 
     /// Returns a client of the scheduler's functions.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, Scheduler};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// let scheduler = Scheduler::new(&executor, functions, |_| 0);
+    /// let client = scheduler.client();
+    /// let owner = executor.spawn(scheduler.run());
+    /// assert_eq!(smol::block_on(executor.run(client.call(ADD, 5)))?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn client(&self) -> Client {
         self.server.client()
     }
 
     /// Returns a handle to the loop.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// let handle = scheduler.handle();
+    /// let owner = executor.spawn(scheduler.run());
+    /// let posted = handle.post(|state| { *state += 5; *state })?;
+    /// assert_eq!(smol::block_on(executor.run(posted))?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn handle(&self) -> Handle<S> {
         Handle::new(self.shared.shared.clone())
     }
@@ -139,11 +165,34 @@ impl<S: 'static> Scheduler<S> {
     }
 
     /// Returns the state, for changes before the loop runs.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// let mut scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// *scheduler.state_mut() += 5;
+    /// assert_eq!(*scheduler.state(), 5);
+    /// ```
     pub fn state_mut(&mut self) -> &mut S {
         self.server.state_mut()
     }
 
     /// Returns the counters of calls.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Functions, Id1, Scheduler};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::new();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, functions, |_| 0);
+    /// scheduler.client().go(ADD, 5)?;
+    /// let stats = scheduler.stats();
+    /// assert_eq!((stats.queued, stats.capacity, stats.executed), (1, 256, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         self.server.stats()
     }
@@ -152,6 +201,20 @@ impl<S: 'static> Scheduler<S> {
     ///
     /// A panic in code that it runs is logged and passed to the waiter for its result; the loop continues. The loop
     /// yields to other tasks of its executor periodically. Dropping the future closes the scheduler.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use std::time::Duration;
+    /// # use chanrpc::{Functions, Scheduler};
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let scheduler = Scheduler::new(&executor, Functions::new(), |_| 0);
+    /// let handle = scheduler.handle();
+    /// handle.post(|state| *state += 5)?;
+    /// // A program usually spawns the loop on its executor.
+    /// let both = smol::future::zip(scheduler.run(), handle.drain(Duration::from_secs(20)));
+    /// assert_eq!(smol::block_on(executor.run(both)), (5, true));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn run(mut self) -> S {
         self.serve().await;
         self.into_state()
