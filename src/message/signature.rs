@@ -47,6 +47,13 @@ pub struct Signature {
 
 impl Signature {
     /// Sets [`kind`](Self#structfield.kind).
+    ///
+    /// ```
+    /// # use chanrpc::chan::Kind;
+    /// # use chanrpc::message::Signature;
+    /// let signature = Signature::default().names(["a"]).kind(Kind::Many);
+    /// assert_eq!(signature.to_string(), "(a: any) -> n");
+    /// ```
     #[must_use]
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = Some(kind);
@@ -54,6 +61,12 @@ impl Signature {
     }
 
     /// Adds a parameter.
+    ///
+    /// ```
+    /// # use chanrpc::message::{Param, Schema, Signature};
+    /// let signature = Signature::default().param(Param::new("pin", Schema::integer()));
+    /// assert_eq!(signature.to_string(), "(pin: integer)");
+    /// ```
     #[must_use]
     pub fn param(mut self, param: Param) -> Self {
         self.params.get_or_insert_default().push(param);
@@ -61,6 +74,12 @@ impl Signature {
     }
 
     /// Names the parameters in their order. Ones beyond those that are known are added, with any type.
+    ///
+    /// ```
+    /// # use chanrpc::message::{Param, Schema, Signature};
+    /// let signature = Signature::default().param(Param::new("0", Schema::number()));
+    /// assert_eq!(signature.names(["a", "b"]).to_string(), "(a: number, b: any)");
+    /// ```
     #[must_use]
     pub fn names<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
         let params = self.params.get_or_insert_default();
@@ -74,6 +93,12 @@ impl Signature {
     }
 
     /// Sets [`result`](Self#structfield.result).
+    ///
+    /// ```
+    /// # use chanrpc::message::{Schema, Signature};
+    /// let signature = Signature::default().names(["path"]).result(Schema::string());
+    /// assert_eq!(signature.to_string(), "(path: any) -> string");
+    /// ```
     #[must_use]
     pub fn result(mut self, schema: Schema) -> Self {
         self.result = Some(schema);
@@ -186,11 +211,23 @@ pub struct Param {
 
 impl Param {
     /// Creates a required parameter.
+    ///
+    /// ```
+    /// # use chanrpc::message::{Param, Schema};
+    /// let pin = Param::new("pin", Schema::integer());
+    /// assert!(pin.required);
+    /// ```
     pub fn new(name: impl Into<String>, schema: Schema) -> Self {
         Self { name: name.into(), schema, required: true, default: None, description: None }
     }
 
     /// Makes the parameter optional.
+    ///
+    /// ```
+    /// # use chanrpc::message::{Param, Schema, Signature};
+    /// let note = Param::new("note", Schema::string()).optional();
+    /// assert_eq!(Signature::default().param(note).to_string(), "(note?: string)");
+    /// ```
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.required = false;
@@ -198,6 +235,13 @@ impl Param {
     }
 
     /// Makes the parameter optional, with a default value. A value without a JSON form is ignored.
+    ///
+    /// ```
+    /// # use chanrpc::message::{Param, Schema};
+    /// let on = Param::new("on", Schema::boolean()).default(&true);
+    /// assert!(!on.required);
+    /// assert_eq!(on.default.unwrap().get(), "true");
+    /// ```
     #[must_use]
     pub fn default(self, value: &impl Serialize) -> Self {
         Self { default: RawJson::of(value).ok(), ..self.optional() }

@@ -132,6 +132,14 @@ impl NodeBuilder {
 
     /// Listens on a `host:port`; port 0 takes a free one. A name is listened on at each of its addresses. Every caller
     /// may call every function.
+    ///
+    /// ```
+    /// # use chanrpc::{Node, Remote};
+    /// let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.call1::<_, Vec<i32>>("rpc.echo", [7]).wait()?, [7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.open.push(address.into());
         self
@@ -167,6 +175,16 @@ impl NodeBuilder {
     }
 
     /// Binds the addresses, and starts the node.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// drop(node); // stops it
+    ///
+    /// let error = Node::builder("example").listen("127.0.0.1:99999").start().unwrap_err();
+    /// assert!(error.to_string().starts_with("cannot listen on 127.0.0.1:99999: "));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`NodeError`] if a function cannot be registered, a file of the configuration cannot be used, an address cannot
@@ -267,11 +285,26 @@ enum Running {
 impl RunningNode {
     /// Returns the addresses on which it listens, in the order of [`NodeBuilder::listen`]; several for a name such as
     /// `localhost`.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// let node = Node::builder("example").listen("127.0.0.1:0").listen("127.0.0.1:0").start()?;
+    /// let [first, second] = node.addresses() else { panic!("one for each `listen`") };
+    /// assert_ne!(first.port(), second.port());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
     /// Returns the node.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// let running = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// assert_eq!(&**running.node().registry().name(), "example");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn node(&self) -> &Node {
         &self.node
     }

@@ -60,12 +60,39 @@ impl Node {
     }
 
     /// Returns the registry of functions.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// let running = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// let registry = running.node().registry();
+    /// assert_eq!((&**registry.name(), registry.in_flight()), ("example", 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn registry(&self) -> &Arc<Registry> {
         &self.shared.registry
     }
 
     /// Accepts connections until `shutdown` completes, then drains: answers the calls in flight and closes idle
     /// connections. Closes what has not finished within [`Limits::drain`].
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Node, Remote};
+    /// # use chanrpc::config::Limits;
+    /// # use chanrpc::route::Registry;
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let node = Node::new(executor.clone(), Registry::builder("example").build(), Limits::default());
+    /// # smol::block_on(executor.run(async {
+    /// let socket = smol::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let remote = Remote::builder(socket.local_addr()?.to_string()).executor(&executor).connect();
+    /// let shutdown = async {
+    ///     assert_eq!(remote.call1::<_, Vec<i32>>("rpc.echo", [7]).await.unwrap(), [7]);
+    /// };
+    /// node.serve(vec![socket], shutdown).await; // ends after that call
+    /// # Ok::<(), std::io::Error>(())
+    /// # }))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn serve(&self, listeners: Vec<impl Into<Listener>>, shutdown: impl Future<Output = ()>) {
         let accepting: Vec<_> = listeners
             .into_iter()
@@ -103,6 +130,19 @@ impl Node {
 
     /// Accepts connections of one more listener until the node stops. For an address that becomes available only while
     /// the node serves.
+    ///
+    /// ```
+    /// # use chanrpc::{Node, Remote};
+    /// # let running = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// let node = running.node().clone();
+    /// let late = smol::block_on(smol::net::TcpListener::bind("127.0.0.1:0"))?;
+    /// let remote = Remote::connect(late.local_addr()?.to_string());
+    /// let accepting = std::thread::spawn(move || smol::block_on(node.accept(late)));
+    /// assert_eq!(remote.call1::<_, Vec<i32>>("rpc.echo", [7]).wait()?, [7]);
+    /// # smol::block_on(running.stop());
+    /// # accepting.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn accept(&self, listener: impl Into<Listener>) {
         accept::run(self.shared.clone(), listener.into()).or(self.shared.shutdown.signal()).await;
     }
@@ -110,6 +150,26 @@ impl Node {
     /// Serves one connection over any byte stream, such as an in-memory one, until it ends.
     ///
     /// The node does not count, limit or drain this connection, which may call every function.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Node, Remote};
+    /// # use chanrpc::config::Limits;
+    /// # use chanrpc::route::Registry;
+    /// # let executor = Arc::new(smol::Executor::new());
+    /// # let node = Node::new(executor.clone(), Registry::builder("example").build(), Limits::default());
+    /// # smol::block_on(executor.run(async {
+    /// # let listener = smol::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let remote = Remote::builder(listener.local_addr()?.to_string()).executor(&executor).connect();
+    /// let (stream, _) = listener.accept().await?;
+    /// let connection = executor.spawn(async move { node.serve_connection(stream).await });
+    /// assert_eq!(remote.call1::<_, Vec<i32>>("rpc.echo", [7]).await?, [7]);
+    /// drop(remote);
+    /// connection.await;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let stream = serve::with_stall_timeout(&self.shared, stream);
         serve::serve(&self.shared, &Arc::default(), None, stream).await;

@@ -43,18 +43,59 @@ impl RemoteBuilder {
     }
 
     /// Presents a token at the start of each connection. If the other node rejects it, calls fail with its error.
+    ///
+    /// ```
+    /// # use chanrpc::config::Config;
+    /// # use chanrpc::{Node, Remote};
+    /// # let text = "[[listen]]\naddress = '127.0.0.1:0'\n[[access]]\nfunctions = ['rpc.echo']\n\
+    /// #     token = 'sha256:984ca5162200734c592148f1820b71057f098573d138666b48663e4e30cd8d3a'";
+    /// # let node = Node::from_config(Config::parse(text, "node.toml")?).start()?;
+    /// # let address = node.addresses()[0].to_string();
+    /// let remote = Remote::builder(&address).token("a secret").connect();
+    /// assert_eq!(remote.call1::<_, Vec<i32>>("rpc.echo", [7]).wait()?, [7]);
+    ///
+    /// let stranger = Remote::connect(&address);
+    /// assert!(stranger.call1::<_, Vec<i32>>("rpc.echo", [7]).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn token(mut self, token: impl AsRef<str>) -> Self {
         self.token = Some(Secret(token.as_ref().into()));
         self
     }
 
     /// Connects over TLS. The other node must present a certificate for the host of the address that `tls` trusts.
+    ///
+    /// ```no_run
+    /// # use std::path::Path;
+    /// # use chanrpc::Remote;
+    /// # use chanrpc::remote::Connector;
+    /// let tls = Connector::load(Path::new("ca.pem"), None)?;
+    /// let remote = Remote::builder("board-a:7300").tls(tls).connect();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn tls(mut self, tls: Connector) -> Self {
         self.tls = Some(tls);
         self
     }
 
     /// Sets the limits of connections and calls.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use chanrpc::config::Limits;
+    /// # use chanrpc::{Functions, Id0, Node, Remote, Responder};
+    /// # const SLEEP: Id0<()> = Id0::new("sleep");
+    /// # let mut functions = Functions::exported();
+    /// # let sleep = |waiting: &mut Vec<Responder<()>>, (), responder| waiting.push(responder);
+    /// # functions.register_deferred(SLEEP, sleep)?;
+    /// # let node = Node::builder("example").serve(functions, Vec::new()).listen("127.0.0.1:0").start()?;
+    /// # let address = node.addresses()[0].to_string();
+    /// let limits = Limits::default().deadline(Duration::from_millis(1));
+    /// let remote = Remote::builder(address).limits(limits).connect();
+    /// # smol::block_on(remote.connected())?;
+    /// assert!(remote.call(SLEEP, ()).wait().is_err_and(|error| error.is_deadline()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
@@ -62,12 +103,32 @@ impl RemoteBuilder {
 
     /// Runs the connections on an executor, which must outlive the client's calls. By default they run on their own
     /// thread.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::{Node, Remote};
+    /// # let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// # let address = node.addresses()[0].to_string();
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let remote = Remote::builder(address).executor(&executor).connect();
+    /// smol::block_on(executor.run(remote.connected()))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn executor(mut self, executor: &Arc<Executor<'static>>) -> Self {
         self.executor = Some(executor.clone());
         self
     }
 
     /// Starts to connect and returns the client.
+    ///
+    /// ```
+    /// # use chanrpc::{Node, Remote};
+    /// # let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// # let address = node.addresses()[0].to_string();
+    /// let remote = Remote::builder(address).connect();
+    /// assert_eq!(remote.call1::<_, Vec<i32>>("rpc.echo", [7]).wait()?, [7]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Panics
     /// If no executor is set and the system cannot start a thread.

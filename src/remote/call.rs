@@ -89,6 +89,19 @@ impl<R> RemoteCall<R> {
     }
 
     /// Ends the call with [`CallError::Deadline`] unless it is answered by `deadline`.
+    ///
+    /// ```
+    /// # use std::time::Instant;
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// let call = remote.call(ADD, 5).deadline(Instant::now());
+    /// assert!(call.wait().is_err_and(|error| error.is_deadline()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
@@ -103,6 +116,18 @@ impl<R> RemoteCall<R> {
     }
 
     /// Blocks this thread until the call is answered. For plain threads; tasks `.await` the call instead.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.call(ADD, 5).wait()?, 5);
+    /// assert!(remote.call1::<_, i64>("subtract", 5).wait().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`CallError`].

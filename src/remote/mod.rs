@@ -130,6 +130,19 @@ impl Remote {
     }
 
     /// Calls a function without a result by its name, and waits until it has run.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Node, Remote};
+    /// # let mut functions = Functions::exported();
+    /// functions
+    ///     .register0("reset", |total: &mut i64, ()| *total = 0)?
+    ///     .register1("total", |total: &mut i64, ()| *total)?;
+    /// # let node = Node::builder("example").serve(functions, 5).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// remote.call0("reset", ()).wait()?;
+    /// assert_eq!(remote.call1::<_, i64>("total", ()).wait()?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call0<A: Serialize>(&self, id: impl Into<FunctionId>, arguments: A) -> RemoteCall<()> {
         self.call_untyped(id.into(), &arguments)
     }
@@ -156,6 +169,17 @@ impl Remote {
     }
 
     /// Calls a function with several results by its name, and waits for them.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Node, Remote};
+    /// # let mut functions = Functions::exported();
+    /// functions.register_n("divide", |_: &mut (), (a, b): (u64, u64)| (a / b, a % b))?;
+    /// # let node = Node::builder("example").serve(functions, ()).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// let (quotient, remainder): (u64, u64) = remote.call_n("divide", (17, 5)).wait()?;
+    /// assert_eq!((quotient, remainder), (3, 2));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn call_n<A: Serialize, R: DeserializeOwned + Results>(
         &self,
         id: impl Into<FunctionId>,
@@ -206,6 +230,19 @@ impl Remote {
     }
 
     /// Calls a function in go mode with parameters in JSON. See [`go`](Self::go).
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # use chanrpc::message::RawJson;
+    /// # const ADD: Id1<i64, i64> = Id1::new("add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(ADD, |total: &mut i64, n| { *total += n; *total })?;
+    /// # let node = Node::builder("example").serve(functions, 0).listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// remote.go_raw("add", Some(RawJson::of(&[5])?)).wait()?;
+    /// assert_eq!(remote.call(ADD, 0).wait()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn go_raw(&self, method: impl Into<String>, params: Option<RawJson<'_>>) -> RemoteCall<()> {
         let params = params.map(RawJson::into_owned);
         RemoteCall::new(
