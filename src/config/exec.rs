@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
-
 use super::Limits;
 use super::table::{DAY, Field, GIB, MIN_DURATION, Result, Table};
 use super::template::{self, ArgTemplate, Piece};
@@ -224,12 +222,17 @@ fn default_value(field: Field<'_>, kind: ParamKind) -> Result<String> {
     };
     let number = || value.as_float()?.as_str().parse::<f64>().ok().filter(|number| number.is_finite());
     let json = match kind {
-        ParamKind::String => value.as_str().filter(|text| !text.contains('\0')).map(|text| json!(text)),
-        ParamKind::Integer => integer().map(|integer| json!(integer)),
-        ParamKind::Number => integer().map(|integer| json!(integer)).or_else(|| number().map(|n| json!(n))),
-        ParamKind::Boolean => value.as_bool().map(|boolean| json!(boolean)),
+        ParamKind::String => value
+            .as_str()
+            .filter(|text| !text.contains('\0'))
+            .and_then(|text| serde_json::to_string(text).ok()),
+        ParamKind::Integer => integer().map(|integer| integer.to_string()),
+        ParamKind::Number => integer()
+            .map(|integer| integer.to_string())
+            .or_else(|| number().and_then(|number| serde_json::to_string(&number).ok())),
+        ParamKind::Boolean => value.as_bool().map(|boolean| boolean.to_string()),
     };
-    json.map(|json| json.to_string()).ok_or_else(|| field.expected("a value of the parameter's type"))
+    json.ok_or_else(|| field.expected("a value of the parameter's type"))
 }
 
 fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {

@@ -112,6 +112,15 @@ impl Signature {
         self
     }
 
+    /// Returns the name of a kind in `rpc.list`.
+    pub(crate) fn kind_name(kind: Kind) -> &'static str {
+        match kind {
+            Kind::Zero => "0",
+            Kind::One => "1",
+            Kind::Many => "n",
+        }
+    }
+
     /// Returns the value of each parameter, in their order: the caller's, by position or by name, or the default.
     ///
     /// # Errors
@@ -185,7 +194,7 @@ impl fmt::Display for Signature {
         f.write_str(&self.list())?;
         match (&self.result, self.kind) {
             (Some(result), _) => write!(f, " -> {}", result.name()),
-            (None, Some(kind)) => write!(f, " -> {}", name_of(kind)),
+            (None, Some(kind)) => write!(f, " -> {}", Signature::kind_name(kind)),
             (None, None) => Ok(()),
         }
     }
@@ -292,8 +301,10 @@ impl Schema {
         Self::from(Value::Object(serde_json::Map::new()))
     }
 
-    fn of_type(name: &str) -> Self {
-        Self::from(serde_json::json!({ "type": name }))
+    /// Returns the schema of a named type of JSON.
+    pub(crate) fn of_type(name: &str) -> Self {
+        let name = Value::String(name.to_owned());
+        Self::from(Value::Object([("type".to_owned(), name)].into_iter().collect()))
     }
 
     /// Returns the `type` that the schema requires, if it is a single one.
@@ -341,17 +352,9 @@ fn shortened(text: &str) -> Cow<'_, str> {
     }
 }
 
-fn name_of(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Zero => "0",
-        Kind::One => "1",
-        Kind::Many => "n",
-    }
-}
-
 #[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn serialize_kind<S: Serializer>(kind: &Option<Kind>, serializer: S) -> Result<S::Ok, S::Error> {
-    kind.map(name_of).serialize(serializer)
+    kind.map(Signature::kind_name).serialize(serializer)
 }
 
 #[allow(clippy::ref_option, reason = "serde passes a reference to the field")]

@@ -3,8 +3,6 @@
 
 use std::borrow::Cow;
 
-use serde_json::json;
-
 use crate::chan::Kind;
 use crate::config::{ArgTemplate, ExecConfig, OutputFormat, ParamConfig, ParamKind, Piece};
 use crate::message::{Fault, Param, RawJson, Schema, Signature};
@@ -29,7 +27,7 @@ pub(super) fn signature(config: &ExecConfig) -> Signature {
         signature = signature.param(param);
     }
     signature.result = match (&config.result, config.output) {
-        (Some(name), _) => Some(Schema::from(json!({ "type": name }))),
+        (Some(name), _) => Some(Schema::of_type(name)),
         (None, OutputFormat::Text | OutputFormat::Base64) => Some(Schema::string()),
         (None, OutputFormat::Json) => None,
     };

@@ -96,14 +96,32 @@ fn to_json(name: String, description: Description) -> Listed {
     #[derive(Serialize)]
     struct Function<'a> {
         name: &'a str,
-        #[serde(flatten)]
-        description: &'a Description,
+        provider: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kind: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        params: Option<&'a [Param]>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a Schema>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        description: Option<&'a str>,
     }
-    let text = |description: &Description| {
-        serde_json::to_string(&Function { name: &name, description }).unwrap_or_default()
+    let Description { provider, signature, target, .. } = &description;
+    let text = |target: Option<&str>| {
+        let function = Function {
+            name: &name,
+            provider: provider.as_str(),
+            kind: signature.kind.map(Signature::kind_name),
+            params: signature.params.as_deref(),
+            result: signature.result.as_ref(),
+            target,
+            description: signature.description.as_deref(),
+        };
+        serde_json::to_string(&function).unwrap_or_default()
     };
-    let verbose = text(&description);
-    let redacted = text(&Description { target: None, ..description });
+    let (verbose, redacted) = (text(target.as_deref()), text(None));
     let brief = serde_json::to_string(&name).unwrap_or_default();
     Listed { brief, verbose, redacted, name }
 }

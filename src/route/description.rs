@@ -9,23 +9,19 @@ use crate::message::Signature;
 use crate::setters::setters;
 
 /// What is known of a function besides its name. `rpc.list` reports it, without its limits.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Description {
     /// The kind of provider that answers.
     pub provider: ProviderKind,
     /// What it takes and returns.
-    #[serde(flatten)]
     pub signature: Signature,
     /// The server, program or node that runs the function.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// The limit on concurrent calls, unless [`RegistryBuilder::function_workers`](super::RegistryBuilder) sets
     /// another. Unlimited by default.
-    #[serde(skip)]
     pub workers: Option<Workers>,
     /// The longest time that a caller may ask for, in place of `limits.deadline` if that is shorter.
-    #[serde(skip)]
     pub timeout: Option<Duration>,
 }
 

@@ -3,12 +3,12 @@
 
 use std::any::TypeId;
 use std::cell::Cell;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::message::{Param, Schema, Signature};
 
@@ -94,31 +94,60 @@ impl Shape {
     fn schema(&self) -> Schema {
         match self {
             Self::Optional(inner) => inner.schema(),
-            shape => Schema::from(shape.json()),
+            shape => {
+                let mut json = String::new();
+                shape.write(&mut json);
+                // What is written is JSON.
+                serde_json::from_str::<Value>(&json).map_or_else(|_| Schema::any(), Schema::from)
+            }
         }
     }
 
-    fn json(&self) -> Value {
+    /// Appends the schema as JSON.
+    fn write(&self, out: &mut String) {
+        let name = match self {
+            Self::Any => return out.push_str("{}"),
+            Self::Null => "null",
+            Self::Boolean => "boolean",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::String => "string",
+            Self::Array(_) | Self::Tuple(_) => "array",
+            Self::Struct(_) | Self::Map => "object",
+            Self::Optional(inner) => {
+                out.push_str("{\"anyOf\":[");
+                inner.write(out);
+                return out.push_str(",{\"type\":\"null\"}]}");
+            }
+        };
+        let _ = write!(out, "{{\"type\":\"{name}\"");
         match self {
-            Self::Any => json!({}),
-            Self::Null => json!({ "type": "null" }),
-            Self::Boolean => json!({ "type": "boolean" }),
-            Self::Integer => json!({ "type": "integer" }),
-            Self::Number => json!({ "type": "number" }),
-            Self::String => json!({ "type": "string" }),
-            Self::Map => json!({ "type": "object" }),
-            Self::Optional(inner) => json!({ "anyOf": [inner.json(), { "type": "null" }] }),
-            Self::Array(element) => json!({ "type": "array", "items": element.json() }),
+            Self::Array(element) => {
+                out.push_str(",\"items\":");
+                element.write(out);
+            }
             Self::Tuple(elements) => {
-                let items: Vec<_> = elements.iter().map(Self::json).collect();
-                json!({ "type": "array", "items": items, "minItems": items.len(), "maxItems": items.len() })
+                let length = elements.len();
+                let _ = write!(out, ",\"minItems\":{length},\"maxItems\":{length},\"items\":[");
+                for (index, element) in elements.iter().enumerate() {
+                    out.push_str(if index > 0 { "," } else { "" });
+                    element.write(out);
+                }
+                out.push(']');
             }
             Self::Struct(fields) => {
-                let properties: serde_json::Map<_, _> =
-                    fields.iter().map(|(name, shape)| ((*name).to_owned(), shape.json())).collect();
-                json!({ "type": "object", "properties": properties })
+                out.push_str(",\"properties\":{");
+                for (index, (name, field)) in fields.iter().enumerate() {
+                    // The name of a Rust field, or of serde's `rename`.
+                    let name = name.replace(['"', '\\'], "_");
+                    let _ = write!(out, "{}\"{name}\":", if index > 0 { "," } else { "" });
+                    field.write(out);
+                }
+                out.push('}');
             }
+            _ => {}
         }
+        out.push('}');
     }
 }
 

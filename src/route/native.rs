@@ -204,13 +204,25 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Sign
         if let Some(arguments) = with_whole_numbers(text).and_then(|text| fit(&text).ok()) {
             return Ok(arguments);
         }
-        if signature.params.is_none() {
-            return Err(mismatch(&error, signature));
-        }
-        let values = signature.bind(params)?;
-        let values: Vec<_> = values.into_iter().map(|value| value.unwrap_or("null")).collect();
-        fit(&format!("[{}]", values.join(","))).map_err(|_| mismatch(&error, signature))
+        let by_position = by_position(params, signature, &error)?;
+        fit(&by_position).map_err(|_| mismatch(&error, signature))
     })
+}
+
+/// Returns the parameters as an array of all of them. Not generic, so that the binary has it once.
+///
+/// # Errors
+/// The fault for parameters that do not fit the signature, or that caused `error` if the signature is unknown.
+fn by_position(
+    params: Option<&RawJson<'_>>,
+    signature: &Signature,
+    error: &serde_json::Error,
+) -> Result<String, Fault> {
+    if signature.params.is_none() {
+        return Err(mismatch(error, signature));
+    }
+    let values: Vec<_> = signature.bind(params)?.into_iter().map(|value| value.unwrap_or("null")).collect();
+    Ok(format!("[{}]", values.join(",")))
 }
 
 fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
