@@ -31,7 +31,7 @@ pub(super) struct Converter<'a> {
 impl<'a> Converter<'a> {
     /// Creates a converter for the value at the reader's position.
     pub(super) fn new(reader: Reader<'a>, limits: ParamLimits) -> Self {
-        Self { reader, out: Vec::new(), depth: limits.depth.min(MAX_DEPTH), max: limits.json }
+        Self { reader, out: Vec::with_capacity(128), depth: limits.depth.min(MAX_DEPTH), max: limits.json }
     }
 
     /// Returns the reader behind the value, and the JSON text.
