@@ -46,33 +46,41 @@ impl<'a> Converter<'a> {
     /// # Errors
     /// If the value cannot be expressed in JSON, or exceeds a limit.
     pub(super) fn value(&mut self) -> Result<(), Fault> {
-        let mut open = Vec::<Open>::new();
+        // Most messages nest no deeper, and need no memory for those around it.
+        let (mut innermost, mut outer) = (None::<Open>, Vec::new());
         loop {
-            match self.reader.marker()? {
-                Marker::Array(values) => self.open(&mut open, Open::new(values, b']'))?,
-                Marker::Map(pairs) => self.open(&mut open, Open::new(pairs, b'}'))?,
-                scalar => self.scalar(scalar)?,
+            let opened = match self.reader.marker()? {
+                Marker::Array(values) => Some(Open::new(values, b']')),
+                Marker::Map(pairs) => Some(Open::new(pairs, b'}')),
+                scalar => {
+                    self.scalar(scalar)?;
+                    None
+                }
+            };
+            if let Some(opened) = opened {
+                outer.extend(innermost.take());
+                self.open(&opened, outer.len() + 1)?;
+                innermost = Some(opened);
             }
-            while open.last().is_some_and(|open| open.left == 0) {
-                let Some(Open { end, numbers, .. }) = open.pop() else { break };
+            while let Some(Open { end, numbers, .. }) = innermost.take_if(|open| open.left == 0) {
                 numbers.check_unique()?;
                 self.out.push(end);
+                innermost = outer.pop();
             }
             self.check_size()?;
-            let Some(innermost) = open.last_mut() else { return Ok(()) };
+            let Some(innermost) = &mut innermost else { return Ok(()) };
             self.next(innermost)?;
         }
     }
 
-    /// Begins an array or a map.
-    fn open(&mut self, open: &mut Vec<Open>, new: Open) -> Result<(), Fault> {
+    /// Begins an array or a map that is `level` levels deep.
+    fn open(&mut self, opened: &Open, level: usize) -> Result<(), Fault> {
         // The message counts as one level.
-        if open.len() + 1 >= self.depth {
+        if level >= self.depth {
             let message = format!("nested deeper than {} (limits.depth)", self.depth);
             return Err(Fault::new(code::PARSE, message));
         }
-        self.out.push(if new.end == b']' { b'[' } else { b'{' });
-        open.push(new);
+        self.out.push(if opened.end == b']' { b'[' } else { b'{' });
         Ok(())
     }
 
