@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use argh::FromArgs;
 use serde::Deserialize;
 use serde_json::json;
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::call::explain;
 use super::{DEFAULT_ADDRESS, Exit, print, print_error, token, with_remote};
@@ -61,12 +61,13 @@ struct Param {
 #[derive(Deserialize)]
 struct Schema {
     /// A name, or a list of names.
-    r#type: Option<serde_json::Value>,
+    r#type: Option<Box<RawValue>>,
 }
 
 impl Schema {
     fn name(&self) -> &str {
-        self.r#type.as_ref().and_then(serde_json::Value::as_str).unwrap_or("any")
+        let name = self.r#type.as_ref().and_then(|name| serde_json::from_str(name.get()).ok());
+        name.unwrap_or("any")
     }
 }
 

@@ -270,7 +270,11 @@ impl Param {
 
 /// The type of a parameter or a result, as a [JSON Schema](https://json-schema.org) of draft 7.
 #[derive(Clone, Debug)]
-pub struct Schema(Arc<Value>);
+pub struct Schema {
+    json: Arc<str>,
+    /// The `type` that it requires, if it is a single one.
+    name: Option<Arc<str>>,
+}
 
 macro_rules! simple_schemas {
     ($($name:ident = $type:literal: $what:literal;)+) => {
@@ -298,29 +302,28 @@ simple_schemas! {
 impl Schema {
     /// Returns the schema of any value.
     pub fn any() -> Self {
-        Self::from(Value::Object(serde_json::Map::new()))
+        Self::written("{}", None)
     }
 
     /// Returns the schema of a named type of JSON.
     pub(crate) fn of_type(name: &str) -> Self {
-        let name = Value::String(name.to_owned());
-        Self::from(Value::Object([("type".to_owned(), name)].into_iter().collect()))
+        Self::written(&format!("{{\"type\":\"{name}\"}}"), Some(name))
     }
 
-    /// Returns the `type` that the schema requires, if it is a single one.
-    fn required_type(&self) -> Option<&str> {
-        self.0["type"].as_str()
+    /// Returns a schema that was written as JSON, with its `type`.
+    pub(crate) fn written(json: &str, name: Option<&str>) -> Self {
+        Self { json: json.into(), name: name.map(Arc::from) }
     }
 
     /// Returns a word for the type: that of the schema's `type`, or `any`.
     pub fn name(&self) -> &str {
-        self.required_type().unwrap_or("any")
+        self.name.as_deref().unwrap_or("any")
     }
 
     /// Returns `false` if a value is certainly not of this type. Only its outermost type is checked.
     fn accepts(&self, json: &str) -> bool {
         let first = json.bytes().next().unwrap_or_default();
-        match self.required_type() {
+        match self.name.as_deref() {
             Some("string") => first == b'"',
             Some("integer" | "number") => first == b'-' || first.is_ascii_digit(),
             Some("boolean") => matches!(json, "true" | "false"),
@@ -334,13 +337,13 @@ impl Schema {
 
 impl From<Value> for Schema {
     fn from(schema: Value) -> Self {
-        Self(Arc::new(schema))
+        Self::written(&schema.to_string(), schema["type"].as_str())
     }
 }
 
 impl Serialize for Schema {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
+        serialize_text(&self.json, serializer)
     }
 }
 
@@ -359,8 +362,14 @@ fn serialize_kind<S: Serializer>(kind: &Option<Kind>, serializer: S) -> Result<S
 
 #[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn serialize_json<S: Serializer>(json: &Option<RawJson<'_>>, serializer: S) -> Result<S::Ok, S::Error> {
-    let json = json.as_ref().map(|json| serde_json::from_str::<&RawValue>(json.get()));
-    json.transpose().map_err(serde::ser::Error::custom)?.serialize(serializer)
+    match json {
+        Some(json) => serialize_text(json.get(), serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn serialize_text<S: Serializer>(json: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serde_json::from_str::<&RawValue>(json).map_err(serde::ser::Error::custom)?.serialize(serializer)
 }
 
 #[cfg(test)]

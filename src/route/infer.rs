@@ -8,7 +8,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
-use serde_json::Value;
 
 use crate::message::{Param, Schema, Signature};
 
@@ -97,16 +96,15 @@ impl Shape {
             shape => {
                 let mut json = String::new();
                 shape.write(&mut json);
-                // What is written is JSON.
-                serde_json::from_str::<Value>(&json).map_or_else(|_| Schema::any(), Schema::from)
+                Schema::written(&json, shape.type_name())
             }
         }
     }
 
-    /// Appends the schema as JSON.
-    fn write(&self, out: &mut String) {
-        let name = match self {
-            Self::Any => return out.push_str("{}"),
+    /// Returns the name of the type in JSON, if it is a single one.
+    fn type_name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Any | Self::Optional(_) => return None,
             Self::Null => "null",
             Self::Boolean => "boolean",
             Self::Integer => "integer",
@@ -114,11 +112,20 @@ impl Shape {
             Self::String => "string",
             Self::Array(_) | Self::Tuple(_) => "array",
             Self::Struct(_) | Self::Map => "object",
-            Self::Optional(inner) => {
-                out.push_str("{\"anyOf\":[");
-                inner.write(out);
-                return out.push_str(",{\"type\":\"null\"}]}");
-            }
+        })
+    }
+
+    /// Appends the schema as JSON.
+    fn write(&self, out: &mut String) {
+        let Some(name) = self.type_name() else {
+            return match self {
+                Self::Optional(inner) => {
+                    out.push_str("{\"anyOf\":[");
+                    inner.write(out);
+                    out.push_str(",{\"type\":\"null\"}]}");
+                }
+                _ => out.push_str("{}"),
+            };
         };
         let _ = write!(out, "{{\"type\":\"{name}\"");
         match self {
@@ -380,6 +387,7 @@ mod tests {
     use std::num::NonZeroU8;
 
     use serde::Deserialize;
+    use serde_json::Value;
 
     use super::*;
 
