@@ -89,10 +89,10 @@ impl Builtin {
 fn listed(table: &Table) -> &[Listed] {
     let builtin = |builtin: Builtin| (builtin.name().to_owned(), builtin.describe());
     let functions = || table.list().chain(Builtin::ALL.into_iter().map(builtin));
-    table.listed.get_or_init(|| functions().map(|(name, description)| to_json(name, description)).collect())
+    table.listed.get_or_init(|| functions().map(|(name, description)| to_json(name, &description)).collect())
 }
 
-fn to_json(name: String, description: Description) -> Listed {
+fn to_json(name: String, description: &Description) -> Listed {
     #[derive(Serialize)]
     struct Function<'a> {
         name: &'a str,
@@ -108,7 +108,7 @@ fn to_json(name: String, description: Description) -> Listed {
         #[serde(skip_serializing_if = "Option::is_none")]
         description: Option<&'a str>,
     }
-    let Description { provider, signature, target, .. } = &description;
+    let Description { provider, signature, target, .. } = description;
     let text = |target: Option<&str>| {
         let function = Function {
             name: &name,
