@@ -231,9 +231,10 @@ macro_rules! untyped {
 }
 untyped!(FunctionId &'static str String Cow<'static, str> i32 u32 i64);
 
-mod sealed {
+pub(super) mod sealed {
     #[allow(unreachable_pub, reason = "seals a public trait")]
     pub trait IntoFunctionId {
+        /// Returns the id without its types.
         fn into_function_id(self) -> super::FunctionId;
     }
     impl<K, A, R> IntoFunctionId for super::Id<K, A, R> {

@@ -74,6 +74,8 @@ pub use error::{CallError, FunctionError, RegisterError};
 #[cfg(feature = "node")]
 pub(crate) use functions::ResolvedId;
 pub use functions::{BoxFuture, Functions};
+#[cfg(feature = "node")]
+pub(crate) use id::sealed::IntoFunctionId;
 pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
 pub use kind::{Kind, KindMarker, Many, One, Results, Zero};
 pub(crate) use oneshot::{Reply, oneshot};

@@ -11,7 +11,9 @@ use super::builder::{RegistryBuilder, RegistryError};
 use super::call::{Call, Responder};
 use super::result::encode;
 use super::{Description, Provider, ProviderKind, infer};
-use crate::chan::{CallError, Client, FunctionId, Functions, Kind, Reach, ResolvedId, Scope, Sink};
+use crate::chan::{
+    CallError, Client, FunctionId, Functions, IntoFunctionId, Kind, Reach, ResolvedId, Scope, Sink,
+};
 use crate::message::number::with_whole_numbers;
 use crate::message::{Fault, RawJson, Signature, code};
 
@@ -93,8 +95,9 @@ impl<S: 'static> Functions<S, Network> {
         Self::empty()
     }
 
-    /// Describes a registered function. `describe` receives what its types show: the types of the parameters, their
-    /// names if the argument is a struct, and simple results.
+    /// Describes a registered function, which a typed id names, or anything that becomes a [`FunctionId`]. `describe`
+    /// receives what the types show: the types of the parameters, their names if the argument is a struct, and simple
+    /// results.
     ///
     /// ```
     /// use chanrpc::chan::{Functions, Id1};
@@ -112,10 +115,10 @@ impl<S: 'static> Functions<S, Network> {
     /// If no function has this id.
     pub fn describe(
         &mut self,
-        id: impl Into<FunctionId>,
+        id: impl IntoFunctionId,
         describe: impl FnOnce(Signature) -> Signature,
     ) -> &mut Self {
-        let id = id.into();
+        let id = id.into_function_id();
         let Some(export) = self.export_mut(&id) else { panic!("no function {id} is registered") };
         export.signature = describe(std::mem::take(&mut export.signature));
         self
