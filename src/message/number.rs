@@ -52,13 +52,42 @@ fn power(text: &str) -> Option<i64> {
 /// Returns a whole number without point and exponent: `5` for `5.0`, `1500` for `1.5e3`. `None` if it has a fraction or
 /// exceeds 128 bits.
 pub(crate) fn whole(text: &str) -> Option<String> {
-    let Decimal { negative, digits, exponent } = Decimal::of(text)?;
-    if digits.is_empty() {
-        return Some("0".to_owned());
+    let mut out = String::new();
+    push_whole(&mut out, text)?;
+    Some(out)
+}
+
+/// Appends what [`whole`] returns. Allocates nothing else, since a request may have a hundred thousand numbers.
+fn push_whole(out: &mut String, text: &str) -> Option<()> {
+    let (sign, unsigned) = if text.starts_with('-') { text.split_at(1) } else { ("", text) };
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, power(exponent)?),
+        None => (unsigned, 0),
+    };
+    let (units, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if mantissa.is_empty() || !is_number(units) || !is_number(fraction) {
+        return None;
     }
-    let zeros = usize::try_from(exponent).ok().filter(|zeros| digits.len() + zeros <= MOST_WHOLE)?;
-    let sign = if negative { "-" } else { "" };
-    Some(format!("{sign}{digits}{}", "0".repeat(zeros)))
+    let fraction = fraction.trim_end_matches('0');
+    let (units, zeros) = match fraction {
+        "" => (units.trim_end_matches('0'), units.len() - units.trim_end_matches('0').len()),
+        _ => (units, 0),
+    };
+    let units = units.trim_start_matches('0');
+    let fraction_digits = if units.is_empty() { fraction.trim_start_matches('0') } else { fraction };
+    let digits = units.len() + fraction_digits.len();
+    if digits == 0 {
+        out.push('0');
+        return Some(());
+    }
+    let zeros = usize::try_from(exponent - fraction.len() as i64 + zeros as i64).ok()?;
+    if digits + zeros > MOST_WHOLE {
+        return None;
+    }
+    [sign, units, fraction_digits].into_iter().for_each(|part| out.push_str(part));
+    out.extend(std::iter::repeat_n('0', zeros));
+    Some(())
 }
 
 /// Returns the `f64` of a number if it keeps all digits.
@@ -84,7 +113,7 @@ pub(crate) fn exact(text: &str) -> Option<f64> {
 
 /// Returns a JSON text with every [whole] number written without point and exponent. `None` if nothing changes.
 pub(crate) fn with_whole_numbers(json: &str) -> Option<String> {
-    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    let (mut out, mut scratch, mut copied, mut at) = (String::new(), String::new(), 0, 0);
     let bytes = json.as_bytes();
     while let Some(&byte) = bytes.get(at) {
         let start = at;
@@ -100,9 +129,11 @@ pub(crate) fn with_whole_numbers(json: &str) -> Option<String> {
                 let ends = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
                 at = bytes[start..].iter().position(ends).map_or(bytes.len(), |length| start + length);
                 let text = &json[start..at];
-                if let Some(whole) = whole(text).filter(|whole| whole != text) {
+                let is_whole_already = text.bytes().all(|byte| byte.is_ascii_digit());
+                scratch.clear();
+                if !is_whole_already && push_whole(&mut scratch, text).is_some() && scratch != text {
                     out.push_str(&json[copied..start]);
-                    out.push_str(&whole);
+                    out.push_str(&scratch);
                     copied = at;
                 }
             }
