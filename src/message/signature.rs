@@ -1,10 +1,10 @@
 //! What a function takes and returns, independent of its provider.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
+use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -129,26 +129,19 @@ impl Signature {
     pub(crate) fn bind<'a>(&'a self, given: Option<&'a RawJson<'_>>) -> Result<Vec<Option<&'a str>>, Fault> {
         let params = self.params.as_deref().unwrap_or_default();
         let json = given.map_or("[]", RawJson::get).trim_ascii_start();
-        let fail = |error: serde_json::Error| Fault::invalid_params(error.to_string());
-        let mut values: Vec<Option<&RawValue>> = if json.starts_with('{') {
-            let mut named: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(json).map_err(fail)?;
-            let values = params.iter().map(|param| named.remove(&*param.name)).collect();
-            if let Some(name) = named.keys().next() {
-                let name = shortened(name);
-                return Err(self.mismatch(format_args!("parameter {name:?} is unknown")));
-            }
-            values
-        } else if json.starts_with('[') {
-            let listed: Vec<&RawValue> = serde_json::from_str(json).map_err(fail)?;
-            if listed.len() > params.len() {
-                return Err(self.mismatch(format_args!("got {} parameters", listed.len())));
-            }
-            listed.into_iter().map(Some).collect()
-        } else {
+        if !json.starts_with(['[', '{']) {
             return Err(self.mismatch(format_args!("the parameters must be an array or an object")));
-        };
-        let given = values.len();
-        values.resize(params.len(), None);
+        }
+        let mut given = Given { params, values: vec![None; params.len()], count: 0, problem: None };
+        let parsed = serde_json::Deserializer::from_str(json).deserialize_any(&mut given);
+        let Given { values, count, problem, .. } = given;
+        if let Some(problem) = problem {
+            return Err(self.mismatch(format_args!("{problem}")));
+        }
+        parsed.map_err(|error| Fault::invalid_params(error.to_string()))?;
+        if count > params.len() {
+            return Err(self.mismatch(format_args!("got {count} parameters")));
+        }
         let value = |(param, value): (&'a Param, Option<&'a RawValue>)| match value {
             Some(value) if param.schema.accepts(value.get()) => Ok(Some(value.get())),
             // A caller that leaves out an optional parameter may also give null.
@@ -160,7 +153,7 @@ impl Signature {
                 shortened(value.get())
             ))),
             None if !param.required => Ok(param.default_text()),
-            None if json.starts_with('[') => Err(self.mismatch(format_args!("got {given} parameters"))),
+            None if json.starts_with('[') => Err(self.mismatch(format_args!("got {count} parameters"))),
             None => Err(self.mismatch(format_args!("parameter {:?} is missing", param.name))),
         };
         params.iter().zip(values).map(value).collect()
@@ -185,6 +178,47 @@ impl Signature {
         }
         text.push(')');
         text
+    }
+}
+
+/// Takes the caller's values for the parameters, and keeps nothing else: an object may have a million other members.
+struct Given<'s, 'j> {
+    params: &'s [Param],
+    values: Vec<Option<&'j RawValue>>,
+    /// The number of values in an array.
+    count: usize,
+    problem: Option<String>,
+}
+
+impl<'j> Visitor<'j> for &mut Given<'_, 'j> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array or an object")
+    }
+
+    fn visit_seq<A: SeqAccess<'j>>(self, mut array: A) -> Result<(), A::Error> {
+        while let Some(value) = array.next_element()? {
+            if let Some(place) = self.values.get_mut(self.count) {
+                *place = Some(value);
+            }
+            self.count += 1;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'j>>(self, mut object: A) -> Result<(), A::Error> {
+        while let Some(name) = object.next_key::<String>()? {
+            let problem = match self.params.iter().position(|param| param.name == name) {
+                Some(at) => self.values[at].replace(object.next_value()?).map(|_| "occurs twice"),
+                None => Some("is unknown"),
+            };
+            if let Some(problem) = problem {
+                self.problem = Some(format!("parameter {:?} {problem}", shortened(&name)));
+                return Err(A::Error::custom(problem));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -412,6 +446,7 @@ mod tests {
             ("[1,true,\"\",4]", "got 4 parameters"),
             ("{}", "parameter \"pin\" is missing"),
             ("{\"pin\":1,\"of\":1}", "parameter \"of\" is unknown"),
+            ("{\"pin\":1,\"on\":true,\"pin\":2}", "parameter \"pin\" occurs twice"),
             ("[\"3\"]", "parameter \"pin\" must be of type integer, not \"3\""),
             ("[1,0]", "parameter \"on\" must be of type boolean, not 0"),
             ("3", "the parameters must be an array or an object"),

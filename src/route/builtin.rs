@@ -1,6 +1,6 @@
 //! The functions that every node has: `rpc.*`.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::access::Visibility;
 use super::name::matches;
@@ -153,24 +153,12 @@ fn list(
     params: Option<&RawJson<'_>>,
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Params {
-        #[serde(default = "any_name")]
-        pattern: String,
-        #[serde(default)]
-        verbose: bool,
-    }
-    fn any_name() -> String {
-        "*".to_owned()
-    }
-
-    let Params { pattern, verbose } =
-        serde_json::from_str(params.map_or("{}", RawJson::get)).map_err(|error| {
-            // The error may quote the parameters, which can be long.
-            let error: String = error.to_string().chars().take(MAX_PATTERN).collect();
-            Fault::invalid_params(format!("rpc.list takes a pattern and verbose, both optional: {error}"))
-        })?;
+    let signature = Builtin::List.describe().signature;
+    let given = signature.bind(params)?;
+    let [pattern, verbose] = given[..] else { unreachable!("rpc.list has two parameters") };
+    let pattern: String = serde_json::from_str(pattern.unwrap_or_default())
+        .map_err(|error| Fault::invalid_params(format!("the pattern: {error}")))?;
+    let verbose = verbose == Some("true");
     if pattern.len() > MAX_PATTERN {
         let message = format!("the pattern has {} bytes; the limit is {MAX_PATTERN}", pattern.len());
         return Err(Fault::invalid_params(message));

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use super::builder::{RegistryBuilder, RegistryError};
 use super::call::{Call, Responder};
@@ -76,6 +77,9 @@ enum Attempt<A> {
 
 impl<S: 'static> Functions<S, Network> {
     /// Creates an empty table for callers in this process and over the network.
+    ///
+    /// To learn what a function takes, its registration deserializes arguments from sample values, such as 1 and `"a"`,
+    /// and drops them.
     ///
     /// ```
     /// use chanrpc::chan::{Functions, Id1, Server};
@@ -200,32 +204,43 @@ impl Provider for NativeProvider {
 }
 
 /// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers,
-/// and parameters of a tuple also by their names.
+/// parameters of a tuple also by their names, and `null` for optional ones.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
     let text = params.map_or("null", RawJson::get);
-    fit(text).or_else(|error| {
-        if let Some(arguments) = with_whole_numbers(text).and_then(|text| fit(&text).ok()) {
+    fit_any_notation(text).or_else(|error| {
+        let [by_name, by_position] = alternatives(params, signature, &error)?;
+        if let Some(arguments) = by_name.and_then(|text| fit_any_notation(&text).ok()) {
             return Ok(arguments);
         }
-        let by_position = by_position(params, signature, &error)?;
-        fit(&by_position).map_err(|_| mismatch(&error, signature))
+        let by_position = by_position.and_then(|text| fit_any_notation(&text).ok());
+        by_position.ok_or_else(|| mismatch(&error, signature))
     })
 }
 
-/// Returns the parameters as an array of all of them. Not generic, so that the binary has it once.
+/// Returns the parameters by name, if some are left out, since a struct fills them in, and as an array of all of them.
+/// Not generic, so that the binary has it once.
 ///
 /// # Errors
 /// The fault for parameters that do not fit the signature, or that caused `error` if the signature is unknown.
-fn by_position(
+fn alternatives(
     params: Option<&RawJson<'_>>,
     signature: &Signature,
     error: &serde_json::Error,
-) -> Result<String, Fault> {
-    if signature.params.is_none() {
-        return Err(mismatch(error, signature));
-    }
-    let values: Vec<_> = signature.bind(params)?.into_iter().map(|value| value.unwrap_or("null")).collect();
-    Ok(format!("[{}]", values.join(",")))
+) -> Result<[Option<String>; 2], Fault> {
+    let Some(declared) = &signature.params else { return Err(mismatch(error, signature)) };
+    let values = signature.bind(params)?;
+    let by_name = values.iter().any(Option::is_none).then(|| {
+        let named = declared.iter().zip(&values).filter_map(|(param, value)| Some((param, (*value)?)));
+        let members: Vec<_> = named.map(|(param, value)| format!("{}:{value}", json!(param.name))).collect();
+        format!("{{{}}}", members.join(","))
+    });
+    let values: Vec<_> = values.into_iter().map(|value| value.unwrap_or("null")).collect();
+    Ok([by_name, Some(format!("[{}]", values.join(",")))])
+}
+
+/// Decodes arguments, if necessary with whole numbers as integers.
+fn fit_any_notation<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
+    fit(text).or_else(|error| with_whole_numbers(text).and_then(|text| fit(&text).ok()).ok_or(error))
 }
 
 fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {

@@ -472,6 +472,15 @@ fn list_shows_signatures_and_errors_use_their_words() {
             "{params}"
         );
     }
+    // And so do built-in ones.
+    assert_eq!(client.call("rpc.list", &json!(["s*", null])), Ok(json!(["say"])));
+    assert_eq!(client.call("rpc.list", &json!({"pattern": "s*", "verbose": null})), Ok(json!(["say"])));
+    let wrong = client.call("rpc.list", &json!({"pattern": 1})).unwrap_err();
+    assert_eq!(
+        wrong.message,
+        "parameter \"pattern\" must be of type string, not 1; \
+         the function takes (pattern?: string, verbose?: boolean)"
+    );
     // Native functions, by their types.
     let node = Node::demo();
     let listed = node.run("list", &["-v", "demo.*"]).result().to_owned();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use chanrpc::chan::{Id1, Server};
 use chanrpc::internals::route::{RegistryInternals as _, ReplyQueue, responder};
-use chanrpc::message::RawJson;
+use chanrpc::message::{RawJson, code};
 use chanrpc::route::{Exports, Registry};
 use serde::{Deserialize, Deserializer};
 
@@ -64,4 +64,80 @@ fn arguments_are_decoded_once_however_the_function_answers() {
         }
         drop(running);
     });
+}
+
+#[derive(Deserialize)]
+struct Light {
+    pin: u8,
+    #[serde(default = "bright")]
+    level: f64,
+    note: Option<String>,
+}
+
+fn bright() -> f64 {
+    0.5
+}
+
+#[test]
+fn parameters_fit_by_position_and_by_name() {
+    const DIVIDE: Id1<(i64, i64), i64> = Id1::new("divide");
+    const LIGHT: Id1<Light, String> = Id1::new("light");
+    let mut functions = Exports::<()>::exported();
+    functions.register(DIVIDE, |(), (a, b)| a / b).unwrap();
+    functions.describe(DIVIDE, |signature| signature.names(["a", "b"]));
+    functions
+        .register(LIGHT, |(), Light { pin, level, note }| {
+            format!("{pin} {level} {}", note.unwrap_or_default())
+        })
+        .unwrap();
+    let server = Server::new((), functions.clone());
+    let mut builder = Registry::builder("test");
+    builder.export(&functions, &server.client()).unwrap();
+    let registry = builder.build();
+    std::thread::spawn(|| smol::block_on(server.run()));
+    let queue = Arc::<ReplyQueue>::default();
+    let call = |name: &str, params: &str| {
+        let params = Some(
+            RawJson::from(&*serde_json::value::RawValue::from_string(params.into()).unwrap()).into_owned(),
+        );
+        let deadline = Instant::now() + Duration::from_secs(60);
+        match registry.begin(name, params, deadline, || responder(&queue, 0, false)) {
+            Some(result) => result,
+            None => smol::block_on(async {
+                let mut answers = VecDeque::new();
+                std::future::poll_fn(|cx| queue.poll_replies(cx, &mut answers)).await;
+                answers.pop_front().unwrap().1.map(|json| json.get().to_owned())
+            }),
+        }
+    };
+    for (name, params, result) in [
+        ("divide", "[17,5]", "3"),
+        ("divide", "[17.0,5e0]", "3"),
+        ("divide", r#"{"b":5,"a":17}"#, "3"),
+        ("divide", r#"{"b":5.0,"a":1.7e1}"#, "3"),
+        ("light", r#"{"pin":3}"#, r#""3 0.5 ""#),
+        ("light", r#"{"pin":3.0,"level":1,"note":"x"}"#, r#""3 1 x""#),
+        ("light", r#"{"pin":3,"level":null,"note":null}"#, r#""3 0.5 ""#),
+        ("light", r#"{"pin":3,"more":[]}"#, r#""3 0.5 ""#),
+        ("light", "[3]", r#""3 0.5 ""#),
+        ("light", "[3.0,null,\"x\"]", r#""3 0.5 x""#),
+    ] {
+        assert_eq!(
+            call(name, params).as_deref().map_err(|fault| &*fault.message),
+            Ok(result),
+            "{name} {params}"
+        );
+    }
+    for (name, params, reason) in [
+        ("divide", r#"{"a":17,"b":5,"a":10}"#, "parameter \"a\" occurs twice"),
+        ("divide", r#"{"a":17,"c":5}"#, "parameter \"c\" is unknown"),
+        ("divide", "[17,5.5]", "invalid type: floating point `5.5`, expected i64"),
+        ("light", r#"{"pin":3,"pin":4}"#, "parameter \"pin\" occurs twice"),
+        ("light", r#"{"level":null}"#, "parameter \"pin\" is missing"),
+        ("light", "[3,1,null,null]", "got 4 parameters"),
+    ] {
+        let fault = call(name, params).unwrap_err();
+        assert_eq!(fault.code, code::INVALID_PARAMS, "{name} {params}");
+        assert!(fault.message.contains(reason), "{name} {params}: {}", fault.message);
+    }
 }
