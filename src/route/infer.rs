@@ -4,11 +4,11 @@
 use std::any::TypeId;
 use std::cell::Cell;
 use std::fmt::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 
+use crate::chan::panic;
 use crate::message::{Param, Schema, Signature};
 
 /// How deep types are followed. A type that contains itself ends there.
@@ -29,19 +29,47 @@ fn params<A: DeserializeOwned>() -> Option<Vec<Param>> {
     match trace::<A>(None).0 {
         Shape::Null => Some(Vec::new()),
         Shape::Tuple(elements) => Some(elements.into_iter().enumerate().map(param).collect()),
-        Shape::Struct(fields) => {
-            let params = fields.into_iter().enumerate().map(|(index, (name, shape))| {
-                let param = Param::new(name, shape.schema());
-                // A struct that can do without a field has a default for it.
-                let is_optional = matches!(shape, Shape::Optional(_)) || trace::<A>(Some(index)).1;
-                if is_optional { param.optional() } else { param }
-            });
-            Some(params.collect())
-        }
+        Shape::Struct(fields) => Some(fields_as_params::<A>(&fields)),
         // Any number of parameters, or unknown ones.
         Shape::Any | Shape::Array(_) | Shape::Map => None,
         shape => Some(vec![param((0, shape))]),
     }
+}
+
+fn fields_as_params<A: DeserializeOwned>(fields: &[(&'static str, Shape)]) -> Vec<Param> {
+    // The fields without which no value is made, one after the other.
+    let mut required = Vec::new();
+    let is_complete = loop {
+        let ended = trace::<A>(Some(&required)).1;
+        let missing = |name| fields.iter().position(|(field, _)| *field == name);
+        match ended {
+            Err(Ended::Missing(name)) => match missing(name).filter(|index| !required.contains(index)) {
+                Some(index) => required.push(index),
+                None => break false,
+            },
+            ended => break ended.is_ok(),
+        }
+    };
+    // Serde lists the aliases of a field beside its name, and accepts one of them.
+    let is_alias = |index: usize| {
+        let is_alias_beside = |first: usize| {
+            let ended = trace::<A>(Some(&[first, first + 1])).1;
+            matches!(ended, Err(Ended::Duplicate(name)) if name != fields[index].0)
+        };
+        is_alias_beside(index) || (index > 0 && is_alias_beside(index - 1))
+    };
+    let params = (0..fields.len()).filter(|index| !is_alias(*index)).map(|index| {
+        // Alone, since a field of which no value is made ends the trace.
+        let shape = match trace::<A>(Some(&[index])).0 {
+            Shape::Struct(mut fields) => fields.swap_remove(index).1,
+            _ => Shape::Any,
+        };
+        let param = Param::new(fields[index].0, shape.schema());
+        let is_optional =
+            if is_complete { !required.contains(&index) } else { matches!(shape, Shape::Optional(_)) };
+        if is_optional { param.optional() } else { param }
+    });
+    params.collect()
 }
 
 /// Returns the schema of common types of results.
@@ -65,13 +93,13 @@ fn result<R: 'static>() -> Option<Schema> {
     }
 }
 
-/// Returns the shape of `A`, and whether a value was made. Without the field `omitted` of the outermost struct.
-fn trace<A: DeserializeOwned>(omitted: Option<usize>) -> (Shape, bool) {
+/// Returns the shape of `A`, and why no value was made. The outermost struct gets only the fields in `given`.
+fn trace<A: DeserializeOwned>(given: Option<&[usize]>) -> (Shape, Result<(), Ended>) {
     let (mut shape, parts) = (Shape::Any, Cell::new(0));
-    let tracer = Tracer { shape: &mut shape, depth: 0, omitted, parts: &parts };
-    // The types are the user's. Dropping a value may also run user code.
-    let made = catch_unwind(AssertUnwindSafe(|| A::deserialize(tracer).is_ok())).unwrap_or_default();
-    (shape, made)
+    let tracer = Tracer { shape: &mut shape, depth: 0, given, parts: &parts };
+    // The types are the user's, and may not expect such values. Dropping a value may also run user code.
+    let traced = panic::with_capture(0, || panic::catch(|| A::deserialize(tracer).map(drop)));
+    (shape, traced.unwrap_or(Err(Ended::Other)))
 }
 
 /// What a type is made of.
@@ -162,8 +190,8 @@ impl Shape {
 struct Tracer<'t> {
     shape: &'t mut Shape,
     depth: usize,
-    /// The field of this struct that gets no value.
-    omitted: Option<usize>,
+    /// The fields of this struct that get a value, if not all.
+    given: Option<&'t [usize]>,
     /// The number of parts looked at.
     parts: &'t Cell<usize>,
 }
@@ -174,7 +202,7 @@ impl<'t> Tracer<'t> {
         't: 's,
     {
         self.parts.set(self.parts.get() + 1);
-        Tracer { shape, depth: self.depth + 1, omitted: None, parts: self.parts }
+        Tracer { shape, depth: self.depth + 1, given: None, parts: self.parts }
     }
 
     /// Returns `true` if the parts of a type are still followed.
@@ -183,13 +211,20 @@ impl<'t> Tracer<'t> {
     }
 }
 
-/// The end of a trace: a type that cannot be made of nothing.
+/// The end of a trace.
 #[derive(Debug)]
-struct Ended;
+enum Ended {
+    /// The outermost struct lacks this field.
+    Missing(&'static str),
+    /// The outermost struct was given this field twice, once by an alias.
+    Duplicate(&'static str),
+    /// A type of which no value was made.
+    Other,
+}
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the type asks for a value")
+        f.write_str("no value was made of nothing")
     }
 }
 
@@ -197,7 +232,15 @@ impl std::error::Error for Ended {}
 
 impl de::Error for Ended {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        Self
+        Self::Other
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::Missing(field)
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::Duplicate(field)
     }
 }
 
@@ -235,8 +278,8 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         deserialize_byte_buf = Any, visit_bytes(b"a");
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Ended> {
-        Err(Ended)
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Ended> {
+        visitor.visit_unit()
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Ended> {
@@ -289,8 +332,8 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, length: usize, visitor: V) -> Result<V::Value, Ended> {
-        if !self.goes_on() {
-            return Err(Ended);
+        if !self.goes_on() || length > MAX_PARTS {
+            return Err(Ended::Other);
         }
         let mut shapes: Vec<_> = (0..length).map(|_| Shape::Any).collect();
         let made = visitor.visit_seq(Elements { tracer: &self, shapes: shapes.iter_mut() });
@@ -319,12 +362,13 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         visitor: V,
     ) -> Result<V::Value, Ended> {
         if !self.goes_on() {
-            return Err(Ended);
+            return Err(Ended::Other);
         }
         let mut shapes: Vec<_> = fields.iter().map(|name| (*name, Shape::Any)).collect();
-        let left_out = self.omitted.filter(|index| *index < shapes.len()).map(|index| shapes.remove(index));
-        let made = visitor.visit_map(Fields { tracer: &self, fields: shapes.iter_mut(), value: None });
-        shapes.extend(left_out);
+        let is_given = |index: &usize| self.given.is_none_or(|given| given.contains(index));
+        let given =
+            shapes.iter_mut().enumerate().filter(|(index, _)| is_given(index)).map(|(_, field)| field);
+        let made = visitor.visit_map(Fields { tracer: &self, fields: given, value: None });
         *self.shape = Shape::Struct(shapes);
         made
     }
@@ -335,7 +379,7 @@ impl<'de> Deserializer<'de> for Tracer<'_> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Ended> {
-        let first = variants.first().ok_or(Ended)?;
+        let first = variants.first().ok_or(Ended::Other)?;
         visitor.visit_enum(StrDeserializer::<Ended>::new(first))
     }
 }
@@ -376,13 +420,16 @@ where
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Ended> {
-        seed.deserialize(self.tracer.inside(self.value.take().ok_or(Ended)?))
+        let value = self.value.take().ok_or(Ended::Other)?;
+        // What an inner struct lacks is not a field of this one.
+        seed.deserialize(self.tracer.inside(value)).map_err(|_| Ended::Other)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::marker::PhantomData;
     use std::net::IpAddr;
     use std::num::NonZeroU8;
 
@@ -399,6 +446,64 @@ mod tests {
         on: bool,
         name: Option<String>,
         places: Vec<(f64, f64)>,
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    struct Odd {
+        payload: Value,
+        #[serde(alias = "p", alias = "z")]
+        pin: u8,
+        address: Option<IpAddr>,
+        #[serde(alias = "r", default)]
+        retries: u8,
+        #[serde(default)]
+        on: bool,
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    struct Outer {
+        inner: Inner,
+        address: Option<IpAddr>,
+        #[serde(default)]
+        on: bool,
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    struct Inner {
+        #[serde(alias = "n")]
+        name: String,
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u8),
+        Text(String),
+    }
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    struct Metres(f64, PhantomData<u8>);
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)]
+    struct Flat {
+        pin: u8,
+        #[serde(flatten)]
+        rest: BTreeMap<String, Value>,
+    }
+
+    /// Takes any number of elements in an array of a fixed length.
+    struct Long;
+
+    impl<'de> Deserialize<'de> for Long {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_tuple(usize::MAX, de::IgnoredAny).map(|_| Self)
+        }
     }
 
     #[derive(Deserialize)]
@@ -442,6 +547,17 @@ mod tests {
         );
         assert_eq!(text::<Vec<i64>, ()>(), "(…) -> null");
         assert_eq!(text::<(BTreeMap<String, u8>, Colour), u8>(), "(0: object, 1: any) -> integer");
+        assert_eq!(text::<(Value, u8), ()>(), "(0: any, 1: integer) -> null");
+        assert_eq!(text::<(BTreeMap<u64, u8>, Either, Metres), ()>(), "(0: object, 1: any, 2: any) -> null");
+        assert_eq!(text::<Metres, ()>(), "(0: number, 1: null) -> null");
+        assert_eq!(text::<Flat, ()>(), "(…) -> null");
+        assert_eq!(text::<Long, ()>(), "(…) -> null");
+        assert_eq!(
+            text::<Odd, ()>(),
+            "(payload: any, pin: integer, address?: string, retries?: integer, on?: boolean) -> null"
+        );
+        // No value of `inner` is made, so it is not known whether `on` may be missing.
+        assert_eq!(text::<Outer, ()>(), "(inner: object, address?: string, on: boolean) -> null");
         // These cannot be made of nothing, or not at all.
         assert_eq!(text::<(IpAddr, u8), u8>(), "(0: string, 1: any) -> integer");
         assert_eq!(text::<Value, u8>(), "(…) -> integer");
