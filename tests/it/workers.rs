@@ -369,6 +369,21 @@ fn chain_of_calls_answered_inline_does_not_recurse() {
 }
 
 #[test]
+fn panicking_provider_answers_its_call() {
+    for limited in [false, true] {
+        let desk = Desk::new(&[("broken", "fake", Manner::Panics)], |builder| {
+            if limited {
+                builder.node_workers(Workers::new(1));
+            }
+        });
+        desk.begin("broken", 0);
+        desk.begin("broken", 1);
+        assert_eq!(desk.codes(), [(0, code::INTERNAL), (1, code::INTERNAL)]);
+        desk.assert_idle();
+    }
+}
+
+#[test]
 fn panicking_provider_returns_its_worker() {
     let functions = [("slow", "fake", Manner::Keeps), ("broken", "fake", Manner::Panics)];
     let desk = Desk::new(&functions, |builder| {

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,9 +57,7 @@ impl ReadyCall {
         }
         let QueuedCall { method, params, deadline, hops, responder, .. } = call;
         let head = CallHead { method: &method, deadline, hops };
-        let call = Call::with_responder(&head, params, responder);
-        // This thread only happened to release the workers, so a panic of the provider must not unwind into it. The
-        // call is answered when the panic drops it.
-        let _ = catch_unwind(AssertUnwindSafe(|| provider.call(call)));
+        // This thread only happened to release the workers, so a panic of the provider must not unwind into it.
+        Call::with_responder(&head, params, responder).pass_to(&*provider);
     }
 }
