@@ -89,6 +89,11 @@ impl<'a> Value<'a> {
     fn text(&self) -> &str {
         self.text.as_deref().unwrap_or(&self.json)
     }
+
+    /// Returns `true` if the configuration has this value too.
+    fn is_default(&self) -> bool {
+        self.param.default.as_deref() == Some(&*self.json)
+    }
 }
 
 /// Writes a JSON number without decimal point and exponent, if it is an integer: `5` for `5.0`, `1000` for `1e3`.
@@ -141,8 +146,8 @@ fn arguments(argv: &[ArgTemplate], values: &[Value<'_>]) -> Result<Vec<String>, 
     argv.iter().map(|template| argument(template, values)).collect()
 }
 
-/// Returns one argument. A value that begins an argument must not begin with a dash unless its parameter allows it, so
-/// that a caller cannot pass options. A preceding `--` makes no difference: wrappers (`env`, `sudo`, `sh -c`) consume it,
+/// Returns one argument. A value that begins an argument must not begin with a dash unless its parameter allows it or
+/// it is the default, so that a caller cannot pass options. A preceding `--` makes no difference: wrappers (`env`, `sudo`, `sh -c`) consume it,
 /// and some programs (`find`, `kill`) ignore it.
 fn argument(template: &ArgTemplate, values: &[Value<'_>]) -> Result<String, Fault> {
     let mut argument = String::new();
@@ -152,7 +157,8 @@ fn argument(template: &ArgTemplate, values: &[Value<'_>]) -> Result<String, Faul
             Piece::Param(index) => {
                 let value = &values[*index];
                 let text = value.text();
-                if argument.is_empty() && text.starts_with('-') && !value.param.leading_dash {
+                let is_allowed = value.param.leading_dash || value.is_default();
+                if argument.is_empty() && text.starts_with('-') && !is_allowed {
                     return Err(leading_dash(value.param));
                 }
                 argument.push_str(text);

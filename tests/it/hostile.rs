@@ -1111,6 +1111,12 @@ fn parameters_are_validated_before_a_program_starts() {
             &["--", "{text}"],
             "params = { text = { type = 'string', leading_dash = true } }",
         ),
+        program(
+            "default",
+            "echo",
+            &["--", "{by}", "{text}"],
+            "params = { by = { type = 'integer', default = -1 }, text = { type = 'string', default = '-n' } }",
+        ),
         program("within", "echo", &["x={text}"], text),
         program("free", "echo", &["--params", "-"], ""),
         program("stdin", "echo", &["--params", "-"], "params = { text = 'string', count = 'integer' }"),
@@ -1156,6 +1162,10 @@ fn parameters_are_validated_before_a_program_starts() {
     // Only some programs treat arguments after "--" as non-options.
     assert_eq!(call("after", json!(["-n"])), Err(-32602));
     assert_eq!(call("may", json!(["-n"])), Ok(json!(["-n"])));
+    assert_eq!(call("default", json!([])), Ok(json!([-1, "-n"])));
+    assert_eq!(call("default", json!([1, "x"])), Ok(json!([1, "x"])));
+    assert_eq!(call("default", json!([-2])), Err(-32602));
+    assert_eq!(call("default", json!({ "text": "-e" })), Err(-32602));
     assert_eq!(call("within", json!(["-n"])), Ok(json!(["x=-n"])));
     // No parameter is declared, so none reaches the arguments; stdin gets all.
     assert_eq!(call("free", json!([1, "-rf"])), Ok(json!([1, "-rf"])));
