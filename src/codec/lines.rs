@@ -65,12 +65,16 @@ impl LineFramer {
 /// The length of the lines that are checked for UTF-8 at once, in bytes. Checking each one costs several times as much.
 const WINDOW: usize = 16 * 1024;
 
-/// Returns the whole lines at the front of a buffer as text, as many as are checked at once. May be empty, also because
-/// one of them is not UTF-8.
+/// Returns the whole lines at the front of a buffer as text, as many as are checked at once. The text ends early where
+/// the buffer is not UTF-8.
 pub(super) fn whole_lines(buffer: &[u8]) -> &str {
     let window = &buffer[..buffer.len().min(WINDOW)];
     let end = memrchr(b'\n', window).unwrap_or_default();
-    std::str::from_utf8(&window[..end]).unwrap_or_default()
+    match std::str::from_utf8(&window[..end]) {
+        Ok(text) => text,
+        // Not empty: the lines before the invalid one would each be checked with it again.
+        Err(error) => std::str::from_utf8(&window[..error.valid_up_to()]).unwrap_or_default(),
+    }
 }
 
 /// The byte order mark that some tools write before a text.
@@ -132,6 +136,14 @@ mod tests {
         assert_eq!(lines(9, &[text]), expected);
         let letters: Vec<_> = (0..text.len()).map(|at| &text[at..=at]).collect();
         assert_eq!(lines(9, &letters), expected);
+    }
+
+    #[test]
+    fn whole_lines_end_before_bytes_that_are_not_text() {
+        assert_eq!(whole_lines(b"one\ntwo\nthr"), "one\ntwo");
+        assert_eq!(whole_lines(b"one\nt\xffo\nthree\n"), "one\nt");
+        assert_eq!(whole_lines(b"\xff\n"), "");
+        assert_eq!(whole_lines(b"one"), "");
     }
 
     #[test]
