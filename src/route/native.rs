@@ -111,7 +111,7 @@ impl<S: 'static> Functions<S, Network> {
     /// let mut functions = Functions::exported();
     /// functions
     ///     .register(ADD, |_: &mut (), (a, b)| a + b)?
-    ///     .describe("add", |signature| signature.names(["a", "b"]).description("adds two numbers"));
+    ///     .describe(ADD, |signature| signature.names(["a", "b"]).description("adds two numbers"));
     /// # Ok::<(), chanrpc::chan::RegisterError>(())
     /// ```
     ///
