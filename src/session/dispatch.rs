@@ -10,7 +10,6 @@ use crate::route::{CallHead, CallId, Grants};
 
 impl Session {
     /// Dispatches a request, or queues it until capacity is available and all earlier requests are dispatched.
-    #[inline(always)]
     pub(super) fn handle_request(&mut self, request: Request<'_>, batch: Option<BatchId>, now: Instant) {
         let Request { mut id, method, params, meta } = request;
         if self.codec.sends_results_only() && self.registry.has_no_result(&method) {
@@ -95,7 +94,6 @@ impl Session {
     }
 
     /// Passes a request to its provider, and writes the reply if it is available at once.
-    #[inline(always)]
     fn dispatch(
         &mut self,
         id: Option<&Id<'_>>,

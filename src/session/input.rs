@@ -135,8 +135,6 @@ impl Session {
     }
 
     /// Handles one message, or a batch, that is known to be text.
-    // What it calls for a common request is inlined: at `opt-level = "s"` each move of a request costs as much as dozens of
-    // instructions.
     fn handle_text(&mut self, frame: &str, now: Instant) {
         match self.codec.common_request(frame) {
             Some(common) => {
