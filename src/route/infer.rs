@@ -173,9 +173,9 @@ impl Shape {
             Self::Struct(fields) => {
                 out.push_str(",\"properties\":{");
                 for (index, (name, field)) in fields.iter().enumerate() {
-                    // The name of a Rust field, or of serde's `rename`.
-                    let name = name.replace(['"', '\\'], "_");
-                    let _ = write!(out, "{}\"{name}\":", if index > 0 { "," } else { "" });
+                    // The name of a Rust field, or any text of serde's `rename`.
+                    let name = serde_json::Value::from(*name);
+                    let _ = write!(out, "{}{name}:", if index > 0 { "," } else { "" });
                     field.write(out);
                 }
                 out.push('}');
@@ -475,6 +475,8 @@ mod tests {
     struct Inner {
         #[serde(alias = "n")]
         name: String,
+        #[serde(rename = "\"\n")]
+        odd: u8,
     }
 
     #[derive(Deserialize)]
@@ -558,6 +560,8 @@ mod tests {
         );
         // No value of `inner` is made, so it is not known whether `on` may be missing.
         assert_eq!(text::<Outer, ()>(), "(inner: object, address?: string, on: boolean) -> null");
+        let inner = serde_json::to_string(&signature::<(Inner,), ()>()).unwrap();
+        assert!(inner.contains(r#""properties":{"n":{"type":"string"},"name":{},"\"\n":{}}"#), "{inner}");
         // These cannot be made of nothing, or not at all.
         assert_eq!(text::<(IpAddr, u8), u8>(), "(0: string, 1: any) -> integer");
         assert_eq!(text::<Value, u8>(), "(…) -> integer");

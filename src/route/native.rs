@@ -207,40 +207,41 @@ impl Provider for NativeProvider {
 /// parameters of a tuple also by their names, and `null` for optional ones.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
     let text = params.map_or("null", RawJson::get);
-    fit_any_notation(text).or_else(|error| {
-        let [by_name, by_position] = alternatives(params, signature, &error)?;
-        if let Some(arguments) = by_name.and_then(|text| fit_any_notation(&text).ok()) {
+    fit(text).or_else(|error| {
+        if let Some(arguments) = with_whole_numbers(text).and_then(|text| fit(&text).ok()) {
             return Ok(arguments);
         }
-        let by_position = by_position.and_then(|text| fit_any_notation(&text).ok());
-        by_position.ok_or_else(|| mismatch(&error, signature))
+        let forms = other_forms(params, signature, &error)?;
+        forms.iter().find_map(|text| fit(text).ok()).ok_or_else(|| mismatch(&error, signature))
     })
 }
 
-/// Returns the parameters by name, if some are left out, since a struct fills them in, and as an array of all of them.
-/// Not generic, so that the binary has it once.
+/// Returns other forms of the parameters that may fit. Not generic, so that the binary has it once.
 ///
 /// # Errors
 /// The fault for parameters that do not fit the signature, or that caused `error` if the signature is unknown.
-fn alternatives(
+fn other_forms(
     params: Option<&RawJson<'_>>,
     signature: &Signature,
     error: &serde_json::Error,
-) -> Result<[Option<String>; 2], Fault> {
+) -> Result<Vec<String>, Fault> {
     let Some(declared) = &signature.params else { return Err(mismatch(error, signature)) };
     let values = signature.bind(params)?;
-    let by_name = values.iter().any(Option::is_none).then(|| {
+    let mut forms = Vec::new();
+    let mut add = |text: String| {
+        let whole = with_whole_numbers(&text);
+        forms.push(text);
+        forms.extend(whole);
+    };
+    if values.iter().any(Option::is_none) {
+        // A struct fills in what is left out.
         let named = declared.iter().zip(&values).filter_map(|(param, value)| Some((param, (*value)?)));
         let members: Vec<_> = named.map(|(param, value)| format!("{}:{value}", json!(param.name))).collect();
-        format!("{{{}}}", members.join(","))
-    });
+        add(format!("{{{}}}", members.join(",")));
+    }
     let values: Vec<_> = values.into_iter().map(|value| value.unwrap_or("null")).collect();
-    Ok([by_name, Some(format!("[{}]", values.join(",")))])
-}
-
-/// Decodes arguments, if necessary with whole numbers as integers.
-fn fit_any_notation<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
-    fit(text).or_else(|error| with_whole_numbers(text).and_then(|text| fit(&text).ok()).ok_or(error))
+    add(format!("[{}]", values.join(",")));
+    Ok(forms)
 }
 
 fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
