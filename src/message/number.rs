@@ -90,6 +90,11 @@ fn push_whole(out: &mut String, text: &str) -> Option<()> {
     Some(())
 }
 
+/// Returns `true` for a number without a fraction, of any size and in any notation. `false` for other texts.
+pub(crate) fn is_whole(text: &str) -> bool {
+    Decimal::of(text).is_some_and(|number| number.digits.is_empty() || number.exponent >= 0)
+}
+
 /// Returns the `f64` of a number if it keeps all digits.
 pub(crate) fn exact(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok()?;
@@ -179,6 +184,8 @@ mod tests {
             ("x", None),
         ] {
             assert_eq!(whole(text).as_deref(), expected, "{text}");
+            let is_too_large = text == "1e39" || text == "1e999999999999999999999";
+            assert_eq!(is_whole(text), expected.is_some() || is_too_large, "{text}");
         }
     }
 

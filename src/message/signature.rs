@@ -4,12 +4,12 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Fault, RawJson};
+use super::{Fault, RawJson, number};
 use crate::chan::Kind;
 
 /// The maximum length of a value that an error quotes, in characters.
@@ -198,10 +198,12 @@ impl<'j> Visitor<'j> for &mut Given<'_, 'j> {
     }
 
     fn visit_seq<A: SeqAccess<'j>>(self, mut array: A) -> Result<(), A::Error> {
-        while let Some(value) = array.next_element()? {
-            if let Some(place) = self.values.get_mut(self.count) {
-                *place = Some(value);
-            }
+        while let Some(place) = self.values.get_mut(self.count) {
+            let Some(value) = array.next_element()? else { return Ok(()) };
+            *place = Some(value);
+            self.count += 1;
+        }
+        while let Some(IgnoredAny) = array.next_element()? {
             self.count += 1;
         }
         Ok(())
@@ -228,6 +230,7 @@ impl fmt::Display for Signature {
         f.write_str(&self.list())?;
         match (&self.result, self.kind) {
             (Some(result), _) => write!(f, " -> {}", result.name()),
+            (None, Some(Kind::One)) => f.write_str(" -> any"),
             (None, Some(kind)) => write!(f, " -> {}", Signature::kind_name(kind)),
             (None, None) => Ok(()),
         }
@@ -359,7 +362,8 @@ impl Schema {
         let first = json.bytes().next().unwrap_or_default();
         match self.name.as_deref() {
             Some("string") => first == b'"',
-            Some("integer" | "number") => first == b'-' || first.is_ascii_digit(),
+            Some("number") => first == b'-' || first.is_ascii_digit(),
+            Some("integer") => number::is_whole(json),
             Some("boolean") => matches!(json, "true" | "false"),
             Some("object") => first == b'{',
             Some("array") => first == b'[',
@@ -432,6 +436,8 @@ mod tests {
             ("[3,false]", [some("3"), some("false"), None]),
             ("[3,null,\"x\"]", [some("3"), some("true"), some("\"x\"")]),
             (" {\"on\":false,\"pin\":3}", [some("3"), some("false"), None]),
+            ("[3.0]", [some("3.0"), some("true"), None]),
+            ("[-3e2]", [some("-3e2"), some("true"), None]),
             ("{\"pin\":3,\"note\":null}", [some("3"), some("true"), None]),
         ] {
             assert_eq!(bound(json), Ok(expected.to_vec()), "{json}");
@@ -448,6 +454,7 @@ mod tests {
             ("{\"pin\":1,\"of\":1}", "parameter \"of\" is unknown"),
             ("{\"pin\":1,\"on\":true,\"pin\":2}", "parameter \"pin\" occurs twice"),
             ("[\"3\"]", "parameter \"pin\" must be of type integer, not \"3\""),
+            ("[3.5]", "parameter \"pin\" must be of type integer, not 3.5"),
             ("[1,0]", "parameter \"on\" must be of type boolean, not 0"),
             ("3", "the parameters must be an array or an object"),
         ] {

@@ -211,9 +211,23 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Sign
         if let Some(arguments) = with_whole_numbers(text).and_then(|text| fit(&text).ok()) {
             return Ok(arguments);
         }
-        let forms = other_forms(params, signature, &error)?;
-        forms.iter().find_map(|text| fit(text).ok()).ok_or_else(|| mismatch(&error, signature))
+        let mut error = error;
+        for form in other_forms(params, signature, &error)? {
+            match fit(&form) {
+                Ok(arguments) => return Ok(arguments),
+                // What is wrong with a value says more than what is wrong with the form.
+                Err(of_form) if is_about_form(&error) => error = of_form,
+                Err(_) => {}
+            }
+        }
+        Err(mismatch(&error, signature))
     })
+}
+
+/// Returns `true` if the parameters as a whole have another type than the arguments.
+fn is_about_form(error: &serde_json::Error) -> bool {
+    let text = error.to_string();
+    text.starts_with("invalid type: sequence") || text.starts_with("invalid type: map")
 }
 
 /// Returns other forms of the parameters that may fit. Not generic, so that the binary has it once.
@@ -253,7 +267,11 @@ fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
             _ => None,
         };
         // Several elements are not a JSON text, so this succeeds only for a single one.
-        plain.and_then(|text| serde_json::from_str(text).ok()).ok_or(error)
+        match plain.map(serde_json::from_str) {
+            Some(Ok(arguments)) => Ok(arguments),
+            Some(Err(of_element)) if of_element.is_data() && is_about_form(&error) => Err(of_element),
+            _ => Err(error),
+        }
     })
 }
 

@@ -82,6 +82,7 @@ fn bright() -> f64 {
 fn parameters_fit_by_position_and_by_name() {
     const DIVIDE: Id1<(i64, i64), i64> = Id1::new("divide");
     const LIGHT: Id1<Light, String> = Id1::new("light");
+    const BYTE: Id1<u8, u8> = Id1::new("byte");
     let mut functions = Exports::<()>::exported();
     functions.register(DIVIDE, |(), (a, b)| a / b).unwrap();
     functions.describe(DIVIDE, |signature| signature.names(["a", "b"]));
@@ -90,6 +91,7 @@ fn parameters_fit_by_position_and_by_name() {
             format!("{pin} {level} {}", note.unwrap_or_default())
         })
         .unwrap();
+    functions.register(BYTE, |(), byte| byte).unwrap();
     let server = Server::new((), functions.clone());
     let mut builder = Registry::builder("test");
     builder.export(&functions, &server.client()).unwrap();
@@ -115,6 +117,8 @@ fn parameters_fit_by_position_and_by_name() {
         ("divide", "[17.0,5e0]", "3"),
         ("divide", r#"{"b":5,"a":17}"#, "3"),
         ("divide", r#"{"b":5.0,"a":1.7e1}"#, "3"),
+        ("byte", "[255]", "255"),
+        ("byte", r#"{"0":255.0}"#, "255"),
         ("light", r#"{"pin":3}"#, r#""3 0.5 ""#),
         ("light", r#"{"pin":3.0,"level":1,"note":"x"}"#, r#""3 1 x""#),
         ("light", r#"{"pin":3,"level":null,"note":null}"#, r#""3 0.5 ""#),
@@ -131,7 +135,12 @@ fn parameters_fit_by_position_and_by_name() {
     for (name, params, reason) in [
         ("divide", r#"{"a":17,"b":5,"a":10}"#, "parameter \"a\" occurs twice"),
         ("divide", r#"{"a":17,"c":5}"#, "parameter \"c\" is unknown"),
-        ("divide", "[17,5.5]", "invalid type: floating point `5.5`, expected i64"),
+        ("divide", "[17,5.5]", "parameter \"b\" must be of type integer, not 5.5"),
+        ("divide", r#"{"a":17,"b":1e300}"#, "expected i64"),
+        ("byte", "[300]", "invalid value: integer `300`, expected u8"),
+        ("byte", r#"{"0":300}"#, "invalid value: integer `300`, expected u8"),
+        ("byte", "[1.5]", "parameter \"0\" must be of type integer, not 1.5"),
+        ("light", r#"{"pin":300}"#, "invalid value: integer `300`, expected u8"),
         ("light", r#"{"pin":3,"pin":4}"#, "parameter \"pin\" occurs twice"),
         ("light", r#"{"level":null}"#, "parameter \"pin\" is missing"),
         ("light", "[3,1,null,null]", "got 4 parameters"),
