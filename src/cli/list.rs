@@ -117,7 +117,8 @@ impl Function {
             Some(params) => params.iter().map(param).collect::<Vec<_>>().join(", "),
         };
         let mut signature = format!("{}({params})", self.name);
-        if let Some(result) = self.result.as_ref().map(Schema::name).or(self.kind.as_deref()) {
+        let kind = self.kind.as_deref().map(|kind| if kind == "1" { "any" } else { kind });
+        if let Some(result) = self.result.as_ref().map(Schema::name).or(kind) {
             let _ = write!(signature, " -> {result}");
         }
         signature

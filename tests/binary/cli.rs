@@ -452,6 +452,7 @@ fn list_shows_signatures_and_errors_use_their_words() {
         "{listed}"
     );
     assert!(listed.contains("any(…) -> string"), "{listed}");
+    assert!(listed.contains("rpc.echo(…) -> any"), "{listed}");
     assert!(listed.contains("rpc.list(pattern?: string, verbose?: boolean) -> array"), "{listed}");
     let takes = "; the function takes (text: string, times?: integer, loud?: boolean)";
     let mut client = node.connect();
