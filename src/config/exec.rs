@@ -232,7 +232,13 @@ fn default_value(field: Field<'_>, kind: ParamKind) -> Result<String> {
             .or_else(|| number().and_then(|number| serde_json::to_string(&number).ok())),
         ParamKind::Boolean => value.as_bool().map(|boolean| boolean.to_string()),
     };
-    json.ok_or_else(|| field.expected("a value of the parameter's type"))
+    let expected = match kind {
+        ParamKind::String => "a string without NUL characters",
+        ParamKind::Integer => "an integer",
+        ParamKind::Number => "a number",
+        ParamKind::Boolean => "true or false",
+    };
+    json.ok_or_else(|| field.expected(expected))
 }
 
 fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {
