@@ -17,9 +17,9 @@ const PROGRAM: u64 = 64 * KIB;
 const PER_NODE: u64 = 4;
 /// The maximum ratio of a growing buffer's capacity to its length.
 const GROWTH: u64 = 2;
-/// The maximum ratio of a JSON value in memory to its text. Each thread holds at most one such value, while it checks the
-/// parameters of a program.
-const TREE: u64 = 40;
+/// The maximum ratio of a call's parameters to their text while a thread converts them: to other JSON, then to the
+/// arguments and the input of a program. Each thread converts one call's at a time.
+const CONVERSION: u64 = 8;
 
 impl Config {
     /// Returns the memory in bytes that the node uses when every limit is reached at once: all connections, each with a
@@ -52,7 +52,7 @@ impl Config {
         }
         let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
         let forwards = (nodes.len() as u64 * PER_NODE).saturating_mul(per_connection);
-        let threads = u64_from(threads).saturating_mul(READ + TREE * u64_from(limits.message));
+        let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
         [BASE, connections, programs, forwards, threads].into_iter().fold(0, u64::saturating_add)
     }
 }
