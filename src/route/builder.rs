@@ -4,12 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use smol::future::Boxed;
+
 use super::admission::{Admission, Scope};
+use super::call::{Call, unanswered};
 use super::name::MAX_NAME;
 use super::registry::Registry;
 use super::table::Duplicate;
 use super::{Description, Provider, ProviderKind, builtin};
+use crate::chan::panic;
 use crate::config::Workers;
+use crate::message::{Fault, RawJson};
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
 #[derive(Debug)]
@@ -33,6 +38,16 @@ impl RegistryBuilder {
     /// # Errors
     /// [`RegistryError`] if the name is taken, reserved (`rpc.`, `$/`) or invalid.
     pub fn provide(
+        &mut self,
+        name: &str,
+        description: Description,
+        provider: impl Provider,
+    ) -> Result<&mut Self, RegistryError> {
+        self.insert(name, description, Caught(provider))
+    }
+
+    /// Registers a provider of this crate, which does not panic.
+    pub(super) fn insert(
         &mut self,
         name: &str,
         description: Description,
@@ -108,6 +123,23 @@ impl RegistryBuilder {
         }
         registry.table.admission = Arc::new(admission);
         Arc::new(registry)
+    }
+}
+
+/// A provider of the user's. If it panics, the call is dropped, and so answered.
+struct Caught<P>(P);
+
+impl<P: Provider> Provider for Caught<P> {
+    fn call(&self, call: Call<'_>) {
+        let _ = panic::catch(|| self.0.call(call));
+    }
+
+    fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
+        panic::catch(|| self.0.check(params)).unwrap_or_else(|_| Err(unanswered()))
+    }
+
+    fn stop(&self) -> Boxed<()> {
+        self.0.stop()
     }
 }
 

@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::Provider;
 use super::admission::Permit;
 use super::reply_queue::{CallId, ReplyQueue};
-use crate::chan::panic;
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::metrics::FunctionMetrics;
 
@@ -107,11 +105,6 @@ impl<'a> Call<'a> {
             }
             Destination::Responder(held) => held.0,
         }
-    }
-
-    /// Passes the call to a provider. If that panics, the call is dropped and so answered.
-    pub(super) fn pass_to(self, provider: &dyn Provider) {
-        let _ = panic::catch(|| provider.call(self));
     }
 
     /// Returns the parameters, and the buffer to which the result is appended as JSON for [`finish`](Self::finish).

@@ -148,7 +148,7 @@ impl RegistryBuilder {
                 .signature(signature.clone())
                 .target(client.server_name());
             let (function, client) = (client.resolve(id, kind), client.clone());
-            self.provide(name, description, NativeProvider { client, function, signature, caller })?;
+            self.insert(name, description, NativeProvider { client, function, signature, caller })?;
         }
         Ok(self)
     }
@@ -206,13 +206,9 @@ impl Provider for NativeProvider {
 /// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers,
 /// parameters of a tuple also by their names, and `null` for optional ones.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
-    let text = params.map_or("null", RawJson::get);
-    fit(text).or_else(|error| {
-        if let Some(arguments) = with_whole_numbers(text).and_then(|text| fit(&text).ok()) {
-            return Ok(arguments);
-        }
-        let mut error = error;
-        for form in other_forms(params, signature, &error)? {
+    fit(params.map_or("null", RawJson::get)).or_else(|mut error| {
+        let (forms, refusal) = other_forms(params, signature);
+        for form in forms {
             match fit(&form) {
                 Ok(arguments) => return Ok(arguments),
                 // What is wrong with a value says more than what is wrong with the form.
@@ -220,7 +216,7 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Sign
                 Err(_) => {}
             }
         }
-        Err(mismatch(&error, signature))
+        Err(refusal.unwrap_or_else(|| mismatch(&error, signature)))
     })
 }
 
@@ -230,17 +226,18 @@ fn is_about_form(error: &serde_json::Error) -> bool {
     text.starts_with("invalid type: sequence") || text.starts_with("invalid type: map")
 }
 
-/// Returns other forms of the parameters that may fit. Not generic, so that the binary has it once.
-///
-/// # Errors
-/// The fault for parameters that do not fit the signature, or that caused `error` if the signature is unknown.
-fn other_forms(
-    params: Option<&RawJson<'_>>,
-    signature: &Signature,
-    error: &serde_json::Error,
-) -> Result<Vec<String>, Fault> {
-    let Some(declared) = &signature.params else { return Err(mismatch(error, signature)) };
-    let values = signature.bind(params)?;
+/// Returns other forms of the parameters that may fit, and the fault if the parameters do not fit the signature. Not
+/// generic, so that the binary has it once.
+fn other_forms(params: Option<&RawJson<'_>>, signature: &Signature) -> (Vec<String>, Option<Fault>) {
+    let text = params.map_or("null", RawJson::get);
+    let whole_numbers = || with_whole_numbers(text).into_iter().collect();
+    let Some(declared) = &signature.params else { return (whole_numbers(), None) };
+    let values = match signature.bind(params) {
+        Ok(values) => values,
+        // A struct may ignore other members. An array that does not fit has no other form, however long it is.
+        Err(fault) if text.starts_with('{') => return (whole_numbers(), Some(fault)),
+        Err(fault) => return (Vec::new(), Some(fault)),
+    };
     let mut forms = Vec::new();
     let mut add = |text: String| {
         let whole = with_whole_numbers(&text);
@@ -255,7 +252,7 @@ fn other_forms(
     }
     let values: Vec<_> = values.into_iter().map(|value| value.unwrap_or("null")).collect();
     add(format!("[{}]", values.join(",")));
-    Ok(forms)
+    (forms, None)
 }
 
 fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {

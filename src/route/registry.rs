@@ -58,7 +58,7 @@ impl Registry {
         match entry.queue {
             None => {
                 let mut defer = || defer().measured(&entry.metrics);
-                entry.call(Call::new(head, params, out, &mut progress, &mut defer));
+                entry.provider.call(Call::new(head, params, out, &mut progress, &mut defer));
             }
             Some(queue) => {
                 let mut permit = self.table.admission.try_acquire(queue);
@@ -66,7 +66,7 @@ impl Registry {
                 let mut defer = || defer().measured(&entry.metrics).holding(permit.take());
                 let call = Call::new(head, params, out, &mut progress, &mut defer);
                 if is_admitted {
-                    entry.call(call);
+                    entry.provider.call(call);
                 } else {
                     self.table.admission.enqueue(queue, call);
                 }

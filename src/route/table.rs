@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use super::access::Visibility;
 use super::admission::Admission;
-use super::call::Call;
 use super::{Description, Provider, ProviderKind};
 use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics, WorkerStats};
 
@@ -39,18 +38,6 @@ pub(super) struct Entry {
     /// The index of its queue in the admission, if any limit applies to its calls.
     pub(super) queue: Option<usize>,
     pub(super) description: Description,
-}
-
-impl Entry {
-    /// Passes a call to the provider.
-    #[inline]
-    pub(super) fn call(&self, call: Call<'_>) {
-        match self.description.provider {
-            // It catches the panics of functions itself.
-            ProviderKind::Native => self.provider.call(call),
-            _ => call.pass_to(&*self.provider),
-        }
-    }
 }
 
 /// The function or family is already in the table.

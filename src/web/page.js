@@ -32,7 +32,7 @@ function prettyPrint(json) {
   return JSON.stringify(value) === json ? JSON.stringify(value, null, 2) : json;
 }
 
-// As on the command line: a word that parses as JSON is JSON, any other is a string. Quotes group words.
+// As on the command line: a word is JSON if it parses as such, else a string. Quotes group words.
 function parseWords(text) {
   return (text.match(/"[^"\\]*(?:\\.[^"\\]*)*"|'[^']*'|\S+/g) ?? []).map((word) => {
     const inner = /^'(.*)'$/s.exec(word)?.[1] ?? word;
@@ -47,15 +47,13 @@ function milliseconds(ms) {
 
 function duration(seconds) {
   const [d, h, m, s] = [86400, 3600, 60, 1].map((unit) => Math.floor(seconds / unit));
-  if (h) return d ? `${d} d ${h % 24} h` : `${h} h ${m % 60} min`;
-  return m ? `${m} min ${s % 60} s` : `${s} s`;
+  return d ? `${d} d ${h % 24} h` : h ? `${h} h ${m % 60} min` : m ? `${m} min ${s % 60} s` : `${s} s`;
 }
 
 // Connection
 
-const RETRY_DELAYS = [500, 1000, 2000, 4000, 8000];
-const CONNECT_TIMEOUT = 10000;
-const PING_TIMEOUT = 5000;
+const RETRY_DELAYS = [500, 1e3, 2e3, 4e3, 8e3];
+const CONNECT_TIMEOUT = 10000, PING_TIMEOUT = 5000;
 const pending = new Map();
 let socket, open = false, failures = 0, again, retryAt = 0, nextId = 1, pinged = 0, info;
 
@@ -99,10 +97,9 @@ function connect() {
   };
 }
 
-// Closes the connection and fails the calls in flight.
+// Closes the connection; fails all calls.
 function disconnect(reason) {
-  const old = socket;
-  const waiting = [...pending.values()];
+  const [old, waiting] = [socket, [...pending.values()]];
   socket = undefined;
   open = false;
   pending.clear();
@@ -127,7 +124,7 @@ function reconnect() {
   connect();
 }
 
-// Sends a request; `params` is JSON. `done` is called once with the reply; without it, this is a notification.
+// Sends a request with `params`, JSON. `done` gets the reply; without it, this is a notification.
 function request(method, params, deadline, done) {
   const id = done && nextId++;
   let text = '{"jsonrpc":"2.0",' + (done ? `"id":${id},` : "") + `"method":${JSON.stringify(method)}`;
@@ -169,7 +166,7 @@ function tick() {
   }
   if (!open || document.hidden) return;
   if (!pinged) return ping();
-  // A ping may have to wait for calls in flight. With none, a missing reply means that the connection is dead.
+  // A ping may have to wait for calls in flight. With none, a missing reply means a dead connection.
   if (now - pinged > PING_TIMEOUT && pending.size === 1) lost(socket);
 }
 
@@ -179,17 +176,17 @@ const KINDS = { 0: "no result", 1: "1 result", n: "n results" };
 let functions = [], chosen;
 
 function refresh() {
-  const failed = ({ error }) => error && report(error.message, "bad");
-  request("rpc.info", "", 0, (answer) => {
-    if (!answer.result) return failed(answer);
-    info = { ...answer.result, at: performance.now() };
+  const failed = (error) => error && report(error.message, "bad");
+  request("rpc.info", "", 0, ({ result, error }) => {
+    if (!result) return failed(error);
+    info = { ...result, at: performance.now() };
     $("name").textContent = info.name;
     document.title = `${info.name} – chanrpc`;
     tick();
   });
-  request("rpc.list", '{"verbose":true}', 0, (answer) => {
-    if (!Array.isArray(answer.result)) return failed(answer);
-    functions = answer.result;
+  request("rpc.list", '{"verbose":true}', 0, ({ result, error }) => {
+    if (!Array.isArray(result)) return failed(error);
+    functions = result;
     const still = functions.find((one) => one.name === chosen?.name) ?? functions[0];
     // Keep the input unless the function has changed.
     if (still && JSON.stringify(still) !== JSON.stringify(chosen)) choose(still);
@@ -202,17 +199,15 @@ function traits(one) {
     .map((text) => make("span", { className: "tag", textContent: text }));
 }
 
-// Where a parameter may be left out, parameters are given by name.
-const byName = (one) => one.params.some((param) => !param.required);
-const typeOf = (schema) => (typeof schema.type === "string" ? schema.type : "any");
+const typeOf = ({ type }) => (typeof type === "string" ? type : "any");
 
 function list() {
   const wanted = $("filter").value.trim().toLowerCase();
   const shown = functions.filter((one) =>
     `${one.name} ${one.provider} ${one.target} ${one.description}`.toLowerCase().includes(wanted));
   $("list").replaceChildren(...shown.map((one) => {
-    const params = one.params?.map(({ name, required, schema }) => `${name}${required ? "" : "?"}: ${typeOf(schema)}`)
-      .join(", ");
+    const typed = ({ name, required, schema }) => name + (required ? ": " : "?: ") + typeOf(schema);
+    const params = one.params?.map(typed).join(", ");
     const button = make("button", {},
       make("span", { className: "name" }, one.name,
         make("span", { className: "quiet", textContent: params && `(${params})` })),
@@ -233,10 +228,10 @@ function list() {
 // Form
 
 function field(label, type, input) {
-  Object.assign(input, { id: "field-" + $("fields").childElementCount, oninput: preview });
-  Object.assign(input, { autocomplete: "off", autocapitalize: "off", spellcheck: false });
+  const id = "field-" + $("fields").childElementCount;
+  Object.assign(input, { id, oninput: preview, autocomplete: "off", autocapitalize: "off", spellcheck: false });
   $("fields").append(make("div", {},
-    make("label", { htmlFor: input.id, textContent: label + " " }, make("span", { textContent: type })), input));
+    make("label", { htmlFor: id, textContent: label + " " }, make("span", { textContent: type })), input));
   return input;
 }
 
@@ -246,20 +241,19 @@ const INPUTS = {
   number: { type: "number", step: "any" },
   boolean: { type: "checkbox" },
 };
-// What a required parameter starts with, so that the first click on Call answers.
-const STARTS = { integer: "1", number: "1", array: "[]", object: "{}", any: "null", null: "null" };
+// Lets the first click on Call answer.
+const STARTS = { integer: 1, number: 1, array: "[]", object: "{}", any: "null" };
 let inputs = [], family;
 
-function paramField({ name, schema, required, description, ...param }) {
+function paramField({ name, schema, required, description, default: start = null }) {
   const type = typeOf(schema);
-  const input = field(name, description ? `${type}, ${description}` : type,
-    make(INPUTS[type] ? "input" : "textarea", INPUTS[type]));
-  const start = param.default ?? null;
-  if (type === "boolean") input.checked = start === true;
-  else if (start !== null) input.value = typeof start === "string" && type === "string" ? start : JSON.stringify(start);
+  const box = make(INPUTS[type] ? "input" : "textarea", INPUTS[type]);
+  const input = field(name, description ? `${type}, ${description}` : type, box);
+  if (type === "boolean") input.checked = start;
+  else if (start !== null) input.value = type === "string" ? start : JSON.stringify(start);
   else if (required) input.value = STARTS[type] ?? "";
   input.required = required && type !== "string" && type !== "boolean";
-  return { name, type, input, start };
+  return { name, type, input, required };
 }
 
 function choose(one) {
@@ -272,8 +266,8 @@ function choose(one) {
   family = one.name.endsWith("*") && field("Function", "", make("input", { value: one.name.slice(0, -1), required: true }));
   inputs = one.params?.map(paramField);
   if (!inputs) {
-    const hint = '2 3   or   "two words"   or   {"name": 1}';
-    const input = field("Parameters", "JSON or words", make("textarea", { rows: 1, placeholder: hint }));
+    const placeholder = '2 3   or   "two words"   or   {"name": 1}';
+    const input = field("Parameters", "JSON or words", make("textarea", { rows: 1, placeholder }));
     input.onkeydown = (event) => {
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
@@ -296,18 +290,15 @@ function value({ type, input }) {
   return isJson(input.value) ? input.value : JSON.stringify(type in INPUTS ? Number(input.value) : input.value);
 }
 
-// Returns the parameters as JSON, or an empty string.
+// As JSON, or an empty string. Optional parameters that are empty are left out.
 function params() {
   if (!chosen.params) {
     const text = inputs[0].input.value.trim();
-    if (!text || (/^[[{]/.test(text) && isJson(text))) return text;
-    return `[${parseWords(text).join(", ")}]`;
+    return !text || (/^[[{]/.test(text) && isJson(text)) ? text : `[${parseWords(text).join(", ")}]`;
   }
-  if (!inputs.length) return "";
-  if (!byName(chosen)) return `[${inputs.map(value).join(", ")}]`;
-  const differs = (one) => (one.type === "boolean" ? one.input.checked !== (one.start === true) : one.input.value);
-  const given = inputs.filter((one, index) => chosen.params[index].required || differs(one));
-  return `{${given.map((one) => `${JSON.stringify(one.name)}: ${value(one)}`).join(", ")}}`;
+  if (inputs.every((one) => one.required)) return inputs.length ? `[${inputs.map(value).join(", ")}]` : "";
+  const given = inputs.filter(({ type, input, required }) => required || type === "boolean" || input.value);
+  return `{${given.map((one) => JSON.stringify(one.name) + ": " + value(one)).join(", ")}}`;
 }
 
 function preview() {
@@ -325,8 +316,7 @@ $("form").onsubmit = (event) => {
     current = undefined;
     return report("sent", "good", "nothing comes back");
   }
-  const entry = record(name);
-  current = entry;
+  const entry = (current = record(name));
   report("waiting", "");
   const id = request(name, params(), deadline, (answer) => finish(entry, answer));
   $("cancel").hidden = false;
@@ -335,8 +325,7 @@ $("form").onsubmit = (event) => {
 
 // Replies, and the log of calls
 
-const MAX_ENTRIES = 200;
-const MAX_SHOWN = 100000;
+const MAX_ENTRIES = 200, MAX_SHOWN = 1e5;
 let current;
 
 function report(outcome, tone, took = "", text = "") {
@@ -383,9 +372,7 @@ function settle(entry, outcome, tone, took = "") {
 
 // Plot: one bar per sample, newest at the right, logarithmic scale
 
-const SAMPLES = 90;
-const HEIGHT = 104;
-const MIN_MS = 0.1;
+const SAMPLES = 90, HEIGHT = 104, MIN_MS = 0.1;
 let samples = [];
 
 function sample(kind, ms) {
@@ -399,8 +386,8 @@ function sample(kind, ms) {
   for (let n = 0; n <= decades; n += 1) {
     const y = HEIGHT * (1 - n / decades);
     const time = MIN_MS * 10 ** n;
-    shapes.push(draw("line", { x2: "100%", y1: y, y2: y }));
-    shapes.push(draw("text", { x: -8, y: y + 4 }, time < 999 ? `${+time.toFixed(1)} ms` : `${Math.round(time / 1000)} s`));
+    const label = time < 999 ? `${+time.toFixed(1)} ms` : `${Math.round(time / 1000)} s`;
+    shapes.push(draw("line", { x2: "100%", y1: y, y2: y }), draw("text", { x: -8, y: y + 4 }, label));
   }
   const width = 100 / SAMPLES;
   samples.forEach(({ kind, ms }, n) => {
@@ -408,8 +395,7 @@ function sample(kind, ms) {
     const x = (SAMPLES - samples.length + n) * width;
     shapes.push(draw("rect", { class: kind, x: `${x}%`, width: `${width * 0.7}%`, y: HEIGHT - height, height, rx: 1 }));
   });
-  $("figures").textContent = figures;
-  $("plot").ariaLabel = figures;
+  $("figures").textContent = $("plot").ariaLabel = figures;
   $("plot").replaceChildren(...shapes);
 }
 

@@ -9,7 +9,7 @@ const ID: &str = r#""id":"#;
 const METHOD: &str = r#""method":""#;
 const PARAMS: &str = r#","params":"#;
 
-/// A request in a common form. Smaller than a [`Request`], since it is moved once for each call.
+/// A request in a common form. Smaller than a `Request`, since it is moved once for each call.
 #[derive(Clone, Copy, Debug)]
 pub struct CommonRequest<'a> {
     id: &'a str,

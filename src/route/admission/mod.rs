@@ -15,8 +15,7 @@ use std::task::{Wake, Waker};
 use std::time::Instant;
 
 use super::Provider;
-use super::call::{Call, unanswered};
-use crate::chan::panic;
+use super::call::Call;
 use crate::config::Workers;
 use crate::metrics::WorkerStats;
 use limit::Limit;
@@ -57,8 +56,7 @@ impl Admission {
 
     /// Queues a call, or answers why it cannot. Workers that were released in the meantime start it at once.
     pub(super) fn enqueue(self: &Arc<Self>, queue: usize, call: Call<'_>) {
-        let checked = panic::catch(|| self.providers[queue].check(call.params()));
-        if let Err(fault) = checked.unwrap_or_else(|_| Err(unanswered())) {
+        if let Err(fault) = self.providers[queue].check(call.params()) {
             return call.reply(Err(fault));
         }
         let call = QueuedCall::new(call);

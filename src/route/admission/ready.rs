@@ -57,7 +57,6 @@ impl ReadyCall {
         }
         let QueuedCall { method, params, deadline, hops, responder, .. } = call;
         let head = CallHead { method: &method, deadline, hops };
-        // This thread only happened to release the workers, so a panic of the provider must not unwind into it.
-        Call::with_responder(&head, params, responder).pass_to(&*provider);
+        provider.call(Call::with_responder(&head, params, responder));
     }
 }
