@@ -46,10 +46,10 @@ pub mod route {
     use std::sync::Arc;
     use std::time::{Instant, SystemTime};
 
+    pub use crate::node::from_config::registry_from_config;
+    pub use crate::provider::exec::Exec;
+    pub use crate::provider::forward::Forward;
     pub use crate::route::access::{Decision, DenialReason, Grants, Visibility, token_hash};
-    pub use crate::route::exec::Exec;
-    pub use crate::route::forward::Forward;
-    pub use crate::route::from_config::registry_from_config;
     pub use crate::route::reply_queue::{CallId, ReplyQueue};
 
     use crate::message::{Fault, RawJson};

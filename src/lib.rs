@@ -78,6 +78,8 @@ pub mod node;
 #[cfg(feature = "node")]
 mod origin;
 #[cfg(feature = "node")]
+mod provider;
+#[cfg(feature = "node")]
 mod receive_deadline;
 #[cfg(feature = "node")]
 pub mod remote;

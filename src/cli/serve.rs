@@ -16,8 +16,8 @@ use super::bind::{Binder, missing_rule};
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
 use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
-use crate::node::{Listener, Node};
-use crate::route::{Access, Registry, registry_from_config};
+use crate::node::{Listener, Node, registry_from_config};
+use crate::route::{Access, Registry};
 use crate::transport::tls::Acceptor;
 
 /// Run a node. Without a configuration it listens on this machine only and offers demo functions.
@@ -60,7 +60,7 @@ impl Serve {
             return exit;
         }
         if self.runs_node() {
-            crate::route::set_inherited_cloexec();
+            crate::provider::set_inherited_cloexec();
             super::init::run_under_init();
         }
         match self.try_run() {

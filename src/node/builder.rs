@@ -10,13 +10,12 @@ use async_channel::{Receiver, Sender};
 use smol::{Async, Executor, Task};
 
 use super::Node;
+use super::from_config::{ProviderConfigError, registry_from_config};
 use super::listener::Listener;
 use crate::address::Address;
 use crate::chan::{Client, Server};
 use crate::config::{Config, Limits};
-use crate::route::{
-    Access, Exports, ProviderConfigError, RegistryBuilder, RegistryError, registry_from_config,
-};
+use crate::route::{Access, Exports, RegistryBuilder, RegistryError};
 
 /// Builds a node that serves tables of functions. Created by [`Node::builder`] or [`Node::from_config`].
 ///

@@ -4,6 +4,7 @@ mod accept;
 mod builder;
 mod driver;
 mod endpoints;
+pub(crate) mod from_config;
 mod listener;
 mod serve;
 mod shared;
@@ -20,6 +21,8 @@ use crate::config::Limits;
 use crate::route::Registry;
 pub use crate::transport::tls::TlsError;
 pub use builder::{NodeBuilder, NodeError, RunningNode};
+#[cfg(feature = "cli")]
+pub(crate) use from_config::registry_from_config;
 pub use listener::Listener;
 use shared::Shared;
 

@@ -8,10 +8,10 @@ use smol::future::Boxed;
 
 use super::admission::{Admission, Scope};
 use super::call::{Call, unanswered};
-use super::name::MAX_NAME;
+use super::name::{MAX_NAME, RESERVED};
 use super::registry::Registry;
-use super::table::Duplicate;
-use super::{Description, Provider, ProviderKind, builtin};
+use super::table::{Builtin, Duplicate, Table};
+use super::{Description, Provider, ProviderKind};
 use crate::chan::panic;
 use crate::config::Workers;
 use crate::message::{Fault, RawJson};
@@ -20,13 +20,19 @@ use crate::message::{Fault, RawJson};
 #[derive(Debug)]
 #[must_use = "there is no registry before `build`"]
 pub struct RegistryBuilder {
-    pub(super) registry: Registry,
-    pub(super) node: Option<Workers>,
-    pub(super) providers: BTreeMap<ProviderKind, Workers>,
-    pub(super) functions: BTreeMap<String, Workers>,
+    registry: Registry,
+    node: Option<Workers>,
+    providers: BTreeMap<ProviderKind, Workers>,
+    functions: BTreeMap<String, Workers>,
 }
 
 impl RegistryBuilder {
+    /// Starts with the functions that every node has.
+    pub(crate) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
+        let registry = Registry { table: Table::new(name, builtins), max_hops: 8 };
+        Self { registry, node: None, providers: BTreeMap::new(), functions: BTreeMap::new() }
+    }
+
     /// Sets how many nodes may forward a call; 8 by default.
     pub fn max_hops(mut self, hops: u32) -> Self {
         self.registry.max_hops = hops;
@@ -47,13 +53,13 @@ impl RegistryBuilder {
     }
 
     /// Registers a provider of this crate, which does not panic.
-    pub(super) fn insert(
+    pub(crate) fn insert(
         &mut self,
         name: &str,
         description: Description,
         provider: impl Provider,
     ) -> Result<&mut Self, RegistryError> {
-        if name.starts_with(builtin::PREFIX) || name.starts_with("$/") {
+        if RESERVED.iter().any(|prefix| name.starts_with(prefix)) {
             return Err(RegistryError::Reserved(name.to_owned()));
         }
         let key = match name.strip_suffix('*') {

@@ -108,7 +108,7 @@ impl<'a> Call<'a> {
     }
 
     /// Returns the parameters, and the buffer to which the result is appended as JSON for [`finish`](Self::finish).
-    pub(super) fn parts(&mut self) -> (Option<&RawJson<'a>>, &mut Vec<u8>) {
+    pub(crate) fn parts(&mut self) -> (Option<&RawJson<'a>>, &mut Vec<u8>) {
         let out = match &mut self.destination {
             Destination::Caller { out, .. } => &mut **out,
             Destination::Responder(held) => &mut held.1,
@@ -117,7 +117,7 @@ impl<'a> Call<'a> {
     }
 
     /// Ends the call with the result that was appended to the buffer, or with a fault.
-    pub(super) fn finish(self, result: Result<(), Fault>) {
+    pub(crate) fn finish(self, result: Result<(), Fault>) {
         match self.destination {
             Destination::Caller { progress, .. } => *progress = Progress::Answered(result),
             Destination::Responder(held) => {
@@ -186,7 +186,7 @@ impl Responder {
         poll_fn(|cx| self.poll_cancelled(cx)).await;
     }
 
-    pub(super) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {
         match &self.queue {
             Some(queue) => queue.poll_cancelled(self.id, self.is_notification, cx),
             None => Poll::Pending,
@@ -230,6 +230,6 @@ pub(super) fn unanswered() -> Fault {
 }
 
 /// Returns the time from now to `deadline`; `None` if it has passed.
-pub(super) fn remaining(deadline: Instant) -> Option<Duration> {
+pub(crate) fn remaining(deadline: Instant) -> Option<Duration> {
     deadline.checked_duration_since(Instant::now()).filter(|time| !time.is_zero())
 }

@@ -2,41 +2,32 @@
 
 pub(crate) mod access;
 mod admission;
-mod arguments;
 mod builder;
-mod builtin;
 mod call;
 mod description;
-pub(crate) mod exec;
-pub(crate) mod forward;
-pub(crate) mod from_config;
-mod infer;
+mod exports;
+mod listing;
 mod name;
-mod native;
-mod program;
 mod registry;
 pub(crate) mod reply_queue;
-mod result;
 mod shutdown;
 mod table;
 
 pub use access::Access;
 #[cfg(feature = "cli")]
 pub(crate) use access::{Decision, token_hash};
-pub(crate) use access::{Grants, PEER, PeerName};
+pub(crate) use access::{Grants, PEER, PeerName, Visibility};
 pub use builder::{RegistryBuilder, RegistryError};
-pub(crate) use call::CallHead;
 pub use call::{Call, Responder};
+pub(crate) use call::{CallHead, remaining};
 pub use description::{Description, ProviderKind};
-pub(crate) use exec::Exec;
-pub(crate) use forward::Forward;
-pub(crate) use from_config::{ProviderConfigError, registry_from_config};
-pub use native::{Exports, Network};
-#[cfg(feature = "cli")]
-pub(crate) use program::set_inherited_cloexec;
+pub use exports::{Exports, Network};
+pub(crate) use listing::Listed;
+pub(crate) use name::matches;
 pub use registry::Registry;
 pub(crate) use reply_queue::{CallId, ReplyQueue};
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
+pub(crate) use table::{Builtin, Table};
 
 use smol::future::Boxed;
 

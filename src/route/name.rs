@@ -3,6 +3,9 @@
 /// The maximum length of a function name in bytes.
 pub(super) const MAX_NAME: usize = 128;
 
+/// The prefixes of names that the protocol reserves.
+pub(super) const RESERVED: [&str; 2] = ["rpc.", "$/"];
+
 /// Quotes a name for an error message, truncated after [`MAX_NAME`] characters.
 pub(super) fn quoted(name: &str) -> String {
     match name.char_indices().nth(MAX_NAME) {
@@ -12,7 +15,7 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// Returns `true` if `pattern`, in which `*` matches any text, matches `name`. Takes time linear in both lengths.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = name.strip_prefix(first) else { return false };

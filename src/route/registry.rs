@@ -1,33 +1,25 @@
 //! Dispatches calls to the providers of their functions.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::access::Grants;
-use super::builder::RegistryBuilder;
-use super::builtin::Builtin;
 use super::call::{Call, CallHead, Progress, Responder, unanswered};
 use super::name::quoted;
-use super::table::{Entry, Table};
+use super::table::{Builtin, Entry, Table};
 use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
 
-/// The functions of a node and their providers. Built once by a [`RegistryBuilder`], then shared.
+/// The functions of a node and their providers. Built once by a [`RegistryBuilder`](super::RegistryBuilder), then
+/// shared.
 pub struct Registry {
     pub(super) table: Table,
     pub(super) max_hops: u32,
 }
 
 impl Registry {
-    /// Starts building a registry for the node `name`.
-    pub fn builder(name: impl Into<Arc<str>>) -> RegistryBuilder {
-        let registry = Self { table: Table::new(name.into()), max_hops: 8 };
-        RegistryBuilder { registry, node: None, providers: BTreeMap::new(), functions: BTreeMap::new() }
-    }
-
     /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.
     /// Built-in functions report only the functions that `grants` allows.
     ///
@@ -48,7 +40,7 @@ impl Registry {
         let entry = match self.find(head.method, head.hops) {
             Ok(Found::Entry(entry)) => entry,
             Ok(Found::Builtin(builtin)) => {
-                let answer = builtin.answer(&self.table, &grants.visibility(), params.as_ref(), out);
+                let answer = (builtin.answer)(&self.table, &grants.visibility(), params.as_ref(), out);
                 *clock = Instant::now();
                 return Some(answer);
             }
@@ -100,7 +92,7 @@ impl Registry {
         if let Some(entry) = self.table.find(method) {
             return Ok(Found::Entry(entry));
         }
-        Builtin::from_name(method).map(Found::Builtin).ok_or_else(|| {
+        self.table.find_builtin(method).map(Found::Builtin).ok_or_else(|| {
             let message = format!("no function {}; rpc.list returns the available ones", quoted(method));
             Fault::new(code::UNKNOWN_FUNCTION, message)
         })
@@ -148,5 +140,5 @@ impl fmt::Debug for Registry {
 /// What answers a name.
 enum Found<'a> {
     Entry(&'a Entry),
-    Builtin(Builtin),
+    Builtin(&'static Builtin),
 }

@@ -5,31 +5,33 @@ use std::sync::{Arc, OnceLock};
 
 use super::access::Visibility;
 use super::admission::Admission;
+use super::listing::Listed;
 use super::{Description, Provider, ProviderKind};
+use crate::message::{Fault, RawJson};
 use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics, WorkerStats};
 
-/// Providers by function name, without the built-in functions.
-pub(super) struct Table {
-    pub(super) name: Arc<str>,
-    pub(super) metrics: Arc<Metrics>,
+/// Providers by function name, and the functions that every node has.
+pub(crate) struct Table {
+    pub(crate) name: Arc<str>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(super) admission: Arc<Admission>,
     exact: BTreeMap<String, Entry>,
     /// The prefix `family.` → the entry of `family.*`.
     families: BTreeMap<String, Entry>,
+    builtins: &'static [Builtin],
     /// The elements of the reply to `rpc.list`, which is requested often and does not change.
-    pub(super) listed: OnceLock<Vec<Listed>>,
+    listed: OnceLock<Vec<Listed>>,
 }
 
-/// One function in `rpc.list`, as JSON.
-pub(super) struct Listed {
-    pub(super) name: String,
-    /// The name alone.
-    pub(super) brief: String,
-    /// The whole description.
-    pub(super) verbose: String,
-    /// The description without what is reserved for callers that may call every function.
-    pub(super) redacted: String,
+/// A function that every node has. It answers from the table itself, without workers and counters.
+pub(crate) struct Builtin {
+    pub(crate) name: &'static str,
+    pub(crate) describe: fn() -> Description,
+    /// Appends the result to the buffer.
+    pub(crate) answer: Answer,
 }
+
+type Answer = fn(&Table, &Visibility<'_>, Option<&RawJson<'_>>, &mut Vec<u8>) -> Result<(), Fault>;
 
 /// One function or family.
 pub(super) struct Entry {
@@ -44,10 +46,10 @@ pub(super) struct Entry {
 pub(super) struct Duplicate;
 
 impl Table {
-    pub(super) fn new(name: Arc<str>) -> Self {
+    pub(super) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
         let (exact, families) = (BTreeMap::new(), BTreeMap::new());
         let listed = OnceLock::new();
-        Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families, listed }
+        Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families, builtins, listed }
     }
 
     /// Adds the provider of a function, or of a family if `name` ends in a dot.
@@ -65,13 +67,17 @@ impl Table {
         Ok(())
     }
 
-    /// Returns all functions with their descriptions.
-    pub(super) fn list(&self) -> impl Iterator<Item = (String, Description)> {
-        self.entries().map(|(name, entry)| (name, entry.description.clone()))
+    /// Returns all functions, the built-in ones last.
+    pub(crate) fn listed(&self) -> &[Listed] {
+        self.listed.get_or_init(|| {
+            let entries = self.entries().map(|(name, entry)| Listed::new(name, &entry.description));
+            let builtin = |builtin: &Builtin| Listed::new(builtin.name.to_owned(), &(builtin.describe)());
+            entries.chain(self.builtins.iter().map(builtin)).collect()
+        })
     }
 
     /// Returns the counters of all visible functions.
-    pub(super) fn stats(
+    pub(crate) fn stats(
         &self,
         visibility: &Visibility<'_>,
     ) -> impl Iterator<Item = (String, ProviderKind, FunctionStats)> {
@@ -80,7 +86,7 @@ impl Table {
     }
 
     /// Returns the counters of all admission limits, the node's first, except those of invisible functions.
-    pub(super) fn workers(&self, visibility: &Visibility<'_>) -> Vec<WorkerStats> {
+    pub(crate) fn workers(&self, visibility: &Visibility<'_>) -> Vec<WorkerStats> {
         let mut workers = self.admission.stats();
         workers.retain(|workers| workers.function.as_ref().is_none_or(|name| visibility.includes(name)));
         workers
@@ -110,6 +116,11 @@ impl Table {
     pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = (String, &mut Entry)> {
         let families = self.families.iter_mut().map(|(prefix, entry)| (format!("{prefix}*"), entry));
         self.exact.iter_mut().map(|(name, entry)| (name.clone(), entry)).chain(families)
+    }
+
+    /// Returns the built-in function of that name.
+    pub(super) fn find_builtin(&self, name: &str) -> Option<&'static Builtin> {
+        self.builtins.iter().find(|builtin| builtin.name == name)
     }
 
     /// Returns the function of that name, or else the family with the longest matching prefix.

@@ -19,7 +19,7 @@ impl<'a> Visibility<'a> {
 
 impl Visibility<'_> {
     /// Returns `true` if the function, or some function of a family (`math.*`), may be called.
-    pub(in crate::route) fn includes(&self, name: &str) -> bool {
+    pub(crate) fn includes(&self, name: &str) -> bool {
         let Some(rules) = &self.rules else { return true };
         let covers = |pattern: &String| match name.strip_suffix('*') {
             Some(family) => may_match_prefix(pattern, family),
@@ -29,7 +29,7 @@ impl Visibility<'_> {
     }
 
     /// Returns `true` if every function may be called. Otherwise descriptions omit their target.
-    pub(in crate::route) fn includes_all(&self) -> bool {
+    pub(crate) fn includes_all(&self) -> bool {
         self.rules.as_ref().is_none_or(|rules| {
             rules.iter().any(|rule| rule.functions.iter().any(|pattern| matches_all(pattern)))
         })

@@ -8,26 +8,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::builder::{RegistryBuilder, RegistryError};
-use super::call::{Call, Responder};
+use super::infer;
 use super::result::encode;
-use super::{Description, Provider, ProviderKind, infer};
 use crate::chan::{
     CallError, Client, FunctionId, Functions, IntoFunctionId, Kind, Reach, ResolvedId, Scope, Sink,
 };
 use crate::message::number::with_whole_numbers;
 use crate::message::{Fault, RawJson, Signature, code};
-
-/// Functions for callers in this process and over the network, with arguments and results that have a JSON form.
-///
-/// Parameters become arguments: an array becomes a tuple, an array of one element also a plain value, an object a
-/// struct, and no parameters `()` or an `Option`. A result is any value that implements [`Serialize`]; the error of a
-/// `Result` becomes a [`Fault`].
-#[derive(Debug)]
-pub enum Network {}
-
-/// A table of functions for the network, made by [`Functions::exported`].
-pub type Exports<S> = Functions<S, Network>;
+use crate::route::{
+    Call, Description, Exports, Network, Provider, ProviderKind, RegistryBuilder, RegistryError, Responder,
+};
 
 impl Reach for Network {
     type Export = Export;

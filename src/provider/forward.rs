@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use smol::Executor;
 use smol::future::FutureExt;
 
-use super::call::Call;
-use super::{Description, Provider, ProviderKind};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::remote::{Remote, RemoteError};
+use crate::route::{Call, Description, Provider, ProviderKind};
 
 /// Forwards calls to another node, under the same name.
 #[derive(Clone, Debug)]

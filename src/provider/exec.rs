@@ -11,12 +11,10 @@ use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
 use super::arguments::{literal, prepare, signature};
-use super::call::{Call, Responder, remaining};
 use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
-use super::shutdown::Shutdown;
-use super::{Description, Provider, ProviderKind};
 use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, Signature, code};
+use crate::route::{Call, Description, Provider, ProviderKind, Responder, Shutdown, remaining};
 
 /// Runs a program for each call. The registry enforces the workers of its [description](Self::describe): how many run
 /// at once and how many others are queued.
@@ -59,7 +57,7 @@ impl Exec {
     }
 
     /// Returns why the program cannot run, as far as that can be determined without running it.
-    pub(super) fn preflight(&self) -> Option<String> {
+    pub(crate) fn preflight(&self) -> Option<String> {
         let Shared { config, environment, .. } = &*self.shared;
         let name = config.argv.first().map(literal)?;
         program::preflight(&name, config.directory.as_deref(), environment)

@@ -7,11 +7,11 @@ use std::{fmt, io};
 
 use smol::Executor;
 
-use super::builder::{RegistryBuilder, RegistryError};
-use super::{Description, Exec, Forward, ProviderKind, Registry};
 use crate::config::{Config, ForwardTlsConfig, NodeWorkers, ProviderConfig};
 use crate::encoding;
+use crate::provider::{Exec, Forward};
 use crate::remote::Remote;
+use crate::route::{Description, ProviderKind, Registry, RegistryBuilder, RegistryError};
 use crate::transport::tls::{Connector, TlsError};
 
 /// Another node: its address, token file and TLS.

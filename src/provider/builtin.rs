@@ -1,0 +1,169 @@
+//! The functions that every node has: `rpc.*`.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::chan::Kind;
+use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
+use crate::route::{
+    Builtin, Description, Listed, ProviderKind, Registry, RegistryBuilder, Table, Visibility, matches,
+};
+
+/// The maximum length of a pattern for `rpc.list` in bytes.
+const MAX_PATTERN: usize = 256;
+
+static BUILTINS: [Builtin; 5] = [
+    Builtin { name: "rpc.echo", describe: describe_echo, answer: echo },
+    Builtin { name: "rpc.info", describe: describe_info, answer: info },
+    Builtin { name: "rpc.list", describe: describe_list, answer: list },
+    Builtin { name: "rpc.ping", describe: describe_ping, answer: ping },
+    Builtin { name: "rpc.stats", describe: describe_stats, answer: stats },
+];
+
+impl Registry {
+    /// Starts building a registry for the node `name`.
+    pub fn builder(name: impl Into<Arc<str>>) -> RegistryBuilder {
+        RegistryBuilder::new(name.into(), &BUILTINS)
+    }
+}
+
+fn describe(signature: Signature) -> Description {
+    Description::default().provider(ProviderKind::Builtin).signature(signature.kind(Kind::One))
+}
+
+fn describe_echo() -> Description {
+    describe(Signature::default().description("returns its parameters"))
+}
+
+fn describe_info() -> Description {
+    let description = "returns the node's name, version, number of functions and uptime";
+    describe(Signature::default().names([]).result(Schema::object()).description(description))
+}
+
+fn describe_list() -> Description {
+    let signature = Signature::default()
+        .param(Param::new("pattern", Schema::string()).default(&"*"))
+        .param(Param::new("verbose", Schema::boolean()).default(&false))
+        .result(Schema::array())
+        .description("lists the functions; * in the pattern matches any text");
+    describe(signature)
+}
+
+fn describe_ping() -> Description {
+    describe(Signature::default().names([]).result(Schema::string()).description("returns \"pong\""))
+}
+
+fn describe_stats() -> Description {
+    let signature = Signature::default().names([]).result(Schema::object());
+    describe(signature.description("returns the node's counters"))
+}
+
+fn echo(_: &Table, _: &Visibility<'_>, params: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    out.extend_from_slice(params.unwrap_or(&RawJson::NULL).get().as_bytes());
+    Ok(())
+}
+
+fn ping(_: &Table, _: &Visibility<'_>, _: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Result<(), Fault> {
+    write_json(out, &"pong")
+}
+
+fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
+    serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
+}
+
+fn info(
+    table: &Table,
+    visibility: &Visibility<'_>,
+    _: Option<&RawJson<'_>>,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    #[derive(Serialize)]
+    struct Info<'a> {
+        name: &'a str,
+        version: &'static str,
+        functions: usize,
+        uptime_seconds: f64,
+    }
+    let info = Info {
+        name: &table.name,
+        version: env!("CARGO_PKG_VERSION"),
+        functions: table.listed().iter().filter(|listed| visibility.includes(&listed.name)).count(),
+        uptime_seconds: table.metrics.uptime().as_secs_f64(),
+    };
+    write_json(out, &info)
+}
+
+fn list(
+    table: &Table,
+    visibility: &Visibility<'_>,
+    params: Option<&RawJson<'_>>,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    let signature = describe_list().signature;
+    let given = signature.bind(params)?;
+    let [pattern, verbose] = given[..] else { unreachable!("rpc.list has two parameters") };
+    let pattern: String = serde_json::from_str(pattern.unwrap_or_default())
+        .map_err(|error| Fault::invalid_params(format!("the pattern: {error}")))?;
+    let verbose = verbose == Some("true");
+    if pattern.len() > MAX_PATTERN {
+        let message = format!("the pattern has {} bytes; the limit is {MAX_PATTERN}", pattern.len());
+        return Err(Fault::invalid_params(message));
+    }
+    let sees_all = visibility.includes_all();
+    out.push(b'[');
+    let start = out.len();
+    for listed in table
+        .listed()
+        .iter()
+        .filter(|Listed { name, .. }| matches(&pattern, name) && visibility.includes(name))
+    {
+        if out.len() > start {
+            out.push(b',');
+        }
+        let text = match (verbose, sees_all) {
+            (false, _) => &listed.brief,
+            (true, true) => &listed.verbose,
+            (true, false) => &listed.redacted,
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn stats(
+    table: &Table,
+    visibility: &Visibility<'_>,
+    _: Option<&RawJson<'_>>,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    #[derive(Serialize)]
+    struct Stats<'a> {
+        name: &'a str,
+        version: &'static str,
+        uptime_seconds: f64,
+        node: serde_json::Map<String, serde_json::Value>,
+        functions: Vec<Function>,
+        workers: Vec<crate::metrics::WorkerStats>,
+    }
+    #[derive(Serialize)]
+    struct Function {
+        name: String,
+        provider: ProviderKind,
+        #[serde(flatten)]
+        stats: crate::metrics::FunctionStats,
+    }
+    let stats = Stats {
+        name: &table.name,
+        version: env!("CARGO_PKG_VERSION"),
+        uptime_seconds: table.metrics.uptime().as_secs_f64(),
+        node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
+        functions: table
+            .stats(visibility)
+            .map(|(name, provider, stats)| Function { name, provider, stats })
+            .collect(),
+        workers: table.workers(visibility),
+    };
+    write_json(out, &stats)
+}

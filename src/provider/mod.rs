@@ -1,0 +1,15 @@
+//! What answers a name: one file for each kind of provider.
+
+mod arguments;
+mod builtin;
+pub(crate) mod exec;
+pub(crate) mod forward;
+mod infer;
+mod native;
+mod program;
+mod result;
+
+pub(crate) use exec::Exec;
+pub(crate) use forward::Forward;
+#[cfg(feature = "cli")]
+pub(crate) use program::set_inherited_cloexec;

@@ -1,0 +1,54 @@
+//! What `rpc.list` reports of a function.
+
+use serde::Serialize;
+
+use super::Description;
+use crate::message::{Param, Schema, Signature};
+
+/// One function in `rpc.list`, as JSON.
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    /// The name alone.
+    pub(crate) brief: String,
+    /// The whole description.
+    pub(crate) verbose: String,
+    /// The description without what is reserved for callers that may call every function.
+    pub(crate) redacted: String,
+}
+
+impl Listed {
+    /// Describes a function.
+    pub(super) fn new(name: String, description: &Description) -> Self {
+        #[derive(Serialize)]
+        struct Function<'a> {
+            name: &'a str,
+            provider: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            kind: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            params: Option<&'a [Param]>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            result: Option<&'a Schema>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            target: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            description: Option<&'a str>,
+        }
+        let Description { provider, signature, target, .. } = description;
+        let text = |target: Option<&str>| {
+            let function = Function {
+                name: &name,
+                provider: provider.as_str(),
+                kind: signature.kind.map(Signature::kind_name),
+                params: signature.params.as_deref(),
+                result: signature.result.as_ref(),
+                target,
+                description: signature.description.as_deref(),
+            };
+            serde_json::to_string(&function).unwrap_or_default()
+        };
+        let (verbose, redacted) = (text(target.as_deref()), text(None));
+        let brief = serde_json::to_string(&name).unwrap_or_default();
+        Self { brief, verbose, redacted, name }
+    }
+}
