@@ -22,7 +22,7 @@ use super::reply::{ReplyTo, Responder};
 use super::shared::Origin;
 use super::shared::{NotQueued, Shared};
 use super::stats::Stats;
-use super::target::{Counter, Submit};
+use super::target::{Counter, Submit, Target};
 use super::typed_queue::GoCall;
 #[cfg(feature = "node")]
 use super::typed_queue::QueuedCall;
@@ -346,6 +346,8 @@ impl Client {
         Call::new(shared, shared.table.find(id, kind), arguments)
     }
 }
+
+impl<A: Send + 'static, R: Send + 'static> Target<A, R> for Client {}
 
 impl<A: Send + 'static, R: Send + 'static> Submit<A, R> for Client {
     fn counter(&self) -> Option<Counter> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::id::FunctionId;
 use super::kind::Kind;
-use super::panic::Panic;
+use super::panic_info::Panic;
 
 /// The reason why a call has no result.
 #[derive(Clone, Debug, PartialEq)]

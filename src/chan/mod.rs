@@ -50,6 +50,7 @@ pub(crate) mod loom_models;
 mod oneshot;
 mod outcome;
 pub(crate) mod panic;
+mod panic_info;
 mod pending;
 mod queue;
 mod reply;
@@ -80,7 +81,7 @@ pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};
 pub use kind::{Kind, KindMarker, Many, One, Results, Zero};
 pub(crate) use oneshot::{Reply, oneshot};
 pub use outcome::Outcome;
-pub use panic::Panic;
+pub use panic_info::Panic;
 pub use pending::Callback;
 pub use reply::Responder;
 #[cfg(feature = "node")]

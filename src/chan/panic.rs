@@ -6,83 +6,14 @@
 //! another; each [`catch`] has its own level.
 
 use std::any::{Any, TypeId};
-use std::backtrace::Backtrace;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::error::Error;
-use std::fmt;
 use std::mem;
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::{Arc, Once};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
 
 use super::error::CallError;
-
-/// A panic in a function. Cheap to clone, and small: each call moves the space for one several times.
-#[derive(Clone, Debug)]
-pub struct Panic(Arc<Details>);
-
-#[derive(Debug)]
-struct Details {
-    message: String,
-    /// `file:line:column`.
-    location: Option<String>,
-    /// Capturing is quick. Resolving its names is slow, and happens when it is read.
-    backtrace: Option<Backtrace>,
-    limit: usize,
-}
-
-impl PartialEq for Panic {
-    /// Panics are equal if they have the same message and came from the same location.
-    fn eq(&self, other: &Self) -> bool {
-        (&self.0.message, &self.0.location) == (&other.0.message, &other.0.location)
-    }
-}
-
-impl fmt::Display for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
-impl Error for Panic {}
-
-impl Panic {
-    /// Returns the panic's message: its payload if that is a text.
-    pub fn message(&self) -> &str {
-        &self.0.message
-    }
-
-    /// Returns the location of the panic and its backtrace, truncated to
-    /// [`ServerSettings::backtrace_limit`](super::ServerSettings::backtrace_limit) bytes. Empty if that is 0.
-    ///
-    /// May take milliseconds, since it resolves names in the program's debug information.
-    pub fn backtrace(&self) -> String {
-        let Details { location, backtrace: Some(backtrace), limit, .. } = &*self.0 else {
-            return String::new();
-        };
-        let mut text = match location {
-            Some(location) => format!("at {location}\n{backtrace}"),
-            None => backtrace.to_string(),
-        };
-        let end = (0..=text.len().min(*limit)).rev().find(|&at| text.is_char_boundary(at));
-        text.truncate(end.unwrap_or(0));
-        text
-    }
-
-    /// Returns a panic of which only the message is known.
-    fn new(message: String) -> Self {
-        Self(Arc::new(Details { message, location: None, backtrace: None, limit: 0 }))
-    }
-
-    fn captured(info: &PanicHookInfo<'_>, limit: usize) -> Self {
-        Self(Arc::new(Details {
-            message: text(info.payload()),
-            location: info.location().map(ToString::to_string),
-            backtrace: (limit > 0).then(Backtrace::force_capture),
-            limit,
-        }))
-    }
-}
+use super::panic_info::Panic;
 
 /// Returns the text of a payload.
 fn text(mut payload: &(dyn Any + Send)) -> String {
@@ -99,7 +30,7 @@ fn text(mut payload: &(dyn Any + Send)) -> String {
     } else if let Some(text) = payload.downcast_ref::<Cow<'static, str>>() {
         text.to_string()
     } else if let Some(panic) = payload.downcast_ref::<Panic>() {
-        panic.0.message.clone()
+        panic.message().to_owned()
     } else if let Some(error) = payload.downcast_ref::<CallError>() {
         error.to_string()
     } else {
@@ -197,8 +128,10 @@ fn set_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| match LIMIT.get() {
         Some(limit) => {
-            let captured =
-                Captured { panic: Panic::captured(info, limit), payload: info.payload().type_id() };
+            let captured = Captured {
+                panic: Panic::captured(info, text(info.payload()), limit),
+                payload: info.payload().type_id(),
+            };
             update_level(|level| level.captured = Some(captured));
         }
         None => previous(info),
@@ -326,6 +259,11 @@ pub(crate) fn drop_quietly(value: impl Sized) {
         // Dropping the payload could panic again, endlessly.
         mem::forget(payload);
     }
+}
+
+/// Drops values of the user's, all of them even if one panics.
+pub(crate) fn drop_each_quietly(values: impl IntoIterator) {
+    values.into_iter().for_each(drop_quietly);
 }
 
 /// Answers a call whose responder is dropped. If a panic unwinds this thread, the answer is sent when the panic is

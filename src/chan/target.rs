@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::client::Client;
 use super::error::CallError;
 use super::functions::BoxFuture;
 use super::id::FunctionId;
@@ -12,15 +11,13 @@ use super::kind::Kind;
 use super::reply::Sink;
 use super::shared::Shared;
 
-/// A client whose functions with arguments `A` and result `R` a loop, a waterfall or lanes can call: a [`Client`] of a
-/// server in this process, or a `Remote` of another node.
+/// A client whose functions with arguments `A` and result `R` a loop, a waterfall or lanes can call: a
+/// [`Client`](super::Client) of a server in this process, or a `Remote` of another node.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot call functions with arguments `{A}` and result `{R}`",
     note = "a `Client` takes any `Send` types, a `Remote` arguments that are `Serialize` and results that are `DeserializeOwned`"
 )]
 pub trait Target<A, R>: Submit<A, R> {}
-
-impl<A: Send + 'static, R: Send + 'static> Target<A, R> for Client {}
 
 /// The operations of a [`Target`]. Not part of the public API.
 pub trait Submit<A, R>: Clone + Send + Sync + 'static {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Limits;
+use super::param::{self, ParamConfig};
 use super::table::{DAY, Field, GIB, MIN_DURATION, Result, Table};
 use super::template::{self, ArgTemplate, Piece};
 use super::workers::{self, WhenFull};
@@ -38,41 +39,6 @@ pub struct ExecConfig {
     pub inherit_env: Vec<String>,
 }
 
-/// One declared parameter of a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParamConfig {
-    /// The parameter's name: a letter or `_`, then letters, digits, `_` and `-`.
-    pub name: String,
-    /// The type of its JSON value.
-    pub kind: ParamKind,
-    /// Whether its value may begin an argument with a dash, as options do; `false` by default.
-    pub leading_dash: bool,
-    /// The value, as JSON, if the caller gives none; without it, the caller must give one.
-    pub default: Option<String>,
-    /// A sentence for people.
-    pub description: Option<String>,
-}
-
-impl ParamConfig {
-    /// Creates a required parameter.
-    pub fn new(name: impl Into<String>, kind: ParamKind) -> Self {
-        Self { name: name.into(), kind, leading_dash: false, default: None, description: None }
-    }
-}
-
-/// The type of a parameter's JSON value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ParamKind {
-    /// `"string"`: a string.
-    String,
-    /// `"integer"`: an integer in any notation, such as `5.0` or `1e3`.
-    Integer,
-    /// `"number"`: any number.
-    Number,
-    /// `"boolean"`: true or false.
-    Boolean,
-}
-
 /// The types of results.
 const RESULTS: [&str; 7] = ["string", "integer", "number", "boolean", "object", "array", "null"];
 
@@ -99,7 +65,7 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
     if let Some(field) = table.get("workers") {
         return Err(field.fail("the workers of a program are set by concurrency"));
     }
-    let params = table.get("params").map(params).transpose()?.unwrap_or_default();
+    let params = table.get("params").map(param::parse).transpose()?.unwrap_or_default();
     let mut exec = ExecConfig {
         argv: self::argv(argv, &params)?,
         params,
@@ -165,80 +131,6 @@ fn argv(field: Field<'_>, params: &[ParamConfig]) -> Result<Vec<ArgTemplate>> {
         argv.push(template);
     }
     Ok(argv)
-}
-
-fn params(field: Field<'_>) -> Result<Vec<ParamConfig>> {
-    let Some(table) = field.table("params") else {
-        return Err(field.expected("a table such as { path = \"string\" }"));
-    };
-    let mut params = Vec::new();
-    for (key, value) in table.entries {
-        let name = key.get_ref().as_ref();
-        let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-        if !starts_well || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
-            let rule = "a name starts with a letter or _, followed by letters, digits, _ and -";
-            return Err(table
-                .source
-                .fail(key.span().start, format!("{name:?} cannot name a parameter: {rule}")));
-        }
-        let field = Field { heading: table.heading, key: name, value, ..field };
-        params.push(param(field)?);
-    }
-    Ok(params)
-}
-
-/// Parses a parameter: its type, or a table with its type and options.
-fn param(field: Field<'_>) -> Result<ParamConfig> {
-    let mut param = ParamConfig::new(field.key, ParamKind::String);
-    let (mut kind, mut default) = (field, None);
-    if let Some(table) = field.table(field.heading) {
-        table.allow(&["type", "leading_dash", "default", "description"])?;
-        kind = table.get("type").ok_or_else(|| field.fail("needs a type, such as { type = \"string\" }"))?;
-        if let Some(field) = table.get("leading_dash") {
-            param.leading_dash = field.boolean()?;
-        }
-        if let Some(field) = table.get("description") {
-            param.description = Some(field.string()?.to_owned());
-        }
-        default = table.get("default");
-    }
-    param.kind = match kind.value.get_ref().as_str() {
-        Some("string") => ParamKind::String,
-        Some("integer") => ParamKind::Integer,
-        Some("number") => ParamKind::Number,
-        Some("boolean") => ParamKind::Boolean,
-        _ => return Err(kind.expected("a type: \"string\", \"integer\", \"number\" or \"boolean\"")),
-    };
-    param.default = default.map(|field| default_value(field, param.kind)).transpose()?;
-    Ok(param)
-}
-
-/// Parses the default of a parameter as JSON.
-fn default_value(field: Field<'_>, kind: ParamKind) -> Result<String> {
-    let value = field.value.get_ref();
-    let integer = || {
-        let integer = value.as_integer()?;
-        i64::from_str_radix(integer.as_str(), integer.radix()).ok()
-    };
-    let number = || value.as_float()?.as_str().parse::<f64>().ok().filter(|number| number.is_finite());
-    let json = match kind {
-        ParamKind::String => value
-            .as_str()
-            .filter(|text| !text.contains('\0'))
-            .and_then(|text| serde_json::to_string(text).ok()),
-        ParamKind::Integer => integer().map(|integer| integer.to_string()),
-        ParamKind::Number => integer()
-            .map(|integer| integer.to_string())
-            .or_else(|| number().and_then(|number| serde_json::to_string(&number).ok())),
-        ParamKind::Boolean => value.as_bool().map(|boolean| boolean.to_string()),
-    };
-    let expected = match kind {
-        ParamKind::String => "a string without NUL characters",
-        ParamKind::Integer => "an integer",
-        ParamKind::Number => "a number",
-        ParamKind::Boolean => "true or false",
-    };
-    json.ok_or_else(|| field.expected(expected))
 }
 
 fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {

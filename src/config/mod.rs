@@ -15,6 +15,7 @@ pub(crate) mod leaf;
 pub(crate) mod limits;
 pub(crate) mod listener;
 mod memory;
+pub(crate) mod param;
 mod parse;
 mod table;
 pub(crate) mod template;
@@ -27,12 +28,13 @@ pub use listener::ListenerConfig;
 pub use workers::{WhenFull, Workers};
 
 pub(crate) use access::Rule;
-pub(crate) use exec::{ExecConfig, OutputFormat, ParamConfig, ParamKind};
+pub(crate) use exec::{ExecConfig, OutputFormat};
 pub(crate) use forward::{ForwardConfig, ForwardTlsConfig};
 pub(crate) use function::{FunctionConfig, ProviderConfig};
 pub(crate) use leaf::{ByteOrder, LeafConfig};
 pub(crate) use limits::host_key;
 pub(crate) use listener::ListenerTlsConfig;
+pub(crate) use param::{ParamConfig, ParamKind};
 pub(crate) use template::{ArgTemplate, Piece};
 #[cfg(feature = "cli")]
 pub(crate) use units::format_bytes;

@@ -1,6 +1,6 @@
 //! Placeholders in a program's arguments.
 
-use super::exec::ParamConfig;
+use super::param::ParamConfig;
 
 /// One element of a program's argument list, parsed. Its pieces are concatenated to exactly one argument.
 ///
@@ -94,7 +94,7 @@ fn find(name: &str, params: &[ParamConfig]) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::exec::ParamKind;
+    use super::super::param::ParamKind;
     use super::*;
 
     fn pieces(text: &str) -> Result<Vec<Piece>, String> {

@@ -1,8 +1,10 @@
 //! Blocking work on a bounded number of threads.
 
-use crate::chan::sync::{Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+use crate::chan::panic::drop_each_quietly;
+use crate::chan::sync::{Mutex, MutexGuard};
 
 /// Runs up to `workers` jobs at a time. Further jobs wait in order.
 pub(super) struct BlockingPool {
@@ -54,7 +56,7 @@ impl BlockingPool {
     /// Drops the queued jobs.
     pub(super) fn clear(&self) {
         let waiting = std::mem::take(&mut self.state.lock().waiting);
-        super::shared::discard(waiting);
+        drop_each_quietly(waiting);
     }
 
     fn work(&self, first: Job) {

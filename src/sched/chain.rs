@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 use smol::future::FutureExt;
 
-use super::shared::{OpenGuard, Shared, discard};
-use crate::chan::panic::drop_quietly;
+use super::shared::{OpenGuard, Shared};
+use crate::chan::panic::{drop_each_quietly, drop_quietly};
 use crate::chan::{CallError, FunctionId, Kind, Target, oneshot};
 
 /// One step of a chain.
@@ -41,7 +41,7 @@ impl<S: 'static, E: 'static> Steps<S, E> {
 
 impl<S: 'static, E> Drop for Steps<S, E> {
     fn drop(&mut self) {
-        discard(std::mem::take(&mut self.0));
+        drop_each_quietly(std::mem::take(&mut self.0));
     }
 }
 

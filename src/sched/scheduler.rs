@@ -12,10 +12,11 @@ use smol::Executor;
 
 use super::handle::Handle;
 use super::settings::SchedulerSettings;
-use super::shared::{Action, Phase, Shared, discard};
+use super::shared::{Action, Phase, Shared};
 use super::sources::{Source, Sources};
 use super::timers::Due;
 use crate::chan::budget::Budget;
+use crate::chan::panic::drop_each_quietly;
 use crate::chan::{self, Callback, Client, Functions, Reach, Server, Stats};
 
 /// The maximum number of events before the loop yields to other tasks of the executor.
@@ -297,7 +298,7 @@ impl<S: 'static> Scheduler<S> {
             self.act("a timer", action);
         }
         let ended = self.shared.timers().put_back(again);
-        discard(ended);
+        drop_each_quietly(ended);
     }
 }
 

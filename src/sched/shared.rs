@@ -13,7 +13,7 @@ use super::inbox::{Inbox, PushError};
 use super::settings::SchedulerSettings;
 use super::sources::{ReadySet, Source};
 use super::timers::Timers;
-use crate::chan::panic::drop_quietly;
+use crate::chan::panic::{drop_each_quietly, drop_quietly};
 use crate::chan::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 use crate::chan::{CallError, Callbacks, Client, Closer, FunctionId, Kind, ServerRef, Target};
 
@@ -250,7 +250,7 @@ impl<S: 'static> Shared<S> {
         tasks.streams = 0;
         drop(tasks);
         let timers = self.timers().shut();
-        discard(timers);
+        drop_each_quietly(timers);
         self.ready_set.mark_all();
     }
 
@@ -260,8 +260,8 @@ impl<S: 'static> Shared<S> {
             self.incomplete.store(true, Ordering::Relaxed);
         }
         self.close();
-        discard(posts);
-        discard(completions);
+        drop_each_quietly(posts);
+        drop_each_quietly(completions);
     }
 
     /// Closes the scheduler immediately.
@@ -294,10 +294,10 @@ impl<S: 'static> Shared<S> {
             false => self.closer.close(),
         }
         self.jobs.clear();
-        discard(later);
-        discard(due);
-        discard(posts);
-        discard(completions);
+        drop_each_quietly(later);
+        drop_each_quietly(due);
+        drop_each_quietly(posts);
+        drop_each_quietly(completions);
         drop(callbacks);
         self.ready_set.mark_all();
     }
@@ -317,11 +317,6 @@ impl<S: 'static> Shared<S> {
 
 /// Marks the numbers of streams, so that they are contiguous.
 const STREAM: u64 = 1 << 63;
-
-/// Drops values of the user's, all of them even if one panics.
-pub(super) fn discard(values: impl IntoIterator) {
-    values.into_iter().for_each(drop_quietly);
-}
 
 /// Counts open work until it is dropped.
 pub(super) struct OpenGuard<S: 'static> {

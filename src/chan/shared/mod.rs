@@ -17,7 +17,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::error::CallError;
 use super::functions::FunctionTable;
-use super::panic::{self, Panic};
+use super::panic;
+use super::panic_info::Panic;
 use super::queue::Queue;
 use super::reply::{ReplyTo, Responder, Sink, register};
 use super::spin::{AdaptiveSpin, Availability};

@@ -6,14 +6,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::prefix::without_bom;
 use super::{CANCEL_METHOD, DecodeLimits, id_in_prefix, reject};
 use crate::codec::frame::{DecodeError, Decoded};
 use crate::codec::json::{JsonStr, ScanError, ScanFailed, Scanner};
 use crate::codec::meta::{INVALID_DEADLINE, INVALID_HOPS, deadline_from_ms};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code, number};
 
-/// The byte order mark that some editors and shells write before a text.
-const BOM: &[u8] = b"\xef\xbb\xbf";
 /// How most messages start.
 const COMMON_PREFIX: &str = r#"{"jsonrpc":"2.0","#;
 const VERSION: &str = r#""2.0""#;
@@ -52,11 +51,6 @@ pub fn decode_text(text: &str, limits: DecodeLimits) -> Decoded<'_> {
             }
         }
     }
-}
-
-/// Returns the text without its byte order mark.
-pub(super) fn without_bom(text: &[u8]) -> &[u8] {
-    text.strip_prefix(BOM).unwrap_or(text)
 }
 
 fn batch<'a>(scanner: &mut Scanner<'a>, max: usize) -> Result<Decoded<'a>, ScanFailed> {

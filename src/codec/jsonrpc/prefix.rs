@@ -2,13 +2,19 @@
 
 use std::borrow::Cow;
 
-use super::decode::without_bom;
 use crate::codec::frame::{DecodeError, Decoded};
 use crate::codec::json::{Scanner, unescaped_len};
 use crate::message::{Fault, Id};
 
+/// The byte order mark that some editors and shells write before a text.
+const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Maximum length of a key that means `id`: each letter is an escape.
 const MAX_KEY: usize = r"\u0069\u0064".len();
+
+/// Returns the text without its byte order mark.
+pub(super) fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BOM).unwrap_or(text)
+}
 
 /// Rejects a text of which only a prefix may be known, under the ids found in it. A batch gets one error for each id,
 /// at most `batch`, and one with a null id for the rest.

@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::decode::{string, without_bom};
+use super::decode::string;
 use super::id_in_prefix;
+use super::prefix::without_bom;
 use crate::codec::json::{JsonStr, ScanFailed, Scanner};
 use crate::message::{Fault, Outcome, RawJson, code, number};
 

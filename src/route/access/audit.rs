@@ -1,7 +1,6 @@
 //! The access log: one line for each call and each rejection, with the peer's address.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::name::MAX_NAME;
@@ -11,23 +10,6 @@ use crate::message::Fault;
 
 /// The target of the access log, which has a rate limit of its own.
 const ACCESS: &str = "chanrpc::access";
-
-/// The peer of a connection, as logs show it: its address, or `-`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PeerName(pub(crate) Option<SocketAddr>);
-
-impl fmt::Display for PeerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            // An IPv4 address may arrive mapped to IPv6.
-            Some(address) if address.ip().to_canonical().is_ipv4() => {
-                write!(f, "{}:{}", address.ip().to_canonical(), address.port())
-            }
-            Some(address) => address.fmt(f),
-            None => f.write_str("-"),
-        }
-    }
-}
 
 impl Grants {
     /// Logs a call that has been answered, with its fault if it failed.
@@ -114,13 +96,5 @@ mod tests {
         assert_eq!(shown("a\" outcome=ok\n"), "\"a\\\" outcome=ok\\n\"");
         assert_eq!(shown(&"é".repeat(129)), format!("\"{}\"…", "é".repeat(128)));
         assert_eq!(Quoted(None).to_string(), "-");
-    }
-
-    #[test]
-    fn peer_is_shown_by_its_canonical_address() {
-        let shown = |text: &str| PeerName(Some(text.parse().unwrap())).to_string();
-        assert_eq!(shown("[::ffff:10.0.0.7]:80"), "10.0.0.7:80");
-        assert_eq!(shown("[2001:db8::1]:80"), "[2001:db8::1]:80");
-        assert_eq!(PeerName(None).to_string(), "-");
     }
 }

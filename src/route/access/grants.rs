@@ -8,13 +8,12 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 use super::super::name::{matches, quoted};
-use super::audit::PeerName;
+use super::peer::PeerName;
+use super::visibility::PING;
 use super::{Access, Decision, DenialReason, PEER, Visibility, token_hash};
 use crate::config::Rule;
 use crate::message::{Fault, RawJson, code};
 
-/// Always allowed: it reveals only that the node is alive.
-pub(super) const PING: &str = "rpc.ping";
 /// The number of wrong tokens after which a connection accepts no more. An HTTP request accepts none after the first:
 /// each guess costs the guesser a connection or a request.
 const MAX_WRONG_TOKENS: u8 = 5;

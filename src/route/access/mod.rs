@@ -3,12 +3,13 @@
 mod audit;
 mod decision;
 mod grants;
+mod peer;
 mod throttle;
 mod visibility;
 
-pub(crate) use audit::PeerName;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
+pub(crate) use peer::PeerName;
 pub use visibility::Visibility;
 
 use std::fmt;

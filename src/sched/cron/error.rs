@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::field::Field;
-use super::zone::ZoneProblem;
+use super::field::FieldError;
+use super::zone::ZoneError;
 
 /// The reason why a text is not a [`Cron`](super::Cron) or a [`Zone`](super::Zone), or the zone is unknown. Its message
 /// names the invalid part and what a valid one looks like.
@@ -23,41 +23,31 @@ pub(super) enum Problem {
         found: String,
     },
     /// A field is invalid.
-    Field {
-        /// The field.
-        field: Field,
-        /// The invalid item of its list, or the whole field if an item is empty.
-        found: String,
-        /// The reason.
-        problem: FieldProblem,
-    },
+    Field(FieldError),
     /// The expression matches no time of any year, such as 30 February.
     Never {
         /// The expression.
         found: String,
     },
     /// The time zone is malformed or unknown.
-    Zone(ZoneProblem),
-}
-
-/// The reason why a field of a cron expression is invalid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum FieldProblem {
-    /// The item is not a value, range or `*`, or part of it is missing.
-    Malformed,
-    /// A value is too small or too large.
-    OutOfRange,
-    /// A range ends before it begins.
-    Backwards,
-    /// A step is not 1 to the field's largest value.
-    Step,
-    /// A step follows a single value.
-    StepOfOne,
+    Zone(ZoneError),
 }
 
 impl From<Problem> for CronError {
     fn from(problem: Problem) -> Self {
         Self(problem)
+    }
+}
+
+impl From<FieldError> for CronError {
+    fn from(error: FieldError) -> Self {
+        Self(Problem::Field(error))
+    }
+}
+
+impl From<ZoneError> for CronError {
+    fn from(error: ZoneError) -> Self {
+        Self(Problem::Zone(error))
     }
 }
 
@@ -75,26 +65,12 @@ impl fmt::Display for CronError {
                 "{found:?} is no cron expression; write @yearly, @annually, @monthly, @weekly, @daily, @midnight, \
                  @hourly, or fields such as 30 9 * * mon-fri"
             ),
-            Problem::Field { field, found, problem } => {
-                write!(f, "{field} {found:?}: {problem}; it is {hint}", hint = field.hint())
-            }
+            Problem::Field(error) => error.fmt(f),
             Problem::Never { found } => {
                 write!(f, "cron expression {found:?} never comes: no such month has such a day")
             }
-            Problem::Zone(problem) => problem.fmt(f),
+            Problem::Zone(error) => error.fmt(f),
         }
-    }
-}
-
-impl fmt::Display for FieldProblem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Malformed => "no value, range, * or list of these",
-            Self::OutOfRange => "the value is out of range",
-            Self::Backwards => "the range ends before it begins, so write it as two",
-            Self::Step => "the step is zero, too large or no number",
-            Self::StepOfOne => "a step needs a range or * before it",
-        })
     }
 }
 

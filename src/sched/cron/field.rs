@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::error::{FieldProblem, Problem};
-
 /// The values of a field.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Set {
@@ -73,7 +71,7 @@ impl Field {
     }
 
     /// Describes a valid value.
-    pub(super) const fn hint(self) -> &'static str {
+    const fn hint(self) -> &'static str {
         match self {
             Self::Second | Self::Minute => "0 to 59, such as 30, 0-29, */15 or 0,30",
             Self::Hour => "0 to 23, such as 9, 9-17, */6 or 8,20",
@@ -83,10 +81,10 @@ impl Field {
         }
     }
 
-    pub(super) fn read(self, text: &str) -> Result<Set, Problem> {
+    pub(super) fn read(self, text: &str) -> Result<Set, FieldError> {
         let mut values = 0;
         for item in text.split(',') {
-            let wrong = |problem| Problem::Field {
+            let wrong = |problem| FieldError {
                 field: self,
                 found: if item.is_empty() { text.to_owned() } else { item.to_owned() },
                 problem,
@@ -151,6 +149,49 @@ impl fmt::Display for Field {
             Self::DayOfMonth => "day of month",
             Self::Month => "month",
             Self::DayOfWeek => "day of week",
+        })
+    }
+}
+
+/// An invalid field of a cron expression.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FieldError {
+    field: Field,
+    /// The invalid item of its list, or the whole field if an item is empty.
+    found: String,
+    problem: FieldProblem,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { field, found, problem } = self;
+        write!(f, "{field} {found:?}: {problem}; it is {hint}", hint = field.hint())
+    }
+}
+
+/// The reason why a field of a cron expression is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FieldProblem {
+    /// The item is not a value, range or `*`, or part of it is missing.
+    Malformed,
+    /// A value is too small or too large.
+    OutOfRange,
+    /// A range ends before it begins.
+    Backwards,
+    /// A step is not 1 to the field's largest value.
+    Step,
+    /// A step follows a single value.
+    StepOfOne,
+}
+
+impl fmt::Display for FieldProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "no value, range, * or list of these",
+            Self::OutOfRange => "the value is out of range",
+            Self::Backwards => "the range ends before it begins, so write it as two",
+            Self::Step => "the step is zero, too large or no number",
+            Self::StepOfOne => "a step needs a range or * before it",
         })
     }
 }

@@ -8,6 +8,7 @@ mod schedule;
 mod zone;
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::civil::{Date, DateTime, Time};
@@ -19,6 +20,19 @@ use error::Problem;
 use field::{Field, Set};
 pub(super) use schedule::CronSchedule;
 pub use zone::Zone;
+
+impl FromStr for Zone {
+    type Err = CronError;
+
+    /// Parses `utc`, `local`, an offset or a name, which is not looked up.
+    ///
+    /// # Errors
+    ///
+    /// [`CronError`] if the text begins with a sign but is not an offset.
+    fn from_str(text: &str) -> Result<Self, CronError> {
+        Ok(Self::parse(text)?)
+    }
+}
 
 /// A cron expression in the calendar of a [`Zone`], written as five fields or six:
 ///
@@ -117,7 +131,7 @@ impl Cron {
             days: Field::DayOfMonth.read(day)?,
             months: Field::Month.read(month)?,
             weekdays: Field::DayOfWeek.read(weekday)?.with_sunday_as_0(),
-            time_zone: zone.look_up().map_err(Problem::Zone)?,
+            time_zone: zone.look_up()?,
             expression,
             zone,
         };

@@ -2,12 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::str::FromStr;
 
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::{Offset, TimeZone, TimeZoneDatabase};
-
-use super::error::{CronError, Problem};
 
 /// A time zone as written in a configuration. It is looked up when it is used, as by
 /// [`Cron::parse`](super::Cron::parse).
@@ -49,31 +46,8 @@ impl Zone {
         Self::Named(name.into())
     }
 
-    /// Looks up the zone.
-    pub(super) fn look_up(&self) -> Result<TimeZone, ZoneProblem> {
-        match self {
-            Self::Utc => Ok(TimeZone::UTC),
-            Self::Offset(seconds) => Offset::from_seconds(*seconds)
-                .map(TimeZone::fixed)
-                .map_err(|_| ZoneProblem::Offset { found: self.to_string() }),
-            // The system's database may be incomplete.
-            Self::Named(name) => TimeZone::get(name)
-                .or_else(|_| TimeZoneDatabase::bundled().get(name))
-                .map_err(|_| ZoneProblem::Unknown { name: name.to_string() }),
-            Self::Local => TimeZone::try_system().map_err(|_| ZoneProblem::Local),
-        }
-    }
-}
-
-impl FromStr for Zone {
-    type Err = CronError;
-
-    /// Parses `utc`, `local`, an offset or a name, which is not looked up.
-    ///
-    /// # Errors
-    ///
-    /// [`CronError`] if the text begins with a sign but is not an offset.
-    fn from_str(text: &str) -> Result<Self, CronError> {
+    /// Parses `utc`, `local`, an offset or a name.
+    pub(super) fn parse(text: &str) -> Result<Self, ZoneError> {
         if text.eq_ignore_ascii_case("utc") {
             Ok(Self::Utc)
         } else if text.eq_ignore_ascii_case("local") {
@@ -81,11 +55,25 @@ impl FromStr for Zone {
         } else if text.starts_with(['+', '-']) {
             let zone = DateTimeParser::new().parse_time_zone(text);
             let offset = zone.ok().and_then(|zone| zone.to_fixed_offset().ok());
-            let offset =
-                offset.ok_or_else(|| Problem::Zone(ZoneProblem::Offset { found: text.to_owned() }))?;
+            let offset = offset.ok_or_else(|| ZoneError::Offset { found: text.to_owned() })?;
             Ok(Self::Offset(offset.seconds()))
         } else {
             Ok(Self::Named(Cow::Owned(text.to_owned())))
+        }
+    }
+
+    /// Looks up the zone.
+    pub(super) fn look_up(&self) -> Result<TimeZone, ZoneError> {
+        match self {
+            Self::Utc => Ok(TimeZone::UTC),
+            Self::Offset(seconds) => Offset::from_seconds(*seconds)
+                .map(TimeZone::fixed)
+                .map_err(|_| ZoneError::Offset { found: self.to_string() }),
+            // The system's database may be incomplete.
+            Self::Named(name) => TimeZone::get(name)
+                .or_else(|_| TimeZoneDatabase::bundled().get(name))
+                .map_err(|_| ZoneError::Unknown { name: name.to_string() }),
+            Self::Local => TimeZone::try_system().map_err(|_| ZoneError::Local),
         }
     }
 }
@@ -108,7 +96,7 @@ impl fmt::Display for Zone {
 
 /// The reason why a time zone is invalid or unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ZoneProblem {
+pub(super) enum ZoneError {
     /// The offset is malformed, or 26 hours or more.
     Offset {
         /// The offset as it was written.
@@ -123,7 +111,7 @@ pub(super) enum ZoneProblem {
     Local,
 }
 
-impl fmt::Display for ZoneProblem {
+impl fmt::Display for ZoneError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Offset { found } => {
@@ -166,7 +154,7 @@ mod tests {
         assert_eq!("UTC".parse(), Ok(Zone::Utc));
         assert_eq!("+0530".parse(), Ok(Zone::minutes(330)));
         for wrong in ["+", "-5", "+5:30", "+05:60", "+26:00", "+05:30 ", "+05:30[Asia/Kolkata]"] {
-            let offset = Problem::Zone(ZoneProblem::Offset { found: wrong.into() });
+            let offset = ZoneError::Offset { found: wrong.into() };
             assert_eq!(wrong.parse::<Zone>(), Err(offset.into()));
         }
     }
