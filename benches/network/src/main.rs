@@ -7,6 +7,7 @@ mod budgets;
 mod child;
 mod loads;
 mod measure;
+mod measured;
 mod options;
 mod servers;
 mod table;

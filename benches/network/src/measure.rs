@@ -9,6 +9,7 @@ use chanrpc::internals::load::Load;
 
 use crate::child::{Pin, Server};
 use crate::loads::{self, Point};
+use crate::measured::Measured;
 use crate::options::Options;
 use crate::servers::{Drive, Entrant, Start};
 
@@ -24,15 +25,6 @@ pub(crate) struct Sample {
     pub(crate) cpu: f64,
     /// Replies on the slowest connection divided by those on the median one.
     pub(crate) fairness: f64,
-}
-
-/// The measurements of a client.
-#[derive(Clone, Debug)]
-pub(crate) struct Measured {
-    pub(crate) calls: Vec<u64>,
-    pub(crate) elapsed: Duration,
-    pub(crate) p50: Duration,
-    pub(crate) p99: Duration,
 }
 
 /// The memory of a server.

@@ -17,7 +17,7 @@ use std::path::Path;
 use chanrpc::internals::load::Dialect;
 
 #[cfg(feature = "rivals")]
-use crate::measure::Measured;
+use crate::measured::Measured;
 
 pub(crate) const ECHO: &str = "smol echo, batched";
 pub(crate) const MINIMAL: &str = "smol + serde_json, minimal";

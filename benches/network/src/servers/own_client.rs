@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
-use crate::measure::Measured;
+use crate::measured::Measured;
 
 /// Creates a runtime with one thread, for a server or a client.
 pub(super) fn runtime() -> Runtime {

@@ -9,7 +9,7 @@ use tarpc::server::{BaseChannel, Channel};
 use tarpc::tokio_serde::formats::Bincode;
 
 use super::{announce, own_client};
-use crate::measure::Measured;
+use crate::measured::Measured;
 
 #[tarpc::service]
 trait Adder {

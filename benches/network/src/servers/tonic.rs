@@ -16,7 +16,7 @@ use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 use super::{announce, own_client};
-use crate::measure::Measured;
+use crate::measured::Measured;
 
 const PATH: &str = "/bench.Adder/Add";
 
