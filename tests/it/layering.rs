@@ -1,5 +1,7 @@
 //! The order of the modules, and what `src/` must not contain. See `ARCHITECTURE.md`.
 
+mod graph;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,7 +64,14 @@ const IMPURE: [&str; 8] = [
     "thread::",
 ];
 
+/// Returns the sources of the library and the binary.
 fn sources() -> Vec<(PathBuf, String)> {
+    let sources = sources_in("src");
+    assert!(sources.len() > 30, "found only {} sources", sources.len());
+    sources
+}
+
+fn sources_in(folder: &str) -> Vec<(PathBuf, String)> {
     fn collect(folder: &Path, into: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -74,10 +83,9 @@ fn sources() -> Vec<(PathBuf, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut sources = Vec::new();
     collect(&root, &mut sources);
-    assert!(sources.len() > 30, "found only {} sources", sources.len());
     for (path, _) in &mut sources {
         *path = path.strip_prefix(&root).unwrap().to_owned();
     }
@@ -122,6 +130,16 @@ fn modules_use_only_lower_modules() {
         }
     }
     assert!(edges > 20, "found only {edges} uses: does this test still read the sources?");
+}
+
+#[test]
+fn files_of_a_folder_do_not_use_each_other_in_a_circle() {
+    for folder in ["src", "benches/network/src", "benches/rivals/src"] {
+        let mut circles = graph::circles(&sources_in(folder));
+        // Being split into two folders.
+        circles.retain(|circle| !circle.starts_with("circle in route:"));
+        assert!(circles.is_empty(), "{folder}:\n{}", circles.join("\n"));
+    }
 }
 
 #[test]
