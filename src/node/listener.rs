@@ -8,11 +8,11 @@ use smol::Async;
 use smol::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
+use super::host_policy::HostPolicy;
 use crate::address::Address;
 use crate::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
 use crate::config::{self, ListenerConfig, ListenerTlsConfig};
 use crate::route::{Access, Grants};
-use crate::transport::http::HostPolicy;
 use crate::transport::tls::{Acceptor, TlsError};
 
 /// The maximum number of connections waiting to be accepted. The system caps it (Linux: `net.core.somaxconn`).

@@ -1,10 +1,11 @@
 //! A node: accepts connections, detects their dialects, enforces limits, and drains on shutdown.
 
 mod accept;
+mod app;
 mod builder;
 mod driver;
-mod endpoints;
 pub(crate) mod from_config;
+mod host_policy;
 mod listener;
 mod serve;
 mod shared;
@@ -175,6 +176,6 @@ impl Node {
     /// ```
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let stream = serve::with_stall_timeout(&self.shared, stream);
-        serve::serve(&self.shared, &Arc::default(), None, stream).await;
+        serve::serve(&self.shared, &Default::default(), None, stream).await;
     }
 }

@@ -4,14 +4,13 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use smol::Timer;
 use smol::future::{Boxed, FutureExt};
 
+use super::app::App;
 use super::driver;
-use super::endpoints::Endpoints;
 use super::listener::ListenerContext;
 use super::shared::Shared;
 use crate::codec::{Decoded, Detected, Dialect, detect, jsonrpc};
@@ -38,8 +37,8 @@ pub(super) fn with_stall_timeout(node: &Shared, stream: impl Stream) -> PeerStre
 /// Each state of the connection is boxed: in one future, each would take as much memory as the largest, and those of
 /// HTTP are large.
 pub(super) async fn serve(
-    node: &Arc<Shared>,
-    context: &Arc<ListenerContext>,
+    node: &Shared,
+    context: &ListenerContext,
     peer: Option<SocketAddr>,
     mut stream: PeerStream,
 ) {
@@ -225,8 +224,8 @@ fn serve_stream(
 }
 
 async fn serve_http(
-    node: &Arc<Shared>,
-    context: &Arc<ListenerContext>,
+    node: &Shared,
+    context: &ListenerContext,
     peer: Option<SocketAddr>,
     stream: PeerStream,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -236,13 +235,15 @@ async fn serve_http(
         head_timeout: limits.head_timeout,
         stall_timeout: limits.stall_timeout,
     };
-    let endpoints = Endpoints::new(node.clone(), context.clone(), peer);
-    let served =
-        Box::pin(http::serve(stream, endpoints.clone(), request_limits, node.shutdown.signal())).await;
-    if endpoints.has_served_request() && matches!(served, Err(http::ServeError::SlowHead)) {
-        return Ok(());
-    }
-    if let Some(http::Upgraded { stream, grants }) = served? {
+    let upgraded = {
+        let app = App::new(node, context, peer);
+        let served = Box::pin(http::serve(stream, &app, request_limits, node.shutdown.signal())).await;
+        if app.has_served_request() && matches!(served, Err(http::ServeError::SlowHead)) {
+            return Ok(());
+        }
+        served?.zip(app.into_upgraded())
+    };
+    if let Some((stream, grants)) = upgraded {
         let (first, stream) = stream.into_parts();
         let (keepalive, stall) = (limits.keepalive, limits.stall_timeout);
         let (dialect, pipe) = match context.leaf {

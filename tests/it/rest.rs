@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chanrpc::internals::transport::Rewind;
 use chanrpc::internals::transport::http::{
-    self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits, ServeError,
+    self, HttpRequest, HttpResponse, HttpService, RequestLimits, ServeError,
 };
 use chanrpc::internals::transport::memory::{self, Memory};
 use smol::future::FutureExt;
@@ -57,28 +57,11 @@ impl AsyncWrite for Watched {
 }
 
 /// Echoes the body of every request.
-#[derive(Clone)]
-struct Echo(&'static HostPolicy);
+struct Echo;
 
 impl HttpService for Echo {
-    type Grants = ();
-
-    fn host_policy(&self) -> &HostPolicy {
-        self.0
-    }
-
-    fn on_misdirected(&self) {}
-
-    fn authenticate(&self, _: Option<&str>) -> Result<(), HttpResponse> {
-        Ok(())
-    }
-
-    async fn handle(&self, request: HttpRequest<'_>, (): ()) -> HttpResponse {
-        HttpResponse::text(200, request.body)
-    }
-
-    fn payload_too_large(&self, _: &[u8]) -> HttpResponse {
-        HttpResponse::text(413, "")
+    async fn respond(&self, request: &mut HttpRequest) -> HttpResponse {
+        HttpResponse::text(200, request.read_body().await.unwrap())
     }
 }
 
@@ -132,8 +115,7 @@ fn served<F: Future<Output = ()>>(
     let broken = Arc::<AtomicBool>::default();
     let peer = Peer { stream, room: room.clone(), broken: broken.clone() };
     let bounds = RequestLimits { body: 64 * 1024, head_timeout, stall_timeout: LONG };
-    let echo = Echo(Box::leak(Box::default()));
-    let served = http::serve(Rewind::new(Watched { inner, room, broken }), echo, bounds, stop);
+    let served = http::serve(Rewind::new(Watched { inner, room, broken }), &Echo, bounds, stop);
     let late = async {
         Timer::after(LIMIT).await;
         panic!("no reply within the limit")

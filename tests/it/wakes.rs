@@ -9,9 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::internals::transport::http::{
-    self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits,
-};
+use chanrpc::internals::transport::http::{self, HttpRequest, HttpResponse, HttpService, RequestLimits};
 use chanrpc::internals::transport::{Pipe, Received, Rewind, WebSocket};
 use smol::block_on;
 use smol::io::{AsyncRead, AsyncWrite};
@@ -74,42 +72,24 @@ impl AsyncWrite for Fitful {
 }
 
 /// Replies to every request with a number of bytes, after a delay.
-#[derive(Clone, Copy)]
 struct Answers {
-    site: &'static HostPolicy,
     bytes: usize,
     time: Duration,
-    given: &'static AtomicUsize,
+    given: AtomicUsize,
 }
 
 impl Answers {
     fn new(bytes: usize, time: Duration) -> Self {
-        Self { site: Box::leak(Box::default()), bytes, time, given: Box::leak(Box::default()) }
+        Self { bytes, time, given: AtomicUsize::new(0) }
     }
 }
 
 impl HttpService for Answers {
-    type Grants = ();
-
-    fn host_policy(&self) -> &HostPolicy {
-        self.site
-    }
-
-    fn on_misdirected(&self) {}
-
-    fn authenticate(&self, _: Option<&str>) -> Result<(), HttpResponse> {
-        Ok(())
-    }
-
-    async fn handle(&self, _: HttpRequest<'_>, (): ()) -> HttpResponse {
+    async fn respond(&self, _: &mut HttpRequest) -> HttpResponse {
         // Work that blocks the thread.
         thread::sleep(self.time);
         self.given.fetch_add(1, Ordering::Relaxed);
         HttpResponse::text(200, vec![b'x'; self.bytes])
-    }
-
-    fn payload_too_large(&self, _: &[u8]) -> HttpResponse {
-        HttpResponse::text(413, "")
     }
 }
 
@@ -131,7 +111,7 @@ fn large_http_response_waits_only_for_the_peer() {
     const LARGE: usize = 200_000;
     let (stream, taken) = Fitful::new(GET);
     let service = Answers::new(LARGE, Duration::ZERO);
-    let mut served = pin!(http::serve(Rewind::new(stream), service, BOUNDS, pending()));
+    let mut served = pin!(http::serve(Rewind::new(stream), &service, BOUNDS, pending()));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);
@@ -168,7 +148,7 @@ fn slow_http_requests_do_not_starve_others() {
     const REQUESTS: usize = 64;
     let (stream, _) = Fitful::new(GET.repeat(REQUESTS));
     let service = Answers::new(1, Duration::from_millis(1));
-    let mut served = pin!(http::serve(Rewind::new(stream), service, BOUNDS, pending()));
+    let mut served = pin!(http::serve(Rewind::new(stream), &service, BOUNDS, pending()));
     let woken = Arc::<Woken>::default();
     let waker = woken.clone().into();
     let mut cx = Context::from_waker(&waker);

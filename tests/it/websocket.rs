@@ -8,9 +8,7 @@ use std::task::{Poll, ready};
 use std::thread;
 use std::time::Duration;
 
-use chanrpc::internals::transport::http::{
-    self, HostPolicy, HttpRequest, HttpResponse, HttpService, RequestLimits,
-};
+use chanrpc::internals::transport::http::{self, HttpRequest, HttpResponse, HttpService, RequestLimits};
 use chanrpc::internals::transport::{CloseReason, Pipe, Received, Rewind, WebSocket};
 use smol::net::{TcpListener, TcpStream};
 use smol::{LocalExecutor, block_on};
@@ -22,38 +20,21 @@ const CASES: usize = 301;
 const COMPRESSION: [&str; 4] = ["--exclude", "12.*", "--exclude", "13.*"];
 
 /// Accepts every upgrade and answers nothing else.
-#[derive(Default)]
-struct Door(HostPolicy);
+struct Door;
 
-impl HttpService for &'static Door {
-    type Grants = ();
-
-    fn host_policy(&self) -> &HostPolicy {
-        &self.0
-    }
-
-    fn on_misdirected(&self) {}
-
-    fn authenticate(&self, _: Option<&str>) -> Result<(), HttpResponse> {
-        Ok(())
-    }
-
-    async fn handle(&self, _: HttpRequest<'_>, (): ()) -> HttpResponse {
-        HttpResponse::text(404, "only WebSocket")
-    }
-
-    fn payload_too_large(&self, _: &[u8]) -> HttpResponse {
-        HttpResponse::text(413, "too large")
+impl HttpService for Door {
+    async fn respond(&self, request: &mut HttpRequest) -> HttpResponse {
+        request.accept_websocket("echo").unwrap_or_else(|_| HttpResponse::text(404, "only WebSocket"))
     }
 }
 
 /// Echoes every message until the peer disconnects.
-async fn echo(stream: TcpStream, door: &'static Door) -> io::Result<()> {
+async fn echo(stream: TcpStream) -> io::Result<()> {
     let wait = Duration::from_secs(60);
     let bounds = RequestLimits { body: MAX, head_timeout: wait, stall_timeout: wait };
     let upgraded =
-        http::serve(Rewind::new(stream), door, bounds, pending()).await.map_err(io::Error::other)?;
-    let Some(http::Upgraded { stream, .. }) = upgraded else { return Ok(()) };
+        http::serve(Rewind::new(stream), &Door, bounds, pending()).await.map_err(io::Error::other)?;
+    let Some(stream) = upgraded else { return Ok(()) };
     let (first, stream) = stream.into_parts();
     let mut pipe = WebSocket::accept(stream, first, MAX, Duration::ZERO, wait).await;
     let mut message = Vec::new();
@@ -79,14 +60,13 @@ fn every_case_of_the_suite_passes() {
     let reports = env::var_os("CHANRPC_KOSOKU_REPORTS").expect("CHANRPC_KOSOKU_REPORTS names a folder");
     let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
-    let door: &'static Door = Box::leak(Box::default());
     // It lives as long as the tests.
     thread::spawn(move || {
         let executor = LocalExecutor::new();
         block_on(executor.run(async {
             while let Ok((stream, _)) = listener.accept().await {
                 // Cases may break their connections.
-                executor.spawn(async move { drop(echo(stream, door).await) }).detach();
+                executor.spawn(async move { drop(echo(stream).await) }).detach();
             }
         }));
     });

@@ -1,16 +1,10 @@
 //! The server's side of the WebSocket handshake (RFC 6455, section 4.2).
 
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
-use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{Method, StatusCode};
 
-use super::message::HttpResponse;
-
-/// The subprotocol of this node.
-const PROTOCOL: &str = "chanrpc";
+use super::response::HttpResponse;
 
 /// Returns `true` if the headers request an upgrade to WebSocket.
 pub(super) fn is_websocket_upgrade(headers: &HeaderMap) -> bool {
@@ -29,32 +23,33 @@ fn list_contains(headers: &HeaderMap, name: HeaderName, item: &str) -> bool {
     })
 }
 
-/// Returns the 101 response to a handshake.
+/// Returns the 101 response to a handshake, which selects `protocol` if the client offers it.
 ///
 /// # Errors
 /// The error response if the handshake is invalid.
-pub(super) fn upgrade_response(head: &Parts) -> Result<hyper::Response<Full<Bytes>>, HttpResponse> {
-    let headers = &head.headers;
-    if head.method != Method::GET || !list_contains(headers, header::CONNECTION, "upgrade") {
+pub(super) fn accept(
+    method: &Method,
+    headers: &HeaderMap,
+    protocol: &'static str,
+) -> Result<HttpResponse, HttpResponse> {
+    if *method != Method::GET || !list_contains(headers, header::CONNECTION, "upgrade") {
         let text = "a WebSocket handshake must be a GET with \"Connection: Upgrade\"\n";
         return Err(HttpResponse::text(400, text));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(HttpResponse::text(426, "only WebSocket version 13 is supported\n"));
+        let response = HttpResponse::text(426, "only WebSocket version 13 is supported\n");
+        return Err(response.with_headers(&[("sec-websocket-version", "13")]));
     }
     let accept = headers
         .get(header::SEC_WEBSOCKET_KEY)
         .and_then(|key| HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok())
         .ok_or_else(|| HttpResponse::text(400, "a WebSocket handshake must have a Sec-WebSocket-Key\n"))?;
-    let is_offered = offered_protocols(headers).any(|protocol| protocol == PROTOCOL);
-    let mut response = hyper::Response::new(Full::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    let is_offered = offered_protocols(headers).any(|offered| offered == protocol);
+    let mut response =
+        HttpResponse::empty(101).with_headers(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+    response.set_header(header::SEC_WEBSOCKET_ACCEPT, accept);
     if is_offered {
-        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PROTOCOL));
+        response.set_header(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
     }
     Ok(response)
 }

@@ -1,20 +1,18 @@
-//! HTTP/1.1 and its upgrade to WebSocket. hyper parses and writes the messages.
+//! HTTP/1.1 connections and their upgrade to WebSocket. hyper parses and writes the messages; an [`HttpService`] answers
+//! the requests.
 
-mod bearer;
-mod body;
 mod cork;
 mod error;
 mod handshake;
-mod host_policy;
 mod idle;
-mod message;
 mod pump;
 mod request;
+mod response;
 mod serve;
 mod service;
 
 pub use error::ServeError;
-pub use host_policy::HostPolicy;
-pub use message::{HttpRequest, HttpResponse, send_bad_request};
+pub use request::{BodyError, HttpRequest, RequestLimits};
+pub use response::{HttpResponse, send_bad_request};
 pub use serve::serve;
-pub use service::{HttpService, RequestLimits, Upgraded};
+pub use service::HttpService;

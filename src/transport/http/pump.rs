@@ -34,6 +34,8 @@ pub(super) struct ConnState {
     pub(super) stopping: AtomicBool,
     /// The peer may still be sending when it gets the last response.
     pub(super) unread: AtomicBool,
+    /// An upgrade to another protocol was accepted.
+    pub(super) upgraded: AtomicBool,
 }
 
 /// The state of a connection after [`pump`].

@@ -1,81 +1,157 @@
-//! Checks the head of a request, and has the request answered.
+//! A request, whose body is read within its limits.
 
-use http_body_util::Full;
-use hyper::body::{Body, Bytes, Incoming};
-use hyper::header;
-use hyper::http::request::Parts;
+use std::time::{Duration, Instant};
 
-use super::bearer::bearer_token;
-use super::body::{BodyError, read_body};
-use super::handshake::{is_websocket_upgrade, upgrade_response};
-use super::message::{HttpRequest, HttpResponse};
-use super::service::{HttpService, RequestLimits};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap};
+use hyper::{Method, Uri, Version};
+use smol::Timer;
+use smol::future::FutureExt;
 
-/// How to continue after a valid request head.
-pub(super) enum HeadAction<G> {
-    Handle(G),
-    Upgrade(hyper::Response<Full<Bytes>>, G),
-    Preflight(HttpResponse),
+use super::handshake;
+use super::response::HttpResponse;
+use crate::receive_deadline::ReceiveDeadline;
+
+/// Limits of one connection and its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLimits {
+    /// Maximum length of a body, in bytes.
+    pub body: usize,
+    /// Maximum time until the head of a request is complete.
+    pub head_timeout: Duration,
+    /// Maximum pause within a body.
+    pub stall_timeout: Duration,
 }
 
-/// Checks the head of a request before its body is read.
-///
-/// # Errors
-/// The response to send instead. The connection must end with it.
-pub(super) fn check_head<S: HttpService>(
-    head: &Parts,
-    service: &S,
-) -> Result<HeadAction<S::Grants>, HttpResponse> {
-    if let Err(response) = service.host_policy().check_host_and_origin(head) {
-        service.on_misdirected();
-        return Err(response);
-    }
-    let headers = &head.headers;
-    if is_websocket_upgrade(headers) {
-        let response = upgrade_response(head)?;
-        return Ok(HeadAction::Upgrade(response, service.authenticate(bearer_token(headers))?));
-    }
-    if let Some(response) = service.host_policy().preflight(head) {
-        return Ok(HeadAction::Preflight(response));
-    }
-    Ok(HeadAction::Handle(service.authenticate(bearer_token(headers))?))
+/// Why a body could not be read.
+#[derive(Debug)]
+pub enum BodyError {
+    /// It was not received in time.
+    Timeout,
+    /// It exceeds the limit. Contains the part up to the limit.
+    TooLarge(Vec<u8>),
+    /// It has a content coding, such as gzip.
+    Encoded,
+    /// The stream failed, or the body is not valid HTTP.
+    Http(hyper::Error),
 }
 
-/// Reads the body of a request and handles the request. Also returns `true` if the connection must end with the
-/// response.
-pub(super) async fn respond<S: HttpService>(
-    head: &Parts,
-    body: Incoming,
-    service: &S,
-    grants: S::Grants,
+/// A request whose head was received.
+#[derive(Debug)]
+pub struct HttpRequest {
+    inner: hyper::Request<Incoming>,
     limits: RequestLimits,
-) -> (HttpResponse, bool) {
-    // Do not even begin to read: that would send "100 Continue" to a peer that waits for it (RFC 9110, section 10.1.1).
-    if body.size_hint().lower() > limits.body as u64 && head.headers.contains_key(header::EXPECT) {
-        return (service.payload_too_large(&[]), true);
+    is_body_read: bool,
+}
+
+impl HttpRequest {
+    pub(super) fn new(inner: hyper::Request<Incoming>, limits: RequestLimits) -> Self {
+        Self { inner, limits, is_body_read: false }
     }
-    let encoding = head.headers.get(header::CONTENT_ENCODING);
-    if encoding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-        && !body.is_end_stream()
-    {
-        let text = "no Content-Encoding but identity is supported: send the body uncompressed\n";
-        return (HttpResponse::text(415, text).with_headers(&[("accept-encoding", "identity")]), true);
+
+    /// Returns the method: `GET`, `POST` and so on.
+    pub fn method(&self) -> &Method {
+        self.inner.method()
     }
-    // After an incomplete body, the beginning of the next request is unknown, so the connection ends.
-    match read_body(body, limits).await {
-        Err(BodyError::Timeout) => {
-            service.on_slow_body();
-            let text =
-                "the body was not received in time (limits.stall_timeout, or less than 1 KiB a second)\n";
-            (HttpResponse::text(408, text), true)
+
+    /// Returns the target.
+    pub fn uri(&self) -> &Uri {
+        self.inner.uri()
+    }
+
+    /// Returns the version of HTTP.
+    pub fn version(&self) -> Version {
+        self.inner.version()
+    }
+
+    /// Returns the headers.
+    pub fn headers(&self) -> &HeaderMap {
+        self.inner.headers()
+    }
+
+    /// Returns `true` if the request asks for an upgrade to WebSocket.
+    pub fn is_websocket_upgrade(&self) -> bool {
+        handshake::is_websocket_upgrade(self.headers())
+    }
+
+    /// Returns the WebSocket subprotocols that the client offers.
+    pub fn offered_protocols(&self) -> impl Iterator<Item = &str> {
+        handshake::offered_protocols(self.headers())
+    }
+
+    /// Returns the response to a WebSocket handshake. After it, the stream carries WebSocket frames. `protocol` is the
+    /// subprotocol to select if the client offers it.
+    ///
+    /// # Errors
+    /// The error response if the handshake is invalid.
+    pub fn accept_websocket(&self, protocol: &'static str) -> Result<HttpResponse, HttpResponse> {
+        handshake::accept(self.method(), self.headers(), protocol)
+    }
+
+    /// Returns `true` if nothing of the body is left unread, so that the next request can be found.
+    pub(super) fn is_body_read(&self) -> bool {
+        self.is_body_read || self.inner.body().is_end_stream()
+    }
+
+    /// Reads the body. Sets a timer only if the body is not available at once. A peer that waits for "100 Continue"
+    /// gets it now, unless its body is too large.
+    ///
+    /// # Errors
+    /// [`BodyError`] if the body violates a limit or cannot be read.
+    pub async fn read_body(&mut self) -> Result<Vec<u8>, BodyError> {
+        let Self { inner, limits, is_body_read } = self;
+        // Do not even begin to read: that would send "100 Continue" (RFC 9110, section 10.1.1).
+        if inner.body().size_hint().lower() > limits.body as u64
+            && inner.headers().contains_key(header::EXPECT)
+        {
+            return Err(BodyError::TooLarge(Vec::new()));
         }
-        Err(BodyError::TooLarge(prefix)) => (service.payload_too_large(&prefix), true),
-        Err(BodyError::Http(error)) => {
-            (HttpResponse::text(400, format!("cannot read the body: {error}\n")), true)
+        let coding = inner.headers().get(header::CONTENT_ENCODING);
+        if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+            && !inner.body().is_end_stream()
+        {
+            return Err(BodyError::Encoded);
         }
-        Ok(body) => {
-            let request = HttpRequest { method: &head.method, path: head.uri.path(), body };
-            (service.handle(request, grants).await, false)
+        let body = inner.body_mut();
+        let mut bytes = Vec::new();
+        let mut timeout: Option<ReceiveDeadline> = None;
+        loop {
+            let frame = match smol::future::poll_once(body.frame()).await {
+                Some(frame) => frame,
+                None => {
+                    let timeout = timeout.get_or_insert_with(|| {
+                        let mut timeout = ReceiveDeadline::new(Instant::now());
+                        timeout.progress(bytes.len(), Instant::now());
+                        timeout
+                    });
+                    let deadline = timeout.deadline(limits.stall_timeout, limits.body);
+                    let expired = async {
+                        Timer::at(deadline).await;
+                        Err(BodyError::Timeout)
+                    };
+                    async { Ok(body.frame().await) }.or(expired).await?
+                }
+            };
+            let Some(frame) = frame else {
+                *is_body_read = true;
+                return Ok(bytes);
+            };
+            let Ok(data) = frame.map_err(BodyError::Http)?.into_data() else { continue };
+            let room = limits.body - bytes.len();
+            if data.len() > room {
+                bytes.extend_from_slice(&data[..room]);
+                return Err(BodyError::TooLarge(bytes));
+            }
+            if let Some(timeout) = &mut timeout {
+                timeout.progress(data.len(), Instant::now());
+            }
+            // Most bodies arrive in one piece, which need not be copied.
+            if bytes.is_empty() {
+                bytes = data.into();
+            } else {
+                bytes.extend_from_slice(&data);
+            }
         }
     }
 }

@@ -3,66 +3,46 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 
-use hyper::body::{Body, Incoming};
-use hyper::header;
-use smol::Timer;
+use hyper::body::Incoming;
 
-use super::bearer::bearer_token;
 use super::error::ServeError;
 use super::idle::{IdleOutcome, IdleTimer};
 use super::pump::{ConnState, pump};
-use super::request::{HeadAction, check_head, respond};
-use super::service::{HttpService, RequestLimits, Upgraded};
+use super::request::{HttpRequest, RequestLimits};
+use super::service::HttpService;
 use crate::transport::pipe::Stream;
 use crate::transport::stream::{Rewind, close_stream};
 
 /// Serves one connection until it ends, or until `stop` completes and the request in progress is answered.
 ///
-/// Returns the stream if the peer upgrades it to WebSocket. Between requests the connection holds buffers only for a
-/// moment.
+/// Returns the stream, with any bytes already read after the request head, if the service has accepted an upgrade to
+/// WebSocket. Between requests the connection holds buffers only for a moment.
 ///
 /// # Errors
 /// [`ServeError`] if the stream fails, or if a request head is invalid or not received in time.
-pub async fn serve<T: Stream, S: HttpService>(
+pub async fn serve<T: Stream>(
     mut stream: Rewind<T>,
-    service: S,
+    service: &impl HttpService,
     limits: RequestLimits,
     stop: impl Future<Output = ()> + Send,
-) -> Result<Option<Upgraded<T, S::Grants>>, ServeError> {
-    let upgraded = Mutex::new(None);
+) -> Result<Option<Rewind<T>>, ServeError> {
     let state = ConnState::default();
     let handler = hyper::service::service_fn(|request: hyper::Request<Incoming>| {
-        let (service, upgraded, state) = (service.clone(), &upgraded, &state);
-        let guard = state.requests.start();
+        let (state, guard) = (&state, state.requests.start());
         async move {
             let _guard = guard;
-            let (head, body) = request.into_parts();
-            let origin = head.headers.get(header::ORIGIN).cloned();
-            if let Some(delay) = bearer_token(&head.headers).and_then(|token| service.token_delay(token)) {
-                Timer::after(delay).await;
+            let mut request = HttpRequest::new(request, limits);
+            let mut response = service.respond(&mut request).await;
+            if response.is_upgrade() {
+                state.upgraded.store(true, Ordering::Relaxed);
+            } else if !request.is_body_read() {
+                response = response.and_close();
             }
-            let (mut response, close) = match check_head(&head, &service) {
-                Ok(HeadAction::Handle(grants)) => {
-                    let (response, close) = respond(&head, body, &service, grants, limits).await;
-                    (response.into_hyper(close), close)
-                }
-                Ok(HeadAction::Upgrade(response, grants)) => {
-                    *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(grants);
-                    (response, false)
-                }
-                Ok(HeadAction::Preflight(response)) => {
-                    let close = !body.is_end_stream();
-                    (response.into_hyper(close), close)
-                }
-                Err(response) => (response.into_hyper(true), true),
-            };
-            service.host_policy().add_cors_headers(origin.as_ref(), response.headers_mut());
-            if close || state.stopping.load(Ordering::Relaxed) {
+            if response.is_last() || state.stopping.load(Ordering::Relaxed) {
                 state.unread.store(true, Ordering::Relaxed);
             }
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.into_hyper())
         }
     });
     let mut stop = std::pin::pin!(stop);
@@ -83,8 +63,8 @@ pub async fn serve<T: Stream, S: HttpService>(
             IdleOutcome::Ended => break Ok(()),
         }
     };
-    if let Some(grants) = upgraded.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Ok(Some(Upgraded { stream, grants }));
+    if state.upgraded.into_inner() {
+        return Ok(Some(stream));
     }
     close_stream(&mut stream, result.is_err() || state.unread.into_inner()).await;
     result.map(|()| None)

@@ -7,16 +7,15 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
+use hyper::header::{self, HeaderValue};
 use hyper::{Method, Version};
 
-use super::message::HttpResponse;
 use crate::origin::{self, default_port};
+use crate::transport::http::{HttpRequest, HttpResponse};
 
 /// The hosts and origins that requests to one listener may have.
 #[derive(Clone, Debug, Default)]
-pub struct HostPolicy {
+pub(super) struct HostPolicy {
     /// In lower case.
     hosts: Vec<String>,
     /// Normalized by [`origin::normalize`].
@@ -31,19 +30,19 @@ impl HostPolicy {
     /// Creates a policy. `hosts` are further names of the node, in lower case; IP addresses and `localhost` are always
     /// accepted. `origins` are the pages of other sites that may call the node, normalized by `origin::normalize`.
     /// `listener` is the address that error messages show.
-    pub fn new(hosts: Vec<String>, origins: Vec<String>, listener: &str) -> Self {
+    pub(super) fn new(hosts: Vec<String>, origins: Vec<String>, listener: &str) -> Self {
         Self { hosts, origins, listener: listener.to_owned(), tls: false }
     }
 
     /// Sets whether the listener uses TLS.
     #[must_use]
-    pub fn with_tls(self, tls: bool) -> Self {
+    pub(super) fn with_tls(self, tls: bool) -> Self {
         Self { tls, ..self }
     }
 
     /// Rejects a request for another host, or from a page that may not call this node.
-    pub(super) fn check_host_and_origin(&self, head: &Parts) -> Result<(), HttpResponse> {
-        let host = host_of(head).map_err(|error| match error {
+    pub(super) fn check(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+        let host = host_of(request).map_err(|error| match error {
             HostError::NotText => self.misdirected(""),
             HostError::NotOne => HttpResponse::text(400, "a request must have exactly one Host\n"),
         })?;
@@ -52,9 +51,9 @@ impl HostPolicy {
         {
             return Err(self.misdirected(host));
         }
-        let mut origins = head.headers.get_all(header::ORIGIN).iter();
+        let mut origins = request.headers().get_all(header::ORIGIN).iter();
         let origin = match (origins.next(), origins.next()) {
-            (None, _) => return self.check_without_origin(head, host),
+            (None, _) => return self.check_without_origin(request, host),
             (Some(origin), None) => origin,
             _ => return Err(HttpResponse::text(400, "a request must have at most one Origin\n")),
         };
@@ -65,15 +64,16 @@ impl HostPolicy {
     /// Rejects requests that a page of another site makes its browser send without an `Origin`: for images, scripts,
     /// and forms of old browsers. Browsers mark them by `Sec-Fetch-Site` (<https://www.w3.org/TR/fetch-metadata/>), or
     /// at least by `Referer`. Following a link to the node is allowed.
-    fn check_without_origin(&self, head: &Parts, host: Option<&str>) -> Result<(), HttpResponse> {
-        let is = |name: &str, value: &str| head.headers.get(name).is_some_and(|found| found == value);
-        let is_read = matches!(head.method, Method::GET | Method::HEAD);
-        let is_allowed = if head.headers.contains_key("sec-fetch-site") {
+    fn check_without_origin(&self, request: &HttpRequest, host: Option<&str>) -> Result<(), HttpResponse> {
+        let headers = request.headers();
+        let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| found == value);
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_allowed = if headers.contains_key("sec-fetch-site") {
             is("sec-fetch-site", "same-origin")
                 || is("sec-fetch-site", "none")
                 || (is_read && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"))
         } else {
-            let referer = head.headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
+            let referer = headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
             is_read
                 || referer
                     .and_then(origin_of)
@@ -136,28 +136,27 @@ impl HostPolicy {
     }
 
     /// Answers a CORS preflight (<https://fetch.spec.whatwg.org/#http-cors-protocol>) of an allowed origin.
-    pub(super) fn preflight(&self, head: &Parts) -> Option<HttpResponse> {
-        if head.method != Method::OPTIONS || !head.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-        {
-            return None;
-        }
-        let is_allowed = head.headers.get(header::ORIGIN).is_some_and(|origin| self.allows_origin(origin));
-        is_allowed.then(|| HttpResponse::text(204, ""))
+    pub(super) fn preflight(&self, request: &HttpRequest) -> Option<HttpResponse> {
+        let headers = request.headers();
+        let is_preflight = *request.method() == Method::OPTIONS
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let is_allowed = || headers.get(header::ORIGIN).is_some_and(|origin| self.allows_origin(origin));
+        (is_preflight && is_allowed()).then(|| HttpResponse::empty(204))
     }
 
     /// Adds the headers that let the page of an allowed origin read the response.
-    pub(super) fn add_cors_headers(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    pub(super) fn add_cors_headers(&self, origin: Option<&HeaderValue>, response: &mut HttpResponse) {
         if self.origins.is_empty() {
             return;
         }
-        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        response.set_header(header::VARY, HeaderValue::from_static("Origin"));
         let Some(origin) = origin.filter(|origin| self.allows_origin(origin)) else { return };
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        response.set_header(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         for (name, value) in [
             (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
             (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type"),
         ] {
-            headers.insert(name, HeaderValue::from_static(value));
+            response.set_header(name, HeaderValue::from_static(value));
         }
     }
 
@@ -209,13 +208,13 @@ enum HostError {
 }
 
 /// Returns the host and port that a request is for. Only HTTP/1.0 allows a request without them.
-fn host_of(head: &Parts) -> Result<Option<&str>, HostError> {
-    if let Some(authority) = head.uri.authority() {
+fn host_of(request: &HttpRequest) -> Result<Option<&str>, HostError> {
+    if let Some(authority) = request.uri().authority() {
         return Ok(Some(authority.as_str()));
     }
-    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (None, _) if head.version == Version::HTTP_10 => Ok(None),
+        (None, _) if request.version() == Version::HTTP_10 => Ok(None),
         (Some(host), None) if !host.is_empty() => match host.to_str() {
             Ok(host) => Ok(Some(host)),
             Err(_) => Err(HostError::NotText),

@@ -1,0 +1,115 @@
+//! Responses.
+
+use http_body_util::Full;
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderName, HeaderValue};
+
+use crate::transport::pipe::Stream;
+use crate::transport::stream::send_and_close;
+
+// Statics, since each `from_static` checks the text again.
+static JSON: HeaderValue = HeaderValue::from_static("application/json");
+static TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// A response.
+// Much smaller than hyper's, since it is moved several times.
+#[derive(Debug)]
+pub struct HttpResponse {
+    status: StatusCode,
+    is_last: bool,
+    content_type: Option<&'static HeaderValue>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Vec<u8>,
+}
+
+impl HttpResponse {
+    /// Creates a 200 response of the given type.
+    pub fn new(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self::with_body(StatusCode::OK, None, body.into()).with_headers(&[("content-type", content_type)])
+    }
+
+    /// Creates a 200 response with a JSON body.
+    pub fn json(body: Vec<u8>) -> Self {
+        Self::with_body(StatusCode::OK, Some(&JSON), body)
+    }
+
+    /// Creates a plain-text response. An invalid `status` becomes 500.
+    pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self::with_body(status, Some(&TEXT), body.into())
+    }
+
+    /// Creates a response without a body. An invalid `status` becomes 500.
+    pub fn empty(status: u16) -> Self {
+        Self::text(status, Vec::new())
+    }
+
+    fn with_body(status: StatusCode, content_type: Option<&'static HeaderValue>, body: Vec<u8>) -> Self {
+        Self { status, is_last: false, content_type, headers: Vec::new(), body }
+    }
+
+    /// Sets the status. An invalid one is ignored.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.status = StatusCode::from_u16(status).unwrap_or(self.status);
+        self
+    }
+
+    /// Sets headers. Their names must be in lower case.
+    #[must_use]
+    pub fn with_headers(mut self, headers: &[(&'static str, &'static str)]) -> Self {
+        for &(name, value) in headers {
+            self.set_header(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        self
+    }
+
+    /// Sets a header.
+    pub fn set_header(&mut self, name: HeaderName, value: HeaderValue) {
+        self.headers.push((name, value));
+    }
+
+    /// Ends the connection after this response, since the peer violated a rule or may still be sending.
+    #[must_use]
+    pub fn and_close(mut self) -> Self {
+        self.is_last = true;
+        self
+    }
+
+    /// Returns `true` if the connection changes its protocol after this response.
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.status == StatusCode::SWITCHING_PROTOCOLS
+    }
+
+    /// Returns `true` if the connection ends after this response.
+    pub(super) fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    /// Converts to hyper's type.
+    pub(super) fn into_hyper(self) -> hyper::Response<Full<Bytes>> {
+        let is_empty = self.body.is_empty();
+        let mut response = hyper::Response::new(Full::new(self.body.into()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        if let Some(content_type) = self.content_type.filter(|_| !is_empty) {
+            headers.insert(header::CONTENT_TYPE, content_type.clone());
+        }
+        if self.is_last {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        for (name, value) in self.headers {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+/// Answers a peer that does not use HTTP/1.1 as this port requires with a 400 response, and closes the stream.
+pub async fn send_bad_request(stream: &mut impl Stream, text: &str) {
+    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close";
+    let response = format!("{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    // An error means that the peer is gone.
+    let _ = send_and_close(stream, response.as_bytes()).await;
+}
