@@ -56,11 +56,14 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Echoes the body of every request.
+/// Echoes the body of every request, and reads none at `/unread`.
 struct Echo;
 
 impl HttpService for Echo {
     async fn respond(&self, request: &mut HttpRequest) -> HttpResponse {
+        if request.uri().path() == "/unread" {
+            return HttpResponse::text(200, "unread");
+        }
         HttpResponse::text(200, request.read_body().await.unwrap())
     }
 }
@@ -223,4 +226,24 @@ fn head_started_while_idle_times_out() {
         }
     });
     assert!(matches!(done, Err(ServeError::SlowHead)), "{done:?}");
+}
+
+#[test]
+fn body_left_unread_ends_the_connection() {
+    for (length, is_last) in [(0, false), (1, true)] {
+        let done = served(LONG, pending(), |mut peer| async move {
+            peer.say(&format!(
+                "POST /unread HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+            ))
+            .await;
+            peer.expect(if is_last { "connection: close\r\n" } else { "unread" }).await;
+            if is_last {
+                peer.stream.read_to_end(&mut Vec::new()).await.unwrap();
+            } else {
+                peer.say(GET).await;
+                peer.expect("\r\n\r\n").await;
+            }
+        });
+        assert!(done.is_ok(), "{done:?}");
+    }
 }
