@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::admission::Permit;
+use super::permit::Permit;
 use super::reply_queue::{CallId, ReplyQueue};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::metrics::FunctionMetrics;

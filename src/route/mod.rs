@@ -8,6 +8,7 @@ mod description;
 mod exports;
 mod listing;
 mod name;
+mod permit;
 mod registry;
 pub(crate) mod reply_queue;
 mod shutdown;

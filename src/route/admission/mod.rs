@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use super::Provider;
 use super::call::Call;
+use super::permit::{Permit, Release};
 use crate::config::Workers;
 use crate::metrics::WorkerStats;
 use limit::Limit;
@@ -99,8 +100,13 @@ impl Admission {
 
     /// Starts a call whose workers have been acquired.
     fn start(self: &Arc<Self>, queue: usize, mut call: QueuedCall) {
-        call.responder = call.responder.holding(Some(Permit::new(self, queue)));
+        call.responder = call.responder.holding(Some(self.permit(queue)));
         ReadyCall { provider: self.providers[queue].clone(), call }.run();
+    }
+
+    fn permit(self: &Arc<Self>, queue: usize) -> Permit {
+        let admission = Arc::downgrade(self);
+        Permit::new(admission, queue)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -132,31 +138,16 @@ impl Drop for InlinePermit<'_> {
     }
 }
 
+impl Release for Admission {
+    fn release_permit(self: Arc<Self>, queue: usize) {
+        self.release(queue);
+    }
+}
+
 impl From<InlinePermit<'_>> for Permit {
     fn from(permit: InlinePermit<'_>) -> Self {
         let permit = ManuallyDrop::new(permit);
-        Self::new(permit.admission, permit.queue)
-    }
-}
-
-/// The workers of a running call. The reference is weak: a provider that never answers would keep the admission alive,
-/// which in turn keeps the provider alive.
-pub(super) struct Permit {
-    admission: Weak<Admission>,
-    queue: usize,
-}
-
-impl Permit {
-    fn new(admission: &Arc<Admission>, queue: usize) -> Self {
-        Self { admission: Arc::downgrade(admission), queue }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if let Some(admission) = self.admission.upgrade() {
-            admission.release(self.queue);
-        }
+        permit.admission.permit(permit.queue)
     }
 }
 
