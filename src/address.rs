@@ -124,6 +124,43 @@ impl FromStr for Address {
     }
 }
 
+/// How to reach another node: its address, after the dialect to speak unless it is JSON-RPC in lines, such as
+/// `msgpack://board-a:7300`.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeAddress {
+    pub(crate) dialect: NodeDialect,
+    pub(crate) address: Address,
+}
+
+/// A dialect that a client speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NodeDialect {
+    #[default]
+    Lines,
+    Headers,
+    MessagePack,
+}
+
+impl NodeDialect {
+    const NAMES: [(&str, Self); 3] =
+        [("lines", Self::Lines), ("headers", Self::Headers), ("msgpack", Self::MessagePack)];
+}
+
+impl FromStr for NodeAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let (dialect, address) = match text.split_once("://") {
+            None => (NodeDialect::default(), text),
+            Some((scheme, address)) => {
+                let known = NodeDialect::NAMES.into_iter().find(|(name, _)| *name == scheme);
+                (known.ok_or(AddressError::Scheme)?.1, address)
+            }
+        };
+        Ok(Self { dialect, address: address.parse()? })
+    }
+}
+
 fn parse_ipv6(text: &str) -> Option<Host> {
     let Some((ip, zone)) = text.split_once('%') else {
         return text.parse().ok().map(|ip| Host::Ip(IpAddr::V6(ip)));
@@ -161,6 +198,8 @@ pub(crate) enum AddressError {
     /// An IPv6 address without brackets.
     Brackets,
     Url,
+    /// The address of a node with an unknown dialect.
+    Scheme,
 }
 
 impl fmt::Display for AddressError {
@@ -170,6 +209,10 @@ impl fmt::Display for AddressError {
             Self::Brackets => {
                 "host:port, with an IPv6 address in brackets, such as \"[::1]:7300\" or \
                  \"[fe80::1%eth0]:7300\""
+            }
+            Self::Scheme => {
+                "host:port, or with a dialect lines://, headers:// or msgpack://, such as \
+                 \"msgpack://board-a:7300\""
             }
             Self::Url => "host:port and not a URL, such as \"127.0.0.1:7300\" or \"board-a:7300\"",
         })
@@ -221,6 +264,29 @@ mod tests {
             ("http://board:80", AddressError::Url),
         ] {
             assert_eq!(text.parse::<Address>(), Err(wrong), "{text}");
+        }
+    }
+
+    #[test]
+    fn node_is_reached_in_a_dialect() {
+        for (text, dialect, address) in [
+            ("board-a", NodeDialect::Lines, "board-a:7300"),
+            ("lines://[::1]:80", NodeDialect::Lines, "[::1]:80"),
+            ("headers://board-a", NodeDialect::Headers, "board-a:7300"),
+            ("msgpack://10.0.0.2:7301", NodeDialect::MessagePack, "10.0.0.2:7301"),
+        ] {
+            let node: NodeAddress = text.parse().unwrap();
+            assert_eq!((node.dialect, node.address.to_string()), (dialect, address.to_owned()), "{text}");
+        }
+        for (text, wrong) in [
+            ("http://board-a", AddressError::Scheme),
+            ("://board-a", AddressError::Scheme),
+            ("MSGPACK://board-a", AddressError::Scheme),
+            ("msgpack://", AddressError::Form),
+            ("msgpack://lines://board-a", AddressError::Url),
+            ("board:http", AddressError::Form),
+        ] {
+            assert_eq!(text.parse::<NodeAddress>().unwrap_err(), wrong, "{text}");
         }
     }
 

@@ -51,14 +51,14 @@ pub mod route {
     pub use crate::provider::exec::Exec;
     pub use crate::provider::forward::Forward;
     pub use crate::route::access::{Decision, DenialReason, Grants, Visibility, token_hash};
-    pub use crate::route::reply_queue::{CallId, ReplyQueue};
+    pub use crate::route::mailbox::{CallId, Mailbox, Peer, PeerError};
 
     use crate::message::{Fault, RawJson};
     pub use crate::metrics::Metrics;
     use crate::route::{Access, CallHead, Registry, Responder};
 
     /// Creates the right to answer a call into a queue.
-    pub fn responder(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Responder {
+    pub fn responder(queue: &Arc<Mailbox>, id: CallId, notification: bool) -> Responder {
         Responder::new(queue, id, notification)
     }
 

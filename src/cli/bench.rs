@@ -8,6 +8,7 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 
 use super::{DEFAULT_ADDRESS, Exit, call, check_address, interrupts, print, print_error, token, usage};
+use crate::address::Address;
 use crate::load::{Dialect, Load, LoadError, Report};
 use crate::message::{Fault, code};
 use crate::remote::RemoteError;
@@ -67,7 +68,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = check_address("--to", &self.to) {
+        if let Err(exit) = check_address::<Address>("--to", &self.to) {
             return exit;
         }
         let mut arguments = self.call.into_iter();

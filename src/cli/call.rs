@@ -9,7 +9,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{DEFAULT_ADDRESS, Exit, MAX_MESSAGE, json, print, print_error, token, usage, with_remote};
 use crate::encoding;
 use crate::message::{Fault, RawJson, code};
-use crate::remote::RemoteError;
+use crate::remote::{Mode, RemoteError};
 
 /// Call a function and print its result as JSON.
 ///
@@ -88,8 +88,8 @@ impl Call {
         let token = token::from_options(self.token, self.token_file);
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
-            let params = params.as_deref().map(RawJson::from);
-            match remote.forward(&self.function, params, deadline, 0).await {
+            let params = params.map(RawJson::from);
+            match remote.send(self.function.into(), params, deadline, 0, Mode::Call).await {
                 Ok(result) => {
                     let layout = if self.pretty { json::pretty } else { json::compact };
                     print(&layout(result.get()));
@@ -111,10 +111,10 @@ impl Go {
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             let accepted = async {
-                let params = params.as_deref().map(RawJson::from);
-                remote.forward_go(&self.function, params, deadline, 0).await?;
+                let params = params.map(RawJson::from);
+                remote.send(self.function.into(), params, deadline, 0, Mode::Go).await?;
                 // A connection keeps its order, so a reply to the ping shows that the node has read the call.
-                let pong = remote.forward("rpc.ping", None, deadline, 0).await;
+                let pong = remote.send("rpc.ping".into(), None, deadline, 0, Mode::Call).await;
                 // The call was written before the ping, so it may have been sent even if the ping was not.
                 pong.map_err(|error| match error {
                     RemoteError::Unreachable { address, reason } => RemoteError::Lost { address, reason },

@@ -11,6 +11,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::call::explain;
 use super::{DEFAULT_ADDRESS, Exit, print, print_error, token, with_remote};
 use crate::message::RawJson;
+use crate::remote::Mode;
 
 /// List a node's functions.
 #[derive(FromArgs)]
@@ -77,7 +78,8 @@ impl List {
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
             let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
-            let listed = match remote.forward("rpc.list", Some(RawJson::from(&*params)), deadline, 0).await {
+            let params = Some(RawJson::from(params));
+            let listed = match remote.send("rpc.list".into(), params, deadline, 0, Mode::Call).await {
                 Ok(listed) => listed,
                 Err(error) => return explain(&error),
             };

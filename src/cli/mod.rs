@@ -20,6 +20,7 @@ use std::future::Future;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::pin::{Pin, pin};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use argh::FromArgs;
 use smol::Executor;
 use smol::future::FutureExt;
 
-use crate::address::Address;
+use crate::address::{AddressError, NodeAddress};
 use crate::config::Limits;
 use crate::remote::Remote;
 use crate::transport::tls::Connector;
@@ -154,7 +155,7 @@ fn with_remote(
     else {
         return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
     };
-    if let Err(exit) = check_address("--to", address) {
+    if let Err(exit) = check_address::<NodeAddress>("--to", address) {
         return exit;
     }
     let interrupts = interrupts();
@@ -186,8 +187,8 @@ fn with_remote(
 }
 
 /// Checks the syntax of an address given with an option.
-fn check_address(option: &str, address: &str) -> Result<(), Exit> {
-    match address.parse::<Address>() {
+fn check_address<T: FromStr<Err = AddressError>>(option: &str, address: &str) -> Result<(), Exit> {
+    match address.parse::<T>() {
         Ok(_) => Ok(()),
         Err(error) => Err(usage(&format!("{option} {address}: an address is {error}"))),
     }

@@ -14,6 +14,7 @@ use smol::Executor;
 
 use super::bind::{Binder, missing_rule};
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
+use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
 use crate::node::{Listener, Node, registry_from_config};
@@ -56,7 +57,9 @@ impl Serve {
     }
 
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = self.listen.iter().try_for_each(|address| check_address("--listen", address)) {
+        if let Err(exit) =
+            self.listen.iter().try_for_each(|address| check_address::<Address>("--listen", address))
+        {
             return exit;
         }
         if self.runs_node() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use argh::FromArgs;
 
 use super::{Exit, check_address, print, print_error, serve, token, usage};
+use crate::address::Address;
 use crate::config::Rule;
 use crate::route::{Access, Decision};
 
@@ -34,7 +35,9 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) fn run(self) -> Exit {
-        if let Err(exit) = self.listen.iter().try_for_each(|address| check_address("--listen", address)) {
+        if let Err(exit) =
+            self.listen.iter().try_for_each(|address| check_address::<Address>("--listen", address))
+        {
             return exit;
         }
         let token = match token::from_options(self.token, self.token_file) {

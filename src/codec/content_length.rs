@@ -8,6 +8,7 @@ use std::io::Write;
 use memchr::memchr;
 
 use super::frame::FrameResult;
+use super::framing::Framing;
 
 /// Maximum length of a head, from its first header to its blank line, in bytes.
 const MAX_HEAD: usize = 4096;
@@ -39,29 +40,6 @@ impl ContentLengthFramer {
     /// Creates a framer for bodies of at most `max` bytes.
     pub(super) fn new(max: usize) -> Self {
         Self { max, state: START }
-    }
-
-    /// Finds the next body. Before the next call, the caller must cut the buffer as the result says.
-    ///
-    /// [`FrameResult::TooLong`] covers the body without its head, up to the maximum length of a message.
-    pub(super) fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
-        match self.state {
-            State::Head { line, searched, length } => self.head(buffer, line, searched, length),
-            State::Body { head, length } if buffer.len() - head >= length => {
-                self.state = START;
-                FrameResult::Frame(head..head + length, head + length)
-            }
-            State::Body { .. } => FrameResult::Incomplete(0),
-            // Wait for as much as a message may have, since that may contain the id.
-            State::TooLong(_) if buffer.len() < self.max => FrameResult::Incomplete(0),
-            State::TooLong(length) => FrameResult::TooLong(self.skip(buffer, length)),
-            State::Skip(remaining) => FrameResult::Incomplete(self.skip(buffer, remaining)),
-        }
-    }
-
-    /// Returns `true` within a body that is being skipped.
-    pub(super) fn is_skipping(&self) -> bool {
-        matches!(self.state, State::TooLong(_) | State::Skip(_))
     }
 
     fn head(
@@ -128,6 +106,38 @@ impl ContentLengthFramer {
     }
 }
 
+impl Framing for ContentLengthFramer {
+    /// Finds the next body.
+    ///
+    /// [`FrameResult::TooLong`] covers the body without its head, up to the maximum length of a message.
+    fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
+        match self.state {
+            State::Head { line, searched, length } => self.head(buffer, line, searched, length),
+            State::Body { head, length } if buffer.len() - head >= length => {
+                self.state = START;
+                FrameResult::Frame(head..head + length, head + length)
+            }
+            State::Body { .. } => FrameResult::Incomplete(0),
+            // Wait for as much as a message may have, since that may contain the id.
+            State::TooLong(_) if buffer.len() < self.max => FrameResult::Incomplete(0),
+            State::TooLong(length) => FrameResult::TooLong(self.skip(buffer, length)),
+            State::Skip(remaining) => FrameResult::Incomplete(self.skip(buffer, remaining)),
+        }
+    }
+
+    fn is_skipping(&self) -> bool {
+        matches!(self.state, State::TooLong(_) | State::Skip(_))
+    }
+
+    fn finish(&self, out: &mut Vec<u8>, start: usize) -> bool {
+        let end = out.len();
+        write!(out, "Content-Length: {}\r\n\r\n", end - start).expect("a Vec takes every byte");
+        let head = out.len() - end;
+        out[start..].rotate_right(head);
+        true
+    }
+}
+
 const HEAD_TOO_LONG: &str = "headers of more than 4096 bytes";
 
 /// Returns `true` if a head may start with a header of this name. Identifies the dialect.
@@ -156,17 +166,6 @@ fn content_length(header: &[u8]) -> Result<Option<u64>, &'static str> {
 }
 
 const INVALID_LENGTH: &str = "Content-Length must be a decimal number of bytes below 2^64";
-
-/// Appends a head, and the body that `body` appends. Returns the result of `body`.
-pub(super) fn write<R>(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let start = out.len();
-    let written = body(out);
-    let end = out.len();
-    write!(out, "Content-Length: {}\r\n\r\n", end - start).expect("a Vec takes every byte");
-    let head = out.len() - end;
-    out[start..].rotate_right(head);
-    written
-}
 
 #[cfg(test)]
 mod tests {
@@ -299,9 +298,11 @@ mod tests {
     #[test]
     fn finds_what_it_writes() {
         let mut out = b"before".to_vec();
-        write(&mut out, |out| out.extend_from_slice(b"{}"));
-        write(&mut out, |_| {});
-        write(&mut out, |out| out.extend_from_slice(&[b'x'; 1000]));
+        for body in [&b"{}"[..], b"", &[b'x'; 1000]] {
+            let start = out.len();
+            out.extend_from_slice(body);
+            assert!(ContentLengthFramer::new(MAX).finish(&mut out, start));
+        }
         let text = String::from_utf8(out).unwrap();
         let bodies = format!("{{}}Content-Length: 0\r\n\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000));
         assert_eq!(text, format!("beforeContent-Length: 2\r\n\r\n{bodies}"));

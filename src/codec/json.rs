@@ -2,6 +2,7 @@
 //!
 //! Values are not parsed or copied, but returned as slices of the text.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Scans one text.
@@ -309,6 +310,17 @@ pub(super) fn unescaped_len(bytes: &[u8]) -> usize {
     }
     let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
     at + bytes[at..].iter().position(is_special).unwrap_or(bytes.len() - at)
+}
+
+/// Returns the content of a JSON string.
+pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
+    let text = json.strip_prefix('"')?.strip_suffix('"')?;
+    if text.contains('\\') { unescaped(text) } else { Some(text.into()) }
+}
+
+/// Decodes the escapes in the content of a string. Returns `None` if the result is not Unicode.
+pub(super) fn unescaped(text: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]

@@ -5,12 +5,13 @@ use std::ops::Range;
 use memchr::{memchr, memrchr};
 
 use super::frame::FrameResult;
+use super::framing::Framing;
 
 /// Finds lines in a buffer that grows at its end and is cut at its front.
 ///
 /// Remembers how far it has searched, so that a line received in many pieces is searched once.
 #[derive(Debug)]
-pub struct LineFramer {
+pub(super) struct LineFramer {
     max: usize,
     /// Number of bytes at the front of the buffer that contain no line feed.
     searched: usize,
@@ -20,12 +21,13 @@ pub struct LineFramer {
 
 impl LineFramer {
     /// Creates a framer for lines of at most `max` bytes.
-    pub fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self { max, searched: 0, skipping: false }
     }
+}
 
-    /// Finds the next line. Before the next call, the caller must cut the buffer as the result says.
-    pub fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
+impl Framing for LineFramer {
+    fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
         let end = memchr(b'\n', &buffer[self.searched..]).map(|at| self.searched + at);
         self.searched = if end.is_some() { 0 } else { buffer.len() };
         match end {
@@ -50,15 +52,31 @@ impl LineFramer {
         }
     }
 
-    /// Returns `true` within a line that is being skipped.
-    pub(super) fn is_skipping(&self) -> bool {
+    fn is_skipping(&self) -> bool {
         self.skipping
     }
 
-    /// Returns the last line of a stream that ended without a line feed.
-    pub fn last_frame(&self, buffer: &[u8]) -> Option<Range<usize>> {
+    fn last_frame(&self, buffer: &[u8]) -> Option<Range<usize>> {
         let line = trim(buffer, buffer.len());
         (!self.skipping && !line.is_empty()).then_some(line)
+    }
+
+    fn text_at<'a>(&self, buffer: &'a [u8]) -> &'a str {
+        whole_lines(buffer)
+    }
+
+    fn is_plausible(&self, prefix: &[u8]) -> bool {
+        starts_json(prefix) == Some(true)
+    }
+
+    fn preface(&self) -> &'static [u8] {
+        // A blank line is no message.
+        b"\n"
+    }
+
+    fn finish(&self, out: &mut Vec<u8>, _start: usize) -> bool {
+        out.push(b'\n');
+        true
     }
 }
 
@@ -67,7 +85,7 @@ const WINDOW: usize = 16 * 1024;
 
 /// Returns the whole lines at the front of a buffer as text, as many as are checked at once. The text ends early where
 /// the buffer is not UTF-8.
-pub(super) fn whole_lines(buffer: &[u8]) -> &str {
+fn whole_lines(buffer: &[u8]) -> &str {
     let window = &buffer[..buffer.len().min(WINDOW)];
     let end = memrchr(b'\n', window).unwrap_or_default();
     match std::str::from_utf8(&window[..end]) {

@@ -1,9 +1,12 @@
 //! Bytes ↔ messages. Pure: no sockets, no clock, no tasks. Takes slices, returns values and byte counts.
 
+mod connection_codec;
 mod content_length;
 pub(crate) mod detect;
 mod dialect;
+mod format;
 mod frame;
+mod framing;
 mod json;
 pub mod jsonrpc;
 pub mod leaf;
@@ -11,7 +14,12 @@ mod lines;
 mod meta;
 mod msgpack;
 
+pub use connection_codec::Codec;
 pub use detect::{Detected, detect};
-pub use dialect::{Codec, Dialect};
+pub use dialect::Dialect;
+pub use format::Outgoing;
+#[cfg(feature = "internals")]
+pub use format::{FormatTraits, MessageFormat};
 pub use frame::{DecodeError, Decoded, FrameResult};
-pub use lines::LineFramer;
+#[cfg(feature = "internals")]
+pub use framing::Framing;

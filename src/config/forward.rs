@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::table::{DAY, Field, MIN_DURATION, Result, Table};
+use crate::address::NodeAddress;
 
 /// Another node that provides a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardConfig {
-    /// Host and port of the other node, as typed.
+    /// Host and port of the other node, after the dialect if it is not the usual one, as typed.
     pub to: String,
     /// The timeout of a call; by default the node's call deadline applies.
     pub timeout: Option<Duration>,
@@ -36,8 +37,8 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
             format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
         return Err(table.source.fail(key.span().start, message));
     }
-    let (address, parsed) = to.address()?;
-    if parsed.port() == 0 {
+    let (address, parsed) = to.address::<NodeAddress>()?;
+    if parsed.address.port() == 0 {
         return Err(to.fail(&format!(
             "{address:?} has port 0, which cannot be connected to; name the other node's port"
         )));

@@ -64,7 +64,7 @@ pub(super) fn same_address(a: &str, b: &str) -> bool {
 pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ListenerConfig> {
     table.allow(&["address", "hosts", "origins", "dialect", "leaf", "tls"])?;
     let field = table.require("address", "\"127.0.0.1:7300\"")?;
-    let (address, parsed) = field.address()?;
+    let (address, parsed) = field.address::<Address>()?;
     // Port 0 selects another port each time, so it never conflicts.
     if parsed.port() != 0 && config.listen.iter().any(|other| other.is_at(&parsed)) {
         return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));

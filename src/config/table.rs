@@ -5,13 +5,14 @@
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, datetime, units};
-use crate::address::{Address, AddressError};
+use crate::address::AddressError;
 
 pub(super) const GIB: usize = 1 << 30;
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
@@ -182,7 +183,8 @@ impl<'a> Field<'a> {
     }
 
     /// Returns an address, both as typed and parsed.
-    pub(super) fn address(self) -> Result<(&'a str, Address)> {
+    /// Returns an address as typed, and parsed.
+    pub(super) fn address<T: FromStr<Err = AddressError>>(self) -> Result<(&'a str, T)> {
         let text = self.string()?;
         text.parse()
             .map(|address| (text, address))

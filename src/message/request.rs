@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{Fault, RawJson};
+use super::{Fault, RawJson, number};
 
 /// A request's id as its JSON text, which returns byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +33,16 @@ impl<'a> Id<'a> {
         &self.0
     }
 
+    /// Returns the id as a whole number, also if it is a fraction such as `1.0`, or a text: some servers return numbers
+    /// so.
+    pub fn number(&self) -> Option<u64> {
+        let text = match self.0.strip_prefix('"') {
+            Some(_) => Cow::Owned(serde_json::from_str::<String>(&self.0).ok()?),
+            None => Cow::Borrowed(&*self.0),
+        };
+        number::whole(&text)?.parse().ok()
+    }
+
     /// Returns an owned copy.
     pub fn into_owned(self) -> Id<'static> {
         Id(self.0.into_owned().into())
@@ -53,7 +63,6 @@ pub enum Message<'a> {
     /// The peer cancels one of its requests.
     Cancel(Id<'a>),
     /// The reply to one of our requests.
-    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "only tests read replies"))]
     Reply(Id<'a>, Outcome),
 }
 

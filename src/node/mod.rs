@@ -3,7 +3,6 @@
 mod accept;
 mod app;
 mod builder;
-mod driver;
 pub(crate) mod from_config;
 mod host_policy;
 mod listener;

@@ -10,10 +10,10 @@ use smol::Timer;
 use smol::future::{Boxed, FutureExt};
 
 use super::app::App;
-use super::driver;
 use super::listener::ListenerContext;
 use super::shared::Shared;
 use crate::codec::{Decoded, Detected, Dialect, detect, jsonrpc};
+use crate::driver;
 use crate::message::{Fault, Id, code};
 use crate::route::{Grants, PEER, PeerName};
 use crate::transport::tls::Acceptor;
@@ -220,7 +220,7 @@ fn serve_stream(
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
     let (pipe, stop) = (Box::new(StreamPipe::new(stream)), Some(node.shutdown.signal()));
-    driver::drive(session, pipe, stop, node.shutdown.force_signal()).boxed()
+    driver::drive(session, pipe, stop, Some(node.shutdown.force_signal())).boxed()
 }
 
 async fn serve_http(
@@ -258,7 +258,7 @@ async fn serve_http(
         };
         let (pipe, stop) = (Box::new(pipe), Some(node.shutdown.signal()));
         let session = node.session(dialect, grants);
-        driver::drive(session, pipe, stop, node.shutdown.force_signal()).await?;
+        driver::drive(session, pipe, stop, Some(node.shutdown.force_signal())).await?;
     }
     Ok(())
 }

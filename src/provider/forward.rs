@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smol::Executor;
 use smol::future::FutureExt;
+use smol::{Executor, Timer};
 
-use crate::message::{Fault, Outcome, RawJson, code};
-use crate::remote::{Remote, RemoteError};
-use crate::route::{Call, Description, Provider, ProviderKind};
+use crate::message::{Fault, RawJson, code};
+use crate::remote::{ConnectionLease, Remote, RemoteError};
+use crate::route::{Call, Description, Peer, PeerError, Provider, ProviderKind, Responder};
 
 /// Forwards calls to another node, under the same name.
 #[derive(Clone, Debug)]
@@ -44,14 +44,36 @@ impl Forward {
         }
     }
 
-    async fn forward(
-        &self,
-        method: &str,
-        params: Option<RawJson<'_>>,
-        deadline: Instant,
-        hops: u32,
-    ) -> Outcome {
-        self.remote.forward(method, params, deadline, hops).await.map_err(|error| self.fault(error))
+    /// Sends a call, whose answer goes to `responder`, over a connection that is established.
+    fn send(&self, peer: &Peer, lease: ConnectionLease, request: Request, responder: Responder) {
+        let Request { method, params, deadline, hops } = request;
+        let (id, is_notification) = (peer.reserve(), !responder.expects_reply());
+        if !is_notification && !responder.on_cancel(&peer.canceller(id)) {
+            return;
+        }
+        let deadline = (!is_notification).then_some(deadline);
+        let this = self.clone();
+        let answer = move |result: Result<_, PeerError>| {
+            responder.send(result.map_err(|error| this.fault(lease.connection().error(error))));
+        };
+        peer.call(id, method.into(), params, deadline, hops, is_notification, answer);
+    }
+
+    /// Sends a call once the connection is established, unless it is cancelled or late before.
+    async fn send_when_connected(self, lease: ConnectionLease, request: Request, responder: Responder) {
+        let connected = async { lease.connection().connected().await.map_err(|error| self.fault(error)) };
+        let cancelled = async {
+            responder.cancelled().await;
+            Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
+        };
+        let timeout = async {
+            Timer::at(request.deadline).await;
+            Err(self.fault(RemoteError::Deadline))
+        };
+        match connected.or(cancelled).or(timeout).await {
+            Ok(peer) => self.send(&peer, lease, request, responder),
+            Err(fault) => responder.send(Err(fault)),
+        }
     }
 
     fn fault(&self, error: RemoteError) -> Fault {
@@ -74,24 +96,27 @@ impl Provider for Forward {
             let message = format!("the call was forwarded {} times already (limits.hops)", self.max_hops);
             return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }
-        let (this, method, params) =
-            (self.clone(), call.method().to_owned(), call.take_params().map(RawJson::into_owned));
+        let (method, params) = (call.method().to_owned(), call.take_params().map(RawJson::into_owned));
         let own = self.timeout.map(|timeout| Instant::now() + timeout);
         let deadline = own.map_or(call.deadline(), |own| own.min(call.deadline()));
         let responder = call.defer();
-        let task = async move {
-            if !responder.expects_reply() {
-                let sent = this.remote.forward_go(&method, params, deadline, hops).await;
-                return responder.send(sent.map(|()| RawJson::NULL).map_err(|error| this.fault(error)));
+        let request = Request { method, params, deadline, hops };
+        let lease = self.remote.lease();
+        match lease.and_then(|lease| Ok((lease.connection().peer()?, lease))) {
+            Ok((Some(peer), lease)) => self.send(&peer, lease, request, responder),
+            Ok((None, lease)) => {
+                let waiting = self.clone().send_when_connected(lease, request, responder);
+                self.executor.spawn(waiting).detach();
             }
-            let answer = async { this.forward(&method, params, deadline, hops).await };
-            let cancelled = async {
-                responder.cancelled().await;
-                Err(Fault::new(code::CANCELLED, "cancelled by the caller"))
-            };
-            let outcome = answer.or(cancelled).await;
-            responder.send(outcome);
-        };
-        self.executor.spawn(task).detach();
+            Err(error) => responder.send(Err(self.fault(error))),
+        }
     }
+}
+
+/// A call to forward.
+struct Request {
+    method: String,
+    params: Option<RawJson<'static>>,
+    deadline: Instant,
+    hops: u32,
 }

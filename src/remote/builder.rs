@@ -11,6 +11,7 @@ use super::pool::Pool;
 use super::target::{Secret, Target};
 use super::{Inner, Remote};
 use crate::config::Limits;
+use crate::route::Registry;
 use crate::transport::tls::Connector;
 
 /// Builds a [`Remote`].
@@ -134,7 +135,8 @@ impl RemoteBuilder {
     /// If no executor is set and the system cannot start a thread.
     pub fn connect(self) -> Remote {
         let Self { address, limits, token, tls, executor } = self;
-        let target = Target { address, limits, token, tls };
+        let registry = Registry::builder("").build();
+        let target = Target { address, limits: Arc::new(limits), token, tls, registry };
         let (executor, thread) = match executor {
             Some(executor) => (executor, None),
             None => {

@@ -48,7 +48,7 @@ pub(super) struct Request {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     Call,
     /// Ends when the call is queued for sending.
     Go,
@@ -144,13 +144,7 @@ async fn send(
 ) -> Result<RawJson<'static>, CallError> {
     let Request { method, params, mode } = request;
     let deadline = deadline.unwrap_or_else(|| Instant::now() + remote.default_timeout().min(MAX_TIMEOUT));
-    match mode {
-        Mode::Call => Ok(remote.forward(&method, params, deadline, hops).await?),
-        Mode::Go => {
-            remote.forward_go(&method, params, deadline, hops).await?;
-            Ok(RawJson::NULL)
-        }
-    }
+    Ok(remote.send(method, params, deadline, hops, mode).await?)
 }
 
 impl<R> Unpin for RemoteCall<R> {}

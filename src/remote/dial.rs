@@ -11,40 +11,46 @@ use smol::net::TcpStream;
 use smol::{Async, Timer};
 
 use super::target::Target;
-use crate::address::Address;
+use crate::address::{Address, NodeAddress, NodeDialect};
+use crate::codec::Dialect;
 use crate::transport::{StallTimeout, Stream, set_keepalive};
 
 /// How long one address of several is tried alone before the next one is tried concurrently: the Connection Attempt
 /// Delay of RFC 8305, section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects, and performs the TLS handshake if the target has TLS.
-pub(super) async fn dial(target: &Target) -> io::Result<Box<dyn Stream>> {
+/// Connects, and performs the TLS handshake if the target has TLS. Returns the dialect to speak, too.
+pub(super) async fn dial(target: &Target) -> io::Result<(Box<dyn Stream>, Dialect)> {
     let Target { address, limits, tls, .. } = target;
     let timeout = async {
         Timer::after(limits.connect_timeout).await;
         Err(io::Error::new(io::ErrorKind::TimedOut, "timed out (limits.connect_timeout)"))
     };
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("an address is {error}"));
+    let NodeAddress { dialect, address } = address.parse().map_err(invalid)?;
+    let dialect = match dialect {
+        NodeDialect::Lines => Dialect::JsonLines,
+        NodeDialect::Headers => Dialect::JsonContentLength,
+        NodeDialect::MessagePack => Dialect::MessagePack,
+    };
     let dial = async {
-        let stream = connect(address).await?;
+        let stream = connect(&address).await?;
         stream.set_nodelay(true)?;
         let _ = set_keepalive(&stream, limits.keepalive);
         let stream = StallTimeout::new(stream, limits.stall_timeout);
         match tls {
             None => Ok(Box::new(stream) as Box<dyn Stream>),
             Some(tls) => tls
-                .connect(address, stream)
+                .connect(&address.to_string(), stream)
                 .await
                 .map_err(|error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))),
         }
     };
-    dial.or(timeout).await
+    Ok((dial.or(timeout).await?, dialect))
 }
 
 /// Connects. Child processes do not inherit the connection, except one spawned while it is being established.
-async fn connect(address: &str) -> io::Result<TcpStream> {
-    let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, format!("an address is {error}"));
-    let address: Address = address.parse().map_err(invalid)?;
+async fn connect(address: &Address) -> io::Result<TcpStream> {
     let resolved = address.resolve().await?;
     let stream: Arc<Async<std::net::TcpStream>> = connect_any(resolved.into()).await?.into();
     // On Windows the original socket is inheritable, and its clone is not.

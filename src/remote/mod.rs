@@ -23,12 +23,14 @@ use smol::future::FutureExt;
 
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
+use crate::route::{CallId, Peer, PeerError};
 pub use crate::transport::tls::{Connector, TlsError};
 use builder::IoThread;
 pub use builder::RemoteBuilder;
+pub(crate) use call::Mode;
 pub use call::RemoteCall;
-use call::{Mode, Request, decode, request};
-use connection::CancelOnDrop;
+use call::{Request, decode, request};
+pub(crate) use connection::ConnectionLease;
 pub(crate) use error::RemoteError;
 use pool::Pool;
 
@@ -88,7 +90,9 @@ impl Remote {
         Self::builder(address).connect()
     }
 
-    /// Returns a builder of a client of the node at `address`, a `host:port`.
+    /// Returns a builder of a client of the node at `address`, a `host:port`. A dialect may come first:
+    /// `msgpack://board-a:7300` speaks MessagePack-RPC, `headers://board-a:7300` JSON-RPC with `Content-Length`, and
+    /// `lines://`, the default, JSON-RPC in lines.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -275,7 +279,8 @@ impl Remote {
     /// # Errors
     /// [`CallError::Unreachable`] if the attempt fails, or none is under way.
     pub async fn connected(&self) -> Result<(), CallError> {
-        Ok(self.0.pool.lease()?.connection().wait_connected().await?)
+        self.0.pool.lease()?.connection().connected().await?;
+        Ok(())
     }
 
     /// Closes the connections after everything is written, or after `timeout`. Calls that were cancelled just before
@@ -307,50 +312,60 @@ impl Remote {
         self.0.pool.target().limits.deadline
     }
 
-    /// Calls a function until `deadline`, for a node that forwards the call; `hops` nodes have forwarded it before.
-    pub(crate) async fn forward(
+    /// Returns a connection with capacity for a call.
+    pub(crate) fn lease(&self) -> Result<ConnectionLease, RemoteError> {
+        self.0.pool.lease()
+    }
+
+    /// Calls a function until `deadline`. In go mode it ends when the request is queued for sending.
+    pub(crate) async fn send(
         &self,
-        method: &str,
-        params: Option<RawJson<'_>>,
+        method: Cow<'static, str>,
+        params: Option<RawJson<'static>>,
         deadline: Instant,
         hops: u32,
+        mode: Mode,
     ) -> Result<RawJson<'static>, RemoteError> {
-        let lease = self.0.pool.lease()?;
-        let connection = lease.connection();
+        let lease = self.lease()?;
         let call = async {
-            connection.wait_connected().await?;
+            let connection = lease.connection();
+            let peer = connection.connected().await?;
             let (reply, replied) = async_channel::bounded(1);
-            let id = connection.send(method, params, Some(reply), Some(deadline), hops)?;
-            let mut cancel = CancelOnDrop { connection, id };
-            let result = replied.recv().await.unwrap_or_else(|_| Err(connection.client_dropped()));
-            cancel.id = None;
-            result
+            let id = peer.reserve();
+            let mut cancel = CancelOnDrop { peer: &peer, call: Some(id) };
+            let (is_notification, deadline) = match mode {
+                Mode::Call => (false, Some(deadline)),
+                Mode::Go => (true, None),
+            };
+            peer.call(id, method, params, deadline, hops, is_notification, move |result| {
+                let _ = reply.try_send(result);
+            });
+            let result = replied.recv().await;
+            cancel.call = None;
+            let dropped = |_| Err(PeerError::Lost("the client was dropped".into()));
+            result.unwrap_or_else(dropped).map_err(|error| connection.error(error))
         };
+        // The connection's own deadline needs an executor that runs.
         let timeout = async {
             Timer::at(deadline).await;
             Err(RemoteError::Deadline)
         };
         call.or(timeout).await
     }
+}
 
-    /// [`forward`](Self::forward) in go mode: ends when the request is queued for sending.
-    pub(crate) async fn forward_go(
-        &self,
-        method: &str,
-        params: Option<RawJson<'_>>,
-        deadline: Instant,
-        hops: u32,
-    ) -> Result<(), RemoteError> {
-        let lease = self.0.pool.lease()?;
-        let go = async {
-            lease.connection().wait_connected().await?;
-            lease.connection().send(method, params, None, None, hops).map(drop)
-        };
-        let timeout = async {
-            Timer::at(deadline).await;
-            Err(RemoteError::Deadline)
-        };
-        go.or(timeout).await
+/// Cancels a call at the other node when dropped before its reply.
+struct CancelOnDrop<'a> {
+    peer: &'a Peer,
+    /// `None` after the reply.
+    call: Option<CallId>,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call {
+            self.peer.cancel(call);
+        }
     }
 }
 

@@ -4,16 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Limits;
+use crate::route::Registry;
 use crate::transport::tls::Connector;
 
 /// The other node's address, and the settings of connections to it.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) address: String,
-    pub(super) limits: Limits,
+    pub(super) limits: Arc<Limits>,
     /// Presented first on each connection.
     pub(super) token: Option<Secret>,
     pub(super) tls: Option<Connector>,
+    /// What the other node may call.
+    pub(super) registry: Arc<Registry>,
 }
 
 /// A token, which `Debug` does not print.

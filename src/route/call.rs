@@ -3,11 +3,11 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::mailbox::{CallId, Mailbox};
 use super::permit::Permit;
-use super::reply_queue::{CallId, ReplyQueue};
 use crate::message::{Fault, Outcome, RawJson, code};
 use crate::metrics::FunctionMetrics;
 
@@ -145,7 +145,7 @@ pub struct Responder {
     /// A notification outlives the connection that it arrived on.
     is_notification: bool,
     /// `None` once the call is answered.
-    queue: Option<Arc<ReplyQueue>>,
+    queue: Option<Arc<Mailbox>>,
     /// Where the call is counted, and when it began.
     metrics: Option<(Arc<FunctionMetrics>, Instant)>,
     permit: Option<Permit>,
@@ -154,7 +154,7 @@ pub struct Responder {
 impl Responder {
     /// Creates the right to answer the call `id` into `queue`. The answer to a `notification` reports only that the
     /// function has run, and the call is not cancelled when the peer disconnects.
-    pub(crate) fn new(queue: &Arc<ReplyQueue>, id: CallId, notification: bool) -> Self {
+    pub(crate) fn new(queue: &Arc<Mailbox>, id: CallId, notification: bool) -> Self {
         Self { id, is_notification: notification, queue: Some(queue.clone()), metrics: None, permit: None }
     }
 
@@ -184,6 +184,11 @@ impl Responder {
     /// Waits until the call is cancelled: by its caller, by its deadline, or because the peer has disconnected.
     pub async fn cancelled(&self) {
         poll_fn(|cx| self.poll_cancelled(cx)).await;
+    }
+
+    /// Has `waker` woken when the call is cancelled. Returns `false` if it is already.
+    pub(crate) fn on_cancel(&self, waker: &Waker) -> bool {
+        self.poll_cancelled(&Context::from_waker(waker)).is_pending()
     }
 
     pub(crate) fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<()> {

@@ -7,26 +7,26 @@ mod call;
 mod description;
 mod exports;
 mod listing;
+pub(crate) mod mailbox;
 mod name;
 mod permit;
 mod registry;
-pub(crate) mod reply_queue;
 mod shutdown;
 mod table;
 
 pub use access::Access;
 #[cfg(feature = "cli")]
 pub(crate) use access::{Decision, token_hash};
-pub(crate) use access::{Grants, PEER, PeerName, Visibility};
+pub(crate) use access::{Grants, PEER, PING, PeerName, Visibility};
 pub use builder::{RegistryBuilder, RegistryError};
 pub use call::{Call, Responder};
 pub(crate) use call::{CallHead, remaining};
 pub use description::{Description, ProviderKind};
 pub use exports::{Exports, Network};
 pub(crate) use listing::Listed;
+pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post};
 pub(crate) use name::matches;
 pub use registry::Registry;
-pub(crate) use reply_queue::{CallId, ReplyQueue};
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 pub(crate) use table::{Builtin, Table};
 

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::batches::BatchId;
 use crate::config::Limits;
 use crate::message::{Id, Outcome, RawJson};
-use crate::route::{CallHead, CallId, Grants, ReplyQueue, Responder};
+use crate::route::{CallHead, CallId, Grants, Mailbox, Post, Responder};
 
 /// Size up to which requests are read ahead while the maximum number of calls is in flight, in bytes. Cancellations
 /// then take effect at once, and a peer that disconnects is noticed while its calls run.
@@ -27,8 +27,8 @@ pub(super) struct Calls {
     queued_bytes: usize,
     /// No deadline is earlier.
     earliest_deadline: Option<Instant>,
-    /// Created for the first call that is not answered inline.
-    replies: Option<Arc<ReplyQueue>>,
+    /// Created for the first call that is not answered inline, or when somebody calls the peer.
+    mailbox: Option<Arc<Mailbox>>,
     /// Method and arrival of the calls in flight, if there is an access log.
     logged: FxHashMap<CallId, (String, Instant)>,
     /// Outcomes that arrived while the output was full.
@@ -84,17 +84,31 @@ impl Calls {
         self.earliest_deadline
     }
 
-    /// Polls for the next outcome, and registers the task to be woken if none is available.
-    pub(super) fn poll_reply(&mut self, cx: &Context<'_>) -> Poll<(CallId, Outcome)> {
-        loop {
-            if let Some(reply) = self.ready.pop_front() {
-                return Poll::Ready(reply);
-            }
-            let replies = self.replies.as_ref().filter(|_| !self.in_flight.is_empty());
-            if replies.is_none_or(|replies| replies.poll_replies(cx, &mut self.ready).is_pending()) {
+    /// Returns the mailbox.
+    pub(super) fn mailbox(&mut self) -> &Arc<Mailbox> {
+        self.mailbox.get_or_insert_default()
+    }
+
+    /// Returns the mailbox if there is one.
+    pub(super) fn existing_mailbox(&self) -> Option<&Arc<Mailbox>> {
+        self.mailbox.as_ref()
+    }
+
+    /// Polls for the next outcome, and registers the task to be woken if none is available. Moves calls to the peer to
+    /// `posts`, if anybody calls it; then it may complete without an outcome.
+    pub(super) fn poll_reply(
+        &mut self,
+        cx: &Context<'_>,
+        posts: Option<&mut VecDeque<Post>>,
+    ) -> Poll<Option<(CallId, Outcome)>> {
+        if self.ready.is_empty() {
+            let expects = posts.is_some() || !self.in_flight.is_empty();
+            let mailbox = self.mailbox.as_ref().filter(|_| expects);
+            if mailbox.is_none_or(|mailbox| mailbox.poll(cx, &mut self.ready, posts).is_pending()) {
                 return Poll::Pending;
             }
         }
+        Poll::Ready(self.ready.pop_front())
     }
 
     /// Returns the calls in flight whose deadline has passed.
@@ -186,7 +200,7 @@ impl Calls {
         if let Some(received_at) = logged {
             self.logged.insert(self.last_id, (method.to_owned(), received_at));
         }
-        let responder = Responder::new(self.replies.get_or_insert_default(), self.last_id, id.is_none());
+        let responder = Responder::new(self.mailbox.get_or_insert_default(), self.last_id, id.is_none());
         let id = id.cloned().map(Id::into_owned);
         self.in_flight.insert(self.last_id, InFlight { id, batch, deadline, bytes });
         responder
@@ -202,7 +216,7 @@ impl Calls {
     pub(super) fn cancel(&mut self, call: CallId) {
         match self.ready.iter().position(|(answered, _)| *answered == call) {
             Some(at) => drop(self.ready.remove(at)),
-            None => self.replies.iter().for_each(|replies| replies.cancel(call)),
+            None => self.mailbox.iter().for_each(|mailbox| mailbox.cancel(call)),
         }
     }
 
@@ -242,8 +256,8 @@ impl Calls {
 
     /// Cancels all calls but notifications, since the peer has disconnected. Returns the number of calls in flight.
     pub(super) fn close(&self) -> u64 {
-        if let Some(replies) = &self.replies {
-            replies.close();
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.close();
         }
         self.in_flight.len() as u64
     }
@@ -254,8 +268,8 @@ impl Calls {
         self.logged.shrink_to_fit();
         self.queue.shrink_to_fit();
         self.ready.shrink_to_fit();
-        if let Some(replies) = &self.replies {
-            replies.shrink();
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.shrink();
         }
     }
 }

@@ -6,7 +6,7 @@ use super::batches::BatchId;
 use super::calls::{InFlight, QueuedRequest};
 use super::{Session, output, reply};
 use crate::message::{Fault, Id, Outcome, RawJson, Request, code};
-use crate::route::{CallHead, CallId, Grants};
+use crate::route::{CallHead, CallId, Grants, PING};
 
 impl Session {
     /// Dispatches a request, or queues it until capacity is available and all earlier requests are dispatched.
@@ -18,11 +18,18 @@ impl Session {
         let deadline = now + self.timeout_for(&method, meta.deadline);
         self.metrics().calls.inc();
         if method == Grants::AUTH {
-            if !self.calls.is_auth_next() && self.grants.token_delay().is_none() {
+            let is_delayed = self.calls.is_auth_next() || self.grants.token_delay().is_some();
+            // It overtakes calls that wait for others to end, but not those that wait only for this session's turn.
+            if !is_delayed && !self.has_deferred_requests() {
                 return self.authorize(id.as_ref(), batch, params.as_ref());
             }
-            self.metrics().tokens_delayed.inc();
-        } else if self.calls.is_queue_empty() && self.calls.has_capacity(&self.limits) && self.has_time() {
+            if is_delayed {
+                self.metrics().tokens_delayed.inc();
+            }
+        } else if self.calls.is_queue_empty() && self.calls.has_capacity(&self.limits) && self.has_time()
+            // A ping overtakes calls: it asks whether the node is alive, not whether it is idle.
+            || method == PING
+        {
             let head = CallHead { method: &method, deadline, hops: meta.hops };
             return self.dispatch(id.as_ref(), batch, &head, params, now);
         }
@@ -133,26 +140,21 @@ impl Session {
         };
         let answered = output.message(|out| {
             let start = out.len();
-            let answered = codec.frame(out, |out| {
-                let answered = codec.encode_result(out, id, |out| {
-                    let start = out.len();
-                    match registry.call(head, params, grants, clock, out, &mut defer) {
-                        Some(Ok(())) => {}
-                        Some(Err(fault)) => return Err(Some(fault)),
-                        None => return Err(None),
-                    }
-                    let result = as_text(&out[start..])?;
-                    reply::oversize(Ok(result), limit)
-                        .map_or(Ok(()), |size| Err(Some(reply::reply_too_large(size, limit, metrics))))
-                });
-                if let Err(Some(fault)) = &answered {
-                    reply::encode_reply(codec, out, limit, metrics, id, Err(fault));
+            let answered = codec.encode_result(out, id, |out| {
+                let start = out.len();
+                match registry.call(head, params, grants, clock, out, &mut defer) {
+                    Some(Ok(())) => {}
+                    Some(Err(fault)) => return Err(Some(fault)),
+                    None => return Err(None),
                 }
-                answered
+                let result = as_text(&out[start..])?;
+                reply::oversize(Ok(result), limit)
+                    .map_or(Ok(()), |size| Err(Some(reply::reply_too_large(size, limit, metrics))))
             });
-            if let Err(None) = answered {
-                out.truncate(start);
+            if let Err(Some(fault)) = &answered {
+                reply::encode_reply(codec, out, limit, metrics, id, Err(fault));
             }
+            codec.finish(out, start);
             answered
         });
         let fault = match &answered {

@@ -21,6 +21,14 @@ pub enum SessionError {
     MessageTimeout,
     /// No token arrived in time from a peer that may call nothing without one.
     AuthTimeout,
+    /// A reply belongs to one of several calls, but it is unknown to which.
+    UnmatchedReply,
+    /// A reply was too long, and it is unknown to which call it belongs.
+    ReplyTooLarge,
+    /// The peer stopped responding.
+    Vanished,
+    /// The peer speaks TLS, and this node does not.
+    PeerSpeaksTls,
 }
 
 impl SessionError {
@@ -43,6 +51,12 @@ impl fmt::Display for SessionError {
             }
             Self::MessageTimeout => f.write_str(
                 "the remainder of a message did not arrive in time (limits.stall_timeout, or less than 1 KiB a second)",
+            ),
+            Self::UnmatchedReply => f.write_str("the other node sent a reply that matches no call"),
+            Self::ReplyTooLarge => f.write_str("a reply was too long (limits.message), and has no readable id"),
+            Self::Vanished => f.write_str("the peer stopped responding (limits.keepalive)"),
+            Self::PeerSpeaksTls => f.write_str(
+                "the node speaks TLS at this port: use --ca FILE, or tls under [[function]]",
             ),
             Self::AuthTimeout => f.write_str(
                 "no token arrived in time, and nothing may be called without one (limits.auth_timeout)",

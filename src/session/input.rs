@@ -103,6 +103,9 @@ impl Session {
 
     /// Rejects a message that exceeds the maximum length, of which `prefix` is known.
     pub fn reject_oversized(&mut self, prefix: &[u8]) {
+        if self.is_dialled() {
+            return self.reject_oversized_reply(prefix);
+        }
         if !self.invalid.has_seen_valid() && !self.codec.is_plausible(prefix) {
             return self.reject(&Id::null(), Fault::new(code::PARSE, NOT_JSON), prefix);
         }
@@ -157,8 +160,18 @@ impl Session {
                 self.invalid.reset();
                 self.handle_message(message, None, now);
             }
-            Decoded::Single(Err(DecodeError { id, fault })) => self.reject(&id, fault, frame),
+            Decoded::Single(Err(error)) => {
+                if !self.handle_deviating(&error, frame) {
+                    self.reject(&error.id, error.fault, frame);
+                }
+            }
             Decoded::Batch(parts) => {
+                if let Some(Err(error)) = parts.first()
+                    && parts.iter().all(Result::is_err)
+                    && self.handle_deviating(error, frame)
+                {
+                    return;
+                }
                 self.count_batch(&parts);
                 let batch = self.batches.open();
                 for part in parts {
@@ -186,8 +199,7 @@ impl Session {
                 self.handle_request(request, batch, now);
             }
             Message::Cancel(id) => self.cancel(&id),
-            // The session sends no requests. Replying to a reply could go on for ever.
-            Message::Reply(..) => self.metrics().refused.inc(),
+            Message::Reply(id, outcome) => self.handle_reply(&id, outcome),
         }
     }
 

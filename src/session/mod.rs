@@ -24,6 +24,9 @@ mod dispatch;
 mod error;
 mod input;
 mod invalid;
+mod keepalive;
+mod outbound;
+mod outgoing;
 mod output;
 mod peer_deadlines;
 mod reply;
@@ -37,14 +40,18 @@ use crate::codec::{Codec, Dialect};
 use crate::config::Limits;
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
-use crate::route::{Grants, Registry};
+use crate::route::{Grants, Peer, Registry};
 use batches::Batches;
 use calls::Calls;
 pub use error::SessionError;
 use invalid::InvalidMessages;
+pub use outbound::Dialled;
+use outbound::Outbound;
 use output::Output;
 use peer_deadlines::{Expired, PeerDeadlines};
 
+/// The size of a reply without its result, in bytes.
+const REPLY_ENVELOPE: usize = 64 * 1024;
 /// Time that a session spends on calls before it yields to other connections.
 const TIME_BUDGET: Duration = Duration::from_millis(5);
 
@@ -62,6 +69,8 @@ pub struct Session {
     has_buffered_messages: bool,
     output: Output,
     calls: Calls,
+    /// This node's calls to the peer. `None` if there were none yet, and the peer has established the connection.
+    outbound: Option<Box<Outbound>>,
     batches: Batches,
     /// Scratch buffer for a result that cannot be written to `output` directly.
     result: Vec<u8>,
@@ -92,6 +101,46 @@ impl Session {
     ) -> Self {
         let decode_limits = DecodeLimits { depth: limits.depth, batch: limits.batch };
         let codec = Codec::new(dialect, limits.message, decode_limits);
+        Self::with_codec(registry, limits, codec, grants, now)
+    }
+
+    /// Creates the session of a connection that this node has established, to call the peer. The peer may call the
+    /// functions of `registry`.
+    pub fn dialled(
+        registry: Arc<Registry>,
+        limits: Arc<Limits>,
+        dialect: Dialect,
+        dialled: Dialled,
+        now: Instant,
+    ) -> Self {
+        let decode_limits = DecodeLimits { depth: limits.depth, batch: limits.batch };
+        // The other node limits the result.
+        let codec = Codec::new(dialect, limits.message + REPLY_ENVELOPE, decode_limits);
+        Self::dialled_with_codec(registry, limits, codec, dialled, now)
+    }
+
+    /// As [`dialled`](Self::dialled), and speaks whatever `codec` does.
+    pub fn dialled_with_codec(
+        registry: Arc<Registry>,
+        limits: Arc<Limits>,
+        codec: Codec,
+        dialled: Dialled,
+        now: Instant,
+    ) -> Self {
+        let mut session = Self::with_codec(registry, limits, codec, Grants::all(), now);
+        session.open_outbound(Some(dialled), now);
+        session.present_token();
+        session
+    }
+
+    /// Creates a session that speaks whatever `codec` does.
+    pub fn with_codec(
+        registry: Arc<Registry>,
+        limits: Arc<Limits>,
+        codec: Codec,
+        grants: Grants,
+        now: Instant,
+    ) -> Self {
         let mut peer_deadlines = PeerDeadlines::default();
         if grants.allows_nothing() {
             peer_deadlines.expect_token(now, limits.auth_timeout);
@@ -106,6 +155,7 @@ impl Session {
             output: Output::new(codec.is_framed()),
             codec,
             calls: Calls::default(),
+            outbound: None,
             batches: Batches::default(),
             result: Vec::new(),
             clock: now,
@@ -117,6 +167,19 @@ impl Session {
             invalid: InvalidMessages::default(),
             error: None,
         }
+    }
+
+    /// Returns a handle by which anybody can call the peer.
+    pub fn peer(&mut self) -> Peer {
+        if self.outbound.is_none() {
+            self.open_outbound(None, self.clock);
+        }
+        Peer::new(self.calls.mailbox())
+    }
+
+    fn open_outbound(&mut self, dialled: Option<Dialled>, now: Instant) {
+        self.calls.mailbox().open_outbox(self.limits.output);
+        self.outbound = Some(Box::new(Outbound::new(dialled, now)));
     }
 
     /// Returns the buffer to which the driver appends the bytes it reads.
@@ -135,6 +198,13 @@ impl Session {
     pub fn received(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
         self.budget_end = self.clock.max(now) + TIME_BUDGET;
+        if self.outbound.is_some() {
+            self.note_activity();
+            // A TLS alert or handshake record.
+            if self.messages == 0 && self.is_dialled() && matches!(self.input[..], [0x15 | 0x16, 3, ..]) {
+                self.error = Some(SessionError::PeerSpeaksTls);
+            }
+        }
         if self.codec.is_framed() {
             if self.codec.is_undetected() && self.input.is_empty() {
                 return;
@@ -197,11 +267,15 @@ impl Session {
             if self.yielded {
                 return Poll::Ready(());
             }
+            self.send_posts(now);
             if !self.has_output_space() {
                 return progress;
             }
-            let Poll::Ready((call, outcome)) = self.calls.poll_reply(cx) else { return progress };
-            self.complete(call, &outcome);
+            let posts = self.outbound.as_mut().map(|outbound| &mut outbound.posts);
+            let Poll::Ready(reply) = self.calls.poll_reply(cx, posts) else { return progress };
+            if let Some((call, outcome)) = reply {
+                self.complete(call, &outcome);
+            }
             progress = Poll::Ready(());
         }
     }
@@ -228,10 +302,11 @@ impl Session {
 
     /// Returns the time at which the driver should call [`expire`](Self::expire), unless it changes before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        match (self.calls.earliest_deadline(), self.peer_deadlines.next_check()) {
-            (Some(call), Some(read)) => Some(call.min(read)),
-            (call, read) => call.or(read),
-        }
+        let outbound = self.outbound.as_ref().and_then(|outbound| outbound.next_deadline());
+        [self.calls.earliest_deadline(), self.peer_deadlines.next_check(), outbound]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Answers the calls whose deadline has passed, and closes the session if the peer is late. Releases unused memory
@@ -245,6 +320,7 @@ impl Session {
             let message = "the call's deadline passed while it was queued";
             self.fail_queued(request, &Fault::new(code::DEADLINE, message));
         }
+        self.expire_outbound(now);
         match self.peer_deadlines.expired(now, &self.limits) {
             Some(Expired::Message) => self.close_for_slow_message(),
             // A token from a host that has presented wrong ones is checked after a delay.
@@ -268,6 +344,9 @@ impl Session {
         self.input.shrink_to_fit();
         self.result = Vec::new();
         self.calls.shrink();
+        if let Some(outbound) = &mut self.outbound {
+            outbound.shrink();
+        }
         self.batches.shrink();
         self.output.shrink();
     }
@@ -313,6 +392,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.disconnected("the client was dropped", false);
         self.calls.log_abandoned(&self.grants, self.clock);
         self.metrics().in_flight.sub(self.calls.close());
     }

@@ -13,6 +13,8 @@ pub(super) struct Output {
     bytes: Vec<u8>,
     /// Bytes at the front of `bytes` that are written.
     written: usize,
+    /// Bytes written before those in `bytes`.
+    flushed: u64,
     /// The ends of messages in `bytes`, if the transport sends one message a frame.
     ends: VecDeque<usize>,
     framed: bool,
@@ -21,7 +23,7 @@ pub(super) struct Output {
 impl Output {
     /// Creates an empty buffer, which keeps message boundaries if the transport is `framed`.
     pub(super) fn new(framed: bool) -> Self {
-        Self { bytes: Vec::new(), written: 0, ends: VecDeque::new(), framed }
+        Self { bytes: Vec::new(), written: 0, flushed: 0, ends: VecDeque::new(), framed }
     }
 
     /// Releases unused memory.
@@ -33,6 +35,16 @@ impl Output {
     /// Returns the number of unwritten bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.written
+    }
+
+    /// Returns the number of bytes written so far.
+    pub(super) fn written(&self) -> u64 {
+        self.flushed + self.written as u64
+    }
+
+    /// Returns the position at which the next message begins, counted from the first byte written.
+    pub(super) fn position(&self) -> u64 {
+        self.flushed + self.bytes.len() as u64
     }
 
     /// Adds the message that `write` appends, if any, and returns the result of `write`.
@@ -48,6 +60,7 @@ impl Output {
     /// Removes and returns all unwritten bytes.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
+        self.flushed += bytes.len() as u64;
         bytes.drain(..std::mem::take(&mut self.written));
         self.ends.clear();
         bytes
@@ -65,6 +78,7 @@ impl Output {
             self.ends.pop_front();
         }
         if self.written == self.bytes.len() {
+            self.flushed += self.written as u64;
             self.written = 0;
             self.bytes.clear();
             self.bytes = reuse_or_drop(std::mem::take(&mut self.bytes));
@@ -72,6 +86,7 @@ impl Output {
             // Moves at most as many bytes as were written since the last time.
             self.bytes.drain(..self.written);
             self.ends.iter_mut().for_each(|end| *end -= self.written);
+            self.flushed += self.written as u64;
             self.written = 0;
         }
     }

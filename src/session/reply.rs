@@ -18,7 +18,11 @@ impl Session {
         let (codec, limit, metrics) = (&self.codec, self.limits.message, self.registry.metrics());
         match batch {
             None => self.output.message(|out| {
-                codec.frame(out, |out| encode_reply(codec, out, limit, metrics, id, outcome));
+                let start = out.len();
+                encode_reply(codec, out, limit, metrics, id, outcome);
+                if !codec.finish(out, start) {
+                    metrics.unsent.inc();
+                }
             }),
             Some(batch) => {
                 self.batches.reply(batch, |out| {
@@ -53,7 +57,11 @@ impl Session {
     pub(super) fn finish_batch_part(&mut self, batch: BatchId) {
         if let Some(replies) = self.batches.finish_part(batch) {
             let codec = &self.codec;
-            self.output.message(|out| codec.frame(out, |out| out.extend_from_slice(&replies)));
+            self.output.message(|out| {
+                let start = out.len();
+                out.extend_from_slice(&replies);
+                codec.finish(out, start);
+            });
         }
     }
 }

@@ -11,7 +11,5 @@ mod websocket;
 
 pub use error::{is_keepalive_timeout, is_message_timeout, is_stall_timeout, is_unexpected_eof};
 pub use pipe::{CloseReason, Pipe, Received, Stream};
-pub use stream::{
-    Heartbeat, PeerIdle, Rewind, StallTimeout, StreamPipe, keepalive_error, send_and_close, set_keepalive,
-};
+pub use stream::{Rewind, StallTimeout, StreamPipe, send_and_close, set_keepalive};
 pub use websocket::WebSocket;

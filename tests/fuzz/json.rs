@@ -1,7 +1,7 @@
 //! The contents of messages.
 
 use chanrpc::internals::codec::jsonrpc::{self, DecodeLimits};
-use chanrpc::internals::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult};
+use chanrpc::internals::codec::{Codec, DecodeError, Decoded, Dialect, FrameResult, Outgoing};
 use chanrpc::internals::message::{Id, Message, Request};
 use chanrpc::message::{Fault, RawJson, code};
 use serde::de::IgnoredAny;
@@ -149,7 +149,8 @@ fn checked_id(id: &Id<'_>) {
 /// Checks that a forwarded request has the same meaning.
 fn passed_on(request: &Request<'_>) {
     let mut text = Vec::new();
-    jsonrpc::encode_request(&mut text, request);
+    let codec = Codec::new(Dialect::JsonPerFrame, 1 << 20, BOUNDS);
+    assert!(codec.encode(&mut text, &Outgoing::Request(request)));
     let deeper = DecodeLimits { depth: BOUNDS.depth + 2, ..BOUNDS };
     let again = match jsonrpc::decode(&text, deeper) {
         Decoded::Single(Ok(Message::Request(again))) => again,
@@ -172,8 +173,8 @@ fn answered(dialect: Dialect, id: &Id<'_>) {
     let fault = Fault::new(code::BUSY, "\u{1}\"\\ \u{10ffff}").with_data(&[1]);
     for answer in [Ok("[1,{\"a\":\"\u{e4}\\n\"},-0.5e3]"), Err(&fault)] {
         let mut codec = Codec::new(dialect, 1 << 16, BOUNDS);
-        let (mut out, mut said) = (Vec::new(), false);
-        codec.frame(&mut out, |out| said = codec.encode_reply(out, id, answer));
+        let mut out = Vec::new();
+        let said = codec.encode_reply(&mut out, id, answer) && codec.finish(&mut out, 0);
         let results_only = codec.sends_results_only();
         if !said {
             assert!(results_only || *id == Id::null(), "no answer to {id:?}");

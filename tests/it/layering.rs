@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 26] = [
+const ORDER: [&str; 27] = [
     "setters",
     "receive_deadline",
     "origin",
@@ -23,6 +23,7 @@ const ORDER: [&str; 26] = [
     "transport",
     "route",
     "session",
+    "driver",
     "remote",
     "provider",
     "web",
@@ -48,7 +49,19 @@ const STRANGERS: [(&str, &[&str]); 9] = [
     // The load generator must not be built from the node's own code.
     (
         "load",
-        &["chan", "sched", "metrics", "codec", "transport", "route", "session", "remote", "provider", "node"],
+        &[
+            "chan",
+            "sched",
+            "metrics",
+            "codec",
+            "transport",
+            "route",
+            "session",
+            "driver",
+            "remote",
+            "provider",
+            "node",
+        ],
     ),
 ];
 

@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod both_ways;
 mod client;
 mod corpus;
 mod dialects;
@@ -26,6 +27,7 @@ mod stopping;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod toy;
 mod wakes;
 mod websocket;
 mod wires;

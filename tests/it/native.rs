@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chanrpc::chan::{Id1, Server};
-use chanrpc::internals::route::{RegistryInternals as _, ReplyQueue, responder};
+use chanrpc::internals::route::{Mailbox, RegistryInternals as _, responder};
 use chanrpc::message::{RawJson, code};
 use chanrpc::route::{Exports, Registry};
 use serde::{Deserialize, Deserializer};
@@ -43,7 +43,7 @@ fn arguments_are_decoded_once_however_the_function_answers() {
         builder.export(&functions, &server.client()).unwrap();
         let registry = builder.build();
         let running = executor.spawn(async move { server.run().await });
-        let replies = Arc::<ReplyQueue>::default();
+        let replies = Arc::<Mailbox>::default();
         for name in ["plain", "deferred", "async"] {
             let before = DECODED.load(Ordering::Relaxed);
             for call in 0..100_u64 {
@@ -54,7 +54,7 @@ fn arguments_are_decoded_once_however_the_function_answers() {
                     Some(result) => result.unwrap(),
                     None => {
                         let mut answers = VecDeque::new();
-                        std::future::poll_fn(|cx| replies.poll_replies(cx, &mut answers)).await;
+                        std::future::poll_fn(|cx| replies.poll(cx, &mut answers, None)).await;
                         answers.pop_front().unwrap().1.unwrap().get().to_owned()
                     }
                 };
@@ -97,7 +97,7 @@ fn parameters_fit_by_position_and_by_name() {
     builder.export(&functions, &server.client()).unwrap();
     let registry = builder.build();
     std::thread::spawn(|| smol::block_on(server.run()));
-    let queue = Arc::<ReplyQueue>::default();
+    let queue = Arc::<Mailbox>::default();
     let call = |name: &str, params: &str| {
         let params = Some(
             RawJson::from(&*serde_json::value::RawValue::from_string(params.into()).unwrap()).into_owned(),
@@ -107,7 +107,7 @@ fn parameters_fit_by_position_and_by_name() {
             Some(result) => result,
             None => smol::block_on(async {
                 let mut answers = VecDeque::new();
-                std::future::poll_fn(|cx| queue.poll_replies(cx, &mut answers)).await;
+                std::future::poll_fn(|cx| queue.poll(cx, &mut answers, None)).await;
                 answers.pop_front().unwrap().1.map(|json| json.get().to_owned())
             }),
         }

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use smol::{Executor, Timer};
 
 use crate::spec::{Fixture, run};
+use crate::wires;
 
 /// A peer that waits for this long waits for something that never comes.
 const HANG: Duration = Duration::from_secs(60);
@@ -342,6 +343,39 @@ fn connection_lost_during_a_call_is_reestablished() {
     }
 }
 
+#[test]
+fn every_stream_dialect_is_spoken() {
+    let far = wires::Fixture::start("far", "name = \"far\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n");
+    for dialect in ["lines", "headers", "msgpack"] {
+        let to = format!("{dialect}://{}", far.address());
+        let config = format!(
+            "name = \"near\"\n[[listen]]\naddress = \"127.0.0.1:0\"\n[[function]]\nname = \"far.*\"\nforward = \"{to}\"\n"
+        );
+        let near = wires::Fixture::start("n", &config);
+        run(async |executor| {
+            let direct = remote(&executor, &to);
+            let forwarded = remote(&executor, near.address().to_string());
+            for remote in [&direct, &forwarded] {
+                let before: i64 = call_when_up(remote, "far.count", "[]").await.unwrap().parse().unwrap();
+                assert_eq!(call(remote, "far.add", "[20,22]").await.unwrap(), "42", "{dialect}");
+                assert_eq!(
+                    call(remote, "far.echo", r#"[{"a":["é",null,1.5]}]"#).await.unwrap(),
+                    r#"{"a":["é",null,1.5]}"#
+                );
+                let error = call(remote, "far.add", r#"["wrong"]"#).await.unwrap_err();
+                assert_eq!(error.fault().unwrap().code, code::INVALID_PARAMS, "{dialect}");
+                let error = call(remote, "far.unknown", "[]").await.unwrap_err();
+                assert_eq!(error.fault().unwrap().code, code::UNKNOWN_FUNCTION, "{dialect}");
+                remote.go_raw("far.note", Some(RawJson::from(&*raw("[5]")))).await.unwrap();
+                // A forwarded notification uses another connection.
+                while call(remote, "far.count", "[]").await.unwrap() != (before + 5).to_string() {
+                    smol::future::yield_now().await;
+                }
+            }
+        });
+    }
+}
+
 /// A call that was never written is not reported as lost, because its caller may safely repeat it.
 #[test]
 fn only_sent_calls_are_reported_as_lost() {
@@ -520,7 +554,8 @@ fn deadline_ends_a_call_on_both_sides() {
         call(&remote, "last", "[]").await.unwrap();
     });
     let requests = peer.join().unwrap();
-    assert_eq!(requests.len(), 4, "{requests:?}");
+    // The call whose deadline has passed already is not sent, unless it was written before that was noticed.
+    assert!(matches!(requests.len(), 2 | 4), "{requests:?}");
     for pair in requests.chunks(2) {
         assert!(pair[0]["meta"]["deadline_ms"].as_u64().unwrap() <= 20, "{pair:?}");
         assert_eq!(pair[1]["method"], "$/cancelRequest");
@@ -651,7 +686,9 @@ fn lines_that_are_not_replies() {
         'connections: loop {
             let mut link = Link::accept(&listener);
             while let Some(request) = link.next() {
-                if request["method"] == "ask" {
+                if request.get("method").is_none() {
+                    assert_eq!(request["result"], "pong");
+                } else if request["method"] == "ask" {
                     link.reply(&request, &request["params"]);
                 } else if let Some(garbage) = left.next() {
                     link.write(garbage);

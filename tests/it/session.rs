@@ -283,7 +283,7 @@ fn idle_session_releases_its_memory() {
 fn deadlines_run_while_a_request_waits_for_a_slot() {
     let mut driven = Driven::lines(in_flight(1));
     driven.feed(format!("{}\n", keep(1)));
-    driven.feed("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"rpc.ping\",\"meta\":{\"deadline_ms\":100}}\n");
+    driven.feed("{\"jsonrpc\":\"2.0\",\"id\":2,\"method\":\"rpc.echo\",\"meta\":{\"deadline_ms\":100}}\n");
     assert_eq!(driven.settle(), [""; 0]);
     let at = driven.session.next_deadline().unwrap();
     assert_eq!(at, driven.now + Duration::from_millis(100));

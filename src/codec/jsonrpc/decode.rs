@@ -1,15 +1,15 @@
 //! From JSON texts to messages, in one pass.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::prefix::without_bom;
+use super::replies::outcome;
 use super::{CANCEL_METHOD, DecodeLimits, id_in_prefix, reject};
 use crate::codec::frame::{DecodeError, Decoded};
-use crate::codec::json::{JsonStr, ScanError, ScanFailed, Scanner};
+use crate::codec::json::{JsonStr, ScanError, ScanFailed, Scanner, string, unescaped};
 use crate::codec::meta::{INVALID_DEADLINE, INVALID_HOPS, deadline_from_ms};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code, number};
 
@@ -142,10 +142,9 @@ fn interpret<'a>(members: &Members<'a>) -> Result<Message<'a>, DecodeError> {
     }
     let Some(method) = members.method else {
         return match (id, members.result, members.error) {
-            (Some(id), Some(result), None) => {
-                Ok(Message::Reply(id, Ok(RawJson::checked(result).into_owned())))
+            (Some(id), Some(_), None) | (Some(id), None, Some(_)) => {
+                Ok(Message::Reply(id, outcome(members.result, members.error)))
             }
-            (Some(id), None, Some(error)) => Ok(Message::Reply(id, Err(fault(error)))),
             (id, ..) => Err(invalid("\"method\" is missing").with_id(id)),
         };
     };
@@ -171,17 +170,6 @@ fn interpret<'a>(members: &Members<'a>) -> Result<Message<'a>, DecodeError> {
 
 fn invalid(message: &'static str) -> DecodeError {
     DecodeError::new(code::INVALID_REQUEST, message)
-}
-
-/// Returns the content of a JSON string.
-pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
-    let text = json.strip_prefix('"')?.strip_suffix('"')?;
-    if text.contains('\\') { unescaped(text) } else { Some(text.into()) }
-}
-
-/// Decodes the escapes in the content of a string. Returns `None` if the result is not Unicode.
-fn unescaped(text: &str) -> Option<Cow<'_, str>> {
-    serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned)
 }
 
 fn cancelled_id(params: &str) -> Option<Id<'_>> {
@@ -222,19 +210,6 @@ fn parse_deadline(ms: &str) -> Option<Duration> {
         return Some(Duration::from_millis(ms));
     }
     deadline_from_ms(ms.parse().ok().filter(|_| ms.starts_with(|c: char| c == '-' || c.is_ascii_digit()))?)
-}
-
-fn fault(json: &str) -> Fault {
-    #[derive(Deserialize)]
-    struct RawError {
-        code: i64,
-        message: String,
-        data: Option<Box<RawValue>>,
-    }
-    match serde_json::from_str::<RawError>(json) {
-        Ok(raw) => Fault { code: raw.code, message: raw.message.into(), data: raw.data },
-        Err(_) => Fault::new(code::INTERNAL, "the peer sent an error that is not a JSON-RPC error object"),
-    }
 }
 
 #[cfg(test)]
@@ -391,7 +366,7 @@ mod tests {
         ] {
             assert_eq!(decoded(text.as_bytes()), [expected], "{text}");
         }
-        for error in ["1", "null", "{}", r#"{"code":"1","message":"m"}"#, r#"{"code":1}"#] {
+        for error in ["1", "{}", r#"{"code":"1","message":"m"}"#] {
             let text = format!(r#"{{"jsonrpc":"2.0","id":1,"error":{error}}}"#);
             let decoded = decoded(text.as_bytes());
             assert!(decoded[0].starts_with("error 1 -32603 "), "{text}: {decoded:?}");

@@ -61,7 +61,7 @@ fn open_reply(out: &mut Vec<u8>, id: &Id<'_>) {
 }
 
 /// Appends a request, or a notification if it has no id.
-pub fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) {
+pub(super) fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) {
     open(out, request.id.as_ref());
     out.extend_from_slice(br#""method":"#);
     put_string(out, &request.method);
@@ -90,7 +90,7 @@ fn open(out: &mut Vec<u8>, id: Option<&Id<'_>>) {
 }
 
 /// Appends the notification that cancels the request `id`.
-pub fn encode_cancel(out: &mut Vec<u8>, id: &Id<'_>) {
+pub(super) fn encode_cancel(out: &mut Vec<u8>, id: &Id<'_>) {
     put(
         out,
         format_args!(r#"{{"jsonrpc":"2.0","method":"{CANCEL_METHOD}","params":{{"id":{}}}}}"#, id.as_json()),

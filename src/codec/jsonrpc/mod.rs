@@ -3,26 +3,19 @@
 mod common;
 mod decode;
 mod encode;
+mod format;
 mod prefix;
 mod replies;
 
+pub use super::format::DecodeLimits;
 pub use common::{CommonRequest, common_request};
 pub use decode::{decode, decode_text};
-pub use encode::{encode_cancel, encode_reply, encode_request, encode_result};
+pub use encode::{encode_reply, encode_result};
+pub(super) use format::JsonRpc;
 pub use prefix::{id_in_prefix, reject};
-pub use replies::{ReceivedReply, ReplyId, decode_replies, reply_id_in_prefix};
 
 /// The notification that cancels a request.
 pub const CANCEL_METHOD: &str = "$/cancelRequest";
-
-/// Limits on decoded messages.
-#[derive(Clone, Copy, Debug)]
-pub struct DecodeLimits {
-    /// Maximum nesting of arrays and objects.
-    pub depth: usize,
-    /// Maximum number of messages in a batch.
-    pub batch: usize,
-}
 
 #[cfg(test)]
 mod tests {

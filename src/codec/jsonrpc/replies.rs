@@ -8,66 +8,33 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::decode::string;
 use super::id_in_prefix;
 use super::prefix::without_bom;
-use crate::codec::json::{JsonStr, ScanFailed, Scanner};
-use crate::message::{Fault, Outcome, RawJson, code, number};
-
-/// One reply of another server.
-#[derive(Debug)]
-pub struct ReceivedReply {
-    /// The request that it answers.
-    pub id: ReplyId,
-    /// The result or error.
-    pub outcome: Outcome,
-}
-
-/// The id of a reply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReplyId {
-    /// The number of a request.
-    Number(u64),
-    /// Null or missing: the server could not read the id of the request.
-    Null,
-    /// An id that this node never uses.
-    Foreign,
-}
-
-impl ReplyId {
-    /// Parses an id. The ids of this node are integers; some servers return them as fractions or strings.
-    fn parse(id: Option<&str>) -> Self {
-        let Some(id) = id.filter(|id| *id != "null") else { return Self::Null };
-        let text = if id.starts_with('"') { string(id) } else { Some(Cow::Borrowed(id)) };
-        let number = text.and_then(|text| number::whole(&text)).and_then(|number| number.parse().ok());
-        number.map_or(Self::Foreign, Self::Number)
-    }
-}
+use crate::codec::json::{JsonStr, ScanFailed, Scanner, string};
+use crate::message::{Fault, Id, Outcome, RawJson, code, number};
 
 /// Decodes the replies in one text: one, or several in an array. Ignores requests and notifications. A reply that
-/// cannot be decoded becomes a fault if its id can be read, and is ignored otherwise.
-pub fn decode_replies(text: &[u8], depth: usize) -> Vec<ReceivedReply> {
+/// cannot be decoded becomes a fault if its id can be read, and is ignored otherwise. A missing id is null.
+pub(super) fn decode_replies(text: &[u8], depth: usize) -> Vec<(Id<'static>, Outcome)> {
     let decoded = match std::str::from_utf8(without_bom(text)) {
         Ok(text) => scan(text, depth),
         Err(error) => Err(format!("not UTF-8 after {} bytes", error.valid_up_to())),
     };
     decoded.unwrap_or_else(|reason| {
-        let id = reply_id_in_prefix(text);
-        let failed = |id| ReceivedReply { id, outcome: Err(unreadable(&reason)) };
-        id.into_iter().map(failed).collect()
+        id_in_prefix(text).map(|id| (id.into_owned(), Err(unreadable(&reason)))).into_iter().collect()
     })
 }
 
-/// Returns the id of a reply of which only a prefix is known.
-pub fn reply_id_in_prefix(prefix: &[u8]) -> Option<ReplyId> {
-    id_in_prefix(prefix).map(|id| ReplyId::parse(Some(id.as_json())))
+/// Returns the id for a value that cannot be one.
+fn not_ours() -> Id<'static> {
+    Id::from_json("\"\"").unwrap_or_else(Id::null)
 }
 
 fn unreadable(reason: &str) -> Fault {
     Fault::new(code::INTERNAL, format!("cannot decode the reply: {reason}"))
 }
 
-fn scan(text: &str, depth: usize) -> Result<Vec<ReceivedReply>, String> {
+fn scan(text: &str, depth: usize) -> Result<Vec<(Id<'static>, Outcome)>, String> {
     let (mut scanner, mut found) = (Scanner::new(text, depth), Vec::new());
     let scanned = match scanner.peek() {
         Some(b'[') => scanner.array(|scanner| scan_reply(scanner, &mut found)),
@@ -79,7 +46,7 @@ fn scan(text: &str, depth: usize) -> Result<Vec<ReceivedReply>, String> {
     }
 }
 
-fn scan_reply(scanner: &mut Scanner<'_>, found: &mut Vec<ReceivedReply>) -> Result<(), ScanFailed> {
+fn scan_reply(scanner: &mut Scanner<'_>, found: &mut Vec<(Id<'static>, Outcome)>) -> Result<(), ScanFailed> {
     if scanner.peek() != Some(b'{') {
         return scanner.skip();
     }
@@ -97,14 +64,14 @@ fn scan_reply(scanner: &mut Scanner<'_>, found: &mut Vec<ReceivedReply>) -> Resu
     })?;
     let is_reply = [id, result, error].iter().any(Option::is_some);
     if is_reply && method.is_none_or(|method| method == "null") {
-        let outcome = outcome(result, error);
-        found.push(ReceivedReply { id: ReplyId::parse(id), outcome });
+        let id = id.map_or_else(Id::null, |id| Id::from_json(id).map_or_else(not_ours, Id::into_owned));
+        found.push((id, outcome(result, error)));
     }
     Ok(())
 }
 
 /// JSON-RPC 1.0 always has both members, one of them null. Some servers omit a result that is null.
-fn outcome(result: Option<&str>, error: Option<&str>) -> Outcome {
+pub(super) fn outcome(result: Option<&str>, error: Option<&str>) -> Outcome {
     match (result, error) {
         (_, Some(error)) if error != "null" => Err(fault(error)),
         (Some(result), _) => Ok(RawJson::checked(result).into_owned()),
@@ -143,11 +110,11 @@ mod tests {
     use super::*;
 
     fn decoded(text: &str) -> Vec<String> {
-        let summary = |ReceivedReply { id, outcome }: ReceivedReply| {
-            let id = match id {
-                ReplyId::Number(number) => number.to_string(),
-                ReplyId::Null => "null".to_owned(),
-                ReplyId::Foreign => "foreign".to_owned(),
+        let summary = |(id, outcome): (Id<'_>, Outcome)| {
+            let id = match id.number() {
+                Some(number) => number.to_string(),
+                None if id == Id::null() => "null".to_owned(),
+                None => "foreign".to_owned(),
             };
             match outcome {
                 Ok(result) => format!("{id} {result}"),

@@ -1,15 +1,11 @@
 //! Framing, decoding and encoding together.
 
-use super::decode::*;
-use super::encode::*;
-use super::framing::*;
-use crate::codec::frame::FrameResult;
+use super::*;
 use crate::codec::frame::tests::frames as frames_of;
-use crate::message::{Id, Message, Meta, Request, code};
 
 const DEPTH: usize = 8;
 
-fn frames(leaf: LeafFraming, pieces: &[&[u8]]) -> (Vec<Vec<u8>>, usize) {
+fn frames(mut leaf: LeafFraming, pieces: &[&[u8]]) -> (Vec<Vec<u8>>, usize) {
     frames_of(|buffer| leaf.next_frame(buffer), pieces.iter().copied())
 }
 
@@ -25,12 +21,14 @@ fn decoded(text: &str) -> String {
     }
 }
 
-fn reply(leaf: LeafFraming, name: &str, result: &str) -> Result<Vec<u8>, String> {
+/// Returns a reply as it is sent, or `None` if it cannot be.
+fn reply(leaf: LeafFraming, name: &str, result: &str) -> Option<Vec<u8>> {
     let mut out = b"before".to_vec();
+    let start = out.len();
     let id = Id::from_json(serde_json::to_string(name).unwrap()).unwrap();
-    let encoded = encode_reply(&leaf, &mut out, &id, result);
-    assert_eq!(out.len() == "before".len(), encoded.is_err(), "an error appends nothing");
-    encoded.map(|()| out.strip_prefix(b"before").unwrap().to_vec())
+    let is_sent = Leaf.encode(&mut out, &Outgoing::Reply(&id, Ok(result))) && leaf.finish(&mut out, start);
+    assert_eq!(out.len() == start, !is_sent, "a reply that is not sent appends nothing");
+    is_sent.then(|| out.strip_prefix(b"before").unwrap().to_vec())
 }
 
 /// As accepted by a live Leaf gate.
@@ -74,7 +72,7 @@ fn lengths_out_of_range_are_fatal() {
     let longest = [&b"\x10\x00"[..], &[b'x'; 4096]].concat();
     assert_eq!(frames(LeafFraming::default(), &[&longest]), (vec![vec![b'x'; 4096]], 0));
 
-    let leaf = LeafFraming { min: 3, max: 5, ..LeafFraming::default() };
+    let mut leaf = LeafFraming { min: 3, max: 5, ..LeafFraming::default() };
     for (length, fits) in [(2, false), (3, true), (5, true), (6, false)] {
         let frame = [&[0, length], &vec![b'x'; length.into()][..]].concat();
         assert_eq!(matches!(leaf.next_frame(&frame), FrameResult::Frame(..)), fits, "{length}");
@@ -99,7 +97,7 @@ fn lengths_of_one_two_and_four_bytes_in_both_orders() {
         assert_eq!(reply(leaf, "any", hello).unwrap(), frame, "{leaf:?}");
     }
     let (order, text) = (ByteOrder::Little, vec![b' '; 0x01_0203]);
-    let leaf = LeafFraming {
+    let mut leaf = LeafFraming {
         length_bytes: LengthBytes::Four,
         byte_order: order,
         max: u32::MAX,
@@ -116,15 +114,16 @@ fn lengths_of_one_two_and_four_bytes_in_both_orders() {
 /// Leaf clamps both limits to what the length prefix can express.
 #[test]
 fn limits_are_clamped_to_the_length_prefix() {
-    let leaf = LeafFraming { length_bytes: LengthBytes::One, min: 1000, max: 1000, ..LeafFraming::default() };
+    let mut leaf =
+        LeafFraming { length_bytes: LengthBytes::One, min: 1000, max: 1000, ..LeafFraming::default() };
     assert_eq!(leaf.next_frame(&[255; 256]), FrameResult::Frame(1..256, 256));
     assert!(matches!(leaf.next_frame(&[254; 255]), FrameResult::Invalid(_)));
-    let leaf = LeafFraming { min: 0, ..leaf };
+    let mut leaf = LeafFraming { min: 0, ..leaf };
     assert!(matches!(leaf.next_frame(&[0]), FrameResult::Invalid(_)));
     let fills =
         |bytes: usize| reply(leaf, "n", &format!("\"{}\"", "x".repeat(bytes - 8))).map(|reply| reply[0]);
-    assert_eq!(fills(255), Ok(255));
-    assert_eq!(fills(256), Err("a message of 256 bytes; the gate takes 1 to 255".into()));
+    assert_eq!(fills(255), Some(255));
+    assert_eq!(fills(256), None);
 }
 
 #[test]
@@ -202,9 +201,9 @@ fn result_is_a_message_or_is_wrapped_in_one() {
         assert_eq!(reply(leaf, "Hello", result).unwrap(), expected.as_bytes(), "{result}");
     }
     assert_eq!(reply(leaf, "a\"\n", "1").unwrap(), br#"{"a\"\n":1}"#);
-    let nameless = encode_reply(&leaf, &mut Vec::new(), &Id::null(), "1");
-    assert_eq!(nameless, Err("a reply needs a name, and null is not one".into()));
-    assert_eq!(encode_reply(&leaf, &mut Vec::new(), &Id::null(), r#"{"a":1}"#), Ok(()));
+    let is_nameless_sent = |result| Leaf.encode(&mut Vec::new(), &Outgoing::Reply(&Id::null(), Ok(result)));
+    assert!(!is_nameless_sent("1"));
+    assert!(is_nameless_sent(r#"{"a":1}"#));
 }
 
 #[test]
@@ -212,13 +211,26 @@ fn replies_out_of_range_are_not_sent() {
     for framed in [true, false] {
         let leaf = LeafFraming { length_prefixed: framed, min: 8, max: 9, ..LeafFraming::default() };
         for (result, fits) in [("1", false), ("12", true), ("123", true), ("1234", false)] {
-            assert_eq!(reply(leaf, "n", result).is_ok(), fits, "{result}");
+            assert_eq!(reply(leaf, "n", result).is_some(), fits, "{result}");
         }
         let huge = reply(
             LeafFraming { length_prefixed: framed, ..LeafFraming::default() },
             "n",
             &"1".repeat(70_000),
         );
-        assert_eq!(huge, Err("a message of 70006 bytes; the gate takes 1 to 4096".into()));
+        assert_eq!(huge, None);
     }
+}
+
+#[test]
+fn notification_is_a_message_and_calls_are_not_sent() {
+    let encode = |id, params: Option<RawJson<'_>>| {
+        let mut out = Vec::new();
+        let request = Request { id, method: "a\"b".into(), params, meta: Meta::default() };
+        Leaf.encode(&mut out, &Outgoing::Request(&request)).then(|| String::from_utf8(out).unwrap())
+    };
+    assert_eq!(encode(None, Some(RawJson::checked("[1]"))).unwrap(), r#"{"a\"b":[1]}"#);
+    assert_eq!(encode(None, None).unwrap(), r#"{"a\"b":null}"#);
+    assert_eq!(encode(Some(1.into()), None), None);
+    assert!(!Leaf.encode(&mut Vec::new(), &Outgoing::Cancel(&1.into())));
 }

@@ -13,11 +13,11 @@ const MAX_DEPTH: usize = 1024;
 
 /// Limits on the parameters of a message.
 #[derive(Clone, Copy)]
-pub(in crate::codec) struct ParamLimits {
+pub(super) struct ParamLimits {
     /// Maximum nesting of arrays and maps, those of the message included.
-    pub(in crate::codec) depth: usize,
+    pub(super) depth: usize,
     /// Maximum length as JSON, in bytes.
-    pub(in crate::codec) json: usize,
+    pub(super) json: usize,
 }
 
 /// Converts values to JSON texts.

@@ -1,6 +1,8 @@
-//! From MessagePack to requests.
+//! From MessagePack to messages.
 
 use std::time::Duration;
+
+use serde_json::value::RawValue;
 
 use super::convert::{Converter, ParamLimits};
 use super::marker::Marker;
@@ -8,17 +10,23 @@ use super::reader::{Reader, into_fault};
 use crate::codec::frame::DecodeError;
 use crate::codec::jsonrpc::CANCEL_METHOD;
 use crate::codec::meta::{INVALID_DEADLINE, INVALID_HOPS, deadline_from_ms};
-use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
+use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
 
 /// Decodes one message.
 ///
 /// # Errors
 /// If it is not a message, or if its parameters cannot be expressed in JSON.
-pub(in crate::codec) fn decode(frame: &[u8], limits: ParamLimits) -> Result<Message<'_>, DecodeError> {
+pub(super) fn decode(frame: &[u8], limits: ParamLimits) -> Result<Message<'_>, DecodeError> {
     let (kind, mut id, rest) = decode_head(frame).map_err(|fault| DecodeError { id: Id::null(), fault })?;
     match kind {
-        // The node sends no requests in this dialect, so the content of a reply is irrelevant.
-        Kind::Reply => Ok(Message::Reply(Id::null(), Ok(RawJson::NULL))),
+        // Nobody would get an error about a reply.
+        Kind::Reply => {
+            let outcome = decode_outcome(rest, limits).unwrap_or_else(|fault| {
+                let message = format!("cannot decode the reply: {}", fault.message);
+                Err(Fault::new(code::INTERNAL, message))
+            });
+            Ok(Message::Reply(id.unwrap_or_else(Id::null), outcome))
+        }
         Kind::Notification | Kind::Request => {
             let request = decode_request(rest, &mut id, limits);
             request.map_err(|fault| DecodeError { id: id.unwrap_or_else(Id::null), fault })
@@ -26,9 +34,27 @@ pub(in crate::codec) fn decode(frame: &[u8], limits: ParamLimits) -> Result<Mess
     }
 }
 
-/// Returns the id of a request of which only a prefix is known.
-pub(in crate::codec) fn id_in_prefix(prefix: &[u8]) -> Option<Id<'static>> {
-    decode_head(prefix).ok()?.1
+/// Decodes the error and the result of a reply.
+fn decode_outcome(mut rest: Elements<'_>, limits: ParamLimits) -> Result<Outcome, Fault> {
+    if rest.left != 2 {
+        return Err(invalid(REPLY_FORM));
+    }
+    if let Some(fault) = rest.reader.reply_fault(limits)? {
+        return Ok(Err(fault));
+    }
+    rest.reader.json(limits).map(Ok)
+}
+
+const REPLY_FORM: &str = "a response must be [1, msgid, error, result]";
+const OTHER_ERROR: &str = "the peer sent an error that is not [code, message, data]; it is in the data";
+
+/// Rejects a message of which only a prefix is known. Nobody would get an error about a reply, so that it remains one.
+pub(super) fn reject(prefix: &[u8], fault: Fault) -> Result<Message<'static>, DecodeError> {
+    match decode_head(prefix) {
+        Ok((Kind::Reply, id, _)) => Ok(Message::Reply(id.unwrap_or_else(Id::null), Err(fault))),
+        Ok((_, id, _)) => Err(DecodeError { id: id.unwrap_or_else(Id::null), fault }),
+        Err(_) => Err(DecodeError { id: Id::null(), fault }),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -54,7 +80,11 @@ fn decode_head(message: &[u8]) -> Result<(Kind, Option<Id<'static>>, Elements<'_
             Some(Marker::Uint(id)) => Some(Id::from(id)),
             _ => return Err(invalid("\"msgid\" must be an integer, and not negative")),
         },
-        _ => None,
+        Kind::Reply => match elements.next().map(Reader::marker) {
+            Some(Ok(Marker::Uint(id))) => Some(Id::from(id)),
+            _ => None,
+        },
+        Kind::Notification => None,
     };
     Ok((kind, id, elements))
 }
@@ -126,6 +156,40 @@ impl<'a> Elements<'a> {
 }
 
 impl Reader<'_> {
+    /// Converts the error of a reply, which may be any value: nil if there is none.
+    fn reply_fault(&mut self, limits: ParamLimits) -> Result<Option<Fault>, Fault> {
+        let mut parts = *self;
+        let (code, count) = match parts.marker()? {
+            Marker::Nil => {
+                *self = parts;
+                return Ok(None);
+            }
+            Marker::Str(_) => (Some(code::INTERNAL), 1),
+            Marker::Array(count @ 2..=3) => {
+                let code = match parts.marker()? {
+                    Marker::Uint(code) => i64::try_from(code).ok(),
+                    Marker::Int(code) => Some(code),
+                    _ => None,
+                };
+                (code, count)
+            }
+            _ => (None, 0),
+        };
+        if count == 1 {
+            parts = *self;
+        }
+        if let Some(code) = code
+            && let Some(message) = parts.text()?
+        {
+            let data = if count == 3 { Some(parts.json(limits)?) } else { None };
+            let data = data.filter(|data| data.get() != "null");
+            let data = data.and_then(|data| RawValue::from_string(data.get().to_owned()).ok());
+            return Ok(Some(Fault { code, message: message.to_owned().into(), data }));
+        }
+        let data = RawValue::from_string(self.json(limits)?.get().to_owned()).ok();
+        Ok(Some(Fault { data, ..Fault::new(code::INTERNAL, OTHER_ERROR) }))
+    }
+
     fn params(&mut self, limits: ParamLimits) -> Result<Option<RawJson<'static>>, Fault> {
         match Marker::read(self.rest).map_err(into_fault)?.0 {
             Marker::Nil => self.skip().map(|()| None),

@@ -1,17 +1,18 @@
-//! From results, which are JSON, to MessagePack in its shortest form, in one pass and without an intermediate tree.
+//! From parameters and results, which are JSON, to MessagePack in its shortest form, in one pass and without an intermediate tree.
 
 use std::fmt;
 
 use memchr::memchr2;
 
+use crate::codec::jsonrpc::CANCEL_METHOD;
 use crate::message::number::exact;
-use crate::message::{Answer, Fault, Id, code};
+use crate::message::{Answer, Fault, Id, RawJson, Request, code};
 
 const NIL: u8 = 0xc0;
 
 /// Appends a reply: `[1, msgid, nil, result]` or `[1, msgid, [code, message, data], nil]`. The result and the fault's
 /// data are converted from JSON. A result that cannot be converted becomes an error.
-pub(in crate::codec) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
+pub(super) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) {
     let start = out.len();
     // An array of four elements; type 1 is a response.
     out.extend_from_slice(&[0x94, 1]);
@@ -42,6 +43,51 @@ pub(in crate::codec) fn encode_reply(out: &mut Vec<u8>, id: &Id<'_>, answer: Ans
             out.append(&mut data);
             out.push(NIL);
         }
+    }
+}
+
+/// Appends a request, `[0, msgid, method, params]`, or a notification, `[2, method, params]`. `meta` follows if the call
+/// was forwarded. Returns `false`, and appends nothing, if the parameters cannot be converted.
+pub(super) fn encode_request(out: &mut Vec<u8>, request: &Request<'_>) -> bool {
+    let start = out.len();
+    let Request { id, method, params, meta } = request;
+    // Servers that do not know the extension reject a message with more elements.
+    let is_forwarded = meta.hops > 0;
+    out.push(0x93 + u8::from(id.is_some()) + u8::from(is_forwarded));
+    let params = params.as_ref().map_or("[]", RawJson::get);
+    let put = match id {
+        Some(id) => {
+            out.push(0);
+            put_json(out, id.as_json())
+        }
+        None => {
+            out.push(2);
+            Ok(())
+        }
+    };
+    if put.and_then(|()| put_str(out, method.as_bytes())).and_then(|()| put_json(out, params)).is_err() {
+        out.truncate(start);
+        return false;
+    }
+    if is_forwarded {
+        out.push(0x81 + u8::from(meta.deadline.is_some()));
+        let _ = put_str(out, b"hops");
+        put_uint(out, meta.hops.into());
+        if let Some(deadline) = meta.deadline {
+            let _ = put_str(out, b"deadline_ms");
+            put_uint(out, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+    true
+}
+
+/// Appends the notification that cancels the request `id`.
+pub(super) fn encode_cancel(out: &mut Vec<u8>, id: &Id<'_>) {
+    out.extend_from_slice(&[0x93, 2]);
+    let _ = put_str(out, CANCEL_METHOD.as_bytes());
+    out.push(0x91);
+    if put_json(out, id.as_json()).is_err() {
+        out.push(NIL);
     }
 }
 

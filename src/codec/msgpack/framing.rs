@@ -2,6 +2,7 @@
 
 use super::skipper::Skipper;
 use crate::codec::frame::FrameResult;
+use crate::codec::framing::Framing;
 
 /// Finds messages in a buffer that grows at its end and is cut at its front.
 ///
@@ -26,16 +27,15 @@ impl MessagePackFramer {
     pub(in crate::codec) fn is_first_byte(first: u8) -> bool {
         matches!(first, 0x90..=0x9f | 0xdc | 0xdd)
     }
+}
 
-    /// Returns `true` within a message that is being skipped.
-    pub(in crate::codec) fn is_skipping(&self) -> bool {
+impl Framing for MessagePackFramer {
+    fn is_skipping(&self) -> bool {
         self.skipping
     }
 
-    /// Finds the next message. Before the next call, the caller must cut the buffer as the result says.
-    ///
-    /// A message is reported as too long as soon as its markers show that.
-    pub(in crate::codec) fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
+    /// Finds the next message. It is reported as too long as soon as its markers show that.
+    fn next_frame(&mut self, buffer: &[u8]) -> FrameResult {
         match self.skipper.advance(&buffer[self.searched..]) {
             Ok(skipped) => self.searched += skipped,
             Err(_) => return FrameResult::Invalid("byte 0xc1, which MessagePack does not use".into()),

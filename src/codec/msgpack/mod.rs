@@ -8,14 +8,13 @@
 mod convert;
 mod decode;
 mod encode;
+mod format;
 mod framing;
 mod marker;
 mod reader;
 mod skipper;
 
-pub(super) use convert::ParamLimits;
-pub(super) use decode::{decode, id_in_prefix};
-pub(super) use encode::encode_reply;
+pub(super) use format::MessagePack;
 pub(super) use framing::MessagePackFramer;
 
 #[cfg(test)]

@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::encode::{ConvertError, put_json};
+use super::convert::ParamLimits;
+use super::decode::{decode, reject};
+use super::encode::{ConvertError, encode_cancel, encode_reply, encode_request, put_json};
 use super::framing::tests::{frames, with};
-use super::{ParamLimits, decode, encode_reply, id_in_prefix};
-use crate::message::{Fault, Id, Message, Meta, Request, code};
+use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
 const DEPTH: usize = 8;
 const LIMITS: ParamLimits = deep(DEPTH);
@@ -35,9 +36,19 @@ fn summary(frame: &[u8]) -> String {
             format!("{id} {method}{params}{deadline}{hops}")
         }
         Ok(Message::Cancel(id)) => format!("cancel {}", id.as_json()),
-        Ok(Message::Reply(..)) => "reply".into(),
+        Ok(Message::Reply(id, Ok(result))) => format!("reply {} {result}", id.as_json()),
+        Ok(Message::Reply(id, Err(Fault { code, message, data }))) => {
+            let data = data.map_or(String::new(), |data| format!(" {data}"));
+            format!("reply {} fault {code} {message}{data}", id.as_json())
+        }
         Err(error) => format!("refused {} {}", error.id.as_json(), error.fault.code),
     }
+}
+
+/// Returns the id under which a message is rejected of which only a prefix is known.
+fn id_in_prefix(prefix: &[u8]) -> Option<Id<'static>> {
+    let rejected = reject(prefix, Fault::new(code::REQUEST_TOO_LARGE, "too long")).err()?;
+    Some(rejected.id).filter(|id| *id != Id::null())
 }
 
 /// Returns a short text for the conversion of one parameter.
@@ -327,12 +338,54 @@ fn cancels() {
 }
 
 #[test]
-fn replies_are_recognized() {
-    for frame in
-        [&b"\x94\x01\x01\xc0\x07"[..], b"\x94\x01\xc0\x93\x01\xa1m\xc0\xc0", b"\x91\x01", b"\x92\x01\xff"]
-    {
-        assert_eq!(summary(frame), "reply", "{frame:x?}");
+fn replies() {
+    let other_error = "the peer sent an error that is not [code, message, data]; it is in the data";
+    for (frame, expected) in [
+        (&b"\x94\x01\x01\xc0\x07"[..], "reply 1 7".to_owned()),
+        (b"\x94\x01\xcd\x01\x00\xc0\x91\xc0", "reply 256 [null]".into()),
+        (b"\x94\x01\x01\x93\x05\xa1m\xc0\xc0", "reply 1 fault 5 m".into()),
+        (b"\x94\x01\x01\x93\xfb\xa1m\x91\x07\xc0", "reply 1 fault -5 m [7]".into()),
+        (b"\x94\x01\x01\x92\x00\xa1m\xc0", "reply 1 fault 0 m".into()),
+        (b"\x94\x01\x01\xa2no\xc0", "reply 1 fault -32603 no".into()),
+        (b"\x94\x01\x01\x81\xa1a\x01\xc0", format!("reply 1 fault -32603 {other_error} {{\"a\":1}}")),
+    ] {
+        assert_eq!(summary(frame), expected, "{frame:x?}");
     }
+    // Nobody would get an error about a reply.
+    for frame in
+        [&b"\x94\x01\xc0\x93\x01\xa1m\xc0\xc0"[..], b"\x91\x01", b"\x92\x01\xff", b"\x94\x01\x07\xc0\xcf"]
+    {
+        assert!(summary(frame).starts_with("reply "), "{frame:x?}");
+    }
+}
+
+#[test]
+fn decodes_what_it_encodes() {
+    let meta = |hops| Meta { deadline: Some(std::time::Duration::from_millis(1500)), hops };
+    for (id, params, meta, expected) in [
+        (Some(7), Some("[1,\"a\"]"), Meta::default(), "7 f [1,\"a\"]"),
+        (Some(1 << 40), Some("{\"a\":[]}"), Meta::default(), "1099511627776 f {\"a\":[]}"),
+        (None, None, Meta::default(), "- f []"),
+        // The extension is for nodes that forward.
+        (Some(7), None, meta(0), "7 f []"),
+        (Some(7), None, meta(3), "7 f [] deadline 1500 hops 3"),
+        (None, None, Meta { deadline: None, hops: 2 }, "- f [] hops 2"),
+    ] {
+        let params = params.map(RawJson::checked);
+        let request = Request { id: id.map(Id::from), method: "f".into(), params, meta };
+        let mut out = Vec::new();
+        assert!(encode_request(&mut out, &request));
+        assert_eq!(summary(&out), expected);
+    }
+    let params = Some(RawJson::checked("[18446744073709551616]"));
+    let request = Request { id: None, method: "f".into(), params, meta: Meta::default() };
+    let mut out = b"before".to_vec();
+    assert!(!encode_request(&mut out, &request));
+    assert_eq!(out, b"before");
+
+    let mut out = Vec::new();
+    encode_cancel(&mut out, &Id::from(7));
+    assert_eq!(summary(&out), "cancel 7");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod visibility;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
 pub(crate) use peer::PeerName;
+pub(crate) use visibility::PING;
 pub use visibility::Visibility;
 
 use std::fmt;

@@ -4,7 +4,7 @@ use super::super::name::{matches, matches_all, may_match_prefix};
 use crate::config::Rule;
 
 /// Always allowed: it reveals only that the node is alive.
-pub(super) const PING: &str = "rpc.ping";
+pub(crate) const PING: &str = "rpc.ping";
 
 /// The functions that a caller may see: those that it may call. Obtained from [`Grants`](super::Grants).
 #[derive(Clone, Debug)]

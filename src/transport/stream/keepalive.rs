@@ -35,7 +35,7 @@ pub fn set_keepalive(stream: &TcpStream, idle: Duration) -> io::Result<()> {
 /// TCP keepalive alone is not enough: a proxy may acknowledge the probes instead of the peer, and no probes are sent
 /// while data is in flight.
 #[derive(Debug)]
-pub struct Heartbeat {
+pub(in crate::transport) struct Heartbeat {
     half: Duration,
     timer: Timer,
     /// Number of consecutive half periods without activity.
@@ -44,7 +44,7 @@ pub struct Heartbeat {
 
 /// What a silent peer requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerIdle {
+pub(in crate::transport) enum PeerIdle {
     /// The peer has been silent for one period and should be pinged.
     PingDue,
     /// The peer did not react to the ping within another period.
@@ -54,18 +54,18 @@ pub enum PeerIdle {
 impl Heartbeat {
     /// Creates a heartbeat that pings after `period` of silence and declares the peer dead after as long again. Returns
     /// `None` if `period` is 0.
-    pub fn new(period: Duration) -> Option<Self> {
+    pub(in crate::transport) fn new(period: Duration) -> Option<Self> {
         let half = period / 2;
         (!half.is_zero()).then(|| Self { half, timer: Timer::after(half), silent_halves: 0 })
     }
 
     /// Records that the peer sent something.
-    pub fn record_activity(&mut self) {
+    pub(in crate::transport) fn record_activity(&mut self) {
         self.silent_halves = 0;
     }
 
     /// Waits until the peer must be pinged or is dead. Time during which this is not polled does not count.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PeerIdle> {
+    pub(in crate::transport) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PeerIdle> {
         loop {
             ready!(Pin::new(&mut self.timer).poll(cx));
             self.timer.set_after(self.half);
@@ -91,7 +91,7 @@ impl fmt::Display for KeepaliveTimeout {
 impl std::error::Error for KeepaliveTimeout {}
 
 /// Returns the error that ends a connection whose peer is [dead](PeerIdle::Dead).
-pub fn keepalive_error() -> io::Error {
+pub(in crate::transport) fn keepalive_error() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, KeepaliveTimeout)
 }
 

@@ -10,7 +10,8 @@ mod stream_pipe;
 mod write_buffer;
 
 pub(super) use keepalive::is_keepalive_timeout;
-pub use keepalive::{Heartbeat, PeerIdle, keepalive_error, set_keepalive};
+pub use keepalive::set_keepalive;
+pub(in crate::transport) use keepalive::{Heartbeat, PeerIdle, keepalive_error};
 pub use lingering_close::send_and_close;
 pub(super) use lingering_close::{LingeringClose, close_stream};
 pub(super) use read_buffer::with_read_buffer;

@@ -11,7 +11,7 @@ use smol::Timer;
 use crate::message::{Fault, code};
 use crate::route::ShutdownSignal;
 use crate::session::Session;
-use crate::transport::{CloseReason, Pipe, Received};
+use crate::transport::{CloseReason, Pipe, Received, tls};
 
 /// Rounds of reading and replying before other connections run. A socket that always has more to read would otherwise
 /// occupy the executor.
@@ -24,20 +24,21 @@ const READS_PER_FLUSH: u32 = 64;
 /// Moves bytes between `pipe` and `session` until the peer has finished sending and everything is answered.
 ///
 /// After `stop`, it no longer reads, and ends when everything received is answered. After `force_stop`, it answers the
-/// remaining calls with an error. Without a `stop` it reads to the peer's end even while the node stops.
+/// remaining calls with an error. Without a `stop` it reads to the peer's end even while the node stops. A connection
+/// that this node has established ends at once when the peer has finished sending and has no calls in flight.
 ///
 /// A plain function with one closure: an `async` one would hold its arguments twice, in the memory of every idle
 /// connection.
-pub(super) fn drive(
+pub(crate) fn drive(
     mut session: Session,
     mut pipe: Box<dyn Pipe + Send + '_>,
     mut stop: Option<ShutdownSignal>,
-    mut force_stop: ShutdownSignal,
+    mut force_stop: Option<ShutdownSignal>,
 ) -> impl Future<Output = io::Result<()>> + Send {
     let mut alarm: Option<(Instant, Timer)> = None;
     let (mut stopped, mut force_stopped, mut busy) = (false, false, false);
     let mut closing = None;
-    poll_fn(move |cx| {
+    let mut turn = move |session: &mut Session, cx: &mut Context<'_>| {
         // Once the pipe has nothing to read, the task is woken when it does.
         let mut drained = false;
         let (start, messages) = (Instant::now(), session.message_count());
@@ -50,7 +51,7 @@ pub(super) fn drive(
             }
             let mut now = Instant::now();
             let mut progress = session.poll_replies(cx, now).is_ready();
-            if write(&mut session, &mut *pipe, cx)? {
+            if write(session, &mut *pipe, cx)? {
                 now = Instant::now();
                 progress = true;
             }
@@ -62,7 +63,7 @@ pub(super) fn drive(
             }
             // The forced stop follows the stop.
             let may_force = !force_stopped && (stopped || stop.is_none());
-            if may_force && Pin::new(&mut force_stop).poll(cx).is_ready() {
+            if may_force && force_stop.as_mut().is_some_and(|force| Pin::new(force).poll(cx).is_ready()) {
                 force_stopped = true;
                 session.fail_all(&Fault::new(code::CLOSED, "the node is stopping"));
                 progress = true;
@@ -79,7 +80,7 @@ pub(super) fn drive(
                             break;
                         }
                         // Not flushed yet, but written before the next read, which may be the end.
-                        write(&mut session, &mut *pipe, cx)?;
+                        write(session, &mut *pipe, cx)?;
                     }
                     Poll::Ready(Received::Eof) => {
                         session.end(now);
@@ -97,12 +98,18 @@ pub(super) fn drive(
             if closing.is_some() {
                 continue;
             }
+            if session.is_dialled() && session.is_read_closed() && session.has_replied() {
+                return Poll::Ready(match session.error() {
+                    Some(error) => Err(io::Error::other(error)),
+                    None => Err(io::Error::other(session.close_reason())),
+                });
+            }
             let budget_spent = round == ROUND_BUDGET
                 || session.message_count() - messages >= MESSAGE_BUDGET
                 || session.is_budget_spent(start);
             if progress && budget_spent {
                 // Replies must not wait for the next turn of this connection.
-                write(&mut session, &mut *pipe, cx)?;
+                write(session, &mut *pipe, cx)?;
                 let _ = pipe.poll_flush(cx)?;
                 break;
             }
@@ -113,6 +120,7 @@ pub(super) fn drive(
             let why = match (session.is_read_closed(), session.has_failed()) {
                 (true, false) => session.is_flushed().then_some(CloseReason::Done),
                 (true, true) => session.is_flushed().then_some(CloseReason::Refused),
+                _ if session.is_closing() => Some(CloseReason::Done),
                 _ => (stopped && session.is_idle()).then_some(CloseReason::Stopping { busy }),
             };
             closing = why.filter(|_| flushed);
@@ -132,14 +140,35 @@ pub(super) fn drive(
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    };
+    poll_fn(move |cx| {
+        let polled = turn(&mut session, cx);
+        if let Poll::Ready(ended) = &polled {
+            session_ended(&mut session, ended);
+        }
+        polled
     })
+}
+
+/// Fails the calls to the peer that are left.
+fn session_ended(session: &mut Session, ended: &io::Result<()>) {
+    match ended {
+        Ok(()) => session.disconnected(&session.close_reason(), false),
+        Err(error) => session.disconnected(&error.to_string(), tls::is_certificate_rejection(error)),
+    }
 }
 
 /// Writes output while the pipe accepts it. Returns `true` if it accepted any.
 fn write(session: &mut Session, pipe: &mut dyn Pipe, cx: &mut Context<'_>) -> io::Result<bool> {
     let mut progress = false;
     while !session.output().is_empty() {
-        let Poll::Ready(written) = pipe.poll_send(cx, session.output())? else { break };
+        let Poll::Ready(written) = pipe.poll_send(cx, session.output()).map_err(|error| {
+            session.write_failed();
+            error
+        })?
+        else {
+            break;
+        };
         session.consume_output(written);
         progress = true;
     }

@@ -1,0 +1,365 @@
+//! The mailbox of a connection: how the rest of the node reaches its session, from any thread. It takes the replies to
+//! the peer's calls, and calls to the peer.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::message::{Fault, Outcome, RawJson};
+
+/// Identifies a call within one connection.
+pub type CallId = u64;
+
+/// Maximum number of calls to the peer that wait for a reply on one connection.
+const MAX_WAITING: usize = 4096;
+/// Size of a call besides its method and parameters, in bytes.
+const CALL_OVERHEAD: usize = 64;
+
+/// Collects the replies to one connection's calls, and the calls to its peer, until its session takes them.
+///
+/// It holds at most one reply for each call in flight, and calls of a limited size.
+#[derive(Default)]
+pub struct Mailbox {
+    state: Mutex<State>,
+    /// Calls to the peer without an answer.
+    waiting: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    replies: Vec<(CallId, Outcome)>,
+    /// The session's waker, while it waits for a reply or a call.
+    session: Option<Waker>,
+    /// Calls that were cancelled and are not answered yet.
+    cancelled: FxHashSet<CallId>,
+    /// The wakers of providers that wait for the cancellation of their call.
+    providers: FxHashMap<CallId, Waker>,
+    closed: bool,
+    /// `None` if nobody calls the peer.
+    outbox: Option<Box<Outbox>>,
+}
+
+/// What is sent to the peer apart from replies.
+#[derive(Debug, Default)]
+struct Outbox {
+    posted: VecDeque<Post>,
+    /// The size of everything posted, and its limit, in bytes.
+    bytes: usize,
+    limit: usize,
+    last_id: CallId,
+    /// The connection closes once everything posted is written.
+    closing: bool,
+    /// Why nothing more is sent.
+    closed: Option<PeerError>,
+}
+
+/// A call, a notification or a cancellation for the peer.
+#[derive(Debug)]
+pub enum Post {
+    /// A call, or a notification, whose sender learns only that it was sent.
+    Call(Box<PeerCall>),
+    /// The cancellation of a call.
+    Cancel(CallId),
+}
+
+/// A call to the peer.
+pub struct PeerCall {
+    /// Its number on the connection.
+    pub id: CallId,
+    /// The name of the peer's function.
+    pub method: Cow<'static, str>,
+    /// An array or an object, if any.
+    pub params: Option<RawJson<'static>>,
+    /// When the caller stops waiting.
+    pub deadline: Option<Instant>,
+    /// The number of nodes that have forwarded the call.
+    pub hops: u32,
+    /// A notification is answered by `null` once it is sent.
+    pub is_notification: bool,
+    answer: Answer,
+}
+
+/// Receives the answer to a call to the peer.
+type Answer = Box<dyn FnOnce(Result<RawJson<'static>, PeerError>) + Send>;
+
+/// Why a call to a peer has no result.
+#[derive(Clone, Debug)]
+pub enum PeerError {
+    /// The call was not sent, for this reason.
+    Unsent(Cow<'static, str>),
+    /// The connection was lost while the call was in flight, for this reason. It may have run.
+    Lost(Cow<'static, str>),
+    /// Too much waits for the peer already.
+    Busy,
+    /// No answer came by the call's deadline.
+    Deadline,
+    /// The peer's answer is an error, or the call cannot be expressed.
+    Fault(Fault),
+}
+
+impl State {
+    fn is_cancelled(&self, id: CallId, is_notification: bool) -> bool {
+        self.cancelled.contains(&id) || (self.closed && !is_notification)
+    }
+}
+
+/// Wakes the session, outside of the lock.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let session = state.session.take();
+    drop(state);
+    if let Some(session) = session {
+        session.wake();
+    }
+}
+
+impl Mailbox {
+    /// Moves all replies and calls to the end of `replies` and `posts`. If there are none, registers the task to be
+    /// woken by the next one.
+    pub fn poll(
+        &self,
+        cx: &Context<'_>,
+        replies: &mut VecDeque<(CallId, Outcome)>,
+        posts: Option<&mut VecDeque<Post>>,
+    ) -> Poll<()> {
+        let mut state = self.lock();
+        let State { replies: ready, outbox, .. } = &mut *state;
+        let outbox = outbox.as_mut().zip(posts).filter(|(outbox, _)| !outbox.posted.is_empty());
+        if ready.is_empty() && outbox.is_none() {
+            if !state.session.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                state.session = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        if let Some((outbox, posts)) = outbox {
+            posts.append(&mut outbox.posted);
+            outbox.bytes = 0;
+        }
+        replies.extend(ready.drain(..));
+        Poll::Ready(())
+    }
+
+    /// Cancels a call: notifies its provider and discards its reply.
+    pub fn cancel(&self, id: CallId) {
+        let mut state = self.lock();
+        if let Some(at) = state.replies.iter().position(|(answered, _)| *answered == id) {
+            drop(state.replies.remove(at));
+            return;
+        }
+        state.cancelled.insert(id);
+        let provider = state.providers.remove(&id);
+        drop(state);
+        if let Some(provider) = provider {
+            provider.wake();
+        }
+    }
+
+    /// Releases memory that is not in use.
+    pub fn shrink(&self) {
+        let mut state = self.lock();
+        state.replies.shrink_to_fit();
+        state.cancelled.shrink_to_fit();
+        state.providers.shrink_to_fit();
+        if let Some(outbox) = &mut state.outbox {
+            outbox.posted.shrink_to_fit();
+        }
+    }
+
+    /// Cancels all calls of the peer's except notifications, since it is gone.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let providers = mem::take(&mut state.providers);
+        state.session = None;
+        state.replies.clear();
+        drop(state);
+        providers.into_values().for_each(Waker::wake);
+    }
+
+    /// Adds the reply to a call, unless the call was cancelled.
+    pub(super) fn push(&self, id: CallId, outcome: Outcome) {
+        let mut state = self.lock();
+        state.providers.remove(&id);
+        if state.cancelled.remove(&id) || state.closed {
+            return;
+        }
+        state.replies.push((id, outcome));
+        wake(state);
+    }
+
+    /// Completes once the call is cancelled; closing the mailbox does not cancel a notification.
+    pub(super) fn poll_cancelled(&self, id: CallId, is_notification: bool, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.is_cancelled(id, is_notification) {
+            return Poll::Ready(());
+        }
+        state.providers.insert(id, cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(super) fn is_cancelled(&self, id: CallId, is_notification: bool) -> bool {
+        self.lock().is_cancelled(id, is_notification)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Calls to the peer, as its session sees them.
+impl Mailbox {
+    /// Accepts calls to the peer, of up to `limit` bytes until the session takes them.
+    pub(crate) fn open_outbox(&self, limit: usize) {
+        self.lock().outbox.get_or_insert_default().limit = limit;
+    }
+
+    /// Returns a number for a call that the session makes itself.
+    pub(crate) fn next_id(&self) -> CallId {
+        self.lock().outbox.as_mut().map_or(0, |outbox| {
+            outbox.last_id += 1;
+            outbox.last_id
+        })
+    }
+
+    /// Returns `true` if the connection is to be closed once everything posted is written.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.lock().outbox.as_ref().is_some_and(|outbox| outbox.closing && outbox.posted.is_empty())
+    }
+
+    /// Fails the calls that were posted and not taken, and all later ones.
+    pub(crate) fn close_outbox(&self, error: &PeerError) {
+        let mut state = self.lock();
+        let Some(outbox) = &mut state.outbox else { return };
+        let posted = mem::take(&mut outbox.posted);
+        outbox.closed = Some(error.clone());
+        drop(state);
+        for post in posted {
+            if let Post::Call(call) = post {
+                self.answer(*call, Err(error.clone()));
+            }
+        }
+    }
+
+    /// Answers a call to the peer.
+    pub(crate) fn answer(&self, call: PeerCall, result: Result<RawJson<'static>, PeerError>) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        (call.answer)(result);
+    }
+}
+
+/// A connection's peer, which can be called like it calls this node.
+#[derive(Clone, Debug)]
+pub struct Peer(Arc<Mailbox>);
+
+impl Peer {
+    pub(crate) fn new(mailbox: &Arc<Mailbox>) -> Self {
+        Self(mailbox.clone())
+    }
+
+    /// Returns the number for a call.
+    pub fn reserve(&self) -> CallId {
+        self.0.next_id()
+    }
+
+    /// Calls a function of the peer, or sends it a notification. `answer` is called at most once, on the thread of the
+    /// connection or on this one; not if the call is cancelled.
+    #[allow(clippy::too_many_arguments, reason = "all but the last are the parts of one message")]
+    pub fn call(
+        &self,
+        id: CallId,
+        method: Cow<'static, str>,
+        params: Option<RawJson<'static>>,
+        deadline: Option<Instant>,
+        hops: u32,
+        is_notification: bool,
+        answer: impl FnOnce(Result<RawJson<'static>, PeerError>) + Send + 'static,
+    ) {
+        let answer = Box::new(answer);
+        let call = Box::new(PeerCall { id, method, params, deadline, hops, is_notification, answer });
+        let mut state = self.0.lock();
+        let error = match state.outbox.as_deref_mut() {
+            None => PeerError::Unsent("the connection is for the peer's calls only".into()),
+            Some(Outbox { closed: Some(error), .. }) => error.clone(),
+            Some(outbox) => {
+                let is_full = outbox.bytes >= outbox.limit;
+                if !is_full && self.0.waiting.load(Ordering::Relaxed) < MAX_WAITING {
+                    self.0.waiting.fetch_add(1, Ordering::Relaxed);
+                    outbox.bytes += call.bytes();
+                    outbox.posted.push_back(Post::Call(call));
+                    return wake(state);
+                }
+                PeerError::Busy
+            }
+        };
+        drop(state);
+        (call.answer)(Err(error));
+    }
+
+    /// Cancels a call: it is not answered any more, and the peer is told if it was sent. Does nothing if it is answered
+    /// already.
+    pub fn cancel(&self, id: CallId) {
+        let mut state = self.0.lock();
+        let Some(outbox) = &mut state.outbox else { return };
+        if outbox.closed.is_some() {
+            return;
+        }
+        let is_it = |post: &Post| matches!(post, Post::Call(call) if call.id == id);
+        match outbox.posted.iter().position(is_it) {
+            Some(at) => {
+                let unsent = outbox.posted.remove(at);
+                drop(state);
+                self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+                drop(unsent);
+            }
+            None => {
+                outbox.posted.push_back(Post::Cancel(id));
+                wake(state);
+            }
+        }
+    }
+
+    /// Returns a waker that cancels a call.
+    pub(crate) fn canceller(&self, id: CallId) -> Waker {
+        struct Canceller(Peer, CallId);
+        impl Wake for Canceller {
+            fn wake(self: Arc<Self>) {
+                self.0.cancel(self.1);
+            }
+        }
+        Arc::new(Canceller(self.clone(), id)).into()
+    }
+
+    /// Closes the connection after everything posted is written.
+    pub fn close(&self) {
+        let mut state = self.0.lock();
+        if let Some(outbox) = &mut state.outbox {
+            outbox.closing = true;
+            wake(state);
+        }
+    }
+}
+
+impl PeerCall {
+    /// Returns its approximate size when sent.
+    pub(crate) fn bytes(&self) -> usize {
+        CALL_OVERHEAD + self.method.len() + self.params.as_ref().map_or(0, |params| params.get().len())
+    }
+}
+
+impl fmt::Debug for PeerCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerCall").field("id", &self.id).field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("replies", &self.lock().replies.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,269 @@
+//! Calls to the peer: sending, replies, deadlines and the loss of the connection.
+
+use std::borrow::Cow;
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use super::keepalive::PeerIdle;
+use super::outbound::{self, Matched};
+use super::{Session, SessionError};
+use crate::codec::{DecodeError, Decoded, Outgoing};
+use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
+use crate::route::{CallId, Grants, PING, PeerCall, PeerError, Post};
+
+impl Session {
+    /// Returns `true` if this node has established the connection.
+    pub fn is_dialled(&self) -> bool {
+        self.outbound.as_ref().is_some_and(|outbound| outbound.dialled.is_some())
+    }
+
+    /// Writes what selects the dialect at the other node, unless a message does.
+    pub fn write_preface(&mut self, now: Instant) {
+        let _ = self.poll_replies(&Context::from_waker(Waker::noop()), now);
+        if self.output.position() == 0 {
+            match self.codec.preface() {
+                b"" => self.ping(),
+                preface => self.output.message(|out| out.extend_from_slice(preface)),
+            }
+        }
+    }
+
+    /// Returns `true` if the connection is to be closed, since everything posted is written.
+    pub fn is_closing(&self) -> bool {
+        self.outbound.as_ref().is_some_and(|outbound| outbound.posts.is_empty())
+            && self.output.len() == 0
+            && self.calls.existing_mailbox().is_some_and(|mailbox| mailbox.is_closing())
+    }
+
+    /// Sends calls that were posted while there is output space.
+    pub(super) fn send_posts(&mut self, now: Instant) {
+        while self.has_output_space() {
+            let Some(post) = self.outbound.as_mut().and_then(|outbound| outbound.posts.pop_front()) else {
+                break;
+            };
+            match post {
+                Post::Call(call) => self.send_call(*call, now),
+                Post::Cancel(id) => self
+                    .withdraw(id, PeerError::Fault(Fault::new(code::CANCELLED, "cancelled by the caller"))),
+            }
+        }
+    }
+
+    fn send_call(&mut self, mut call: PeerCall, now: Instant) {
+        let Some(outbound) = &mut self.outbound else { return };
+        let (codec, limit) = (&self.codec, self.limits.message);
+        if call.deadline.is_some_and(|deadline| deadline <= now) {
+            return self.answer(call, Err(PeerError::Deadline));
+        }
+        let id = (!call.is_notification).then(|| outbound.id(call.id, codec.sends_json()));
+        let bytes = call.bytes();
+        let request = outbound::request(&mut call, id, now);
+        let position = self.output.position();
+        let sent = self.output.message(|out| {
+            let start = out.len();
+            let result = if !codec.encode(out, &Outgoing::Request(&request)) {
+                Err(inexpressible(codec.sends_results_only()))
+            } else if out.len() - start > limit {
+                Err(too_large(out.len() - start, limit))
+            } else if codec.finish(out, start) {
+                Ok(())
+            } else {
+                Err(too_large(bytes, limit))
+            };
+            if result.is_err() {
+                out.truncate(start);
+            }
+            result
+        });
+        match sent {
+            Err(fault) => self.answer(call, Err(PeerError::Fault(fault))),
+            Ok(()) => {
+                if let Some(notification) = outbound.sent(call, position) {
+                    self.answer(notification, Ok(RawJson::NULL));
+                }
+            }
+        }
+    }
+
+    /// Fails all calls until the connection ends, since the peer has rejected the token.
+    fn token_rejected(&mut self, fault: &Fault) {
+        let Some(outbound) = &mut self.outbound else { return };
+        let address = outbound.dialled.as_ref().map_or("the peer", |dialled| &dialled.address);
+        log::warn!("{address} rejected the token: {fault}");
+        let error = PeerError::Fault(fault.clone());
+        for call in outbound.take_all() {
+            self.answer(call, Err(error.clone()));
+        }
+        self.calls.mailbox().close_outbox(&error);
+    }
+
+    /// Ends a call that is in flight, and tells the peer.
+    fn withdraw(&mut self, id: CallId, error: PeerError) {
+        let Some(outbound) = &mut self.outbound else { return };
+        let Some(call) = outbound.cancel(id) else { return };
+        let id = outbound.id(id, self.codec.sends_json());
+        self.send(&Outgoing::Cancel(&id));
+        self.answer(call, Err(error));
+    }
+
+    /// Writes a message that is small, and that the dialect can express or need not.
+    fn send(&mut self, message: &Outgoing<'_>) {
+        let codec = &self.codec;
+        self.output.message(|out| {
+            let start = out.len();
+            codec.encode(out, message);
+            codec.finish(out, start);
+        });
+    }
+
+    fn answer(&mut self, call: PeerCall, result: Result<RawJson<'static>, PeerError>) {
+        self.calls.mailbox().answer(call, result);
+    }
+
+    pub(super) fn handle_reply(&mut self, id: &Id<'_>, outcome: Outcome) {
+        let Some(outbound) = &mut self.outbound else {
+            // Replying to a reply could go on for ever.
+            return self.metrics().refused.inc();
+        };
+        match outbound.match_reply(id, outcome) {
+            Matched::Call(call, outcome) => self.answer(*call, outcome.map_err(PeerError::Fault)),
+            Matched::Auth(outcome) => outcome.err().iter().for_each(|fault| self.token_rejected(fault)),
+            Matched::None => {}
+            // One of several calls will never be answered.
+            Matched::Ambiguous if outbound.dialled.is_some() => {
+                self.error = Some(SessionError::UnmatchedReply);
+            }
+            Matched::Ambiguous => self.metrics().refused.inc(),
+        }
+    }
+
+    /// Handles a frame that is not a valid message: from a peer that is called, it may be a reply that deviates from
+    /// the specification. Returns `false` if it is none.
+    pub(super) fn handle_deviating(&mut self, error: &DecodeError, frame: &[u8]) -> bool {
+        let Some(outbound) = &self.outbound else { return false };
+        let is_dialled = outbound.dialled.is_some();
+        let mut replies = self.codec.decode_deviating_replies(frame);
+        if replies.is_empty() && outbound.is_in_flight(&error.id) {
+            let message = format!("cannot decode the reply: {}", error.fault.message);
+            replies.push((error.id.clone(), Err(Fault::new(code::INTERNAL, message))));
+        }
+        if !is_dialled && !replies.iter().any(|(id, _)| outbound.is_in_flight(id)) {
+            return false;
+        }
+        for (id, outcome) in replies {
+            self.handle_reply(&id, outcome);
+        }
+        true
+    }
+
+    /// Fails the call whose reply is longer than a message may be, of which `prefix` is known.
+    pub(super) fn reject_oversized_reply(&mut self, prefix: &[u8]) {
+        let message = format!("a reply of more than {} bytes (limits.message)", self.limits.message);
+        let fault = Fault::new(code::REPLY_TOO_LARGE, message);
+        let rejected = match self.codec.reject(prefix, fault) {
+            Decoded::Single(rejected) => vec![rejected],
+            Decoded::Batch(rejected) => rejected,
+        };
+        for part in rejected {
+            let (id, outcome) = match part {
+                Ok(Message::Reply(id, outcome)) => (id, outcome),
+                Ok(_) => continue,
+                Err(DecodeError { id, fault }) => (id, Err(fault)),
+            };
+            if id == Id::null() {
+                self.error = Some(SessionError::ReplyTooLarge);
+                return;
+            }
+            self.handle_reply(&id, outcome);
+        }
+    }
+
+    /// Fails calls whose deadline has passed, and pings a silent peer.
+    pub(super) fn expire_outbound(&mut self, now: Instant) {
+        let Some(outbound) = &mut self.outbound else { return };
+        let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
+        for id in outbound.expired(now) {
+            self.withdraw(id, PeerError::Deadline);
+        }
+        match idle {
+            None => {}
+            Some(_) if self.outbound.as_ref().is_some_and(|outbound| outbound.is_peer_full()) => {
+                self.note_activity();
+            }
+            Some(PeerIdle::PingDue) => self.ping(),
+            Some(PeerIdle::Dead) => self.error = Some(SessionError::Vanished),
+        }
+    }
+
+    /// Sends a ping. Any input shows that the peer is alive, so that the reply needs no handling.
+    fn ping(&mut self) {
+        self.send_own(PING, None);
+    }
+
+    /// Presents the token, if there is one.
+    pub(super) fn present_token(&mut self) {
+        let dialled = self.outbound.as_ref().and_then(|outbound| outbound.dialled.as_ref());
+        if let Some(token) = dialled.and_then(|dialled| dialled.token.clone()) {
+            let auth = self.send_own(Grants::AUTH, RawJson::of(&[&*token]).ok());
+            self.outbound.iter_mut().for_each(|outbound| outbound.auth = auth);
+        }
+    }
+
+    /// Sends a request of the session's own.
+    fn send_own(&mut self, method: &'static str, params: Option<RawJson<'static>>) -> Option<CallId> {
+        let number = self.calls.mailbox().next_id();
+        let outbound = self.outbound.as_mut()?;
+        outbound.sent_own(number);
+        let id = Some(outbound.id(number, self.codec.sends_json()));
+        let request = Request { id, method: method.into(), params, meta: Meta::default() };
+        self.send(&Outgoing::Request(&request));
+        Some(number)
+    }
+
+    pub(super) fn note_activity(&mut self) {
+        if let Some(keepalive) = self.outbound.as_mut().and_then(|outbound| outbound.keepalive.as_mut()) {
+            keepalive.record_activity();
+        }
+    }
+
+    /// Returns the reason for which the peer has most likely closed the connection.
+    pub fn close_reason(&self) -> Cow<'static, str> {
+        self.outbound.as_ref().map_or("closed by the peer".into(), |outbound| outbound.close_reason())
+    }
+
+    /// Fails all calls to the peer, since the connection is lost for this reason. None of them has run if the peer has
+    /// processed nothing.
+    pub fn disconnected(&mut self, reason: &str, unprocessed: bool) {
+        let Some(outbound) = &mut self.outbound else { return };
+        if outbound.is_closed {
+            return;
+        }
+        let sent = if unprocessed { 0 } else { self.output.written() };
+        if let Some(mailbox) = self.calls.existing_mailbox() {
+            outbound.fail_all(mailbox, reason, sent);
+        }
+    }
+
+    /// Notes that the transport failed to write. If it encrypts, it may have sent some of the output regardless.
+    pub fn write_failed(&mut self) {
+        let dialled = self.outbound.as_ref().and_then(|outbound| outbound.dialled.as_ref());
+        if dialled.is_some_and(|dialled| dialled.is_encrypted) {
+            self.output.consume(self.output.len());
+        }
+    }
+}
+
+fn too_large(size: usize, limit: usize) -> Fault {
+    let message = format!("a request of {size} bytes exceeds the limit of {limit} bytes (limits.message)");
+    Fault::new(code::REQUEST_TOO_LARGE, message)
+}
+
+/// Returns the error for a call that the peer's dialect cannot express.
+fn inexpressible(has_results_only: bool) -> Fault {
+    let message = if has_results_only {
+        "the peer's dialect has no replies that can be matched to calls: use go"
+    } else {
+        "the parameters contain a number or a text that the peer's dialect cannot express"
+    };
+    Fault::invalid_params(message)
+}
