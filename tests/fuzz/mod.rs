@@ -5,6 +5,7 @@
 #![allow(unreachable_pub)]
 
 mod access;
+mod client;
 mod config;
 mod detect;
 mod framing;
@@ -23,8 +24,9 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     Target { name: "access", run: access::access },
+    Target { name: "client", run: client::client },
     Target { name: "config", run: config::config },
     Target { name: "detect", run: detect::detect },
     Target { name: "headers", run: framing::headers },
