@@ -196,18 +196,54 @@ impl Provider for NativeProvider {
 /// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers,
 /// parameters of a tuple also by their names, and `null` for optional ones.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
-    fit(params.map_or("null", RawJson::get)).or_else(|mut error| {
-        let (forms, refusal) = other_forms(params, signature);
-        for form in forms {
-            match fit(&form) {
-                Ok(arguments) => return Ok(arguments),
-                // What is wrong with a value says more than what is wrong with the form.
-                Err(of_form) if is_about_form(&error) => error = of_form,
-                Err(_) => {}
-            }
+    let error = match decode(params.map_or("null", RawJson::get)) {
+        Ok(arguments) => return Ok(arguments),
+        Err(error) => error,
+    };
+    let mut decoded = None;
+    let mut attempt = |form: &str| match decode(form) {
+        Ok(arguments) => {
+            decoded = Some(arguments);
+            Ok(())
         }
-        Err(refusal.unwrap_or_else(|| mismatch(&error, signature)))
-    })
+        Err(error) => Err(error),
+    };
+    try_other_forms(params, signature, error, &mut attempt)?;
+    Ok(decoded.expect("an attempt has succeeded"))
+}
+
+/// Decodes a JSON text. Not inlined, so that the binary has it once for each type.
+#[inline(never)]
+fn decode<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+/// Has `attempt` decode other forms of the parameters, whose own form it did not decode because of `error`, until it
+/// succeeds. Not generic, so that the binary has it once.
+///
+/// # Errors
+/// The fault for the caller, if no form fits.
+#[cold]
+fn try_other_forms(
+    params: Option<&RawJson<'_>>,
+    signature: &Signature,
+    error: serde_json::Error,
+    attempt: &mut dyn FnMut(&str) -> Result<(), serde_json::Error>,
+) -> Result<(), Fault> {
+    let Some(mut error) = fit_element(params.map_or("null", RawJson::get), error, attempt) else {
+        return Ok(());
+    };
+    let (forms, refusal) = other_forms(params, signature);
+    for form in forms {
+        let Err(of_form) = attempt(&form) else { return Ok(()) };
+        // What is wrong with a value says more than what is wrong with the form.
+        match fit_element(&form, of_form, attempt) {
+            None => return Ok(()),
+            Some(of_form) if is_about_form(&error) => error = of_form,
+            Some(_) => {}
+        }
+    }
+    Err(refusal.unwrap_or_else(|| mismatch(&error, signature)))
 }
 
 /// Returns `true` if the parameters as a whole have another type than the arguments.
@@ -245,21 +281,25 @@ fn other_forms(params: Option<&RawJson<'_>>, signature: &Signature) -> (Vec<Stri
     (forms, None)
 }
 
-fn fit<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
-    serde_json::from_str(text).or_else(|error| {
-        let inner = text[1..].strip_suffix([']', '}']).map(str::trim_ascii);
-        let plain = match inner {
-            Some("") => Some("null"),
-            Some(only) if text.starts_with('[') => Some(only),
-            _ => None,
-        };
-        // Several elements are not a JSON text, so this succeeds only for a single one.
-        match plain.map(serde_json::from_str) {
-            Some(Ok(arguments)) => Ok(arguments),
-            Some(Err(of_element)) if of_element.is_data() && is_about_form(&error) => Err(of_element),
-            _ => Err(error),
-        }
-    })
+/// Has `attempt` decode the only element of an array, or nothing in place of an empty one. Returns the error if it does
+/// not succeed; `error` is that of the whole.
+fn fit_element(
+    text: &str,
+    error: serde_json::Error,
+    attempt: &mut dyn FnMut(&str) -> Result<(), serde_json::Error>,
+) -> Option<serde_json::Error> {
+    let inner = text[1..].strip_suffix([']', '}']).map(str::trim_ascii);
+    let plain = match inner {
+        Some("") => Some("null"),
+        Some(only) if text.starts_with('[') => Some(only),
+        _ => None,
+    };
+    // Several elements are not a JSON text, so this succeeds only for a single one.
+    match plain.map(attempt) {
+        Some(Ok(())) => None,
+        Some(Err(of_element)) if of_element.is_data() && is_about_form(&error) => Some(of_element),
+        _ => Some(error),
+    }
 }
 
 /// The maximum length, in characters, of the reason for invalid parameters.
