@@ -49,10 +49,14 @@ pub(super) fn encode(out: &mut Vec<u8>, result: &impl Serialize) -> Result<(), F
 
 fn encode_value(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> Result<(), Fault> {
     let start = out.len();
-    let unfit =
-        |why: &dyn fmt::Display| Fault::new(code::INTERNAL, format!("the result has no JSON form: {why}"));
     serde_json::to_writer(&mut *out, value).map_err(|error| unfit(&error))?;
     if is_finite(&out[start..], value) { Ok(()) } else { Err(unfit(&NOT_FINITE)) }
+}
+
+/// Returns the fault for a result that has no JSON form.
+#[cold]
+fn unfit(why: &dyn fmt::Display) -> Fault {
+    Fault::new(code::INTERNAL, format!("the result has no JSON form: {why}"))
 }
 
 /// Returns the fault for the error of a `Result`: the error itself if it is a [`Fault`], else [`code::FAILED`] with the
@@ -62,9 +66,14 @@ fn fault_of(error: &(impl Serialize + ?Sized)) -> Fault {
         return fault;
     }
     let mut json = Vec::new();
-    if let Err(fault) = encode_value(&mut json, error) {
-        return fault;
+    match encode_value(&mut json, error) {
+        Ok(()) => fault_of_json(json),
+        Err(fault) => fault,
     }
+}
+
+/// Returns the fault for an error in its JSON form. Not generic, so that the binary has it once.
+fn fault_of_json(json: Vec<u8>) -> Fault {
     match serde_json::from_slice::<String>(&json) {
         Ok(text) => Fault::new(code::FAILED, text),
         Err(_) => {
