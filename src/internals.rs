@@ -55,7 +55,8 @@ pub mod route {
 
     use crate::message::{Fault, RawJson};
     pub use crate::metrics::Metrics;
-    use crate::route::{Access, CallHead, Registry, Responder};
+    pub use crate::route::registered::Registration;
+    use crate::route::{Access, CallHead, Description, Provider, Registry, RegistryError, Responder};
 
     /// Creates the right to answer a call into a queue.
     pub fn responder(queue: &Arc<Mailbox>, id: CallId, notification: bool) -> Responder {
@@ -77,6 +78,13 @@ pub mod route {
         fn metrics(&self) -> &Arc<Metrics>;
         /// As `Registry::prometheus`.
         fn prometheus(&self, grants: &Grants) -> String;
+        /// As `Registry::register`.
+        fn register(
+            &self,
+            name: &str,
+            description: Description,
+            provider: impl Provider,
+        ) -> Result<Registration, RegistryError>;
     }
 
     impl RegistryInternals for Registry {
@@ -98,6 +106,14 @@ pub mod route {
         }
         fn prometheus(&self, grants: &Grants) -> String {
             Self::prometheus(self, grants)
+        }
+        fn register(
+            &self,
+            name: &str,
+            description: Description,
+            provider: impl Provider,
+        ) -> Result<Registration, RegistryError> {
+            Self::register(self, name, description, provider)
         }
     }
 

@@ -90,6 +90,8 @@ pub mod route;
 #[cfg(feature = "node")]
 mod session;
 mod setters;
+#[cfg(any(feature = "node", all(test, chanrpc_loom)))]
+mod swap;
 #[cfg(feature = "node")]
 mod transport;
 #[cfg(feature = "node")]

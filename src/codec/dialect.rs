@@ -26,6 +26,18 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// Returns the name by which functions learn of it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::JsonLines => "lines",
+            Self::JsonPerFrame => "http",
+            Self::DetectPerFrame => "websocket",
+            Self::JsonContentLength => "headers",
+            Self::MessagePack => "msgpack",
+            Self::Leaf(_) => "leaf",
+        }
+    }
+
     /// Returns the framing of a connection, for messages of at most `max` bytes, and the message format.
     pub(super) fn parts(self, max: usize) -> (Box<dyn Framing>, &'static dyn MessageFormat) {
         match self {

@@ -39,6 +39,7 @@ pub mod code {
     pub const HOP_LIMIT: i64 = -32012;
     pub const PROGRAM_FAILED: i64 = -32013;
     pub const CLOSED: i64 = -32014;
+    pub const TAKEN: i64 = -32015;
     pub const CANCELLED: i64 = -32800;
 }
 

@@ -52,7 +52,7 @@ pub fn registry_from_config(
                 if let Some(problem) = exec.preflight() {
                     log::warn!("function {:?} cannot run: {problem}", function.name);
                 }
-                builder.insert(&function.name, describe(exec.describe()), exec)?;
+                builder.insert(&function.name, describe(exec.describe()), Arc::new(exec))?;
             }
             ProviderConfig::Forward(forward) => {
                 let target = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());
@@ -71,7 +71,7 @@ pub fn registry_from_config(
                     }
                 };
                 let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);
-                builder.insert(&function.name, describe(forward.describe()), forward)?;
+                builder.insert(&function.name, describe(forward.describe()), Arc::new(forward))?;
             }
         }
         if let Some(workers) = &function.workers {

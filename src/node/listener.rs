@@ -106,13 +106,9 @@ fn with_backlog(socket: TcpListener) -> Arc<Async<std::net::TcpListener>> {
 }
 
 impl ListenerContext {
-    /// Returns the rights of a connection from an address.
+    /// Returns the rights of a new connection, whose number they hold.
     pub(super) fn grants_for(&self, peer: Option<SocketAddr>) -> Grants {
-        let grants = self.grants.clone();
-        match peer {
-            Some(peer) => grants.with_peer(peer),
-            None => grants,
-        }
+        self.grants.clone().for_connection(peer)
     }
 
     /// Returns `true` if the listener speaks Leaf messages over WebSocket only.

@@ -68,6 +68,7 @@ impl Shared {
     }
 
     pub(super) fn session(&self, dialect: Dialect, grants: Grants) -> Session {
+        let grants = grants.with_dialect(dialect.name());
         Session::new(self.registry.clone(), self.limits.clone(), dialect, grants, Instant::now())
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::chan::Kind;
 use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
 use crate::route::{
-    Builtin, Description, Listed, ProviderKind, Registry, RegistryBuilder, Table, Visibility, matches,
+    Builtin, Description, ProviderKind, Registry, RegistryBuilder, Table, Visibility, matches,
 };
 
 /// The maximum length of a pattern for `rpc.list` in bytes.
@@ -85,10 +85,12 @@ fn info(
         functions: usize,
         uptime_seconds: f64,
     }
+    let mut functions = 0;
+    table.each_listed(&mut |listed| functions += usize::from(visibility.includes(&listed.name)));
     let info = Info {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
-        functions: table.listed().iter().filter(|listed| visibility.includes(&listed.name)).count(),
+        functions,
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
     };
     write_json(out, &info)
@@ -113,11 +115,10 @@ fn list(
     let sees_all = visibility.includes_all();
     out.push(b'[');
     let start = out.len();
-    for listed in table
-        .listed()
-        .iter()
-        .filter(|Listed { name, .. }| matches(&pattern, name) && visibility.includes(name))
-    {
+    table.each_listed(&mut |listed| {
+        if !matches(&pattern, &listed.name) || !visibility.includes(&listed.name) {
+            return;
+        }
         if out.len() > start {
             out.push(b',');
         }
@@ -127,7 +128,7 @@ fn list(
             (true, false) => &listed.redacted,
         };
         out.extend_from_slice(text.as_bytes());
-    }
+    });
     out.push(b']');
     Ok(())
 }
@@ -161,6 +162,7 @@ fn stats(
         node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
         functions: table
             .stats(visibility)
+            .into_iter()
             .map(|(name, provider, stats)| Function { name, provider, stats })
             .collect(),
         workers: table.workers(visibility),

@@ -16,7 +16,8 @@ use crate::chan::{
 use crate::message::number::with_whole_numbers;
 use crate::message::{Fault, RawJson, Signature, code};
 use crate::route::{
-    Call, Description, Exports, Network, Provider, ProviderKind, RegistryBuilder, RegistryError, Responder,
+    Call, Caller, Description, Exports, Network, Provider, ProviderKind, RegistryBuilder, RegistryError,
+    Responder, WithCaller,
 };
 
 impl Reach for Network {
@@ -25,33 +26,56 @@ impl Reach for Network {
 
 impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<A, R> for Network {
     fn export(_: &FunctionId, kind: Kind) -> Export {
-        let signature = infer::signature::<A, R>().kind(kind);
-        let caller: Arc<Caller> = Arc::new(|NativeProvider { client, function, signature, .. }, mut call| {
-            let mut attempt = Attempt::Ended(Ok(()));
-            // Arguments and results are the user's types, whose conversions may panic.
-            let caught = client.catch_panic(CALL, || {
-                let (params, out) = call.parts();
-                attempt = match arguments::<A>(params, signature) {
-                    Err(fault) => Attempt::Ended(Err(fault)),
-                    Ok(arguments) => match client.run_in_place::<A, R>(function, arguments) {
-                        Ok(Ok(result)) => Attempt::Ended(encode(out, &result)),
-                        Ok(Err(error)) => Attempt::Ended(Err(fault(&error))),
-                        Err(arguments) => Attempt::Busy(arguments),
-                    },
-                };
-            });
-            match (caught, attempt) {
-                (Err(panicked), _) => call.finish(Err(fault(&panicked))),
-                (Ok(()), Attempt::Ended(result)) => call.finish(result),
-                (Ok(()), Attempt::Busy(arguments)) => {
-                    let reply = NativeReply(call.defer());
-                    // After a panic, the dropped responder answers.
-                    let _ = client
-                        .catch_panic(CALL, || client.submit_when_room::<A, R>(function, arguments, reply));
-                }
-            }
-        });
-        Export { caller, signature }
+        let begin =
+            |provider: &NativeProvider, call: Call<'_>| begin::<A, A, R>(provider, call, |_, given| given);
+        Export { begin: Arc::new(begin), signature: infer::signature::<A, R>().kind(kind) }
+    }
+}
+
+impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<WithCaller<A>, R>
+    for Network
+{
+    fn export(_: &FunctionId, kind: Kind) -> Export {
+        let begin = |provider: &NativeProvider, call: Call<'_>| {
+            begin::<A, WithCaller<A>, R>(provider, call, |caller, given| WithCaller(caller.clone(), given));
+        };
+        Export { begin: Arc::new(begin), signature: infer::signature::<A, R>().kind(kind) }
+    }
+}
+
+/// Decodes what a caller gives, calls the function with the arguments that `complete` makes of it, and encodes the
+/// result.
+fn begin<G, A, R>(
+    NativeProvider { client, function, signature, .. }: &NativeProvider,
+    mut call: Call<'_>,
+    complete: impl Fn(&Caller, G) -> A,
+) where
+    G: DeserializeOwned,
+    A: Send + 'static,
+    R: Serialize + Send + 'static,
+{
+    let mut attempt = Attempt::Ended(Ok(()));
+    // Arguments and results are the user's types, whose conversions may panic.
+    let caught = client.catch_panic(CALL, || {
+        let caller = call.caller();
+        let (params, out) = call.parts();
+        attempt = match arguments::<G>(params, signature) {
+            Err(fault) => Attempt::Ended(Err(fault)),
+            Ok(given) => match client.run_in_place::<A, R>(function, complete(caller, given)) {
+                Ok(Ok(result)) => Attempt::Ended(encode(out, &result)),
+                Ok(Err(error)) => Attempt::Ended(Err(fault(&error))),
+                Err(arguments) => Attempt::Busy(arguments),
+            },
+        };
+    });
+    match (caught, attempt) {
+        (Err(panicked), _) => call.finish(Err(fault(&panicked))),
+        (Ok(()), Attempt::Ended(result)) => call.finish(result),
+        (Ok(()), Attempt::Busy(arguments)) => {
+            let reply = NativeReply(call.defer());
+            // After a panic, the dropped responder answers.
+            let _ = client.catch_panic(CALL, || client.submit_when_room::<A, R>(function, arguments, reply));
+        }
     }
 }
 
@@ -132,13 +156,14 @@ impl RegistryBuilder {
     ) -> Result<&mut Self, RegistryError> {
         for (id, kind, export) in functions.exports() {
             let FunctionId::Text(name) = id else { continue };
-            let Export { caller, signature } = export.clone();
+            let Export { begin, signature } = export.clone();
             let description = Description::default()
                 .provider(ProviderKind::Native)
                 .signature(signature.clone())
                 .target(client.server_name());
             let (function, client) = (client.resolve(id, kind), client.clone());
-            self.insert(name, description, NativeProvider { client, function, signature, caller })?;
+            let provider = NativeProvider { client, function, signature, begin };
+            self.insert(name, description, Arc::new(provider))?;
         }
         Ok(self)
     }
@@ -147,12 +172,12 @@ impl RegistryBuilder {
 /// What the network needs of a function.
 #[derive(Clone)]
 pub struct Export {
-    caller: Arc<Caller>,
+    begin: Arc<Begin>,
     signature: Signature,
 }
 
 /// Decodes the parameters of a call, calls the function through a client and encodes its result.
-type Caller = dyn Fn(&NativeProvider, Call<'_>) + Send + Sync;
+type Begin = dyn Fn(&NativeProvider, Call<'_>) + Send + Sync;
 
 impl fmt::Debug for Export {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,12 +209,12 @@ struct NativeProvider {
     client: Client,
     function: ResolvedId,
     signature: Signature,
-    caller: Arc<Caller>,
+    begin: Arc<Begin>,
 }
 
 impl Provider for NativeProvider {
     fn call(&self, call: Call<'_>) {
-        (self.caller)(self, call);
+        (self.begin)(self, call);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::access::Caller;
 use super::mailbox::{CallId, Mailbox};
 use super::permit::Permit;
 use crate::message::{Fault, Outcome, RawJson, code};
@@ -14,7 +15,7 @@ use crate::metrics::FunctionMetrics;
 /// One call, as a provider receives it. Dropped unanswered, it ends with a fault of [`code::INTERNAL`].
 // Small enough that a move takes a few instructions.
 pub struct Call<'a> {
-    head: &'a CallHead<'a>,
+    context: &'a CallContext<'a>,
     params: Option<RawJson<'a>>,
     destination: Destination<'a>,
 }
@@ -24,6 +25,12 @@ pub(crate) struct CallHead<'a> {
     pub(crate) method: &'a str,
     pub(crate) deadline: Instant,
     pub(crate) hops: u32,
+}
+
+/// What a call is besides its parameters, and who calls. In one place, so that a [`Call`] has one pointer to both.
+pub(super) struct CallContext<'a> {
+    pub(super) head: &'a CallHead<'a>,
+    pub(super) caller: &'a Caller,
 }
 
 /// Where the result of a call goes.
@@ -47,27 +54,27 @@ impl<'a> Call<'a> {
     /// Creates a call whose result is appended to `out` if it is available at once; what is appended before a fault is
     /// to be discarded. Otherwise `defer` creates its responder.
     pub(super) fn new(
-        head: &'a CallHead<'a>,
+        context: &'a CallContext<'a>,
         params: Option<RawJson<'a>>,
         out: &'a mut Vec<u8>,
         progress: &'a mut Progress,
         defer: &'a mut dyn FnMut() -> Responder,
     ) -> Self {
-        Self { head, params, destination: Destination::Caller { out, progress, defer } }
+        Self { context, params, destination: Destination::Caller { out, progress, defer } }
     }
 
     /// Creates a call whose answer goes to a responder, whenever it comes.
     pub(super) fn with_responder(
-        head: &'a CallHead<'a>,
+        context: &'a CallContext<'a>,
         params: Option<RawJson<'a>>,
         responder: Responder,
     ) -> Self {
-        Self { head, params, destination: Destination::Responder(Box::new((responder, Vec::new()))) }
+        Self { context, params, destination: Destination::Responder(Box::new((responder, Vec::new()))) }
     }
 
     /// Returns the function's full name.
     pub fn method(&self) -> &'a str {
-        self.head.method
+        self.context.head.method
     }
 
     /// Returns the parameters, an array or an object, if any.
@@ -80,14 +87,19 @@ impl<'a> Call<'a> {
         self.params.take()
     }
 
+    /// Returns who calls. A clone of it outlives the call.
+    pub fn caller(&self) -> &'a Caller {
+        self.context.caller
+    }
+
     /// Returns when the caller stops waiting.
     pub fn deadline(&self) -> Instant {
-        self.head.deadline
+        self.context.head.deadline
     }
 
     /// Returns the number of nodes that have forwarded the call so far.
     pub fn hops(&self) -> u32 {
-        self.head.hops
+        self.context.head.hops
     }
 
     /// Answers the call.

@@ -7,7 +7,7 @@ use crate::message::{Param, Schema, Signature};
 
 /// One function in `rpc.list`, as JSON.
 pub(crate) struct Listed {
-    pub(crate) name: String,
+    pub(crate) name: Box<str>,
     /// The name alone.
     pub(crate) brief: String,
     /// The whole description.
@@ -18,7 +18,7 @@ pub(crate) struct Listed {
 
 impl Listed {
     /// Describes a function.
-    pub(super) fn new(name: String, description: &Description) -> Self {
+    pub(super) fn new(name: &str, description: &Description) -> Self {
         #[derive(Serialize)]
         struct Function<'a> {
             name: &'a str,
@@ -37,7 +37,7 @@ impl Listed {
         let Description { provider, signature, target, .. } = description;
         let text = |target: Option<&str>| {
             let function = Function {
-                name: &name,
+                name,
                 provider: provider.as_str(),
                 kind: signature.kind.map(Signature::kind_name),
                 params: signature.params.as_deref(),
@@ -48,7 +48,7 @@ impl Listed {
             serde_json::to_string(&function).unwrap_or_default()
         };
         let (verbose, redacted) = (text(target.as_deref()), text(None));
-        let brief = serde_json::to_string(&name).unwrap_or_default();
-        Self { brief, verbose, redacted, name }
+        let brief = serde_json::to_string(name).unwrap_or_default();
+        Self { name: name.into(), brief, verbose, redacted }
     }
 }

@@ -5,21 +5,44 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::access::Grants;
-use super::call::{Call, CallHead, Progress, Responder, unanswered};
+use super::admission::QueueSlot;
+use super::call::{Call, CallContext, CallHead, Progress, Responder, unanswered};
+use super::caught::Caught;
+use super::entry::Entry;
 use super::name::quoted;
-use super::table::{Builtin, Entry, Table};
+use super::registered::Registration;
+use super::table::{Builtin, Table};
+use super::{Description, Provider, RegistryError};
 use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
 
-/// The functions of a node and their providers. Built once by a [`RegistryBuilder`](super::RegistryBuilder), then
-/// shared.
+/// The functions of a node and their providers. Built by a [`RegistryBuilder`](super::RegistryBuilder), then shared; further
+/// functions may come and go.
 pub struct Registry {
     pub(super) table: Table,
     pub(super) max_hops: u32,
 }
 
 impl Registry {
+    /// Registers `provider` for the function `name`, or for a family of functions if `name` ends in `.*`, until the
+    /// result is dropped. Access rules, the limit of the `description`, and those of all functions and of all with the
+    /// same kind of provider apply to it as if it had been registered with the builder.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the name is taken, reserved (`rpc.`, `$/`) or invalid. What the builder has registered takes
+    /// all names that it answers, those of its families included.
+    // Only tests register so far.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code))]
+    pub(crate) fn register(
+        &self,
+        name: &str,
+        description: Description,
+        provider: impl Provider,
+    ) -> Result<Registration, RegistryError> {
+        self.table.register(name, description, Arc::new(Caught(provider)))
+    }
+
     /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.
     /// Built-in functions report only the functions that `grants` allows.
     ///
@@ -37,8 +60,13 @@ impl Registry {
         out: &mut Vec<u8>,
         defer: &mut dyn FnMut() -> Responder,
     ) -> Option<Result<(), Fault>> {
+        let registered;
         let entry = match self.find(head.method, head.hops) {
-            Ok(Found::Entry(entry)) => entry,
+            Ok(Found::Fixed(entry)) => entry,
+            Ok(Found::Registered(entry)) => {
+                registered = entry;
+                &*registered
+            }
             Ok(Found::Builtin(builtin)) => {
                 let answer = (builtin.answer)(&self.table, &grants.visibility(), params.as_ref(), out);
                 *clock = Instant::now();
@@ -47,20 +75,21 @@ impl Registry {
             Err(fault) => return Some(Err(fault)),
         };
         let mut progress = Progress::Unanswered;
-        match entry.queue {
+        let context = &CallContext { head, caller: grants.caller() };
+        match entry.queue.as_ref().map(QueueSlot::index) {
             None => {
                 let mut defer = || defer().measured(&entry.metrics);
-                entry.provider.call(Call::new(head, params, out, &mut progress, &mut defer));
+                entry.provider.call(Call::new(context, params, out, &mut progress, &mut defer));
             }
             Some(queue) => {
                 let mut permit = self.table.admission.try_acquire(queue);
                 let is_admitted = permit.is_some();
                 let mut defer = || defer().measured(&entry.metrics).holding(permit.take());
-                let call = Call::new(head, params, out, &mut progress, &mut defer);
+                let call = Call::new(context, params, out, &mut progress, &mut defer);
                 if is_admitted {
                     entry.provider.call(call);
                 } else {
-                    self.table.admission.enqueue(queue, call);
+                    self.table.admission.enqueue(queue, &entry.provider, call);
                 }
             }
         }
@@ -76,12 +105,16 @@ impl Registry {
 
     /// Returns `true` if the function exists and is known to have no result.
     pub(crate) fn has_no_result(&self, method: &str) -> bool {
-        self.table.find(method).is_some_and(|entry| entry.description.signature.kind == Some(Kind::Zero))
+        self.entry(method).is_some_and(|entry| entry.description.signature.kind == Some(Kind::Zero))
     }
 
     /// Returns the timeout configured for a function, if any.
     pub(crate) fn timeout(&self, method: &str) -> Option<Duration> {
-        self.table.find(method)?.description.timeout
+        self.entry(method)?.description.timeout
+    }
+
+    fn entry(&self, method: &str) -> Option<Arc<Entry>> {
+        self.table.fixed.find(method).cloned().or_else(|| self.table.registered.find(method))
     }
 
     fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {
@@ -89,10 +122,13 @@ impl Registry {
             let message = format!("the call was forwarded more than {} times (limits.hops)", self.max_hops);
             return Err(Fault::new(code::HOP_LIMIT, message).through(self.name()));
         }
-        if let Some(entry) = self.table.find(method) {
-            return Ok(Found::Entry(entry));
+        if let Some(entry) = self.table.fixed.find(method) {
+            return Ok(Found::Fixed(entry));
         }
-        self.table.find_builtin(method).map(Found::Builtin).ok_or_else(|| {
+        if let Some(builtin) = self.table.find_builtin(method) {
+            return Ok(Found::Builtin(builtin));
+        }
+        self.table.registered.find(method).map(Found::Registered).ok_or_else(|| {
             let message = format!("no function {}; rpc.list returns the available ones", quoted(method));
             Fault::new(code::UNKNOWN_FUNCTION, message)
         })
@@ -121,15 +157,18 @@ impl Registry {
     /// Rejects the calls that wait for a worker, and aborts those that providers still run.
     pub async fn stop(&self) {
         self.table.admission.close();
-        for (_, entry) in self.table.entries() {
-            entry.provider.stop().await;
+        let mut providers = Vec::new();
+        self.table.each(&mut |entry| providers.push(entry.provider.clone()));
+        for provider in providers {
+            provider.stop().await;
         }
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.table.entries().map(|(name, _)| name).collect::<Vec<_>>();
+        let mut names = Vec::new();
+        self.table.each(&mut |entry| names.push(entry.name.clone()));
         f.debug_struct("Registry")
             .field("name", self.name())
             .field("functions", &names)
@@ -139,6 +178,7 @@ impl fmt::Debug for Registry {
 
 /// What answers a name.
 enum Found<'a> {
-    Entry(&'a Entry),
+    Fixed(&'a Entry),
+    Registered(Arc<Entry>),
     Builtin(&'static Builtin),
 }

@@ -1,26 +1,28 @@
 //! The functions of a node by name, with their providers and counters.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::access::Visibility;
 use super::admission::Admission;
+use super::entry::Entry;
 use super::listing::Listed;
-use super::{Description, Provider, ProviderKind};
+use super::names::{Names, key};
+use super::registered::{Registered, Registration};
+use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::message::{Fault, RawJson};
-use crate::metrics::{self, FunctionMetrics, FunctionStats, Metrics, WorkerStats};
+use crate::metrics::{self, FunctionStats, Metrics, WorkerStats};
 
 /// Providers by function name, and the functions that every node has.
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
     pub(super) admission: Arc<Admission>,
-    exact: BTreeMap<String, Entry>,
-    /// The prefix `family.` → the entry of `family.*`.
-    families: BTreeMap<String, Entry>,
+    /// The functions that the node has as long as it runs.
+    pub(super) fixed: Names<Arc<Entry>>,
+    pub(super) registered: Arc<Registered>,
     builtins: &'static [Builtin],
-    /// The elements of the reply to `rpc.list`, which is requested often and does not change.
-    listed: OnceLock<Vec<Listed>>,
+    /// What `rpc.list` reports of `builtins`.
+    builtins_listed: OnceLock<Vec<Listed>>,
 }
 
 /// A function that every node has. It answers from the table itself, without workers and counters.
@@ -33,56 +35,60 @@ pub(crate) struct Builtin {
 
 type Answer = fn(&Table, &Visibility<'_>, Option<&RawJson<'_>>, &mut Vec<u8>) -> Result<(), Fault>;
 
-/// One function or family.
-pub(super) struct Entry {
-    pub(super) provider: Arc<dyn Provider>,
-    pub(super) metrics: Arc<FunctionMetrics>,
-    /// The index of its queue in the admission, if any limit applies to its calls.
-    pub(super) queue: Option<usize>,
-    pub(super) description: Description,
-}
-
-/// The function or family is already in the table.
-pub(super) struct Duplicate;
-
 impl Table {
     pub(super) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
-        let (exact, families) = (BTreeMap::new(), BTreeMap::new());
-        let listed = OnceLock::new();
-        Self { name, metrics: Arc::default(), admission: Arc::default(), exact, families, builtins, listed }
+        Self {
+            name,
+            metrics: Arc::default(),
+            admission: Arc::default(),
+            fixed: Names::default(),
+            registered: Arc::default(),
+            builtins,
+            builtins_listed: OnceLock::new(),
+        }
     }
 
-    /// Adds the provider of a function, or of a family if `name` ends in a dot.
-    pub(super) fn insert(
-        &mut self,
+    /// Adds a function while the node runs.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if its name is taken, reserved or invalid.
+    pub(super) fn register(
+        &self,
         name: &str,
         description: Description,
         provider: Arc<dyn Provider>,
-    ) -> Result<(), Duplicate> {
-        let table = if name.ends_with('.') { &mut self.families } else { &mut self.exact };
-        if table.contains_key(name) {
-            return Err(Duplicate);
+    ) -> Result<Registration, RegistryError> {
+        if self.fixed.find(key(name)?).is_some() {
+            return Err(RegistryError::Duplicate(name.to_owned()));
         }
-        table.insert(name.to_owned(), Entry { provider, metrics: Arc::default(), queue: None, description });
-        Ok(())
+        let mut entry = Entry::new(name, description, provider);
+        entry.join(&self.admission);
+        self.registered.insert(entry)
     }
 
-    /// Returns all functions, the built-in ones last.
-    pub(crate) fn listed(&self) -> &[Listed] {
-        self.listed.get_or_init(|| {
-            let entries = self.entries().map(|(name, entry)| Listed::new(name, &entry.description));
-            let builtin = |builtin: &Builtin| Listed::new(builtin.name.to_owned(), &(builtin.describe)());
-            entries.chain(self.builtins.iter().map(builtin)).collect()
-        })
+    /// Visits all functions except the built-in ones.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(&Entry)) {
+        self.fixed.values().for_each(|entry| visit(entry));
+        self.registered.entries().iter().for_each(|entry| visit(entry));
+    }
+
+    /// Visits what `rpc.list` reports of each function, the built-in ones last.
+    pub(crate) fn each_listed(&self, visit: &mut dyn FnMut(&Listed)) {
+        self.each(&mut |entry| visit(entry.listed()));
+        let builtin = |builtin: &Builtin| Listed::new(builtin.name, &(builtin.describe)());
+        let builtins = self.builtins_listed.get_or_init(|| self.builtins.iter().map(builtin).collect());
+        builtins.iter().for_each(visit);
     }
 
     /// Returns the counters of all visible functions.
-    pub(crate) fn stats(
-        &self,
-        visibility: &Visibility<'_>,
-    ) -> impl Iterator<Item = (String, ProviderKind, FunctionStats)> {
-        let visible = self.entries().filter(|(name, _)| visibility.includes(name));
-        visible.map(|(name, entry)| (name, entry.description.provider, entry.metrics.stats()))
+    pub(crate) fn stats(&self, visibility: &Visibility<'_>) -> Vec<(String, ProviderKind, FunctionStats)> {
+        let mut stats = Vec::new();
+        self.each(&mut |entry| {
+            if visibility.includes(&entry.name) {
+                stats.push((entry.name.clone(), entry.description.provider, entry.metrics.stats()));
+            }
+        });
+        stats
     }
 
     /// Returns the counters of all admission limits, the node's first, except those of invisible functions.
@@ -94,40 +100,24 @@ impl Table {
 
     /// Returns the number of unanswered calls, notifications included.
     pub(super) fn in_flight(&self) -> u64 {
-        self.entries().map(|(_, entry)| entry.metrics.in_flight()).sum()
+        let mut in_flight = self.registered.removed_in_flight();
+        self.each(&mut |entry| in_flight += entry.metrics.in_flight());
+        in_flight
     }
 
     /// Returns all counters in the Prometheus text format.
     pub(super) fn prometheus(&self, visibility: &Visibility<'_>) -> String {
         let mut out = String::new();
         self.metrics.write_prometheus(&mut out);
-        let stats: Vec<_> = self.stats(visibility).collect();
+        let stats = self.stats(visibility);
         let stats = stats.iter().map(|(name, kind, stats)| (name.as_str(), kind.as_str(), stats.clone()));
         metrics::write_functions(&mut out, &stats);
         metrics::write_workers(&mut out, &self.workers(visibility));
         out
     }
 
-    pub(super) fn entries(&self) -> impl Iterator<Item = (String, &Entry)> {
-        let families = self.families.iter().map(|(prefix, entry)| (format!("{prefix}*"), entry));
-        self.exact.iter().map(|(name, entry)| (name.clone(), entry)).chain(families)
-    }
-
-    pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = (String, &mut Entry)> {
-        let families = self.families.iter_mut().map(|(prefix, entry)| (format!("{prefix}*"), entry));
-        self.exact.iter_mut().map(|(name, entry)| (name.clone(), entry)).chain(families)
-    }
-
     /// Returns the built-in function of that name.
     pub(super) fn find_builtin(&self, name: &str) -> Option<&'static Builtin> {
         self.builtins.iter().find(|builtin| builtin.name == name)
-    }
-
-    /// Returns the function of that name, or else the family with the longest matching prefix.
-    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
-        self.exact.get(name).or_else(|| {
-            let prefixes = name.rmatch_indices('.').map(|(at, _)| &name[..=at]);
-            prefixes.into_iter().find_map(|prefix| self.families.get(prefix))
-        })
     }
 }

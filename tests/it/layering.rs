@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 27] = [
+const ORDER: [&str; 28] = [
     "setters",
     "receive_deadline",
     "origin",
     "chan",
+    "swap",
     "sched",
     "lanes",
     "message",

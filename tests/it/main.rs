@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod both_ways;
+mod caller;
 mod client;
 mod corpus;
 mod dialects;
@@ -17,6 +18,7 @@ mod native;
 mod pressure;
 #[path = "../support/programs.rs"]
 mod programs;
+mod registry;
 mod remote;
 mod remote_lanes;
 mod remote_waterfall;

@@ -223,6 +223,11 @@ impl Peer {
         if wire.is_websocket() {
             upgrade(&mut client);
         }
+        Self::over(wire, client)
+    }
+
+    /// Uses a connection, which is upgraded if that is needed.
+    pub(crate) fn over(wire: Wire, client: Client) -> Self {
         Self { wire, client, token: None }
     }
 

@@ -32,7 +32,8 @@ const LEAF_USAGE: &str = "this listener speaks Leaf messages over WebSocket; GET
 pub(super) struct App<'a> {
     node: &'a Shared,
     context: &'a ListenerContext,
-    peer: Option<SocketAddr>,
+    /// What the peer may do without a token.
+    grants: Grants,
     has_served_request: AtomicBool,
     tokens: Mutex<Tokens>,
 }
@@ -48,7 +49,8 @@ struct Tokens {
 
 impl<'a> App<'a> {
     pub(super) fn new(node: &'a Shared, context: &'a ListenerContext, peer: Option<SocketAddr>) -> Self {
-        Self { node, context, peer, has_served_request: AtomicBool::new(false), tokens: Mutex::default() }
+        let (has_served_request, tokens) = (AtomicBool::new(false), Mutex::default());
+        Self { node, context, grants: context.grants_for(peer), has_served_request, tokens }
     }
 
     /// Returns `true` if a request has arrived. A timeout then means an idle connection, not a slow head.
@@ -65,11 +67,6 @@ impl<'a> App<'a> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns what the peer may do without a token.
-    fn grants(&self) -> Grants {
-        self.context.grants_for(self.peer)
-    }
-
     /// Checks the head of a request before its body is read.
     ///
     /// # Errors
@@ -77,7 +74,7 @@ impl<'a> App<'a> {
     fn admit(&self, request: &HttpRequest, token: Option<&str>) -> Result<Grants, HttpResponse> {
         if let Err(response) = self.context.host_policy.check(request) {
             self.node.metrics().misdirected.inc();
-            self.grants().log_rejection(&"misdirected");
+            self.grants.log_rejection(&"misdirected");
             return Err(response.and_close());
         }
         if request.is_websocket_upgrade() {
@@ -94,7 +91,7 @@ impl<'a> App<'a> {
 
     /// Returns how long to wait before `token` is checked, if its host has presented wrong ones.
     fn token_delay(&self, token: &str) -> Option<Duration> {
-        let delay = self.grants().token_delay()?;
+        let delay = self.grants.token_delay()?;
         if self.tokens().accepted.as_deref() == Some(token) {
             return None;
         }
@@ -104,7 +101,7 @@ impl<'a> App<'a> {
 
     /// Returns what the sender of a request may do.
     fn authenticate(&self, token: Option<&str>) -> Result<Grants, HttpResponse> {
-        let mut grants = self.grants();
+        let mut grants = self.grants.clone();
         if let Some(token) = token {
             let accepted = &mut self.tokens().accepted;
             if let Err(fault) = grants.authenticate(token) {
@@ -153,7 +150,7 @@ impl<'a> App<'a> {
                 HttpResponse::text(408, format!("the body was not received in time ({limits})\n"))
             }
             BodyError::TooLarge(prefix) => {
-                let mut session = self.node.session(Dialect::JsonPerFrame, self.grants());
+                let mut session = self.node.session(Dialect::JsonPerFrame, self.grants.clone());
                 session.reject_oversized(&prefix);
                 HttpResponse::json(session.take_output()).with_status(413)
             }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::super::name::MAX_NAME;
+use super::rights::label;
 use super::{Decision, Grants};
 use crate::config::Rule;
 use crate::message::Fault;
@@ -47,16 +48,11 @@ impl Grants {
         time: Duration,
         function: Option<&str>,
     ) {
-        let (peer, rule, ms) = (self.peer(), Quoted(rule.map(label)), time.as_secs_f64() * 1e3);
+        let (peer, rule, ms) = (self.caller().peer, Quoted(rule.map(label)), time.as_secs_f64() * 1e3);
         // The caller controls the length of the function's name, so it comes last, where truncation costs nothing else.
         let function = Quoted(function);
         log::info!(target: ACCESS, "peer={peer} rule={rule} outcome={outcome} ms={ms:.3} function={function}");
     }
-}
-
-/// Returns the rule's name, or its location in the configuration file.
-fn label(rule: &Rule) -> &str {
-    rule.name.as_deref().unwrap_or(&rule.location)
 }
 
 /// `ok`, or an error code.

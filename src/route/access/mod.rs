@@ -1,12 +1,15 @@
 //! Access rules: who may call which function, at which listener.
 
 mod audit;
+mod caller;
 mod decision;
 mod grants;
 mod peer;
+mod rights;
 mod throttle;
 mod visibility;
 
+pub use caller::Caller;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
 pub(crate) use peer::PeerName;

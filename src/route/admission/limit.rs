@@ -7,7 +7,7 @@ use crate::route::ProviderKind;
 
 /// The functions that a limit applies to.
 #[derive(Clone)]
-pub(in crate::route) enum Scope {
+pub(super) enum Scope {
     /// All functions of the node.
     Node,
     /// All functions with one kind of provider.
@@ -23,8 +23,10 @@ pub(super) struct Limit {
     /// The maximum number of queued calls.
     pub(super) queue: usize,
     pub(super) when_full: WhenFull,
-    /// The maximum number of workers that a single function may hold.
-    share: usize,
+    /// The maximum number of workers that a single function may hold, if it is configured.
+    share: Option<usize>,
+    /// The number of functions that it applies to.
+    pub(super) functions: usize,
     pub(super) running: usize,
     pub(super) queued: usize,
     num_refused: u64,
@@ -34,14 +36,13 @@ pub(super) struct Limit {
 impl Limit {
     pub(super) fn new(scope: Scope, workers: &Workers) -> Self {
         let &Workers { count, queue, when_full, share } = workers;
-        let count = count.max(1);
-        let share = share.unwrap_or(count).clamp(1, count);
         Self {
             scope,
-            workers: count,
+            workers: count.max(1),
             queue,
             when_full,
             share,
+            functions: 0,
             running: 0,
             queued: 0,
             num_refused: 0,
@@ -51,7 +52,23 @@ impl Limit {
 
     /// Returns `true` if a function of which `running` calls are running may start another.
     pub(super) fn has_room(&self, running: usize) -> bool {
-        self.running < self.workers && running < self.share
+        // A slow function must leave a worker to the others.
+        let all_but_one = self.workers - usize::from(self.functions > 1);
+        self.running < self.workers && running < self.share.unwrap_or(all_but_one).max(1)
+    }
+
+    /// Returns `true` if the limit applies to several functions, among them those with this kind of provider.
+    pub(super) fn is_shared_by(&self, kind: ProviderKind) -> bool {
+        match self.scope {
+            Scope::Node => true,
+            Scope::Provider(own) => own == kind,
+            Scope::Function(..) => false,
+        }
+    }
+
+    /// Returns `true` if the limit applies to any function. That of the node is always in use.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.functions > 0 || matches!(self.scope, Scope::Node)
     }
 
     /// Counts and returns the fault of a call that can neither run nor queue.

@@ -8,45 +8,61 @@ mod limit;
 mod ready;
 mod state;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Instant;
 
-use super::Provider;
 use super::call::Call;
 use super::permit::{Permit, Release};
+use super::{Provider, ProviderKind};
 use crate::config::Workers;
 use crate::metrics::WorkerStats;
-use limit::Limit;
-pub(super) use limit::Scope;
-use ready::ReadyCall;
-use state::{FunctionQueue, QueuedCall, Rejected, State};
+use limit::{Limit, Scope};
+use state::{QueuedCall, Rejected, State};
 
 /// The limits of a registry, and the queues of the functions that they apply to.
 #[derive(Default)]
 pub(super) struct Admission {
     state: Mutex<State>,
-    /// The provider of each queue.
-    providers: Vec<Arc<dyn Provider>>,
 }
 
 impl Admission {
-    /// Adds a limit, while the registry is built; returns its index.
-    pub(super) fn add_limit(&mut self, scope: Scope, workers: &Workers) -> usize {
-        let limits = &mut self.state.get_mut().unwrap_or_else(PoisonError::into_inner).limits;
-        limits.push(Limit::new(scope, workers));
-        limits.len() - 1
+    /// Creates the limits that functions share: all of them, or those with one kind of provider.
+    pub(super) fn new(node: Option<Workers>, providers: BTreeMap<ProviderKind, Workers>) -> Self {
+        let node = node.map(|workers| Limit::new(Scope::Node, &workers));
+        let providers =
+            providers.into_iter().map(|(kind, workers)| Limit::new(Scope::Provider(kind), &workers));
+        let state = State::new(node.into_iter().chain(providers).collect());
+        Self { state: Mutex::new(state) }
     }
 
-    /// Adds the queue of a function or family, to which the limits of these indices apply, from its own to the
-    /// node's; returns the queue's index.
-    pub(super) fn add_queue(&mut self, provider: Arc<dyn Provider>, limits: Vec<usize>) -> usize {
-        let queues = &mut self.state.get_mut().unwrap_or_else(PoisonError::into_inner).queues;
-        queues.push(FunctionQueue::new(limits));
-        self.providers.push(provider);
-        self.providers.len() - 1
+    /// Adds a function or family with a limit of its `own`, or without. Returns its queue, unless no limit applies.
+    pub(super) fn add(
+        self: &Arc<Self>,
+        name: &str,
+        kind: ProviderKind,
+        own: Option<&Workers>,
+    ) -> Option<QueueSlot> {
+        let own = own.map(|workers| Limit::new(Scope::Function(name.to_owned(), kind), workers));
+        let index = self.lock().add(kind, own)?;
+        Some(QueueSlot { admission: Arc::downgrade(self), index })
+    }
+
+    /// Removes a function, whose calls that run or are queued are still answered.
+    fn remove(self: &Arc<Self>, queue: usize) {
+        self.lock().remove_function(queue);
+        // The others may use more of the workers that they share.
+        while let Some((queue, call)) = self.next() {
+            self.start(queue, call);
+        }
+    }
+
+    /// As [`State::next`]. A method, so that the lock is released before the call starts.
+    fn next(&self) -> Option<(usize, QueuedCall)> {
+        self.lock().next()
     }
 
     /// Acquires the workers of a call, if it may run now.
@@ -56,11 +72,11 @@ impl Admission {
     }
 
     /// Queues a call, or answers why it cannot. Workers that were released in the meantime start it at once.
-    pub(super) fn enqueue(self: &Arc<Self>, queue: usize, call: Call<'_>) {
-        if let Err(fault) = self.providers[queue].check(call.params()) {
+    pub(super) fn enqueue(self: &Arc<Self>, queue: usize, provider: &Arc<dyn Provider>, call: Call<'_>) {
+        if let Err(fault) = provider.check(call.params()) {
             return call.reply(Err(fault));
         }
-        let call = QueuedCall::new(call);
+        let call = QueuedCall::new(provider.clone(), call);
         let mut state = self.lock();
         if state.try_start(queue) {
             drop(state);
@@ -84,7 +100,7 @@ impl Admission {
     pub(super) fn stats(&self) -> Vec<WorkerStats> {
         let mut state = self.lock();
         let rejected = state.expire(Instant::now());
-        let stats = state.limits.iter().map(Limit::stats).collect();
+        let stats = state.limits.iter().filter(|limit| limit.is_in_use()).map(Limit::stats).collect();
         drop(state);
         reject(rejected);
         stats
@@ -101,7 +117,7 @@ impl Admission {
     /// Starts a call whose workers have been acquired.
     fn start(self: &Arc<Self>, queue: usize, mut call: QueuedCall) {
         call.responder = call.responder.holding(Some(self.permit(queue)));
-        ReadyCall { provider: self.providers[queue].clone(), call }.run();
+        call.run();
     }
 
     fn permit(self: &Arc<Self>, queue: usize) -> Permit {
@@ -122,7 +138,27 @@ impl Drop for Admission {
 
 impl fmt::Debug for Admission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admission").field("functions", &self.providers.len()).finish_non_exhaustive()
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
+/// The queue of a function or family, from its registration until it is removed and none of its calls is passed on.
+pub(super) struct QueueSlot {
+    admission: Weak<Admission>,
+    index: usize,
+}
+
+impl QueueSlot {
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+}
+
+impl Drop for QueueSlot {
+    fn drop(&mut self) {
+        if let Some(admission) = self.admission.upgrade() {
+            admission.remove(self.index);
+        }
     }
 }
 

@@ -2,26 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::state::{QueuedCall, expired};
-use crate::route::Provider;
-use crate::route::call::{Call, CallHead};
-
-/// A call that was queued and now holds its workers.
-pub(super) struct ReadyCall {
-    pub(super) provider: Arc<dyn Provider>,
-    pub(super) call: QueuedCall,
-}
+use crate::route::call::{Call, CallContext, CallHead};
 
 thread_local! {
     /// The calls that this thread starts after the current one; `None` while it starts none.
-    static NEXT: RefCell<Option<VecDeque<ReadyCall>>> = const { RefCell::new(None) };
+    static NEXT: RefCell<Option<VecDeque<QueuedCall>>> = const { RefCell::new(None) };
 }
 
-impl ReadyCall {
-    /// Starts the call. If this thread is in the middle of starting another one, whose answer released the workers,
+impl QueuedCall {
+    /// Starts the call, which holds its workers. If this thread is in the middle of starting another one, whose answer released the workers,
     /// the call is started after it: calls that are answered immediately form a loop (a trampoline), not a recursion.
     pub(super) fn run(self) {
         if NEXT.try_with(|_| ()).is_err() {
@@ -51,12 +43,12 @@ impl ReadyCall {
     }
 
     fn start(self) {
-        let Self { provider, call } = self;
-        if call.is_expired(Instant::now()) {
-            return call.responder.send(Err(expired()));
+        if self.is_expired(Instant::now()) {
+            return self.responder.send(Err(expired()));
         }
-        let QueuedCall { method, params, deadline, hops, responder, .. } = call;
+        let Self { provider, method, params, deadline, hops, caller, responder, .. } = self;
         let head = CallHead { method: &method, deadline, hops };
-        provider.call(Call::with_responder(&head, params, responder));
+        let context = CallContext { head: &head, caller: &caller };
+        provider.call(Call::with_responder(&context, params, responder));
     }
 }

@@ -1,6 +1,7 @@
 //! Which calls run and which are queued: the part of admission that is decided under the lock.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
@@ -8,23 +9,27 @@ use super::limit::Limit;
 use crate::config::WhenFull;
 use crate::message::{Fault, RawJson, code};
 use crate::route::call::{Call, Responder};
+use crate::route::{Caller, Provider, ProviderKind};
 
 /// A call that waits for workers.
 pub(super) struct QueuedCall {
+    pub(super) provider: Arc<dyn Provider>,
     pub(super) method: String,
     pub(super) params: Option<RawJson<'static>>,
     pub(super) deadline: Instant,
     pub(super) hops: u32,
+    pub(super) caller: Caller,
     pub(super) responder: Responder,
     /// Unique, and increasing in order of arrival.
     sequence: u64,
 }
 
 impl QueuedCall {
-    pub(super) fn new(mut call: Call<'_>) -> Self {
+    pub(super) fn new(provider: Arc<dyn Provider>, mut call: Call<'_>) -> Self {
         let (method, params) = (call.method().to_owned(), call.take_params().map(RawJson::into_owned));
         let (deadline, hops) = (call.deadline(), call.hops());
-        Self { method, params, deadline, hops, responder: call.defer(), sequence: 0 }
+        let caller = call.caller().clone();
+        Self { provider, method, params, deadline, hops, caller, responder: call.defer(), sequence: 0 }
     }
 
     pub(super) fn is_expired(&self, now: Instant) -> bool {
@@ -40,7 +45,12 @@ impl QueuedCall {
 pub(super) type Rejected = (QueuedCall, Fault);
 
 /// The running and queued calls of one function or family.
-pub(super) struct FunctionQueue {
+#[derive(Default)]
+struct FunctionQueue {
+    /// The function is registered.
+    in_use: bool,
+    /// The index of the limit of its own, if any.
+    own: Option<usize>,
     /// Indices of the limits that apply, from the function's own to the node's. Scopes are nested: of any two limits
     /// that functions share, one applies to every function that the other applies to.
     limits: Vec<usize>,
@@ -51,8 +61,9 @@ pub(super) struct FunctionQueue {
 }
 
 impl FunctionQueue {
-    pub(super) fn new(limits: Vec<usize>) -> Self {
-        Self { limits, running: 0, queued: VecDeque::new(), notifications: 0 }
+    /// Returns `true` if it may become the queue of another function.
+    fn is_free(&self) -> bool {
+        !self.in_use && self.running == 0 && self.queued.is_empty()
     }
 }
 
@@ -60,7 +71,7 @@ impl FunctionQueue {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) limits: Vec<Limit>,
-    pub(super) queues: Vec<FunctionQueue>,
+    queues: Vec<FunctionQueue>,
     /// Indices of the queues that are not empty, in round-robin order.
     round_robin: VecDeque<usize>,
     last_sequence: u64,
@@ -70,6 +81,54 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Begins with the limits that functions share, of which the node's is the first.
+    pub(super) fn new(limits: Vec<Limit>) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
+    /// Adds the queue of a function with a limit of its `own`, or without, and returns its index; `None` if no limit
+    /// applies.
+    pub(super) fn add(&mut self, kind: ProviderKind, own: Option<Limit>) -> Option<usize> {
+        // The node's limit is the first.
+        let mut limits: Vec<_> =
+            (0..self.limits.len()).rev().filter(|limit| self.limits[*limit].is_shared_by(kind)).collect();
+        if own.is_none() && limits.is_empty() {
+            return None;
+        }
+        // A free queue is reused together with the limit of its own.
+        let is_fit = |queue: &FunctionQueue| queue.is_free() && queue.own.is_some() == own.is_some();
+        let index = self.queues.iter().position(is_fit).unwrap_or_else(|| {
+            let own = own.is_some().then_some(self.limits.len());
+            self.queues.push(FunctionQueue { own, ..FunctionQueue::default() });
+            self.queues.len() - 1
+        });
+        let queue = &mut self.queues[index];
+        if let (Some(at), Some(own)) = (queue.own, own) {
+            match self.limits.get_mut(at) {
+                Some(limit) => *limit = own,
+                None => self.limits.push(own),
+            }
+            limits.insert(0, at);
+        }
+        limits.iter().for_each(|limit| self.limits[*limit].functions += 1);
+        (queue.in_use, queue.limits) = (true, limits);
+        Some(index)
+    }
+
+    /// Removes a function. Its queue remains until its calls have ended.
+    pub(super) fn remove_function(&mut self, queue: usize) {
+        let FunctionQueue { in_use, limits, .. } = &mut self.queues[queue];
+        *in_use = false;
+        limits.iter().for_each(|limit| self.limits[*limit].functions -= 1);
+        while self.queues.last().is_some_and(FunctionQueue::is_free) {
+            // Limits of functions are in the order of their queues.
+            let last = self.queues.pop().and_then(|queue| queue.own);
+            self.limits.truncate(last.unwrap_or(self.limits.len()));
+        }
+        self.queues.shrink_to(2 * self.queues.len());
+        self.limits.shrink_to(2 * self.limits.len());
+    }
+
     /// Acquires the workers of a new call, if it may run now.
     pub(super) fn try_start(&mut self, queue: usize) -> bool {
         let starts = !self.closed && self.queues[queue].queued.is_empty() && self.has_room(queue);
@@ -79,14 +138,18 @@ impl State {
         starts
     }
 
-    /// Releases the workers of a call, acquires those of the next queued call and returns it with its queue's index.
-    /// One call that ends never allows two to start: both were held back by a limit that applies to both, and the
-    /// first one reaches it again.
+    /// Releases the workers of a call, and returns the next one. One call that ends never allows two to start: both were
+    /// held back by a limit that applies to both, and the first one reaches it again.
     pub(super) fn finish(&mut self, queue: usize) -> Option<(usize, QueuedCall)> {
         self.queues[queue].running -= 1;
         for limit in &self.queues[queue].limits {
             self.limits[*limit].running -= 1;
         }
+        self.next()
+    }
+
+    /// Acquires the workers of the next queued call that can run, and returns it with its queue's index.
+    pub(super) fn next(&mut self) -> Option<(usize, QueuedCall)> {
         let at = self.round_robin.iter().position(|queue| self.has_room(*queue))?;
         let next = self.round_robin[at];
         self.acquire(next);
@@ -199,7 +262,7 @@ impl State {
         waker: &Waker,
         now: Instant,
     ) -> Option<Rejected> {
-        let queued = &self.queues[queue].queued;
+        let queued = &self.queues.get(queue)?.queued;
         let at = queued.binary_search_by_key(&sequence, |call| call.sequence).ok()?;
         if queued[at].responder.poll_cancelled(&Context::from_waker(waker)).is_pending() {
             return None;

@@ -1,0 +1,123 @@
+//! What the rules of a listener allow to one caller.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use subtle::ConstantTimeEq;
+
+use super::super::name::{matches, quoted};
+use super::visibility::PING;
+use super::{Access, Decision, DenialReason, token_hash};
+use crate::config::Rule;
+use crate::message::{Fault, code};
+
+/// Rights at a listener with rules.
+#[derive(Clone, Debug)]
+pub(super) struct Rights {
+    pub(super) access: Arc<Access>,
+    /// Indices of the rules that apply to the listener.
+    rules: Arc<[usize]>,
+    /// Indices of the rules whose token has been presented.
+    pub(super) presented: Vec<usize>,
+}
+
+impl Rights {
+    pub(super) fn new(access: Arc<Access>, rules: Arc<[usize]>) -> Self {
+        Self { access, rules, presented: Vec::new() }
+    }
+
+    /// Returns the rules that allow something at this moment.
+    pub(super) fn in_force(&self) -> Vec<&Rule> {
+        let now = (self.access.clock)();
+        let indices = self.rules.iter().filter(|index| self.is_in_force(**index, now));
+        indices.map(|index| &self.access.rules[*index]).collect()
+    }
+
+    fn is_in_force(&self, index: usize, now: SystemTime) -> bool {
+        let rule = &self.access.rules[index];
+        rule.expires.is_none_or(|end| end > now) && (rule.token.is_none() || self.presented.contains(&index))
+    }
+
+    /// Returns the indices of the rules that a token belongs to here, or why it is rejected.
+    pub(super) fn rules_of(&self, token: &str) -> Result<Vec<usize>, &'static str> {
+        let hash = token_hash(token);
+        // Every token is compared, in constant time, so that the time taken reveals nothing.
+        let same = |rule: &Rule| rule.token.is_some_and(|other| other.ct_eq(&hash).into());
+        let rules = self.access.rules.iter().enumerate();
+        let known: Vec<usize> = rules.filter(|(_, rule)| same(rule)).map(|(index, _)| index).collect();
+        let here: Vec<usize> = known.iter().copied().filter(|index| self.rules.contains(index)).collect();
+        let now = (self.access.clock)();
+        let expired = |index: &usize| self.access.rules[*index].expires.is_some_and(|end| end <= now);
+        match here.iter().find(|index| !expired(index)) {
+            Some(_) => Ok(here),
+            None if known.is_empty() => Err("the token is unknown"),
+            None if here.is_empty() => Err("the token is not valid for this listener"),
+            None => Err("the token has expired"),
+        }
+    }
+
+    pub(super) fn check(&self, method: &str) -> Result<(), Fault> {
+        if method == PING {
+            return Ok(());
+        }
+        let mut expired = false;
+        for &index in &*self.rules {
+            match self.pattern(index, method) {
+                Ok(_) => return Ok(()),
+                Err(reason) => {
+                    expired |= reason == DenialReason::Expired && self.presented.contains(&index);
+                }
+            }
+        }
+        let quoted = quoted(method);
+        let message = if expired {
+            format!("{quoted} is no longer allowed: the token has expired")
+        } else if self.presented.is_empty() {
+            format!(
+                "{quoted} needs a token that allows it: present one by rpc.auth or \"Authorization: Bearer\""
+            )
+        } else {
+            format!("{quoted} is not allowed by the token")
+        };
+        Err(Fault::new(code::DENIED, message))
+    }
+
+    pub(super) fn explain(&self, method: &str) -> Decision<'_> {
+        let mut reasons = Vec::new();
+        for (index, rule) in self.access.rules.iter().enumerate() {
+            let pattern = match self.rules.contains(&index) {
+                true => self.pattern(index, method),
+                false => Err(DenialReason::OtherListener),
+            };
+            match pattern {
+                Ok(pattern) => return Decision::Allowed { rule, pattern },
+                Err(reason) => reasons.push((rule, reason)),
+            }
+        }
+        Decision::Denied(reasons)
+    }
+
+    pub(super) fn allows_nothing(&self) -> bool {
+        let now = (self.access.clock)();
+        !self.rules.iter().any(|index| self.is_in_force(*index, now))
+    }
+
+    /// Returns the pattern by which a rule of this listener allows a function, or why it does not.
+    fn pattern(&self, index: usize, method: &str) -> Result<&str, DenialReason> {
+        let rule = &self.access.rules[index];
+        let pattern = rule.functions.iter().find(|pattern| matches(pattern, method));
+        let pattern = pattern.ok_or(DenialReason::NoPattern)?;
+        if rule.expires.is_some_and(|end| end <= (self.access.clock)()) {
+            return Err(DenialReason::Expired);
+        }
+        if rule.token.is_some() && !self.presented.contains(&index) {
+            return Err(DenialReason::TokenMissing);
+        }
+        Ok(pattern)
+    }
+}
+
+/// Returns the rule's name, or its location in the configuration file.
+pub(super) fn label(rule: &Rule) -> &str {
+    rule.name.as_deref().unwrap_or(&rule.location)
+}

@@ -1,0 +1,92 @@
+//! Functions that come and go while the node runs.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::RegistryError;
+use super::entry::Entry;
+use super::names::Names;
+use crate::metrics::FunctionMetrics;
+use crate::swap::{Cached, Swap};
+
+thread_local! {
+    /// What this thread has read last, of any registry.
+    static CACHED: RefCell<Cached<Found>> = const { RefCell::new(None) };
+}
+
+/// Weak, so that a name which some thread still has in its cache keeps no provider alive.
+type Found = Names<Weak<Entry>>;
+
+/// The functions that were registered while the node runs, and are still.
+#[derive(Default)]
+pub(super) struct Registered {
+    names: Swap<Found>,
+    /// Removed functions of which calls may be in flight.
+    removed: Mutex<Vec<Weak<FunctionMetrics>>>,
+}
+
+impl Registered {
+    /// Adds a function.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if its name is taken or invalid.
+    pub(super) fn insert(self: &Arc<Self>, entry: Entry) -> Result<Registration, RegistryError> {
+        let entry = Arc::new(entry);
+        self.names.update(|names| {
+            let mut names = names.cloned().unwrap_or_default();
+            names.insert(&entry.name, Arc::downgrade(&entry))?;
+            Ok(Some(names))
+        })?;
+        Ok(Registration { registered: Arc::downgrade(self), entry })
+    }
+
+    /// Returns the function of that name, or else the family with the longest matching prefix.
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Entry>> {
+        self.read(|names| names.find(name)?.upgrade())?
+    }
+
+    pub(super) fn entries(&self) -> Vec<Arc<Entry>> {
+        self.read(|names| names.values().filter_map(Weak::upgrade).collect()).unwrap_or_default()
+    }
+
+    fn read<R>(&self, read: impl Fn(&Found) -> R) -> Option<R> {
+        // `Err` while the thread exits.
+        let cached = CACHED.try_with(|cached| self.names.read(&mut cached.borrow_mut()).map(&read));
+        cached.unwrap_or_else(|_| self.names.read(&mut None).map(read))
+    }
+
+    /// Returns the number of unanswered calls of removed functions.
+    pub(super) fn removed_in_flight(&self) -> u64 {
+        let removed = self.removed();
+        removed.iter().filter_map(Weak::upgrade).map(|metrics| metrics.in_flight()).sum()
+    }
+
+    fn removed(&self) -> MutexGuard<'_, Vec<Weak<FunctionMetrics>>> {
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        removed.retain(|metrics| metrics.strong_count() > 0);
+        removed
+    }
+}
+
+/// A function that was registered while the node runs. Dropping it removes the function: a later call finds no such
+/// function, and calls that have begun are still answered.
+#[derive(Debug)]
+#[must_use = "dropping it removes the function"]
+pub struct Registration {
+    registered: Weak<Registered>,
+    entry: Arc<Entry>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let Some(registered) = self.registered.upgrade() else { return };
+        registered.removed().push(Arc::downgrade(&self.entry.metrics));
+        let Ok(()) = registered.names.update(|names| {
+            let mut names = names.cloned().unwrap_or_default();
+            names.remove(&self.entry.name);
+            let is_empty = names.values().next().is_none();
+            Ok::<_, Infallible>((!is_empty).then_some(names))
+        });
+    }
+}
