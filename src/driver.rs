@@ -125,6 +125,7 @@ pub(crate) fn drive(
             };
             closing = why.filter(|_| flushed);
             if closing.is_some() {
+                session.disconnected(&session.close_reason(), false);
                 continue;
             }
             match session.next_deadline() {

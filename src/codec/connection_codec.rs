@@ -105,7 +105,7 @@ impl Codec {
 
     /// Returns the front of a buffer as text, in which frames need not be checked for UTF-8 again. May be empty.
     pub fn text_at<'a>(&self, buffer: &'a [u8]) -> &'a str {
-        self.framing.text_at(buffer)
+        if self.traits.is_json { self.framing.text_at(buffer) } else { "" }
     }
 
     /// Returns a frame as text, if the dialect's messages are text and it is valid; else an empty text.

@@ -41,7 +41,7 @@ pub enum Outgoing<'a> {
 /// In what a dialect differs from others, as far as its connections must know.
 #[derive(Clone, Copy, Debug)]
 pub struct FormatTraits {
-    /// Messages are JSON texts, and replies contain their results as such.
+    /// Messages are those of JSON-RPC.
     pub is_json: bool,
     /// There are only results: an error closes the connection, a function without a result gets no reply, and replies
     /// cannot be matched to calls.

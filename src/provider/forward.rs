@@ -49,7 +49,7 @@ impl Forward {
         let Request { method, params, deadline, hops } = request;
         let (id, is_notification) = (peer.reserve(), !responder.expects_reply());
         if !is_notification && !responder.on_cancel(&peer.canceller(id)) {
-            return;
+            return responder.send(Err(Fault::new(code::CANCELLED, "cancelled by the caller")));
         }
         let deadline = (!is_notification).then_some(deadline);
         let this = self.clone();

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::message::{Fault, Outcome, RawJson};
+use crate::message::{Fault, Outcome, RawJson, code};
 
 /// Identifies a call within one connection.
 pub type CallId = u64;
@@ -53,6 +53,8 @@ struct Outbox {
     /// The size of everything posted, and its limit, in bytes.
     bytes: usize,
     limit: usize,
+    /// No deadline of a posted call is earlier.
+    earliest_deadline: Option<Instant>,
     last_id: CallId,
     /// The connection closes once everything posted is written.
     closing: bool,
@@ -104,6 +106,19 @@ pub enum PeerError {
     Fault(Fault),
 }
 
+impl PeerError {
+    /// Returns the error of a call that its caller has cancelled.
+    pub(crate) fn cancelled() -> Self {
+        Self::Fault(Fault::new(code::CANCELLED, "cancelled by the caller"))
+    }
+}
+
+impl Outbox {
+    fn note_deadline(&mut self, call: &PeerCall) {
+        self.earliest_deadline = [self.earliest_deadline, call.deadline].into_iter().flatten().min();
+    }
+}
+
 impl State {
     fn is_cancelled(&self, id: CallId, is_notification: bool) -> bool {
         self.cancelled.contains(&id) || (self.closed && !is_notification)
@@ -139,7 +154,7 @@ impl Mailbox {
         }
         if let Some((outbox, posts)) = outbox {
             posts.append(&mut outbox.posted);
-            outbox.bytes = 0;
+            (outbox.bytes, outbox.earliest_deadline) = (0, None);
         }
         replies.extend(ready.drain(..));
         Poll::Ready(())
@@ -227,6 +242,40 @@ impl Mailbox {
         })
     }
 
+    /// Registers the task to be woken by the next post, which it cannot take yet. Returns a time before which no deadline
+    /// of a posted call passes.
+    pub(crate) fn watch_posts(&self, cx: &Context<'_>) -> Option<Instant> {
+        let mut state = self.lock();
+        state.session = Some(cx.waker().clone());
+        state.outbox.as_ref().and_then(|outbox| outbox.earliest_deadline)
+    }
+
+    /// Removes and returns the posted calls whose deadline has passed.
+    pub(crate) fn take_expired(&self, now: Instant) -> Vec<PeerCall> {
+        let mut state = self.lock();
+        let Some(outbox) = &mut state.outbox else { return Vec::new() };
+        if outbox.earliest_deadline.is_none_or(|earliest| earliest > now) {
+            return Vec::new();
+        }
+        let mut expired = Vec::new();
+        outbox.earliest_deadline = None;
+        for post in mem::take(&mut outbox.posted) {
+            match post {
+                Post::Call(call) if call.deadline.is_some_and(|deadline| deadline <= now) => {
+                    outbox.bytes -= call.bytes();
+                    expired.push(*call);
+                }
+                post => {
+                    if let Post::Call(call) = &post {
+                        outbox.note_deadline(call);
+                    }
+                    outbox.posted.push_back(post);
+                }
+            }
+        }
+        expired
+    }
+
     /// Returns `true` if the connection is to be closed once everything posted is written.
     pub(crate) fn is_closing(&self) -> bool {
         self.lock().outbox.as_ref().is_some_and(|outbox| outbox.closing && outbox.posted.is_empty())
@@ -267,8 +316,8 @@ impl Peer {
         self.0.next_id()
     }
 
-    /// Calls a function of the peer, or sends it a notification. `answer` is called at most once, on the thread of the
-    /// connection or on this one; not if the call is cancelled.
+    /// Calls a function of the peer, or sends it a notification. `answer` is called once, on the thread of the
+    /// connection or on this one.
     #[allow(clippy::too_many_arguments, reason = "all but the last are the parts of one message")]
     pub fn call(
         &self,
@@ -291,6 +340,7 @@ impl Peer {
                 if !is_full && self.0.waiting.load(Ordering::Relaxed) < MAX_WAITING {
                     self.0.waiting.fetch_add(1, Ordering::Relaxed);
                     outbox.bytes += call.bytes();
+                    outbox.note_deadline(&call);
                     outbox.posted.push_back(Post::Call(call));
                     return wake(state);
                 }
@@ -301,8 +351,8 @@ impl Peer {
         (call.answer)(Err(error));
     }
 
-    /// Cancels a call: it is not answered any more, and the peer is told if it was sent. Does nothing if it is answered
-    /// already.
+    /// Cancels a call: unless it is answered already, it is answered with [`code::CANCELLED`], and the peer is told if it
+    /// was sent.
     pub fn cancel(&self, id: CallId) {
         let mut state = self.0.lock();
         let Some(outbox) = &mut state.outbox else { return };
@@ -312,10 +362,10 @@ impl Peer {
         let is_it = |post: &Post| matches!(post, Post::Call(call) if call.id == id);
         match outbox.posted.iter().position(is_it) {
             Some(at) => {
-                let unsent = outbox.posted.remove(at);
+                let Some(Post::Call(call)) = outbox.posted.remove(at) else { return };
+                outbox.bytes -= call.bytes();
                 drop(state);
-                self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-                drop(unsent);
+                self.0.answer(*call, Err(PeerError::cancelled()));
             }
             None => {
                 outbox.posted.push_back(Post::Cancel(id));

@@ -98,7 +98,10 @@ impl Session {
     }
 
     pub(super) fn can_read_ahead(&self) -> bool {
-        self.calls.can_read_ahead() && self.output.len() + self.batches.bytes() < self.limits.output
+        // This node's own requests must not keep it from reading replies: the peer may read only when those are read.
+        let requests = if self.outbound.is_some() { self.limits.output + self.limits.message } else { 0 };
+        let max = self.limits.output + requests;
+        self.calls.can_read_ahead() && self.output.len() + self.batches.bytes() < max
     }
 
     /// Rejects a message that exceeds the maximum length, of which `prefix` is known.
@@ -166,8 +169,10 @@ impl Session {
                 }
             }
             Decoded::Batch(parts) => {
-                if let Some(Err(error)) = parts.first()
-                    && parts.iter().all(Result::is_err)
+                let is_call =
+                    |part: &Result<_, _>| matches!(part, Ok(Message::Request(_) | Message::Cancel(_)));
+                if let Some(error) = parts.iter().find_map(|part| part.as_ref().err())
+                    && !parts.iter().any(is_call)
                     && self.handle_deviating(error, frame)
                 {
                     return;
@@ -213,6 +218,9 @@ impl Session {
             self.close_for_invalid(error);
             fault.message = format!("{}; {error}", fault.message).into();
         }
+        if self.is_dialled() && *id == Id::null() {
+            return;
+        }
         self.write_reply(None, id, Err(&fault));
     }
 
@@ -250,6 +258,9 @@ impl Session {
     fn close_for_timeout(&mut self, error: SessionError, code: i64, id: &Id<'_>) {
         (self.input, self.consumed) = (Vec::new(), 0);
         self.error = Some(error);
+        if self.is_dialled() {
+            return;
+        }
         self.write_reply(None, id, Err(&Fault::new(code, error.to_string())));
     }
 }

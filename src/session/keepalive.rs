@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// A longer period is as good as none.
+const MAX_PERIOD: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Measures how long a peer has been silent. Time during which it is not checked does not count.
 #[derive(Debug)]
 pub(super) struct Keepalive {
@@ -22,7 +25,7 @@ pub(super) enum PeerIdle {
 impl Keepalive {
     /// Pings after `period` of silence and declares the peer dead after as long again. Returns `None` if `period` is 0.
     pub(super) fn new(period: Duration, now: Instant) -> Option<Self> {
-        let half = period / 2;
+        let half = (period / 2).min(MAX_PERIOD);
         (!half.is_zero()).then(|| Self { half, next_check: now + half, silent_halves: 0 })
     }
 

@@ -269,6 +269,7 @@ impl Session {
             }
             self.send_posts(now);
             if !self.has_output_space() {
+                self.watch_posts(cx);
                 return progress;
             }
             let posts = self.outbound.as_mut().map(|outbound| &mut outbound.posts);

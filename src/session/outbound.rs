@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::keepalive::Keepalive;
+use crate::config::Limits;
 use crate::message::{Fault, Id, Meta, Outcome, Request, code};
 use crate::route::{CallId, Mailbox, PeerCall, PeerError, Post};
-
-/// Size of calls without a reply beyond which the peer may have stopped reading, in bytes.
-const MAX_UNANSWERED: usize = 16 * 1024;
 
 /// The settings of a connection that this node has established.
 #[derive(Clone, Default)]
@@ -49,6 +47,8 @@ pub(super) struct Outbound {
     last_error: Option<Fault>,
     /// No deadline of a call is earlier.
     earliest_deadline: Option<Instant>,
+    /// No deadline of a call that is posted and cannot be taken yet is earlier.
+    pub(super) posted_deadline: Option<Instant>,
     /// Nothing more is sent.
     pub(super) is_closed: bool,
 }
@@ -85,13 +85,13 @@ impl Outbound {
             notified: false,
             last_error: None,
             earliest_deadline: None,
+            posted_deadline: None,
             is_closed: false,
         }
     }
 
-    /// Returns the id under which a call is sent. Whoever accepts a connection may not assume that its peer tells the
-    /// ids of both sides apart, so these are ones that a client does not choose: texts, or large numbers where texts
-    /// are impossible.
+    /// Returns the id under which a call is sent. A client may not tell the ids of both sides apart, so the accepting
+    /// side uses ids that a client does not choose: texts, or large numbers where texts are impossible.
     pub(super) fn id(&self, call: CallId, has_text_ids: bool) -> Id<'static> {
         match (&self.dialled, has_text_ids) {
             (Some(_), _) => Id::from(call),
@@ -190,7 +190,7 @@ impl Outbound {
     /// Returns a time before which no call's deadline passes and no ping is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let ping = self.keepalive.as_ref().map(Keepalive::next_check);
-        [self.earliest_deadline, ping].into_iter().flatten().min()
+        [self.earliest_deadline, self.posted_deadline, ping].into_iter().flatten().min()
     }
 
     /// Returns the calls whose deadline has passed.
@@ -209,8 +209,8 @@ impl Outbound {
     }
 
     /// Returns `true` if the peer may have stopped reading until it answers a call, so that a ping gets no reply.
-    pub(super) fn is_peer_full(&self) -> bool {
-        self.bytes >= MAX_UNANSWERED
+    pub(super) fn is_peer_full(&self, limits: &Limits) -> bool {
+        self.in_flight.len() > limits.in_flight || self.bytes >= limits.message
     }
 
     /// Returns the reason for which the peer has most likely closed the connection.

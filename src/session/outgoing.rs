@@ -35,6 +35,13 @@ impl Session {
             && self.calls.existing_mailbox().is_some_and(|mailbox| mailbox.is_closing())
     }
 
+    /// Waits for calls that are posted while there is no output space, since their deadlines may pass.
+    pub(super) fn watch_posts(&mut self, cx: &Context<'_>) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.posted_deadline = self.calls.mailbox().watch_posts(cx);
+        }
+    }
+
     /// Sends calls that were posted while there is output space.
     pub(super) fn send_posts(&mut self, now: Instant) {
         while self.has_output_space() {
@@ -43,8 +50,7 @@ impl Session {
             };
             match post {
                 Post::Call(call) => self.send_call(*call, now),
-                Post::Cancel(id) => self
-                    .withdraw(id, PeerError::Fault(Fault::new(code::CANCELLED, "cancelled by the caller"))),
+                Post::Cancel(id) => self.withdraw(id, PeerError::cancelled()),
             }
         }
     }
@@ -142,13 +148,14 @@ impl Session {
     pub(super) fn handle_deviating(&mut self, error: &DecodeError, frame: &[u8]) -> bool {
         let Some(outbound) = &self.outbound else { return false };
         let is_dialled = outbound.dialled.is_some();
-        let mut replies = self.codec.decode_deviating_replies(frame);
-        if replies.is_empty() && outbound.is_in_flight(&error.id) {
-            let message = format!("cannot decode the reply: {}", error.fault.message);
-            replies.push((error.id.clone(), Err(Fault::new(code::INTERNAL, message))));
-        }
+        let replies = self.codec.decode_deviating_replies(frame);
         if !is_dialled && !replies.iter().any(|(id, _)| outbound.is_in_flight(id)) {
             return false;
+        }
+        if replies.is_empty() {
+            self.metrics().refused.inc();
+            // A request that is invalid gets an error; anything else is ignored.
+            return error.id == Id::null();
         }
         for (id, outcome) in replies {
             self.handle_reply(&id, outcome);
@@ -182,15 +189,17 @@ impl Session {
     pub(super) fn expire_outbound(&mut self, now: Instant) {
         let Some(outbound) = &mut self.outbound else { return };
         let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
+        let is_peer_full = outbound.is_peer_full(&self.limits);
         for id in outbound.expired(now) {
             self.withdraw(id, PeerError::Deadline);
         }
+        for call in self.calls.mailbox().take_expired(now) {
+            self.answer(call, Err(PeerError::Deadline));
+        }
         match idle {
             None => {}
-            Some(_) if self.outbound.as_ref().is_some_and(|outbound| outbound.is_peer_full()) => {
-                self.note_activity();
-            }
             Some(PeerIdle::PingDue) => self.ping(),
+            Some(PeerIdle::Dead) if is_peer_full => self.note_activity(),
             Some(PeerIdle::Dead) => self.error = Some(SessionError::Vanished),
         }
     }
@@ -228,7 +237,11 @@ impl Session {
 
     /// Returns the reason for which the peer has most likely closed the connection.
     pub fn close_reason(&self) -> Cow<'static, str> {
-        self.outbound.as_ref().map_or("closed by the peer".into(), |outbound| outbound.close_reason())
+        match &self.outbound {
+            Some(_) if self.is_closing() => "the client was closed".into(),
+            Some(outbound) => outbound.close_reason(),
+            None => "closed by the peer".into(),
+        }
     }
 
     /// Fails all calls to the peer, since the connection is lost for this reason. None of them has run if the peer has
