@@ -190,6 +190,8 @@ impl Session {
         let Some(outbound) = &mut self.outbound else { return };
         let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
         let is_peer_full = outbound.is_peer_full(&self.limits);
+        // Set again when the session is polled.
+        outbound.posted_deadline = None;
         for id in outbound.expired(now) {
             self.withdraw(id, PeerError::Deadline);
         }

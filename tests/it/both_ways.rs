@@ -319,6 +319,84 @@ fn calls_beyond_the_bounds_fail_at_once() {
     assert_eq!(end.answers.lock().unwrap().len(), 5000);
 }
 
+/// Posts a call with parameters of 600 KB, more than half of what may wait.
+fn post_large(end: &mut End, number: u64) {
+    let (answers, id) = (end.answers.clone(), end.peer.reserve());
+    end.calls.insert(number, id);
+    let params = RawJson::of(&["x".repeat(600_000)]).ok();
+    end.peer.call(id, "keep".into(), params, None, 0, false, move |result| {
+        let answer = match result {
+            Err(PeerError::Fault(fault)) => Answer::Fault(fault.code),
+            Err(PeerError::Busy) => Answer::Fault(code::BUSY),
+            _ => Answer::Unsent,
+        };
+        answers.lock().unwrap().entry(number).or_default().push(answer);
+    });
+}
+
+#[test]
+fn room_returns_after_cancellations() {
+    let now = Instant::now();
+    let mut end = End::new(Some(Dialect::JsonLines), true, now);
+    for number in 1..=3 {
+        post_large(&mut end, number);
+    }
+    assert_eq!(end.answers.lock().unwrap()[&3], [Answer::Fault(code::BUSY)]);
+    for number in 1..=2 {
+        end.peer.cancel(end.calls[&number]);
+        assert_eq!(end.answers.lock().unwrap()[&number], [Answer::Fault(code::CANCELLED)]);
+    }
+    post_large(&mut end, 4);
+    assert!(!end.answers.lock().unwrap().contains_key(&4));
+    end.poll(now);
+    let sent = end.take(usize::MAX);
+    assert!(sent.len() > 600_000 && sent.len() < 700_000, "{} bytes", sent.len());
+}
+
+/// The peer may read only when its replies are read.
+#[test]
+fn replies_are_read_and_deadlines_hold_while_requests_wait() {
+    let now = Instant::now();
+    let mut end = End::new(Some(Dialect::JsonLines), true, now);
+    end.call(1, "echo", None);
+    post_large(&mut end, 2);
+    post_large(&mut end, 3);
+    end.poll(now);
+    end.call(4, "echo", Some(now + Duration::from_secs(1)));
+    end.poll(now);
+    assert!(end.session.output().len() > 1 << 20);
+    assert!(end.session.wants_input());
+    end.receive(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"result\":1}\n", now);
+    assert_eq!(end.answers.lock().unwrap()[&1], [Answer::Result("1".into())]);
+
+    let deadline = end.session.next_deadline().unwrap();
+    assert_eq!(deadline, now + Duration::from_secs(1));
+    end.session.expire(deadline);
+    assert_eq!(end.answers.lock().unwrap()[&4], [Answer::Fault(code::DEADLINE)]);
+    assert!(end.session.next_deadline().is_none_or(|next| next > deadline));
+}
+
+#[test]
+fn deviating_replies_in_batches_and_requests_with_equal_ids() {
+    let now = Instant::now();
+    let mut end = End::new(Some(Dialect::JsonLines), true, now);
+    for number in 1..=3 {
+        end.call(number, "echo", None);
+    }
+    end.poll(now);
+    end.take(usize::MAX);
+    end.receive(b"[{\"id\":1,\"result\":1},{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":2},7]\n", now);
+    assert_eq!(end.answers.lock().unwrap().len(), 2);
+    assert_eq!(end.take(usize::MAX), b"");
+    // The ids of the two directions are independent.
+    end.receive(b"{\"id\":3,\"method\":\"echo\",\"params\":[3]}\n", now);
+    assert!(!end.answers.lock().unwrap().contains_key(&3));
+    let refused = String::from_utf8(end.take(usize::MAX)).unwrap();
+    assert!(refused.contains("\"id\":3") && refused.contains("-32600"), "{refused}");
+    end.receive(b"{\"jsonrpc\":\"2.0\",\"id\":3,\"result\":3}\n", now);
+    assert_eq!(end.answers.lock().unwrap()[&3], [Answer::Result("3".into())]);
+}
+
 /// A ping asks whether the node is alive, not whether it is idle.
 #[test]
 fn ping_overtakes_calls() {
