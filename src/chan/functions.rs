@@ -59,7 +59,7 @@ pub struct Functions<S, P: Reach = Local> {
 }
 
 /// The future of an async function, which borrows the state.
-pub type BoxFuture<'s, R> = Pin<Box<dyn Future<Output = R> + Send + 's>>;
+pub(crate) type BoxFuture<'s, R> = Pin<Box<dyn Future<Output = R> + Send + 's>>;
 
 impl<S: 'static> Functions<S> {
     /// Creates an empty table for callers in this process.

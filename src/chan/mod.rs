@@ -72,9 +72,10 @@ pub use client::{Client, GoError, WeakClient};
 #[cfg(feature = "node")]
 pub(crate) use error::Meaning;
 pub use error::{CallError, FunctionError, RegisterError};
+pub(crate) use functions::BoxFuture;
+pub use functions::Functions;
 #[cfg(feature = "node")]
 pub(crate) use functions::ResolvedId;
-pub use functions::{BoxFuture, Functions};
 #[cfg(feature = "node")]
 pub(crate) use id::sealed::IntoFunctionId;
 pub use id::{FunctionId, Id, Id0, Id1, IdN, Takes};

@@ -20,6 +20,7 @@ pub trait Reach: 'static {
 }
 
 /// Functions for callers in this process, with arguments and results of any types.
+#[doc(hidden)]
 #[derive(Debug)]
 pub enum Local {}
 

@@ -837,13 +837,16 @@ fn awaiting() -> (Server<Vec<u64>>, smol::channel::Sender<u64>) {
             Box::pin(async move { (values.recv().await.unwrap(), values.recv().await.unwrap()) })
         })
         .unwrap()
-        .register_async(Id1::new("panic"), |_, late: bool| -> chanrpc::chan::BoxFuture<'_, u64> {
-            assert!(late, "at once");
-            Box::pin(async {
-                smol::future::yield_now().await;
-                panic!("late")
-            })
-        })
+        .register_async(
+            Id1::new("panic"),
+            |_, late: bool| -> std::pin::Pin<Box<dyn Future<Output = u64> + Send + '_>> {
+                assert!(late, "at once");
+                Box::pin(async {
+                    smol::future::yield_now().await;
+                    panic!("late")
+                })
+            },
+        )
         .unwrap()
         .register1("list", |list, ()| list.clone())
         .unwrap();
