@@ -98,6 +98,10 @@ pub(crate) fn is_whole(text: &str) -> bool {
 /// Returns the `f64` of a number if it keeps all digits.
 pub(crate) fn exact(text: &str) -> Option<f64> {
     let number: f64 = text.parse().ok()?;
+    // The usual form of a float, of which a message may have fifty thousand.
+    if serde_json::to_string(&number).is_ok_and(|usual| usual == text) {
+        return Some(number);
+    }
     let Decimal { negative, digits, exponent } = Decimal::of(text)?;
     if digits.is_empty() {
         return Some(number);

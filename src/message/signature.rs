@@ -14,6 +14,8 @@ use crate::chan::Kind;
 
 /// The maximum length of a value that an error quotes, in characters.
 const MAX_QUOTED: usize = 40;
+/// The minimum length of a long text, in bytes of JSON.
+const LONG: usize = 64 * 1024;
 
 /// What a function takes and returns. `rpc.list` reports it, the page makes its form of it, and errors about wrong
 /// parameters use its words.
@@ -132,7 +134,7 @@ impl Signature {
         if !json.starts_with(['[', '{']) {
             return Err(self.mismatch(format_args!("the parameters must be an array or an object")));
         }
-        let mut given = Given { params, values: vec![None; params.len()], count: 0, problem: None };
+        let mut given = Given::new(params, false);
         let parsed = serde_json::Deserializer::from_str(json).deserialize_any(&mut given);
         let Given { values, count, problem, .. } = given;
         if let Some(problem) = problem {
@@ -146,17 +148,39 @@ impl Signature {
             Some(value) if param.schema.accepts(value.get()) => Ok(Some(value.get())),
             // A caller that leaves out an optional parameter may also give null.
             Some(value) if value.get() == "null" && !param.required => Ok(param.default_text()),
-            Some(value) => Err(self.mismatch(format_args!(
-                "parameter {:?} must be of type {}, not {}",
-                param.name,
-                param.schema.name(),
-                shortened(value.get())
-            ))),
+            Some(value) => Err(self.wrong_type(param, value.get())),
             None if !param.required => Ok(param.default_text()),
             None if json.starts_with('[') => Err(self.mismatch(format_args!("got {count} parameters"))),
             None => Err(self.mismatch(format_args!("parameter {:?} is missing", param.name))),
         };
         params.iter().zip(values).map(value).collect()
+    }
+
+    /// Checks that no long text is given for a parameter of another type. The error of serde would quote all of it, for
+    /// tens of milliseconds.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub(crate) fn check_long_texts(&self, given: &RawJson<'_>) -> Result<(), Fault> {
+        let params = self.params.as_deref().unwrap_or_default();
+        if params.is_empty() || given.get().len() < LONG {
+            return Ok(());
+        }
+        let mut found = Given::new(params, true);
+        // What is no JSON, or of another form, is left to others.
+        let _ = serde_json::Deserializer::from_str(given.get()).deserialize_any(&mut found);
+        let texts = params.iter().zip(found.values).filter_map(|(param, value)| Some((param, value?.get())));
+        for (param, json) in texts {
+            if json.len() >= LONG && json.starts_with('"') && !param.schema.accepts(json) {
+                return Err(self.wrong_type(param, json));
+            }
+        }
+        Ok(())
+    }
+
+    fn wrong_type(&self, Param { name, schema, .. }: &Param, json: &str) -> Fault {
+        let (name_of_type, shown) = (schema.name(), shortened(json));
+        self.mismatch(format_args!("parameter {name:?} must be of type {name_of_type}, not {shown}"))
     }
 
     /// Returns the fault for parameters that do not fit: what is wrong, and what the function takes.
@@ -187,7 +211,15 @@ struct Given<'s, 'j> {
     values: Vec<Option<&'j RawValue>>,
     /// The number of values in an array.
     count: usize,
+    /// Unknown members are no problem.
+    lenient: bool,
     problem: Option<String>,
+}
+
+impl<'s, 'j> Given<'s, 'j> {
+    fn new(params: &'s [Param], lenient: bool) -> Self {
+        Self { params, values: vec![None; params.len()], count: 0, lenient, problem: None }
+    }
 }
 
 impl<'j> Visitor<'j> for &mut Given<'_, 'j> {
@@ -203,7 +235,10 @@ impl<'j> Visitor<'j> for &mut Given<'_, 'j> {
             *place = Some(value);
             self.count += 1;
         }
-        while let Some(IgnoredAny) = array.next_element()? {
+        // How many follow does not matter to a lenient reader, whose error for them is ignored.
+        while !self.lenient
+            && let Some(IgnoredAny) = array.next_element()?
+        {
             self.count += 1;
         }
         Ok(())
@@ -213,6 +248,7 @@ impl<'j> Visitor<'j> for &mut Given<'_, 'j> {
         while let Some(name) = object.next_key::<String>()? {
             let problem = match self.params.iter().position(|param| param.name == name) {
                 Some(at) => self.values[at].replace(object.next_value()?).map(|_| "occurs twice"),
+                None if self.lenient => object.next_value().map(|IgnoredAny| None)?,
                 None => Some("is unknown"),
             };
             if let Some(problem) = problem {
@@ -462,6 +498,30 @@ mod tests {
         }
         let long = bound(&format!("[{:?}]", "é".repeat(1000))).unwrap_err();
         assert!(long.chars().count() < 200, "{long}");
+    }
+
+    #[test]
+    fn long_text_for_a_parameter_of_another_type_is_refused_before_it_is_deserialized() {
+        let checked = |json: String| {
+            let fault = signature().check_long_texts(&RawJson::checked(json)).err()?;
+            Some(fault.message.into_owned())
+        };
+        let text = |length| format!("\"{}\"", "\\n".repeat(length / 2));
+        let (long, short) = (text(LONG), text(1000));
+        for json in [format!("[{long}]"), format!("{{\"of\":1,\"pin\":{long}}}"), format!("[1,{long}]")] {
+            let message = checked(json).unwrap();
+            assert!(message.contains("must be of type") && message.len() < 250, "{message}");
+        }
+        for json in [
+            format!("[{short}]"),
+            format!("[1,true,{long}]"),
+            format!("{{\"of\":{long}}}"),
+            format!("[[{long}]]"),
+            long.clone(),
+        ] {
+            assert_eq!(checked(json), None);
+        }
+        assert!(Signature::default().check_long_texts(&RawJson::checked(format!("[{long}]"))).is_ok());
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 
 use super::infer;
 use super::result::encode;
@@ -221,6 +220,9 @@ impl Provider for NativeProvider {
 /// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers,
 /// parameters of a tuple also by their names, and `null` for optional ones.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
+    if let Some(params) = params {
+        signature.check_long_texts(params)?;
+    }
     let error = match decode(params.map_or("null", RawJson::get)) {
         Ok(arguments) => return Ok(arguments),
         Err(error) => error,
@@ -297,8 +299,11 @@ fn other_forms(params: Option<&RawJson<'_>>, signature: &Signature) -> (Vec<Stri
     };
     if values.iter().any(Option::is_none) {
         // A struct fills in what is left out.
-        let named = declared.iter().zip(&values).filter_map(|(param, value)| Some((param, (*value)?)));
-        let members: Vec<_> = named.map(|(param, value)| format!("{}:{value}", json!(param.name))).collect();
+        let named = declared.iter().zip(&values).filter_map(|(param, value)| Some((&param.name, (*value)?)));
+        let member = |(name, value)| {
+            serde_json::to_string(name).map_or(String::new(), |name| format!("{name}:{value}"))
+        };
+        let members: Vec<_> = named.map(member).collect();
         add(format!("{{{}}}", members.join(",")));
     }
     let values: Vec<_> = values.into_iter().map(|value| value.unwrap_or("null")).collect();

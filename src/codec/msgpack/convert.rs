@@ -1,8 +1,6 @@
 //! From MessagePack values to JSON, written directly: a message of a megabyte may hold as many values, and the node does
 //! nothing else meanwhile.
 
-use std::io::Write;
-
 use super::marker::Marker;
 use super::reader::Reader;
 use crate::codec::json::unescaped_len;
@@ -218,8 +216,10 @@ impl<'a> Converter<'a> {
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         self.out.push(b'[');
         for (index, byte) in bytes.iter().enumerate() {
-            let comma = if index > 0 { "," } else { "" };
-            let _ = write!(self.out, "{comma}{byte}");
+            if index > 0 {
+                self.out.push(b',');
+            }
+            self.uint((*byte).into());
             if self.out.len() > self.max {
                 return self.check_size();
             }
@@ -249,18 +249,22 @@ impl Open {
 #[derive(Default)]
 struct Numbers {
     numbers: Vec<i128>,
-    /// They are not in increasing order, so that two may be equal.
-    unordered: bool,
+    /// A number is greater than the one before it, or less. If both are so, or two are equal, they have to be sorted.
+    rises: bool,
+    falls: bool,
 }
 
 impl Numbers {
     fn add(&mut self, number: i128) {
-        self.unordered |= self.numbers.last().is_some_and(|last| *last >= number);
+        if let Some(last) = self.numbers.last() {
+            self.rises |= *last <= number;
+            self.falls |= *last >= number;
+        }
         self.numbers.push(number);
     }
 
     fn check_unique(mut self) -> Result<(), Fault> {
-        if self.unordered {
+        if self.rises && self.falls {
             self.numbers.sort_unstable();
             if self.numbers.windows(2).any(|pair| pair[0] == pair[1]) {
                 return Err(Fault::invalid_params(
@@ -276,7 +280,11 @@ impl Numbers {
 fn decimal(text: &str) -> Option<i128> {
     match text.strip_prefix('-').unwrap_or(text).as_bytes() {
         b"0" if text.len() == 1 => Some(0),
-        [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => text.parse().ok(),
+        [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => match text.parse::<i64>() {
+            Ok(number) => Some(number.into()),
+            // Numbers of 128 bits are slow.
+            Err(_) => text.parse().ok(),
+        },
         _ => None,
     }
 }
