@@ -92,6 +92,8 @@ mod session;
 mod setters;
 #[cfg(any(feature = "node", all(test, chanrpc_loom)))]
 mod swap;
+#[cfg(feature = "cli")]
+mod threads;
 #[cfg(feature = "node")]
 mod transport;
 #[cfg(feature = "node")]

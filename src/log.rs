@@ -17,6 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use log::{Level, LevelFilter, Log, Metadata, Record, SetLoggerError};
 use simple_logger::SimpleLogger;
 
+use crate::threads;
+
 /// The target of all lines that a peer can cause.
 const PEER: &str = "chanrpc::peer";
 
@@ -62,7 +64,7 @@ pub(crate) fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
     // `set_logger` succeeds once per process, so the queue is not set yet.
     let _ = LOGGER.queue.set(queue);
     // If the thread cannot be started, all lines are dropped and counted, but the node still runs.
-    let _ = thread::Builder::new().name(WRITER.to_owned()).spawn(move || run_writer(&lines));
+    let _ = threads::spawn(WRITER, Box::new(move || run_writer(&lines)));
     panic::set_hook(Box::new(|panic| {
         // The writer panics if stderr is closed; reporting that there would cause the next panic.
         if thread::current().name() != Some(WRITER) {

@@ -69,10 +69,11 @@ macro_rules! node_metrics {
             pub fn write_prometheus(&self, out: &mut String) {
                 family(out, "chanrpc_uptime_seconds", "gauge", "Time since the node started.");
                 let _ = writeln!(out, "chanrpc_uptime_seconds {:.3}", self.uptime().as_secs_f64());
-                $(
-                    family(out, $name, kind::$type, concat!($($help),+).trim());
-                    let _ = writeln!(out, concat!($name, " {}"), self.$field.get());
-                )+
+                const FAMILIES: &[(&str, &str, &str)] = &[$(($name, kind::$type, concat!($($help),+)),)+];
+                for ((name, kind, help), (_, value)) in FAMILIES.iter().zip(self.values()) {
+                    family(out, name, kind, help.trim());
+                    let _ = writeln!(out, "{name} {value}");
+                }
             }
         }
     };

@@ -31,7 +31,7 @@ impl<A: Send + 'static, R: Send + 'static> BlockedCall<A, R> {
     pub(super) fn wait(shared: &Arc<Shared>, function: usize, call: QueuedCall<A, R>) {
         let state = Mutex::new(State { call: Some(call), place: None });
         let blocked = Arc::new(Self { shared: Arc::downgrade(shared), function, state });
-        match shared.wait_for_room(&blocked) {
+        match shared.wait_for_room(blocked.clone()) {
             Ok(place) => blocked.watch(place),
             Err(error) => blocked.fail(&error),
         }

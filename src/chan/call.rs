@@ -310,7 +310,7 @@ impl<'c, A: Send + 'static, R: Send + 'static> Call<'c, A, R> {
                     return Some(Err(error));
                 }
                 let sender = Arc::new(sender(item));
-                match self.shared.wait_for_room(&sender) {
+                match self.shared.wait_for_room(sender.clone()) {
                     Ok(place) => self.state = State::Blocked { sender, place },
                     Err(error) => {
                         sender.cancel();

@@ -108,10 +108,16 @@ impl<A, R> Function<A, R> {
 fn wanted<A: Send + 'static, R: Send + 'static>(calls: &mut dyn TypedQueue) -> Option<QueuedCall<A, R>> {
     let call = calls.pop::<QueuedCall<A, R>>()?;
     if call.responder.is_cancelled() {
-        panic::drop_quietly(call);
+        discard(Box::new(call));
         return None;
     }
     Some(call)
+}
+
+/// Drops a cancelled call, whose destructors may panic. Not generic, so that it is compiled once.
+#[cold]
+fn discard(call: Box<dyn Any + Send>) {
+    panic::drop_quietly(call);
 }
 
 /// The types that a call must have.
@@ -140,12 +146,15 @@ impl Type {
 }
 
 impl Signature {
-    /// Returns the error for a call with another kind, if that matters, or other types.
+    /// Returns the error for a call with another kind, if that matters, or other types. Not generic, so that it is
+    /// compiled once.
     #[cold]
-    pub(super) fn mismatch<A: 'static, R: 'static>(
+    pub(super) fn mismatch(
         &self,
         function: &FunctionId,
         kind: Option<Kind>,
+        arguments: Type,
+        result: Type,
     ) -> Box<CallError> {
         let function = function.clone();
         if let Some(called) = kind
@@ -153,9 +162,9 @@ impl Signature {
         {
             return Box::new(CallError::KindMismatch { function, registered: self.kind, called });
         }
-        let (part, registered, called) = match self.arguments.is::<A>() {
-            true => ("result", self.result.name, type_name::<R>()),
-            false => ("arguments", self.arguments.name, type_name::<A>()),
+        let (part, registered, called) = match self.arguments.id == arguments.id {
+            true => ("result", self.result.name, result.name),
+            false => ("arguments", self.arguments.name, arguments.name),
         };
         Box::new(CallError::TypeMismatch { function, part, registered, called })
     }

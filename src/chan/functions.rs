@@ -346,7 +346,7 @@ impl<S: 'static, P: Reach> Functions<S, P> {
         let export = P::export(&id, kind);
         let signature = Signature { kind, arguments: Type::of::<A>(), result: Type::of::<R>() };
         let function = Arc::new(Function { body });
-        Arc::make_mut(&mut self.table).insert(Entry { id, signature, function })?;
+        FunctionTable::insert(&mut self.table, Entry { id, signature, function })?;
         self.exports.push(export);
         Ok(self)
     }
@@ -408,15 +408,18 @@ pub(crate) struct ResolvedId {
 }
 
 impl FunctionTable {
-    fn insert(&mut self, entry: Entry) -> Result<(), RegisterError> {
+    /// Adds a function to a table, which is copied if it is shared.
+    #[inline(never)]
+    fn insert(table: &mut Arc<Self>, entry: Entry) -> Result<(), RegisterError> {
+        let table = Arc::make_mut(table);
         if matches!(&entry.id, FunctionId::Text(text) if text.is_empty()) {
             return Err(RegisterError::EmptyId);
         }
-        if self.numbers.contains_key(&entry.id) {
+        if table.numbers.contains_key(&entry.id) {
             return Err(RegisterError::Duplicate(entry.id));
         }
-        self.numbers.insert(entry.id.clone(), self.entries.len());
-        self.entries.push(entry);
+        table.numbers.insert(entry.id.clone(), table.entries.len());
+        table.entries.push(entry);
         Ok(())
     }
 
@@ -430,7 +433,7 @@ impl FunctionTable {
         let Entry { signature, function, .. } = &self.entries[number];
         match (&**function as &dyn Any).downcast_ref() {
             Some(function) if signature.kind == kind => Ok(Found { number, function }),
-            _ => Err(signature.mismatch::<A, R>(id, Some(kind))),
+            _ => Err(signature.mismatch(id, Some(kind), Type::of::<A>(), Type::of::<R>())),
         }
     }
 
@@ -453,7 +456,24 @@ impl FunctionTable {
         {
             return Ok(Found { number, function });
         }
-        self.find(id, *kind)
+        Err(self.refuse(id, *kind, *number, Type::of::<A>(), Type::of::<R>()))
+    }
+
+    /// Returns the error for a call of a function that does not exist or has other types.
+    #[cfg(feature = "node")]
+    #[cold]
+    fn refuse(
+        &self,
+        id: &FunctionId,
+        kind: Kind,
+        number: Option<usize>,
+        arguments: Type,
+        result: Type,
+    ) -> Box<CallError> {
+        match number {
+            Some(number) => self.entries[number].signature.mismatch(id, Some(kind), arguments, result),
+            None => unknown(id),
+        }
     }
 
     /// Returns the function for a call in go mode, which ignores kind and type of the result.
@@ -462,7 +482,7 @@ impl FunctionTable {
         let signature = &self.entries[number].signature;
         match signature.arguments.is::<A>() {
             true => Ok(number),
-            false => Err(signature.mismatch::<A, ()>(id, None)),
+            false => Err(signature.mismatch(id, None, Type::of::<A>(), Type::of::<()>())),
         }
     }
 

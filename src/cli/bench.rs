@@ -1,11 +1,11 @@
 //! `chanrpc bench`.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use argh::FromArgs;
-use serde_json::{Value, json};
+use serde::Deserialize;
 
 use super::{DEFAULT_ADDRESS, Exit, call, check_address, interrupts, print, print_error, token, usage};
 use crate::address::Address;
@@ -101,6 +101,7 @@ impl Bench {
             duration,
             warm_up,
             threads: self.threads,
+            spin: false,
         };
         match load.run(&self.to, &interrupts()) {
             Ok(report) => {
@@ -161,8 +162,18 @@ fn first_code(report: &Report) -> i64 {
     if [&b"HTTP/1.1 401"[..], b"HTTP/1.1 403"].iter().any(|denied| text.starts_with(denied)) {
         return code::DENIED;
     }
-    let value: Value = serde_json::from_slice(text).unwrap_or_default();
-    value["error"]["code"].as_i64().unwrap_or(code::INTERNAL)
+    serde_json::from_slice(text).map_or(code::INTERNAL, |Reply { error: Error { code } }| code)
+}
+
+/// An error reply.
+#[derive(Deserialize)]
+struct Reply {
+    error: Error,
+}
+
+#[derive(Deserialize)]
+struct Error {
+    code: i64,
 }
 
 fn as_text(address: &str, load: &Load, report: &Report) -> String {
@@ -195,37 +206,67 @@ fn as_text(address: &str, load: &Load, report: &Report) -> String {
 }
 
 fn as_json(address: &str, load: &Load, report: &Report) -> String {
-    let micros = |time: Duration| time.as_nanos() as f64 / 1e3;
-    let latency = QUANTILES.map(|(name, share)| (name.to_owned(), report.quantile(share).map(micros).into()));
-    let schedule = report.schedule().map(|schedule| {
-        json!({
-            "rate": schedule.rate,
-            "kept": schedule.is_kept(),
-            "unsent": schedule.unsent,
-            "latest_us": micros(schedule.max_delay),
-        })
+    let micros = |time: Duration| Number(Some(time.as_nanos() as f64 / 1e3));
+    let latencies = QUANTILES.map(|(_, share)| report.quantile(share).map_or(Number(None), micros));
+    let latency: Vec<(&str, &dyn Display)> =
+        QUANTILES.iter().zip(&latencies).map(|((name, _), number)| (*name, number as _)).collect();
+    let schedule = report.schedule().map_or("null".to_owned(), |schedule| {
+        object(&[
+            ("rate", &Number(Some(schedule.rate))),
+            ("kept", &schedule.is_kept()),
+            ("unsent", &schedule.unsent),
+            ("latest_us", &micros(schedule.max_delay)),
+        ])
     });
-    json!({
-        "address": address,
-        "dialect": load.dialect.name(),
-        "function": load.function,
-        "connections": load.connections,
-        "in_flight": load.in_flight,
-        "seconds": report.elapsed().as_secs_f64(),
-        "interrupted": report.is_interrupted(),
-        "calls": report.calls(),
-        "rate": report.rate(),
-        "errors": report.errors(),
-        "first_error": report.first_error().map(String::from_utf8_lossy),
-        "unanswered": report.unanswered(),
-        "strays": report.unexpected(),
-        "lost_connections": report.lost_connections(),
-        "first_loss": report.first_loss(),
-        "latency_us": Value::Object(latency.into_iter().collect()),
-        "slowest_to_median": report.fairness(),
-        "schedule": schedule,
-    })
-    .to_string()
+    let first_error = report.first_error().map(String::from_utf8_lossy);
+    object(&[
+        ("address", &Text(Some(address))),
+        ("dialect", &Text(Some(load.dialect.name()))),
+        ("function", &Text(Some(&load.function))),
+        ("connections", &load.connections),
+        ("in_flight", &load.in_flight),
+        ("seconds", &Number(Some(report.elapsed().as_secs_f64()))),
+        ("interrupted", &report.is_interrupted()),
+        ("calls", &report.calls()),
+        ("rate", &Number(Some(report.rate()))),
+        ("errors", &report.errors()),
+        ("first_error", &Text(first_error.as_deref())),
+        ("unanswered", &report.unanswered()),
+        ("strays", &report.unexpected()),
+        ("lost_connections", &report.lost_connections()),
+        ("first_loss", &Text(report.first_loss())),
+        ("latency_us", &object(&latency)),
+        ("slowest_to_median", &Number(report.fairness())),
+        ("schedule", &schedule),
+    ])
+}
+
+/// Returns a JSON object of values that display as JSON.
+fn object(members: &[(&str, &dyn Display)]) -> String {
+    let mut json = String::new();
+    for (name, value) in members {
+        let _ = write!(json, "{}\"{name}\":{value}", if json.is_empty() { '{' } else { ',' });
+    }
+    json.push('}');
+    json
+}
+
+/// A text, displayed as JSON.
+struct Text<'a>(Option<&'a str>);
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(&self.0).unwrap_or_default())
+    }
+}
+
+/// A number, displayed as JSON.
+struct Number(Option<f64>);
+
+impl Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(&self.0).unwrap_or_default())
+    }
 }
 
 /// Formats a number with thousands separators.

@@ -1,12 +1,11 @@
 //! `chanrpc list`.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 use argh::FromArgs;
-use serde::Deserialize;
-use serde_json::json;
-use serde_json::value::{RawValue, to_raw_value};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::call::explain;
 use super::{DEFAULT_ADDRESS, Exit, print, print_error, token, with_remote};
@@ -40,50 +39,18 @@ pub(super) struct List {
     pattern: String,
 }
 
-#[derive(Deserialize)]
-struct Function {
-    name: String,
-    provider: String,
-    kind: Option<String>,
-    params: Option<Vec<Param>>,
-    result: Option<Schema>,
-    target: Option<String>,
-    description: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Param {
-    name: String,
-    schema: Schema,
-    required: bool,
-}
-
-/// The part of a JSON Schema that is shown.
-#[derive(Deserialize)]
-struct Schema {
-    /// A name, or a list of names.
-    r#type: Option<Box<RawValue>>,
-}
-
-impl Schema {
-    fn name(&self) -> &str {
-        let name = self.r#type.as_ref().and_then(|name| serde_json::from_str(name.get()).ok());
-        name.unwrap_or("any")
-    }
-}
-
 impl List {
     pub(super) fn run(mut self) -> Exit {
         let token = token::from_options(self.token.take(), self.token_file.take());
         let ca = self.ca.as_deref();
         with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
-            let params = to_raw_value(&json!({"pattern": self.pattern, "verbose": true})).unwrap_or_default();
-            let params = Some(RawJson::from(params));
+            let pattern = serde_json::to_string(&self.pattern).unwrap_or_default();
+            let params = Some(RawJson::checked(format!("{{\"pattern\":{pattern},\"verbose\":true}}")));
             let listed = match remote.send("rpc.list".into(), params, deadline, 0, Mode::Call).await {
                 Ok(listed) => listed,
                 Err(error) => return explain(&error),
             };
-            match serde_json::from_str::<Vec<Function>>(listed.get()) {
+            match functions(listed.get()) {
                 Ok(functions) => {
                     self.show(&functions);
                     Exit::Success
@@ -97,43 +64,106 @@ impl List {
     }
 
     fn show(&self, functions: &[Function]) {
-        let signatures: Vec<_> = functions.iter().map(Function::signature).collect();
-        let width = signatures.iter().map(String::len).max().unwrap_or(0);
-        for (function, signature) in functions.iter().zip(&signatures) {
+        let width = functions.iter().map(|function| function.signature.len()).max().unwrap_or(0);
+        for Function { name, signature, summary } in functions {
             if self.verbose {
-                print(format!("{signature:width$}  {}", function.summary()).trim_end());
+                print(format!("{signature:width$}  {summary}").trim_end());
             } else {
-                print(&function.name);
+                print(name);
             }
         }
     }
 }
 
-impl Function {
-    fn signature(&self) -> String {
-        let param = |Param { name, schema, required }: &Param| {
-            format!("{name}{}: {}", if *required { "" } else { "?" }, schema.name())
-        };
-        let params = match &self.params {
-            None => "…".to_owned(),
-            Some(params) => params.iter().map(param).collect::<Vec<_>>().join(", "),
-        };
-        let mut signature = format!("{}({params})", self.name);
-        let kind = self.kind.as_deref().map(|kind| if kind == "1" { "any" } else { kind });
-        if let Some(result) = self.result.as_ref().map(Schema::name).or(kind) {
-            let _ = write!(signature, " -> {result}");
+/// What is printed of a function.
+struct Function {
+    name: String,
+    signature: String,
+    summary: String,
+}
+
+fn functions(json: &str) -> Result<Vec<Function>, serde_json::Error> {
+    serde_json::from_str::<Vec<Object<'_>>>(json)?.iter().map(function).collect()
+}
+
+fn function(described: &Object<'_>) -> Result<Function, serde_json::Error> {
+    let name = described.text("name")?.ok_or_else(|| missing("name"))?;
+    let mut signature = format!("{name}(");
+    match described.get("params") {
+        None => signature.push('…'),
+        Some(params) => {
+            for (index, param) in serde_json::from_str::<Vec<Object<'_>>>(params)?.iter().enumerate() {
+                let comma = if index > 0 { ", " } else { "" };
+                let name = param.text("name")?.ok_or_else(|| missing("name"))?;
+                let optional = if param.get("required") == Some("false") { "?" } else { "" };
+                let schema = type_name(param.get("schema").ok_or_else(|| missing("schema"))?)?;
+                let _ = write!(signature, "{comma}{name}{optional}: {schema}");
+            }
         }
-        signature
+    }
+    signature.push(')');
+    let result = match described.get("result") {
+        Some(schema) => Some(type_name(schema)?),
+        None => described.text("kind")?.map(|kind| if kind == "1" { "any".to_owned() } else { kind }),
+    };
+    if let Some(result) = result {
+        let _ = write!(signature, " -> {result}");
+    }
+    let mut summary = described.text("provider")?.ok_or_else(|| missing("provider"))?;
+    for (separator, name) in [(" ", "target"), (": ", "description")] {
+        if let Some(text) = described.text(name)? {
+            let _ = write!(summary, "{separator}{text}");
+        }
+    }
+    Ok(Function { name, signature, summary })
+}
+
+/// Returns the type that a JSON Schema names, or `any`.
+fn type_name(schema: &str) -> Result<String, serde_json::Error> {
+    // A schema may also be `true`, and have a list of types.
+    let schema: Object<'_> =
+        if schema.starts_with('{') { serde_json::from_str(schema)? } else { Object(Vec::new()) };
+    Ok(schema.text("type").ok().flatten().unwrap_or_else(|| "any".to_owned()))
+}
+
+fn missing(member: &str) -> serde_json::Error {
+    serde::de::Error::custom(format_args!("missing field `{member}`"))
+}
+
+/// The members of an object, in the form of JSON. One type for all objects of a reply, so that the binary has the code
+/// that reads them once.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl Object<'_> {
+    /// Returns a member, unless it is `null`.
+    fn get(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.0.iter().find(|(member, _)| member == name)?;
+        Some(value.get()).filter(|json| *json != "null")
     }
 
-    fn summary(&self) -> String {
-        let mut summary = self.provider.clone();
-        if let Some(target) = &self.target {
-            let _ = write!(summary, " {target}");
+    fn text(&self, name: &str) -> Result<Option<String>, serde_json::Error> {
+        self.get(name).map(serde_json::from_str).transpose()
+    }
+}
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Object(members))
+            }
         }
-        if let Some(description) = &self.description {
-            let _ = write!(summary, ": {description}");
-        }
-        summary
+        deserializer.deserialize_map(Members)
     }
 }

@@ -142,48 +142,65 @@ fn with_remote(
     ca: Option<&Path>,
     exchange: impl AsyncFnOnce(&Remote, Instant) -> Exit,
 ) -> Exit {
-    let token = match token {
-        Ok(token) => token.or_else(token::from_env),
-        Err(message) => return usage(&message),
-    };
-    let tls = match ca.map(|ca| Connector::load(ca, None)).transpose() {
-        Ok(tls) => tls,
-        Err(error) => return usage(&format!("--ca: {error}")),
-    };
-    let Some(deadline) =
-        Duration::try_from_secs_f64(timeout).ok().and_then(|timeout| Instant::now().checked_add(timeout))
-    else {
-        return usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5"));
-    };
-    if let Err(exit) = check_address::<NodeAddress>("--to", address) {
-        return exit;
+    match Connected::new(address, timeout, token, ca) {
+        Ok(connected) => connected.run(Box::pin(exchange(&connected.remote, connected.deadline))),
+        Err(exit) => exit,
     }
-    let interrupts = interrupts();
-    let interrupted = async {
-        let _ = interrupts.recv().await;
-        Exit::Interrupted
-    };
-    let executor = Arc::new(Executor::new());
-    // The node decides how large requests and replies may be.
-    let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
-    let mut remote = Remote::builder(address).limits(limits).executor(&executor);
-    if let Some(token) = token {
-        remote = remote.token(token);
+}
+
+/// The part of [`with_remote`] that is the same for each command.
+struct Connected {
+    remote: Remote,
+    executor: Arc<Executor<'static>>,
+    interrupts: async_channel::Receiver<()>,
+    deadline: Instant,
+}
+
+impl Connected {
+    fn new(
+        address: &str,
+        timeout: f64,
+        token: Result<Option<String>, String>,
+        ca: Option<&Path>,
+    ) -> Result<Self, Exit> {
+        let token = token.map_err(|message| usage(&message))?.or_else(token::from_env);
+        let tls = ca.map(|ca| Connector::load(ca, None)).transpose();
+        let tls = tls.map_err(|error| usage(&format!("--ca: {error}")))?;
+        let deadline = Duration::try_from_secs_f64(timeout)
+            .ok()
+            .and_then(|timeout| Instant::now().checked_add(timeout))
+            .ok_or_else(|| usage(&format!("--timeout {timeout}: a number of seconds, such as 2.5")))?;
+        check_address::<NodeAddress>("--to", address)?;
+        let interrupts = interrupts();
+        let executor = Arc::new(Executor::new());
+        // The node decides how large requests and replies may be.
+        let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
+        let mut remote = Remote::builder(address).limits(limits).executor(&executor);
+        if let Some(token) = token {
+            remote = remote.token(token);
+        }
+        if let Some(tls) = tls {
+            remote = remote.tls(tls);
+        }
+        Ok(Self { remote: remote.connect(), executor, interrupts, deadline })
     }
-    if let Some(tls) = tls {
-        remote = remote.tls(tls);
+
+    fn run(&self, exchange: Pin<Box<dyn Future<Output = Exit> + '_>>) -> Exit {
+        let interrupted = async {
+            let _ = self.interrupts.recv().await;
+            Exit::Interrupted
+        };
+        let mut exit = Exit::Interrupted;
+        run_on(
+            &self.executor,
+            pin!(async {
+                exit = exchange.or(interrupted).await;
+                // Let the node know that a pending call is cancelled, since its future is dropped.
+                self.remote.close(FLUSH_TIMEOUT).await;
+            }),
+        );
+        exit
     }
-    let remote = remote.connect();
-    let mut exit = Exit::Interrupted;
-    run_on(
-        &executor,
-        pin!(async {
-            exit = exchange(&remote, deadline).or(interrupted).await;
-            // Let the node know that a pending call is cancelled.
-            remote.close(FLUSH_TIMEOUT).await;
-        }),
-    );
-    exit
 }
 
 /// Checks the syntax of an address given with an option.
@@ -198,7 +215,10 @@ fn check_address<T: FromStr<Err = AddressError>>(option: &str, address: &str) ->
 fn interrupts() -> async_channel::Receiver<()> {
     let (interrupt, interrupts) = async_channel::bounded(1);
     let hang_up = interrupt.clone();
-    let _ = signals::watch(move || _ = interrupt.try_send(()), move || _ = hang_up.try_send(()));
+    let _ = signals::watch(
+        Arc::new(move || _ = interrupt.try_send(())),
+        Arc::new(move || _ = hang_up.try_send(())),
+    );
     interrupts
 }
 

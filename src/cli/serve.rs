@@ -19,6 +19,7 @@ use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
 use crate::node::{Listener, Node, registry_from_config};
 use crate::route::{Access, Registry};
+use crate::threads;
 use crate::transport::tls::Acceptor;
 
 /// Run a node. Without a configuration it listens on this machine only and offers demo functions.
@@ -104,9 +105,7 @@ impl Serve {
         let shutdown = shutdown_signal()?;
         for _ in 1..self.threads.0 {
             let executor = executor.clone();
-            std::thread::Builder::new()
-                .name("chanrpc".to_owned())
-                .spawn(move || run_on(&executor, pin!(std::future::pending())))?;
+            threads::spawn("chanrpc", Box::new(move || run_on(&executor, pin!(std::future::pending()))))?;
         }
         let node = async {
             let mut binder = Binder::new(&config.listen, tls, &access, self.config.clone())?;
@@ -273,7 +272,7 @@ fn shutdown_signal() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
         let _ = first.try_send(());
     };
     let hang_up = || log::warn!("SIGHUP: reload is not supported yet; restart to apply the configuration");
-    signals::watch(stop, hang_up)?;
+    signals::watch(Arc::new(stop), Arc::new(hang_up))?;
     Ok(signals)
 }
 

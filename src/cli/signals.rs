@@ -1,18 +1,18 @@
 //! Signals that stop a command, and SIGHUP, which does not.
 
 use std::sync::Arc;
-use std::thread;
 
 use async_signal::{Signal, Signals};
 use futures_lite::{StreamExt, future};
 
+use crate::threads;
+
 /// Calls `stop` on each SIGINT, SIGTERM and Ctrl-C, and `hang_up` on each SIGHUP. The handlers run on their own
 /// threads, so a busy executor does not delay them. On Windows only Ctrl-C and closing the console are reported.
 pub(super) fn watch(
-    stop: impl Fn() + Send + Sync + 'static,
-    hang_up: impl Fn() + Send + 'static,
+    stop: Arc<dyn Fn() + Send + Sync>,
+    hang_up: Arc<dyn Fn() + Send + Sync>,
 ) -> Result<(), ctrlc::Error> {
-    let stop = Arc::new(stop);
     let interrupted = stop.clone();
     ctrlc::set_handler(move || interrupted())?;
     // Windows has neither signal.
@@ -23,9 +23,6 @@ pub(super) fn watch(
         }
     };
     // Not smol's `block_on`, which would make this thread poll the executor's sockets.
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(|| future::block_on(wait))
-        .map(drop)
-        .map_err(ctrlc::Error::System)
+    let wait = Box::new(|| future::block_on(wait));
+    threads::spawn("signals", wait).map(drop).map_err(ctrlc::Error::System)
 }

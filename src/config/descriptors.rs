@@ -1,7 +1,5 @@
 //! The file descriptors that a configuration may require.
 
-use std::collections::BTreeSet;
-
 use super::{Config, ProviderConfig};
 
 /// Descriptors of a running program: its pipes, each with a duplicate for readiness events, and those open briefly while it
@@ -16,18 +14,30 @@ impl Config {
     /// Returns the maximum number of file descriptors that the node uses besides those of accepted connections: for
     /// listeners, programs and other nodes.
     pub fn worst_case_descriptors(&self) -> usize {
-        let (mut programs, mut nodes) = (0_usize, BTreeSet::new());
+        let mut programs = 0_usize;
         for function in &self.functions {
-            match &function.provider {
-                ProviderConfig::Exec(exec) => programs = programs.saturating_add(exec.concurrency),
-                ProviderConfig::Forward(forward) => _ = nodes.insert(&forward.to),
+            if let ProviderConfig::Exec(exec) = &function.provider {
+                programs = programs.saturating_add(exec.concurrency);
             }
         }
         let workers = [&self.workers.node, &self.workers.exec];
         let programs =
             workers.into_iter().flatten().fold(programs, |programs, workers| programs.min(workers.count));
         // A host name may resolve to two addresses.
-        BASE + 2 * self.listen.len() + PER_NODE * nodes.len() + programs.saturating_mul(PER_PROGRAM)
+        BASE + 2 * self.listen.len() + PER_NODE * self.other_nodes() + programs.saturating_mul(PER_PROGRAM)
+    }
+
+    /// Returns the number of other nodes to which functions are forwarded.
+    pub(super) fn other_nodes(&self) -> usize {
+        let mut nodes: Vec<&str> = Vec::new();
+        for function in &self.functions {
+            if let ProviderConfig::Forward(forward) = &function.provider
+                && !nodes.contains(&&*forward.to)
+            {
+                nodes.push(&forward.to);
+            }
+        }
+        nodes.len()
     }
 }
 

@@ -1,7 +1,5 @@
 //! The memory that a configuration may require.
 
-use std::collections::BTreeSet;
-
 use super::{Config, Limits, ProviderConfig};
 
 const KIB: u64 = 1024;
@@ -38,7 +36,6 @@ impl Config {
     pub fn worst_case_memory(&self, threads: usize) -> u64 {
         let limits = &self.limits;
         let connections = u64_from(limits.connections).saturating_mul(connection(limits));
-        let mut nodes = BTreeSet::new();
         let mut programs = 0_u64;
         for function in &self.functions {
             match &function.provider {
@@ -47,11 +44,11 @@ impl Config {
                         PROGRAM + GROWTH * u64_from(exec.output_limit) + GROWTH * u64_from(limits.message);
                     programs = programs.saturating_add(u64_from(exec.concurrency).saturating_mul(one));
                 }
-                ProviderConfig::Forward(forward) => _ = nodes.insert(&forward.to),
+                ProviderConfig::Forward(_) => {}
             }
         }
         let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
-        let forwards = (nodes.len() as u64 * PER_NODE).saturating_mul(per_connection);
+        let forwards = (u64_from(self.other_nodes()) * PER_NODE).saturating_mul(per_connection);
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
         [BASE, connections, programs, forwards, threads].into_iter().fold(0, u64::saturating_add)
     }

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::to_raw_value;
@@ -11,6 +11,7 @@ use serde_json::value::to_raw_value;
 use super::reply::{self, Parsed};
 use super::request::{FIRST_ID, Template, authorization};
 use super::{Dialect, LoadError};
+use crate::threads;
 
 /// The timeout for connecting, and for each read and write of a handshake.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,28 +38,23 @@ impl Connector<'_> {
     ) -> Result<Vec<TcpStream>, LoadError> {
         let left = AtomicUsize::new(connections);
         let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let opened = Mutex::new(Ok(Vec::with_capacity(connections)));
         let open_some = || {
-            let mut streams = Vec::new();
             while !is_stopped() && take().is_ok() {
-                match self.open_one() {
-                    Ok(stream) => streams.push(stream),
-                    Err(error) => {
+                let stream = self.open_one();
+                let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+                match (&mut *opened, stream) {
+                    (Ok(streams), Ok(stream)) => streams.push(stream),
+                    (Ok(_), Err(error)) => {
                         left.store(0, Ordering::Relaxed);
-                        return Err(error);
+                        *opened = Err(error);
                     }
+                    (Err(_), _) => {}
                 }
             }
-            Ok(streams)
         };
-        thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..connections.min(MAX_CONCURRENT)).map(|_| scope.spawn(open_some)).collect();
-            let mut streams = Vec::with_capacity(connections);
-            for thread in threads {
-                streams.append(&mut thread.join().expect("connecting does not panic")?);
-            }
-            Ok(streams)
-        })
+        threads::run_all((0..connections.min(MAX_CONCURRENT)).map(|_| Box::new(open_some) as _).collect());
+        opened.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open_one(&self) -> Result<TcpStream, LoadError> {

@@ -34,14 +34,16 @@ impl Shared {
     }
 }
 
-/// Drives the only connection of a thread with blocking I/O, which is cheapest.
-pub(super) fn run_blocking(
+/// Drives the only connection of a thread with blocking I/O, which is cheapest, or without ever sleeping.
+pub(super) fn run_alone(
     mut connection: Connection<'_>,
     mut stream: TcpStream,
     start: Instant,
     shared: &mut Shared,
     is_stopped: impl Fn() -> bool,
+    spin: bool,
 ) -> io::Result<()> {
+    stream.set_nonblocking(spin)?;
     stream.set_read_timeout(Some(POLL_INTERVAL))?;
     stream.set_write_timeout(Some(POLL_INTERVAL))?;
     let Shared { stats, buffer } = shared;

@@ -16,18 +16,19 @@ mod report;
 mod request;
 mod stats;
 
+use std::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fmt, thread};
 
 use async_channel::Receiver;
 use serde_json::value::RawValue;
 use smol::Executor;
-use smol::future::FutureExt;
+use smol::future::{FutureExt, yield_now};
 
 use crate::address::Address;
+use crate::threads;
 use connection::{Connection, Plan};
 use connector::{Connector, TIMEOUT};
 use driver::{ConnectionTask, Shared};
@@ -70,6 +71,8 @@ pub struct Load {
     pub warm_up: Duration,
     /// The number of threads that share the connections.
     pub threads: usize,
+    /// The threads never sleep, so that the server does not have to wake them.
+    pub spin: bool,
 }
 
 /// One connection with one call in flight, for a second.
@@ -86,6 +89,7 @@ impl Default for Load {
             duration: Duration::from_secs(1),
             warm_up: Duration::ZERO,
             threads: 1,
+            spin: false,
         }
     }
 }
@@ -172,26 +176,23 @@ impl Load {
         });
 
         let start = Instant::now();
-        let mut stats = Stats::new(0);
-        thread::scope(|scope| {
-            // Connections that are adjacent in the schedule are on different threads.
-            let mut shares: Vec<Vec<(usize, TcpStream)>> = Vec::new();
-            shares.resize_with(self.threads.min(self.connections), Vec::new);
-            let threads = shares.len();
-            for (number, stream) in streams.into_iter().enumerate() {
-                shares[number % threads].push((number, stream));
-            }
-            let runs: Vec<_> = shares
-                .into_iter()
-                .map(|share| {
-                    let plan = &plan;
-                    scope.spawn(move || run_thread(plan, share, start, stop))
-                })
-                .collect();
-            for run in runs {
-                stats.merge(run.join().expect("the load generator does not panic"));
-            }
-        });
+        let stats = Mutex::new(Stats::new(0));
+        // Connections that are adjacent in the schedule are on different threads.
+        let mut shares: Vec<Vec<(usize, TcpStream)>> = Vec::new();
+        shares.resize_with(self.threads.min(self.connections), Vec::new);
+        let count = shares.len();
+        for (number, stream) in streams.into_iter().enumerate() {
+            shares[number % count].push((number, stream));
+        }
+        let run = |share: Vec<_>| -> Box<dyn FnOnce() + Send + '_> {
+            let (plan, stats) = (&plan, &stats);
+            Box::new(move || {
+                let of_thread = run_thread(plan, share, start, stop, self.spin);
+                lock(stats).merge(of_thread);
+            })
+        };
+        threads::run_all(shares.into_iter().map(run).collect());
+        let stats = stats.into_inner().unwrap_or_else(PoisonError::into_inner);
         let elapsed = start.elapsed().min(plan.end).saturating_sub(plan.begin);
         Ok(Report { elapsed, rate: self.rate, stats, interrupted: is_stopped() })
     }
@@ -246,6 +247,7 @@ fn run_thread(
     share: Vec<(usize, TcpStream)>,
     start: Instant,
     stop: &Receiver<()>,
+    spin: bool,
 ) -> Stats {
     let mut shared = Shared::new(share.len());
     let bytes = plan.in_flight * plan.request.len();
@@ -253,7 +255,7 @@ fn run_thread(
         for (number, stream) in share {
             let connection = Connection::new(plan, number, 0);
             let is_stopped = || stop.is_closed() || !stop.is_empty();
-            if let Err(error) = driver::run_blocking(connection, stream, start, &mut shared, is_stopped) {
+            if let Err(error) = driver::run_alone(connection, stream, start, &mut shared, is_stopped, spin) {
                 shared.stats.record_lost(error.to_string());
             }
         }
@@ -281,6 +283,9 @@ fn run_thread(
     };
     // Only one thread receives the message; closing the channel stops all.
     let stopped = async {
+        while spin && !stop.is_closed() && stop.is_empty() {
+            yield_now().await;
+        }
         let _ = stop.recv().await;
         stop.close();
     };
@@ -289,6 +294,6 @@ fn run_thread(
     lock(&shared).stats.clone()
 }
 
-fn lock(shared: &Mutex<Shared>) -> std::sync::MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

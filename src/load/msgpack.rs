@@ -1,51 +1,107 @@
 //! The part of MessagePack that the load generator needs: encoding parameters and finding the end of a value.
 
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// The bytes are not MessagePack.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct InvalidMsgpack;
 
 /// Appends a JSON value.
-pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
-    match value {
-        Value::Null => out.push(0xc0),
-        Value::Bool(value) => out.push(0xc2 + u8::from(*value)),
-        Value::Number(number) => {
-            if let Some(number) = number.as_u64() {
-                write_uint(number, out);
-            } else if let Some(number) = number.as_i64() {
-                out.push(0xd3);
-                out.extend(number.to_be_bytes());
-            } else {
-                out.push(0xcb);
-                out.extend(number.as_f64().unwrap_or(f64::NAN).to_be_bytes());
-            }
+pub(super) fn write(json: &str, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    Encoder(out).deserialize(&mut serde_json::Deserializer::from_str(json))
+}
+
+/// Appends a string.
+pub(super) fn write_str(text: &str, out: &mut Vec<u8>) {
+    match text.len() {
+        len @ ..32 => out.push(0xa0 | len as u8),
+        len => write_len(len, [0xda, 0xdb], out),
+    }
+    out.extend(text.as_bytes());
+}
+
+/// Appends the head of an array.
+pub(super) fn write_array_len(len: usize, out: &mut Vec<u8>) {
+    match len {
+        ..16 => out.push(0x90 | len as u8),
+        _ => write_len(len, [0xdc, 0xdd], out),
+    }
+}
+
+/// Appends what it deserializes.
+struct Encoder<'a>(&'a mut Vec<u8>);
+
+impl<'de> DeserializeSeed<'de> for Encoder<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Encoder<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.0.push(0xc0);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.0.push(0xc2 + u8::from(value));
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
+        write_uint(number, self.0);
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
+        self.0.push(0xd3);
+        self.0.extend(number.to_be_bytes());
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<(), E> {
+        self.0.push(0xcb);
+        self.0.extend(number.to_be_bytes());
+        Ok(())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<(), E> {
+        write_str(text, self.0);
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        let (mut len, mut elements) = (0, Vec::new());
+        while array.next_element_seed(Encoder(&mut elements))?.is_some() {
+            len += 1;
         }
-        Value::String(text) => {
-            match text.len() {
-                len @ ..32 => out.push(0xa0 | len as u8),
-                len => write_len(len, [0xda, 0xdb], out),
-            }
-            out.extend(text.as_bytes());
+        write_array_len(len, self.0);
+        self.0.append(&mut elements);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let (mut len, mut members) = (0, Vec::new());
+        while object.next_key_seed(Encoder(&mut members))?.is_some() {
+            object.next_value_seed(Encoder(&mut members))?;
+            len += 1;
         }
-        Value::Array(items) => {
-            match items.len() {
-                len @ ..16 => out.push(0x90 | len as u8),
-                len => write_len(len, [0xdc, 0xdd], out),
-            }
-            items.iter().for_each(|item| write(item, out));
+        match len {
+            ..16 => self.0.push(0x80 | len as u8),
+            _ => write_len(len, [0xde, 0xdf], self.0),
         }
-        Value::Object(members) => {
-            match members.len() {
-                len @ ..16 => out.push(0x80 | len as u8),
-                len => write_len(len, [0xde, 0xdf], out),
-            }
-            for (name, value) in members {
-                write(&Value::String(name.clone()), out);
-                write(value, out);
-            }
-        }
+        self.0.append(&mut members);
+        Ok(())
     }
 }
 
@@ -152,7 +208,7 @@ mod tests {
             json!((0..40).map(|n| (n.to_string(), n)).collect::<std::collections::BTreeMap<_, _>>()),
         ] {
             let mut bytes = Vec::new();
-            write(&value, &mut bytes);
+            write(&value.to_string(), &mut bytes).unwrap();
             let len = bytes.len();
             assert_eq!(value_len(&bytes), Ok(Some(len)), "{value}");
             assert_eq!(value_len(&bytes[..len - 1]), Ok(None), "{value}");

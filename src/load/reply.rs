@@ -3,7 +3,8 @@
 use std::str;
 
 use memchr::memchr;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::Dialect;
 use super::msgpack;
@@ -68,11 +69,18 @@ fn parse_json(text: &[u8]) -> Option<Reply<'_>> {
     if let Some(id) = fast_path_id(text) {
         return Some(Reply { id: Some(id), error: None });
     }
-    let value: Value = serde_json::from_slice(text).ok()?;
-    let id = value.get("id")?.as_u64().and_then(|id| u32::try_from(id).ok());
-    let error = value.get("error").is_some_and(|error| !error.is_null());
+    let Object { id, error } = serde_json::from_slice(text).ok()?;
+    let (id, error) = (id.get().parse().ok(), error.is_some());
     // A server that cannot parse a request replies without an id.
     (id.is_some() || error).then_some(Reply { id, error: error.then_some(text) })
+}
+
+/// The members of a reply that are of interest.
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow)]
+    id: &'a RawValue,
+    error: Option<&'a RawValue>,
 }
 
 /// Returns the id of a reply in the form that nodes send, or of a request that an echo server has sent back.

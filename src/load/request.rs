@@ -1,6 +1,5 @@
 //! Requests, encoded once; only the id is written for each call.
 
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Dialect;
@@ -44,7 +43,7 @@ impl Template {
         if dialect == Dialect::Msgpack {
             return Self::msgpack(function, params);
         }
-        let method = Value::from(function);
+        let method = serde_json::to_string(function).unwrap_or_default();
         let params = params.map_or(String::new(), |params| format!(",\"params\":{}", params.get()));
         let mut body = format!("{BEFORE_ID}{FIRST_ID},\"method\":{method}{params}}}").into_bytes();
         let mut pad = [0; DIGITS];
@@ -78,12 +77,17 @@ impl Template {
     }
 
     fn msgpack(function: &str, params: Option<&RawValue>) -> Self {
-        let params = params.and_then(|params| serde_json::from_str(params.get()).ok());
+        let params = params.map_or("[]", RawValue::get);
         let mut bytes = vec![0x94, 0x00, 0xce];
         let id = bytes.len();
         bytes.extend([0; 4]);
-        msgpack::write(&Value::from(function), &mut bytes);
-        msgpack::write(&params.unwrap_or_else(|| Value::Array(Vec::new())), &mut bytes);
+        msgpack::write_str(function, &mut bytes);
+        let before = bytes.len();
+        // JSON may be nested too deep, or have numbers out of range.
+        if msgpack::write(params, &mut bytes).is_err() {
+            bytes.truncate(before);
+            msgpack::write_array_len(0, &mut bytes);
+        }
         Self { bytes, id, encoding: IdEncoding::Binary }
     }
 
@@ -148,6 +152,8 @@ fn mask(payload: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn encode(dialect: Dialect, params: &str) -> Vec<u8> {

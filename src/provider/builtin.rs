@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::chan::Kind;
 use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
@@ -144,7 +144,7 @@ fn stats(
         name: &'a str,
         version: &'static str,
         uptime_seconds: f64,
-        node: serde_json::Map<String, serde_json::Value>,
+        node: Counters<'a>,
         functions: Vec<Function>,
         workers: Vec<crate::metrics::WorkerStats>,
     }
@@ -155,11 +155,17 @@ fn stats(
         #[serde(flatten)]
         stats: crate::metrics::FunctionStats,
     }
+    struct Counters<'a>(&'a crate::metrics::Metrics);
+    impl Serialize for Counters<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_map(self.0.values())
+        }
+    }
     let stats = Stats {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
-        node: table.metrics.values().map(|(name, value)| (name.to_owned(), value.into())).collect(),
+        node: Counters(&table.metrics),
         functions: table
             .stats(visibility)
             .into_iter()

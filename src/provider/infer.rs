@@ -174,7 +174,7 @@ impl Shape {
                 out.push_str(",\"properties\":{");
                 for (index, (name, field)) in fields.iter().enumerate() {
                     // The name of a Rust field, or any text of serde's `rename`.
-                    let name = serde_json::Value::from(*name);
+                    let name = serde_json::to_string(name).unwrap_or_default();
                     let _ = write!(out, "{}{name}:", if index > 0 { "," } else { "" });
                     field.write(out);
                 }

@@ -23,27 +23,25 @@ pub(in crate::chan) trait BlockedSender: Send + Sync {
 impl Shared {
     /// Adds a caller to those that wait for room, or its call to the queue if it has room by now. Returns the place,
     /// for [`cancel_wait`](Self::cancel_wait).
-    pub(in crate::chan) fn wait_for_room(
-        &self,
-        sender: &Arc<impl BlockedSender + 'static>,
-    ) -> Result<Place, CallError> {
+    pub(in crate::chan) fn wait_for_room(&self, sender: Arc<dyn BlockedSender>) -> Result<Place, CallError> {
         let mut inner = self.inner.lock();
         if inner.phase != Phase::Open {
             return Err(CallError::Closed);
         }
         let place = Place(inner.next_place);
         inner.next_place += 1;
-        let enqueued = self.has_room(&inner, self.queued(&inner));
-        if enqueued {
+        let enqueued = if self.has_room(&inner, self.queued(&inner)) {
             sender.enqueue(&mut inner.queue);
             self.update_high_water(&mut inner);
+            Some(sender)
         } else {
-            inner.blocked.insert(place, sender.clone());
-        }
+            inner.blocked.insert(place, sender);
+            None
+        };
         let sleeper = inner.take_sleeper();
         drop(inner);
         wake(sleeper);
-        if enqueued {
+        if let Some(sender) = enqueued {
             sender.on_enqueued();
         }
         Ok(place)
