@@ -35,7 +35,14 @@ fn main() -> ExitCode {
     }
     let is_chosen = |server: &servers::Entrant| options.names(server.name) || server.name == servers::ECHO;
     let chosen: Vec<_> = servers.into_iter().filter(is_chosen).collect();
-    let contest = measure::contest(&chosen, &options);
+    let cores = match child::Cores::choose() {
+        Ok(cores) => cores,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::from(2);
+        }
+    };
+    let contest = measure::contest(&chosen, &options, cores);
     table::print(&chosen, &contest);
     budgets::print(&chosen, &contest);
     ExitCode::SUCCESS

@@ -1,15 +1,13 @@
 //! Measures the servers in turn at every load.
 
 use std::path::Path;
-use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use chanrpc::internals::load::Load;
 
-use crate::child::{Pin, Server};
-use crate::loads::{self, Point};
-use crate::measured::Measured;
+use crate::child::{Cores, Server, pin_client};
+use crate::loads::{self, Placement, Point};
+use crate::measured::{How, Measured};
 use crate::options::Options;
 use crate::servers::{Drive, Entrant, Start};
 
@@ -35,56 +33,66 @@ pub(crate) struct Memory {
     pub(crate) connection: f64,
 }
 
-/// All samples of one server: per load, one per round; none if it could not be pinned.
+/// All samples of one server: per load and placement, one per round.
 pub(crate) struct Results {
     pub(crate) memory: Memory,
-    pub(crate) loads: [Vec<Sample>; loads::ALL.len()],
+    samples: [[Vec<Sample>; Placement::ALL.len()]; loads::ALL.len()],
 }
 
-/// Measures all servers in turn, so that the noise of a shared machine affects all servers of a round about equally.
-pub(crate) fn contest(entrants: &[Entrant], options: &Options) -> Vec<Results> {
+impl Results {
+    pub(crate) fn of(&self, load: usize, placement: Placement) -> &[Sample] {
+        &self.samples[load][placement as usize]
+    }
+}
+
+/// Measures the servers in turn at each load, one soon after the other, so that the noise of a shared machine affects
+/// all about equally. Each round starts them anew, and begins with another one.
+pub(crate) fn contest(entrants: &[Entrant], options: &Options, cores: Cores) -> Vec<Results> {
+    let start = |entrant| start(entrant, options.binary.as_deref(), cores.server);
     let mut results: Vec<_> = entrants
         .iter()
         .map(|entrant| Results {
-            memory: memory(entrant, &start(entrant, options.binary.as_deref()), options),
-            loads: Default::default(),
+            memory: memory(entrant, &start(entrant), options),
+            samples: Default::default(),
         })
         .collect();
-    for round in 1..=options.rounds {
-        for (entrant, results) in entrants.iter().zip(&mut results) {
-            eprintln!("round {round} of {}: {}", options.rounds, entrant.name);
-            let server = start(entrant, options.binary.as_deref());
-            for (point, samples) in loads::ALL.iter().zip(&mut results.loads) {
-                let pin = if point.pinned { Pin::to_one_core(&server) } else { None };
-                if point.pinned && pin.is_none() {
-                    continue;
+    for round in 0..options.rounds {
+        let servers: Vec<_> = entrants.iter().map(start).collect();
+        for (load, point) in loads::ALL.iter().enumerate() {
+            eprintln!("round {} of {}: {}", round + 1, options.rounds, point.name);
+            for placement in Placement::ALL {
+                let core = match placement {
+                    Placement::Together => Some(cores.server),
+                    Placement::Apart => cores.other,
+                };
+                let Some(core) = core else { continue };
+                pin_client(core);
+                for at in (0..entrants.len()).map(|at| (at + round) % entrants.len()) {
+                    let sample = sample(&entrants[at], &servers[at], *point, placement, options);
+                    results[at].samples[load][placement as usize].push(sample);
                 }
-                samples.push(sample(entrant, &server, *point, options));
             }
         }
     }
     results
 }
 
-fn start(entrant: &Entrant, binary: Option<&Path>) -> Server {
-    let command = match (&entrant.start, binary) {
+fn start(entrant: &Entrant, binary: Option<&Path>, core: u32) -> Server {
+    match (&entrant.start, binary) {
         (Start::Binary, Some(binary)) => {
-            let mut command = Command::new(binary);
-            command.args(["serve", "--listen", "127.0.0.1:0", "--log", "off"]);
-            command
+            Server::start(binary, &["serve", "--listen", "127.0.0.1:0", "--log", "off"], core)
         }
+        (Start::Installed { program, arguments }, _) => Server::start_at_port(program, *arguments, core),
         _ => {
-            let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-            command.args(["--serve", entrant.name]);
-            command
+            let this = std::env::current_exe().expect("this program has a path");
+            Server::start(&this, &["--serve", entrant.name], core)
         }
-    };
-    Server::start(command)
+    }
 }
 
 /// Generates the load.
 fn drive(entrant: &Entrant, server: &Server, how: How) -> Measured {
-    let How { connections, in_flight, rate, duration } = how;
+    let How { connections, in_flight, rate, duration, spin } = how;
     match &entrant.drive {
         Drive::Load { dialect, function } => raw(
             &Load {
@@ -95,29 +103,26 @@ fn drive(entrant: &Entrant, server: &Server, how: How) -> Measured {
                 in_flight,
                 rate,
                 duration,
+                spin,
                 ..Load::default()
             },
             &server.address,
         ),
-        #[cfg(feature = "rivals")]
-        Drive::Own(client) => client(&server.address, connections, in_flight, duration),
+        Drive::Own(client) => client(&server.address, how),
     }
 }
 
-/// The load to generate; rivals' own clients ignore the rate.
-#[derive(Clone, Copy)]
-struct How {
-    connections: usize,
-    in_flight: usize,
-    rate: Option<f64>,
-    duration: Duration,
-}
-
-fn sample(entrant: &Entrant, server: &Server, point: Point, options: &Options) -> Sample {
+fn sample(
+    entrant: &Entrant,
+    server: &Server,
+    point: Point,
+    placement: Placement,
+    options: &Options,
+) -> Sample {
     let Point { connections, in_flight, .. } = point;
     // In a new thread, which inherits the pinning of this one.
     let run = |duration| {
-        let how = How { connections, in_flight, rate: None, duration };
+        let how = How { connections, in_flight, rate: None, duration, spin: placement == Placement::Apart };
         thread::scope(|scope| scope.spawn(move || drive(entrant, server, how)).join().expect("the load runs"))
     };
     run(options.warm_up);
@@ -152,17 +157,17 @@ fn raw(load: &Load, address: &str) -> Measured {
 }
 
 /// Measures the idle memory, and the memory added by each connection that has made a call and waits for the next.
-/// Connections of a rival's own client do not wait.
+/// Connections of a client other than the shared one do not wait.
 fn memory(entrant: &Entrant, server: &Server, options: &Options) -> Memory {
     let idle = server.memory();
     // The first connection also faults in code that was not in memory yet.
-    let once = How { connections: 1, in_flight: 1, rate: None, duration: options.warm_up };
+    let once = How { connections: 1, in_flight: 1, rate: None, duration: options.warm_up, spin: false };
     drive(entrant, server, once);
     let one = server.memory();
     // Each connection makes one call during the wait.
     let (connections, wait) = (options.idle, options.wait);
     let rate = Some(connections as f64 / wait.as_secs_f64());
-    let all = How { connections, in_flight: 1, rate, duration: wait * 2 };
+    let all = How { connections, in_flight: 1, rate, duration: wait * 2, spin: false };
     let with = thread::scope(|scope| {
         scope.spawn(move || drive(entrant, server, all));
         thread::sleep(wait + wait / 2);

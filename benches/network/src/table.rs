@@ -1,6 +1,6 @@
 //! Prints one table per load and one for memory.
 
-use crate::loads;
+use crate::loads::{self, Placement};
 use crate::measure::{Results, Sample};
 use crate::servers::{ECHO, Entrant};
 
@@ -18,40 +18,46 @@ pub(crate) fn ratio(of: &[Sample], to: &[Sample], figure: fn(&Sample) -> f64) ->
 pub(crate) fn print(entrants: &[Entrant], all: &[Results]) {
     let wide = entrants.iter().map(|entrant| entrant.name.chars().count()).max().unwrap_or_default();
     let row = |name: &str, cells: &[String]| {
-        let cells: String = cells.iter().map(|cell| format!(" {cell:>9} |")).collect();
+        let cells: String = cells.iter().map(|cell| format!(" {cell:>8} |")).collect();
         println!("| {name:<wide$} |{cells}");
     };
-    let line = |columns: usize| row(&"-".repeat(wide), &vec!["--------:".to_owned(); columns]);
     let head = |columns: &[&str]| {
         row("server", &columns.iter().map(ToString::to_string).collect::<Vec<_>>());
-        line(columns.len());
+        println!("| {} |{}", "-".repeat(wide), " -------: |".repeat(columns.len()));
     };
     let echo = entrants.iter().position(|entrant| entrant.name == ECHO);
 
-    for (at, point) in loads::ALL.iter().enumerate() {
-        println!("\n{} (connections × in flight)\n", point.name);
-        head(&["calls/s", "p50 µs", "p99 µs", "CPU µs", "slow/med", "rate/echo", "p50/echo", "CPU/echo"]);
+    for (load, point) in loads::ALL.iter().enumerate() {
+        println!("\n{} (connections × in flight): on one core, then apart\n", point.name);
+        head(&[
+            "CPU µs", "CPU/echo", "k/s", "p50 µs", "CPU µs", "k/s", "p50 µs", "p99 µs", "p50/echo",
+            "slow/med",
+        ]);
         for (entrant, results) in entrants.iter().zip(all) {
-            let samples = &results.loads[at];
-            let middle = |figure: fn(&Sample) -> f64, digits: usize| {
-                median(samples.iter().map(figure))
-                    .map_or("–".to_owned(), |value| format!("{value:.digits$}"))
+            let middle = |placement, figure: fn(&Sample) -> f64, digits: usize| {
+                let value = median(results.of(load, placement).iter().map(figure));
+                value.map_or("–".to_owned(), |value| format!("{value:.digits$}"))
             };
-            let ratio = |figure: fn(&Sample) -> f64| {
-                let value = echo.and_then(|echo| ratio(samples, &all[echo].loads[at], figure));
+            let ratio = |placement, figure: fn(&Sample) -> f64| {
+                let value = echo.and_then(|echo| {
+                    ratio(results.of(load, placement), all[echo].of(load, placement), figure)
+                });
                 value.map_or("–".to_owned(), |value| format!("{value:.2}"))
             };
+            let (together, apart) = (Placement::Together, Placement::Apart);
             row(
                 entrant.name,
                 &[
-                    middle(|sample| sample.rate, 0),
-                    middle(|sample| sample.p50, 1),
-                    middle(|sample| sample.p99, 1),
-                    middle(|sample| sample.cpu, 2),
-                    middle(|sample| sample.fairness, 2),
-                    ratio(|sample| sample.rate),
-                    ratio(|sample| sample.p50),
-                    ratio(|sample| sample.cpu),
+                    middle(together, |sample| sample.cpu, 3),
+                    ratio(together, |sample| sample.cpu),
+                    middle(together, |sample| sample.rate / 1e3, 0),
+                    middle(together, |sample| sample.p50, 1),
+                    middle(apart, |sample| sample.cpu, 3),
+                    middle(apart, |sample| sample.rate / 1e3, 0),
+                    middle(apart, |sample| sample.p50, 1),
+                    middle(apart, |sample| sample.p99, 1),
+                    ratio(apart, |sample| sample.p50),
+                    middle(together, |sample| sample.fairness, 2),
                 ],
             );
         }

@@ -1,34 +1,70 @@
 //! The servers to compare.
 
 mod echo;
+mod installed;
 #[cfg(feature = "rivals")]
 mod jsonrpsee;
 mod minimal;
 mod node;
 #[cfg(feature = "rivals")]
 mod own_client;
+mod pipelined;
 #[cfg(feature = "rivals")]
 mod tarpc;
 #[cfg(feature = "rivals")]
 mod tonic;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chanrpc::internals::load::Dialect;
 
-#[cfg(feature = "rivals")]
-use crate::measured::Measured;
+use crate::measured::{How, Measured};
 
 pub(crate) const ECHO: &str = "smol echo, batched";
-pub(crate) const MINIMAL: &str = "smol + serde_json, minimal";
-pub(crate) const NODE: &str = "chanrpc lines";
-pub(crate) const NODE_HTTP: &str = "chanrpc HTTP";
-pub(crate) const NODE_WS: &str = "chanrpc WebSocket";
-pub(crate) const BINARY: &str = "chanrpc binary, lines";
-pub(crate) const BINARY_HTTP: &str = "chanrpc binary, HTTP";
-pub(crate) const BINARY_WS: &str = "chanrpc binary, WebSocket";
+const MINIMAL: &str = "smol + serde_json, minimal";
+pub(crate) const REDIS: &str = "redis-server ECHO";
+const NATS: &str = "nats-server, to oneself";
 pub(crate) const JSONRPSEE_HTTP: &str = "jsonrpsee 0.26 HTTP";
-pub(crate) const JSONRPSEE_WS: &str = "jsonrpsee 0.26 WebSocket";
+#[cfg(feature = "rivals")]
+const JSONRPSEE_WS: &str = "jsonrpsee 0.26 WebSocket";
+
+/// The names of a node's dialects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    pub(crate) lines: &'static str,
+    pub(crate) content_length: &'static str,
+    pub(crate) websocket: &'static str,
+    pub(crate) http: &'static str,
+    pub(crate) msgpack: &'static str,
+}
+
+impl Names {
+    pub(crate) fn all(self) -> [&'static str; 5] {
+        [self.lines, self.content_length, self.websocket, self.http, self.msgpack]
+    }
+}
+
+/// The package in this program, optimised for speed like the other libraries.
+pub(crate) const PACKAGE: Names = Names {
+    lines: "chanrpc lines",
+    content_length: "chanrpc Content-Length",
+    websocket: "chanrpc WebSocket",
+    http: "chanrpc HTTP",
+    msgpack: "chanrpc MessagePack",
+};
+
+/// The binary under test.
+pub(crate) const BINARY: Names = Names {
+    lines: "chanrpc binary, lines",
+    content_length: "chanrpc binary, Content-Length",
+    websocket: "chanrpc binary, WebSocket",
+    http: "chanrpc binary, HTTP",
+    msgpack: "chanrpc binary, MessagePack",
+};
+
+/// In the order of [`Names::all`].
+const DIALECTS: [Dialect; 5] =
+    [Dialect::Lines, Dialect::Headers, Dialect::WebSocket, Dialect::Http, Dialect::Msgpack];
 
 /// One server and its client.
 pub(crate) struct Entrant {
@@ -43,41 +79,43 @@ pub(crate) enum Start {
     Here(fn()),
     /// The binary under test, with its demo functions.
     Binary,
+    /// A program of this machine, with its arguments for a port.
+    Installed { program: PathBuf, arguments: fn(u16) -> Vec<String> },
 }
+
+/// A client that generates load at an address.
+pub(crate) type Client = fn(&str, How) -> Measured;
 
 /// The client that generates the load.
 pub(crate) enum Drive {
-    /// The load generator that all servers share.
-    Load { dialect: Dialect, function: &'static str },
-    /// A client of the rival's own, which returns its measurements; takes the address, connections, calls in flight and
-    /// duration.
-    #[cfg(feature = "rivals")]
-    Own(fn(&str, usize, usize, std::time::Duration) -> Measured),
+    /// The load generator that all JSON-RPC and MessagePack-RPC servers share.
+    Load {
+        dialect: Dialect,
+        function: &'static str,
+    },
+    Own(Client),
 }
 
-/// Returns all servers, including the binary if one is given.
+/// Returns all servers, including the binary if one is given, and those that are installed.
 pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
     let add = |name, serve, dialect| Entrant {
         name,
         start: Start::Here(serve),
         drive: Drive::Load { dialect, function: "add" },
     };
-    let ours = |name, dialect| Entrant {
+    let ours = |(name, dialect)| Entrant {
         name,
         start: Start::Binary,
         drive: Drive::Load { dialect, function: "demo.add" },
     };
-    let mut all = vec![
-        add(ECHO, echo::serve as fn(), Dialect::Lines),
-        add(MINIMAL, minimal::serve, Dialect::Lines),
-        add(NODE, node::serve, Dialect::Lines),
-        add(NODE_HTTP, node::serve, Dialect::Http),
-        add(NODE_WS, node::serve, Dialect::WebSocket),
-    ];
+    let mut all =
+        vec![add(ECHO, echo::serve as fn(), Dialect::Lines), add(MINIMAL, minimal::serve, Dialect::Lines)];
+    all.extend(installed::all());
+    all.extend(
+        PACKAGE.all().into_iter().zip(DIALECTS).map(|(name, dialect)| add(name, node::serve, dialect)),
+    );
     if binary.is_some() {
-        all.push(ours(BINARY, Dialect::Lines));
-        all.push(ours(BINARY_HTTP, Dialect::Http));
-        all.push(ours(BINARY_WS, Dialect::WebSocket));
+        all.extend(BINARY.all().into_iter().zip(DIALECTS).map(ours));
     }
     #[cfg(feature = "rivals")]
     {
@@ -85,8 +123,8 @@ pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
         all.push(add(JSONRPSEE_WS, jsonrpsee::serve, Dialect::WebSocket));
         let own =
             |name, serve, client| Entrant { name, start: Start::Here(serve), drive: Drive::Own(client) };
-        all.push(own("tarpc 0.38 bincode, own client", tarpc::serve as fn(), tarpc::client as _));
-        all.push(own("tonic 0.14, own client", tonic::serve, tonic::client as _));
+        all.push(own("tarpc 0.38 bincode, own client", tarpc::serve as fn(), tarpc::client as Client));
+        all.push(own("tonic 0.14, own client", tonic::serve, tonic::client));
     }
     all
 }

@@ -1,7 +1,5 @@
 //! tarpc with bincode over TCP.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use tarpc::context::{self, Context};
 use tarpc::serde_transport::tcp;
@@ -9,7 +7,7 @@ use tarpc::server::{BaseChannel, Channel};
 use tarpc::tokio_serde::formats::Bincode;
 
 use super::{announce, own_client};
-use crate::measured::Measured;
+use crate::measured::{How, Measured};
 
 #[tarpc::service]
 trait Adder {
@@ -40,13 +38,13 @@ pub(super) fn serve() {
     });
 }
 
-pub(super) fn client(address: &str, connections: usize, in_flight: usize, duration: Duration) -> Measured {
+pub(super) fn client(address: &str, how: How) -> Measured {
     let connect = async || {
         let transport = tcp::connect(address, Bincode::default).await.expect("the server is there");
         transport.get_ref().set_nodelay(true).expect("TCP has no delay");
         AdderClient::new(tarpc::client::Config::default(), transport).spawn()
     };
-    own_client::closed_loop(connections, in_flight, duration, connect, async |client: &mut AdderClient| {
+    own_client::closed_loop(how, connect, async |client: &mut AdderClient| {
         assert_eq!(client.add(context::current(), 12, 30).await.expect("an answer"), 42);
     })
 }

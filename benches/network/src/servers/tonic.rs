@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use http::uri::PathAndQuery;
@@ -16,7 +15,7 @@ use tonic_prost::ProstCodec;
 use tower_service::Service;
 
 use super::{announce, own_client};
-use crate::measured::Measured;
+use crate::measured::{How, Measured};
 
 const PATH: &str = "/bench.Adder/Add";
 
@@ -81,12 +80,12 @@ pub(super) fn serve() {
     });
 }
 
-pub(super) fn client(address: &str, connections: usize, in_flight: usize, duration: Duration) -> Measured {
+pub(super) fn client(address: &str, how: How) -> Measured {
     let connect = async || {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
         endpoint.tcp_nodelay(true).connect().await.expect("the server is there")
     };
-    own_client::closed_loop(connections, in_flight, duration, connect, async |channel: &mut Channel| {
+    own_client::closed_loop(how, connect, async |channel: &mut Channel| {
         let mut grpc = tonic::client::Grpc::new(channel.clone());
         grpc.ready().await.expect("the connection lives");
         let (numbers, codec) = (Numbers { a: 12, b: 30 }, ProstCodec::<Numbers, Sum>::default());
