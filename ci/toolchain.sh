@@ -46,7 +46,7 @@ from_sources=(RUSTC_BOOTSTRAP=1 "CARGO_UNSTABLE_BUILD_STD=std,panic_unwind"
 # plan TRIPLE: selects the builder for the target and prints it. CHANRPC_BUILDER (cross, zigbuild or cargo) overrides
 # the choice. Uses the toolchain's std if installed; with CHANRPC_STD=sources, as for a release, builds a smaller one.
 plan() {
-    local std rustc cargo_home crates
+    local std rustc
     glibc=
     triple=$1
     ci/matrix get "$triple" tier >/dev/null
@@ -78,9 +78,7 @@ plan() {
             if [[ -n ${CHANRPC_FETCH_RUST:-} ]]; then rustup target add "$triple"; fi
             # Keeps this machine's paths out of the binary and maps the others to those inside cross.
             mapfile -t flags < <(ci/matrix flags "$triple")
-            cargo_home=${CARGO_HOME:-$HOME/.cargo}
-            flags+=("--remap-path-prefix=$PWD=/project" "--remap-path-prefix=$cargo_home=/cargo")
-            for crates in "$cargo_home"/registry/src/*/; do flags+=("--remap-path-prefix=${crates%/}=/cargo"); done
+            flags+=("--remap-path-prefix=$PWD=/project" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo")
             if [[ -z ${CHANRPC_RUSTC:-} && ${CHANRPC_STD:-} != sources ]] && has_std "$triple"; then
                 std="std of the toolchain"
             else
