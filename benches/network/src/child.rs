@@ -106,10 +106,10 @@ impl Cores {
     }
 }
 
-/// Moves this process, and the threads that it starts later, to one core.
+/// Moves the main thread, and the threads that it starts later, to one core.
 pub(crate) fn pin_client(core: u32) {
     let id = std::process::id().to_string();
-    taskset(&["-a", "-c", "-p", &core.to_string(), &id]).unwrap_or_else(|error| panic!("{error}"));
+    taskset(&["-c", "-p", &core.to_string(), &id]).unwrap_or_else(|error| panic!("{error}"));
 }
 
 fn taskset(arguments: &[&str]) -> Result<String, String> {

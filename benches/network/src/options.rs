@@ -38,8 +38,8 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option
         only: None,
         rounds: 5,
         binary: None,
-        warm_up: Duration::from_millis(300),
-        duration: Duration::from_secs(1),
+        warm_up: Duration::from_millis(100),
+        duration: Duration::from_millis(400),
         idle: 1000,
         wait: Duration::from_secs(2),
     };
@@ -49,7 +49,7 @@ pub(crate) fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option
             "--quick" => {
                 options.rounds = 1;
                 options.warm_up = Duration::from_millis(10);
-                options.duration = Duration::from_millis(50);
+                options.duration = Duration::from_millis(100);
                 options.idle = 100;
                 options.wait = Duration::from_millis(100);
             }

@@ -40,7 +40,7 @@ fn redis_arguments(port: u16) -> Vec<String> {
 fn redis(address: &str, how: How) -> Measured {
     let bulk = format!("${}\r\n{PAYLOAD}\r\n", PAYLOAD.len());
     let (hello, request) = ("PING\r\n".to_owned(), format!("*2\r\n$4\r\nECHO\r\n{bulk}"));
-    let protocol = Protocol { hello, ready: "+PONG\r\n", request, reply: bulk };
+    let protocol = Protocol { hello, ready: "+PONG\r\n", request, reply: bulk, probe: "" };
     drive(&|_| protocol.clone(), address, how)
 }
 
@@ -56,6 +56,8 @@ fn nats(address: &str, how: How) -> Measured {
         ready: "PONG\r\n",
         request: format!("PUB echo.{number} {size}\r\n{PAYLOAD}\r\n"),
         reply: format!("MSG echo.{number} 1 {size}\r\n{PAYLOAD}\r\n"),
+        // One soon after the connection begins, then every two minutes.
+        probe: "PING\r\n",
     };
     drive(&protocol, address, how)
 }

@@ -28,6 +28,8 @@ pub(super) struct Protocol {
     pub(super) ready: &'static str,
     pub(super) request: String,
     pub(super) reply: String,
+    /// What the server may also send, between replies.
+    pub(super) probe: &'static str,
 }
 
 /// Keeps calls in flight on each connection. `protocol` receives the connection's number.
@@ -71,6 +73,7 @@ struct Connection {
     requests: String,
     request_len: usize,
     reply: String,
+    probe: &'static str,
     /// When the calls in flight were sent, and how many then.
     sent: VecDeque<(Instant, usize)>,
     /// Bytes of the current reply that have arrived.
@@ -79,7 +82,7 @@ struct Connection {
 
 impl Connection {
     fn open(protocol: Protocol, address: &str, number: usize, in_flight: usize) -> (Self, TcpStream) {
-        let Protocol { hello, ready, request, reply } = protocol;
+        let Protocol { hello, ready, request, reply, probe } = protocol;
         let mut stream = TcpStream::connect(address).expect("the server is there");
         stream.set_nodelay(true).expect("TCP has no delay");
         stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
@@ -95,6 +98,7 @@ impl Connection {
             request_len: request.len(),
             requests: request.repeat(in_flight),
             reply,
+            probe,
             sent: VecDeque::new(),
             arrived: 0,
         };
@@ -111,6 +115,10 @@ impl Connection {
     fn received(&mut self, mut bytes: &[u8], now: Instant, recorder: &mut Recorder) -> usize {
         let mut replies = 0;
         while !bytes.is_empty() {
+            if self.arrived == 0 && !self.probe.is_empty() && bytes.starts_with(self.probe.as_bytes()) {
+                bytes = &bytes[self.probe.len()..];
+                continue;
+            }
             let expected = &self.reply.as_bytes()[self.arrived..];
             let (these, rest) = bytes.split_at(expected.len().min(bytes.len()));
             assert_eq!(these, &expected[..these.len()], "a reply differs");
