@@ -31,8 +31,10 @@ impl<T> Swap<T> {
     pub(crate) fn read<'a>(&self, cached: &'a mut Cached<T>) -> Option<&'a T> {
         let version = self.version.load(Ordering::Acquire);
         if version == 0 {
-            *cached = None;
-        } else if cached.as_ref().is_none_or(|cached| cached.version != version) {
+            // What is cached may be of another one.
+            return None;
+        }
+        if cached.as_ref().is_none_or(|cached| cached.version != version) {
             cached.clone_from(&self.current.lock());
         }
         cached.as_ref().map(|cached| &cached.value)

@@ -72,6 +72,7 @@ pub use client::{Client, GoError, WeakClient};
 #[cfg(feature = "node")]
 pub(crate) use error::Meaning;
 pub use error::{CallError, FunctionError, RegisterError};
+#[cfg(feature = "node")]
 pub(crate) use functions::BoxFuture;
 pub use functions::Functions;
 #[cfg(feature = "node")]

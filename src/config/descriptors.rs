@@ -2,8 +2,8 @@
 
 use super::{Config, ProviderConfig};
 
-/// Descriptors of a running program: its pipes, each with a duplicate for readiness events, and those open briefly while it
-/// starts.
+/// Descriptors of a running program: its pipes, each with a duplicate for readiness events, and those open briefly while
+/// it starts.
 const PER_PROGRAM: usize = 8;
 /// The maximum number of connections to one other node.
 const PER_NODE: usize = 4;

@@ -43,7 +43,7 @@ impl RegistryBuilder {
         description: Description,
         provider: impl Provider,
     ) -> Result<&mut Self, RegistryError> {
-        self.insert(name, description, Arc::new(Caught(provider)))
+        self.insert(name, description, Arc::new(Caught::new(provider)))
     }
 
     /// Registers a provider that does not panic.

@@ -7,19 +7,40 @@ use super::call::{Call, unanswered};
 use crate::chan::panic;
 use crate::message::{Fault, RawJson};
 
-/// A provider of the user's. If it panics, the call is dropped, and so answered.
-pub(super) struct Caught<P>(pub(super) P);
+/// A provider of the user's. If it panics, the call is dropped, and so answered. Its destructor, which may run where the
+/// last of its calls ends, may panic too.
+pub(super) struct Caught<P>(Option<P>);
+
+impl<P: Provider> Caught<P> {
+    pub(super) fn new(provider: P) -> Self {
+        Self(Some(provider))
+    }
+}
 
 impl<P: Provider> Provider for Caught<P> {
     fn call(&self, call: Call<'_>) {
-        let _ = panic::catch(|| self.0.call(call));
+        if let Some(provider) = &self.0 {
+            let _ = panic::catch(|| provider.call(call));
+        }
     }
 
     fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
-        panic::catch(|| self.0.check(params)).unwrap_or_else(|_| Err(unanswered()))
+        let Some(provider) = &self.0 else { return Ok(()) };
+        panic::catch(|| provider.check(params)).unwrap_or_else(|_| Err(unanswered()))
     }
 
     fn stop(&self) -> Boxed<()> {
-        self.0.stop()
+        match &self.0 {
+            Some(provider) => provider.stop(),
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+}
+
+impl<P> Drop for Caught<P> {
+    fn drop(&mut self) {
+        if let Some(provider) = self.0.take() {
+            panic::drop_quietly(provider);
+        }
     }
 }

@@ -15,8 +15,8 @@ pub enum Network {}
 /// A table of functions for the network, made by [`Functions::exported`].
 pub type Exports<S> = Functions<S, Network>;
 
-/// The arguments of a function that learns who calls. Over the network the parameters become `A`; a caller in this process
-/// gives both, such as [`Caller::local`].
+/// The arguments of a function that learns who calls. Over the network the parameters become `A`; a caller in this
+/// process gives both, such as [`Caller::local`].
 ///
 /// ```
 /// use chanrpc::route::WithCaller;

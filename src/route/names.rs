@@ -47,8 +47,13 @@ impl<T> Names<T> {
     /// Returns the value of that name, or else of the family with the longest matching prefix.
     pub(super) fn find(&self, name: &str) -> Option<&T> {
         get(&self.exact, name).or_else(|| {
-            let mut prefixes = name.rmatch_indices('.').map(|(at, _)| &name[..=at]);
-            prefixes.find_map(|prefix| get(&self.families, prefix))
+            if self.families.is_empty() {
+                return None;
+            }
+            // No family has a longer prefix.
+            let longest = &name.as_bytes()[..name.len().min(MAX_NAME)];
+            let dots = longest.iter().enumerate().rev().filter(|(_, byte)| **byte == b'.');
+            dots.map(|(at, _)| &name[..=at]).find_map(|prefix| get(&self.families, prefix))
         })
     }
 

@@ -100,9 +100,10 @@ impl Table {
 
     /// Returns the number of unanswered calls, notifications included.
     pub(super) fn in_flight(&self) -> u64 {
-        let mut in_flight = self.registered.removed_in_flight();
+        // Those of removed functions last: a function that is removed meanwhile counts twice rather than not at all.
+        let mut in_flight = 0;
         self.each(&mut |entry| in_flight += entry.metrics.in_flight());
-        in_flight
+        in_flight + self.registered.removed_in_flight()
     }
 
     /// Returns all counters in the Prometheus text format.

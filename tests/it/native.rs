@@ -83,6 +83,8 @@ fn parameters_fit_by_position_and_by_name() {
     const DIVIDE: Id1<(i64, i64), i64> = Id1::new("divide");
     const LIGHT: Id1<Light, String> = Id1::new("light");
     const BYTE: Id1<u8, u8> = Id1::new("byte");
+    const TEXTS: Id1<Option<Vec<String>>, usize> = Id1::new("texts");
+    const PAIR: Id1<Option<(String, u64)>, usize> = Id1::new("pair");
     let mut functions = Exports::<()>::exported();
     functions.register(DIVIDE, |(), (a, b)| a / b).unwrap();
     functions.describe(DIVIDE, |signature| signature.names(["a", "b"]));
@@ -92,6 +94,8 @@ fn parameters_fit_by_position_and_by_name() {
         })
         .unwrap();
     functions.register(BYTE, |(), byte| byte).unwrap();
+    functions.register(TEXTS, |(), texts| texts.unwrap_or_default().concat().len()).unwrap();
+    functions.register(PAIR, |(), pair| pair.map_or(0, |(text, _)| text.len())).unwrap();
     let server = Server::new((), functions.clone());
     let mut builder = Registry::builder("test");
     builder.export(&functions, &server.client()).unwrap();
@@ -112,7 +116,12 @@ fn parameters_fit_by_position_and_by_name() {
             }),
         }
     };
+    let long = "x".repeat(100_000);
+    let (texts, pair) = (format!("[\"{long}\",\"b\"]"), format!("[\"{long}\",7]"));
     for (name, params, result) in [
+        // The only parameter may be the whole array.
+        ("texts", texts.as_str(), "100001"),
+        ("pair", &pair, "100000"),
         ("divide", "[17,5]", "3"),
         ("divide", "[17.0,5e0]", "3"),
         ("divide", r#"{"b":5,"a":17}"#, "3"),

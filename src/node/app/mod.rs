@@ -121,7 +121,7 @@ impl<'a> App<'a> {
     async fn handle(&self, request: &mut HttpRequest, grants: Grants) -> HttpResponse {
         let body = match request.read_body().await {
             Ok(body) => body,
-            Err(error) => return self.reject_body(error),
+            Err(error) => return self.reject_body(error).and_close(),
         };
         self.has_served_request.store(true, Ordering::Relaxed);
         match (request.method(), request.uri().path()) {

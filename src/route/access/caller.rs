@@ -53,8 +53,8 @@ impl Caller {
         self.peer.0
     }
 
-    /// Returns how the peer speaks: `lines`, `headers` (Content-Length), `msgpack`, `http`, `websocket` or `leaf`; `local`
-    /// for a caller in this process.
+    /// Returns how the peer speaks: `lines`, `headers` (Content-Length), `msgpack`, `http`, `websocket` or `leaf`;
+    /// `local` for a caller in this process.
     pub fn dialect(&self) -> &'static str {
         self.dialect
     }

@@ -13,8 +13,9 @@ thread_local! {
 }
 
 impl QueuedCall {
-    /// Starts the call, which holds its workers. If this thread is in the middle of starting another one, whose answer released the workers,
-    /// the call is started after it: calls that are answered immediately form a loop (a trampoline), not a recursion.
+    /// Starts the call, which holds its workers. If this thread is in the middle of starting another one, whose answer
+    /// released the workers, the call is started after it: calls that are answered immediately form a loop (a
+    /// trampoline), not a recursion.
     pub(super) fn run(self) {
         if NEXT.try_with(|_| ()).is_err() {
             // The thread is exiting.
