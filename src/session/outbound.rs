@@ -57,6 +57,8 @@ struct SentCall {
     call: PeerCall,
     /// The position of its first byte in the output of the connection.
     position: u64,
+    /// Its approximate size when sent.
+    bytes: usize,
 }
 
 /// The call that a reply belongs to.
@@ -115,16 +117,16 @@ impl Outbound {
         self.parse(id).is_some_and(|id| self.in_flight.contains_key(&id))
     }
 
-    /// Notes that a call is sent at a position of the output. Returns it if it needs no reply.
-    pub(super) fn sent(&mut self, call: PeerCall, position: u64) -> Option<PeerCall> {
+    /// Notes that a call of a size is sent at a position of the output. Returns it if it needs no reply.
+    pub(super) fn sent(&mut self, call: PeerCall, position: u64, bytes: usize) -> Option<PeerCall> {
         self.last_id = self.last_id.max(call.id);
         if call.is_notification {
             self.notified = true;
             return Some(call);
         }
-        self.bytes += call.bytes();
+        self.bytes += bytes;
         self.earliest_deadline = [self.earliest_deadline, call.deadline].into_iter().flatten().min();
-        self.in_flight.insert(call.id, SentCall { call, position });
+        self.in_flight.insert(call.id, SentCall { call, position, bytes });
         None
     }
 
@@ -141,8 +143,8 @@ impl Outbound {
     }
 
     fn remove(&mut self, id: CallId) -> Option<PeerCall> {
-        let SentCall { call, .. } = self.in_flight.remove(&id)?;
-        self.bytes -= call.bytes();
+        let SentCall { call, bytes, .. } = self.in_flight.remove(&id)?;
+        self.bytes -= bytes;
         Some(call)
     }
 
@@ -231,7 +233,7 @@ impl Outbound {
                 mailbox.answer(*call, Err(unsent.clone()));
             }
         }
-        for (_, SentCall { call, position }) in std::mem::take(&mut self.in_flight) {
+        for (_, SentCall { call, position, .. }) in std::mem::take(&mut self.in_flight) {
             // Once the first byte is sent, the whole request may have been, and the call may have run.
             let error = if position < sent { PeerError::Lost(reason.clone()) } else { unsent.clone() };
             mailbox.answer(call, Err(error));

@@ -84,7 +84,7 @@ impl Session {
         match sent {
             Err(fault) => self.answer(call, Err(PeerError::Fault(fault))),
             Ok(()) => {
-                if let Some(notification) = outbound.sent(call, position) {
+                if let Some(notification) = outbound.sent(call, position, bytes) {
                     self.answer(notification, Ok(RawJson::NULL));
                 }
             }

@@ -40,6 +40,9 @@ impl Provider for Keeper {
     }
 }
 
+/// Longer than what other tests let pass.
+const KEEPALIVE: Duration = Duration::from_secs(100);
+
 /// The answer to a call: its result, or whether it may have run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Answer {
@@ -71,7 +74,7 @@ impl End {
             builder.provide(name, Description::default(), keeper.clone()).unwrap();
         }
         let (registry, limits) = (builder.build(), Arc::new(Limits::default().in_flight(4)));
-        let dialled = Dialled { address: "far".into(), ..Dialled::default() };
+        let dialled = Dialled { address: "far".into(), keepalive: KEEPALIVE, ..Dialled::default() };
         let mut session = match (dialect, is_dialled) {
             (Some(dialect), true) => Session::dialled(registry, limits, dialect, dialled, now),
             (Some(dialect), false) => Session::new(registry, limits, dialect, Grants::all(), now),
@@ -395,6 +398,26 @@ fn deviating_replies_in_batches_and_requests_with_equal_ids() {
     assert!(refused.contains("\"id\":3") && refused.contains("-32600"), "{refused}");
     end.receive(b"{\"jsonrpc\":\"2.0\",\"id\":3,\"result\":3}\n", now);
     assert_eq!(end.answers.lock().unwrap()[&3], [Answer::Result("3".into())]);
+}
+
+/// A node stops reading when the parameters of its calls in flight take as much as one message may.
+#[test]
+fn silent_peer_is_dead_unless_its_calls_keep_it_from_reading() {
+    let start = Instant::now();
+    for (calls, is_dead) in [(1, true), (2, false)] {
+        let mut end = End::new(Some(Dialect::JsonLines), true, start);
+        for number in 1..=calls {
+            post_large(&mut end, number);
+        }
+        end.poll(start);
+        end.take(usize::MAX);
+        for half in 1..=4 {
+            end.session.expire(start + half * KEEPALIVE / 2);
+        }
+        let sent = String::from_utf8(end.take(usize::MAX)).unwrap();
+        assert!(sent.contains("rpc.ping"), "{sent}");
+        assert_eq!(end.session.has_failed(), is_dead, "{calls} calls");
+    }
 }
 
 /// A ping asks whether the node is alive, not whether it is idle.
