@@ -35,7 +35,7 @@ pub(crate) fn drive(
     mut stop: Option<ShutdownSignal>,
     mut force_stop: Option<ShutdownSignal>,
 ) -> impl Future<Output = io::Result<()>> + Send {
-    let mut alarm: Option<(Instant, Timer)> = None;
+    let mut alarm = Alarm::default();
     let (mut stopped, mut force_stopped, mut busy) = (false, false, false);
     let mut closing = None;
     let mut turn = move |session: &mut Session, cx: &mut Context<'_>| {
@@ -128,15 +128,9 @@ pub(crate) fn drive(
                 session.disconnected(&session.close_reason(), false);
                 continue;
             }
-            match session.next_deadline() {
-                None => alarm = None,
-                Some(deadline) if alarm.as_ref().is_some_and(|(at, _)| *at == deadline) => {}
-                Some(deadline) => alarm = Some((deadline, Timer::at(deadline))),
-            }
-            if !alarm.as_mut().is_some_and(|(_, timer)| Pin::new(timer).poll(cx).is_ready()) {
+            if alarm.poll(session.next_deadline(), cx).is_pending() {
                 return Poll::Pending;
             }
-            alarm = None;
             session.expire(Instant::now());
         }
         cx.waker().wake_by_ref();
@@ -149,6 +143,25 @@ pub(crate) fn drive(
         }
         polled
     })
+}
+
+/// The timer for the next deadline of a session. Set anew only when that changes.
+#[derive(Debug, Default)]
+pub(crate) struct Alarm(Option<(Instant, Timer)>);
+
+impl Alarm {
+    /// Waits for `deadline`, if there is one.
+    pub(crate) fn poll(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
+        match deadline {
+            None => self.0 = None,
+            Some(deadline) if self.0.as_ref().is_some_and(|(at, _)| *at == deadline) => {}
+            Some(deadline) => self.0 = Some((deadline, Timer::at(deadline))),
+        }
+        let Some((_, timer)) = &mut self.0 else { return Poll::Pending };
+        std::task::ready!(Pin::new(timer).poll(cx));
+        self.0 = None;
+        Poll::Ready(())
+    }
 }
 
 /// Fails the calls to the peer that are left.

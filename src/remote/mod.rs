@@ -332,7 +332,9 @@ impl Remote {
             let peer = connection.connected().await?;
             let (reply, replied) = async_channel::bounded(1);
             let id = peer.reserve();
-            let mut cancel = CancelOnDrop { peer: &peer, call: Some(id) };
+            // A call in go mode is sent even if nobody waits for that.
+            let call = (mode == Mode::Call).then_some(id);
+            let mut cancel = CancelOnDrop { peer: &peer, call };
             let (is_notification, deadline) = match mode {
                 Mode::Call => (false, Some(deadline)),
                 Mode::Go => (true, None),

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Instant;
 
-use smol::Timer;
 use smol::future::{Boxed, FutureExt};
 
+use crate::driver::Alarm;
 use crate::message::{Fault, code};
 use crate::route::ShutdownSignal;
 use crate::session::{Session, SessionError};
@@ -34,7 +34,7 @@ fn finish(
     mut session: Session,
     mut force_stop: ShutdownSignal,
 ) -> impl Future<Output = Result<Vec<u8>, SessionError>> + Send {
-    let mut alarm: Option<(Instant, Timer)> = None;
+    let mut alarm = Alarm::default();
     let (mut output, mut force_stopped) = (Vec::new(), false);
     session.end(Instant::now());
     poll_fn(move |cx| {
@@ -58,15 +58,9 @@ fn finish(
             if progress {
                 continue;
             }
-            match session.next_deadline() {
-                None => alarm = None,
-                Some(deadline) if alarm.as_ref().is_some_and(|(at, _)| *at == deadline) => {}
-                Some(deadline) => alarm = Some((deadline, Timer::at(deadline))),
-            }
-            if !alarm.as_mut().is_some_and(|(_, timer)| Pin::new(timer).poll(cx).is_ready()) {
+            if alarm.poll(session.next_deadline(), cx).is_pending() {
                 return Poll::Pending;
             }
-            alarm = None;
             session.expire(Instant::now());
         }
     })
