@@ -6,9 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::chan::Kind;
 use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
-use crate::route::{
-    Builtin, Description, ProviderKind, Registry, RegistryBuilder, Table, Visibility, matches,
-};
+use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
 
 /// The maximum length of a pattern for `rpc.list` in bytes.
 const MAX_PATTERN: usize = 256;
@@ -59,25 +57,20 @@ fn describe_stats() -> Description {
     describe(signature.description("returns the node's counters"))
 }
 
-fn echo(_: &Table, _: &Visibility<'_>, params: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Result<(), Fault> {
+fn echo(BuiltinCall { params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     out.extend_from_slice(params.unwrap_or(&RawJson::NULL).get().as_bytes());
     Ok(())
 }
 
-fn ping(_: &Table, _: &Visibility<'_>, _: Option<&RawJson<'_>>, out: &mut Vec<u8>) -> Result<(), Fault> {
-    write_json(out, &"pong")
+fn ping(call: BuiltinCall<'_>) -> Result<(), Fault> {
+    write_json(call.out, &"pong")
 }
 
 fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
     serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn info(
-    table: &Table,
-    visibility: &Visibility<'_>,
-    _: Option<&RawJson<'_>>,
-    out: &mut Vec<u8>,
-) -> Result<(), Fault> {
+fn info(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -85,6 +78,7 @@ fn info(
         functions: usize,
         uptime_seconds: f64,
     }
+    let (table, visibility) = (registry.table(), grants.visibility());
     let mut functions = 0;
     table.each_listed(&mut |listed| functions += usize::from(visibility.includes(&listed.name)));
     let info = Info {
@@ -96,12 +90,8 @@ fn info(
     write_json(out, &info)
 }
 
-fn list(
-    table: &Table,
-    visibility: &Visibility<'_>,
-    params: Option<&RawJson<'_>>,
-    out: &mut Vec<u8>,
-) -> Result<(), Fault> {
+fn list(BuiltinCall { registry, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+    let visibility = grants.visibility();
     let signature = describe_list().signature;
     let given = signature.bind(params)?;
     let [pattern, verbose] = given[..] else { unreachable!("rpc.list has two parameters") };
@@ -115,7 +105,7 @@ fn list(
     let sees_all = visibility.includes_all();
     out.push(b'[');
     let start = out.len();
-    table.each_listed(&mut |listed| {
+    registry.table().each_listed(&mut |listed| {
         if !matches(&pattern, &listed.name) || !visibility.includes(&listed.name) {
             return;
         }
@@ -133,12 +123,7 @@ fn list(
     Ok(())
 }
 
-fn stats(
-    table: &Table,
-    visibility: &Visibility<'_>,
-    _: Option<&RawJson<'_>>,
-    out: &mut Vec<u8>,
-) -> Result<(), Fault> {
+fn stats(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Stats<'a> {
         name: &'a str,
@@ -161,17 +146,18 @@ fn stats(
             serializer.collect_map(self.0.values())
         }
     }
+    let (table, visibility) = (registry.table(), grants.visibility());
     let stats = Stats {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
         node: Counters(&table.metrics),
         functions: table
-            .stats(visibility)
+            .stats(&visibility)
             .into_iter()
             .map(|(name, provider, stats)| Function { name, provider, stats })
             .collect(),
-        workers: table.workers(visibility),
+        workers: table.workers(&visibility),
     };
     write_json(out, &stats)
 }

@@ -22,7 +22,7 @@ mod table;
 pub use access::{Access, Caller};
 #[cfg(feature = "cli")]
 pub(crate) use access::{Decision, token_hash};
-pub(crate) use access::{Grants, PEER, PING, PeerName, Visibility};
+pub(crate) use access::{Grants, PEER, PING, PeerName};
 pub use builder::RegistryBuilder;
 pub use call::{Call, Responder};
 pub(crate) use call::{CallHead, remaining};
@@ -33,7 +33,7 @@ pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post};
 pub(crate) use name::matches;
 pub use registry::Registry;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
-pub(crate) use table::{Builtin, Table};
+pub(crate) use table::{Builtin, BuiltinCall};
 
 use smol::future::Boxed;
 

@@ -11,7 +11,7 @@ use super::caught::Caught;
 use super::entry::Entry;
 use super::name::quoted;
 use super::registered::Registration;
-use super::table::{Builtin, Table};
+use super::table::{Builtin, BuiltinCall, Table};
 use super::{Description, Provider, RegistryError};
 use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
@@ -68,7 +68,8 @@ impl Registry {
                 &*registered
             }
             Ok(Found::Builtin(builtin)) => {
-                let answer = (builtin.answer)(&self.table, &grants.visibility(), params.as_ref(), out);
+                let params = params.as_ref();
+                let answer = (builtin.answer)(BuiltinCall { registry: self, grants, params, out });
                 *clock = Instant::now();
                 return Some(answer);
             }
@@ -137,6 +138,11 @@ impl Registry {
     /// Returns the node's name.
     pub fn name(&self) -> &Arc<str> {
         &self.table.name
+    }
+
+    /// Returns the functions.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Returns the node's counters.

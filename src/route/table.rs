@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::access::Visibility;
+use super::access::{Grants, Visibility};
 use super::admission::Admission;
 use super::entry::Entry;
 use super::listing::Listed;
 use super::names::{Names, key};
 use super::registered::{Registered, Registration};
-use super::{Description, Provider, ProviderKind, RegistryError};
+use super::{Description, Provider, ProviderKind, Registry, RegistryError};
 use crate::message::{Fault, RawJson};
 use crate::metrics::{self, FunctionStats, Metrics, WorkerStats};
 
@@ -29,11 +29,18 @@ pub(crate) struct Table {
 pub(crate) struct Builtin {
     pub(crate) name: &'static str,
     pub(crate) describe: fn() -> Description,
-    /// Appends the result to the buffer.
-    pub(crate) answer: Answer,
+    pub(crate) answer: fn(BuiltinCall<'_>) -> Result<(), Fault>,
 }
 
-type Answer = fn(&Table, &Visibility<'_>, Option<&RawJson<'_>>, &mut Vec<u8>) -> Result<(), Fault>;
+/// A call of a function that every node has.
+pub(crate) struct BuiltinCall<'a> {
+    pub(crate) registry: &'a Registry,
+    /// What the caller may do, and who it is.
+    pub(crate) grants: &'a Grants,
+    pub(crate) params: Option<&'a RawJson<'a>>,
+    /// Where the result is appended as JSON.
+    pub(crate) out: &'a mut Vec<u8>,
+}
 
 impl Table {
     pub(super) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
