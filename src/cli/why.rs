@@ -8,9 +8,9 @@ use argh::FromArgs;
 use super::{Exit, check_address, print, print_error, serve, token, usage};
 use crate::address::Address;
 use crate::config::Rule;
-use crate::route::{Access, Decision};
+use crate::route::{Access, Action, Decision};
 
-/// Show which access rule of a configuration allows or denies a call.
+/// Show which access rule of a configuration allows or denies a call, an offer or a topic.
 ///
 /// Exit codes: 0 allowed, 2 usage or configuration, 5 denied on at least one address.
 #[derive(FromArgs)]
@@ -28,7 +28,16 @@ pub(super) struct Why {
     /// a file with the token that the caller presents
     #[argh(option, arg_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// the function's name
+    /// whether the function may be offered, in place of called
+    #[argh(switch)]
+    offer: bool,
+    /// whether the topic may be subscribed to
+    #[argh(switch)]
+    subscribe: bool,
+    /// whether may be published to the topic
+    #[argh(switch)]
+    publish: bool,
+    /// the name of the function or topic
     #[argh(positional)]
     function: String,
 }
@@ -40,6 +49,13 @@ impl Why {
         {
             return exit;
         }
+        let action = match (self.offer, self.subscribe, self.publish) {
+            (false, false, false) => Action::Call,
+            (true, false, false) => Action::Offer,
+            (false, true, false) => Action::Subscribe,
+            (false, false, true) => Action::Publish,
+            _ => return usage("at most one of --offer, --subscribe and --publish can be given"),
+        };
         let token = match token::from_options(self.token, self.token_file) {
             Ok(token) => token.or_else(token::from_env),
             Err(message) => return usage(&message),
@@ -54,7 +70,7 @@ impl Why {
         let access = Arc::new(Access::new(&config));
         let mut exit = Exit::Success;
         for listen in &config.listen {
-            if !explain(&access, &listen.address, token.as_deref(), &self.function) {
+            if !explain(&access, &listen.address, token.as_deref(), action, &self.function) {
                 exit = Exit::Denied;
             }
         }
@@ -62,17 +78,17 @@ impl Why {
     }
 }
 
-/// Prints why a call on one address is allowed or denied. Returns `true` if it is allowed.
-fn explain(access: &Arc<Access>, address: &str, token: Option<&str>, function: &str) -> bool {
+/// Prints why something is allowed or denied on one address. Returns `true` if it is allowed.
+fn explain(access: &Arc<Access>, address: &str, token: Option<&str>, action: Action, name: &str) -> bool {
     let mut grants = access.grants_for(address);
     let refused = token.and_then(|token| grants.authenticate(token).err());
-    let decision = grants.explain(function);
+    let decision = grants.explain(action, name);
     let reason = match (&refused, &decision) {
         (Some(fault), _) => fault.message.to_string(),
         (None, Decision::Unrestricted) => "no rule applies, and only this machine can reach it".to_owned(),
         (None, Decision::Always) => "rules do not apply to this function".to_owned(),
         (None, Decision::Allowed { rule, pattern }) => format!("{} allows {pattern:?}", describe(rule)),
-        (None, Decision::Denied(_)) if access.has_rule_for(address) => format!("no rule allows {function:?}"),
+        (None, Decision::Denied(_)) if access.has_rule_for(address) => format!("no rule allows {name:?}"),
         (None, Decision::Denied(_)) => "no rule applies, so a node does not start".to_owned(),
     };
     let allowed = refused.is_none() && !matches!(decision, Decision::Denied(_));

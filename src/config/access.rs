@@ -12,8 +12,14 @@ pub(super) const HEADING: &str = "[[access]]";
 pub struct Rule {
     /// File and line, such as `board.toml:12`.
     pub location: String,
-    /// Patterns of the functions that may be called: names in which `*` matches any text. Never empty.
+    /// Patterns of the functions that may be called: names in which `*` matches any text.
     pub functions: Vec<String>,
+    /// Patterns of the functions that may be offered.
+    pub offer: Vec<String>,
+    /// Patterns of the topics that may be subscribed to.
+    pub subscribe: Vec<String>,
+    /// Patterns of the topics to which may be published.
+    pub publish: Vec<String>,
     /// The rule's name, for people.
     pub name: Option<String>,
     /// The SHA-256 hash of the token that the caller must present. Without one, the rule applies to everybody.
@@ -33,13 +39,20 @@ impl Rule {
 
 /// Parses an `[[access]]` table.
 pub(super) fn parse(table: &Table<'_>, listeners: &[ListenerConfig]) -> Result<Rule> {
-    table.allow(&["functions", "name", "token", "listen", "expires"])?;
-    let example = "[\"demo.*\", \"rpc.list\"]";
-    let functions = table
-        .require("functions", example)?
-        .list(&format!("a list of functions such as {example}"))?
-        .map(|field| field.visible_name("demo.*").map(str::to_owned))
-        .collect::<Result<_>>()?;
+    table.allow(&["functions", "offer", "subscribe", "publish", "name", "token", "listen", "expires"])?;
+    let patterns = |key: &str| -> Result<Vec<String>> {
+        let Some(field) = table.get(key) else { return Ok(Vec::new()) };
+        field
+            .list("a list of names such as [\"demo.*\", \"rpc.list\"]")?
+            .map(|field| field.visible_name("demo.*").map(str::to_owned))
+            .collect()
+    };
+    let (functions, offer) = (patterns("functions")?, patterns("offer")?);
+    let (subscribe, publish) = (patterns("subscribe")?, patterns("publish")?);
+    if [&functions, &offer, &subscribe, &publish].iter().all(|patterns| patterns.is_empty()) {
+        let example = "such as functions = [\"demo.*\", \"rpc.list\"]";
+        return Err(table.fail(&format!("needs functions, offer, subscribe or publish, {example}")));
+    }
     let name = table.get("name").map(|field| field.visible_name("dashboard")).transpose()?;
     let token = table.get("token").map(token_hash).transpose()?;
     let listen = match table.get("listen") {
@@ -54,7 +67,8 @@ pub(super) fn parse(table: &Table<'_>, listeners: &[ListenerConfig]) -> Result<R
         return Err(table.fail("has expires but no token; only rules with a token can expire"));
     }
     let location = format!("{}:{}", table.source.file, table.source.line(table.offset));
-    Ok(Rule { location, functions, name: name.map(str::to_owned), token, listen, expires })
+    let name = name.map(str::to_owned);
+    Ok(Rule { location, functions, offer, subscribe, publish, name, token, listen, expires })
 }
 
 /// Parses the hash of a token.

@@ -202,6 +202,9 @@ fn every_key_is_parsed() {
     let everybody = Rule {
         location: location(99),
         functions: vec!["rpc.list".to_owned()],
+        offer: Vec::new(),
+        subscribe: Vec::new(),
+        publish: Vec::new(),
         name: None,
         token: None,
         listen: Vec::new(),
@@ -210,6 +213,9 @@ fn every_key_is_parsed() {
     let dashboard = Rule {
         location: location(102),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
+        offer: vec!["py.*".to_owned()],
+        subscribe: vec!["chat.*".to_owned()],
+        publish: vec!["chat.lobby".to_owned()],
         name: Some("dashboard".to_owned()),
         token: Some(token),
         listen: vec!["board-b.local:7300".to_owned()],

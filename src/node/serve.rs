@@ -216,7 +216,7 @@ fn serve_stream(
     dialect: Dialect,
 ) -> Boxed<io::Result<()>> {
     let (first, stream) = stream.into_parts();
-    let mut session = node.session(dialect, grants);
+    let mut session = node.connection(dialect, grants);
     session.input().extend_from_slice(&first);
     session.received(Instant::now());
     let (pipe, stop) = (Box::new(StreamPipe::new(stream)), Some(node.shutdown.signal()));
@@ -257,7 +257,7 @@ async fn serve_http(
             }
         };
         let (pipe, stop) = (Box::new(pipe), Some(node.shutdown.signal()));
-        let session = node.session(dialect, grants);
+        let session = node.connection(dialect, grants);
         driver::drive(session, pipe, stop, Some(node.shutdown.force_signal())).await?;
     }
     Ok(())

@@ -67,6 +67,12 @@ impl Shared {
         }
     }
 
+    /// Creates the session of a connection that functions can reach.
+    pub(super) fn connection(&self, dialect: Dialect, grants: Grants) -> Session {
+        self.session(dialect, grants).reachable()
+    }
+
+    /// Creates a session.
     pub(super) fn session(&self, dialect: Dialect, grants: Grants) -> Session {
         let grants = grants.with_dialect(dialect.name());
         Session::new(self.registry.clone(), self.limits.clone(), dialect, grants, Instant::now())

@@ -1,6 +1,7 @@
 //! The mailbox of a connection: how the rest of the node reaches its session, from any thread. It takes the replies to
-//! the peer's calls, and calls to the peer.
+//! the peer's calls, and calls to the peer; and it holds what exists as long as the connection.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,17 +43,35 @@ struct State {
     /// The wakers of providers that wait for the cancellation of their call.
     providers: FxHashMap<CallId, Waker>,
     closed: bool,
-    /// `None` if nobody calls the peer.
+    /// The limit of calls to the peer that wait for the session, in bytes; 0 if the peer cannot be called.
+    limit: usize,
+    /// `None` if nobody has called the peer.
     outbox: Option<Box<Outbox>>,
+    /// What is dropped when the connection ends. `None` if there was nothing yet.
+    held: Option<Box<FxHashMap<HeldKey, Held>>>,
+}
+
+/// Something that exists as long as a connection, unless it is released before.
+pub(crate) type Held = Box<dyn Any + Send>;
+/// What kind of thing it is, and its name.
+pub(crate) type HeldKey = (&'static str, Box<str>);
+
+/// The calls to the peer that a session has taken and not sent yet.
+#[derive(Debug, Default)]
+pub struct Posts {
+    pub(crate) queue: VecDeque<Post>,
+    /// No deadline of a call that the session cannot take yet is earlier.
+    pub(crate) next_deadline: Option<Instant>,
+    /// The connection closes once they are written.
+    pub(crate) is_closing: bool,
 }
 
 /// What is sent to the peer apart from replies.
 #[derive(Debug, Default)]
 struct Outbox {
     posted: VecDeque<Post>,
-    /// The size of everything posted, and its limit, in bytes.
+    /// The size of everything posted, in bytes.
     bytes: usize,
-    limit: usize,
     /// No deadline of a posted call is earlier.
     earliest_deadline: Option<Instant>,
     last_id: CallId,
@@ -64,7 +83,7 @@ struct Outbox {
 
 /// A call, a notification or a cancellation for the peer.
 #[derive(Debug)]
-pub enum Post {
+pub(crate) enum Post {
     /// A call, or a notification, whose sender learns only that it was sent.
     Call(Box<PeerCall>),
     /// The cancellation of a call.
@@ -72,7 +91,7 @@ pub enum Post {
 }
 
 /// A call to the peer.
-pub struct PeerCall {
+pub(crate) struct PeerCall {
     /// Its number on the connection.
     pub id: CallId,
     /// The name of the peer's function.
@@ -141,19 +160,20 @@ impl Mailbox {
         &self,
         cx: &Context<'_>,
         replies: &mut VecDeque<(CallId, Outcome)>,
-        posts: Option<&mut VecDeque<Post>>,
+        posts: &mut Posts,
     ) -> Poll<()> {
         let mut state = self.lock();
         let State { replies: ready, outbox, .. } = &mut *state;
-        let outbox = outbox.as_mut().zip(posts).filter(|(outbox, _)| !outbox.posted.is_empty());
+        posts.is_closing = outbox.as_ref().is_some_and(|outbox| outbox.closing);
+        let outbox = outbox.as_mut().filter(|outbox| !outbox.posted.is_empty());
         if ready.is_empty() && outbox.is_none() {
             if !state.session.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 state.session = Some(cx.waker().clone());
             }
             return Poll::Pending;
         }
-        if let Some((outbox, posts)) = outbox {
-            posts.append(&mut outbox.posted);
+        if let Some(outbox) = outbox {
+            posts.queue.append(&mut outbox.posted);
             (outbox.bytes, outbox.earliest_deadline) = (0, None);
         }
         replies.extend(ready.drain(..));
@@ -186,14 +206,15 @@ impl Mailbox {
         }
     }
 
-    /// Cancels all calls of the peer's except notifications, since it is gone.
+    /// Cancels all calls of the peer's except notifications, and drops what is held, since the peer is gone.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        let providers = mem::take(&mut state.providers);
+        let (providers, held) = (mem::take(&mut state.providers), state.held.take());
         state.session = None;
         state.replies.clear();
         drop(state);
+        drop(held);
         providers.into_values().for_each(Waker::wake);
     }
 
@@ -230,24 +251,23 @@ impl Mailbox {
 /// Calls to the peer, as its session sees them.
 impl Mailbox {
     /// Accepts calls to the peer, of up to `limit` bytes until the session takes them.
-    pub(crate) fn open_outbox(&self, limit: usize) {
-        self.lock().outbox.get_or_insert_default().limit = limit;
+    pub(crate) fn accept_calls(&self, limit: usize) {
+        self.lock().limit = limit;
     }
 
-    /// Returns a number for a call that the session makes itself.
+    /// Returns a number for a call to the peer.
     pub(crate) fn next_id(&self) -> CallId {
-        self.lock().outbox.as_mut().map_or(0, |outbox| {
-            outbox.last_id += 1;
-            outbox.last_id
-        })
+        let mut state = self.lock();
+        let outbox = state.outbox.get_or_insert_default();
+        outbox.last_id += 1;
+        outbox.last_id
     }
 
-    /// Registers the task to be woken by the next post, which it cannot take yet. Returns a time before which no deadline
-    /// of a posted call passes.
-    pub(crate) fn watch_posts(&self, cx: &Context<'_>) -> Option<Instant> {
+    /// Registers the task to be woken by the next post, which it cannot take yet.
+    pub(crate) fn watch_posts(&self, cx: &Context<'_>, posts: &mut Posts) {
         let mut state = self.lock();
         state.session = Some(cx.waker().clone());
-        state.outbox.as_ref().and_then(|outbox| outbox.earliest_deadline)
+        posts.next_deadline = state.outbox.as_ref().and_then(|outbox| outbox.earliest_deadline);
     }
 
     /// Removes and returns the posted calls whose deadline has passed.
@@ -276,12 +296,7 @@ impl Mailbox {
         expired
     }
 
-    /// Returns `true` if the connection is to be closed once everything posted is written.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.lock().outbox.as_ref().is_some_and(|outbox| outbox.closing && outbox.posted.is_empty())
-    }
-
-    /// Fails the calls that were posted and not taken, and all later ones.
+    /// Fails the calls that were posted and not taken, and all later ones, if anybody has called the peer.
     pub(crate) fn close_outbox(&self, error: &PeerError) {
         let mut state = self.lock();
         let Some(outbox) = &mut state.outbox else { return };
@@ -332,11 +347,13 @@ impl Peer {
         let answer = Box::new(answer);
         let call = Box::new(PeerCall { id, method, params, deadline, hops, is_notification, answer });
         let mut state = self.0.lock();
-        let error = match state.outbox.as_deref_mut() {
-            None => PeerError::Unsent("the connection is for the peer's calls only".into()),
-            Some(Outbox { closed: Some(error), .. }) => error.clone(),
-            Some(outbox) => {
-                let is_full = outbox.bytes >= outbox.limit;
+        let State { outbox, limit, closed, .. } = &mut *state;
+        let error = match &mut **outbox.get_or_insert_default() {
+            _ if *limit == 0 => PeerError::Unsent("the connection is for the peer's calls only".into()),
+            Outbox { closed: Some(error), .. } => error.clone(),
+            _ if *closed => PeerError::Unsent("the connection is closed".into()),
+            outbox => {
+                let is_full = outbox.bytes >= *limit;
                 if !is_full && self.0.waiting.load(Ordering::Relaxed) < MAX_WAITING {
                     self.0.waiting.fetch_add(1, Ordering::Relaxed);
                     outbox.bytes += call.bytes();
@@ -388,10 +405,32 @@ impl Peer {
     /// Closes the connection after everything posted is written.
     pub fn close(&self) {
         let mut state = self.0.lock();
-        if let Some(outbox) = &mut state.outbox {
-            outbox.closing = true;
-            wake(state);
+        state.outbox.get_or_insert_default().closing = true;
+        wake(state);
+    }
+
+    /// Keeps `value` until the connection ends, or until it is [released](Self::release). Returns what it replaces; if the
+    /// connection has ended, the value itself.
+    #[allow(dead_code)]
+    pub(crate) fn hold(&self, key: HeldKey, value: Held) -> Option<Held> {
+        let mut state = self.0.lock();
+        if state.closed {
+            return Some(value);
         }
+        state.held.get_or_insert_default().insert(key, value)
+    }
+
+    /// Removes and returns a value that the connection holds.
+    #[allow(dead_code)]
+    pub(crate) fn release(&self, key: &HeldKey) -> Option<Held> {
+        self.0.lock().held.as_mut()?.remove(key)
+    }
+
+    /// Returns how many values of a kind the connection holds.
+    #[allow(dead_code)]
+    pub(crate) fn held(&self, kind: &str) -> usize {
+        let state = self.0.lock();
+        state.held.as_ref().map_or(0, |held| held.keys().filter(|key| key.0 == kind).count())
     }
 }
 

@@ -20,16 +20,16 @@ mod shutdown;
 mod table;
 
 pub use access::{Access, Caller};
+pub(crate) use access::{Action, Grants, PEER, PING, PeerName};
 #[cfg(feature = "cli")]
 pub(crate) use access::{Decision, token_hash};
-pub(crate) use access::{Grants, PEER, PING, PeerName};
 pub use builder::RegistryBuilder;
 pub use call::{Call, Responder};
 pub(crate) use call::{CallHead, remaining};
 pub use description::{Description, ProviderKind};
 pub use error::RegistryError;
 pub use exports::{Exports, Network, WithCaller};
-pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post};
+pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts};
 pub(crate) use name::matches;
 pub use registry::Registry;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};

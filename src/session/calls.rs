@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::batches::BatchId;
 use crate::config::Limits;
 use crate::message::{Id, Outcome, RawJson};
-use crate::route::{CallHead, CallId, Grants, Mailbox, Post, Responder};
+use crate::route::{CallHead, CallId, Grants, Mailbox, Posts, Responder};
 
 /// Size up to which requests are read ahead while the maximum number of calls is in flight, in bytes. Cancellations
 /// then take effect at once, and a peer that disconnects is noticed while its calls run.
@@ -95,16 +95,18 @@ impl Calls {
     }
 
     /// Polls for the next outcome, and registers the task to be woken if none is available. Moves calls to the peer to
-    /// `posts`, if anybody calls it; then it may complete without an outcome.
+    /// `posts`, and may then complete without an outcome.
     pub(super) fn poll_reply(
         &mut self,
         cx: &Context<'_>,
-        posts: Option<&mut VecDeque<Post>>,
+        posts: &mut Posts,
     ) -> Poll<Option<(CallId, Outcome)>> {
         if self.ready.is_empty() {
-            let expects = posts.is_some() || !self.in_flight.is_empty();
-            let mailbox = self.mailbox.as_ref().filter(|_| expects);
-            if mailbox.is_none_or(|mailbox| mailbox.poll(cx, &mut self.ready, posts).is_pending()) {
+            if self
+                .mailbox
+                .as_ref()
+                .is_none_or(|mailbox| mailbox.poll(cx, &mut self.ready, posts).is_pending())
+            {
                 return Poll::Pending;
             }
         }

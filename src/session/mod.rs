@@ -40,7 +40,7 @@ use crate::codec::{Codec, Dialect};
 use crate::config::Limits;
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
-use crate::route::{Grants, Peer, Registry};
+use crate::route::{Grants, Peer, Posts, Registry};
 use batches::Batches;
 use calls::Calls;
 pub use error::SessionError;
@@ -69,7 +69,9 @@ pub struct Session {
     has_buffered_messages: bool,
     output: Output,
     calls: Calls,
-    /// This node's calls to the peer. `None` if there were none yet, and the peer has established the connection.
+    /// Calls to the peer that are not sent for lack of output space.
+    posts: Posts,
+    /// The calls that were sent to the peer. `None` if there were none yet, and the peer has established the connection.
     outbound: Option<Box<Outbound>>,
     batches: Batches,
     /// Scratch buffer for a result that cannot be written to `output` directly.
@@ -128,7 +130,8 @@ impl Session {
         now: Instant,
     ) -> Self {
         let mut session = Self::with_codec(registry, limits, codec, Grants::all(), now);
-        session.open_outbound(Some(dialled), now);
+        session.peer();
+        session.outbound = Some(Box::new(Outbound::new(Some(dialled), now)));
         session.present_token();
         session
     }
@@ -155,6 +158,7 @@ impl Session {
             output: Output::new(codec.is_framed()),
             codec,
             calls: Calls::default(),
+            posts: Posts::default(),
             outbound: None,
             batches: Batches::default(),
             result: Vec::new(),
@@ -171,15 +175,17 @@ impl Session {
 
     /// Returns a handle by which anybody can call the peer.
     pub fn peer(&mut self) -> Peer {
-        if self.outbound.is_none() {
-            self.open_outbound(None, self.clock);
-        }
-        Peer::new(self.calls.mailbox())
+        let mailbox = self.calls.mailbox();
+        mailbox.accept_calls(self.limits.output);
+        Peer::new(mailbox)
     }
 
-    fn open_outbound(&mut self, dialled: Option<Dialled>, now: Instant) {
-        self.calls.mailbox().open_outbox(self.limits.output);
-        self.outbound = Some(Box::new(Outbound::new(dialled, now)));
+    /// Lets what the peer calls reach the peer, through its [`Caller`](crate::route::Caller).
+    #[must_use]
+    pub fn reachable(mut self) -> Self {
+        let peer = self.peer();
+        self.grants.set_peer(peer);
+        self
     }
 
     /// Returns the buffer to which the driver appends the bytes it reads.
@@ -272,8 +278,7 @@ impl Session {
                 self.watch_posts(cx);
                 return progress;
             }
-            let posts = self.outbound.as_mut().map(|outbound| &mut outbound.posts);
-            let Poll::Ready(reply) = self.calls.poll_reply(cx, posts) else { return progress };
+            let Poll::Ready(reply) = self.calls.poll_reply(cx, &mut self.posts) else { return progress };
             if let Some((call, outcome)) = reply {
                 self.complete(call, &outcome);
             }
@@ -304,10 +309,13 @@ impl Session {
     /// Returns the time at which the driver should call [`expire`](Self::expire), unless it changes before.
     pub fn next_deadline(&self) -> Option<Instant> {
         let outbound = self.outbound.as_ref().and_then(|outbound| outbound.next_deadline());
-        [self.calls.earliest_deadline(), self.peer_deadlines.next_check(), outbound]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [
+            self.calls.earliest_deadline(),
+            self.peer_deadlines.next_check(),
+            self.posts.next_deadline,
+            outbound,
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Answers the calls whose deadline has passed, and closes the session if the peer is late. Releases unused memory
@@ -345,6 +353,7 @@ impl Session {
         self.input.shrink_to_fit();
         self.result = Vec::new();
         self.calls.shrink();
+        self.posts.queue.shrink_to_fit();
         if let Some(outbound) = &mut self.outbound {
             outbound.shrink();
         }

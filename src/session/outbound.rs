@@ -1,7 +1,6 @@
 //! The calls of this node to the peer: sent, and waiting for a reply.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use rustc_hash::FxHashMap;
 use super::keepalive::Keepalive;
 use crate::config::Limits;
 use crate::message::{Fault, Id, Meta, Outcome, Request, code};
-use crate::route::{CallId, Mailbox, PeerCall, PeerError, Post};
+use crate::route::{CallId, Mailbox, PeerCall, PeerError};
 
 /// The settings of a connection that this node has established.
 #[derive(Clone, Default)]
@@ -32,8 +31,6 @@ pub(super) struct Outbound {
     /// `None` if the peer has established the connection.
     pub(super) dialled: Option<Dialled>,
     pub(super) keepalive: Option<Keepalive>,
-    /// Calls that are not sent for lack of output space.
-    pub(super) posts: VecDeque<Post>,
     in_flight: FxHashMap<CallId, SentCall>,
     /// The size of all calls in flight.
     bytes: usize,
@@ -47,8 +44,6 @@ pub(super) struct Outbound {
     last_error: Option<Fault>,
     /// No deadline of a call is earlier.
     earliest_deadline: Option<Instant>,
-    /// No deadline of a call that is posted and cannot be taken yet is earlier.
-    pub(super) posted_deadline: Option<Instant>,
     /// Nothing more is sent.
     pub(super) is_closed: bool,
 }
@@ -79,7 +74,6 @@ impl Outbound {
         Self {
             dialled,
             keepalive,
-            posts: VecDeque::new(),
             in_flight: FxHashMap::default(),
             bytes: 0,
             last_id: 0,
@@ -87,7 +81,6 @@ impl Outbound {
             notified: false,
             last_error: None,
             earliest_deadline: None,
-            posted_deadline: None,
             is_closed: false,
         }
     }
@@ -192,7 +185,7 @@ impl Outbound {
     /// Returns a time before which no call's deadline passes and no ping is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let ping = self.keepalive.as_ref().map(Keepalive::next_check);
-        [self.earliest_deadline, self.posted_deadline, ping].into_iter().flatten().min()
+        [self.earliest_deadline, ping].into_iter().flatten().min()
     }
 
     /// Returns the calls whose deadline has passed.
@@ -228,22 +221,15 @@ impl Outbound {
         self.is_closed = true;
         let reason: Cow<'static, str> = reason.to_owned().into();
         let unsent = PeerError::Unsent(reason.clone());
-        for post in std::mem::take(&mut self.posts) {
-            if let Post::Call(call) = post {
-                mailbox.answer(*call, Err(unsent.clone()));
-            }
-        }
         for (_, SentCall { call, position, .. }) in std::mem::take(&mut self.in_flight) {
             // Once the first byte is sent, the whole request may have been, and the call may have run.
             let error = if position < sent { PeerError::Lost(reason.clone()) } else { unsent.clone() };
             mailbox.answer(call, Err(error));
         }
-        mailbox.close_outbox(&unsent);
     }
 
     /// Releases unused memory.
     pub(super) fn shrink(&mut self) {
-        self.posts.shrink_to_fit();
         self.in_flight.shrink_to_fit();
     }
 }

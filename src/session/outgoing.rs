@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::keepalive::PeerIdle;
-use super::outbound::{self, Matched};
+use super::outbound::{self, Matched, Outbound};
 use super::{Session, SessionError};
 use crate::codec::{DecodeError, Decoded, Outgoing};
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
@@ -30,24 +30,20 @@ impl Session {
 
     /// Returns `true` if the connection is to be closed, since everything posted is written.
     pub fn is_closing(&self) -> bool {
-        self.outbound.as_ref().is_some_and(|outbound| outbound.posts.is_empty())
-            && self.output.len() == 0
-            && self.calls.existing_mailbox().is_some_and(|mailbox| mailbox.is_closing())
+        self.posts.is_closing && self.posts.queue.is_empty() && self.output.len() == 0
     }
 
     /// Waits for calls that are posted while there is no output space, since their deadlines may pass.
     pub(super) fn watch_posts(&mut self, cx: &Context<'_>) {
-        if let Some(outbound) = &mut self.outbound {
-            outbound.posted_deadline = self.calls.mailbox().watch_posts(cx);
+        if let Some(mailbox) = self.calls.existing_mailbox() {
+            mailbox.watch_posts(cx, &mut self.posts);
         }
     }
 
     /// Sends calls that were posted while there is output space.
     pub(super) fn send_posts(&mut self, now: Instant) {
         while self.has_output_space() {
-            let Some(post) = self.outbound.as_mut().and_then(|outbound| outbound.posts.pop_front()) else {
-                break;
-            };
+            let Some(post) = self.posts.queue.pop_front() else { break };
             match post {
                 Post::Call(call) => self.send_call(*call, now),
                 Post::Cancel(id) => self.withdraw(id, PeerError::cancelled()),
@@ -56,7 +52,7 @@ impl Session {
     }
 
     fn send_call(&mut self, mut call: PeerCall, now: Instant) {
-        let Some(outbound) = &mut self.outbound else { return };
+        let outbound = self.outbound.get_or_insert_with(|| Box::new(Outbound::new(None, now)));
         let (codec, limit) = (&self.codec, self.limits.message);
         if call.deadline.is_some_and(|deadline| deadline <= now) {
             return self.answer(call, Err(PeerError::Deadline));
@@ -187,16 +183,17 @@ impl Session {
 
     /// Fails calls whose deadline has passed, and pings a silent peer.
     pub(super) fn expire_outbound(&mut self, now: Instant) {
+        // Set again when the session is polled.
+        if self.posts.next_deadline.take().is_some_and(|next| next <= now) {
+            for call in self.calls.mailbox().take_expired(now) {
+                self.answer(call, Err(PeerError::Deadline));
+            }
+        }
         let Some(outbound) = &mut self.outbound else { return };
         let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
         let is_peer_full = outbound.is_peer_full(&self.limits);
-        // Set again when the session is polled.
-        outbound.posted_deadline = None;
         for id in outbound.expired(now) {
             self.withdraw(id, PeerError::Deadline);
-        }
-        for call in self.calls.mailbox().take_expired(now) {
-            self.answer(call, Err(PeerError::Deadline));
         }
         match idle {
             None => {}
@@ -249,14 +246,18 @@ impl Session {
     /// Fails all calls to the peer, since the connection is lost for this reason. None of them has run if the peer has
     /// processed nothing.
     pub fn disconnected(&mut self, reason: &str, unprocessed: bool) {
-        let Some(outbound) = &mut self.outbound else { return };
-        if outbound.is_closed {
-            return;
+        let Some(mailbox) = self.calls.existing_mailbox() else { return };
+        let unsent = PeerError::Unsent(reason.to_owned().into());
+        for post in std::mem::take(&mut self.posts.queue) {
+            if let Post::Call(call) = post {
+                mailbox.answer(*call, Err(unsent.clone()));
+            }
         }
-        let sent = if unprocessed { 0 } else { self.output.written() };
-        if let Some(mailbox) = self.calls.existing_mailbox() {
+        if let Some(outbound) = self.outbound.as_mut().filter(|outbound| !outbound.is_closed) {
+            let sent = if unprocessed { 0 } else { self.output.written() };
             outbound.fail_all(mailbox, reason, sent);
         }
+        mailbox.close_outbox(&unsent);
     }
 
     /// Notes that the transport failed to write. If it encrypts, it may have sent some of the output regardless.

@@ -19,6 +19,9 @@ pub(super) fn access(input: &[u8]) {
     let rule = |pattern: &str, token: Option<&str>| Rule {
         location: "fuzz.toml:1".to_owned(),
         functions: vec![pattern.to_owned()],
+        offer: Vec::new(),
+        subscribe: Vec::new(),
+        publish: Vec::new(),
         name: None,
         token: token.map(token_hash),
         listen: Vec::new(),

@@ -650,7 +650,7 @@ fn why_prints_the_deciding_rule() {
             &[here[0], here[1], "disk.free"],
             5,
             format!(
-                "denied at 0.0.0.0:7300: no rule allows \"disk.free\"\n  {lists} does not cover the function\n  \
+                "denied at 0.0.0.0:7300: no rule allows \"disk.free\"\n  {lists} does not cover the name\n  \
                  {dashboard} needs its token\n  {old} has expired\n"
             ),
         ),
@@ -658,7 +658,7 @@ fn why_prints_the_deciding_rule() {
             &["--token", TOKEN, "--listen", "127.0.0.1:7300", "up"],
             5,
             format!(
-                "denied at 127.0.0.1:7300: the token is not valid for this listener\n  {lists} does not cover the function\n  \
+                "denied at 127.0.0.1:7300: the token is not valid for this listener\n  {lists} does not cover the name\n  \
                  {dashboard} applies to other listeners\n  {old} has expired\n"
             ),
         ),

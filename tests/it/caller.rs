@@ -17,7 +17,7 @@ use crate::wires::{Peer, TOKEN, WIRES, Wire, upgrade};
 fn told(caller: &Caller) -> Value {
     json!({
         "connection": caller.connection(),
-        "peer": caller.peer().map(|address| address.to_string()),
+        "peer": caller.address().map(|address| address.to_string()),
         "dialect": caller.dialect(),
         "rules": caller.rules(),
     })

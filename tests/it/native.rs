@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chanrpc::chan::{Id1, Server};
-use chanrpc::internals::route::{Mailbox, RegistryInternals as _, responder};
+use chanrpc::internals::route::{Mailbox, Posts, RegistryInternals as _, responder};
 use chanrpc::message::{RawJson, code};
 use chanrpc::route::{Exports, Registry};
 use serde::{Deserialize, Deserializer};
@@ -54,7 +54,8 @@ fn arguments_are_decoded_once_however_the_function_answers() {
                     Some(result) => result.unwrap(),
                     None => {
                         let mut answers = VecDeque::new();
-                        std::future::poll_fn(|cx| replies.poll(cx, &mut answers, None)).await;
+                        std::future::poll_fn(|cx| replies.poll(cx, &mut answers, &mut Posts::default()))
+                            .await;
                         answers.pop_front().unwrap().1.unwrap().get().to_owned()
                     }
                 };
@@ -111,7 +112,7 @@ fn parameters_fit_by_position_and_by_name() {
             Some(result) => result,
             None => smol::block_on(async {
                 let mut answers = VecDeque::new();
-                std::future::poll_fn(|cx| queue.poll(cx, &mut answers, None)).await;
+                std::future::poll_fn(|cx| queue.poll(cx, &mut answers, &mut Posts::default())).await;
                 answers.pop_front().unwrap().1.map(|json| json.get().to_owned())
             }),
         }

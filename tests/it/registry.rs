@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use chanrpc::config::{Config, Limits, Workers};
 use chanrpc::internals::message::Outcome;
-use chanrpc::internals::route::{Mailbox, Registration, RegistryInternals as _, responder};
+use chanrpc::internals::route::{Mailbox, Posts, Registration, RegistryInternals as _, responder};
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
@@ -85,7 +85,7 @@ impl<'a> Peer<'a> {
 
     fn answers(&self) -> Vec<(u64, Result<u64, i64>)> {
         let mut answers = VecDeque::new();
-        let _ = self.inbox.poll(&Context::from_waker(Waker::noop()), &mut answers, None);
+        let _ = self.inbox.poll(&Context::from_waker(Waker::noop()), &mut answers, &mut Posts::default());
         answers.into_iter().map(|(id, outcome)| (id, number(outcome))).collect()
     }
 

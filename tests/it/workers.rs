@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use chanrpc::config::{Limits, WhenFull, Workers};
 use chanrpc::internals::codec::Dialect;
 use chanrpc::internals::message::Outcome;
-use chanrpc::internals::route::{Grants, Mailbox, RegistryInternals as _, responder};
+use chanrpc::internals::route::{Grants, Mailbox, Posts, RegistryInternals as _, responder};
 use chanrpc::internals::session::Session;
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
@@ -125,7 +125,7 @@ impl Desk {
 
     fn answers(&self) -> Vec<(u64, Outcome)> {
         let mut answers = VecDeque::new();
-        let _ = self.inbox.poll(&Context::from_waker(Waker::noop()), &mut answers, None);
+        let _ = self.inbox.poll(&Context::from_waker(Waker::noop()), &mut answers, &mut Posts::default());
         answers.into()
     }
 
@@ -638,7 +638,7 @@ fn stopped_or_dropped_registry_answers_waiting_calls() {
     drop(registry);
     begun.kept().remove(&0).unwrap().send(Ok(RawJson::NULL));
     let mut answers = VecDeque::new();
-    assert!(inbox.poll(&Context::from_waker(Waker::noop()), &mut answers, None).is_ready());
+    assert!(inbox.poll(&Context::from_waker(Waker::noop()), &mut answers, &mut Posts::default()).is_ready());
     assert_eq!(answers.len(), 3);
 }
 
@@ -1070,7 +1070,9 @@ fn concurrent_threads_lose_no_worker_and_no_call() {
                 // Calls answered before they were cancelled count as answered.
                 let mut answers = VecDeque::new();
                 while !open.is_empty() {
-                    smol::block_on(std::future::poll_fn(|cx| inbox.poll(cx, &mut answers, None)));
+                    smol::block_on(std::future::poll_fn(|cx| {
+                        inbox.poll(cx, &mut answers, &mut Posts::default())
+                    }));
                     for (call, outcome) in answers.drain(..) {
                         assert!(outcome.is_ok(), "{outcome:?}");
                         assert!(open.remove(&call), "{call} is answered twice");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::name::MAX_NAME;
 use super::rights::label;
-use super::{Decision, Grants};
+use super::{Action, Decision, Grants};
 use crate::config::Rule;
 use crate::message::Fault;
 
@@ -17,7 +17,7 @@ impl Grants {
     #[inline]
     pub(crate) fn log_call(&self, function: &str, fault: Option<&Fault>, time: Duration) {
         if self.is_logged() {
-            let rule = match self.explain(function) {
+            let rule = match self.explain(Action::Call, function) {
                 Decision::Allowed { rule, .. } => Some(rule),
                 _ => None,
             };
@@ -48,7 +48,7 @@ impl Grants {
         time: Duration,
         function: Option<&str>,
     ) {
-        let (peer, rule, ms) = (self.caller().peer, Quoted(rule.map(label)), time.as_secs_f64() * 1e3);
+        let (peer, rule, ms) = (self.caller().address, Quoted(rule.map(label)), time.as_secs_f64() * 1e3);
         // The caller controls the length of the function's name, so it comes last, where truncation costs nothing else.
         let function = Quoted(function);
         log::info!(target: ACCESS, "peer={peer} rule={rule} outcome={outcome} ms={ms:.3} function={function}");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::super::mailbox::Peer;
 use super::peer::PeerName;
 use super::rights::{Rights, label};
 
@@ -16,7 +17,9 @@ static LAST_CONNECTION: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone)]
 pub struct Caller {
     connection: u64,
-    pub(super) peer: PeerName,
+    pub(super) address: PeerName,
+    /// `None` if the connection is for its own calls only.
+    peer: Option<Peer>,
     dialect: &'static str,
     /// `None` if everything is allowed.
     pub(super) rights: Option<Arc<Rights>>,
@@ -25,7 +28,7 @@ pub struct Caller {
 impl Caller {
     /// Returns a caller in this process, which may call everything.
     pub fn local() -> Self {
-        Self { connection: 0, peer: PeerName::default(), dialect: "local", rights: None }
+        Self { connection: 0, address: PeerName::default(), peer: None, dialect: "local", rights: None }
     }
 
     pub(super) fn new(rights: Option<Arc<Rights>>) -> Self {
@@ -33,13 +36,24 @@ impl Caller {
     }
 
     /// Makes it the caller of a new connection.
-    pub(super) fn connect(&mut self, peer: Option<SocketAddr>) {
+    pub(super) fn connect(&mut self, address: Option<SocketAddr>) {
         self.connection = LAST_CONNECTION.fetch_add(1, Ordering::Relaxed) + 1;
-        self.peer = PeerName(peer);
+        self.address = PeerName(address);
     }
 
     pub(super) fn set_dialect(&mut self, dialect: &'static str) {
         self.dialect = dialect;
+    }
+
+    pub(super) fn set_peer(&mut self, peer: Peer) {
+        self.peer = Some(peer);
+    }
+
+    /// Returns the other end of the connection, which can be called, unless this is a single request over HTTP or a call
+    /// in this process.
+    #[allow(dead_code)]
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
     }
 
     /// Returns the number of the connection, which no other connection in this process has; 0 for a caller in this
@@ -48,9 +62,9 @@ impl Caller {
         self.connection
     }
 
-    /// Returns the peer's address, unless the connection is no socket.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer.0
+    /// Returns the address of the connection's other end, unless the connection is no socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address.0
     }
 
     /// Returns how the peer speaks: `lines`, `headers` (Content-Length), `msgpack`, `http`, `websocket` or `leaf`;
@@ -71,7 +85,7 @@ impl fmt::Debug for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller")
             .field("connection", &self.connection)
-            .field("peer", &self.peer.0)
+            .field("address", &self.address.0)
             .field("dialect", &self.dialect)
             .field("rules", &self.rules())
             .finish()

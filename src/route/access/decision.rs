@@ -1,4 +1,4 @@
-//! Why a call is allowed or denied, as `chanrpc why` explains it.
+//! Why something is allowed or denied, as `chanrpc why` explains it.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ pub enum Decision<'a> {
 pub enum DenialReason {
     /// The rule applies to other listeners.
     OtherListener,
-    /// None of the rule's patterns matches the function.
+    /// None of the rule's patterns matches the name.
     NoPattern,
     /// The rule has expired.
     Expired,
@@ -39,7 +39,7 @@ impl fmt::Display for DenialReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OtherListener => "applies to other listeners",
-            Self::NoPattern => "does not cover the function",
+            Self::NoPattern => "does not cover the name",
             Self::Expired => "has expired",
             Self::TokenMissing => "needs its token",
         })

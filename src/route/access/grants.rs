@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use super::super::mailbox::Peer;
 use super::caller::Caller;
 use super::rights::Rights;
 use super::visibility::PING;
-use super::{Access, Decision, PEER, Visibility};
+use super::{Access, Action, Decision, PEER, Visibility};
 use crate::message::{Fault, RawJson, code};
 
 /// The number of wrong tokens after which a connection accepts no more. An HTTP request accepts none after the first:
@@ -58,6 +59,11 @@ impl Grants {
         self
     }
 
+    /// Lets functions reach the other end of the connection.
+    pub(crate) fn set_peer(&mut self, peer: Peer) {
+        self.caller.set_peer(peer);
+    }
+
     /// Returns the caller.
     pub(crate) fn caller(&self) -> &Caller {
         &self.caller
@@ -75,7 +81,7 @@ impl Grants {
     pub fn token_delay(&self) -> Option<Duration> {
         let access = &self.caller.rights.as_ref()?.access;
         // Tokens beyond this number are rejected without being compared.
-        let peer = self.caller.peer().filter(|_| self.wrong_tokens < MAX_WRONG_TOKENS)?;
+        let peer = self.caller.address().filter(|_| self.wrong_tokens < MAX_WRONG_TOKENS)?;
         access.throttle.delay(peer.ip(), Instant::now())
     }
 
@@ -110,7 +116,7 @@ impl Grants {
         // A token that was not compared reveals nothing to its sender, so it does not count as a guess.
         let is_guess = self.wrong_tokens < MAX_WRONG_TOKENS;
         self.wrong_tokens = self.wrong_tokens.saturating_add(1);
-        let peer = self.caller.peer;
+        let peer = self.caller.address;
         log::warn!(target: PEER, "rejected a token from {peer}: {reason}");
         if let Some(peer) = peer.0.filter(|_| is_guess)
             && rights.access.throttle.record_wrong(peer.ip(), Instant::now())
@@ -162,16 +168,25 @@ impl Grants {
     pub fn check(&self, method: &str) -> Result<(), Fault> {
         match &self.caller.rights {
             None => Ok(()),
-            Some(rights) => rights.check(method),
+            Some(rights) => rights.check(Action::Call, method),
         }
     }
 
-    /// Explains why a function may be called, or may not.
-    pub fn explain(&self, method: &str) -> Decision<'_> {
+    /// Checks whether something may be done with the function or topic `name` at this moment.
+    ///
+    /// # Errors
+    /// A fault of [`code::DENIED`] if it may not.
+    #[allow(dead_code)]
+    pub(crate) fn allow(&self, action: Action, name: &str) -> Result<(), Fault> {
+        self.caller.rights.as_ref().map_or(Ok(()), |rights| rights.check(action, name))
+    }
+
+    /// Explains why something may be done with the function or topic `name`, or may not.
+    pub(crate) fn explain(&self, action: Action, name: &str) -> Decision<'_> {
         match &self.caller.rights {
             None => Decision::Unrestricted,
-            Some(_) if method == PING || method == Self::AUTH => Decision::Always,
-            Some(rights) => rights.explain(method),
+            Some(_) if action == Action::Call && (name == PING || name == Self::AUTH) => Decision::Always,
+            Some(rights) => rights.explain(action, name),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Access rules: who may call which function, at which listener.
 
+mod action;
 mod audit;
 mod caller;
 mod decision;
@@ -9,6 +10,7 @@ mod rights;
 mod throttle;
 mod visibility;
 
+pub(crate) use action::Action;
 pub use caller::Caller;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;

@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq;
 
 use super::super::name::{matches, quoted};
 use super::visibility::PING;
-use super::{Access, Decision, DenialReason, token_hash};
+use super::{Access, Action, Decision, DenialReason, token_hash};
 use crate::config::Rule;
 use crate::message::{Fault, code};
 
@@ -56,37 +56,42 @@ impl Rights {
         }
     }
 
-    pub(super) fn check(&self, method: &str) -> Result<(), Fault> {
-        if method == PING {
+    pub(super) fn check(&self, action: Action, name: &str) -> Result<(), Fault> {
+        if action == Action::Call && name == PING {
             return Ok(());
         }
         let mut expired = false;
         for &index in &*self.rules {
-            match self.pattern(index, method) {
+            match self.pattern(index, action, name) {
                 Ok(_) => return Ok(()),
                 Err(reason) => {
                     expired |= reason == DenialReason::Expired && self.presented.contains(&index);
                 }
             }
         }
-        let quoted = quoted(method);
+        let what = match action {
+            Action::Call => quoted(name),
+            Action::Offer => format!("offering {}", quoted(name)),
+            Action::Subscribe => format!("subscribing to {}", quoted(name)),
+            Action::Publish => format!("publishing to {}", quoted(name)),
+        };
         let message = if expired {
-            format!("{quoted} is no longer allowed: the token has expired")
+            format!("{what} is no longer allowed: the token has expired")
         } else if self.presented.is_empty() {
             format!(
-                "{quoted} needs a token that allows it: present one by rpc.auth or \"Authorization: Bearer\""
+                "{what} needs a token that allows it: present one by rpc.auth or \"Authorization: Bearer\""
             )
         } else {
-            format!("{quoted} is not allowed by the token")
+            format!("{what} is not allowed by the token")
         };
         Err(Fault::new(code::DENIED, message))
     }
 
-    pub(super) fn explain(&self, method: &str) -> Decision<'_> {
+    pub(super) fn explain(&self, action: Action, name: &str) -> Decision<'_> {
         let mut reasons = Vec::new();
         for (index, rule) in self.access.rules.iter().enumerate() {
             let pattern = match self.rules.contains(&index) {
-                true => self.pattern(index, method),
+                true => self.pattern(index, action, name),
                 false => Err(DenialReason::OtherListener),
             };
             match pattern {
@@ -102,10 +107,13 @@ impl Rights {
         !self.rules.iter().any(|index| self.is_in_force(*index, now))
     }
 
-    /// Returns the pattern by which a rule of this listener allows a function, or why it does not.
-    fn pattern(&self, index: usize, method: &str) -> Result<&str, DenialReason> {
+    /// Returns the pattern by which a rule of this listener allows something, or why it does not.
+    fn pattern(&self, index: usize, action: Action, name: &str) -> Result<&str, DenialReason> {
         let rule = &self.access.rules[index];
-        let pattern = rule.functions.iter().find(|pattern| matches(pattern, method));
+        let pattern = action.patterns(rule).iter().find(|pattern| matches(pattern, name));
+        // Who may do something with some names may call the function for it, which checks the name.
+        let implied = || Action::of(name).filter(|_| action == Action::Call)?.patterns(rule).first();
+        let pattern = pattern.or_else(implied);
         let pattern = pattern.ok_or(DenialReason::NoPattern)?;
         if rule.expires.is_some_and(|end| end <= (self.access.clock)()) {
             return Err(DenialReason::Expired);

@@ -1,6 +1,7 @@
 //! Which functions a caller may see.
 
 use super::super::name::{matches, matches_all, may_match_prefix};
+use super::Action;
 use crate::config::Rule;
 
 /// Always allowed: it reveals only that the node is alive.
@@ -27,7 +28,9 @@ impl Visibility<'_> {
             Some(family) => may_match_prefix(pattern, family),
             None => matches(pattern, name),
         };
-        name == PING || rules.iter().any(|rule| rule.functions.iter().any(covers))
+        let is_implied =
+            |rule: &&Rule| Action::of(name).is_some_and(|action| !action.patterns(rule).is_empty());
+        name == PING || rules.iter().any(|rule| is_implied(rule) || rule.functions.iter().any(covers))
     }
 
     /// Returns `true` if every function may be called. Otherwise descriptions omit their target.
