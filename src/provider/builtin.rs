@@ -70,7 +70,7 @@ fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
     serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
-fn info(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn info(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Info<'a> {
         name: &'a str,
@@ -78,7 +78,7 @@ fn info(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<()
         functions: usize,
         uptime_seconds: f64,
     }
-    let (table, visibility) = (registry.table(), grants.visibility());
+    let visibility = grants.visibility();
     let mut functions = 0;
     table.each_listed(&mut |listed| functions += usize::from(visibility.includes(&listed.name)));
     let info = Info {
@@ -90,7 +90,7 @@ fn info(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<()
     write_json(out, &info)
 }
 
-fn list(BuiltinCall { registry, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn list(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
     let visibility = grants.visibility();
     let signature = describe_list().signature;
     let given = signature.bind(params)?;
@@ -105,7 +105,7 @@ fn list(BuiltinCall { registry, grants, params, out }: BuiltinCall<'_>) -> Resul
     let sees_all = visibility.includes_all();
     out.push(b'[');
     let start = out.len();
-    registry.table().each_listed(&mut |listed| {
+    table.each_listed(&mut |listed| {
         if !matches(&pattern, &listed.name) || !visibility.includes(&listed.name) {
             return;
         }
@@ -123,7 +123,7 @@ fn list(BuiltinCall { registry, grants, params, out }: BuiltinCall<'_>) -> Resul
     Ok(())
 }
 
-fn stats(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Stats<'a> {
         name: &'a str,
@@ -146,7 +146,7 @@ fn stats(BuiltinCall { registry, grants, out, .. }: BuiltinCall<'_>) -> Result<(
             serializer.collect_map(self.0.values())
         }
     }
-    let (table, visibility) = (registry.table(), grants.visibility());
+    let visibility = grants.visibility();
     let stats = Stats {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),

@@ -296,10 +296,10 @@ impl Mailbox {
         expired
     }
 
-    /// Fails the calls that were posted and not taken, and all later ones, if anybody has called the peer.
+    /// Fails the calls that were posted and not taken, and all later ones.
     pub(crate) fn close_outbox(&self, error: &PeerError) {
         let mut state = self.lock();
-        let Some(outbox) = &mut state.outbox else { return };
+        let outbox = state.outbox.get_or_insert_default();
         let posted = mem::take(&mut outbox.posted);
         outbox.closed = Some(error.clone());
         drop(state);

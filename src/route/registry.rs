@@ -69,7 +69,7 @@ impl Registry {
             }
             Ok(Found::Builtin(builtin)) => {
                 let params = params.as_ref();
-                let answer = (builtin.answer)(BuiltinCall { registry: self, grants, params, out });
+                let answer = (builtin.answer)(BuiltinCall { table: &self.table, grants, params, out });
                 *clock = Instant::now();
                 return Some(answer);
             }
@@ -138,11 +138,6 @@ impl Registry {
     /// Returns the node's name.
     pub fn name(&self) -> &Arc<str> {
         &self.table.name
-    }
-
-    /// Returns the functions.
-    pub(crate) fn table(&self) -> &Table {
-        &self.table
     }
 
     /// Returns the node's counters.

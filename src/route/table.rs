@@ -8,7 +8,7 @@ use super::entry::Entry;
 use super::listing::Listed;
 use super::names::{Names, key};
 use super::registered::{Registered, Registration};
-use super::{Description, Provider, ProviderKind, Registry, RegistryError};
+use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::message::{Fault, RawJson};
 use crate::metrics::{self, FunctionStats, Metrics, WorkerStats};
 
@@ -34,7 +34,7 @@ pub(crate) struct Builtin {
 
 /// A call of a function that every node has.
 pub(crate) struct BuiltinCall<'a> {
-    pub(crate) registry: &'a Registry,
+    pub(crate) table: &'a Table,
     /// What the caller may do, and who it is.
     pub(crate) grants: &'a Grants,
     pub(crate) params: Option<&'a RawJson<'a>>,
@@ -59,7 +59,7 @@ impl Table {
     ///
     /// # Errors
     /// [`RegistryError`] if its name is taken, reserved or invalid.
-    pub(super) fn register(
+    pub(crate) fn register(
         &self,
         name: &str,
         description: Description,
