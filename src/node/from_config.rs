@@ -48,7 +48,7 @@ pub fn registry_from_config(
         };
         match &function.provider {
             ProviderConfig::Exec(exec) => {
-                let exec = Exec::new(executor.clone(), exec.clone());
+                let exec = Exec::new(executor.clone(), name.clone(), exec.clone());
                 if let Some(problem) = exec.preflight() {
                     log::warn!("function {:?} cannot run: {problem}", function.name);
                 }

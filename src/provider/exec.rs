@@ -14,7 +14,7 @@ use super::arguments::{literal, prepare, signature};
 use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
 use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, Signature, code};
-use crate::route::{Call, Description, Provider, ProviderKind, Responder, Shutdown, remaining};
+use crate::route::{Call, Caller, Description, Provider, ProviderKind, Responder, Shutdown, remaining};
 
 /// Runs a program for each call. The registry enforces the workers of its [description](Self::describe): how many run
 /// at once and how many others are queued.
@@ -28,19 +28,22 @@ struct Shared {
     config: ExecConfig,
     signature: Signature,
     environment: Arc<Environment>,
+    /// The node's name.
+    node: Arc<str>,
     /// The number of running calls.
     running: AtomicUsize,
     shutdown: Shutdown,
 }
 
 impl Exec {
-    /// Creates a provider that runs the program of `config` in tasks on `executor`.
-    pub fn new(executor: Arc<Executor<'static>>, config: ExecConfig) -> Self {
+    /// Creates a provider of the node `node` that runs the program of `config` in tasks on `executor`.
+    pub fn new(executor: Arc<Executor<'static>>, node: Arc<str>, config: ExecConfig) -> Self {
         let (set, inherit) = (config.env.clone(), config.inherit_env.clone());
         let environment = Arc::new(Environment { set, inherit });
         let (running, shutdown) = (AtomicUsize::new(0), Shutdown::new());
         let signature = signature(&config);
-        Self { shared: Arc::new(Shared { executor, config, signature, environment, running, shutdown }) }
+        let shared = Shared { executor, config, signature, environment, node, running, shutdown };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Describes the function, with its limits.
@@ -76,7 +79,8 @@ impl Provider for Exec {
             Err(fault) => call.reply(Err(fault)),
             Ok((argv, stdin)) => {
                 let (run_guard, deadline) = (RunGuard::new(&self.shared), call.deadline());
-                let task = run(run_guard, argv, stdin, deadline, call.defer());
+                let about = About { function: call.method().to_owned(), caller: call.caller().clone() };
+                let task = run(run_guard, argv, stdin, about, deadline, call.defer());
                 self.shared.executor.spawn(task).detach();
             }
         }
@@ -114,7 +118,33 @@ impl Drop for RunGuard {
     }
 }
 
-async fn run(guard: RunGuard, argv: Vec<String>, stdin: Vec<u8>, deadline: Instant, responder: Responder) {
+/// What a program learns of its call besides the parameters.
+struct About {
+    function: String,
+    caller: Caller,
+}
+
+impl About {
+    /// Returns the values of the variables that tell of a call, in the order of `program/environment.rs`.
+    fn variables(&self, node: &str, timeout: Duration) -> Vec<String> {
+        let Self { function, caller } = self;
+        let address = caller.address().map_or(String::new(), |address| address.to_string());
+        let numbers = [caller.connection().to_string(), timeout.as_millis().to_string()];
+        let [connection, deadline] = numbers;
+        let texts = [function.as_str(), node, caller.dialect()].map(str::to_owned);
+        let [function, node, dialect] = texts;
+        vec![function, node, connection, address, dialect, caller.rules().join(","), deadline]
+    }
+}
+
+async fn run(
+    guard: RunGuard,
+    argv: Vec<String>,
+    stdin: Vec<u8>,
+    about: About,
+    deadline: Instant,
+    responder: Responder,
+) {
     let shared = &*guard.0;
     let answer = async {
         let config = &shared.config;
@@ -126,7 +156,8 @@ async fn run(guard: RunGuard, argv: Vec<String>, stdin: Vec<u8>, deadline: Insta
         let directory = config.directory.clone();
         let output_limit = config.output_limit;
         let environment = shared.environment.clone();
-        let program = Program { argv, directory, environment, stdin, timeout, output_limit };
+        let of_call = about.variables(&shared.node, timeout);
+        let program = Program { argv, directory, environment, of_call, stdin, timeout, output_limit };
         match program::run(program).await {
             Ok(output) => outcome(&name, output, config.output),
             Err(error) => Err(fault(&name, &error, timeout, config)),

@@ -314,6 +314,32 @@ fn program_gets_only_named_variables() {
 }
 
 #[test]
+fn program_learns_who_calls() {
+    let names = ["FUNCTION", "NODE", "CONNECTION", "ADDRESS", "DIALECT", "RULES", "DEADLINE_MS"];
+    let line = names.map(|name| format!("$CHANRPC_{name}")).join("|");
+    let line = format!("echo \"{line}|$CHANRPC_TOKEN\"");
+    let all = "inherit_env = ['*']\ntimeout = '5s'\n";
+    let rule = "[[access]]\nname = 'everybody'\nfunctions = ['*']\n[[access]]\nfunctions = ['who']\n";
+    let config = "name = 'board'\n".to_owned()
+        + &shell("who", &line, all)
+        + &shell("mine", "echo \"$CHANRPC_RULES\"", "env = { CHANRPC_RULES = 'mine' }")
+        + rule;
+    let with = "CHANRPC_ADDRESS=of-the-node CHANRPC_DEADLINE_MS=1 CHANRPC_TOKEN=inherited exec \"$0\" \"$@\"";
+    let node = Node::launch(Folder::new(), Some(&config), &[], &Stderr::Shell(with));
+    let mut client = node.connect();
+    let told = client.call("who", &json!([])).unwrap();
+    let told: Vec<_> = told.as_str().unwrap().split('|').collect();
+    let own = client.stream().local_addr().unwrap().to_string();
+    assert_eq!(told[..2], ["who", "board"]);
+    assert!(told[2].parse::<u64>().is_ok_and(|connection| connection > 0), "{told:?}");
+    assert_eq!(told[3..5], [&*own, "lines"]);
+    assert!(told[5].starts_with("everybody,"), "{told:?}");
+    assert!(told[6].parse::<u64>().is_ok_and(|left| (1..=5000).contains(&left)), "{told:?}");
+    assert_eq!(told[7], "inherited");
+    assert_eq!(client.call("mine", &json!([])), Ok(json!("mine")));
+}
+
+#[test]
 fn program_is_found_in_its_own_path() {
     let folder = Folder::new();
     folder.write("only-here", "#!/bin/sh\necho found\n");

@@ -40,6 +40,17 @@ const ALWAYS: [&str; 31] = [
     "WINDIR",
 ];
 
+/// The variables that tell a program of its call. Never inherited, since the node may itself be a program of another.
+const OF_A_CALL: [&str; 7] = [
+    "CHANRPC_FUNCTION",
+    "CHANRPC_NODE",
+    "CHANRPC_CONNECTION",
+    "CHANRPC_ADDRESS",
+    "CHANRPC_DIALECT",
+    "CHANRPC_RULES",
+    "CHANRPC_DEADLINE_MS",
+];
+
 /// The environment variables of a program.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Environment {
@@ -50,14 +61,15 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    /// Applies the environment to a command. Removes variables one by one instead of clearing them all: as long as `PATH`
+    /// Applies the environment to a command, with the variables that tell of the call. Removes variables one by one instead of clearing them all: as long as `PATH`
     /// is neither set nor cleared, the standard library can use the fast way to start a program (`posix_spawn`).
-    pub(super) fn apply(&self, command: &mut Command) {
+    pub(super) fn apply(&self, command: &mut Command, of_call: &[String]) {
         for (name, _) in env::vars_os() {
             if !self.inherits(&name) {
                 command.env_remove(name);
             }
         }
+        command.envs(OF_A_CALL.iter().zip(of_call));
         command.envs(self.set.iter().map(|(name, value)| (name, value)));
     }
 
@@ -70,10 +82,11 @@ impl Environment {
     fn inherits(&self, name: &OsStr) -> bool {
         // The configuration cannot express a name that is not Unicode. Case is ignored, as on Windows.
         let Some(name) = name.to_str() else { return self.inherit.iter().any(|pattern| pattern == "*") };
-        ALWAYS
-            .into_iter()
-            .chain(self.inherit.iter().map(String::as_str))
-            .any(|pattern| matches(pattern, name))
+        !OF_A_CALL.iter().any(|own| matches(own, name))
+            && ALWAYS
+                .into_iter()
+                .chain(self.inherit.iter().map(String::as_str))
+                .any(|pattern| matches(pattern, name))
     }
 }
 

@@ -48,7 +48,7 @@ impl ProcessGroup {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "argv is empty"))?;
         let mut command = Command::new(name);
         command.args(arguments);
-        program.environment.apply(&mut command);
+        program.environment.apply(&mut command, &program.of_call);
         if let Some(directory) = &program.directory {
             command.current_dir(directory);
         }

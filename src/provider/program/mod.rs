@@ -52,6 +52,8 @@ pub(crate) struct Program {
     pub(crate) directory: Option<PathBuf>,
     /// The program's environment variables.
     pub(crate) environment: Arc<Environment>,
+    /// The values of the variables that tell of the call, in their order; without them, the program gets none.
+    pub(crate) of_call: Vec<String>,
     /// The contents of the program's stdin.
     pub(crate) stdin: Vec<u8>,
     /// The maximum duration of the run, including the start.

@@ -19,6 +19,7 @@ fn program(argv: &[&str]) -> Program {
         argv: argv.iter().map(ToString::to_string).collect(),
         directory: None,
         environment: Arc::default(),
+        of_call: Vec::new(),
         stdin: Vec::new(),
         timeout: LONG,
         output_limit: 1 << 20,
