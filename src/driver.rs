@@ -120,7 +120,8 @@ pub(crate) fn drive(
             let why = match (session.is_read_closed(), session.has_failed()) {
                 (true, false) => session.is_flushed().then_some(CloseReason::Done),
                 (true, true) => session.is_flushed().then_some(CloseReason::Refused),
-                _ if session.is_closing() => Some(CloseReason::Done),
+                _ if session.is_closing() && session.is_dialled() => Some(CloseReason::Done),
+                _ if session.is_closing() => Some(CloseReason::Closed),
                 _ => (stopped && session.is_idle()).then_some(CloseReason::Stopping { busy }),
             };
             closing = why.filter(|_| flushed);

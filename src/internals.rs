@@ -50,7 +50,7 @@ pub mod route {
     pub use crate::node::from_config::registry_from_config;
     pub use crate::provider::exec::Exec;
     pub use crate::provider::forward::Forward;
-    pub use crate::route::access::{Decision, DenialReason, Grants, Visibility, token_hash};
+    pub use crate::route::access::{Decision, DenialReason, Grants, PeerName, Visibility, token_hash};
     pub use crate::route::mailbox::{CallId, Mailbox, Peer, PeerError, Posts};
 
     use crate::message::{Fault, RawJson};

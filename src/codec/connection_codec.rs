@@ -7,7 +7,7 @@ use super::format::{FormatTraits, MessageFormat, Outgoing};
 use super::frame::{Decoded, FrameResult};
 use super::framing::Framing;
 use super::jsonrpc::{self, CommonRequest, DecodeLimits};
-use crate::message::{Answer, Fault, Id, Outcome};
+use crate::message::{Answer, Fault, Id, Meta, Outcome, RawJson, Request, code};
 
 /// A dialect on one connection: its framing, with the state of it, and its message format.
 #[derive(Debug)]
@@ -155,8 +155,52 @@ impl Codec {
         self.format.encode(out, message)
     }
 
+    /// Returns what encodes notifications of at most `max` bytes for the peer outside of its session.
+    pub fn notification_encoder(&self, max: usize) -> NotificationEncoder {
+        let (min, longest) = self.framing.lengths();
+        NotificationEncoder { format: self.format, min, max: max.min(longest) }
+    }
+
     /// Appends the body of a reply. Returns `false`, and appends nothing, if the dialect cannot express it.
     pub fn encode_reply(&self, out: &mut Vec<u8>, id: &Id<'_>, answer: Answer<'_>) -> bool {
         self.encode(out, &Outgoing::Reply(id, answer))
+    }
+}
+
+/// Encodes notifications, without their framing, in the dialect of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct NotificationEncoder {
+    format: &'static dyn MessageFormat,
+    /// The minimum and the maximum length of a message, in bytes.
+    min: usize,
+    max: usize,
+}
+
+impl NotificationEncoder {
+    /// Returns the body of a notification. `data` is any JSON: a value that cannot be the parameters of a dialect becomes
+    /// the only one of them.
+    ///
+    /// # Errors
+    /// The fault if the dialect cannot express the notification, or it is too short or too long.
+    pub fn encode(&self, method: &str, data: &RawJson<'_>) -> Result<Vec<u8>, Fault> {
+        let params = match data.get().as_bytes() {
+            // The messages of a gate have data of any kind.
+            _ if self.format.traits().has_results_only => Some(data.borrowed()),
+            b"null" => None,
+            [b'[' | b'{', ..] => Some(data.borrowed()),
+            _ => Some(RawJson::checked(format!("[{}]", data.get()))),
+        };
+        let mut body = Vec::new();
+        let request = Request { id: None, method: method.into(), params, meta: Meta::default() };
+        if !self.format.encode(&mut body, &Outgoing::Request(&request)) {
+            return Err(Fault::invalid_params("the peer's dialect cannot express a number or a text in it"));
+        }
+        let (length, Self { min, max, .. }) = (body.len(), self);
+        if (*min..=*max).contains(&length) {
+            return Ok(body);
+        }
+        let message =
+            format!("a message of {length} bytes; the peer takes {min} to {max} (limits.message, leaf.max)");
+        Err(Fault::new(code::REQUEST_TOO_LARGE, message))
     }
 }

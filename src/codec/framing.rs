@@ -46,6 +46,11 @@ pub trait Framing: Debug + Send {
         false
     }
 
+    /// Returns the minimum and the maximum length of a message, in bytes.
+    fn lengths(&self) -> (usize, usize) {
+        (0, usize::MAX)
+    }
+
     /// Adds what separates a message, which was appended at `start`, from the next one. Returns `false`, and removes
     /// the message, if the framing cannot express its length.
     fn finish(&self, out: &mut Vec<u8>, start: usize) -> bool {

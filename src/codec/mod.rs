@@ -14,7 +14,7 @@ mod lines;
 mod meta;
 mod msgpack;
 
-pub use connection_codec::Codec;
+pub use connection_codec::{Codec, NotificationEncoder};
 pub use detect::{Detected, detect};
 pub use dialect::Dialect;
 pub use format::Outgoing;

@@ -73,8 +73,8 @@ impl Shared {
     }
 
     /// Creates a session.
-    pub(super) fn session(&self, dialect: Dialect, grants: Grants) -> Session {
-        let grants = grants.with_dialect(dialect.name());
+    pub(super) fn session(&self, dialect: Dialect, mut grants: Grants) -> Session {
+        grants.set_dialect(dialect.name());
         Session::new(self.registry.clone(), self.limits.clone(), dialect, grants, Instant::now())
     }
 }

@@ -19,8 +19,15 @@ use crate::transport::{StallTimeout, Stream, set_keepalive};
 /// Delay of RFC 8305, section 5.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Connects, and performs the TLS handshake if the target has TLS. Returns the dialect to speak, too.
-pub(super) async fn dial(target: &Target) -> io::Result<(Box<dyn Stream>, Dialect)> {
+/// A connection to another node.
+pub(super) struct Dial {
+    pub(super) stream: Box<dyn Stream>,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) dialect: Dialect,
+}
+
+/// Connects, and performs the TLS handshake if the target has TLS.
+pub(super) async fn dial(target: &Target) -> io::Result<Dial> {
     let Target { address, limits, tls, .. } = target;
     let timeout = async {
         Timer::after(limits.connect_timeout).await;
@@ -35,18 +42,19 @@ pub(super) async fn dial(target: &Target) -> io::Result<(Box<dyn Stream>, Dialec
     };
     let dial = async {
         let stream = connect(&address).await?;
+        let peer = stream.peer_addr().ok();
         stream.set_nodelay(true)?;
         let _ = set_keepalive(&stream, limits.keepalive);
         let stream = StallTimeout::new(stream, limits.stall_timeout);
-        match tls {
-            None => Ok(Box::new(stream) as Box<dyn Stream>),
-            Some(tls) => tls
-                .connect(&address.to_string(), stream)
-                .await
-                .map_err(|error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))),
-        }
+        let stream = match tls {
+            None => Box::new(stream) as Box<dyn Stream>,
+            Some(tls) => tls.connect(&address.to_string(), stream).await.map_err(|error| {
+                io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))
+            })?,
+        };
+        Ok(Dial { stream, peer, dialect })
     };
-    Ok((dial.or(timeout).await?, dialect))
+    dial.or(timeout).await
 }
 
 /// Connects. Child processes do not inherit the connection, except one spawned while it is being established.

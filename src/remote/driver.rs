@@ -7,12 +7,12 @@ use smol::Timer;
 use smol::future::yield_now;
 
 use super::connection::{Connection, Status};
-use super::dial::dial;
+use super::dial::{Dial, dial};
 use super::target::{Secret, Target};
-use crate::codec::Dialect;
 use crate::driver::drive;
+use crate::route::PeerName;
 use crate::session::{Dialled, Session};
-use crate::transport::{Stream, StreamPipe};
+use crate::transport::StreamPipe;
 
 /// The shortest wait between attempts to connect.
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
@@ -27,12 +27,12 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
     loop {
         connection.set_status(Status::Connecting);
         let reason = match dial(connection.target()).await {
-            Ok((stream, dialect)) => {
+            Ok(dialled) => {
                 backoff = MIN_BACKOFF;
                 if std::mem::take(&mut failure_logged) {
                     log::info!("reconnected to {address}");
                 }
-                serve(&connection, stream, dialect).await
+                serve(&connection, dialled).await
             }
             Err(error) => error.to_string(),
         };
@@ -51,10 +51,11 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
 }
 
 /// Serves an established connection until it ends. Returns the reason.
-async fn serve(connection: &Connection, stream: Box<dyn Stream>, dialect: Dialect) -> String {
+async fn serve(connection: &Connection, Dial { stream, peer, dialect }: Dial) -> String {
     let Target { address, limits, token, tls, registry } = connection.target();
     let dialled = Dialled {
         address: address.clone(),
+        resolved: PeerName(peer),
         token: token.as_ref().map(|Secret(token)| token.clone()),
         keepalive: limits.keepalive,
         is_encrypted: tls.is_some(),

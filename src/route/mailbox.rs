@@ -13,6 +13,8 @@ use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::send_error::SendError;
+use crate::codec::NotificationEncoder;
 use crate::message::{Fault, Outcome, RawJson, code};
 
 /// Identifies a call within one connection.
@@ -45,6 +47,8 @@ struct State {
     closed: bool,
     /// The limit of calls to the peer that wait for the session, in bytes; 0 if the peer cannot be called.
     limit: usize,
+    /// How notifications are encoded for the peer.
+    encoder: Option<NotificationEncoder>,
     /// `None` if nobody has called the peer.
     outbox: Option<Box<Outbox>>,
     /// What is dropped when the connection ends. `None` if there was nothing yet.
@@ -86,6 +90,8 @@ struct Outbox {
 pub(crate) enum Post {
     /// A call, or a notification, whose sender learns only that it was sent.
     Call(Box<PeerCall>),
+    /// An encoded notification.
+    Notification(Box<[u8]>),
     /// The cancellation of a call.
     Cancel(CallId),
 }
@@ -251,8 +257,9 @@ impl Mailbox {
 /// Calls to the peer, as its session sees them.
 impl Mailbox {
     /// Accepts calls to the peer, of up to `limit` bytes until the session takes them.
-    pub(crate) fn accept_calls(&self, limit: usize) {
-        self.lock().limit = limit;
+    pub(crate) fn accept_calls(&self, limit: usize, encoder: NotificationEncoder) {
+        let mut state = self.lock();
+        (state.limit, state.encoder) = (limit, Some(encoder));
     }
 
     /// Returns a number for a call to the peer.
@@ -366,6 +373,28 @@ impl Peer {
         };
         drop(state);
         (call.answer)(Err(error));
+    }
+
+    /// Sends a notification with any JSON as its data. Never waits.
+    ///
+    /// # Errors
+    /// [`SendError`]; then nothing is sent.
+    pub(crate) fn notify(&self, method: &str, data: &RawJson<'_>) -> Result<(), SendError> {
+        let encoder = self.0.lock().encoder;
+        let body = encoder.ok_or(SendError::Unreachable)?.encode(method, data).map_err(SendError::Invalid)?;
+        let mut state = self.0.lock();
+        let State { outbox, limit, closed, .. } = &mut *state;
+        let outbox = outbox.get_or_insert_default();
+        if *closed || outbox.closing || outbox.closed.is_some() {
+            return Err(SendError::Closed);
+        }
+        if outbox.bytes >= *limit {
+            return Err(SendError::Full);
+        }
+        outbox.bytes += CALL_OVERHEAD + body.len();
+        outbox.posted.push_back(Post::Notification(body.into()));
+        wake(state);
+        Ok(())
     }
 
     /// Cancels a call: unless it is answered already, it is answered with [`code::CANCELLED`], and the peer is told if it

@@ -16,6 +16,7 @@ mod names;
 mod permit;
 pub(crate) mod registered;
 mod registry;
+mod send_error;
 mod shutdown;
 mod table;
 
@@ -32,6 +33,7 @@ pub use exports::{Exports, Network, WithCaller};
 pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts};
 pub(crate) use name::matches;
 pub use registry::Registry;
+pub use send_error::SendError;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 pub(crate) use table::{Builtin, BuiltinCall};
 

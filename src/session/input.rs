@@ -133,7 +133,11 @@ impl Session {
     pub(super) fn handle_frame(&mut self, frame: &[u8], now: Instant) {
         match self.codec.frame_text(frame) {
             "" => {
+                let was_undetected = self.codec.is_undetected();
                 let decoded = self.codec.decode(frame);
+                if was_undetected && self.calls.existing_mailbox().is_some() {
+                    self.peer();
+                }
                 self.handle_decoded(decoded, frame, now);
             }
             text => self.handle_text(text, now),

@@ -118,7 +118,9 @@ impl Session {
         let decode_limits = DecodeLimits { depth: limits.depth, batch: limits.batch };
         // The other node limits the result.
         let codec = Codec::new(dialect, limits.message + REPLY_ENVELOPE, decode_limits);
-        Self::dialled_with_codec(registry, limits, codec, dialled, now)
+        let mut session = Self::dialled_with_codec(registry, limits, codec, dialled, now);
+        session.grants.set_dialect(dialect.name());
+        session
     }
 
     /// As [`dialled`](Self::dialled), and speaks whatever `codec` does.
@@ -129,8 +131,8 @@ impl Session {
         dialled: Dialled,
         now: Instant,
     ) -> Self {
-        let mut session = Self::with_codec(registry, limits, codec, Grants::all(), now);
-        session.peer();
+        let grants = Grants::all().for_connection(dialled.resolved.0);
+        let mut session = Self::with_codec(registry, limits, codec, grants, now).reachable();
         session.outbound = Some(Box::new(Outbound::new(Some(dialled), now)));
         session.present_token();
         session
@@ -175,8 +177,9 @@ impl Session {
 
     /// Returns a handle by which anybody can call the peer.
     pub fn peer(&mut self) -> Peer {
+        let encoder = self.codec.notification_encoder(self.limits.message);
         let mailbox = self.calls.mailbox();
-        mailbox.accept_calls(self.limits.output);
+        mailbox.accept_calls(self.limits.output, encoder);
         Peer::new(mailbox)
     }
 

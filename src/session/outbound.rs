@@ -10,13 +10,15 @@ use rustc_hash::FxHashMap;
 use super::keepalive::Keepalive;
 use crate::config::Limits;
 use crate::message::{Fault, Id, Meta, Outcome, Request, code};
-use crate::route::{CallId, Mailbox, PeerCall, PeerError};
+use crate::route::{CallId, Mailbox, PeerCall, PeerError, PeerName};
 
 /// The settings of a connection that this node has established.
 #[derive(Clone, Default)]
 pub struct Dialled {
     /// The peer's address, for errors.
     pub address: String,
+    /// The address to which that was resolved.
+    pub resolved: PeerName,
     /// Presented before anything else is sent.
     pub token: Option<Arc<str>>,
     /// After this much silence the peer is pinged. Zero: never.
@@ -121,6 +123,11 @@ impl Outbound {
         self.earliest_deadline = [self.earliest_deadline, call.deadline].into_iter().flatten().min();
         self.in_flight.insert(call.id, SentCall { call, position, bytes });
         None
+    }
+
+    /// Notes that a notification was sent.
+    pub(super) fn sent_notification(&mut self) {
+        self.notified = true;
     }
 
     /// Notes that a request of the session's own was sent.

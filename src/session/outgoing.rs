@@ -46,6 +46,7 @@ impl Session {
             let Some(post) = self.posts.queue.pop_front() else { break };
             match post {
                 Post::Call(call) => self.send_call(*call, now),
+                Post::Notification(body) => self.send_body(&body),
                 Post::Cancel(id) => self.withdraw(id, PeerError::cancelled()),
             }
         }
@@ -85,6 +86,19 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Sends a notification whose body is encoded.
+    fn send_body(&mut self, body: &[u8]) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.sent_notification();
+        }
+        let codec = &self.codec;
+        self.output.message(|out| {
+            let start = out.len();
+            out.extend_from_slice(body);
+            codec.finish(out, start);
+        });
     }
 
     /// Fails all calls until the connection ends, since the peer has rejected the token.

@@ -33,6 +33,8 @@ pub enum CloseReason {
     Done,
     /// The peer violated the protocol and may still be sending.
     Refused,
+    /// A function has closed the connection. The peer may still be sending.
+    Closed,
     /// This node is shutting down.
     Stopping {
         /// Requests of this peer were in progress; their replies were sent just before the close.

@@ -23,6 +23,7 @@ mod remote;
 mod remote_lanes;
 mod remote_waterfall;
 mod rest;
+mod sends;
 mod session;
 mod spec;
 mod stopping;

@@ -375,8 +375,12 @@ pub(crate) fn take_frame(client: &mut Client, opcode: u8) -> Vec<u8> {
     client.take(length)
 }
 
-/// Converts a MessagePack-RPC reply to a JSON-RPC object.
+/// Converts a MessagePack-RPC reply or notification to a JSON-RPC object.
 fn reply(message: Value) -> Value {
+    if let Some([kind, method, params]) = message.as_array().map(Vec::as_slice) {
+        assert_eq!(*kind, 2);
+        return json!({ "jsonrpc": "2.0", "method": method, "params": params });
+    }
     let [kind, id, error, result]: [Value; 4] = serde_json::from_value(message).unwrap();
     assert_eq!(kind, 1);
     if error.is_null() {

@@ -67,14 +67,19 @@ impl LeafFraming {
         Self { max: self.max.min(u32::try_from(max).unwrap_or(u32::MAX)), ..self }
     }
 
-    /// Checks the length of a message against the limits.
-    fn check_length(&self, length: u64) -> Result<(), String> {
+    /// Returns the limits, clamped to what the length prefix can express.
+    fn limits(&self) -> (u32, u32) {
         let expressible = match self.length_bytes {
             LengthBytes::One => u8::MAX.into(),
             LengthBytes::Two => u16::MAX.into(),
             LengthBytes::Four => u32::MAX,
         };
-        let (min, max) = (self.min.clamp(1, expressible), self.max.min(expressible));
+        (self.min.clamp(1, expressible), self.max.min(expressible))
+    }
+
+    /// Checks the length of a message against the limits.
+    fn check_length(&self, length: u64) -> Result<(), String> {
+        let (min, max) = self.limits();
         if (u64::from(min)..=u64::from(max)).contains(&length) {
             return Ok(());
         }
@@ -107,6 +112,11 @@ impl Framing for LeafFraming {
 
     fn is_of_transport(&self) -> bool {
         !self.length_prefixed
+    }
+
+    fn lengths(&self) -> (usize, usize) {
+        let (min, max) = self.limits();
+        (min as usize, max as usize)
     }
 
     fn finish(&self, out: &mut Vec<u8>, start: usize) -> bool {

@@ -5,9 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use super::super::mailbox::Peer;
+use super::super::send_error::SendError;
 use super::peer::PeerName;
 use super::rights::{Rights, label};
+use crate::message::{Fault, RawJson};
 
 /// The number of the last connection.
 static LAST_CONNECTION: AtomicU64 = AtomicU64::new(0);
@@ -54,6 +58,52 @@ impl Caller {
     #[allow(dead_code)]
     pub(crate) fn peer(&self) -> Option<&Peer> {
         self.peer.as_ref()
+    }
+
+    /// Sends a notification to the caller's connection, at any time: `{"method": …, "params": data}`, as the dialect
+    /// writes it. In Leaf's, it is the message `{"METHOD": data}`. `data` becomes the parameters; in dialects whose
+    /// parameters are an array or an object, another value becomes the only one of them. Never waits.
+    ///
+    /// Messages arrive in the order in which they are sent. One that is sent may be lost with the connection.
+    ///
+    /// ```
+    /// use std::io::{BufRead, BufReader, Write};
+    /// use std::net::TcpStream;
+    ///
+    /// use chanrpc::route::WithCaller;
+    /// use chanrpc::{Functions, Id0, Node};
+    ///
+    /// const JOIN: Id0<WithCaller<String>> = Id0::new("join");
+    ///
+    /// let mut functions = Functions::exported();
+    /// functions.register(JOIN, |_: &mut (), WithCaller(caller, name)| {
+    ///     caller.send("welcome", &[format!("hello, {name}")])
+    /// })?;
+    /// let node = Node::builder("example").serve(functions, ()).listen("127.0.0.1:0").start()?;
+    ///
+    /// let mut stream = TcpStream::connect(node.addresses()[0])?;
+    /// writeln!(stream, r#"{{"jsonrpc":"2.0","method":"join","params":["Ann"]}}"#)?;
+    /// let mut line = String::new();
+    /// BufReader::new(stream).read_line(&mut line)?;
+    /// assert_eq!(line.trim_end(), r#"{"jsonrpc":"2.0","method":"welcome","params":["hello, Ann"]}"#);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`SendError`]; then nothing is sent.
+    pub fn send(&self, method: &str, data: &(impl Serialize + ?Sized)) -> Result<(), SendError> {
+        let peer = self.peer.as_ref().ok_or(SendError::Unreachable)?;
+        let data = RawJson::of(data)
+            .map_err(|error| SendError::Invalid(Fault::invalid_params(error.to_string())))?;
+        peer.notify(method, &data)
+    }
+
+    /// Closes the connection when everything sent so far is written; what is sent later is refused. Does nothing if the
+    /// caller has no connection of its own.
+    pub fn close(&self) {
+        if let Some(peer) = &self.peer {
+            peer.close();
+        }
     }
 
     /// Returns the number of the connection, which no other connection in this process has; 0 for a caller in this

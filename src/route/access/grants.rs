@@ -53,10 +53,8 @@ impl Grants {
     }
 
     /// Sets the [dialect](Caller::dialect) that the caller speaks.
-    #[must_use]
-    pub(crate) fn with_dialect(mut self, dialect: &'static str) -> Self {
+    pub(crate) fn set_dialect(&mut self, dialect: &'static str) {
         self.caller.set_dialect(dialect);
-        self
     }
 
     /// Lets functions reach the other end of the connection.

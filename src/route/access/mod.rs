@@ -14,7 +14,7 @@ pub(crate) use action::Action;
 pub use caller::Caller;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
-pub(crate) use peer::PeerName;
+pub use peer::PeerName;
 pub(crate) use visibility::PING;
 pub use visibility::Visibility;
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 /// The peer of a connection, as logs show it: its address, or `-`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PeerName(pub(crate) Option<SocketAddr>);
+pub struct PeerName(pub Option<SocketAddr>);
 
 impl fmt::Display for PeerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -269,8 +269,14 @@ impl<T: Stream> Pipe for WebSocket<T> {
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<io::Result<()>> {
-        if self.closing.is_none() && matches!(reason, CloseReason::Stopping { .. }) {
-            self.set_close_frame(CloseCode::Away, "the node is stopping");
+        match reason {
+            CloseReason::Stopping { .. } if self.closing.is_none() => {
+                self.set_close_frame(CloseCode::Away, "the node is stopping");
+            }
+            CloseReason::Closed if self.closing.is_none() => {
+                self.set_close_frame(CloseCode::Normal, "closed by the node");
+            }
+            _ => {}
         }
         let Some(closing) = &mut self.closing else {
             return match ready!(Pin::new(&mut self.stream).poll_close(cx)) {
