@@ -75,6 +75,8 @@ mod log;
 pub mod message;
 #[cfg(feature = "node")]
 mod metrics;
+#[cfg(feature = "cli")]
+mod nearest;
 #[cfg(feature = "node")]
 pub mod node;
 #[cfg(feature = "node")]

@@ -1,67 +1,280 @@
-//! Normalizes the command line for argh.
+//! The command line: what each command accepts, as one table for parsing, help and completion.
 //!
-//! argh supports neither `--option=value` nor arguments that begin with `-`, such as negative numbers. This module
-//! splits the former in two and moves all positional arguments behind a `--`.
+//! Options may come anywhere, as `--option value` or `--option=value`. An argument that begins with a dash and a digit
+//! is a number and no option. All arguments after `--` are operands.
 
 use std::ffi::OsString;
+use std::fmt::{Display, Write};
+use std::str::FromStr;
+use std::time::Duration;
 
-/// The options of all commands that take a value.
-const WITH_VALUE: [&str; 18] = [
-    "--ca",
-    "--config",
-    "--connections",
-    "--dialect",
-    "--duration",
-    "--in-flight",
-    "--listen",
-    "--log",
-    "--name",
-    "--params",
-    "--rate",
-    "--ready-file",
-    "--threads",
-    "--timeout",
-    "--to",
-    "--token",
-    "--token-file",
-    "--warmup",
-];
+use super::{COMMANDS, Exit};
+use crate::config::parse_duration;
+use crate::nearest::nearest;
 
-/// Moves the options before the positional arguments, after the command's name.
-pub(super) fn normalize(arguments: impl IntoIterator<Item = OsString>) -> Result<Vec<String>, String> {
-    let mut arguments = arguments.into_iter().map(|argument| {
-        argument.into_string().map_err(|argument| format!("argument {argument:?} is not UTF-8"))
-    });
-    let mut options = Vec::new();
-    let mut positional = Vec::new();
+/// A command.
+pub(super) struct Command {
+    pub(super) name: &'static str,
+    /// A sentence.
+    pub(super) about: &'static str,
+    pub(super) operands: &'static [Operand],
+    /// The options, in groups that commands share.
+    pub(super) options: &'static [&'static [Opt]],
+    /// Further sentences of the help.
+    pub(super) notes: &'static str,
+    /// Runs the command. An error is one of usage.
+    pub(super) run: fn(Arguments) -> Result<Exit, String>,
+}
+
+/// A positional argument.
+pub(super) struct Operand {
+    pub(super) name: &'static str,
+    pub(super) about: &'static str,
+    pub(super) count: Count,
+}
+
+/// How often an operand occurs.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Count {
+    One,
+    Optional,
+    Any,
+}
+
+/// An option of a command.
+#[derive(Clone, Copy)]
+pub(super) struct Opt {
+    pub(super) name: &'static str,
+    /// One dash and a letter, or empty.
+    pub(super) short: &'static str,
+    /// What the option's value is; empty for a switch.
+    pub(super) value: &'static str,
+    pub(super) about: &'static str,
+    repeats: bool,
+}
+
+impl Opt {
+    pub(super) const fn switch(name: &'static str, about: &'static str) -> Self {
+        Self { name, short: "", value: "", about, repeats: false }
+    }
+
+    pub(super) const fn with_value(name: &'static str, value: &'static str, about: &'static str) -> Self {
+        Self { value, ..Self::switch(name, about) }
+    }
+
+    pub(super) const fn short(self, short: &'static str) -> Self {
+        Self { short, ..self }
+    }
+
+    /// The option may be given several times.
+    pub(super) const fn repeated(self) -> Self {
+        Self { repeats: true, ..self }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.name == name || !self.short.is_empty() && self.short == name
+    }
+
+    /// Returns how it is written in help.
+    fn label(&self) -> String {
+        let Self { name, short, value, .. } = self;
+        let comma = if short.is_empty() { "" } else { ", " };
+        let space = if value.is_empty() { "" } else { " " };
+        format!("{short}{comma}{name}{space}{value}")
+    }
+}
+
+const HELP: Opt = Opt::switch("--help", "show help").short("-h");
+const VERSION: Opt = Opt::switch("--version", "print the version").short("-V");
+/// The options of the program itself, also accepted by commands.
+const GLOBAL: &[Opt] = &[HELP, VERSION];
+
+impl Command {
+    pub(super) fn all_options(&self) -> impl Iterator<Item = &'static Opt> {
+        self.options.iter().copied().flatten()
+    }
+
+    /// Returns the text of `chanrpc help COMMAND`.
+    fn help(&self) -> String {
+        let mut text = format!("{}\n\nusage: chanrpc {} [OPTIONS]", self.about, self.name);
+        for Operand { name, count, .. } in self.operands {
+            let (open, close) = match count {
+                Count::One => ("", ""),
+                Count::Optional => ("[", "]"),
+                Count::Any => ("[", "]..."),
+            };
+            let _ = write!(text, " {open}{name}{close}");
+        }
+        text.push_str("\n\n");
+        let operands = self.operands.iter().map(|operand| (operand.name.to_owned(), operand.about));
+        rows(&mut text, operands.collect());
+        text.push_str("Options:\n");
+        rows(&mut text, self.all_options().map(|option| (option.label(), option.about)).collect());
+        text.push_str(self.notes);
+        text.truncate(text.trim_end().len());
+        text
+    }
+}
+
+/// Returns the text of `chanrpc help`.
+fn help() -> String {
+    let mut text =
+        "Serve functions over one port, and call them.\n\nusage: chanrpc COMMAND [OPTIONS]\n\nCommands:\n"
+            .to_owned();
+    let mut commands: Vec<_> =
+        COMMANDS.iter().map(|command| (command.name.to_owned(), command.about)).collect();
+    commands.push(("help [COMMAND]".to_owned(), "Show this help, or the options of a command."));
+    rows(&mut text, commands);
+    text.push_str("Options:\n");
+    rows(&mut text, GLOBAL.iter().map(|option| (option.label(), option.about)).collect());
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// Appends two columns and a blank line, if any.
+fn rows(text: &mut String, rows: Vec<(String, &str)>) {
+    let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, about) in &rows {
+        let _ = writeln!(text, "  {name:width$}  {about}");
+    }
+    if !rows.is_empty() {
+        text.push('\n');
+    }
+}
+
+/// Why no command runs.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A text was asked for.
+    Shown(String),
+    /// The command line is wrong.
+    Wrong(Wrong),
+}
+
+/// What is wrong with a command line, and for which command.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) message: String,
+    pub(super) command: Option<&'static str>,
+}
+
+/// The arguments of a command.
+pub(super) struct Arguments {
+    pub(super) command: &'static Command,
+    options: Vec<(&'static str, String)>,
+    pub(super) operands: Vec<String>,
+}
+
+/// Parses a command line without the program's name.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Stop> {
+    parse_each(&mut arguments.into_iter())
+}
+
+fn parse_each(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Arguments, Stop> {
+    let wrong = |message: String, command: Option<&'static Command>| {
+        Stop::Wrong(Wrong { message, command: command.map(|command| command.name) })
+    };
     let mut command = None;
-    while let Some(argument) = arguments.next().transpose()? {
-        if argument == "--" {
-            for argument in arguments.by_ref() {
-                positional.push(argument?);
-            }
-        } else if is_option(&argument) {
-            match argument.split_once('=') {
-                Some((option, value)) => options.extend([option.to_owned(), value.to_owned()]),
-                None if WITH_VALUE.contains(&&*argument) => {
-                    let value = arguments.next().transpose()?;
-                    let value = value.ok_or_else(|| format!("{argument} needs a value"))?;
-                    options.extend([argument, value]);
+    let mut options = Vec::new();
+    let mut operands = Vec::new();
+    let mut all_are_operands = false;
+    let mut name = None;
+    let text = |argument: OsString, command| {
+        argument
+            .into_string()
+            .map_err(|argument| wrong(format!("argument {argument:?} is not UTF-8"), command))
+    };
+    while let Some(argument) = arguments.next() {
+        let argument = text(argument, command)?;
+        if all_are_operands || !is_option(&argument) {
+            match name {
+                None => {
+                    command = COMMANDS.iter().copied().find(|command| command.name == argument);
+                    name = Some(argument);
                 }
-                None => options.push(argument),
+                Some(_) => operands.push(argument),
             }
-        } else if command.is_none() {
-            command = Some(argument);
+        } else if argument == "--" {
+            all_are_operands = true;
         } else {
-            positional.push(argument);
+            let (option, mut value) = match argument.split_once('=') {
+                Some((option, value)) => (option, Some(value.to_owned())),
+                None => (&*argument, None),
+            };
+            let every = || COMMANDS.iter().flat_map(|command| command.all_options()).chain(GLOBAL);
+            let found = every().find(|known| known.is(option));
+            if found.is_some_and(|known| !known.value.is_empty()) && value.is_none() {
+                let Some(next) = arguments.next() else {
+                    return Err(wrong(format!("{option} needs a value"), command));
+                };
+                value = Some(text(next, command)?);
+            }
+            options.push((found, argument, value));
         }
     }
-    let mut normalized: Vec<_> = command.into_iter().chain(options).collect();
-    if !positional.is_empty() {
-        normalized.push("--".to_owned());
-        normalized.append(&mut positional);
+    let asks = |wanted: &Opt| {
+        options.iter().any(|(found, ..)| found.is_some_and(|option| option.name == wanted.name))
+    };
+    let Some(name) = name else {
+        return Err(if asks(&HELP) {
+            Stop::Shown(help())
+        } else if asks(&VERSION) {
+            Stop::Shown(concat!("chanrpc ", env!("CARGO_PKG_VERSION")).to_owned())
+        } else if let Some((None, option, _)) = options.first() {
+            wrong(unknown("option", option, &mut GLOBAL.iter().map(|option| option.name)), None)
+        } else {
+            let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+            wrong(format!("a command is missing: {} or help", names.join(", ")), None)
+        });
+    };
+    let no_command = |name: &str| {
+        let names = COMMANDS.iter().map(|command| command.name);
+        wrong(unknown("command", name, &mut names.chain(["help", "--version"])), None)
+    };
+    let Some(command) = command else {
+        if name != "help" {
+            return Err(no_command(&name));
+        }
+        let Some(name) = operands.first() else { return Err(Stop::Shown(help())) };
+        let command = COMMANDS.iter().find(|command| command.name == *name);
+        return Err(command.map_or_else(|| no_command(name), |command| Stop::Shown(command.help())));
+    };
+    if asks(&HELP) {
+        return Err(Stop::Shown(command.help()));
     }
-    Ok(normalized)
+    let mut values: Vec<(&str, String)> = Vec::new();
+    for (_, given, value) in options {
+        let option = given.split('=').next().unwrap_or_default();
+        let Some(known) = command.all_options().find(|known| known.is(option)) else {
+            let mut names = command.all_options().map(|option| option.name);
+            let mut message = unknown("option", option, &mut names);
+            if !operands.is_empty() && !message.contains("did you mean") {
+                message.push_str("; after \"--\", all arguments are parameters");
+            }
+            return Err(wrong(message, Some(command)));
+        };
+        if known.value.is_empty() && value.is_some() {
+            return Err(wrong(format!("{} takes no value", known.name), Some(command)));
+        }
+        if !known.repeats && values.iter().any(|(name, _)| *name == known.name) {
+            return Err(wrong(format!("{} is given twice", known.name), Some(command)));
+        }
+        values.push((known.name, value.unwrap_or_default()));
+    }
+    let missing = command
+        .operands
+        .iter()
+        .enumerate()
+        .find(|(at, operand)| operand.count == Count::One && operands.len() <= *at);
+    if let Some((_, Operand { name, about, .. })) = missing {
+        return Err(wrong(format!("{name} is missing: {about}"), Some(command)));
+    }
+    if let Some(extra) = operands.get(command.operands.len())
+        && command.operands.last().is_none_or(|operand| operand.count != Count::Any)
+    {
+        return Err(wrong(format!("unexpected argument {extra:?}"), Some(command)));
+    }
+    Ok(Arguments { command, options: values, operands })
 }
 
 fn is_option(argument: &str) -> bool {
@@ -69,28 +282,105 @@ fn is_option(argument: &str) -> bool {
     argument.len() > 1 && argument.starts_with('-') && !is_number()
 }
 
+fn unknown(what: &str, name: &str, names: &mut dyn Iterator<Item = &'static str>) -> String {
+    let mut message = format!("no such {what}: {name}");
+    if let Some(near) = nearest(name, names) {
+        let _ = write!(message, "; did you mean {near}?");
+    }
+    message
+}
+
+impl Arguments {
+    /// Returns `true` if a switch is given.
+    pub(super) fn has(&self, switch: &Opt) -> bool {
+        self.options.iter().any(|(name, _)| *name == switch.name)
+    }
+
+    /// Takes the value of an option.
+    pub(super) fn take(&mut self, option: &Opt) -> Option<String> {
+        let at = self.options.iter().position(|(name, _)| *name == option.name)?;
+        Some(self.options.remove(at).1)
+    }
+
+    /// Takes all values of an option that may be repeated.
+    pub(super) fn take_all(&mut self, option: &Opt) -> Vec<String> {
+        std::iter::from_fn(|| self.take(option)).collect()
+    }
+
+    /// Takes an option's value, parsed.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(&mut self, option: &Opt) -> Result<Option<T>, String> {
+        let parse = |text: String| text.parse().map_err(|error| format!("{} {text}: {error}", option.name));
+        self.take(option).map(parse).transpose()
+    }
+
+    /// Takes an option's duration, or the default.
+    pub(super) fn duration(&mut self, option: &Opt, default: Duration) -> Result<Duration, String> {
+        let Some(text) = self.take(option) else { return Ok(default) };
+        let seconds = || text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let given = parse_duration(&text).or_else(seconds);
+        given.ok_or_else(|| {
+            format!("{} {text}: a duration, such as 2s, 500ms or 2.5 for seconds", option.name)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::normalize;
+    use super::*;
 
-    fn check(given: &str, expected: &str) {
-        let normalized = normalize(given.split_whitespace().map(Into::into)).unwrap();
-        assert_eq!(normalized.join(" "), expected, "{given}");
+    fn parsed(given: &str) -> Result<String, String> {
+        match parse(given.split_whitespace().map(Into::into)) {
+            Ok(Arguments { command, options, operands }) => {
+                let options: Vec<_> = options.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                Ok([command.name.to_owned(), options.join(" "), operands.join(" ")].join(" | "))
+            }
+            Err(Stop::Shown(text)) => Err(text),
+            Err(Stop::Wrong(Wrong { message, .. })) => Err(message),
+        }
     }
 
     #[test]
-    fn moves_options_before_positional_arguments() {
-        check("", "");
-        check("--version", "--version");
-        check("call --to=h:1 f 1 2", "call --to h:1 -- f 1 2");
-        check("call f -5 --to h:1 3", "call --to h:1 -- f -5 3");
-        check("call f --pretty -- --to x", "call --pretty -- f --to x");
-        check("call --params - f", "call --params - -- f");
-        check("call --params={\"a\":\"b=c\"} f", "call --params {\"a\":\"b=c\"} -- f");
-        check("call help", "call -- help");
-        check("--to h:1 call f", "call --to h:1 -- f");
-        check("call -h", "call -h");
-        check("list -v", "list -v");
-        assert!(normalize(["call", "f", "--to"].map(Into::into)).is_err());
+    fn options_may_come_anywhere() {
+        for (given, expected) in [
+            ("call --to=h:1 f 1 2", "call | --to=h:1 | f 1 2"),
+            ("call f -5 --to h:1 3", "call | --to=h:1 | f -5 3"),
+            ("call f --pretty -- --to x", "call | --pretty= | f --to x"),
+            ("call --params - f", "call | --params=- | f"),
+            ("call --params={\"a\":\"b=c\"} f", "call | --params={\"a\":\"b=c\"} | f"),
+            ("call help", "call |  | help"),
+            ("--to h:1 call f", "call | --to=h:1 | f"),
+            ("list -v", "list | --verbose= | "),
+            ("serve --listen a --listen=b", "serve | --listen=a --listen=b | "),
+        ] {
+            assert_eq!(parsed(given).as_deref(), Ok(expected), "{given}");
+        }
+    }
+
+    #[test]
+    fn errors_name_what_was_meant() {
+        for (given, expected) in [
+            ("", "a command is missing: serve, "),
+            ("call f --to", "--to needs a value"),
+            ("cal f", "no such command: cal; did you mean call?"),
+            ("dance", "no such command: dance"),
+            ("version", "no such command: version; did you mean --version?"),
+            ("help cal", "no such command: cal; did you mean call?"),
+            ("--verison", "no such option: --verison; did you mean --version?"),
+            ("call --tiemout 3 f", "no such option: --tiemout; did you mean --timeout?"),
+            ("list --rate 3", "no such option: --rate"),
+            ("call f -x", "no such option: -x; after \"--\", all arguments are parameters"),
+            ("call --pretty=yes f", "--pretty takes no value"),
+            ("call --to a --to b f", "--to is given twice"),
+            ("call", "FUNCTION is missing: the function's name"),
+            ("list a b", "unexpected argument \"b\""),
+            ("-h", "Serve functions over one port"),
+            ("help", "Serve functions over one port"),
+            ("call f --help", "Call a function"),
+            ("help call", "Call a function"),
+            ("-V", "chanrpc "),
+        ] {
+            let error = parsed(given).unwrap_err();
+            assert!(error.starts_with(expected), "{given}: {error}");
+        }
     }
 }

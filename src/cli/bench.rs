@@ -1,15 +1,16 @@
 //! `chanrpc bench`.
 
 use std::fmt::{self, Display, Write};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use argh::FromArgs;
 use serde::Deserialize;
 
-use super::{DEFAULT_ADDRESS, Exit, call, check_address, interrupts, print, print_error, token, usage};
+use super::arguments::{Arguments, Command, Count, Operand, Opt};
+use super::connection::{CONNECTION, Connection};
+use super::{Exit, call, check_address, interrupts, print, print_error};
 use crate::address::Address;
-use crate::load::{Dialect, Load, LoadError, Report};
+use crate::load::{Dialect, Load, LoadError, Report, Secure};
 use crate::message::{Fault, code};
 use crate::remote::RemoteError;
 
@@ -17,111 +18,84 @@ use crate::remote::RemoteError;
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
-/// Benchmark a function in a closed loop or at a fixed rate, and print throughput and latencies.
-///
-/// Exit codes: 0 answered, 1 every reply was an error, 2 usage, 3 node or function not found, 4 no reply, 5 denied, 130
-/// interrupted.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "bench", help_triggers("-h", "--help"))]
-pub(super) struct Bench {
-    /// the node's address (127.0.0.1:7300)
-    #[argh(option, default = "DEFAULT_ADDRESS.to_owned()")]
-    to: String,
-    /// lines, headers, msgpack, http or websocket (lines)
-    #[argh(option, default = "Dialect::Lines")]
-    dialect: Dialect,
-    /// connections (16)
-    #[argh(option, default = "16")]
-    connections: usize,
-    /// calls in flight on each connection (4; with --rate at most 64)
-    #[argh(option)]
-    in_flight: Option<usize>,
-    /// calls per second over all connections, however fast the node replies; without it, each reply triggers the next
-    /// call
-    #[argh(option)]
-    rate: Option<f64>,
-    /// seconds to measure (5)
-    #[argh(option, default = "5.0")]
-    duration: f64,
-    /// seconds of load before measuring (0.5)
-    #[argh(option, default = "0.5")]
-    warmup: f64,
-    /// threads that generate load (1)
-    #[argh(option, default = "1")]
-    threads: usize,
-    /// all parameters as one JSON array or object; - reads it from standard input
-    #[argh(option)]
-    params: Option<String>,
-    /// the token to present, visible to other users of this machine; CHANRPC_TOKEN sets one too
-    #[argh(option)]
-    token: Option<String>,
-    /// a file with the token to present
-    #[argh(option, arg_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// print the results as one line of JSON
-    #[argh(switch)]
-    json: bool,
-    /// the function's name (rpc.ping) and its parameters: each is JSON if it parses as JSON, else a string
-    #[argh(positional, arg_name = "FUNCTION-AND-ARGS")]
-    call: Vec<String>,
-}
+const DIALECT: Opt =
+    Opt::with_value("--dialect", "NAME", "lines, headers, msgpack, http or websocket (lines)");
+const CONNECTIONS: Opt = Opt::with_value("--connections", "N", "connections (16)");
+const IN_FLIGHT: Opt =
+    Opt::with_value("--in-flight", "N", "calls in flight on each connection (4; with --rate at most 64)");
+const RATE: Opt =
+    Opt::with_value("--rate", "N", "calls a second over all connections, however fast the node replies");
+const DURATION: Opt = Opt::with_value("--duration", "TIME", "how long to measure (5s)");
+const WARMUP: Opt = Opt::with_value("--warmup", "TIME", "how long to generate load before (500ms)");
+const THREADS: Opt = Opt::with_value("--threads", "N", "threads that generate load (1)");
+const JSON: Opt = Opt::switch("--json", "print the results as one line of JSON");
 
-impl Bench {
-    pub(super) fn run(self) -> Exit {
-        if let Err(exit) = check_address::<Address>("--to", &self.to) {
-            return exit;
+pub(super) const BENCH: Command = Command {
+    name: "bench",
+    about: "Measure the throughput and the latencies of a function.",
+    operands: &[
+        Operand { name: "FUNCTION", about: "the function's name (rpc.ping)", count: Count::Optional },
+        Operand {
+            name: "ARG",
+            about: "a parameter: JSON if it parses as JSON, else a string",
+            count: Count::Any,
+        },
+    ],
+    options: &[
+        &[DIALECT, CONNECTIONS, IN_FLIGHT, RATE, DURATION, WARMUP, THREADS, call::PARAMS, JSON],
+        CONNECTION,
+    ],
+    notes: "Without --rate, each reply triggers the next call.\n\n\
+            Exit codes: 0 answered, 1 every reply was an error, 2 usage, 3 node or function not found, 4 no reply,\n\
+            5 denied, 130 interrupted.",
+    run,
+};
+
+fn run(mut arguments: Arguments) -> Result<Exit, String> {
+    let Connection { address, timeout, token, tls } = Connection::take(&mut arguments)?;
+    check_address::<Address>("--to", &address)?;
+    let whole = arguments.take(&call::PARAMS);
+    let mut operands = std::mem::take(&mut arguments.operands).into_iter();
+    let function = operands.next().unwrap_or_else(|| "rpc.ping".to_owned());
+    let params = call::params(whole, operands.collect())?;
+    let rate = arguments.parsed(&RATE)?;
+    let secure = tls.map(|tls| {
+        let host = address.clone();
+        Secure(Arc::new(move |stream| {
+            let (tls, host) = (tls.clone(), host.clone());
+            Box::pin(async move { Ok(Box::new(tls.connect(&host, stream).await?) as _) })
+        }))
+    });
+    let load = Load {
+        dialect: arguments.parsed(&DIALECT)?.unwrap_or(Dialect::Lines),
+        function,
+        params,
+        token,
+        connections: arguments.parsed(&CONNECTIONS)?.unwrap_or(16),
+        in_flight: arguments.parsed(&IN_FLIGHT)?.unwrap_or(if rate.is_some() { 64 } else { 4 }),
+        rate,
+        duration: arguments.duration(&DURATION, Duration::from_secs(5))?,
+        warm_up: arguments.duration(&WARMUP, Duration::from_millis(500))?,
+        threads: arguments.parsed(&THREADS)?.unwrap_or(1),
+        spin: false,
+        timeout,
+        secure,
+    };
+    let as_json = arguments.has(&JSON);
+    match load.run(&address, &interrupts()) {
+        Ok(report) => {
+            print(&if as_json { json(&address, &load, &report) } else { text(&address, &load, &report) });
+            Ok(conclude(&report))
         }
-        let mut arguments = self.call.into_iter();
-        let function = arguments.next().unwrap_or_else(|| "rpc.ping".to_owned());
-        let params = match call::params(self.params, arguments.collect()) {
-            Ok(params) => params,
-            Err(message) => return usage(&message),
-        };
-        let seconds = |option: &str, seconds: f64| {
-            Duration::try_from_secs_f64(seconds)
-                .map_err(|_| usage(&format!("{option} {seconds}: a number of seconds, such as 2.5")))
-        };
-        let (duration, warm_up) =
-            match (seconds("--duration", self.duration), seconds("--warmup", self.warmup)) {
-                (Ok(duration), Ok(warm_up)) => (duration, warm_up),
-                (Err(exit), _) | (_, Err(exit)) => return exit,
-            };
-        let token = match token::from_options(self.token, self.token_file) {
-            Ok(given) => given.or_else(token::from_env),
-            Err(message) => return usage(&message),
-        };
-        let load = Load {
-            dialect: self.dialect,
-            function,
-            params,
-            token,
-            connections: self.connections,
-            in_flight: self.in_flight.unwrap_or(if self.rate.is_some() { 64 } else { 4 }),
-            rate: self.rate,
-            duration,
-            warm_up,
-            threads: self.threads,
-            spin: false,
-        };
-        match load.run(&self.to, &interrupts()) {
-            Ok(report) => {
-                print(&if self.json {
-                    as_json(&self.to, &load, &report)
-                } else {
-                    as_text(&self.to, &load, &report)
-                });
-                conclude(&report)
+        Err(error @ LoadError::Invalid(_)) => Err(error.to_string()),
+        Err(error) => {
+            print_error(format_args!("{error}"));
+            if let LoadError::Unreachable { .. } = error {
+                print_error(format_args!(
+                    "is a node running there? `chanrpc serve` starts one; --to ADDR selects another"
+                ));
             }
-            Err(error @ LoadError::Invalid(_)) => usage(&error.to_string()),
-            Err(error) => {
-                print_error(format_args!("{error}"));
-                if let LoadError::Unreachable { .. } = error {
-                    print_error(format_args!(
-                        "is a node running there? `chanrpc serve` starts one; --to ADDR selects another"
-                    ));
-                }
-                if let LoadError::Denied { .. } = error { Exit::Denied } else { Exit::Unavailable }
-            }
+            Ok(if let LoadError::Denied { .. } = error { Exit::Denied } else { Exit::Unavailable })
         }
     }
 }
@@ -176,7 +150,7 @@ struct Error {
     code: i64,
 }
 
-fn as_text(address: &str, load: &Load, report: &Report) -> String {
+fn text(address: &str, load: &Load, report: &Report) -> String {
     let (dialect, function) = (load.dialect.name(), &load.function);
     let bounds = format!("{} × {} in flight", load.connections, load.in_flight);
     let mode = match load.rate {
@@ -205,7 +179,7 @@ fn as_text(address: &str, load: &Load, report: &Report) -> String {
     text
 }
 
-fn as_json(address: &str, load: &Load, report: &Report) -> String {
+fn json(address: &str, load: &Load, report: &Report) -> String {
     let micros = |time: Duration| Number(Some(time.as_nanos() as f64 / 1e3));
     let latencies = QUANTILES.map(|(_, share)| report.quantile(share).map_or(Number(None), micros));
     let latency: Vec<(&str, &dyn Display)> =

@@ -1,76 +1,75 @@
 //! `chanrpc list`.
 
 use std::fmt::{self, Write};
-use std::path::PathBuf;
 
-use argh::FromArgs;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::arguments::{Arguments, Command, Count, Operand, Opt};
 use super::call::explain;
-use super::{DEFAULT_ADDRESS, Exit, print, print_error, token, with_remote};
+use super::connection::{CONNECTION, Connection};
+use super::suggest::suggest;
+use super::{Exit, json, print, print_error};
 use crate::message::RawJson;
-use crate::remote::Mode;
 
-/// List a node's functions.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "list", help_triggers("-h", "--help"))]
-pub(super) struct List {
-    /// the node's address (127.0.0.1:7300)
-    #[argh(option, default = "DEFAULT_ADDRESS.to_owned()")]
-    to: String,
-    /// seconds to wait for the answer (30)
-    #[argh(option, default = "30.0")]
-    timeout: f64,
-    /// the token to present, visible to other users of this machine; CHANRPC_TOKEN sets one too
-    #[argh(option)]
-    token: Option<String>,
-    /// a file with the token to present
-    #[argh(option, arg_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// use TLS; trust the certificate authorities in this PEM file
-    #[argh(option, arg_name = "FILE")]
-    ca: Option<PathBuf>,
-    /// also print parameters, number of results, provider and description
-    #[argh(switch, short = 'v')]
-    verbose: bool,
-    /// the functions to list: a name in which * matches any text
-    #[argh(positional, default = "String::from(\"*\")")]
-    pattern: String,
+const VERBOSE: Opt =
+    Opt::switch("--verbose", "also print parameters, result, provider and description").short("-v");
+const JSON: Opt = Opt::switch("--json", "print all that the node tells, as one line of JSON");
+
+pub(super) const LIST: Command = Command {
+    name: "list",
+    about: "List a node's functions.",
+    operands: &[Operand {
+        name: "PATTERN",
+        about: "a pattern of names in which * matches any text (*)",
+        count: Count::Optional,
+    }],
+    options: &[&[VERBOSE, JSON], CONNECTION],
+    notes: "",
+    run,
+};
+
+fn run(mut arguments: Arguments) -> Result<Exit, String> {
+    let (verbose, as_json) = (arguments.has(&VERBOSE), arguments.has(&JSON));
+    let connection = Connection::take(&mut arguments)?;
+    let pattern = arguments.operands.pop().unwrap_or_else(|| "*".to_owned());
+    connection.with_remote(async |connected| {
+        let quoted = serde_json::to_string(&pattern).unwrap_or_default();
+        let params = Some(RawJson::checked(format!("{{\"pattern\":{quoted},\"verbose\":true}}")));
+        let listed = match connected.call("rpc.list", params).await {
+            Ok(listed) => listed,
+            Err(error) => return explain(&error),
+        };
+        let functions = match functions(listed.get()) {
+            Ok(functions) => functions,
+            Err(error) => {
+                let node = &connected.address;
+                print_error(format_args!("{node} sent an invalid reply to rpc.list: {error}"));
+                return Exit::Failed;
+            }
+        };
+        if as_json {
+            print(&json::compact(listed.get()));
+        } else {
+            show(&functions, verbose);
+        }
+        if functions.is_empty() && !pattern.contains('*') {
+            print_error(format_args!(
+                "no function is named {pattern:?}; * matches any text, as in \"{pattern}*\""
+            ));
+            suggest(connected, &pattern).await;
+        }
+        Exit::Success
+    })
 }
 
-impl List {
-    pub(super) fn run(mut self) -> Exit {
-        let token = token::from_options(self.token.take(), self.token_file.take());
-        let ca = self.ca.as_deref();
-        with_remote(&self.to, self.timeout, token, ca, async |remote, deadline| {
-            let pattern = serde_json::to_string(&self.pattern).unwrap_or_default();
-            let params = Some(RawJson::checked(format!("{{\"pattern\":{pattern},\"verbose\":true}}")));
-            let listed = match remote.send("rpc.list".into(), params, deadline, 0, Mode::Call).await {
-                Ok(listed) => listed,
-                Err(error) => return explain(&error),
-            };
-            match functions(listed.get()) {
-                Ok(functions) => {
-                    self.show(&functions);
-                    Exit::Success
-                }
-                Err(error) => {
-                    print_error(format_args!("{} sent an invalid reply to rpc.list: {error}", self.to));
-                    Exit::Failed
-                }
-            }
-        })
-    }
-
-    fn show(&self, functions: &[Function]) {
-        let width = functions.iter().map(|function| function.signature.len()).max().unwrap_or(0);
-        for Function { name, signature, summary } in functions {
-            if self.verbose {
-                print(format!("{signature:width$}  {summary}").trim_end());
-            } else {
-                print(name);
-            }
+fn show(functions: &[Function], verbose: bool) {
+    let width = functions.iter().map(|function| function.signature.len()).max().unwrap_or(0);
+    for Function { name, signature, summary } in functions {
+        if verbose {
+            print(format!("{signature:width$}  {summary}").trim_end());
+        } else {
+            print(name);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! `chanrpc serve`.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -8,10 +7,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use argh::FromArgs;
 use log::LevelFilter;
 use smol::Executor;
 
+use super::arguments::{Arguments, Command, Opt};
 use super::bind::{Binder, missing_rule};
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
 use crate::address::Address;
@@ -22,125 +21,149 @@ use crate::route::{Access, Registry};
 use crate::threads;
 use crate::transport::tls::Acceptor;
 
-/// Run a node. Without a configuration it listens on this machine only and offers demo functions.
-///
-/// SIGINT, SIGTERM and Ctrl-C stop it gracefully; a second one ends it immediately. SIGHUP does nothing yet.
-#[derive(FromArgs)]
-#[argh(subcommand, name = "serve", help_triggers("-h", "--help"))]
-pub(super) struct Serve {
-    /// an address to listen on instead of the configured ones; may be repeated (127.0.0.1:7300)
-    #[argh(option, arg_name = "ADDR")]
+/// The configuration file.
+pub(super) const CONFIG: Opt = Opt::with_value("--config", "FILE", "the configuration file");
+/// Addresses.
+pub(super) const LISTEN: Opt = Opt::with_value(
+    "--listen",
+    "ADDR",
+    "an address instead of the configured ones, or 127.0.0.1:7300; may be repeated",
+)
+.repeated();
+const CHECK: Opt = Opt::switch("--check", "check the configuration and exit");
+const READY_FILE: Opt = Opt::with_value(
+    "--ready-file",
+    "FILE",
+    "a file to write the addresses to, once the node listens on them",
+);
+const THREADS: Opt =
+    Opt::with_value("--threads", "N", "threads that run connections and native functions (1)");
+const LOG: Opt = Opt::with_value(
+    "--log",
+    "LEVEL",
+    "error, warn, info, debug, trace or off (info); \",access\" after it logs each call",
+);
+
+pub(super) const SERVE: Command = Command {
+    name: "serve",
+    about: "Run a node. Without a configuration it serves this machine only, with demo functions.",
+    operands: &[],
+    options: &[&[LISTEN, CONFIG, CHECK, READY_FILE, THREADS, LOG]],
+    notes: "SIGINT, SIGTERM and Ctrl-C stop it gracefully; a second one ends it immediately. SIGHUP does nothing yet.",
+    run,
+};
+
+/// The values of the options.
+struct Serve {
     listen: Vec<String>,
-    /// the configuration file
-    #[argh(option, arg_name = "FILE")]
     config: Option<PathBuf>,
-    /// check the configuration and exit
-    #[argh(switch)]
     check: bool,
-    /// a file to write the addresses to, one per line, once the node listens on them
-    #[argh(option, arg_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// threads that run connections and native functions (1)
-    #[argh(option, default = "Threads(1)")]
     threads: Threads,
-    /// error, warn, info, debug, trace or off (info); append ",access" to log each call and each rejected connection
-    #[argh(option, arg_name = "LEVEL", default = "Level(LevelFilter::Info, false)")]
     log: Level,
 }
 
 /// Why a node cannot start.
 type BoxError = Box<dyn std::error::Error>;
 
-impl Serve {
-    /// Returns `true` if this command runs a node, rather than only checking its configuration.
-    pub(super) fn runs_node(&self) -> bool {
-        !self.check
-    }
+/// Returns `true` if the command runs a node, rather than only checking its configuration.
+pub(super) fn runs_node(arguments: &Arguments) -> bool {
+    arguments.command.name == SERVE.name && !arguments.has(&CHECK)
+}
 
-    pub(super) fn run(self) -> Exit {
-        if let Err(exit) =
-            self.listen.iter().try_for_each(|address| check_address::<Address>("--listen", address))
+/// Takes the addresses to listen on.
+pub(super) fn addresses(arguments: &mut Arguments) -> Result<Vec<String>, String> {
+    let listen = arguments.take_all(&LISTEN);
+    listen.iter().try_for_each(|address| check_address::<Address>(LISTEN.name, address))?;
+    Ok(listen)
+}
+
+fn run(mut arguments: Arguments) -> Result<Exit, String> {
+    let settings = Serve {
+        listen: addresses(&mut arguments)?,
+        config: arguments.take(&CONFIG).map(PathBuf::from),
+        check: arguments.has(&CHECK),
+        ready_file: arguments.take(&READY_FILE).map(PathBuf::from),
+        threads: arguments.parsed(&THREADS)?.unwrap_or(Threads(1)),
+        log: arguments.parsed(&LOG)?.unwrap_or(Level(LevelFilter::Info, false)),
+    };
+    if !settings.check {
+        crate::provider::set_inherited_cloexec();
+        super::init::run_under_init();
+    }
+    match try_run(settings) {
+        Ok(()) => Ok(Exit::Success),
+        Err(error) => {
+            print_error(format_args!("{error}"));
+            Ok(Exit::Usage)
+        }
+    }
+}
+
+fn try_run(settings: Serve) -> Result<(), BoxError> {
+    let mut config = configuration(settings.config.as_deref(), settings.listen)?;
+    config.access_log |= settings.log.1;
+    let access = Arc::new(Access::new(&config));
+    // Before the first server is created: its panic hook calls the log's.
+    crate::log::init(settings.log.0)?;
+    if config.access_log {
+        crate::log::enable_access_log();
+    }
+    let executor = Arc::new(Executor::new());
+    let registry = registry(&config, &executor, settings.config.is_none())?;
+    let tls = load_tls(&config.listen)?;
+    if settings.check {
+        let open = |listen: &&ListenerConfig| !listen.is_local() && !access.has_rule_for(&listen.address);
+        if let Some(listen) = config.listen.iter().find(open) {
+            return Err(missing_rule(&listen.address, settings.config.as_deref()).into());
+        }
+        print("the configuration is valid");
+        let memory = format_bytes(config.worst_case_memory(settings.threads.0));
+        print(&format!(
+            "with all limits reached at once, the node uses up to {memory} of memory; lower connections, in_flight \
+             or message under [limits] to reduce it"
+        ));
+        return Ok(());
+    }
+    raise_file_limit(&mut config);
+    let shutdown = shutdown_signal()?;
+    for _ in 1..settings.threads.0 {
+        let executor = executor.clone();
+        threads::spawn("chanrpc", Box::new(move || run_on(&executor, pin!(std::future::pending()))))?;
+    }
+    let node = async {
+        let mut binder = Binder::new(&config.listen, tls, &access, settings.config.clone())?;
+        let bound = binder.bind().await?;
+        let node = Node::new(executor.clone(), registry, config.limits.clone());
+        if binder.is_complete()
+            && let Some(path) = &settings.ready_file
         {
-            return exit;
+            ready_file::write(path, binder.bound()).await?;
         }
-        if self.runs_node() {
-            crate::provider::set_inherited_cloexec();
-            super::init::run_under_init();
+        announce(binder.bound());
+        let memory = format_bytes(config.worst_case_memory(settings.threads.0));
+        log::debug!("with all limits reached at once, the node uses up to {memory} of memory");
+        if settings.config.is_none()
+            && let Some(address) = binder.bound().next()
+        {
+            print_examples(address);
         }
-        match self.try_run() {
-            Ok(()) => Exit::Success,
-            Err(error) => {
-                print_error(format_args!("{error}"));
-                Exit::Usage
+        let pending = (!binder.is_complete()).then(|| {
+            executor.spawn(listen_when_available(binder, node.clone(), executor.clone(), settings.ready_file))
+        });
+        let stop = async {
+            let _ = shutdown.recv().await;
+            log::info!("stopping");
+            if let Some(pending) = pending {
+                pending.cancel().await;
             }
-        }
-    }
-
-    fn try_run(self) -> Result<(), BoxError> {
-        let mut config = configuration(self.config.as_deref(), self.listen)?;
-        config.access_log |= self.log.1;
-        let access = Arc::new(Access::new(&config));
-        // Before the first server is created: its panic hook calls the log's.
-        crate::log::init(self.log.0)?;
-        if config.access_log {
-            crate::log::enable_access_log();
-        }
-        let executor = Arc::new(Executor::new());
-        let registry = registry(&config, &executor, self.config.is_none())?;
-        let tls = load_tls(&config.listen)?;
-        if self.check {
-            let open = |listen: &&ListenerConfig| !listen.is_local() && !access.has_rule_for(&listen.address);
-            if let Some(listen) = config.listen.iter().find(open) {
-                return Err(missing_rule(&listen.address, self.config.as_deref()).into());
-            }
-            print("the configuration is valid");
-            let memory = format_bytes(config.worst_case_memory(self.threads.0));
-            print(&format!(
-                "with all limits reached at once, the node uses up to {memory} of memory; lower connections, in_flight \
-                 or message under [limits] to reduce it"
-            ));
-            return Ok(());
-        }
-        raise_file_limit(&mut config);
-        let shutdown = shutdown_signal()?;
-        for _ in 1..self.threads.0 {
-            let executor = executor.clone();
-            threads::spawn("chanrpc", Box::new(move || run_on(&executor, pin!(std::future::pending()))))?;
-        }
-        let node = async {
-            let mut binder = Binder::new(&config.listen, tls, &access, self.config.clone())?;
-            let bound = binder.bind().await?;
-            let node = Node::new(executor.clone(), registry, config.limits.clone());
-            if binder.is_complete()
-                && let Some(path) = &self.ready_file
-            {
-                ready_file::write(path, binder.bound()).await?;
-            }
-            announce(binder.bound());
-            let memory = format_bytes(config.worst_case_memory(self.threads.0));
-            log::debug!("with all limits reached at once, the node uses up to {memory} of memory");
-            if self.config.is_none()
-                && let Some(address) = binder.bound().next()
-            {
-                print_examples(address);
-            }
-            let pending = (!binder.is_complete()).then(|| {
-                executor.spawn(listen_when_available(binder, node.clone(), executor.clone(), self.ready_file))
-            });
-            let stop = async {
-                let _ = shutdown.recv().await;
-                log::info!("stopping");
-                if let Some(pending) = pending {
-                    pending.cancel().await;
-                }
-            };
-            node.serve(bound.into_iter().map(|(listener, _)| listener).collect(), stop).await;
-            Ok(())
         };
-        let mut ended = Ok(());
-        run_on(&executor, pin!(async { ended = node.await }));
-        ended
-    }
+        node.serve(bound.into_iter().map(|(listener, _)| listener).collect(), stop).await;
+        Ok(())
+    };
+    let mut ended = Ok(());
+    run_on(&executor, pin!(async { ended = node.await }));
+    ended
 }
 
 fn registry(
@@ -305,11 +328,5 @@ impl FromStr for Level {
             .parse()
             .map(|level| Self(level, access))
             .map_err(|_: log::ParseLevelError| "one of error, warn, info, debug, trace, off, optionally followed by ,access")
-    }
-}
-
-impl fmt::Debug for Serve {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serve").field("config", &self.config).finish_non_exhaustive()
     }
 }

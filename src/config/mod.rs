@@ -37,7 +37,7 @@ pub(crate) use listener::ListenerTlsConfig;
 pub(crate) use param::{ParamConfig, ParamKind};
 pub(crate) use template::{ArgTemplate, Piece};
 #[cfg(feature = "cli")]
-pub(crate) use units::format_bytes;
+pub(crate) use units::{format_bytes, parse_duration};
 pub(crate) use workers::NodeWorkers;
 
 use std::path::Path;

@@ -22,7 +22,7 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
 }
 
 /// Parses a duration such as `250ms`, `2s`, `1.5s` or `5m`.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     scaled(text, &DURATIONS).map(Duration::from_nanos)
 }
 

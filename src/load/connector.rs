@@ -7,14 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::value::to_raw_value;
+use smol::Timer;
+use smol::future::FutureExt;
+use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::reply::{self, Parsed};
 use super::request::{FIRST_ID, Template, authorization};
-use super::{Dialect, LoadError};
+use super::{Dialect, LoadError, Secure, Socket};
 use crate::threads;
 
-/// The timeout for connecting, and for each read and write of a handshake.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum number of concurrent connection attempts.
 const MAX_CONCURRENT: usize = 16;
 /// The maximum length of the reply to a handshake, in bytes.
@@ -27,6 +28,62 @@ pub(super) struct Connector<'a> {
     pub(super) host: &'a str,
     pub(super) dialect: Dialect,
     pub(super) token: Option<&'a str>,
+    pub(super) timeout: Duration,
+    pub(super) secure: Option<&'a Secure>,
+}
+
+/// An established connection.
+pub(super) enum Opened {
+    Plain(TcpStream),
+    Secure(Box<dyn Socket>),
+}
+
+impl Opened {
+    pub(super) fn into_socket(self) -> io::Result<Box<dyn Socket>> {
+        Ok(match self {
+            Self::Plain(stream) => Box::new(smol::net::TcpStream::try_from(stream)?),
+            Self::Secure(stream) => stream,
+        })
+    }
+}
+
+/// A stream with which a handshake can be made.
+trait Handshaking: Read + Write {}
+
+impl<T: Read + Write> Handshaking for T {}
+
+/// Waits for each read and write of an encrypted connection.
+struct Blocking<'a> {
+    stream: &'a mut dyn Socket,
+    timeout: Duration,
+}
+
+impl Blocking<'_> {
+    fn wait<T>(timeout: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        let late = async {
+            Timer::after(timeout).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        smol::block_on(step.or(late))
+    }
+}
+
+impl Read for Blocking<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        Self::wait(self.timeout, self.stream.read(into))
+    }
+}
+
+impl Write for Blocking<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = Self::wait(self.timeout, self.stream.write(bytes))?;
+        self.flush()?;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Self::wait(self.timeout, self.stream.flush())
+    }
 }
 
 impl Connector<'_> {
@@ -35,7 +92,7 @@ impl Connector<'_> {
         &self,
         connections: usize,
         is_stopped: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Vec<TcpStream>, LoadError> {
+    ) -> Result<Vec<Opened>, LoadError> {
         let left = AtomicUsize::new(connections);
         let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let opened = Mutex::new(Ok(Vec::with_capacity(connections)));
@@ -57,13 +114,19 @@ impl Connector<'_> {
         opened.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_one(&self) -> Result<TcpStream, LoadError> {
+    fn open_one(&self) -> Result<Opened, LoadError> {
         let connect = || {
-            let stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
+            let stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(TIMEOUT))?;
-            stream.set_write_timeout(Some(TIMEOUT))?;
-            Ok(stream)
+            stream.set_read_timeout(Some(self.timeout))?;
+            stream.set_write_timeout(Some(self.timeout))?;
+            Ok(match self.secure {
+                None => Opened::Plain(stream),
+                Some(Secure(handshake)) => {
+                    let stream = smol::net::TcpStream::try_from(stream)?;
+                    Opened::Secure(Blocking::wait(self.timeout, handshake(stream))?)
+                }
+            })
         };
         let unreachable = |reason: io::Error| LoadError::Unreachable {
             address: self.host.to_owned(),
@@ -72,17 +135,25 @@ impl Connector<'_> {
                 _ => reason.to_string(),
             },
         };
-        let mut stream = connect().map_err(unreachable)?;
-        let refusal = match (self.dialect, self.token) {
-            (Dialect::WebSocket, _) => self.upgrade(&mut stream).map_err(unreachable)?,
-            (Dialect::Http, _) | (_, None) => None,
-            (_, Some(token)) => self.authorize(&mut stream, token).map_err(unreachable)?,
+        let mut opened = connect().map_err(unreachable)?;
+        let mut blocking;
+        let stream: &mut dyn Handshaking = match &mut opened {
+            Opened::Plain(stream) => stream,
+            Opened::Secure(stream) => {
+                blocking = Blocking { stream: &mut **stream, timeout: self.timeout };
+                &mut blocking
+            }
         };
-        refusal.map_or(Ok(stream), Err)
+        let refusal = match (self.dialect, self.token) {
+            (Dialect::WebSocket, _) => self.upgrade(stream).map_err(unreachable)?,
+            (Dialect::Http, _) | (_, None) => None,
+            (_, Some(token)) => self.authorize(stream, token).map_err(unreachable)?,
+        };
+        refusal.map_or(Ok(opened), Err)
     }
 
     /// Upgrades the connection to WebSocket (RFC 6455, section 4.1). Returns the error if the server refuses.
-    fn upgrade(&self, stream: &mut TcpStream) -> io::Result<Option<LoadError>> {
+    fn upgrade(&self, stream: &mut dyn Handshaking) -> io::Result<Option<LoadError>> {
         let credentials = authorization(self.token);
         // The server's response to the key proves that it speaks WebSocket; a fixed key suffices.
         write!(
@@ -102,7 +173,7 @@ impl Connector<'_> {
     }
 
     /// Authenticates with a token. Returns the error if the server refuses.
-    fn authorize(&self, stream: &mut TcpStream, token: &str) -> io::Result<Option<LoadError>> {
+    fn authorize(&self, stream: &mut dyn Handshaking, token: &str) -> io::Result<Option<LoadError>> {
         let params = to_raw_value(&[token]).ok();
         let request = Template::new(self.dialect, self.host, None, "rpc.auth", params.as_deref());
         let mut bytes = Vec::new();
@@ -126,7 +197,7 @@ impl Connector<'_> {
 }
 
 /// Reads byte by byte until `is_whole` returns `true`, because the bytes that follow belong to the load.
-fn read_until(stream: &mut TcpStream, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+fn read_until(stream: &mut dyn Handshaking, is_whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut byte = [0];
     while bytes.is_empty() || !is_whole(&bytes) {

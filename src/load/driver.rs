@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 use smol::io::{AsyncRead, AsyncWrite};
 
+use super::Socket;
 use super::connection::Connection;
 use super::stats::Stats;
 
@@ -93,7 +94,7 @@ const CLOSED: &str = "the server closed the connection";
 /// The future that drives one of several connections of a thread.
 pub(super) struct ConnectionTask<'a> {
     pub(super) connection: Connection<'a>,
-    pub(super) stream: smol::net::TcpStream,
+    pub(super) stream: Box<dyn Socket>,
     pub(super) start: Instant,
     pub(super) shared: Arc<Mutex<Shared>>,
     pub(super) timer: Option<(Duration, Timer)>,
@@ -123,6 +124,12 @@ impl ConnectionTask<'_> {
                 None => break,
             }
             progress = Progress::Made;
+        }
+        // Not while a write waits, whose waker a flush of smol's sockets forgets.
+        if self.connection.output().is_empty()
+            && let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            return Err(error.to_string());
         }
         if let Some(count) = or_pending(Pin::new(&mut self.stream).poll_read(cx, buffer))? {
             *now = self.start.elapsed();

@@ -17,8 +17,9 @@ mod request;
 mod stats;
 
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,11 +27,12 @@ use async_channel::Receiver;
 use serde_json::value::RawValue;
 use smol::Executor;
 use smol::future::{FutureExt, yield_now};
+use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::address::Address;
 use crate::threads;
 use connection::{Connection, Plan};
-use connector::{Connector, TIMEOUT};
+use connector::{Connector, Opened};
 use driver::{ConnectionTask, Shared};
 use request::Template;
 use stats::Stats;
@@ -73,6 +75,28 @@ pub struct Load {
     pub threads: usize,
     /// The threads never sleep, so that the server does not have to wake them.
     pub spin: bool,
+    /// The timeout for connecting, and for each step of a handshake.
+    pub timeout: Duration,
+    /// Encrypts the connections.
+    pub secure: Option<Secure>,
+}
+
+/// A connection.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
+
+/// The client side of TLS, which is not part of the load generator.
+#[derive(Clone)]
+pub struct Secure(pub Arc<dyn Fn(smol::net::TcpStream) -> Handshake + Send + Sync>);
+
+/// A handshake of TLS.
+pub type Handshake = Pin<Box<dyn Future<Output = io::Result<Box<dyn Socket>>>>>;
+
+impl fmt::Debug for Secure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secure")
+    }
 }
 
 /// One connection with one call in flight, for a second.
@@ -90,6 +114,8 @@ impl Default for Load {
             warm_up: Duration::ZERO,
             threads: 1,
             spin: false,
+            timeout: Duration::from_secs(5),
+            secure: None,
         }
     }
 }
@@ -159,10 +185,12 @@ impl Load {
         self.check(&request)?;
         let is_stopped = || stop.is_closed() || !stop.is_empty();
         let connector = Connector {
-            address: resolve(address)?,
+            address: self.resolve(address)?,
             host: address,
             dialect: self.dialect,
             token: self.token.as_deref(),
+            timeout: self.timeout,
+            secure: self.secure.as_ref(),
         };
         let streams = connector.open(self.connections, &is_stopped)?;
         let plan = Arc::new(Plan {
@@ -178,7 +206,7 @@ impl Load {
         let start = Instant::now();
         let stats = Mutex::new(Stats::new(0));
         // Connections that are adjacent in the schedule are on different threads.
-        let mut shares: Vec<Vec<(usize, TcpStream)>> = Vec::new();
+        let mut shares: Vec<Vec<(usize, Opened)>> = Vec::new();
         shares.resize_with(self.threads.min(self.connections), Vec::new);
         let count = shares.len();
         for (number, stream) in streams.into_iter().enumerate() {
@@ -197,6 +225,18 @@ impl Load {
         Ok(Report { elapsed, rate: self.rate, stats, interrupted: is_stopped() })
     }
 
+    /// Resolves a name; of several addresses, returns the first that accepts a connection.
+    fn resolve(&self, address: &str) -> Result<SocketAddr, LoadError> {
+        let unreachable = |reason: String| LoadError::Unreachable { address: address.to_owned(), reason };
+        let parsed: Address =
+            address.parse().map_err(|error| unreachable(format!("an address is {error}")))?;
+        let found = smol::block_on(parsed.resolve()).map_err(|error| unreachable(error.to_string()))?;
+        let accepts = |address: &&SocketAddr| TcpStream::connect_timeout(address, self.timeout).is_ok();
+        let accepting = if found.len() > 1 { found.iter().find(accepts) } else { None };
+        // If none does, the connection attempt reports the error.
+        accepting.or(found.first()).copied().ok_or_else(|| unreachable("the name has no address".to_owned()))
+    }
+
     fn check(&self, request: &Template) -> Result<(), LoadError> {
         let in_flight = self.connections.saturating_mul(self.in_flight);
         let checks = [
@@ -213,6 +253,7 @@ impl Load {
                 "the duration must be from 1 ns to a day",
             ),
             (self.warm_up <= MAX_DURATION, "the warm-up must be at most a day"),
+            (!self.timeout.is_zero(), "the timeout must be more than 0"),
             (self.threads <= 1024, "threads must be from 1 to 1024"),
             (
                 self.rate.is_none_or(|rate| (1e-3..=1e9).contains(&rate)),
@@ -230,29 +271,20 @@ impl Load {
     }
 }
 
-/// Resolves a name; of several addresses, returns the first that accepts a connection.
-fn resolve(address: &str) -> Result<SocketAddr, LoadError> {
-    let unreachable = |reason: String| LoadError::Unreachable { address: address.to_owned(), reason };
-    let parsed: Address = address.parse().map_err(|error| unreachable(format!("an address is {error}")))?;
-    let found = smol::block_on(parsed.resolve()).map_err(|error| unreachable(error.to_string()))?;
-    let accepts = |address: &&SocketAddr| TcpStream::connect_timeout(address, TIMEOUT).is_ok();
-    let accepting = if found.len() > 1 { found.iter().find(accepts) } else { None };
-    // If none does, the connection attempt reports the error.
-    accepting.or(found.first()).copied().ok_or_else(|| unreachable("the name has no address".to_owned()))
-}
-
 /// Drives the connections of one thread.
 fn run_thread(
     plan: &Arc<Plan>,
-    share: Vec<(usize, TcpStream)>,
+    share: Vec<(usize, Opened)>,
     start: Instant,
     stop: &Receiver<()>,
     spin: bool,
 ) -> Stats {
     let mut shared = Shared::new(share.len());
     let bytes = plan.in_flight * plan.request.len();
-    if share.len() == 1 && plan.rate.is_none() && bytes <= MAX_BLOCKING_BYTES {
+    let may_block = share.len() == 1 && plan.rate.is_none() && bytes <= MAX_BLOCKING_BYTES;
+    if may_block && matches!(share[0].1, Opened::Plain(_)) {
         for (number, stream) in share {
+            let Opened::Plain(stream) = stream else { continue };
             let connection = Connection::new(plan, number, 0);
             let is_stopped = || stop.is_closed() || !stop.is_empty();
             if let Err(error) = driver::run_alone(connection, stream, start, &mut shared, is_stopped, spin) {
@@ -267,7 +299,7 @@ fn run_thread(
     let mut tasks = Vec::with_capacity(share.len());
     for (index, (number, stream)) in share.into_iter().enumerate() {
         let connection = Connection::new(plan, number, index);
-        match smol::net::TcpStream::try_from(stream) {
+        match stream.into_socket() {
             Ok(stream) => {
                 let shared = shared.clone();
                 let task = ConnectionTask { connection, stream, start, shared, timer: None, finished: false };

@@ -251,7 +251,7 @@ fn invalid_reply_closes_the_connection() {
         assert_eq!(figures["lost_connections"].to_string(), connections);
         assert!(ended.stderr.contains("not JSON-RPC"), "{ended:?}");
     }
-    let web = bench(address, &["--dialect", "websocket"]);
+    let web = bench(address, &["--dialect", "websocket", "--timeout", "1s"]);
     assert!(web.failed(3).contains(&address.to_string()), "{web:?}");
 }
 

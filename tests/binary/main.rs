@@ -7,6 +7,7 @@ mod cli;
 mod drain;
 mod endings;
 mod host;
+mod manners;
 #[cfg(not(feature = "tls"))]
 mod no_tls;
 mod page;

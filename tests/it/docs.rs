@@ -5,10 +5,11 @@ use std::path::Path;
 
 use chanrpc::config::{Config, Limits};
 
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
+    "docs/cli.md",
     "docs/configuration.md",
     "docs/development.md",
     "docs/embedding.md",

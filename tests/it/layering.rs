@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 29] = [
+const ORDER: [&str; 30] = [
     "setters",
+    "nearest",
     "threads",
     "receive_deadline",
     "origin",

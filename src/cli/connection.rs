@@ -1,0 +1,116 @@
+//! The options of all commands that connect to a node, and the connection.
+
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use smol::Executor;
+use smol::future::FutureExt;
+
+use super::arguments::{Arguments, Opt};
+use super::{DEFAULT_ADDRESS, Exit, FLUSH_TIMEOUT, MAX_MESSAGE, check_address, interrupts, run_on, token};
+use crate::address::NodeAddress;
+use crate::config::Limits;
+use crate::message::RawJson;
+use crate::remote::{Connector, Mode, Remote, RemoteError};
+
+const TO: Opt = Opt::with_value("--to", "ADDR", "the node's address (CHANRPC_TO, or else 127.0.0.1:7300)");
+const TIMEOUT: Opt =
+    Opt::with_value("--timeout", "TIME", "how long to wait for the node, such as 2s, 500ms or 2.5 (30s)");
+const CA: Opt =
+    Opt::with_value("--ca", "FILE", "use TLS; trust the certificate authorities in this PEM file");
+
+/// The options that select a node.
+pub(super) const CONNECTION: &[Opt] = &[TO, TIMEOUT, token::TOKEN_OPTION, token::TOKEN_FILE, CA];
+
+/// The environment variable with the address of the node.
+const VARIABLE: &str = "CHANRPC_TO";
+
+/// The values of these options.
+pub(super) struct Connection {
+    pub(super) address: String,
+    pub(super) timeout: Duration,
+    pub(super) token: Option<String>,
+    pub(super) tls: Option<Connector>,
+}
+
+impl Connection {
+    pub(super) fn take(arguments: &mut Arguments) -> Result<Self, String> {
+        let from_env = || std::env::var(VARIABLE).ok().filter(|address| !address.is_empty());
+        let (option, address) = match (arguments.take(&TO), from_env()) {
+            (Some(address), _) => (TO.name, address),
+            (None, Some(address)) => (VARIABLE, address),
+            (None, None) => (TO.name, DEFAULT_ADDRESS.to_owned()),
+        };
+        let timeout = arguments.duration(&TIMEOUT, Duration::from_secs(30))?;
+        let token = token::from_options(arguments)?;
+        let tls = arguments.take(&CA).map(|ca| Connector::load(Path::new(&ca), None)).transpose();
+        let tls = tls.map_err(|error| format!("--ca: {error}"))?;
+        check_address::<NodeAddress>(option, &address)?;
+        Ok(Self { address, timeout, token, tls })
+    }
+
+    /// Connects to the node, and runs `exchange` until it ends or the user interrupts it.
+    pub(super) fn with_remote(self, exchange: impl AsyncFnOnce(&Connected) -> Exit) -> Result<Exit, String> {
+        let connected = self.connect()?;
+        Ok(connected.run(Box::pin(exchange(&connected))))
+    }
+
+    fn connect(self) -> Result<Connected, String> {
+        let Self { address, timeout, token, tls } = self;
+        let deadline = Instant::now().checked_add(timeout);
+        let deadline = deadline.ok_or_else(|| format!("--timeout: {timeout:?} is too long"))?;
+        let interrupts = interrupts();
+        let executor = Arc::new(Executor::new());
+        // The node decides how large requests and replies may be.
+        let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
+        let mut remote = Remote::builder(&*address).limits(limits).executor(&executor);
+        if let Some(token) = token {
+            remote = remote.token(token);
+        }
+        if let Some(tls) = tls {
+            remote = remote.tls(tls);
+        }
+        Ok(Connected { remote: remote.connect(), executor, interrupts, address, timeout, deadline })
+    }
+}
+
+/// A connection to a node.
+pub(super) struct Connected {
+    pub(super) remote: Remote,
+    pub(super) executor: Arc<Executor<'static>>,
+    interrupts: async_channel::Receiver<()>,
+    pub(super) address: String,
+    pub(super) timeout: Duration,
+    /// When the timeout has passed since the start.
+    pub(super) deadline: Instant,
+}
+
+impl Connected {
+    /// Calls a function until the deadline.
+    pub(super) async fn call(
+        &self,
+        function: &str,
+        params: Option<RawJson<'static>>,
+    ) -> Result<RawJson<'static>, RemoteError> {
+        self.remote.send(function.to_owned().into(), params, self.deadline, 0, Mode::Call).await
+    }
+
+    fn run(&self, exchange: Pin<Box<dyn Future<Output = Exit> + '_>>) -> Exit {
+        let interrupted = async {
+            let _ = self.interrupts.recv().await;
+            Exit::Interrupted
+        };
+        let mut exit = Exit::Interrupted;
+        run_on(
+            &self.executor,
+            pin!(async {
+                exit = exchange.or(interrupted).await;
+                // Let the node know that a pending call is cancelled, since its future is dropped.
+                self.remote.close(FLUSH_TIMEOUT).await;
+            }),
+        );
+        exit
+    }
+}

@@ -1,0 +1,243 @@
+//! The command line as a person uses it: help, suggestions, forms of output, and one call for each line.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::{Folder, Node, Process, binary, eventually, fake_node, run, signal};
+
+/// Returns the rows of a help text or of a table, as name and meaning.
+fn help_rows(help: &str) -> Vec<(String, String)> {
+    let rows = help.lines().filter_map(|line| line.strip_prefix("  "));
+    rows.filter_map(|row| row.split_once("  "))
+        .map(|(name, about)| (name.into(), about.trim().into()))
+        .collect()
+}
+
+fn options(rows: Vec<(String, String)>) -> Vec<(String, String)> {
+    rows.into_iter().filter(|(name, _)| name.starts_with('-')).collect()
+}
+
+/// The options in the help of each command are those of `docs/cli.md`.
+#[test]
+fn documents_have_the_options_of_the_help() {
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md")).unwrap();
+    let section = |name: &str| -> Vec<(String, String)> {
+        let from = document.split(&format!("\n## {name}\n")).nth(1);
+        let text = from.unwrap_or_else(|| panic!("docs/cli.md has no section {name:?}"));
+        let rows = text.split("\n## ").next().unwrap().lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.map(|row| row.strip_suffix(" |").unwrap().split_once("` | ").unwrap())
+            .map(|(name, about)| (name.to_owned(), about.to_owned()))
+            .collect()
+    };
+    let help = run(["help"]);
+    let commands: Vec<_> = help_rows(help.result()).into_iter().map(|(name, _)| name).collect();
+    let commands: Vec<_> = commands.iter().filter(|name| !name.starts_with(['-', 'h'])).collect();
+    assert!(commands.len() >= 7, "{help:?}");
+    for command in commands {
+        let help = run(["help", command]);
+        let shown = options(help_rows(help.result()));
+        let mut documented = section(command);
+        if shown.iter().any(|(name, _)| name.starts_with("--to ")) {
+            documented.append(&mut section("The node"));
+        }
+        assert_eq!(shown, documented, "{command}");
+        assert_eq!(run([command, "--help"]).stdout, help.stdout);
+        for line in help.stdout.lines() {
+            assert!(line.chars().count() <= 110, "{command}: {line}");
+        }
+    }
+}
+
+#[test]
+fn usage_errors_say_what_was_meant_and_where_the_help_is() {
+    for (arguments, meant, hint) in [
+        (&["cal", "f"][..], "did you mean call?", "Try: chanrpc --help\n"),
+        (&["help", "lst"], "did you mean list?", "Try: chanrpc --help\n"),
+        (&["call", "--tiemout", "3", "f"], "did you mean --timeout?", "Try: chanrpc call --help\n"),
+        (&["list", "--jsn"], "did you mean --json?", "Try: chanrpc list --help\n"),
+        (&["bench", "--rat", "3"], "did you mean --rate?", "Try: chanrpc bench --help\n"),
+        (&["call", "--timeout", "soon", "f"], "such as 2s, 500ms or 2.5", "Try: chanrpc call --help\n"),
+        (&["call", "--to", "http://board:7300/", "f"], "; here board:7300,", "Try: chanrpc call --help\n"),
+        (&["call", "--to", "ws://board", "f"], "; here board,", "Try: chanrpc call --help\n"),
+        (&["why", "f"], "--config FILE is missing", "Try: chanrpc why --help\n"),
+    ] {
+        let failed = run(arguments);
+        assert!(failed.failed(2).contains(meant), "{arguments:?}: {failed:?}");
+        assert!(failed.stderr.ends_with(hint), "{arguments:?}: {failed:?}");
+    }
+    assert_eq!(run(["-V"]).stdout, run(["--version"]).stdout);
+}
+
+#[test]
+fn unknown_function_is_answered_with_the_nearest_name() {
+    let node = Node::demo();
+    for (wanted, near) in [("demo.ad", "demo.add"), ("divide", "demo.divide"), ("rpc.lists", "rpc.list")] {
+        let failed = node.run("call", &[wanted]);
+        assert!(failed.failed(3).contains(&format!("did you mean {near}?")), "{failed:?}");
+    }
+    assert!(!node.run("call", &["nonsense"]).failed(3).contains("did you mean"));
+    let none = node.run("list", &["demo"]);
+    assert_eq!((none.code, none.stdout.as_str()), (Some(0), ""));
+    assert!(none.stderr.contains("did you mean demo."), "{none:?}");
+    // Nothing is disclosed to callers that may not list functions.
+    let node = Node::with(
+        Folder::new(),
+        "[[access]]\nfunctions = ['secret.*']\n[[function]]\nname = 'secret.a'\nexec = ['x']\n",
+    );
+    assert!(!node.run("call", &["secret.b"]).failed(3).contains("did you mean"));
+}
+
+#[test]
+fn address_comes_from_the_environment() {
+    let node = Node::demo();
+    let address = node.address().to_string();
+    let mut command = binary();
+    command.args(["call", "demo.add", "2", "3"]).env("CHANRPC_TO", &address);
+    assert_eq!(Process::start(command).finish().result(), "5");
+    // An option is stronger.
+    let mut command = binary();
+    command.args(["call", "--to", &address, "demo.add", "2", "3"]).env("CHANRPC_TO", "127.0.0.1:1");
+    assert_eq!(Process::start(command).finish().result(), "5");
+    let mut command = binary();
+    command.args(["call", "demo.add"]).env("CHANRPC_TO", "here:there");
+    assert!(Process::start(command).finish().failed(2).contains("CHANRPC_TO here:there"));
+}
+
+#[test]
+fn durations_have_units_or_are_seconds() {
+    let node = Node::demo();
+    for timeout in ["5s", "5000ms", "5", "0.1m", "1h"] {
+        assert_eq!(node.run("call", &["--timeout", timeout, "demo.add", "2", "3"]).result(), "5");
+    }
+    node.run("call", &["--timeout", "200ms", "demo.sleep", "3000"]).failed(4);
+}
+
+#[test]
+fn raw_prints_texts_as_they_are() {
+    let told =
+        fake_node(|request| json!({ "jsonrpc": "2.0", "id": request["id"], "result": request["params"][0] }));
+    let call = |arguments: &[&str]| {
+        let told = told.to_string();
+        run([&["call", "--to", &told][..], arguments].concat()).stdout
+    };
+    let text = "\"one\\n\\ttwo\\u001b\\n\"";
+    assert_eq!(call(&["f", text]), format!("{text}\n"));
+    assert_eq!(call(&["--json", "f", text]), format!("{text}\n"));
+    assert_eq!(call(&["--raw", "f", text]), "one\n\ttwo\u{1b}\n");
+    assert_eq!(call(&["--raw", "f", "\"one\""]), "one\n");
+    assert_eq!(call(&["--raw", "f", "[\"one\"]"]), "[\"one\"]\n");
+    assert_eq!(call(&["--raw", "--pretty", "f", "[1]"]), "[\n  1\n]\n");
+    // A text in an error cannot control the terminal.
+    let rude = fake_node(
+        |request| json!({ "jsonrpc": "2.0", "id": request["id"], "error": { "code": 1, "message": "red \u{1b}[31m" } }),
+    );
+    let failed = run(["call", "--to", &rude.to_string(), "f"]);
+    assert!(failed.failed(1).contains("red \\u{1b}[31m"), "{failed:?}");
+}
+
+#[test]
+fn each_line_is_a_call_and_answers_keep_its_order() {
+    let node = Node::demo();
+    let each = |arguments: &[&str], input: &str| {
+        Process::run_with_input(node.command("call", &[&["--each"], arguments].concat()), input)
+    };
+    // The first answers arrive last.
+    let slow = each(&["demo.sleep"], "0.3\n0.2\n\n[0.1]\n{\"seconds\": 0}");
+    assert_eq!(slow.result(), "0.3\n0.2\n0.1\n0.0");
+    let echoed =
+        each(&["--in-flight=2", "rpc.echo"], "\u{feff}1\r\ntwo words\n\"3\"\n[4, null]\n{\"a\" : 5}\n");
+    assert_eq!(echoed.result(), "[1]\n[\"two words\"]\n[\"3\"]\n[4,null]\n{\"a\":5}");
+    let many: String = (0..1000).map(|n| format!("{n}\n")).collect();
+    let counted = each(&["--in-flight=64", "rpc.echo"], &many);
+    let expected: Vec<_> = (0..1000).map(|n| format!("[{n}]")).collect();
+    assert_eq!(counted.result(), expected.join("\n"));
+    // Errors have a line too.
+    let mixed = each(&["demo.divide"], "[17, 5]\n[1, 0]\n[9, 3]\n");
+    assert_eq!(mixed.code, Some(1), "{mixed:?}");
+    let lines: Vec<Value> = mixed.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(
+        (&lines[0], &lines[1]["error"]["code"], &lines[2]),
+        (&json!([3, 2]), &json!(-32602), &json!([3, 0]))
+    );
+    assert!(each(&["rpc.echo"], "").stdout.is_empty());
+    // An invalid line ends it, after the answers so far.
+    let wrong = each(&["rpc.echo"], "1\n[2\n3\n");
+    assert_eq!((wrong.code, wrong.stdout.as_str()), (Some(2), "[1]\n"));
+    assert!(wrong.stderr.contains("line 2 of standard input"), "{wrong:?}");
+    each(&["rpc.echo", "1"], "").failed(2);
+    each(&["--in-flight=0", "rpc.echo"], "").failed(2);
+    let gone = Process::run_with_input(
+        {
+            let mut command = binary();
+            command.args(["call", "--to", "127.0.0.1:1", "--each", "f"]);
+            command
+        },
+        "1\n",
+    );
+    assert_eq!(gone.code, Some(3), "{gone:?}");
+    assert!(gone.stdout.starts_with("{\"error\":{\"code\":-32001,"), "{gone:?}");
+}
+
+/// A reader of the output sees an answer before the next line is written.
+#[test]
+fn each_answers_before_its_input_ends() {
+    let node = Node::demo();
+    let mut command = node.command("call", &["--each", "rpc.echo"]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut output = std::io::BufReader::new(output);
+    for number in 0..3 {
+        std::io::Write::write_all(&mut input, format!("{number}\n").as_bytes()).unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        assert_eq!(line, format!("[{number}]\n"));
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn each_can_be_interrupted_while_it_waits_for_input() {
+    let node = Node::demo();
+    let mut command = node.command("call", &["--each", "rpc.echo"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let called = {
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        command.stdin(reader);
+        command.spawn().unwrap()
+    };
+    eventually("it is connected", || node.metric("chanrpc_connections") > 1);
+    assert!(signal(&called.id().to_string(), "INT"));
+    let ended = called.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130));
+    drop(writer);
+}
+
+#[test]
+fn every_listing_has_a_form_for_programs() {
+    let node = Node::demo();
+    let listed: Value = serde_json::from_str(node.run("list", &["--json", "demo.add"]).result()).unwrap();
+    assert_eq!(listed[0]["params"][1]["schema"]["type"], "number", "{listed}");
+    assert_eq!(node.run("list", &["--json", "nothing.*"]).result(), "[]");
+    let token: Value =
+        serde_json::from_str(run(["token", "--json", "--name", "x", "demo.*"]).result()).unwrap();
+    assert!(token["token"].as_str().unwrap().starts_with("chanrpc_"), "{token}");
+    let folder = Folder::new();
+    let rule = token["rule"].as_str().unwrap();
+    folder.write("node.toml", &format!("[[listen]]\naddress = '0.0.0.0:7300'\n{rule}"));
+    let why = |token: &str, function: &str| {
+        let config = folder.name("node.toml");
+        run(["why", "--json", "--config", &config, "--token", token, function])
+    };
+    let token = token["token"].as_str().unwrap();
+    let allowed: Value = serde_json::from_str(why(token, "demo.add").result()).unwrap();
+    assert_eq!((&allowed[0]["address"], &allowed[0]["allowed"]), (&json!("0.0.0.0:7300"), &json!(true)));
+    let denied = why(token, "rpc.stats");
+    assert_eq!(denied.code, Some(5), "{denied:?}");
+    let denied: Value = serde_json::from_str(denied.stdout.trim()).unwrap();
+    assert_eq!(denied[0]["allowed"], false);
+    assert_eq!(denied[0]["denied_by"].as_array().unwrap().len(), 1, "{denied}");
+}
