@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::arguments::{Arguments, Command, Count, Operand, Opt};
 use super::connection::{CONNECTION, Connection};
-use super::{Exit, call, check_address, interrupts, print, print_error};
+use super::params::{ARG, PARAMS, params};
+use super::{Exit, check_address, interrupts, print, print_error};
 use crate::address::Address;
 use crate::load::{Dialect, Load, LoadError, Report, Secure};
 use crate::message::{Fault, code};
@@ -35,16 +36,9 @@ pub(super) const BENCH: Command = Command {
     about: "Measure the throughput and the latencies of a function.",
     operands: &[
         Operand { name: "FUNCTION", about: "the function's name (rpc.ping)", count: Count::Optional },
-        Operand {
-            name: "ARG",
-            about: "a parameter: JSON if it parses as JSON, else a string",
-            count: Count::Any,
-        },
+        ARG,
     ],
-    options: &[
-        &[DIALECT, CONNECTIONS, IN_FLIGHT, RATE, DURATION, WARMUP, THREADS, call::PARAMS, JSON],
-        CONNECTION,
-    ],
+    options: &[&[DIALECT, CONNECTIONS, IN_FLIGHT, RATE, DURATION, WARMUP, THREADS, PARAMS, JSON], CONNECTION],
     notes: "Without --rate, each reply triggers the next call.\n\n\
             Exit codes: 0 answered, 1 every reply was an error, 2 usage, 3 node or function not found, 4 no reply,\n\
             5 denied, 130 interrupted.",
@@ -54,10 +48,10 @@ pub(super) const BENCH: Command = Command {
 fn run(mut arguments: Arguments) -> Result<Exit, String> {
     let Connection { address, timeout, token, tls } = Connection::take(&mut arguments)?;
     check_address::<Address>("--to", &address)?;
-    let whole = arguments.take(&call::PARAMS);
+    let whole = arguments.take(&PARAMS);
     let mut operands = std::mem::take(&mut arguments.operands).into_iter();
     let function = operands.next().unwrap_or_else(|| "rpc.ping".to_owned());
-    let params = call::params(whole, operands.collect())?;
+    let params = params(whole, operands.collect())?;
     let rate = arguments.parsed(&RATE)?;
     let secure = tls.map(|tls| {
         let host = address.clone();

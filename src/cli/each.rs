@@ -9,8 +9,9 @@ use serde_json::value::RawValue;
 use smol::Task;
 use smol::future::FutureExt;
 
-use super::call::{Layout, explain, params_from_json, positional};
 use super::connection::Connected;
+use super::params::{params_from_json, positional};
+use super::result::{Layout, explain};
 use super::{Exit, MAX_MESSAGE, print_error};
 use crate::message::{Fault, RawJson, code};
 use crate::remote::{Mode, RemoteError};

@@ -6,8 +6,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::arguments::{Arguments, Command, Count, Operand, Opt};
-use super::call::explain;
 use super::connection::{CONNECTION, Connection};
+use super::result::explain;
 use super::suggest::suggest;
 use super::{Exit, json, print, print_error};
 use crate::message::RawJson;

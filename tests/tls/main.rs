@@ -234,13 +234,25 @@ fn bench_measures_over_tls() {
     let node = certificates.node("", "");
     for dialect in ["lines", "headers", "msgpack", "http", "websocket"] {
         for connections in ["1", "4"] {
-            let arguments =
-                ["bench", "--json", "--duration", "200ms", "--warmup=0", "--dialect", dialect, "--connections"];
+            let arguments = [
+                "bench",
+                "--json",
+                "--duration",
+                "200ms",
+                "--warmup=0",
+                "--dialect",
+                dialect,
+                "--connections",
+            ];
             let arguments = [&arguments[..], &[connections, "rpc.echo", &"x".repeat(20_000)]].concat();
             let measured = certificates.run(&node, "ca", &arguments);
             let figures: serde_json::Value = serde_json::from_str(measured.result()).unwrap();
             assert!(figures["calls"].as_u64().unwrap() > 0, "{dialect}: {figures}");
-            assert_eq!((&figures["errors"], &figures["lost_connections"]), (&json!(0), &json!(0)), "{figures}");
+            assert_eq!(
+                (&figures["errors"], &figures["lost_connections"]),
+                (&json!(0), &json!(0)),
+                "{figures}"
+            );
         }
     }
     let refused = certificates.run(&node, "other", &["bench", "--duration", "200ms"]);
