@@ -107,9 +107,9 @@ impl Command {
         }
         text.push_str("\n\n");
         let operands = self.operands.iter().map(|operand| (operand.name.to_owned(), operand.about));
-        rows(&mut text, operands.collect());
+        rows(&mut text, &operands.collect::<Vec<_>>());
         text.push_str("Options:\n");
-        rows(&mut text, self.all_options().map(|option| (option.label(), option.about)).collect());
+        option_rows(&mut text, &mut self.all_options());
         text.push_str(self.notes);
         text.truncate(text.trim_end().len());
         text
@@ -124,17 +124,21 @@ fn help() -> String {
     let mut commands: Vec<_> =
         COMMANDS.iter().map(|command| (command.name.to_owned(), command.about)).collect();
     commands.push(("help [COMMAND]".to_owned(), "Show this help, or the options of a command."));
-    rows(&mut text, commands);
+    rows(&mut text, &commands);
     text.push_str("Options:\n");
-    rows(&mut text, GLOBAL.iter().map(|option| (option.label(), option.about)).collect());
+    option_rows(&mut text, &mut GLOBAL.iter());
     text.truncate(text.trim_end().len());
     text
 }
 
+fn option_rows(text: &mut String, options: &mut dyn Iterator<Item = &'static Opt>) {
+    rows(text, &options.map(|option| (option.label(), option.about)).collect::<Vec<_>>());
+}
+
 /// Appends two columns and a blank line, if any.
-fn rows(text: &mut String, rows: Vec<(String, &str)>) {
+fn rows(text: &mut String, rows: &[(String, &str)]) {
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, about) in &rows {
+    for (name, about) in rows {
         let _ = writeln!(text, "  {name:width$}  {about}");
     }
     if !rows.is_empty() {
