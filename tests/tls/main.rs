@@ -230,8 +230,9 @@ fn command_line_trusts_the_given_authority() {
 
 #[test]
 fn bench_measures_over_tls() {
+    let text = "x".repeat(20_000);
     let certificates = Certificates::new();
-    let node = certificates.node("", "");
+    let node = certificates.node();
     for dialect in ["lines", "headers", "msgpack", "http", "websocket"] {
         for connections in ["1", "4"] {
             let arguments = [
@@ -244,7 +245,7 @@ fn bench_measures_over_tls() {
                 dialect,
                 "--connections",
             ];
-            let arguments = [&arguments[..], &[connections, "rpc.echo", &"x".repeat(20_000)]].concat();
+            let arguments = [&arguments[..], &[connections, "rpc.echo", &text]].concat();
             let measured = certificates.run(&node, "ca", &arguments);
             let figures: serde_json::Value = serde_json::from_str(measured.result()).unwrap();
             assert!(figures["calls"].as_u64().unwrap() > 0, "{dialect}: {figures}");
