@@ -22,6 +22,8 @@ pub(super) struct ParamLimits {
 pub(super) struct Converter<'a> {
     reader: Reader<'a>,
     out: Vec<u8>,
+    /// The keys of each map that is not at its end.
+    keys: Vec<Numbers>,
     depth: usize,
     max: usize,
 }
@@ -29,7 +31,8 @@ pub(super) struct Converter<'a> {
 impl<'a> Converter<'a> {
     /// Creates a converter for the value at the reader's position.
     pub(super) fn new(reader: Reader<'a>, limits: ParamLimits) -> Self {
-        Self { reader, out: Vec::with_capacity(128), depth: limits.depth.min(MAX_DEPTH), max: limits.json }
+        let (out, keys) = (Vec::with_capacity(128), Vec::new());
+        Self { reader, out, keys, depth: limits.depth.min(MAX_DEPTH), max: limits.json }
     }
 
     /// Returns the reader behind the value, and the JSON text.
@@ -60,8 +63,10 @@ impl<'a> Converter<'a> {
                 self.open(&opened, outer.len() + 1)?;
                 innermost = Some(opened);
             }
-            while let Some(Open { end, numbers, .. }) = innermost.take_if(|open| open.left == 0) {
-                numbers.check_unique()?;
+            while let Some(Open { end, .. }) = innermost.take_if(|open| open.left == 0) {
+                if end == b'}' {
+                    self.keys.pop().unwrap_or_default().check_unique()?;
+                }
                 self.out.push(end);
                 innermost = outer.pop();
             }
@@ -78,12 +83,15 @@ impl<'a> Converter<'a> {
             let message = format!("nested deeper than {} (limits.depth)", self.depth);
             return Err(Fault::new(code::PARSE, message));
         }
+        if opened.end == b'}' {
+            self.keys.push(Numbers::default());
+        }
         self.out.push(if opened.end == b']' { b'[' } else { b'{' });
         Ok(())
     }
 
     /// Writes what comes before the next value of an array or a map that is not at its end.
-    fn next(&mut self, Open { left, end, is_first, numbers }: &mut Open) -> Result<(), Fault> {
+    fn next(&mut self, Open { left, end, is_first }: &mut Open) -> Result<(), Fault> {
         // Single digits in an array, of which most fit into a message, are quick.
         while *end == b']'
             && *left > 1
@@ -102,7 +110,7 @@ impl<'a> Converter<'a> {
             self.out.push(b',');
         }
         if *end == b'}' {
-            self.key(numbers)?;
+            self.key()?;
             self.out.push(b':');
         }
         Ok(())
@@ -119,6 +127,13 @@ impl<'a> Converter<'a> {
             Marker::F64(number) => self.float(number)?,
             Marker::Str(length) => {
                 let bytes = self.reader.bytes(length)?;
+                // As for digits.
+                if bytes.len() <= SHORT && bytes.iter().all(|byte| is_plain(*byte)) {
+                    self.out.push(b'"');
+                    bytes.iter().for_each(|byte| self.out.push(*byte));
+                    self.out.push(b'"');
+                    return Ok(());
+                }
                 match std::str::from_utf8(bytes) {
                     Ok(text) => self.text(text)?,
                     Err(_) => self.bytes(bytes)?,
@@ -147,16 +162,16 @@ impl<'a> Converter<'a> {
         Fault::new(code::REQUEST_TOO_LARGE, message)
     }
 
-    fn key(&mut self, numbers: &mut Numbers) -> Result<(), Fault> {
+    fn key(&mut self) -> Result<(), Fault> {
         match self.reader.marker()? {
             Marker::Uint(number) => {
-                numbers.add(number.into());
+                self.note_number(number.into());
                 self.out.push(b'"');
                 self.uint(number);
                 self.out.push(b'"');
             }
             Marker::Int(number) => {
-                numbers.add(number.into());
+                self.note_number(number.into());
                 self.out.push(b'"');
                 self.int(number);
                 self.out.push(b'"');
@@ -164,7 +179,7 @@ impl<'a> Converter<'a> {
             Marker::Str(length) => match std::str::from_utf8(self.reader.bytes(length)?) {
                 Ok(text) => {
                     if let Some(number) = decimal(text) {
-                        numbers.add(number);
+                        self.note_number(number);
                     }
                     self.text(text)?;
                 }
@@ -173,6 +188,13 @@ impl<'a> Converter<'a> {
             _ => return Err(Fault::invalid_params("a key of a map must be a string or an integer")),
         }
         Ok(())
+    }
+
+    /// Notes that the innermost map has a key that is a number.
+    fn note_number(&mut self, number: i128) {
+        if let Some(numbers) = self.keys.last_mut() {
+            numbers.add(number);
+        }
     }
 
     fn uint(&mut self, number: u64) {
@@ -185,6 +207,10 @@ impl<'a> Converter<'a> {
     }
 
     fn int(&mut self, number: i64) {
+        if let -9..=-1 = number {
+            self.out.push(b'-');
+            return self.uint(number.unsigned_abs());
+        }
         let _ = serde_json::to_writer(&mut self.out, &number);
     }
 
@@ -236,12 +262,11 @@ struct Open {
     /// Its last character in JSON.
     end: u8,
     is_first: bool,
-    numbers: Numbers,
 }
 
 impl Open {
     fn new(left: u32, end: u8) -> Self {
-        Self { left, end, is_first: true, numbers: Numbers::default() }
+        Self { left, end, is_first: true }
     }
 }
 
@@ -274,6 +299,14 @@ impl Numbers {
         }
         Ok(())
     }
+}
+
+/// The length up to which a text is short, in bytes.
+const SHORT: usize = 8;
+
+/// Returns `true` if a byte is a character of its own that JSON does not escape.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 /// Returns the number whose canonical decimal form is `text`.

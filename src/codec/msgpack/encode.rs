@@ -220,9 +220,16 @@ fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
 
 fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
     // Single digits are quick, since a result may hold half a million.
-    if let [digit @ b'0'..=b'9', b',' | b']' | b'}', ..] = text.as_bytes() {
-        out.push(digit - b'0');
-        return Ok(1);
+    match text.as_bytes() {
+        [digit @ b'0'..=b'9', b',' | b']' | b'}', ..] => {
+            out.push(digit - b'0');
+            return Ok(1);
+        }
+        [b'-', digit @ b'1'..=b'9', b',' | b']' | b'}', ..] => {
+            out.push((digit - b'0').wrapping_neg());
+            return Ok(2);
+        }
+        _ => {}
     }
     let end = text.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
     let text = &text[..end.unwrap_or(text.len())];

@@ -36,6 +36,9 @@ impl Skipper {
             let skipped = usize::try_from(self.bytes).map_or(rest.len(), |bytes| bytes.min(rest.len()));
             self.bytes -= skipped as u64;
             rest = &rest[skipped..];
+            if self.bytes == 0 {
+                rest = self.skip_short(rest);
+            }
             if self.values == 0 || self.bytes > 0 {
                 break;
             }
@@ -59,5 +62,24 @@ impl Skipper {
             }
         }
         Ok(bytes.len() - rest.len())
+    }
+
+    /// Skips values of one byte and the markers of small collections, of which most fit into a message. Returns the
+    /// remainder.
+    fn skip_short<'a>(&mut self, mut rest: &'a [u8]) -> &'a [u8] {
+        let mut values = self.values;
+        while values > 0
+            && let [first, tail @ ..] = rest
+        {
+            match first {
+                0x00..=0x7f | 0xa0 | 0xc0 | 0xc2 | 0xc3 | 0xe0..=0xff => values -= 1,
+                0x80..=0x8f => values = (values - 1).saturating_add(2 * u64::from(first & 0x0f)),
+                0x90..=0x9f => values = (values - 1).saturating_add(u64::from(first & 0x0f)),
+                _ => break,
+            }
+            rest = tail;
+        }
+        self.values = values;
+        rest
     }
 }
