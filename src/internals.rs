@@ -47,9 +47,10 @@ pub mod route {
     use std::sync::Arc;
     use std::time::{Instant, SystemTime};
 
+    pub use crate::config::forward::Balance;
     pub use crate::node::from_config::registry_from_config;
     pub use crate::provider::exec::Exec;
-    pub use crate::provider::forward::Forward;
+    pub use crate::provider::forward::{Forward, ForwardSettings};
     pub use crate::route::access::{Decision, DenialReason, Grants, PeerName, Visibility, token_hash};
     pub use crate::route::mailbox::{CallId, Mailbox, Peer, PeerError, Posts};
 

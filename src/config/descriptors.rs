@@ -31,10 +31,11 @@ impl Config {
     pub(super) fn other_nodes(&self) -> usize {
         let mut nodes: Vec<&str> = Vec::new();
         for function in &self.functions {
-            if let ProviderConfig::Forward(forward) = &function.provider
-                && !nodes.contains(&&*forward.to)
-            {
-                nodes.push(&forward.to);
+            let ProviderConfig::Forward(forward) = &function.provider else { continue };
+            for target in &forward.to {
+                if !nodes.contains(&&*target.to) {
+                    nodes.push(&target.to);
+                }
             }
         }
         nodes.len()

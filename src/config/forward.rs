@@ -6,13 +6,38 @@ use std::time::Duration;
 use super::table::{DAY, Field, MIN_DURATION, Result, Table};
 use crate::address::NodeAddress;
 
-/// Another node that provides a function.
+/// The other nodes that provide a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardConfig {
-    /// Host and port of the other node, after the dialect if it is not the usual one, as typed.
-    pub to: String,
+    /// The nodes, at least one, in the order of the file.
+    pub to: Vec<ForwardTarget>,
     /// The timeout of a call; by default the node's call deadline applies.
     pub timeout: Option<Duration>,
+    /// Which of several nodes is asked.
+    pub balance: Balance,
+    /// The parameter by which calls are distributed, in place of `balance`: a name, or a position.
+    pub key: Option<String>,
+    /// A call may run twice.
+    pub repeatable: bool,
+}
+
+/// Which of several nodes is asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// The one with the fewest calls in flight.
+    #[default]
+    Least,
+    /// The first that is connected.
+    First,
+    /// One after the other.
+    Turns,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ForwardTarget {
+    /// Host and port, after the dialect if it is not the usual one, as typed.
+    pub to: String,
     /// The file with the token to present to the other node; path as typed.
     pub token_file: Option<PathBuf>,
     /// The TLS files, if the other node requires TLS.
@@ -30,24 +55,78 @@ pub struct ForwardTlsConfig {
 
 /// Parses the keys of a forwarded function.
 pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
-    const KNOWN: [&str; 9] =
-        ["name", "description", "forward", "timeout", "token_file", "tls", "workers", "queue", "when_full"];
+    const KNOWN: [&str; 12] = [
+        "name",
+        "description",
+        "forward",
+        "timeout",
+        "token_file",
+        "tls",
+        "balance",
+        "key",
+        "repeatable",
+        "workers",
+        "queue",
+        "when_full",
+    ];
     if let Some((key, _)) = table.entries.iter().find(|(key, _)| !KNOWN.contains(&key.get_ref().as_ref())) {
         let message =
             format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
         return Err(table.source.fail(key.span().start, message));
     }
-    let (address, parsed) = to.address::<NodeAddress>()?;
+    let token_file = table.get("token_file").map(Field::path).transpose()?;
+    let tls = table.get("tls").map(self::tls).transpose()?;
+    let targets = match to.string() {
+        Ok(_) => vec![target(to, to, &token_file, &tls)?],
+        Err(_) => to
+            .list("a node such as \"10.0.0.2:7300\", or a list of nodes")?
+            .map(|node| match node.table("an element of forward") {
+                None => target(node, node, &token_file, &tls),
+                Some(own) => {
+                    own.allow(&["to", "token_file", "tls"])?;
+                    let address = own.require("to", "\"10.0.0.2:7300\"")?;
+                    let own_token = own.get("token_file").map(Field::path).transpose()?;
+                    let own_tls = own.get("tls").map(self::tls).transpose()?;
+                    target(
+                        node,
+                        address,
+                        &own_token.or_else(|| token_file.clone()),
+                        &own_tls.or_else(|| tls.clone()),
+                    )
+                }
+            })
+            .collect::<Result<_>>()?,
+    };
+    let balance = match table.get("balance") {
+        None => Balance::default(),
+        Some(field) => match field.string() {
+            Ok("least") => Balance::Least,
+            Ok("first") => Balance::First,
+            Ok("turns") => Balance::Turns,
+            _ => return Err(field.expected("\"least\", \"first\" or \"turns\"")),
+        },
+    };
+    let key = table.get("key").map(|field| field.visible_name("player")).transpose()?.map(str::to_owned);
+    let repeatable = table.get("repeatable").map(Field::boolean).transpose()?.unwrap_or_default();
+    let mut forward = ForwardConfig { to: targets, timeout: None, balance, key, repeatable };
+    table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout)?;
+    Ok(forward)
+}
+
+/// Parses another node: its address, in a string or a table, and what connections to it need.
+fn target(
+    to: Field<'_>,
+    address: Field<'_>,
+    token_file: &Option<PathBuf>,
+    tls: &Option<ForwardTlsConfig>,
+) -> Result<ForwardTarget> {
+    let (address, parsed) = address.address::<NodeAddress>()?;
     if parsed.address.port() == 0 {
         return Err(to.fail(&format!(
             "{address:?} has port 0, which cannot be connected to; name the other node's port"
         )));
     }
-    let token_file = table.get("token_file").map(Field::path).transpose()?;
-    let tls = table.get("tls").map(tls).transpose()?;
-    let mut forward = ForwardConfig { to: address.to_owned(), timeout: None, token_file, tls };
-    table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout)?;
-    Ok(forward)
+    Ok(ForwardTarget { to: address.to_owned(), token_file: token_file.clone(), tls: tls.clone() })
 }
 
 /// Parses the `tls` of a forwarded function. The trusted authorities are explicit; the machine's own are never used.

@@ -46,6 +46,9 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "forward",
         "token_file",
         "tls",
+        "balance",
+        "key",
+        "repeatable",
         "workers",
     ])?;
     let name_field = table.require("name", "\"disk.free\"")?;

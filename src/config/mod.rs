@@ -29,7 +29,7 @@ pub use workers::{WhenFull, Workers};
 
 pub(crate) use access::Rule;
 pub(crate) use exec::{ExecConfig, OutputFormat};
-pub(crate) use forward::{ForwardConfig, ForwardTlsConfig};
+pub(crate) use forward::{Balance, ForwardConfig, ForwardTarget};
 pub(crate) use function::{FunctionConfig, ProviderConfig};
 pub(crate) use leaf::{ByteOrder, LeafConfig};
 pub(crate) use limits::host_key;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
+use super::forward::{Balance, ForwardTarget, ForwardTlsConfig};
 use super::*;
 
 fn folder(name: &str) -> PathBuf {
@@ -119,7 +120,13 @@ fn documented_example_is_parsed() {
         env: Vec::new(),
         inherit_env: Vec::new(),
     };
-    let greet = ForwardConfig { to: "10.0.0.2:7300".to_owned(), timeout: None, token_file: None, tls: None };
+    let greet = ForwardConfig {
+        to: vec![ForwardTarget { to: "10.0.0.2:7300".to_owned(), token_file: None, tls: None }],
+        timeout: None,
+        balance: Balance::Least,
+        key: None,
+        repeatable: false,
+    };
     let expected = Config {
         name: "board-a".to_owned(),
         listen: vec![ListenerConfig::new("127.0.0.1:7300")],
@@ -177,14 +184,22 @@ fn every_key_is_parsed() {
             .to_vec(),
         inherit_env: ["DISPLAY", "CAMERA_*"].map(str::to_owned).to_vec(),
     };
-    let math = ForwardConfig {
+    let near = ForwardTarget {
         to: "10.0.0.2:7300".to_owned(),
-        timeout: Some(Duration::from_millis(1500)),
         token_file: Some(PathBuf::from("/etc/chanrpc/token")),
         tls: Some(ForwardTlsConfig {
             ca: PathBuf::from("/etc/chanrpc/ca.pem"),
             identity: Some((PathBuf::from("board-a.pem"), PathBuf::from("board-a.key"))),
         }),
+    };
+    let own = PathBuf::from("/etc/chanrpc/far.token");
+    let far = ForwardTarget { to: "10.0.1.9:7300".to_owned(), token_file: Some(own), ..near.clone() };
+    let math = ForwardConfig {
+        to: vec![near, far],
+        timeout: Some(Duration::from_millis(1500)),
+        balance: Balance::First,
+        key: Some("player".to_owned()),
+        repeatable: true,
     };
     let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(ListenerConfig::new);
     listen[2].hosts = ["board-b", "board-b.lan"].map(str::to_owned).to_vec();
@@ -200,7 +215,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(99),
+        location: location(102),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -211,7 +226,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(102),
+        location: location(105),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],

@@ -136,7 +136,7 @@ pub struct Fault {
 }
 
 /// The data of a fault without an answer: whether the call was sent.
-#[derive(serde::Serialize)]
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Sent {
     sent: bool,
 }
@@ -162,6 +162,17 @@ impl Fault {
     /// is `{"sent": true}`.
     pub fn lost(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(code::LOST, message).with_data(&Sent { sent: true })
+    }
+
+    /// Notes in the data that the call has not run.
+    pub(crate) fn unsent(self) -> Self {
+        self.with_data(&Sent { sent: false })
+    }
+
+    /// Returns `true` if the data says that the call has not run.
+    pub(crate) fn is_unsent(&self) -> bool {
+        let data = self.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok());
+        data.is_some_and(|Sent { sent }| !sent)
     }
 
     /// Sets the data.

@@ -7,15 +7,12 @@ use std::{fmt, io};
 
 use smol::Executor;
 
-use crate::config::{Config, ForwardTlsConfig, NodeWorkers, ProviderConfig};
+use crate::config::{Config, ForwardTarget, NodeWorkers, ProviderConfig};
 use crate::encoding;
-use crate::provider::{Exec, Forward};
+use crate::provider::{Exec, Forward, ForwardSettings};
 use crate::remote::Remote;
 use crate::route::{Description, ProviderKind, Registry, RegistryBuilder, RegistryError};
 use crate::transport::tls::{Connector, TlsError};
-
-/// Another node: its address, token file and TLS.
-type Target<'a> = (&'a str, Option<&'a Path>, Option<&'a ForwardTlsConfig>);
 
 /// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node with the same
 /// token and TLS share its connections.
@@ -40,7 +37,7 @@ pub fn registry_from_config(
             builder.provider_workers(kind, workers.clone());
         }
     }
-    let mut remotes: HashMap<Target<'_>, Remote> = HashMap::new();
+    let mut remotes: HashMap<&ForwardTarget, Remote> = HashMap::new();
     for function in &config.functions {
         let describe = |mut found: Description| {
             found.signature.description.clone_from(&function.description);
@@ -55,22 +52,23 @@ pub fn registry_from_config(
                 builder.insert(&function.name, describe(exec.describe()), Arc::new(exec))?;
             }
             ProviderConfig::Forward(forward) => {
-                let target = (forward.to.as_str(), forward.token_file.as_deref(), forward.tls.as_ref());
-                let remote = match remotes.get(&target) {
-                    Some(remote) => remote.clone(),
-                    None => {
-                        let mut remote =
-                            Remote::builder(target.0).limits(config.limits.clone()).executor(executor);
-                        if let Some(file) = target.1 {
-                            remote = remote.token(read_token(file)?);
-                        }
-                        if let Some(tls) = target.2 {
-                            remote = remote.tls(connector(target.0, tls)?);
-                        }
-                        remotes.entry(target).or_insert(remote.connect()).clone()
-                    }
+                let mut targets = Vec::new();
+                for target in &forward.to {
+                    let remote = match remotes.get(target) {
+                        Some(remote) => remote.clone(),
+                        None => remotes.entry(target).or_insert(connect(config, target, executor)?).clone(),
+                    };
+                    targets.push(remote);
+                }
+                let settings = ForwardSettings {
+                    node: name.clone(),
+                    max_hops: hops,
+                    timeout: forward.timeout,
+                    balance: forward.balance,
+                    key: forward.key.clone(),
+                    repeatable: forward.repeatable,
                 };
-                let forward = Forward::new(executor.clone(), remote, name.clone(), hops, forward.timeout);
+                let forward = Forward::new(executor.clone(), targets, settings);
                 builder.insert(&function.name, describe(forward.describe()), Arc::new(forward))?;
             }
         }
@@ -81,6 +79,24 @@ pub fn registry_from_config(
     Ok(builder)
 }
 
+fn connect(
+    config: &Config,
+    target: &ForwardTarget,
+    executor: &Arc<Executor<'static>>,
+) -> Result<Remote, ProviderConfigError> {
+    let mut remote = Remote::builder(&target.to).limits(config.limits.clone()).executor(executor);
+    if let Some(file) = &target.token_file {
+        remote = remote.token(read_token(file)?);
+    }
+    if let Some(tls) = &target.tls {
+        let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
+        let connector = Connector::load(&tls.ca, identity)
+            .map_err(|source| ProviderConfigError::Tls { to: target.to.clone(), source })?;
+        remote = remote.tls(connector);
+    }
+    Ok(remote.connect())
+}
+
 fn read_token(path: &Path) -> Result<String, ProviderConfigError> {
     let fail = |source| ProviderConfigError::TokenFile { path: path.to_owned(), source };
     let text = encoding::read(path).map_err(fail)?;
@@ -88,12 +104,6 @@ fn read_token(path: &Path) -> Result<String, ProviderConfigError> {
         "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file contains no token"))),
         token => Ok(token.to_owned()),
     }
-}
-
-fn connector(to: &str, tls: &ForwardTlsConfig) -> Result<Connector, ProviderConfigError> {
-    let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
-    Connector::load(&tls.ca, identity)
-        .map_err(|source| ProviderConfigError::Tls { to: to.to_owned(), source })
 }
 
 /// Why the registry of a configuration could not be created.

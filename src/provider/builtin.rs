@@ -62,8 +62,8 @@ fn echo(BuiltinCall { params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn ping(call: BuiltinCall<'_>) -> Result<(), Fault> {
-    write_json(call.out, &"pong")
+fn ping(BuiltinCall { out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
+    write_json(out, &"pong")
 }
 
 fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {

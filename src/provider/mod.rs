@@ -10,6 +10,6 @@ mod program;
 mod result;
 
 pub(crate) use exec::Exec;
-pub(crate) use forward::Forward;
+pub(crate) use forward::{Forward, ForwardSettings};
 #[cfg(feature = "cli")]
 pub(crate) use program::set_inherited_cloexec;

@@ -101,14 +101,13 @@ impl Calls {
         cx: &Context<'_>,
         posts: &mut Posts,
     ) -> Poll<Option<(CallId, Outcome)>> {
-        if self.ready.is_empty() {
-            if self
+        if self.ready.is_empty()
+            && self
                 .mailbox
                 .as_ref()
                 .is_none_or(|mailbox| mailbox.poll(cx, &mut self.ready, posts).is_pending())
-            {
-                return Poll::Pending;
-            }
+        {
+            return Poll::Pending;
         }
         Poll::Ready(self.ready.pop_front())
     }

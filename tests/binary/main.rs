@@ -2,6 +2,7 @@
 //! Tests whose results may depend on the platform are among them.
 #![allow(clippy::unwrap_used)]
 
+mod balance;
 mod bench;
 mod cli;
 mod drain;

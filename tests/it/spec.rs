@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_tungstenite::tungstenite::Message;
 use chanrpc::chan::{Closer, Id1, Responder, Server, ServerSettings};
 use chanrpc::config::Limits;
-use chanrpc::internals::route::{Forward, RegistryInternals as _};
+use chanrpc::internals::route::{Balance, Forward, ForwardSettings, RegistryInternals as _};
 use chanrpc::internals::transport::memory::{self, Memory};
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
@@ -933,6 +933,17 @@ impl Provider for Spread {
     }
 }
 
+fn forward_settings() -> ForwardSettings {
+    ForwardSettings {
+        node: "near".into(),
+        max_hops: 8,
+        timeout: None,
+        balance: Balance::Least,
+        key: None,
+        repeatable: false,
+    }
+}
+
 #[test]
 fn results_with_line_feeds_are_sent_as_one_line() {
     run(async |executor| {
@@ -941,7 +952,7 @@ fn results_with_line_feeds_are_sent_as_one_line() {
         });
         let far = far.await;
         let remote = Remote::builder(far.address.to_string()).executor(&executor).connect();
-        let forward = Forward::new(executor.clone(), remote, "near".into(), 8, None);
+        let forward = Forward::new(executor.clone(), [remote], forward_settings());
         let near = Fixture::with(&executor, Limits::default(), |builder| {
             builder.provide("far.*", Description::default(), forward).unwrap();
         });

@@ -335,5 +335,5 @@ pub(super) fn expired() -> Fault {
 }
 
 fn closed() -> Fault {
-    Fault::new(code::CLOSED, "the node is stopping")
+    Fault::new(code::CLOSED, "the node is stopping").unsent()
 }

@@ -1,0 +1,309 @@
+//! The forward provider: functions of other nodes.
+
+mod balance;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use smol::future::FutureExt;
+use smol::{Executor, Timer};
+
+use crate::config::Balance;
+use crate::message::{Fault, RawJson, code};
+use crate::remote::{ConnectionLease, Remote, RemoteError};
+use crate::route::{Call, Description, Peer, PeerError, Provider, ProviderKind, Responder};
+use balance::{Candidate, choose, hash};
+
+/// Calls that may be made in addition, for each first one: one for so many.
+const CALLS_PER_RETRY: u32 = 5;
+/// Calls that may be made in addition at once.
+const MAX_RETRIES: u32 = 10;
+
+/// Forwards calls to other nodes, under the same name.
+#[derive(Clone, Debug)]
+pub struct Forward(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    executor: Arc<Executor<'static>>,
+    /// At least one.
+    nodes: Vec<Node>,
+    settings: ForwardSettings,
+    /// The number of calls so far.
+    turn: AtomicUsize,
+    /// First calls since additional ones, up to a limit.
+    credit: AtomicU32,
+}
+
+/// How calls are forwarded.
+#[derive(Clone, Debug)]
+pub struct ForwardSettings {
+    /// This node's name, for the path in a fault.
+    pub node: Arc<str>,
+    /// How many nodes may forward one call.
+    pub max_hops: u32,
+    /// A call ends after this time or at its own deadline, whichever is earlier.
+    pub timeout: Option<Duration>,
+    /// Which of several nodes is asked.
+    pub balance: Balance,
+    /// The parameter by which calls are distributed, in place of `balance`.
+    pub key: Option<String>,
+    /// A call may run twice: it is repeated even if it was lost.
+    pub repeatable: bool,
+}
+
+/// One of the nodes.
+#[derive(Debug)]
+struct Node {
+    remote: Remote,
+    /// Calls without an answer.
+    in_flight: AtomicUsize,
+    /// How long an answer takes, as a moving mean in microseconds; 0 if unknown.
+    mean: AtomicU64,
+}
+
+/// A call to forward.
+#[derive(Clone)]
+struct Request {
+    method: String,
+    params: Option<RawJson<'static>>,
+    deadline: Instant,
+    hops: u32,
+}
+
+/// A call, and which nodes were asked.
+struct Attempt {
+    request: Request,
+    responder: Responder,
+    key: Option<u64>,
+    /// The nodes that were asked, in order.
+    tried: Vec<usize>,
+    /// Why nodes did not take the call.
+    failures: Vec<(usize, RemoteError)>,
+}
+
+impl Forward {
+    /// Creates a provider that forwards calls through `remotes`, of which there must be at least one.
+    pub fn new(
+        executor: Arc<Executor<'static>>,
+        remotes: impl IntoIterator<Item = Remote>,
+        settings: ForwardSettings,
+    ) -> Self {
+        let node = |remote| Node { remote, in_flight: AtomicUsize::new(0), mean: AtomicU64::new(0) };
+        let nodes = remotes.into_iter().map(node).collect();
+        let (turn, credit) = (AtomicUsize::new(0), AtomicU32::new(CALLS_PER_RETRY * MAX_RETRIES));
+        Self(Arc::new(Inner { executor, nodes, settings, turn, credit }))
+    }
+
+    /// Describes the function, with its timeout.
+    pub fn describe(&self) -> Description {
+        let addresses: Vec<_> = self.0.nodes.iter().map(|node| node.remote.address()).collect();
+        Description {
+            provider: ProviderKind::Forward,
+            target: Some(addresses.join(" ")),
+            timeout: self.0.settings.timeout,
+            ..Description::default()
+        }
+    }
+
+    /// Sends a call to the next node, or answers it if there is none.
+    fn attempt(self, mut attempt: Attempt) {
+        let inner = &*self.0;
+        loop {
+            let chosen = match &inner.nodes[..] {
+                [_] => attempt.tried.is_empty().then_some(0),
+                nodes => inner.choose(nodes, &mut attempt),
+            };
+            let Some(index) = chosen else {
+                return attempt.responder.send(Err(inner.fault(&inner.nobody(attempt.failures))));
+            };
+            attempt.tried.push(index);
+            let lease = inner.nodes[index].remote.lease();
+            match lease.and_then(|lease| Ok((lease.connection().peer()?, lease))) {
+                Ok((Some(peer), lease)) => return self.send(&peer, lease, attempt),
+                Ok((None, lease)) => {
+                    let waiting = self.clone().send_when_connected(lease, attempt);
+                    return inner.executor.spawn(waiting).detach();
+                }
+                Err(error) => attempt.failures.push((index, error)),
+            }
+        }
+    }
+
+    /// Sends a call over a connection that is established.
+    fn send(self, peer: &Peer, lease: ConnectionLease, attempt: Attempt) {
+        let (id, is_notification) = (peer.reserve(), !attempt.responder.expects_reply());
+        if !is_notification && !attempt.responder.on_cancel(&peer.canceller(id)) {
+            return attempt.responder.send(Err(cancelled()));
+        }
+        let Attempt { request, responder, key, tried, mut failures } = attempt;
+        let may_retry = tried.len() < self.0.nodes.len();
+        // For another attempt.
+        let kept = may_retry.then(|| request.clone());
+        let Request { method, params, deadline, hops } = request;
+        let index = tried.last().copied().unwrap_or_default();
+        self.0.nodes[index].in_flight.fetch_add(1, Ordering::Relaxed);
+        let began = Instant::now();
+        let answer = move |result: Result<_, PeerError>| {
+            let node = &self.0.nodes[index];
+            node.in_flight.fetch_sub(1, Ordering::Relaxed);
+            let result = result.map_err(|error| lease.connection().error(error));
+            if !is_notification && result.is_ok() {
+                node.note_time(began.elapsed());
+            }
+            match (result, kept) {
+                (Err(error), Some(request)) if self.0.may_repeat(&error, deadline) => {
+                    drop(lease);
+                    failures.push((index, error));
+                    self.attempt(Attempt { request, responder, key, tried, failures });
+                }
+                (result, _) => responder.send(result.map_err(|error| self.0.fault(&error))),
+            }
+        };
+        let deadline = (!is_notification).then_some(deadline);
+        peer.call(id, method.into(), params, deadline, hops, is_notification, answer);
+    }
+
+    /// Sends a call once the connection is established, unless it is cancelled or late before.
+    async fn send_when_connected(self, lease: ConnectionLease, mut attempt: Attempt) {
+        let connected = async { lease.connection().connected().await.map_err(Some) };
+        let cancelled = async {
+            attempt.responder.cancelled().await;
+            Err(None)
+        };
+        let timeout = async {
+            Timer::at(attempt.request.deadline).await;
+            Err(Some(RemoteError::Deadline))
+        };
+        match connected.or(cancelled).or(timeout).await {
+            Ok(peer) => self.send(&peer, lease, attempt),
+            Err(None) => attempt.responder.send(Err(self::cancelled())),
+            Err(Some(error)) if error.is_unsent() => {
+                attempt.failures.extend(attempt.tried.last().map(|index| (*index, error)));
+                self.attempt(attempt);
+            }
+            Err(Some(error)) => attempt.responder.send(Err(self.0.fault(&error))),
+        }
+    }
+}
+
+impl Inner {
+    /// Chooses a node that was not tried. Notes those without a connection as failures.
+    fn choose(&self, nodes: &[Node], attempt: &mut Attempt) -> Option<usize> {
+        let mut candidates = Vec::with_capacity(nodes.len());
+        for (index, node) in nodes.iter().enumerate() {
+            if attempt.tried.contains(&index) || attempt.failures.iter().any(|(failed, _)| *failed == index) {
+                continue;
+            }
+            match node.remote.lease().and_then(|lease| lease.connection().peer()) {
+                Ok(peer) => candidates.push(Candidate {
+                    index,
+                    is_connecting: peer.is_none(),
+                    in_flight: node.in_flight.load(Ordering::Relaxed),
+                    mean: node.mean.load(Ordering::Relaxed),
+                }),
+                Err(error) => attempt.failures.push((index, error)),
+            }
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        choose(self.settings.balance, turn, attempt.key, &candidates)
+    }
+
+    /// Returns `true` if a call that ended with `error` has not run, or may run twice, and another node may be asked.
+    fn may_repeat(&self, error: &RemoteError, deadline: Instant) -> bool {
+        let is_lost = matches!(error, RemoteError::Lost { .. });
+        if !(error.is_unsent() || (is_lost && self.settings.repeatable)) || Instant::now() >= deadline {
+            return false;
+        }
+        let spend = |credit: u32| credit.checked_sub(CALLS_PER_RETRY);
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+    }
+
+    /// Returns the error if no node is left: that of a node which answered, or the reasons of all.
+    fn nobody(&self, mut failures: Vec<(usize, RemoteError)>) -> RemoteError {
+        #[derive(Serialize)]
+        struct Data {
+            sent: bool,
+            targets: Vec<Target>,
+        }
+        #[derive(Serialize)]
+        struct Target {
+            to: String,
+            reason: String,
+        }
+        let is_answer = |(_, error): &(usize, RemoteError)| !matches!(error, RemoteError::Unreachable { .. });
+        if let Some(at) = failures.iter().rposition(is_answer).or((self.nodes.len() == 1).then_some(0)) {
+            return failures.swap_remove(at).1;
+        }
+        let reason = |error| match error {
+            RemoteError::Unreachable { reason, .. } => reason,
+            error => error.to_string(),
+        };
+        let to = |index: usize| self.nodes[index].remote.address().to_owned();
+        let target = |(index, error)| Target { to: to(index), reason: reason(error) };
+        let targets = failures.into_iter().map(target).collect();
+        let message = format!("none of {} nodes took the call", self.nodes.len());
+        let data = Data { sent: false, targets };
+        RemoteError::Fault(Fault::new(code::NO_PROVIDER, message).with_data(&data))
+    }
+
+    fn fault(&self, error: &RemoteError) -> Fault {
+        let message = || error.to_string();
+        let fault = match error {
+            RemoteError::Fault(fault) => fault.clone(),
+            RemoteError::Unreachable { .. } => Fault::not_sent(message()),
+            RemoteError::Lost { .. } => Fault::lost(message()),
+            RemoteError::Busy { .. } => Fault::new(code::BUSY, message()),
+            RemoteError::Deadline => Fault::new(code::DEADLINE, message()),
+        };
+        fault.through(&self.settings.node)
+    }
+}
+
+impl Node {
+    fn note_time(&self, time: Duration) {
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        let mean = self.mean.load(Ordering::Relaxed);
+        let next = if mean == 0 { time } else { mean - mean / 8 + time / 8 };
+        // A time that is lost to another thread does not matter.
+        self.mean.store(next.max(1), Ordering::Relaxed);
+    }
+}
+
+impl Provider for Forward {
+    fn call(&self, mut call: Call<'_>) {
+        let ForwardSettings { node, max_hops, timeout, key, .. } = &self.0.settings;
+        let hops = call.hops() + 1;
+        if hops > *max_hops {
+            let message = format!("the call was forwarded {max_hops} times already (limits.hops)");
+            return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(node)));
+        }
+        let key = key.as_ref().and_then(|key| key_of(key, call.params()?.get()));
+        let (method, params) = (call.method().to_owned(), call.take_params().map(RawJson::into_owned));
+        let own = timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = own.map_or(call.deadline(), |own| own.min(call.deadline()));
+        let earn = |credit: u32| Some((credit + 1).min(CALLS_PER_RETRY * MAX_RETRIES));
+        if self.0.nodes.len() > 1 {
+            let _ = self.0.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
+        }
+        let request = Request { method, params, deadline, hops };
+        let (responder, tried, failures) = (call.defer(), Vec::new(), Vec::new());
+        self.clone().attempt(Attempt { request, responder, key, tried, failures });
+    }
+}
+
+/// Returns a number for the value of a parameter: a member of an object, or the element of an array at a position.
+fn key_of(key: &str, params: &str) -> Option<u64> {
+    let params: serde_json::Value = serde_json::from_str(params).ok()?;
+    let value = match key.parse::<usize>() {
+        Ok(position) => params.get(position)?,
+        Err(_) => params.get(key)?,
+    };
+    Some(hash(&value.to_string()))
+}
+
+fn cancelled() -> Fault {
+    Fault::new(code::CANCELLED, "cancelled by the caller")
+}

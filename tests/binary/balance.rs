@@ -1,0 +1,168 @@
+//! Functions that several nodes provide.
+
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use super::support::{Client, Folder, Node, fake_node, listen};
+
+/// Starts a node that answers each call with its own name, and counts them.
+fn named(name: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let count = Arc::<AtomicUsize>::default();
+    let counted = count.clone();
+    let address = fake_node(move |request| {
+        if request["method"] == "far" {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+        json!({ "jsonrpc": "2.0", "id": request["id"], "result": name })
+    });
+    (address, count)
+}
+
+/// Starts a node that answers each call with an error.
+fn failing(code: i64, data: Value) -> SocketAddr {
+    fake_node(move |request| {
+        let error = json!({ "code": code, "message": "no", "data": data });
+        json!({ "jsonrpc": "2.0", "id": request["id"], "error": error })
+    })
+}
+
+/// Starts a node that closes the connection when it is called.
+fn losing() -> SocketAddr {
+    listen(|stream: TcpStream| {
+        let mut client = Client::new(stream.try_clone().unwrap());
+        while client.full_line().is_some_and(|line| !line.contains("far")) {
+            client.send("{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":null}\n");
+        }
+        let _ = stream.shutdown(Shutdown::Both);
+    })
+}
+
+/// Returns an address where nobody listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn forwarding(to: &[SocketAddr], more: &str) -> Node {
+    let to: Vec<_> = to.iter().map(ToString::to_string).collect();
+    let config = format!("[[function]]\nname = 'far'\nforward = {to:?}\n{more}\n");
+    Node::with(Folder::new(), &config)
+}
+
+#[test]
+fn calls_pass_over_a_node_that_is_absent() {
+    let ((a, by_a), (b, by_b)) = (named("a"), named("b"));
+    let node = forwarding(&[nobody(), a, b], "balance = 'turns'");
+    let mut client = node.connect();
+    for _ in 0..50 {
+        assert!(["a", "b"].map(Value::from).contains(&client.call("far", &json!([])).unwrap()));
+    }
+    let (a, b) = (by_a.load(Ordering::SeqCst), by_b.load(Ordering::SeqCst));
+    assert_eq!(a + b, 50);
+    assert!(a >= 10 && b >= 10, "{a} and {b}");
+}
+
+#[test]
+fn first_takes_all_while_it_is_there() {
+    let ((a, by_a), (b, by_b)) = (named("a"), named("b"));
+    let node = forwarding(&[a, b], "balance = 'first'");
+    let mut client = node.connect();
+    // Until it is connected, the other one may be asked.
+    while client.call("far", &json!([])).unwrap() != "a" {}
+    let before = by_b.load(Ordering::SeqCst);
+    for _ in 0..20 {
+        assert_eq!(client.call("far", &json!([])).unwrap(), "a");
+    }
+    assert!(by_a.load(Ordering::SeqCst) >= 20);
+    assert_eq!(by_b.load(Ordering::SeqCst), before);
+}
+
+#[test]
+fn error_names_every_node_if_none_is_there() {
+    let (a, b) = (nobody(), nobody());
+    let node = forwarding(&[a, b], "");
+    let fault = node.connect().call("far", &json!([])).unwrap_err();
+    assert_eq!(fault.code, -32001, "{fault:?}");
+    assert_eq!(fault.data["sent"], false);
+    let mut to: Vec<_> =
+        fault.data["targets"].as_array().unwrap().iter().map(|one| one["to"].clone()).collect();
+    let mut expected = [a, b].map(|address| Value::from(address.to_string()));
+    to.sort_by_key(Value::to_string);
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(to, expected);
+}
+
+#[test]
+fn call_that_was_not_run_is_tried_at_another_node() {
+    for (code, data) in [(-32009, json!(null)), (-32014, json!({ "sent": false })), (-32001, json!(null))] {
+        let (b, _) = named("b");
+        let node = forwarding(&[failing(code, data), b], "balance = 'first'");
+        for _ in 0..5 {
+            assert_eq!(node.connect().call("far", &json!([])).unwrap(), "b", "{code}");
+        }
+    }
+}
+
+/// It may have run.
+#[test]
+fn any_other_error_is_passed_on() {
+    for (code, data) in
+        [(-32014, json!(null)), (-32603, json!(null)), (7, json!(null)), (-32003, json!(null))]
+    {
+        let (b, by_b) = named("b");
+        let node = forwarding(&[failing(code, data), b], "balance = 'first'");
+        let mut client = node.connect();
+        while !matches!(client.call("far", &json!([])), Err(fault) if fault.code == code) {}
+        let before = by_b.load(Ordering::SeqCst);
+        assert_eq!(client.call("far", &json!([])).unwrap_err().code, code);
+        assert_eq!(by_b.load(Ordering::SeqCst), before);
+    }
+}
+
+#[test]
+fn error_of_the_last_node_is_the_callers_if_all_are_busy() {
+    let node = forwarding(&[failing(-32009, Value::Null), failing(-32009, Value::Null)], "");
+    assert_eq!(node.connect().call("far", &json!([])).unwrap_err().code, -32009);
+}
+
+#[test]
+fn lost_call_is_repeated_only_if_it_may_run_twice() {
+    let (b, _) = named("b");
+    let node = forwarding(&[losing(), b], "balance = 'first'\nrepeatable = true");
+    for _ in 0..5 {
+        assert_eq!(node.connect().call("far", &json!([])).unwrap(), "b");
+    }
+    let node = forwarding(&[losing(), b], "balance = 'first'");
+    let mut client = node.connect();
+    while client.call("far", &json!([])).is_ok() {}
+    // A node that is lost again and again is also absent for a while.
+    let fault = std::iter::repeat_with(|| client.call("far", &json!([]))).find_map(Result::err).unwrap();
+    assert_eq!(fault.code, -32011, "{fault:?}");
+}
+
+#[test]
+fn calls_with_the_same_key_go_to_the_same_node() {
+    let ((a, _), (b, _)) = (named("a"), named("b"));
+    let node = forwarding(&[a, b], "key = 'player'");
+    let mut client = node.connect();
+    let mut call = |player: u32| client.call("far", &json!({ "player": player })).unwrap();
+    // Until both are connected, a key may be elsewhere.
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        for player in 0..20 {
+            let answer = call(player);
+            if !seen.contains(&answer) {
+                seen.push(answer);
+            }
+        }
+    }
+    let of_each: Vec<_> = (0..20).map(&mut call).collect();
+    for _ in 0..3 {
+        for player in 0..20 {
+            assert_eq!(call(player), of_each[player as usize]);
+        }
+    }
+    assert!(of_each.contains(&"a".into()) && of_each.contains(&"b".into()), "{of_each:?}");
+}
