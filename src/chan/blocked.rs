@@ -1,14 +1,17 @@
 //! Calls that wait for room in a full queue without a future that is polled.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
+
+use async_channel::{Receiver, Sender};
 
 use super::error::CallError;
 use super::panic;
 use super::queue::Queue;
 use super::shared::{BlockedSender, Place, Shared};
 use super::sync::Mutex;
-use super::typed_queue::{QueueItem, QueuedCall};
+use super::typed_queue::{GoCall, QueueItem, QueuedCall};
 
 /// A call that waits until the queue has room, its caller cancels it, or the server ends.
 ///
@@ -99,5 +102,51 @@ impl<A: Send + 'static, R: Send + 'static> Wake for BlockedCall<A, R> {
 impl<A, R> Drop for BlockedCall<A, R> {
     fn drop(&mut self) {
         panic::drop_quietly(self.state.lock().call.take());
+    }
+}
+
+/// Closed once a call in go mode is queued, or its server refuses it.
+pub(crate) type Queued = Receiver<Infallible>;
+
+/// A call in go mode that nothing withdraws while it waits for room.
+pub(super) struct BlockedGo<A> {
+    function: usize,
+    call: Mutex<Option<GoCall<A>>>,
+    queued: Sender<Infallible>,
+}
+
+impl<A: Send + 'static> BlockedGo<A> {
+    /// Queues a call behind all that wait for room.
+    pub(super) fn wait(shared: &Shared, function: usize, call: GoCall<A>) -> Queued {
+        let (queued, receiver) = async_channel::bounded(1);
+        let blocked = Arc::new(Self { function, call: Mutex::new(Some(call)), queued });
+        if let Err(error) = shared.wait_for_room(blocked.clone()) {
+            blocked.fail(&error);
+        }
+        receiver
+    }
+}
+
+impl<A: Send + 'static> BlockedSender for BlockedGo<A> {
+    fn enqueue(&self, queue: &mut Queue) {
+        if let Some(call) = self.call.lock().take() {
+            queue.push_go(self.function, call);
+        }
+    }
+
+    fn on_enqueued(&self) {
+        self.queued.close();
+    }
+
+    fn fail(&self, _: &CallError) {
+        let call = self.call.lock().take();
+        self.queued.close();
+        panic::drop_quietly(call);
+    }
+}
+
+impl<A> Drop for BlockedGo<A> {
+    fn drop(&mut self) {
+        panic::drop_quietly(self.call.lock().take());
     }
 }

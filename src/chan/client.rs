@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 #[cfg(feature = "node")]
-use super::blocked::BlockedCall;
+use super::blocked::{BlockedCall, BlockedGo, Queued};
 use super::call::Call;
 use super::error::CallError;
 use super::functions::BoxFuture;
@@ -212,6 +212,31 @@ impl Client {
     pub fn go_when_room<A: Send + 'static>(&self, id: impl Takes<A>, arguments: A) -> Call<'_, A, ()> {
         let found = self.shared().table.find_to_go::<A>(&id.into_function_id());
         Call::go(self.shared(), found, arguments, ())
+    }
+
+    /// Calls a function in go mode, in its turn even if the queue is full: the call then waits for room, and nothing
+    /// withdraws it. Returns what to wait for in that case. The caller bounds the number of such calls.
+    #[cfg(feature = "node")]
+    pub(crate) fn go_in_turn<A: Send + 'static>(&self, id: &FunctionId, arguments: A) -> Option<Queued> {
+        let shared = self.shared();
+        let Ok(function) = shared.table.find_to_go::<A>(id) else { return None };
+        match shared.enqueue_go(function, GoCall(arguments)) {
+            Ok(()) => None,
+            Err(NotQueued::Full(call)) => Some(BlockedGo::wait(shared, function, call)),
+            Err(NotQueued::Closed(GoCall(arguments))) => {
+                panic::drop_quietly(arguments);
+                None
+            }
+        }
+    }
+
+    /// Checks that a function takes these arguments.
+    ///
+    /// # Errors
+    /// As [`go`](Self::go).
+    #[cfg(feature = "node")]
+    pub(crate) fn check<A: 'static>(&self, id: &FunctionId) -> Result<(), CallError> {
+        self.shared().table.find_to_go::<A>(id).map(|_| ()).map_err(|error| *error)
     }
 
     /// Finds a function once, for the calls that name it.

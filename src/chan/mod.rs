@@ -65,6 +65,8 @@ mod target;
 mod typed_queue;
 pub(crate) mod wait_graph;
 
+#[cfg(feature = "node")]
+pub(crate) use blocked::Queued;
 pub use call::Call;
 pub use callbacks::{CallbackCall, Callbacks, LimitError};
 pub(crate) use catch_panic::ServerRef;

@@ -12,10 +12,13 @@ use smol::{Async, Executor, Task};
 use super::Node;
 use super::from_config::{ProviderConfigError, registry_from_config};
 use super::listener::Listener;
+use super::sessions::Observer;
+use super::shared::Shared;
 use crate::address::Address;
-use crate::chan::{Client, Server};
+use crate::chan::{CallError, Client, Server, Takes};
 use crate::config::{Config, Limits};
-use crate::route::{Access, Exports, RegistryBuilder, RegistryError};
+use crate::route::{Access, Caller, Exports, RegistryBuilder, RegistryError};
+use crate::web;
 
 /// Builds a node that serves tables of functions. Created by [`Node::builder`] or [`Node::from_config`].
 ///
@@ -43,6 +46,8 @@ pub struct NodeBuilder {
     exports: Vec<Export>,
     executor: Option<Arc<Executor<'static>>>,
     servers: Vec<Spawn>,
+    observers: Vec<Observer>,
+    pages: Vec<(&'static str, web::File)>,
 }
 
 /// Exports a table of functions.
@@ -79,7 +84,15 @@ impl Node {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_config(config: Config) -> NodeBuilder {
-        NodeBuilder { config, open: Vec::new(), exports: Vec::new(), executor: None, servers: Vec::new() }
+        NodeBuilder {
+            config,
+            open: Vec::new(),
+            exports: Vec::new(),
+            executor: None,
+            servers: Vec::new(),
+            observers: Vec::new(),
+            pages: Vec::new(),
+        }
     }
 }
 
@@ -126,6 +139,75 @@ impl NodeBuilder {
     pub fn export<S: 'static>(mut self, functions: &Exports<S>, client: &Client) -> Self {
         let (functions, client) = (functions.clone(), client.clone());
         self.exports.push(Box::new(move |registry| registry.export(&functions, &client).map(drop)));
+        self
+    }
+
+    /// Tells a server or scheduler of connections, of which `client` is a client: calls `opened` in go mode before the
+    /// first call of a new connection, and `closed` after its last call, once and however the connection has ended. Both
+    /// are given the [`Caller`], whose [number](Caller::connection) is the key for what the server keeps about it. A
+    /// table of [`Functions::exported`](crate::Functions::exported) may contain them; they are not called over the network.
+    ///
+    /// The calls of a connection take the same queue, so that a server gets `opened`, the calls and `closed` in this order.
+    /// While the queue is full, what a new connection sends is not read; others are accepted nevertheless. Single
+    /// requests over HTTP are no connections in this sense; those that become a WebSocket are. The caller's rules are
+    /// those that apply when the connection opens.
+    ///
+    /// ```
+    /// use chanrpc::route::Caller;
+    /// use chanrpc::{Functions, Id0, Id1, Node, Remote, Server};
+    ///
+    /// const OPENED: Id0<Caller> = Id0::new("opened");
+    /// const CLOSED: Id0<Caller> = Id0::new("closed");
+    /// const ONLINE: Id1<(), usize> = Id1::new("online");
+    ///
+    /// let mut functions = Functions::exported();
+    /// functions
+    ///     .register(OPENED, |online: &mut Vec<Caller>, caller| online.push(caller))?
+    ///     .register(CLOSED, |online, caller| online.retain(|one| one.connection() != caller.connection()))?
+    ///     .register(ONLINE, |online, ()| online.len())?;
+    /// let server = Server::new(Vec::new(), functions.clone());
+    /// let client = server.client();
+    /// std::thread::spawn(|| smol::block_on(server.run()));
+    /// let builder = Node::builder("example").export(&functions, &client).sessions(&client, OPENED, CLOSED);
+    /// let node = builder.listen("127.0.0.1:0").start()?;
+    ///
+    /// let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.call(ONLINE, ()).wait()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn sessions(
+        mut self,
+        client: &Client,
+        opened: impl Takes<Caller>,
+        closed: impl Takes<Caller>,
+    ) -> Self {
+        let (opened, closed) = (opened.into_function_id(), closed.into_function_id());
+        self.observers.push(Observer::new(client.clone(), opened, closed));
+        self
+    }
+
+    /// Serves a file to browsers at a path such as `/` or `/game.js`, in place of the node's own page. Browsers are told
+    /// to load only files of this node, without scripts and styles inside of HTML, and to connect only to this node. A
+    /// path that the node answers itself (`/rpc`, `/healthz`, `/metrics`) stays its own.
+    ///
+    /// ```
+    /// # use std::io::{Read, Write};
+    /// # use chanrpc::Node;
+    /// let page = "<!doctype html><title>Game</title><script src=game.js></script>";
+    /// let node = Node::builder("game")
+    ///     .page("/", "text/html; charset=utf-8", page)
+    ///     .page("/game.js", "text/javascript; charset=utf-8", "console.log('hello')")
+    ///     .listen("127.0.0.1:0")
+    ///     .start()?;
+    /// # let mut stream = std::net::TcpStream::connect(node.addresses()[0])?;
+    /// # write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    /// # let mut response = String::new();
+    /// # stream.read_to_string(&mut response)?;
+    /// # assert!(response.ends_with(page), "{response}");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn page(mut self, path: &'static str, content_type: &'static str, text: &'static str) -> Self {
+        self.pages.push((path, web::File { content_type, text }));
         self
     }
 
@@ -186,10 +268,11 @@ impl NodeBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`NodeError`] if a function cannot be registered, a file of the configuration cannot be used, an address cannot
+    /// [`NodeError`] if a function cannot be registered or does not fit, a file of the configuration cannot be used, an address cannot
     /// be bound, or the thread cannot be started.
     pub fn start(self) -> Result<RunningNode, NodeError> {
-        let Self { config, open, exports, executor, servers } = self;
+        let Self { config, open, exports, executor, servers, observers, pages } = self;
+        observers.iter().try_for_each(Observer::check).map_err(NodeError::Sessions)?;
         let own = executor.is_none();
         let executor = executor.unwrap_or_default();
         let mut registry = registry_from_config(&config, &executor)?;
@@ -211,7 +294,9 @@ impl NodeBuilder {
             }
         }
         let (stop, stopped) = async_channel::bounded::<()>(1);
-        let node = Node::new(executor.clone(), registry.build(), config.limits);
+        let mut shared = Shared::new(executor.clone(), registry.build(), config.limits);
+        (shared.observers, shared.pages) = (observers.into(), pages);
+        let node = Node { shared: Arc::new(shared) };
         let servers: Vec<_> = servers.into_iter().map(|spawn| spawn(&executor)).collect();
         let serve = serve(node.clone(), listeners, stopped, servers);
         let running = if own {
@@ -358,6 +443,8 @@ pub enum NodeError {
         /// The cause.
         source: io::Error,
     },
+    /// The functions given to [`NodeBuilder::sessions`] do not exist or do not take a [`Caller`].
+    Sessions(CallError),
     /// The system cannot start a thread.
     Thread(io::Error),
 }
@@ -383,6 +470,7 @@ impl fmt::Display for NodeError {
             Self::Register(error) => error.fmt(f),
             Self::Config(error) => error.fmt(f),
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Sessions(error) => write!(f, "the functions for sessions: {error}"),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -394,6 +482,7 @@ impl std::error::Error for NodeError {
             Self::Register(error) => Some(error),
             Self::Config(error) => error.source(),
             Self::Bind { source, .. } => Some(source),
+            Self::Sessions(error) => Some(error),
             Self::Thread(error) => Some(error),
         }
     }

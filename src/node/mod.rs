@@ -7,6 +7,7 @@ pub(crate) mod from_config;
 mod host_policy;
 mod listener;
 mod serve;
+mod sessions;
 mod shared;
 
 use std::future::Future;
@@ -127,6 +128,16 @@ impl Node {
             self.shared.connections_closed().or(timeout).await;
             let tasks = std::mem::take(&mut self.shared.connections().tasks);
             log::warn!("not all calls finished in time (limits.drain); closing {} connections", tasks.len());
+            // Each ends now, unless it runs a function that does not return: the executor may be gone afterwards.
+            let cancelled = async {
+                for task in tasks.into_values() {
+                    task.cancel().await;
+                }
+            };
+            let timeout = async {
+                Timer::after(FORCE_CLOSE_TIMEOUT).await;
+            };
+            cancelled.or(timeout).await;
         }
         self.shared.registry.stop().await;
     }

@@ -11,13 +11,15 @@ use smol::future::{Boxed, FutureExt};
 
 use super::app::App;
 use super::listener::ListenerContext;
+use super::sessions;
 use super::shared::Shared;
 use crate::codec::{Decoded, Detected, Dialect, detect, jsonrpc};
 use crate::driver;
 use crate::message::{Fault, Id, code};
 use crate::route::{Grants, PEER, PeerName};
+use crate::session::Session;
 use crate::transport::tls::Acceptor;
-use crate::transport::{self, Rewind, StallTimeout, Stream, StreamPipe, WebSocket, http};
+use crate::transport::{self, Pipe, Rewind, StallTimeout, Stream, StreamPipe, WebSocket, http};
 
 /// The error for a peer that sends plain text to a TLS listener.
 const TLS_REQUIRED: &str = "this port speaks TLS: a client needs the CA certificate (--ca FILE, or tls under \
@@ -218,9 +220,37 @@ fn serve_stream(
     let (first, stream) = stream.into_parts();
     let mut session = node.connection(dialect, grants);
     session.input().extend_from_slice(&first);
-    session.received(Instant::now());
-    let (pipe, stop) = (Box::new(StreamPipe::new(stream)), Some(node.shutdown.signal()));
-    driver::drive(session, pipe, stop, Some(node.shutdown.force_signal())).boxed()
+    drive(node, session, Box::new(StreamPipe::new(stream)))
+}
+
+/// Drives a session until it ends. Observers of connections are told first.
+fn drive(node: &Shared, session: Session, pipe: Box<dyn Pipe + Send>) -> Boxed<io::Result<()>> {
+    let waiting = sessions::open(&node.observers, &session);
+    let (stop, force_stop) = (node.shutdown.signal(), node.shutdown.force_signal());
+    let drive = |mut session: Session| {
+        if !session.input().is_empty() {
+            session.received(Instant::now());
+        }
+        driver::drive(session, pipe, Some(stop), Some(force_stop))
+    };
+    if waiting.is_empty() {
+        return drive(session).boxed();
+    }
+    let stopped = node.shutdown.signal();
+    async move {
+        let queued = async {
+            for queued in waiting {
+                let _ = queued.recv().await;
+            }
+            true
+        };
+        let stopped = async {
+            stopped.await;
+            false
+        };
+        if queued.or(stopped).await { drive(session).await } else { Ok(()) }
+    }
+    .boxed()
 }
 
 async fn serve_http(
@@ -256,9 +286,7 @@ async fn serve_http(
                 (Dialect::Leaf(leaf), pipe.always_binary().with_limit_name("listen.leaf.max"))
             }
         };
-        let (pipe, stop) = (Box::new(pipe), Some(node.shutdown.signal()));
-        let session = node.connection(dialect, grants);
-        driver::drive(session, pipe, stop, Some(node.shutdown.force_signal())).await?;
+        drive(node, node.connection(dialect, grants), Box::new(pipe)).await?;
     }
     Ok(())
 }

@@ -8,11 +8,13 @@ use std::time::Instant;
 
 use smol::{Executor, Task};
 
+use super::sessions::Observer;
 use crate::codec::Dialect;
 use crate::config::Limits;
 use crate::metrics::Metrics;
 use crate::route::{Grants, Registry, Shutdown};
 use crate::session::Session;
+use crate::web;
 
 /// The state of a node, shared by its handles and the tasks of its connections.
 #[derive(Debug)]
@@ -21,6 +23,10 @@ pub(super) struct Shared {
     pub(super) registry: Arc<Registry>,
     pub(super) limits: Arc<Limits>,
     pub(super) shutdown: Shutdown,
+    /// The servers that are told of connections.
+    pub(super) observers: Arc<[Observer]>,
+    /// The files for browsers, with their paths. The node's own if there are none.
+    pub(super) pages: Vec<(&'static str, web::File)>,
     connections: Mutex<Connections>,
 }
 
@@ -49,7 +55,8 @@ impl Connections {
 impl Shared {
     pub(super) fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
         let (shutdown, connections) = (Shutdown::new(), Mutex::default());
-        Self { executor, registry, limits: Arc::new(limits), shutdown, connections }
+        let observers = Vec::new().into();
+        Self { executor, registry, limits: Arc::new(limits), shutdown, observers, pages: Vec::new(), connections }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -58,6 +65,14 @@ impl Shared {
 
     pub(super) fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the file for browsers at a path.
+    pub(super) fn file(&self, path: &str) -> Option<web::File> {
+        if self.pages.is_empty() {
+            return web::file(path);
+        }
+        self.pages.iter().find(|(at, _)| *at == path).map(|(_, file)| *file)
     }
 
     /// Waits until no connection is open.

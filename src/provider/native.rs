@@ -27,7 +27,14 @@ impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<
     fn export(_: &FunctionId, kind: Kind) -> Export {
         let begin =
             |provider: &NativeProvider, call: Call<'_>| begin::<A, A, R>(provider, call, |_, given| given);
-        Export { begin: Arc::new(begin), signature: infer::signature::<A, R>().kind(kind) }
+        Export { begin: Some(Arc::new(begin)), signature: infer::signature::<A, R>().kind(kind) }
+    }
+}
+
+/// A function for the events of connections, which only the node calls.
+impl<R> Scope<Caller, R> for Network {
+    fn export(_: &FunctionId, kind: Kind) -> Export {
+        Export { begin: None, signature: Signature::default().kind(kind) }
     }
 }
 
@@ -38,7 +45,7 @@ impl<A: DeserializeOwned + Send + 'static, R: Serialize + Send + 'static> Scope<
         let begin = |provider: &NativeProvider, call: Call<'_>| {
             begin::<A, WithCaller<A>, R>(provider, call, |caller, given| WithCaller(caller.clone(), given));
         };
-        Export { begin: Arc::new(begin), signature: infer::signature::<A, R>().kind(kind) }
+        Export { begin: Some(Arc::new(begin)), signature: infer::signature::<A, R>().kind(kind) }
     }
 }
 
@@ -144,7 +151,7 @@ impl<S: 'static> Functions<S, Network> {
 
 impl RegistryBuilder {
     /// Exports the functions of a table under their texts. `client` belongs to the server or scheduler of the table.
-    /// Functions with a number or a type as their id remain local to this process.
+    /// Functions with a number or a type as their id, and those that take a [`Caller`], remain local to this process.
     ///
     /// # Errors
     /// [`RegistryError`] if the registry rejects a name.
@@ -155,7 +162,7 @@ impl RegistryBuilder {
     ) -> Result<&mut Self, RegistryError> {
         for (id, kind, export) in functions.exports() {
             let FunctionId::Text(name) = id else { continue };
-            let Export { begin, signature } = export.clone();
+            let Export { begin: Some(begin), signature } = export.clone() else { continue };
             let description = Description::default()
                 .provider(ProviderKind::Native)
                 .signature(signature.clone())
@@ -171,7 +178,8 @@ impl RegistryBuilder {
 /// What the network needs of a function.
 #[derive(Clone)]
 pub struct Export {
-    begin: Arc<Begin>,
+    /// `None` if the function is not called over the network.
+    begin: Option<Arc<Begin>>,
     signature: Signature,
 }
 

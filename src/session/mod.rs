@@ -40,7 +40,7 @@ use crate::codec::{Codec, Dialect};
 use crate::config::Limits;
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
-use crate::route::{Grants, Peer, Posts, Registry};
+use crate::route::{Caller, Grants, Peer, Posts, Registry};
 use batches::Batches;
 use calls::Calls;
 pub use error::SessionError;
@@ -181,6 +181,11 @@ impl Session {
         let mailbox = self.calls.mailbox();
         mailbox.accept_calls(self.limits.output, encoder);
         Peer::new(mailbox)
+    }
+
+    /// Returns who calls.
+    pub(crate) fn caller(&self) -> &Caller {
+        self.grants.caller()
     }
 
     /// Lets what the peer calls reach the peer, through its [`Caller`](crate::route::Caller).

@@ -3,7 +3,8 @@
 //! The files are small and written by hand, since they are part of the binary. They load nothing from other hosts;
 //! [`HEADERS`] makes the browser enforce that.
 
-/// A file of the page.
+/// A file for browsers.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct File {
     pub(crate) content_type: &'static str,
     pub(crate) text: &'static str,

@@ -25,6 +25,7 @@ mod remote_waterfall;
 mod rest;
 mod sends;
 mod session;
+mod sessions;
 mod spec;
 mod stopping;
 mod strangers;

@@ -132,11 +132,11 @@ impl<'a> App<'a> {
             (&Method::POST, "/" | "/rpc") => self.rpc(body, grants).await,
             (&Method::GET | &Method::HEAD, "/healthz") => HttpResponse::text(200, "ok\n"),
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&grants),
-            (method, path) => match web::file(path) {
+            (method, path) => match self.node.file(path) {
                 Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
                     HttpResponse::new(content_type, text).with_headers(&web::HEADERS)
                 }
-                _ => not_found(path),
+                found => not_found(path, found.is_some()),
             },
         }
     }
@@ -220,11 +220,11 @@ fn unauthorized(fault: &Fault) -> HttpResponse {
 }
 
 /// Returns 405 with the allowed methods for a known path, and 404 for an unknown one.
-fn not_found(path: &str) -> HttpResponse {
+fn not_found(path: &str, is_file: bool) -> HttpResponse {
     let allowed: &[(&str, &str)] = match path {
         "/" => &[("allow", "GET, HEAD, POST")],
         "/rpc" => &[("allow", "POST")],
-        _ if matches!(path, "/healthz" | "/metrics") || web::file(path).is_some() => {
+        _ if matches!(path, "/healthz" | "/metrics") || is_file => {
             &[("allow", "GET, HEAD")]
         }
         _ => return HttpResponse::text(404, USAGE),
