@@ -189,7 +189,11 @@ fn come_and_go(limits: Limits, may_hold: bool) {
         let threads: Vec<_> = (1..=4)
             .map(|seed| {
                 let (addresses, mut random) = ([fixture.address(), fixture.leaf()], Random(seed));
-                scope.spawn(move || (0..visits / 4).filter_map(|_| visit(addresses, &mut random, may_hold)).collect::<Vec<_>>())
+                scope.spawn(move || {
+                    (0..visits / 4)
+                        .filter_map(|_| visit(addresses, &mut random, may_hold))
+                        .collect::<Vec<_>>()
+                })
             })
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -274,7 +278,10 @@ fn requests_over_http_are_no_sessions_until_they_are_upgraded() {
     peer.call("note", &json!([])).unwrap();
     // It has the number of its first requests.
     let events = fixture.events();
-    assert_eq!(events.values().collect::<Vec<_>>(), [&[Event::Call, Event::Call, Event::Opened, Event::Call]]);
+    assert_eq!(
+        events.values().collect::<Vec<_>>(),
+        [&[Event::Call, Event::Call, Event::Opened, Event::Call]]
+    );
 }
 
 #[test]
@@ -310,7 +317,11 @@ fn stream_in_memory_is_a_connection_too() {
 #[test]
 fn functions_that_do_not_fit_are_an_error_at_start() {
     let mut functions = Functions::new();
-    functions.register0("opened", |(): &mut (), _: Caller| ()).unwrap().register0("other", |(), ()| ()).unwrap();
+    functions
+        .register0("opened", |(): &mut (), _: Caller| ())
+        .unwrap()
+        .register0("other", |(), ()| ())
+        .unwrap();
     let server = Server::new((), functions);
     for (opened, closed, reason) in [
         ("missing", "opened", "the functions for sessions: "),

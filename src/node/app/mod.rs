@@ -224,9 +224,7 @@ fn not_found(path: &str, is_file: bool) -> HttpResponse {
     let allowed: &[(&str, &str)] = match path {
         "/" => &[("allow", "GET, HEAD, POST")],
         "/rpc" => &[("allow", "POST")],
-        _ if matches!(path, "/healthz" | "/metrics") || is_file => {
-            &[("allow", "GET, HEAD")]
-        }
+        _ if matches!(path, "/healthz" | "/metrics") || is_file => &[("allow", "GET, HEAD")],
         _ => return HttpResponse::text(404, USAGE),
     };
     HttpResponse::text(405, USAGE).with_headers(allowed)
