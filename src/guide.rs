@@ -12,7 +12,8 @@
 /// [commands.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/commands.rs
 /// [waterfall.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/waterfall.rs
 /// [chat.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/chat.rs
-/// [lobby.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/lobby.rs
+/// [evening.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/evening.rs
+/// [lobby]: https://github.com/chanrpc/chanrpc/blob/main/examples/lobby/main.rs
 /// [exposed.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/exposed.rs
 #[doc = include_str!("../docs/embedding.md")]
 pub mod embedding {}
@@ -22,7 +23,9 @@ pub mod embedding {}
 /// [waterfall]: embedding#waterfall
 /// [`dialect = "leaf"`]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#leaf
 /// [option]: https://github.com/chanrpc/chanrpc/blob/main/docs/operations.md#tls
-/// [examples/lobby.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/lobby.rs
+/// [a gate, translated]: from_leaf#a-gate-translated
+/// [lobby]: https://github.com/chanrpc/chanrpc/blob/main/examples/lobby/main.rs
+/// [examples/evening.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/evening.rs
 #[doc = include_str!("../docs/from-leaf.md")]
 pub mod from_leaf {}
 

@@ -5,10 +5,10 @@
 mod chan;
 #[cfg(feature = "cron")]
 mod cron;
+mod evening;
 mod lanes;
 mod leaf;
 mod leftovers;
-mod lobby;
 mod modules;
 mod sched;
 mod stress;

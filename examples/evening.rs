@@ -1,4 +1,5 @@
-//! A lobby: players chat and play cards at the same time, with an intentionally slow chat server.
+//! An evening of cards: players chat and play at the same time, with an intentionally slow chat server. See lobby/ for a
+//! game with people in browsers.
 //!
 //! Each player is a scheduler. It calls the chat and the table asynchronously, so a pending reply of the chat does not
 //! stop the player. Nothing here depends on time: the chat replies when told to, which happens after all cards are on

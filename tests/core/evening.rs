@@ -1,4 +1,4 @@
-//! Checks what `examples/lobby.rs` promises by the order of its events: the chat never delays the cards.
+//! Checks what `examples/evening.rs` promises by the order of its events: the chat never delays the cards.
 
 use std::sync::Arc;
 use std::thread;
@@ -6,7 +6,7 @@ use std::thread;
 use smol::Executor;
 
 #[allow(dead_code, reason = "its main")]
-#[path = "../../examples/lobby.rs"]
+#[path = "../../examples/evening.rs"]
 mod example;
 
 use example::{Event, evening};
