@@ -150,7 +150,8 @@ impl NodeBuilder {
     /// The calls of a connection take the same queue, so that a server gets `opened`, the calls and `closed` in this order.
     /// While the queue is full, what a new connection sends is not read; others are accepted nevertheless. Single
     /// requests over HTTP are no connections in this sense; those that become a WebSocket are. The caller's rules are
-    /// those that apply when the connection opens.
+    /// those that apply when the connection opens. Only a notification that waits for a worker when its connection ends
+    /// (`workers` in the configuration) may run after `closed`.
     ///
     /// ```
     /// use chanrpc::route::Caller;
