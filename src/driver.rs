@@ -10,7 +10,7 @@ use smol::Timer;
 
 use crate::message::{Fault, code};
 use crate::route::ShutdownSignal;
-use crate::session::Session;
+use crate::session::{Session, SessionError};
 use crate::transport::{CloseReason, Pipe, Received, tls};
 
 /// Rounds of reading and replying before other connections run. A socket that always has more to read would otherwise
@@ -69,7 +69,9 @@ pub(crate) fn drive(
                 progress = true;
             }
             let mut reads = 0;
-            while !drained && !stopped && session.wants_input() {
+            // A node that stops still takes the answers of a peer that it calls.
+            let may_read = !stopped || (!force_stopped && session.awaits_peer());
+            while !drained && may_read && session.wants_input() {
                 match pipe.poll_receive(cx, session.input())? {
                     Poll::Ready(Received::Data) => {
                         session.received(now);
@@ -122,7 +124,10 @@ pub(crate) fn drive(
                 (true, true) => session.is_flushed().then_some(CloseReason::Refused),
                 _ if session.is_closing() && session.is_dialled() => Some(CloseReason::Done),
                 _ if session.is_closing() => Some(CloseReason::Closed),
-                _ => (stopped && session.is_idle()).then_some(CloseReason::Stopping { busy }),
+                _ => {
+                    let is_done = stopped && session.is_idle() && (force_stopped || !session.awaits_peer());
+                    is_done.then_some(CloseReason::Stopping { busy })
+                }
             };
             closing = why.filter(|_| flushed);
             if closing.is_some() {
@@ -132,7 +137,16 @@ pub(crate) fn drive(
             if alarm.poll(session.next_deadline(), cx).is_pending() {
                 return Poll::Pending;
             }
+            if pipe.take_activity() {
+                session.note_activity();
+            }
             session.expire(Instant::now());
+            if session.take_ping() && !pipe.ping(cx)? {
+                session.send_ping();
+            }
+            if session.has_vanished() {
+                return Poll::Ready(Err(io::Error::other(SessionError::Vanished)));
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending

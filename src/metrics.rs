@@ -106,7 +106,7 @@ node_metrics! {
     foreign: Counter = "chanrpc_foreign_dialects_total";
     /// Failed TLS handshakes, including connections without one.
     tls_failed: Counter = "chanrpc_tls_handshakes_failed_total";
-    /// WebSocket connections closed because the peer answered no ping.
+    /// Connections closed because the peer answered no ping.
     vanished: Counter = "chanrpc_connections_vanished_total";
     /// Calls in flight.
     in_flight: Gauge = "chanrpc_calls_in_flight";
@@ -128,6 +128,12 @@ node_metrics! {
     not_sent: Counter = "chanrpc_calls_not_sent_total";
     /// Calls that may have run, because the connection to their provider was lost.
     lost: Counter = "chanrpc_calls_lost_total";
+    /// Functions that connections offer.
+    offers: Gauge = "chanrpc_offers";
+    /// Offers that took over a function from an earlier connection of the same owner.
+    offers_taken_over: Counter = "chanrpc_offers_taken_over_total";
+    /// Offers refused: not allowed, taken by another owner, or beyond a limit.
+    offers_refused: Counter = "chanrpc_offers_refused_total";
     /// Calls that no access rule allowed.
     denied: Counter = "chanrpc_calls_denied_total";
     /// Tokens presented and refused.

@@ -47,6 +47,13 @@ pub struct Limits {
     /// How long a peer may be silent before it is probed, and after that before it is given up; 60 s by default, and 0
     /// never probes.
     pub keepalive: Duration,
+    /// How long a connection that offers functions may be silent before its peer is asked for a sign of life, which it
+    /// must give within a third of that; 15 s by default, and 0 never asks.
+    pub offer_keepalive: Duration,
+    /// The maximum number of functions that one connection offers; 64 by default.
+    pub offers: usize,
+    /// The maximum number of functions that all connections offer; 1024 by default.
+    pub offered: usize,
     /// The maximum delay of a token after many wrong ones from the same host: 0.1 s after the sixth, doubled by each
     /// further one; 5 s by default, and 0 disables the delay.
     pub token_delay: Duration,
@@ -68,6 +75,9 @@ setters!(Limits {
     queue: usize,
     connect_timeout: Duration,
     keepalive: Duration,
+    offer_keepalive: Duration,
+    offers: usize,
+    offered: usize,
     token_delay: Duration
 });
 
@@ -100,6 +110,9 @@ impl Limits {
             "queue",
             "connect_timeout",
             "keepalive",
+            "offer_keepalive",
+            "offers",
+            "offered",
             "token_delay",
         ])?;
         table.size("message", 64..=GIB, &mut self.message)?;
@@ -120,6 +133,9 @@ impl Limits {
         table.count("queue", 1..=1_000_000, &mut self.queue)?;
         table.duration("connect_timeout", MIN_DURATION..=HOUR, &mut self.connect_timeout)?;
         table.duration("keepalive", Duration::ZERO..=HOUR, &mut self.keepalive)?;
+        table.duration("offer_keepalive", Duration::ZERO..=HOUR, &mut self.offer_keepalive)?;
+        table.count("offers", 0..=65_536, &mut self.offers)?;
+        table.count("offered", 0..=65_536, &mut self.offered)?;
         table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)
     }
 
@@ -152,6 +168,9 @@ impl Default for Limits {
             queue: 1024,
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
+            offer_keepalive: Duration::from_secs(15),
+            offers: 64,
+            offered: 1024,
             token_delay: Duration::from_secs(5),
         }
     }

@@ -11,6 +11,8 @@ const READ: u64 = 64 * KIB;
 const CONNECTION: u64 = 16 * KIB;
 /// The end of a program's standard error, and its two pipes.
 const PROGRAM: u64 = 64 * KIB;
+/// An offered function, with the longest description and parameters: as given, and as `rpc.list` reports them.
+const OFFER: u64 = 20 * KIB;
 /// The maximum number of connections to one other node.
 const PER_NODE: u64 = 4;
 /// The maximum ratio of a growing buffer's capacity to its length.
@@ -49,8 +51,10 @@ impl Config {
         }
         let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
         let forwards = (u64_from(self.other_nodes()) * PER_NODE).saturating_mul(per_connection);
+        let offers = limits.offers.saturating_mul(limits.connections).min(limits.offered);
+        let offers = u64_from(offers) * OFFER;
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
-        [BASE, connections, programs, forwards, threads].into_iter().fold(0, u64::saturating_add)
+        [BASE, connections, programs, forwards, offers, threads].into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -87,6 +91,7 @@ mod tests {
         for (from, to) in [
             ("connections = 10", "connections = 11"),
             ("in_flight = 2", "in_flight = 3"),
+            ("in_flight = 2", "in_flight = 2\noffered = 2048\noffers = 300"),
             ("message = \"64 KiB\"", "message = \"65 KiB\""),
             ("output = \"64 KiB\"", "output = \"65 KiB\""),
         ] {

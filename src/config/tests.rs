@@ -99,6 +99,9 @@ fn empty_file_gives_the_defaults() {
         queue: 1024,
         connect_timeout: Duration::from_secs(5),
         keepalive: Duration::from_secs(60),
+        offer_keepalive: Duration::from_secs(15),
+        offers: 64,
+        offered: 1024,
         token_delay: Duration::from_secs(5),
     };
     assert_eq!(limits, expected);
@@ -215,7 +218,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(102),
+        location: location(108),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -226,7 +229,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(105),
+        location: location(111),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],
@@ -260,6 +263,7 @@ fn every_key_is_parsed() {
             exec: Some(Workers { count: 4, queue: 256, when_full: WhenFull::Wait, share: None }),
             forward: Some(Workers { count: 40, queue: 0, when_full: WhenFull::Refuse, share: None }),
             native: Some(Workers::new(65_536)),
+            peer: Some(Workers::new(12)),
         },
         limits: Limits {
             message: 65_536,
@@ -278,6 +282,9 @@ fn every_key_is_parsed() {
             queue: 512,
             connect_timeout: Duration::from_millis(250),
             keepalive: Duration::from_secs(90),
+            offer_keepalive: Duration::from_secs(9),
+            offers: 5,
+            offered: 50,
             token_delay: Duration::from_millis(1500),
         },
         access_log: true,

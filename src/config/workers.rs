@@ -21,6 +21,8 @@ pub struct NodeWorkers {
     pub forward: Option<Workers>,
     /// `[workers.native]`: calls of all functions of this process.
     pub native: Option<Workers>,
+    /// `[workers.peer]`: calls of all functions that connections offer.
+    pub peer: Option<Workers>,
 }
 
 /// A limit on concurrent calls: how many run, how many others are queued, and what happens to the rest.
@@ -73,7 +75,7 @@ pub enum WhenFull {
 
 /// Parses `[workers]` and its subtables.
 pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
-    table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native"])?;
+    table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native", "peer"])?;
     let of_provider = |key, heading| {
         let Some(table) = table.table(key, heading)? else { return Ok(None) };
         table.allow(&["count", "queue", "when_full", "share"])?;
@@ -85,6 +87,7 @@ pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
         exec: of_provider("exec", "[workers.exec]")?,
         forward: of_provider("forward", "[workers.forward]")?,
         native: of_provider("native", "[workers.native]")?,
+        peer: of_provider("peer", "[workers.peer]")?,
     })
 }
 

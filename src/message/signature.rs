@@ -391,6 +391,16 @@ impl Schema {
         Self { json: json.into(), name: name.map(Arc::from) }
     }
 
+    /// Takes over a schema that is known to be a JSON object.
+    pub(crate) fn parse(json: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Typed {
+            r#type: String,
+        }
+        let name = serde_json::from_str(json).ok().map(|Typed { r#type }| r#type);
+        Self::written(json, name.as_deref())
+    }
+
     /// Returns a word for the type: that of the schema's `type`, or `any`.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or("any")

@@ -25,13 +25,17 @@ pub fn registry_from_config(
 ) -> Result<RegistryBuilder, ProviderConfigError> {
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
-    let mut builder = Registry::builder(name.clone()).max_hops(hops);
-    let NodeWorkers { node, exec, forward, native } = &config.workers;
+    let mut builder = Registry::builder(name.clone()).max_hops(hops).limits(&config.limits);
+    let NodeWorkers { node, exec, forward, native, peer } = &config.workers;
     if let Some(workers) = node {
         builder.node_workers(workers.clone());
     }
-    let of_providers =
-        [(ProviderKind::Exec, exec), (ProviderKind::Forward, forward), (ProviderKind::Native, native)];
+    let of_providers = [
+        (ProviderKind::Exec, exec),
+        (ProviderKind::Forward, forward),
+        (ProviderKind::Native, native),
+        (ProviderKind::Peer, peer),
+    ];
     for (kind, workers) in of_providers {
         if let Some(workers) = workers {
             builder.provider_workers(kind, workers.clone());

@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::chan::Kind;
-use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
+use super::builtin_support::{describe, write_json};
+use super::peer;
+use crate::message::{Fault, Param, RawJson, Schema, Signature};
 use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
 
 /// The maximum length of a pattern for `rpc.list` in bytes.
 const MAX_PATTERN: usize = 256;
 
-static BUILTINS: [Builtin; 5] = [
+static BUILTINS: [Builtin; 7] = [
     Builtin { name: "rpc.echo", describe: describe_echo, answer: echo },
     Builtin { name: "rpc.info", describe: describe_info, answer: info },
     Builtin { name: "rpc.list", describe: describe_list, answer: list },
+    Builtin { name: "rpc.offer", describe: peer::describe_offer, answer: peer::offer },
     Builtin { name: "rpc.ping", describe: describe_ping, answer: ping },
     Builtin { name: "rpc.stats", describe: describe_stats, answer: stats },
+    Builtin { name: "rpc.withdraw", describe: peer::describe_withdraw, answer: peer::withdraw },
 ];
 
 impl Registry {
@@ -24,10 +27,6 @@ impl Registry {
     pub fn builder(name: impl Into<Arc<str>>) -> RegistryBuilder {
         RegistryBuilder::new(name.into(), &BUILTINS)
     }
-}
-
-fn describe(signature: Signature) -> Description {
-    Description::default().provider(ProviderKind::Builtin).signature(signature.kind(Kind::One))
 }
 
 fn describe_echo() -> Description {
@@ -64,10 +63,6 @@ fn echo(BuiltinCall { params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
 
 fn ping(BuiltinCall { out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     write_json(out, &"pong")
-}
-
-fn write_json(out: &mut Vec<u8>, value: &impl Serialize) -> Result<(), Fault> {
-    serde_json::to_writer(out, value).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
 }
 
 fn info(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {

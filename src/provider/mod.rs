@@ -2,10 +2,12 @@
 
 mod arguments;
 mod builtin;
+mod builtin_support;
 pub(crate) mod exec;
 pub(crate) mod forward;
 mod infer;
 mod native;
+mod peer;
 mod program;
 mod result;
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::admission::Admission;
 use super::caught::Caught;
 use super::entry::Entry;
+use super::offers::Offers;
 use super::registry::Registry;
 use super::table::{Builtin, Table};
 use super::{Description, Provider, ProviderKind, RegistryError};
-use crate::config::Workers;
+use crate::config::{Limits, Workers};
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
 #[derive(Debug)]
@@ -23,13 +24,20 @@ pub struct RegistryBuilder {
 impl RegistryBuilder {
     /// Starts with the functions that every node has.
     pub(crate) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
-        let registry = Registry { table: Table::new(name, builtins), max_hops: 8 };
+        let registry = Registry { table: Table::new(name, builtins) };
         Self { registry, node: None, providers: BTreeMap::new() }
     }
 
     /// Sets how many nodes may forward a call; 8 by default.
     pub fn max_hops(mut self, hops: u32) -> Self {
-        self.registry.max_hops = hops;
+        self.registry.table.max_hops = hops;
+        self
+    }
+
+    /// Sets the limits of what connections offer.
+    pub(crate) fn limits(mut self, limits: &Limits) -> Self {
+        let &Limits { offers, offered, in_flight, .. } = limits;
+        self.registry.table.offers = Arc::new(Offers::new(offers, offered, in_flight));
         self
     }
 

@@ -62,6 +62,8 @@ pub enum ProviderKind {
     Forward,
     /// `native`: a function of a server in this process.
     Native,
+    /// `peer`: a connection that offers the function.
+    Peer,
     /// A provider defined outside of this crate, by its name. The default is an empty name.
     Custom(&'static str),
 }
@@ -74,6 +76,7 @@ impl ProviderKind {
             Self::Exec => "exec",
             Self::Forward => "forward",
             Self::Native => "native",
+            Self::Peer => "peer",
             Self::Custom(name) => name,
         }
     }

@@ -81,6 +81,8 @@ struct Outbox {
     last_id: CallId,
     /// The connection closes once everything posted is written.
     closing: bool,
+    /// The session checks that the peer is alive.
+    watched: bool,
     /// Why nothing more is sent.
     closed: Option<PeerError>,
 }
@@ -94,6 +96,8 @@ pub(crate) enum Post {
     Notification(Box<[u8]>),
     /// The cancellation of a call.
     Cancel(CallId),
+    /// From now on the session checks that the peer is alive.
+    Watch,
 }
 
 /// A call to the peer.
@@ -262,12 +266,29 @@ impl Mailbox {
         (state.limit, state.encoder) = (limit, Some(encoder));
     }
 
+    /// Returns `true` if the connection holds something as long as its peer is alive. Otherwise it need no longer be
+    /// watched.
+    pub(crate) fn is_watched(&self) -> bool {
+        let mut state = self.lock();
+        let State { outbox, held, .. } = &mut *state;
+        let holds = held.as_ref().is_some_and(|held| !held.is_empty());
+        outbox.as_mut().is_some_and(|outbox| {
+            outbox.watched = holds;
+            holds
+        })
+    }
+
     /// Returns a number for a call to the peer.
     pub(crate) fn next_id(&self) -> CallId {
         let mut state = self.lock();
         let outbox = state.outbox.get_or_insert_default();
         outbox.last_id += 1;
         outbox.last_id
+    }
+
+    /// Returns `true` if calls wait that the session has not taken.
+    pub(crate) fn has_posts(&self) -> bool {
+        self.lock().outbox.as_ref().is_some_and(|outbox| !outbox.posted.is_empty())
     }
 
     /// Registers the task to be woken by the next post, which it cannot take yet.
@@ -438,9 +459,18 @@ impl Peer {
         wake(state);
     }
 
+    /// Has the session check that the peer is alive, as long as the connection holds something.
+    pub(crate) fn watch(&self) {
+        let mut state = self.0.lock();
+        let outbox = state.outbox.get_or_insert_default();
+        if outbox.closed.is_none() && !mem::replace(&mut outbox.watched, true) {
+            outbox.posted.push_back(Post::Watch);
+            wake(state);
+        }
+    }
+
     /// Keeps `value` until the connection ends, or until it is [released](Self::release). Returns what it replaces; if the
     /// connection has ended, the value itself.
-    #[allow(dead_code)]
     pub(crate) fn hold(&self, key: HeldKey, value: Held) -> Option<Held> {
         let mut state = self.0.lock();
         if state.closed {
@@ -450,13 +480,11 @@ impl Peer {
     }
 
     /// Removes and returns a value that the connection holds.
-    #[allow(dead_code)]
     pub(crate) fn release(&self, key: &HeldKey) -> Option<Held> {
         self.0.lock().held.as_mut()?.remove(key)
     }
 
     /// Returns how many values of a kind the connection holds.
-    #[allow(dead_code)]
     pub(crate) fn held(&self, kind: &str) -> usize {
         let state = self.0.lock();
         state.held.as_ref().map_or(0, |held| held.keys().filter(|key| key.0 == kind).count())

@@ -13,6 +13,7 @@ mod listing;
 pub(crate) mod mailbox;
 mod name;
 mod names;
+mod offers;
 mod permit;
 pub(crate) mod registered;
 mod registry;
@@ -32,10 +33,11 @@ pub use error::RegistryError;
 pub use exports::{Exports, Network, WithCaller};
 pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts};
 pub(crate) use name::matches;
+pub(crate) use offers::{Members, Offer, Share};
 pub use registry::Registry;
 pub use send_error::SendError;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
-pub(crate) use table::{Builtin, BuiltinCall};
+pub(crate) use table::{Builtin, BuiltinCall, Table};
 
 use smol::future::Boxed;
 

@@ -34,11 +34,13 @@ impl<T> Names<T> {
         }
     }
 
-    /// Removes the value of a function, or of a family.
-    pub(super) fn remove(&mut self, name: &str) {
+    /// Removes the value of a function, or of a family, if it is the right one.
+    pub(super) fn remove(&mut self, name: &str, is_right: impl Fn(&T) -> bool) {
         let key = name.strip_suffix('*').unwrap_or(name);
         for list in [&mut self.exact, &mut self.families] {
-            if let Ok(at) = position(list, key) {
+            if let Ok(at) = position(list, key)
+                && is_right(&list[at].1)
+            {
                 list.remove(at);
             }
         }

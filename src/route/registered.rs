@@ -27,14 +27,21 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// Adds a function.
+    /// Adds a function, in place of `replaced` if that has the same name and is still registered.
     ///
     /// # Errors
     /// [`RegistryError`] if its name is taken or invalid.
-    pub(super) fn insert(self: &Arc<Self>, entry: Entry) -> Result<Registration, RegistryError> {
+    pub(super) fn insert(
+        self: &Arc<Self>,
+        entry: Entry,
+        replaced: Option<&Registration>,
+    ) -> Result<Registration, RegistryError> {
         let entry = Arc::new(entry);
         self.names.update(|names| {
             let mut names = names.cloned().unwrap_or_default();
+            if let Some(replaced) = replaced {
+                names.remove(&entry.name, |found| replaced.is(found));
+            }
             names.insert(&entry.name, Arc::downgrade(&entry))?;
             Ok(Some(names))
         })?;
@@ -78,13 +85,27 @@ pub struct Registration {
     entry: Arc<Entry>,
 }
 
+impl Registration {
+    /// Changes the maximum number of concurrent calls, if the function's description has set one.
+    pub(super) fn set_workers(&self, count: usize) {
+        if let Some(queue) = &self.entry.queue {
+            queue.set_workers(count);
+        }
+    }
+
+    fn is(&self, found: &Weak<Entry>) -> bool {
+        std::ptr::eq(found.as_ptr(), &raw const *self.entry)
+    }
+}
+
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(registered) = self.registered.upgrade() else { return };
         registered.removed().push(Arc::downgrade(&self.entry.metrics));
         let Ok(()) = registered.names.update(|names| {
             let mut names = names.cloned().unwrap_or_default();
-            names.remove(&self.entry.name);
+            // Another one may have taken its place.
+            names.remove(&self.entry.name, |found| self.is(found));
             let is_empty = names.values().next().is_none();
             Ok::<_, Infallible>((!is_empty).then_some(names))
         });

@@ -21,7 +21,6 @@ use crate::metrics::Metrics;
 /// functions may come and go.
 pub struct Registry {
     pub(super) table: Table,
-    pub(super) max_hops: u32,
 }
 
 impl Registry {
@@ -40,7 +39,7 @@ impl Registry {
         description: Description,
         provider: impl Provider,
     ) -> Result<Registration, RegistryError> {
-        self.table.register(name, description, Arc::new(Caught::new(provider)))
+        self.table.register(name, description, Arc::new(Caught::new(provider)), None)
     }
 
     /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.
@@ -119,8 +118,9 @@ impl Registry {
     }
 
     fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {
-        if hops > self.max_hops {
-            let message = format!("the call was forwarded more than {} times (limits.hops)", self.max_hops);
+        if hops > self.table.max_hops {
+            let message =
+                format!("the call was forwarded more than {} times (limits.hops)", self.table.max_hops);
             return Err(Fault::new(code::HOP_LIMIT, message).through(self.name()));
         }
         if let Some(entry) = self.table.fixed.find(method) {

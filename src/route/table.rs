@@ -6,7 +6,9 @@ use super::access::{Grants, Visibility};
 use super::admission::Admission;
 use super::entry::Entry;
 use super::listing::Listed;
+use super::mailbox::Peer;
 use super::names::{Names, key};
+use super::offers::{Offer, Offers, Provide, taken};
 use super::registered::{Registered, Registration};
 use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::message::{Fault, RawJson};
@@ -16,10 +18,13 @@ use crate::metrics::{self, FunctionStats, Metrics, WorkerStats};
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
+    /// How many nodes may forward a call.
+    pub(crate) max_hops: u32,
     pub(super) admission: Arc<Admission>,
     /// The functions that the node has as long as it runs.
     pub(super) fixed: Names<Arc<Entry>>,
     pub(super) registered: Arc<Registered>,
+    pub(super) offers: Arc<Offers>,
     builtins: &'static [Builtin],
     /// What `rpc.list` reports of `builtins`.
     builtins_listed: OnceLock<Vec<Listed>>,
@@ -46,16 +51,18 @@ impl Table {
     pub(super) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
         Self {
             name,
+            max_hops: 8,
             metrics: Arc::default(),
             admission: Arc::default(),
             fixed: Names::default(),
             registered: Arc::default(),
+            offers: Arc::default(),
             builtins,
             builtins_listed: OnceLock::new(),
         }
     }
 
-    /// Adds a function while the node runs.
+    /// Adds a function while the node runs, in place of `replaced` if that has the same name.
     ///
     /// # Errors
     /// [`RegistryError`] if its name is taken, reserved or invalid.
@@ -64,13 +71,50 @@ impl Table {
         name: &str,
         description: Description,
         provider: Arc<dyn Provider>,
+        replaced: Option<&Registration>,
     ) -> Result<Registration, RegistryError> {
         if self.fixed.find(key(name)?).is_some() {
             return Err(RegistryError::Duplicate(name.to_owned()));
         }
         let mut entry = Entry::new(name, description, provider);
         entry.join(&self.admission);
-        self.registered.insert(entry)
+        self.registered.insert(entry, replaced)
+    }
+
+    /// Lets a peer offer a function or a family, for whose calls `provide` creates a provider, until it withdraws it or its
+    /// connection ends.
+    ///
+    /// # Errors
+    /// [`code::TAKEN`] if this node or another owner provides it, [`code::BUSY`] at a limit, and
+    /// [`code::INVALID_PARAMS`] for a name that is reserved or invalid.
+    pub(crate) fn offer(
+        &self,
+        offer: Offer<Peer>,
+        description: &Description,
+        provide: &Provide<'_>,
+    ) -> Result<(), Fault> {
+        let name = offer.name.clone();
+        let mut register = |members: &_, replaced: Option<&_>| {
+            let registered = self.register(&name, description.clone(), provide(members), replaced);
+            registered.map_err(|error| match error {
+                RegistryError::Duplicate(_) => taken(&name, &self.name),
+                error => error.into(),
+            })
+        };
+        self.offers.offer(offer, &self.metrics, &mut register)?;
+        // One more peer may take calls that wait.
+        self.admission.start_waiting();
+        Ok(())
+    }
+
+    /// Withdraws what a connection offers. Returns `false` if it does not.
+    pub(crate) fn withdraw(&self, name: &str, connection: u64, peer: &Peer) -> bool {
+        self.offers.withdraw(name, connection, peer, &self.metrics)
+    }
+
+    /// Returns the maximum that a peer may ask for as its number of calls in flight.
+    pub(crate) fn max_offer_in_flight(&self) -> usize {
+        self.offers.max_in_flight
     }
 
     /// Visits all functions except the built-in ones.

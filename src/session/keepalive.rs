@@ -8,30 +8,51 @@ const MAX_PERIOD: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Measures how long a peer has been silent. Time during which it is not checked does not count.
 #[derive(Debug)]
 pub(super) struct Keepalive {
-    half: Duration,
+    /// Time between two checks.
+    step: Duration,
     next_check: Instant,
-    /// Number of consecutive half periods without activity.
-    silent_halves: u8,
+    /// Number of consecutive checks without activity.
+    silent: u8,
+    /// The number of them at which the peer is pinged, and is dead.
+    thresholds: (u8, u8),
 }
 
 /// What a silent peer requires.
 pub(super) enum PeerIdle {
     /// The peer has been silent for one period and should be pinged.
     PingDue,
-    /// The peer did not react to the ping within another period.
+    /// The peer did not react to the ping in time.
     Dead,
 }
 
 impl Keepalive {
     /// Pings after `period` of silence and declares the peer dead after as long again. Returns `None` if `period` is 0.
     pub(super) fn new(period: Duration, now: Instant) -> Option<Self> {
-        let half = (period / 2).min(MAX_PERIOD);
-        (!half.is_zero()).then(|| Self { half, next_check: now + half, silent_halves: 0 })
+        Self::of(period / 2, (2, 4), now)
+    }
+
+    /// Pings after `period` of silence and declares the peer dead after a third of that. Returns `None` if `period` is 0.
+    pub(super) fn prompt(period: Duration, now: Instant) -> Option<Self> {
+        Self::of(period / 3, (3, 4), now)
+    }
+
+    fn of(step: Duration, thresholds: (u8, u8), now: Instant) -> Option<Self> {
+        let step = step.min(MAX_PERIOD);
+        (!step.is_zero()).then(|| Self { step, next_check: now + step, silent: 0, thresholds })
     }
 
     /// Records that the peer sent something.
     pub(super) fn record_activity(&mut self) {
-        self.silent_halves = 0;
+        self.silent = 0;
+    }
+
+    /// Takes the peer for silent, since it has not answered in time. Returns `true` if it should be pinged.
+    pub(super) fn suspect(&mut self, now: Instant) -> bool {
+        let is_new = self.silent < self.thresholds.0;
+        if is_new {
+            (self.silent, self.next_check) = (self.thresholds.0, now + self.step);
+        }
+        is_new
     }
 
     /// Returns when to call [`check`](Self::check) next.
@@ -44,11 +65,11 @@ impl Keepalive {
         if now < self.next_check {
             return None;
         }
-        self.next_check = now + self.half;
-        self.silent_halves = self.silent_halves.saturating_add(1);
-        match self.silent_halves {
-            2 => Some(PeerIdle::PingDue),
-            4.. => Some(PeerIdle::Dead),
+        self.next_check = now + self.step;
+        self.silent = self.silent.saturating_add(1);
+        match self.silent {
+            silent if silent == self.thresholds.0 => Some(PeerIdle::PingDue),
+            silent if silent >= self.thresholds.1 => Some(PeerIdle::Dead),
             _ => None,
         }
     }

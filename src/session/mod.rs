@@ -251,6 +251,7 @@ impl Session {
     pub fn end(&mut self, now: Instant) {
         self.ended = true;
         self.process(now);
+        self.fail_unanswerable();
     }
 
     /// Returns `true` if no further input arrives, or would be processed.

@@ -33,6 +33,8 @@ pub(super) struct Outbound {
     /// `None` if the peer has established the connection.
     pub(super) dialled: Option<Dialled>,
     pub(super) keepalive: Option<Keepalive>,
+    /// The transport should ping the peer.
+    pub(super) is_ping_due: bool,
     in_flight: FxHashMap<CallId, SentCall>,
     /// The size of all calls in flight.
     bytes: usize,
@@ -76,6 +78,7 @@ impl Outbound {
         Self {
             dialled,
             keepalive,
+            is_ping_due: false,
             in_flight: FxHashMap::default(),
             bytes: 0,
             last_id: 0,
@@ -105,6 +108,11 @@ impl Outbound {
             (None, None) => id.number()?.checked_sub(FIRST_NUMBER)?,
         };
         (number <= self.last_id).then_some(number)
+    }
+
+    /// Returns `true` if calls wait for their reply.
+    pub(super) fn awaits_replies(&self) -> bool {
+        !self.in_flight.is_empty()
     }
 
     /// Returns `true` if a call with this id waits for its reply.

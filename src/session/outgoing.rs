@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use super::keepalive::PeerIdle;
+use super::keepalive::{Keepalive, PeerIdle};
 use super::outbound::{self, Matched, Outbound};
 use super::{Session, SessionError};
 use crate::codec::{DecodeError, Decoded, Outgoing};
@@ -22,7 +22,7 @@ impl Session {
         let _ = self.poll_replies(&Context::from_waker(Waker::noop()), now);
         if self.output.position() == 0 {
             match self.codec.preface() {
-                b"" => self.ping(),
+                b"" => self.send_ping(),
                 preface => self.output.message(|out| out.extend_from_slice(preface)),
             }
         }
@@ -47,7 +47,8 @@ impl Session {
             match post {
                 Post::Call(call) => self.send_call(*call, now),
                 Post::Notification(body) => self.send_body(&body),
-                Post::Cancel(id) => self.withdraw(id, PeerError::cancelled()),
+                Post::Cancel(id) => self.withdraw(id, PeerError::cancelled(), now),
+                Post::Watch => self.watch_peer(now),
             }
         }
     }
@@ -57,6 +58,9 @@ impl Session {
         let (codec, limit) = (&self.codec, self.limits.message);
         if call.deadline.is_some_and(|deadline| deadline <= now) {
             return self.answer(call, Err(PeerError::Deadline));
+        }
+        if self.ended && !call.is_notification {
+            return self.answer(call, Err(PeerError::Unsent(FINISHED.into())));
         }
         let id = (!call.is_notification).then(|| outbound.id(call.id, codec.sends_json()));
         let bytes = call.bytes();
@@ -114,12 +118,54 @@ impl Session {
     }
 
     /// Ends a call that is in flight, and tells the peer.
-    fn withdraw(&mut self, id: CallId, error: PeerError) {
+    fn withdraw(&mut self, id: CallId, error: PeerError, now: Instant) {
         let Some(outbound) = &mut self.outbound else { return };
         let Some(call) = outbound.cancel(id) else { return };
         let id = outbound.id(id, self.codec.sends_json());
+        let is_late = call.deadline.is_some_and(|deadline| deadline <= now);
+        let watched = outbound.keepalive.as_mut().filter(|_| is_late && outbound.dialled.is_none());
+        let is_suspect = watched.is_some_and(|keepalive| keepalive.suspect(now));
         self.send(&Outgoing::Cancel(&id));
         self.answer(call, Err(error));
+        if is_suspect {
+            self.ping();
+        }
+    }
+
+    /// Checks from now on that the peer is alive, since others depend on it. (A peer to which this node has connected is
+    /// checked always.)
+    fn watch_peer(&mut self, now: Instant) {
+        let outbound = self.outbound.get_or_insert_with(|| Box::new(Outbound::new(None, now)));
+        if outbound.dialled.is_none() {
+            outbound.keepalive = Keepalive::prompt(self.limits.offer_keepalive, now);
+        }
+    }
+
+    /// Returns `true` if calls to the peer are in flight, or wait to be sent.
+    pub fn awaits_peer(&self) -> bool {
+        !self.posts.queue.is_empty()
+            || self.outbound.as_ref().is_some_and(|outbound| outbound.awaits_replies())
+            || self.calls.existing_mailbox().is_some_and(|mailbox| mailbox.has_posts())
+    }
+
+    /// Returns `true` if the peer is dead.
+    pub fn has_vanished(&self) -> bool {
+        self.error == Some(SessionError::Vanished)
+    }
+
+    /// Returns `true`, once, if the transport should ping the peer.
+    pub fn take_ping(&mut self) -> bool {
+        self.outbound.as_mut().is_some_and(|outbound| std::mem::take(&mut outbound.is_ping_due))
+    }
+
+    /// Fails the calls in flight, since the peer has finished sending and so cannot answer.
+    pub(super) fn fail_unanswerable(&mut self) {
+        let Some(outbound) = self.outbound.as_mut().filter(|outbound| outbound.dialled.is_none()) else {
+            return;
+        };
+        for call in outbound.take_all() {
+            self.answer(call, Err(PeerError::Lost(FINISHED.into())));
+        }
     }
 
     /// Writes a message that is small, and that the dialect can express or need not.
@@ -205,20 +251,37 @@ impl Session {
         }
         let Some(outbound) = &mut self.outbound else { return };
         let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
-        let is_peer_full = outbound.is_peer_full(&self.limits);
+        let (is_peer_full, is_dialled) = (outbound.is_peer_full(&self.limits), outbound.dialled.is_some());
         for id in outbound.expired(now) {
-            self.withdraw(id, PeerError::Deadline);
+            self.withdraw(id, PeerError::Deadline, now);
         }
         match idle {
             None => {}
+            Some(_) if !is_dialled && !self.calls.mailbox().is_watched() => {
+                self.outbound.iter_mut().for_each(|outbound| outbound.keepalive = None);
+            }
             Some(PeerIdle::PingDue) => self.ping(),
             Some(PeerIdle::Dead) if is_peer_full => self.note_activity(),
-            Some(PeerIdle::Dead) => self.error = Some(SessionError::Vanished),
+            Some(PeerIdle::Dead) => {
+                if !is_dialled {
+                    self.metrics().vanished.inc();
+                }
+                self.error = Some(SessionError::Vanished);
+            }
         }
     }
 
-    /// Sends a ping. Any input shows that the peer is alive, so that the reply needs no handling.
+    /// Has the transport ping the peer, or sends a ping. Any input shows that the peer is alive, so that the reply needs
+    /// no handling.
     fn ping(&mut self) {
+        match &mut self.outbound {
+            Some(outbound) if self.codec.is_framed() => outbound.is_ping_due = true,
+            _ => self.send_ping(),
+        }
+    }
+
+    /// Sends a ping as a request.
+    pub fn send_ping(&mut self) {
         self.send_own(PING, None);
     }
 
@@ -242,7 +305,8 @@ impl Session {
         Some(number)
     }
 
-    pub(super) fn note_activity(&mut self) {
+    /// Notes that the peer is alive.
+    pub fn note_activity(&mut self) {
         if let Some(keepalive) = self.outbound.as_mut().and_then(|outbound| outbound.keepalive.as_mut()) {
             keepalive.record_activity();
         }
@@ -282,6 +346,9 @@ impl Session {
         }
     }
 }
+
+/// Why a peer cannot answer.
+const FINISHED: &str = "the peer has finished sending";
 
 fn too_large(size: usize, limit: usize) -> Fault {
     let message = format!("a request of {size} bytes exceeds the limit of {limit} bytes (limits.message)");

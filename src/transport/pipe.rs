@@ -24,6 +24,20 @@ pub trait Pipe {
 
     /// Flushes, then closes the sending side and gives the peer the reason if the transport can express it.
     fn poll_close(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<io::Result<()>>;
+
+    /// Pings the peer, if the transport has pings. Returns `false` otherwise.
+    ///
+    /// # Errors
+    /// If the peer has disconnected.
+    fn ping(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        let _ = cx;
+        Ok(false)
+    }
+
+    /// Returns `true` if the peer has sent anything since this was last called, if the transport has pings.
+    fn take_activity(&mut self) -> bool {
+        false
+    }
 }
 
 /// Why a pipe is closed.

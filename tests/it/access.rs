@@ -123,8 +123,10 @@ fn caller_sees_only_what_it_may_call() {
         "rpc.echo",
         "rpc.info",
         "rpc.list",
+        "rpc.offer",
         "rpc.ping",
-        "rpc.stats"
+        "rpc.stats",
+        "rpc.withdraw"
     ]);
     let mut client = node.connect();
     for (names, targets) in [(few, 0), (all, 4)] {

@@ -15,6 +15,7 @@ mod leaf_wire;
 mod memory;
 mod messages;
 mod native;
+mod offers;
 mod pressure;
 #[path = "../support/programs.rs"]
 mod programs;

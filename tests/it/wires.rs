@@ -258,6 +258,25 @@ impl Peer {
         self.send_body(&body);
     }
 
+    /// Answers a request of the node's.
+    pub(crate) fn answer(&mut self, request: &Value, outcome: Result<Value, Value>) {
+        let id = &request["id"];
+        if !self.wire.is_packed() {
+            let reply = match outcome {
+                Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+                Err(error) => json!({ "jsonrpc": "2.0", "id": id, "error": error }),
+            };
+            return self.send_body(reply.to_string().as_bytes());
+        }
+        let (error, result) = match outcome {
+            Ok(result) => (Value::Null, result),
+            Err(error) => (json!([error["code"], error["message"], error["data"]]), Value::Null),
+        };
+        let mut body = Vec::new();
+        pack(&json!([1, id, error, result]), &mut body);
+        self.send_body(&body);
+    }
+
     /// Sends a message unchanged, with the transport's framing.
     pub(crate) fn send_body(&mut self, body: &[u8]) {
         let bytes = match self.wire {
@@ -375,11 +394,18 @@ pub(crate) fn take_frame(client: &mut Client, opcode: u8) -> Vec<u8> {
     client.take(length)
 }
 
-/// Converts a MessagePack-RPC reply or notification to a JSON-RPC object.
+/// Converts a MessagePack-RPC message to a JSON-RPC object.
 fn reply(message: Value) -> Value {
-    if let Some([kind, method, params]) = message.as_array().map(Vec::as_slice) {
-        assert_eq!(*kind, 2);
-        return json!({ "jsonrpc": "2.0", "method": method, "params": params });
+    if message[0] == 2 {
+        return json!({ "jsonrpc": "2.0", "method": message[1], "params": message[2] });
+    }
+    if message[0] == 0 {
+        let mut request =
+            json!({ "jsonrpc": "2.0", "id": message[1], "method": message[2], "params": message[3] });
+        if let Some(meta) = message.get(4) {
+            request["meta"] = meta.clone();
+        }
+        return request;
     }
     let [kind, id, error, result]: [Value; 4] = serde_json::from_value(message).unwrap();
     assert_eq!(kind, 1);

@@ -1,7 +1,8 @@
 //! Who calls.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ use super::super::mailbox::Peer;
 use super::super::send_error::SendError;
 use super::peer::PeerName;
 use super::rights::{Rights, label};
+use crate::config::host_key;
 use crate::message::{Fault, RawJson};
 
 /// The number of the last connection.
@@ -55,7 +57,6 @@ impl Caller {
 
     /// Returns the other end of the connection, which can be called, unless this is a single request over HTTP or a call
     /// in this process.
-    #[allow(dead_code)]
     pub(crate) fn peer(&self) -> Option<&Peer> {
         self.peer.as_ref()
     }
@@ -106,6 +107,16 @@ impl Caller {
         }
     }
 
+    /// Returns who answers for what the connection offers.
+    pub(crate) fn owner(&self) -> Owner {
+        let presented = self.rights.as_ref().map(|rights| rights.presented_rules()).unwrap_or_default();
+        match (presented.is_empty(), self.address()) {
+            (false, _) => Owner::Rules(presented),
+            (true, Some(address)) => Owner::Host(host_key(address.ip())),
+            (true, None) => Owner::Connection(self.connection),
+        }
+    }
+
     /// Returns the number of the connection, which no other connection in this process has; 0 for a caller in this
     /// process. All requests over one HTTP connection have the same.
     pub fn connection(&self) -> u64 {
@@ -128,6 +139,31 @@ impl Caller {
     /// everything without a rule has none.
     pub fn rules(&self) -> Vec<&str> {
         self.rights.iter().flat_map(|rights| rights.in_force()).map(label).collect()
+    }
+}
+
+/// Who answers for what a connection offers: all who have its tokens or, without any, its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// The names of the rules of its tokens, or else their locations.
+    Rules(BTreeSet<String>),
+    Host(IpAddr),
+    /// No other connection.
+    Connection(u64),
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rules(names) => {
+                for (index, name) in names.iter().enumerate() {
+                    write!(f, "{}{name}", if index > 0 { ", " } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::Host(host) => host.fmt(f),
+            Self::Connection(number) => write!(f, "connection {number}"),
+        }
     }
 }
 

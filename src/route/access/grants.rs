@@ -174,7 +174,6 @@ impl Grants {
     ///
     /// # Errors
     /// A fault of [`code::DENIED`] if it may not.
-    #[allow(dead_code)]
     pub(crate) fn allow(&self, action: Action, name: &str) -> Result<(), Fault> {
         self.caller.rights.as_ref().map_or(Ok(()), |rights| rights.check(action, name))
     }

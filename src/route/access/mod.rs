@@ -12,6 +12,7 @@ mod visibility;
 
 pub(crate) use action::Action;
 pub use caller::Caller;
+pub(crate) use caller::Owner;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
 pub use peer::PeerName;

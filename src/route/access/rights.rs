@@ -1,5 +1,6 @@
 //! What the rules of a listener allow to one caller.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -31,6 +32,11 @@ impl Rights {
         let now = (self.access.clock)();
         let indices = self.rules.iter().filter(|index| self.is_in_force(**index, now));
         indices.map(|index| &self.access.rules[*index]).collect()
+    }
+
+    /// Returns the names of the rules whose token has been presented.
+    pub(super) fn presented_rules(&self) -> BTreeSet<String> {
+        self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned()).collect()
     }
 
     fn is_in_force(&self, index: usize, now: SystemTime) -> bool {

@@ -50,6 +50,10 @@ impl Limit {
         }
     }
 
+    pub(super) fn set_workers(&mut self, count: usize) {
+        self.workers = count.max(1);
+    }
+
     /// Returns `true` if a function of which `running` calls are running may start another.
     pub(super) fn has_room(&self, running: usize) -> bool {
         // A slow function must leave a worker to the others.
@@ -96,6 +100,7 @@ impl Limit {
             Scope::Node => "count and queue in [workers]".to_owned(),
             Scope::Provider(kind) => format!("count and queue in [workers.{}]", kind.as_str()),
             Scope::Function(_, ProviderKind::Exec) => "concurrency and queue of this function".to_owned(),
+            Scope::Function(_, ProviderKind::Peer) => "in_flight of rpc.offer".to_owned(),
             Scope::Function(..) => "workers and queue of this function".to_owned(),
         }
     }

@@ -55,6 +55,17 @@ impl Admission {
     fn remove(self: &Arc<Self>, queue: usize) {
         self.lock().remove_function(queue);
         // The others may use more of the workers that they share.
+        self.start_waiting();
+    }
+
+    /// Changes the limit of a function's own, if it has one.
+    fn set_workers(self: &Arc<Self>, queue: usize, count: usize) {
+        self.lock().set_workers(queue, count);
+        self.start_waiting();
+    }
+
+    /// Starts the queued calls that may run.
+    pub(super) fn start_waiting(self: &Arc<Self>) {
         while let Some((queue, call)) = self.next() {
             self.start(queue, call);
         }
@@ -151,6 +162,13 @@ pub(super) struct QueueSlot {
 impl QueueSlot {
     pub(super) fn index(&self) -> usize {
         self.index
+    }
+
+    /// Changes the limit of the function's own, if it has one.
+    pub(super) fn set_workers(&self, count: usize) {
+        if let Some(admission) = self.admission.upgrade() {
+            admission.set_workers(self.index, count);
+        }
     }
 }
 

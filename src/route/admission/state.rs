@@ -129,6 +129,13 @@ impl State {
         self.limits.shrink_to(2 * self.limits.len());
     }
 
+    /// Changes the limit of a function's own, if it has one.
+    pub(super) fn set_workers(&mut self, queue: usize, count: usize) {
+        if let Some(own) = self.queues[queue].own {
+            self.limits[own].set_workers(count);
+        }
+    }
+
     /// Acquires the workers of a new call, if it may run now.
     pub(super) fn try_start(&mut self, queue: usize) -> bool {
         let starts = !self.closed && self.queues[queue].queued.is_empty() && self.has_room(queue);

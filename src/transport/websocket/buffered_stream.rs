@@ -23,6 +23,8 @@ pub(super) struct BufferedStream<T> {
     /// A read has completed since the owner last reset this. The first bytes of a message on a slow line count as
     /// activity.
     pub(super) active: bool,
+    /// The same, for the session.
+    pub(super) heard: bool,
     /// Tracks the frames in the bytes returned.
     pub(super) frames: FrameTracker,
     /// Number of bytes returned since the owner last reset this.
@@ -37,6 +39,7 @@ impl<T> BufferedStream<T> {
             consumed: 0,
             output: WriteBuffer::default(),
             active: false,
+            heard: false,
             frames: FrameTracker::default(),
             received: 0,
         }
@@ -56,11 +59,12 @@ impl<T: AsyncWrite + Unpin> BufferedStream<T> {
 
 impl<T: AsyncRead + Unpin> AsyncRead for BufferedStream<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, read_ahead, consumed, active, frames, received, .. } = &mut *self;
+        let Self { stream, read_ahead, consumed, active, heard, frames, received, .. } = &mut *self;
         if read_ahead.is_empty() {
             return with_read_buffer(|buffer| {
                 let read = Pin::new(stream).poll_read(cx, &mut buffer[..READ]);
                 *active |= read.is_ready();
+                *heard |= read.is_ready();
                 let count = ready!(read)?;
                 let (now, later) = buffer[..count].split_at(count.min(into.len()));
                 into[..now.len()].copy_from_slice(now);

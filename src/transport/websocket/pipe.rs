@@ -165,6 +165,15 @@ impl<T: Stream> WebSocket<T> {
         if stream.output.is_empty() { Poll::Ready(Ok(())) } else { Pin::new(stream).poll_flush(cx) }
     }
 
+    fn send_ping(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        // If the output buffer has no room, it contains enough for the peer to react to.
+        if Pin::new(&mut self.stream).poll_ready(cx).map_err(into_io)?.is_ready() {
+            Pin::new(&mut self.stream).start_send(Message::Ping(Default::default())).map_err(into_io)?;
+            self.control_frame_due = true;
+        }
+        Ok(())
+    }
+
     /// Pings a silent peer. Returns `Ready` if the ping must be written now.
     fn poll_heartbeat(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(heartbeat) = &mut self.heartbeat else { return Poll::Pending };
@@ -173,16 +182,7 @@ impl<T: Stream> WebSocket<T> {
         }
         match ready!(heartbeat.poll(cx)) {
             PeerIdle::Dead => Poll::Ready(Err(keepalive_error())),
-            PeerIdle::PingDue => {
-                // If the output buffer has no room, it contains enough for the peer to react to.
-                if Pin::new(&mut self.stream).poll_ready(cx).map_err(into_io)?.is_ready() {
-                    Pin::new(&mut self.stream)
-                        .start_send(Message::Ping(Default::default()))
-                        .map_err(into_io)?;
-                    self.control_frame_due = true;
-                }
-                Poll::Ready(Ok(()))
-            }
+            PeerIdle::PingDue => Poll::Ready(self.send_ping(cx)),
         }
     }
 }
@@ -305,6 +305,14 @@ impl<T: Stream> Pipe for WebSocket<T> {
                 }
             }
         }
+    }
+
+    fn ping(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        self.send_ping(cx).map(|()| true)
+    }
+
+    fn take_activity(&mut self) -> bool {
+        std::mem::take(&mut self.stream.get_mut().heard)
     }
 }
 
