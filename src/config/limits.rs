@@ -50,6 +50,9 @@ pub struct Limits {
     /// How long a connection that offers functions may be silent before its peer is asked for a sign of life, which it
     /// must give within a third of that; 15 s by default, and 0 never asks.
     pub offer_keepalive: Duration,
+    /// While another node has calls of this one to answer, it is asked for a sign of life after this much silence, which it
+    /// must give within a fifth of that; 5 s by default, and 0 never asks.
+    pub forward_silence: Duration,
     /// The maximum number of functions that one connection offers; 64 by default.
     pub offers: usize,
     /// The maximum number of functions that all connections offer; 1024 by default.
@@ -76,6 +79,7 @@ setters!(Limits {
     connect_timeout: Duration,
     keepalive: Duration,
     offer_keepalive: Duration,
+    forward_silence: Duration,
     offers: usize,
     offered: usize,
     token_delay: Duration
@@ -111,6 +115,7 @@ impl Limits {
             "connect_timeout",
             "keepalive",
             "offer_keepalive",
+            "forward_silence",
             "offers",
             "offered",
             "token_delay",
@@ -134,6 +139,7 @@ impl Limits {
         table.duration("connect_timeout", MIN_DURATION..=HOUR, &mut self.connect_timeout)?;
         table.duration("keepalive", Duration::ZERO..=HOUR, &mut self.keepalive)?;
         table.duration("offer_keepalive", Duration::ZERO..=HOUR, &mut self.offer_keepalive)?;
+        table.duration("forward_silence", Duration::ZERO..=HOUR, &mut self.forward_silence)?;
         table.count("offers", 0..=65_536, &mut self.offers)?;
         table.count("offered", 0..=65_536, &mut self.offered)?;
         table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)
@@ -169,6 +175,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(60),
             offer_keepalive: Duration::from_secs(15),
+            forward_silence: Duration::from_secs(5),
             offers: 64,
             offered: 1024,
             token_delay: Duration::from_secs(5),

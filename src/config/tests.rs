@@ -100,6 +100,7 @@ fn empty_file_gives_the_defaults() {
         connect_timeout: Duration::from_secs(5),
         keepalive: Duration::from_secs(60),
         offer_keepalive: Duration::from_secs(15),
+        forward_silence: Duration::from_secs(5),
         offers: 64,
         offered: 1024,
         token_delay: Duration::from_secs(5),
@@ -218,7 +219,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(108),
+        location: location(109),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -229,7 +230,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(111),
+        location: location(112),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],
@@ -283,6 +284,7 @@ fn every_key_is_parsed() {
             connect_timeout: Duration::from_millis(250),
             keepalive: Duration::from_secs(90),
             offer_keepalive: Duration::from_secs(9),
+            forward_silence: Duration::from_secs(8),
             offers: 5,
             offered: 50,
             token_delay: Duration::from_millis(1500),

@@ -1,5 +1,6 @@
 //! Drives one connection: connects, presents the token, serves the session, and reconnects.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use super::dial::{Dial, dial};
 use super::target::{Secret, Target};
 use crate::driver::drive;
 use crate::route::PeerName;
-use crate::session::{Dialled, Session};
+use crate::session::{Dialled, Session, SessionError};
 use crate::transport::StreamPipe;
 
 /// The shortest wait between attempts to connect.
@@ -24,15 +25,21 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
     let address = &connection.target().address;
     let mut backoff = MIN_BACKOFF;
     let mut failure_logged = false;
+    // A frozen node still accepts connections: it is one again when it sends something.
+    let mut is_suspect = false;
     loop {
-        connection.set_status(Status::Connecting);
+        if !is_suspect {
+            connection.set_status(Status::Connecting);
+        }
         let reason = match dial(connection.target()).await {
             Ok(dialled) => {
                 backoff = MIN_BACKOFF;
                 if std::mem::take(&mut failure_logged) {
                     log::info!("reconnected to {address}");
                 }
-                serve(&connection, dialled).await
+                let ended = serve(&connection, dialled, is_suspect).await;
+                is_suspect = ended.as_ref().is_err_and(has_vanished);
+                ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned())
             }
             Err(error) => error.to_string(),
         };
@@ -50,24 +57,41 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
     }
 }
 
-/// Serves an established connection until it ends. Returns the reason.
-async fn serve(connection: &Connection, Dial { stream, peer, dialect }: Dial) -> String {
+fn has_vanished(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    error == Some(&SessionError::Vanished)
+}
+
+/// Serves an established connection until it ends. If the node is suspect, callers may use it only when it has sent
+/// something.
+async fn serve(
+    connection: &Arc<Connection>,
+    Dial { stream, peer, dialect }: Dial,
+    is_suspect: bool,
+) -> io::Result<()> {
     let Target { address, limits, token, tls, registry } = connection.target();
     let dialled = Dialled {
         address: address.clone(),
         resolved: PeerName(peer),
         token: token.as_ref().map(|Secret(token)| token.clone()),
         keepalive: limits.keepalive,
+        silence: limits.forward_silence,
         is_encrypted: tls.is_some(),
     };
     let mut session = Session::dialled(registry.clone(), limits.clone(), dialect, dialled, Instant::now());
     let peer = session.peer();
-    connection.set_status(Status::Connected(peer));
+    if is_suspect {
+        let connection = Arc::downgrade(connection);
+        session.when_heard(move || {
+            if let Some(connection) = connection.upgrade() {
+                connection.set_status(Status::Connected(peer));
+            }
+        });
+    } else {
+        connection.set_status(Status::Connected(peer));
+    }
     // Lets waiting calls post their requests, so that no preface is needed: a server may not know blank lines.
     yield_now().await;
     session.write_preface(Instant::now());
-    match drive(session, Box::new(StreamPipe::new(stream)), None, None).await {
-        Ok(()) => "closed".to_owned(),
-        Err(error) => error.to_string(),
-    }
+    drive(session, Box::new(StreamPipe::new(stream)), None, None).await
 }

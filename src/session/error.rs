@@ -54,7 +54,7 @@ impl fmt::Display for SessionError {
             ),
             Self::UnmatchedReply => f.write_str("the other node sent a reply that matches no call"),
             Self::ReplyTooLarge => f.write_str("a reply was too long (limits.message), and has no readable id"),
-            Self::Vanished => f.write_str("the peer stopped responding (limits.keepalive; limits.offer_keepalive if it offers functions)"),
+            Self::Vanished => f.write_str("the peer stopped responding (limits.keepalive, limits.forward_silence or limits.offer_keepalive)"),
             Self::PeerSpeaksTls => f.write_str(
                 "the node speaks TLS at this port: use --ca FILE, or tls under [[function]]",
             ),

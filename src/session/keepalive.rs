@@ -36,6 +36,12 @@ impl Keepalive {
         Self::of(period / 3, (3, 4), now)
     }
 
+    /// Watches a peer that owes a reply: pings after `period` of silence and declares the peer dead after a fifth of that.
+    /// Returns `None` if `period` is 0.
+    pub(super) fn watch(period: Duration, now: Instant) -> Option<Self> {
+        Self::of(period / 5, (5, 6), now)
+    }
+
     fn of(step: Duration, thresholds: (u8, u8), now: Instant) -> Option<Self> {
         let step = step.min(MAX_PERIOD);
         (!step.is_zero()).then(|| Self { step, next_check: now + step, silent: 0, thresholds })
@@ -53,6 +59,11 @@ impl Keepalive {
             (self.silent, self.next_check) = (self.thresholds.0, now + self.step);
         }
         is_new
+    }
+
+    /// Returns `true` if the peer was pinged and has sent nothing since.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.silent >= self.thresholds.0
     }
 
     /// Returns when to call [`check`](Self::check) next.

@@ -23,6 +23,8 @@ pub struct Dialled {
     pub token: Option<Arc<str>>,
     /// After this much silence the peer is pinged. Zero: never.
     pub keepalive: Duration,
+    /// While it owes a reply, the peer is pinged after this much silence, and must react within a fifth of it. Zero: never.
+    pub silence: Duration,
     /// What was handed to the transport may have been sent even if writing failed.
     pub is_encrypted: bool,
 }
@@ -33,6 +35,10 @@ pub(super) struct Outbound {
     /// `None` if the peer has established the connection.
     pub(super) dialled: Option<Dialled>,
     pub(super) keepalive: Option<Keepalive>,
+    /// Exists while a peer to which this node has connected owes a reply.
+    pub(super) watch: Option<Keepalive>,
+    /// Called when the peer sends something.
+    pub(super) when_heard: Option<WhenHeard>,
     /// The transport should ping the peer.
     pub(super) is_ping_due: bool,
     in_flight: FxHashMap<CallId, SentCall>,
@@ -50,6 +56,15 @@ pub(super) struct Outbound {
     earliest_deadline: Option<Instant>,
     /// Nothing more is sent.
     pub(super) is_closed: bool,
+}
+
+/// Is called once.
+pub(super) struct WhenHeard(pub(super) Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for WhenHeard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WhenHeard")
+    }
 }
 
 struct SentCall {
@@ -78,6 +93,8 @@ impl Outbound {
         Self {
             dialled,
             keepalive,
+            watch: None,
+            when_heard: None,
             is_ping_due: false,
             in_flight: FxHashMap::default(),
             bytes: 0,
@@ -200,7 +217,8 @@ impl Outbound {
     /// Returns a time before which no call's deadline passes and no ping is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let ping = self.keepalive.as_ref().map(Keepalive::next_check);
-        [self.earliest_deadline, ping].into_iter().flatten().min()
+        let watch = self.watch.as_ref().map(Keepalive::next_check);
+        [self.earliest_deadline, ping, watch].into_iter().flatten().min()
     }
 
     /// Returns the calls whose deadline has passed.

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::keepalive::{Keepalive, PeerIdle};
-use super::outbound::{self, Matched, Outbound};
+use super::outbound::{self, Matched, Outbound, WhenHeard};
 use super::{Session, SessionError};
 use crate::codec::{DecodeError, Decoded, Outgoing};
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
@@ -15,6 +15,13 @@ impl Session {
     /// Returns `true` if this node has established the connection.
     pub fn is_dialled(&self) -> bool {
         self.outbound.as_ref().is_some_and(|outbound| outbound.dialled.is_some())
+    }
+
+    /// Has `heard` called when the peer sends something for the first time.
+    pub fn when_heard(&mut self, heard: impl FnOnce() + Send + 'static) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.when_heard = Some(WhenHeard(Box::new(heard)));
+        }
     }
 
     /// Writes what selects the dialect at the other node, unless a message does.
@@ -87,6 +94,9 @@ impl Session {
             Ok(()) => {
                 if let Some(notification) = outbound.sent(call, position, bytes) {
                     self.answer(notification, Ok(RawJson::NULL));
+                } else if outbound.watch.is_none() {
+                    let silence = outbound.dialled.as_ref().map(|dialled| dialled.silence);
+                    outbound.watch = silence.and_then(|silence| Keepalive::watch(silence, now));
                 }
             }
         }
@@ -123,7 +133,10 @@ impl Session {
         let Some(call) = outbound.cancel(id) else { return };
         let id = outbound.id(id, self.codec.sends_json());
         let is_late = call.deadline.is_some_and(|deadline| deadline <= now);
-        let watched = outbound.keepalive.as_mut().filter(|_| is_late && outbound.dialled.is_none());
+        let watched = match &outbound.dialled {
+            Some(_) => outbound.watch.as_mut().filter(|_| is_late),
+            None => outbound.keepalive.as_mut().filter(|_| is_late),
+        };
         let is_suspect = watched.is_some_and(|keepalive| keepalive.suspect(now));
         self.send(&Outgoing::Cancel(&id));
         self.answer(call, Err(error));
@@ -251,6 +264,9 @@ impl Session {
         }
         let Some(outbound) = &mut self.outbound else { return };
         let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
+        let idle = outbound.watch.as_mut().and_then(|watch| watch.check(now)).or(idle);
+        let owes_nothing = !outbound.awaits_replies();
+        outbound.watch.take_if(|watch| owes_nothing && !watch.is_suspect());
         let (is_peer_full, is_dialled) = (outbound.is_peer_full(&self.limits), outbound.dialled.is_some());
         for id in outbound.expired(now) {
             self.withdraw(id, PeerError::Deadline, now);
@@ -307,8 +323,12 @@ impl Session {
 
     /// Notes that the peer is alive.
     pub fn note_activity(&mut self) {
-        if let Some(keepalive) = self.outbound.as_mut().and_then(|outbound| outbound.keepalive.as_mut()) {
+        let Some(outbound) = &mut self.outbound else { return };
+        for keepalive in [&mut outbound.keepalive, &mut outbound.watch].into_iter().flatten() {
             keepalive.record_activity();
+        }
+        if let Some(WhenHeard(heard)) = outbound.when_heard.take() {
+            heard();
         }
     }
 

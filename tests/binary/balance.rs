@@ -1,5 +1,6 @@
 //! Functions that several nodes provide.
 
+use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -165,4 +166,21 @@ fn calls_with_the_same_key_go_to_the_same_node() {
         }
     }
     assert!(of_each.contains(&"a".into()) && of_each.contains(&"b".into()), "{of_each:?}");
+}
+
+/// A node that accepts connections and bytes, and never answers.
+#[test]
+fn frozen_node_costs_only_the_calls_that_it_has() {
+    let frozen = listen(|mut stream: TcpStream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let (b, _) = named("b");
+    let more = "balance = 'turns'\n[limits]\nforward_silence = '200ms'";
+    let node = forwarding(&[frozen, b], more);
+    let mut client = node.connect();
+    // Found out by a call that is lost, it is passed over from then on.
+    while client.call("far", &json!([])).is_ok() {}
+    for _ in 0..50 {
+        assert_eq!(client.call("far", &json!([])).unwrap(), "b");
+    }
 }
