@@ -538,7 +538,10 @@ fn deadline_ends_a_call_on_both_sides() {
                 link.reply(&request, &Value::Null);
                 return requests;
             }
-            requests.push(request);
+            // It may ask whether the peer that was late is alive.
+            if request["method"] != "rpc.ping" {
+                requests.push(request);
+            }
         }
     });
     let wait = Duration::from_millis(20);
