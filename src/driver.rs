@@ -60,6 +60,7 @@ pub(crate) fn drive(
             if !stopped && stop.as_mut().is_some_and(|stop| Pin::new(stop).poll(cx).is_ready()) {
                 stopped = true;
                 busy = progress || !session.is_idle();
+                session.announce_stop();
             }
             // The forced stop follows the stop.
             let may_force = !force_stopped && (stopped || stop.is_none());
@@ -129,6 +130,10 @@ pub(crate) fn drive(
                     is_done.then_some(CloseReason::Stopping { busy })
                 }
             };
+            let is_stopping = matches!(why, Some(CloseReason::Stopping { .. }));
+            if is_stopping && flushed && session.announce_end() {
+                continue;
+            }
             closing = why.filter(|_| flushed);
             if closing.is_some() {
                 session.disconnected(&session.close_reason(), false);

@@ -80,10 +80,18 @@ async fn serve(
     };
     let mut session = Session::dialled(registry.clone(), limits.clone(), dialect, dialled, Instant::now());
     let peer = session.peer();
+    let weak = Arc::downgrade(connection);
+    session.when_stopping({
+        let weak = weak.clone();
+        move || {
+            if let Some(connection) = weak.upgrade() {
+                connection.set_status(Status::Disconnected("the node is stopping".to_owned()));
+            }
+        }
+    });
     if is_suspect {
-        let connection = Arc::downgrade(connection);
         session.when_heard(move || {
-            if let Some(connection) = connection.upgrade() {
+            if let Some(connection) = weak.upgrade() {
                 connection.set_status(Status::Connected(peer));
             }
         });

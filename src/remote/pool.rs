@@ -84,7 +84,9 @@ impl Pool {
             return Err(self.unreachable("the client was closed"));
         }
         pool.retain(|pooled| {
-            !pooled.task.is_finished() && (pooled.persistent || !pooled.connection.is_disconnected())
+            // A connection to a node that stops may have calls in flight.
+            let is_used = !pooled.connection.is_disconnected() || pooled.connection.leases() > 0;
+            !pooled.task.is_finished() && (pooled.persistent || is_used)
         });
         let in_flight = self.target.limits.in_flight;
         let has_capacity = |pooled: &&PooledConnection| {

@@ -15,6 +15,11 @@ impl Session {
         if self.codec.sends_results_only() && self.registry.has_no_result(&method) {
             id = None;
         }
+        // Only nodes forward.
+        self.is_peer_node |= meta.hops > 0;
+        if id.is_none() && self.is_dialled() && self.note_stop(&method) {
+            return;
+        }
         let deadline = now + self.timeout_for(&method, meta.deadline);
         self.metrics().calls.inc();
         if method == Grants::AUTH {

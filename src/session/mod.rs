@@ -86,6 +86,8 @@ pub struct Session {
     yielded: bool,
     /// The peer has finished sending.
     ended: bool,
+    /// The peer is a node, which forwards calls.
+    is_peer_node: bool,
     peer_deadlines: PeerDeadlines,
     invalid: InvalidMessages,
     /// Set if further input is ignored.
@@ -169,6 +171,7 @@ impl Session {
             messages: 0,
             yielded: false,
             ended: false,
+            is_peer_node: false,
             peer_deadlines,
             invalid: InvalidMessages::default(),
             error: None,
@@ -372,8 +375,9 @@ impl Session {
 
     /// Answers every unanswered request with `fault`, and cancels its call.
     pub fn fail_all(&mut self, fault: &Fault) {
+        let unsent = fault.clone().unsent();
         while let Some(request) = self.calls.pop_queued() {
-            self.fail_queued(request, fault);
+            self.fail_queued(request, &unsent);
         }
         for call in self.calls.in_flight() {
             self.fail_call(call, fault);

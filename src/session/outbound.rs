@@ -37,8 +37,11 @@ pub(super) struct Outbound {
     pub(super) keepalive: Option<Keepalive>,
     /// Exists while a peer to which this node has connected owes a reply.
     pub(super) watch: Option<Keepalive>,
-    /// Called when the peer sends something.
-    pub(super) when_heard: Option<WhenHeard>,
+    /// Called when the peer sends something, and when it says that it stops.
+    pub(super) when_heard: Option<Notice>,
+    pub(super) when_stopping: Option<Notice>,
+    /// The peer has answered every call that it has taken.
+    pub(super) is_finished: bool,
     /// The transport should ping the peer.
     pub(super) is_ping_due: bool,
     in_flight: FxHashMap<CallId, SentCall>,
@@ -59,11 +62,11 @@ pub(super) struct Outbound {
 }
 
 /// Is called once.
-pub(super) struct WhenHeard(pub(super) Box<dyn FnOnce() + Send>);
+pub(super) struct Notice(pub(super) Box<dyn FnOnce() + Send>);
 
-impl fmt::Debug for WhenHeard {
+impl fmt::Debug for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WhenHeard")
+        f.write_str("Notice")
     }
 }
 
@@ -95,6 +98,8 @@ impl Outbound {
             keepalive,
             watch: None,
             when_heard: None,
+            when_stopping: None,
+            is_finished: false,
             is_ping_due: false,
             in_flight: FxHashMap::default(),
             bytes: 0,
@@ -256,7 +261,8 @@ impl Outbound {
         let unsent = PeerError::Unsent(reason.clone());
         for (_, SentCall { call, position, .. }) in std::mem::take(&mut self.in_flight) {
             // Once the first byte is sent, the whole request may have been, and the call may have run.
-            let error = if position < sent { PeerError::Lost(reason.clone()) } else { unsent.clone() };
+            let is_lost = position < sent && !self.is_finished;
+            let error = if is_lost { PeerError::Lost(reason.clone()) } else { unsent.clone() };
             mailbox.answer(call, Err(error));
         }
     }

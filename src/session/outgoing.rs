@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::keepalive::{Keepalive, PeerIdle};
-use super::outbound::{self, Matched, Outbound, WhenHeard};
+use super::outbound::{self, Matched, Notice, Outbound};
 use super::{Session, SessionError};
 use crate::codec::{DecodeError, Decoded, Outgoing};
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
@@ -20,8 +20,52 @@ impl Session {
     /// Has `heard` called when the peer sends something for the first time.
     pub fn when_heard(&mut self, heard: impl FnOnce() + Send + 'static) {
         if let Some(outbound) = &mut self.outbound {
-            outbound.when_heard = Some(WhenHeard(Box::new(heard)));
+            outbound.when_heard = Some(Notice(Box::new(heard)));
         }
+    }
+
+    /// Has `stopping` called when the peer says that it stops, and so takes no further call.
+    pub fn when_stopping(&mut self, stopping: impl FnOnce() + Send + 'static) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.when_stopping = Some(Notice(Box::new(stopping)));
+        }
+    }
+
+    /// Tells a peer that forwards calls that this node stops reading, so that it sends none in vain.
+    pub fn announce_stop(&mut self) {
+        self.announce(CLOSING);
+    }
+
+    /// Tells such a peer, once, that what is not answered by now was not read. Returns `true` if there is more to write.
+    pub fn announce_end(&mut self) -> bool {
+        self.announce(CLOSED) && {
+            self.is_peer_node = false;
+            true
+        }
+    }
+
+    fn announce(&mut self, method: &'static str) -> bool {
+        if self.is_peer_node {
+            let request = Request { id: None, method: method.into(), params: None, meta: Meta::default() };
+            self.send(&Outgoing::Request(&request));
+        }
+        self.is_peer_node
+    }
+
+    /// Handles what a node says when it stops. Returns `false` if it is something else.
+    pub(super) fn note_stop(&mut self, method: &str) -> bool {
+        let Some(outbound) = &mut self.outbound else { return false };
+        match method {
+            CLOSING => {
+                if let Some(Notice(stopping)) = outbound.when_stopping.take() {
+                    stopping();
+                }
+                self.calls.mailbox().close_outbox(&PeerError::Unsent("the other node is stopping".into()));
+            }
+            CLOSED => outbound.is_finished = true,
+            _ => return false,
+        }
+        true
     }
 
     /// Writes what selects the dialect at the other node, unless a message does.
@@ -327,7 +371,7 @@ impl Session {
         for keepalive in [&mut outbound.keepalive, &mut outbound.watch].into_iter().flatten() {
             keepalive.record_activity();
         }
-        if let Some(WhenHeard(heard)) = outbound.when_heard.take() {
+        if let Some(Notice(heard)) = outbound.when_heard.take() {
             heard();
         }
     }
@@ -369,6 +413,10 @@ impl Session {
 
 /// Why a peer cannot answer.
 const FINISHED: &str = "the peer has finished sending";
+
+/// What a stopping node sends to nodes that forward calls to it: it takes no more; it has answered all that it took.
+const CLOSING: &str = "rpc.closing";
+const CLOSED: &str = "rpc.closed";
 
 fn too_large(size: usize, limit: usize) -> Fault {
     let message = format!("a request of {size} bytes exceeds the limit of {limit} bytes (limits.message)");

@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use serde_json::{Value, json};
 
-use super::support::{Client, Folder, Node, fake_node, listen};
+use super::support::{Client, Folder, Node, eventually, fake_node, listen};
 
 /// Starts a node that answers each call with its own name, and counts them.
 fn named(name: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -183,4 +184,32 @@ fn frozen_node_costs_only_the_calls_that_it_has() {
     for _ in 0..50 {
         assert_eq!(client.call("far", &json!([])).unwrap(), "b");
     }
+}
+
+/// A node that stops answers what it has taken, and nothing else was run.
+#[test]
+fn node_that_stops_costs_no_call() {
+    let nodes = [Node::demo(), Node::demo()];
+    let to: Vec<_> = nodes.iter().map(|node| node.address().to_string()).collect();
+    let config = format!("[[function]]\nname = 'demo.*'\nforward = {to:?}\n");
+    let front = Node::with(Folder::new(), &config);
+    let [mut first, _second] = nodes;
+    let (stop, stopped) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut client = front.connect();
+                let mut after = 0;
+                while after < 20 {
+                    assert_eq!(client.call("demo.add", &json!([20, 22])).unwrap(), 42);
+                    stopped.fetch_add(1, Ordering::Relaxed);
+                    after += u32::from(stop.load(Ordering::Relaxed));
+                }
+            });
+        }
+        eventually("calls are under way", || stopped.load(Ordering::Relaxed) > 100);
+        first.signal("TERM");
+        assert_eq!(first.wait(), Some(0));
+        stop.store(true, Ordering::Relaxed);
+    });
 }
