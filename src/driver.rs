@@ -196,14 +196,20 @@ fn session_ended(session: &mut Session, ended: &io::Result<()>) {
 fn write(session: &mut Session, pipe: &mut dyn Pipe, cx: &mut Context<'_>) -> io::Result<bool> {
     let mut progress = false;
     while !session.output().is_empty() {
-        let Poll::Ready(written) = pipe.poll_send(cx, session.output()).map_err(|error| {
-            session.write_failed();
-            error
-        })?
-        else {
-            break;
-        };
-        session.consume_output(written);
+        match pipe.poll_send(cx, session.output()) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(written)) => session.consume_output(written),
+            Poll::Ready(Err(error)) => {
+                session.write_failed();
+                // The peer may have answered, or said that it has stopped, before it closed the connection.
+                while session.is_dialled()
+                    && let Poll::Ready(Ok(Received::Data)) = pipe.poll_receive(cx, session.input())
+                {
+                    session.received(Instant::now());
+                }
+                return Err(error);
+            }
+        }
         progress = true;
     }
     Ok(progress)
