@@ -26,7 +26,7 @@ const CLOSED: Id0<Caller> = Id0::new("closed");
 /// Login tells the others a caller's name. Like all functions whose id is a number, it is not called over the network.
 const JOINED: Id0<WithCaller<String>> = Id0::number(1);
 
-/// What everybody may call. Whoever plays by Leaf's messages calls the same functions.
+/// What everybody may call. Players with Leaf's messages call the same functions.
 const CONFIG: &str = "
 [[listen]]
 address = 'PAGE'

@@ -31,7 +31,7 @@ impl Session {
         }
     }
 
-    /// Tells a peer that forwards calls that this node stops reading, so that it sends none in vain.
+    /// Tells a peer that forwards calls that this node stops reading, so that it sends none without a result.
     pub fn announce_stop(&mut self) {
         self.announce(CLOSING);
     }

@@ -8,7 +8,7 @@ use crate::config::Balance;
 
 /// A node that is over this many times slower than the fastest is passed over.
 const SLOW: u64 = 2;
-/// But it is given one of so many calls, since it may be fast again.
+/// But it is given one call of this number, since it may be fast again.
 const PROBE: usize = 32;
 
 /// What is known of a node that could be asked.

@@ -16,7 +16,7 @@ use crate::remote::{ConnectionLease, Remote, RemoteError};
 use crate::route::{Call, Description, Peer, PeerError, Provider, ProviderKind, Responder};
 use balance::{Candidate, choose, hash};
 
-/// Calls that may be made in addition, for each first one: one for so many.
+/// First calls for which one may be made in addition.
 const CALLS_PER_RETRY: u32 = 5;
 /// Calls that may be made in addition at once.
 const MAX_RETRIES: u32 = 10;
