@@ -146,6 +146,47 @@ fn rows(text: &mut String, rows: &[(String, &str)]) {
     }
 }
 
+/// An unfinished command line, for completion.
+pub(super) struct Words {
+    pub(super) command: Option<&'static Command>,
+    /// The options that may follow, or the commands.
+    pub(super) options: Vec<String>,
+    /// The number of operands.
+    pub(super) operand: usize,
+    /// An option's value comes next.
+    pub(super) is_value: bool,
+}
+
+impl Words {
+    pub(super) fn of(words: &[String]) -> Self {
+        let (mut command, mut operand, mut is_value) = (None, 0, false);
+        let every = || COMMANDS.iter().flat_map(|command| command.all_options());
+        for word in words {
+            if is_value {
+                is_value = false;
+            } else if is_option(word) {
+                is_value = every().any(|option| option.is(word) && !option.value.is_empty());
+            } else if command.is_none() {
+                command = COMMANDS.iter().copied().find(|command| command.name == word);
+            } else {
+                operand += 1;
+            }
+        }
+        let mut options: Vec<_> = GLOBAL.iter().map(|option| option.name.to_owned()).collect();
+        match command {
+            Some(command) => {
+                options.pop();
+                options.extend(command.all_options().map(|option| option.name.to_owned()));
+            }
+            None => {
+                options.extend(COMMANDS.iter().map(|command| command.name.to_owned()));
+                options.push("help".to_owned());
+            }
+        }
+        Self { command, options, operand, is_value }
+    }
+}
+
 /// Why no command runs.
 #[derive(Debug)]
 pub(super) enum Stop {

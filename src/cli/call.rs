@@ -5,6 +5,7 @@ use std::pin::pin;
 use super::Exit;
 use super::arguments::{Arguments, Command, Opt};
 use super::connection::{CONNECTION, Connected, Connection};
+use super::describe::find;
 use super::each::call_each;
 use super::params::{ARG, FUNCTION, PARAMS, params};
 use super::progress::with_progress;
@@ -15,6 +16,8 @@ use crate::remote::{Mode, RemoteError};
 
 const EACH: Opt =
     Opt::switch("--each", "call once for each line of standard input: its parameters, or its only one");
+const TEMPLATE: Opt =
+    Opt::switch("--template", "print parameters to start from, for --params, and call nothing");
 const EACH_IN_FLIGHT: Opt = Opt::with_value("--in-flight", "N", "with --each, calls in flight (16)");
 /// The largest number of calls in flight of `--each`.
 const MAX_IN_FLIGHT: usize = 1024;
@@ -23,7 +26,7 @@ pub(super) const CALL: Command = Command {
     name: "call",
     about: "Call a function and print its result.",
     operands: &[FUNCTION, ARG],
-    options: &[&[PARAMS, EACH, EACH_IN_FLIGHT, RAW, JSON, PRETTY], CONNECTION],
+    options: &[&[PARAMS, TEMPLATE, EACH, EACH_IN_FLIGHT, RAW, JSON, PRETTY], CONNECTION],
     notes: "With --each, one line is printed for each line read, in the same order: the result, or {\"error\":…}.\n\n\
             Exit codes: 0 answered, 1 the function answered with an error, 2 usage, 3 node or function not found,\n\
             4 deadline, 5 denied, 130 interrupted.",
@@ -51,7 +54,17 @@ fn run_call(mut arguments: Arguments) -> Result<Exit, String> {
     if !(1..=MAX_IN_FLIGHT).contains(&in_flight) {
         return Err(format!("--in-flight {in_flight}: a number from 1 to {MAX_IN_FLIGHT}"));
     }
+    let template = arguments.has(&TEMPLATE);
     connection.with_remote(async |connected| {
+        if template {
+            return match find(connected, &function).await {
+                Ok(found) => {
+                    layout.print(&found.template());
+                    Exit::Success
+                }
+                Err(exit) => exit,
+            };
+        }
         if each {
             return call_each(connected, &function, in_flight, layout).await;
         }

@@ -74,6 +74,8 @@ fn describe(exports: &mut Exports<Demo>) {
             add.names(["a", "b"]).result(Schema::number()).description("adds two numbers")
         })
         .describe("demo.divide", |divide| {
+            let divide = divide
+                .error(code::INVALID_PARAMS, "the second number is 0, or the result needs more than 64 bits");
             divide.names(["a", "b"]).description("returns the quotient and the remainder of two integers")
         })
         .describe("demo.count", |count| {

@@ -4,10 +4,13 @@ mod arguments;
 mod bench;
 mod bind;
 mod call;
+mod complete;
 mod connection;
 mod demo;
+mod describe;
 mod each;
 mod exit;
+mod functions;
 mod init;
 mod json;
 mod list;
@@ -43,8 +46,17 @@ const DEFAULT_ADDRESS: &str = "127.0.0.1:7300";
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// The commands, in the order of the help.
-const COMMANDS: &[&Command] =
-    &[&serve::SERVE, &call::CALL, &call::GO, &list::LIST, &bench::BENCH, &token::TOKEN, &why::WHY];
+const COMMANDS: &[&Command] = &[
+    &serve::SERVE,
+    &call::CALL,
+    &call::GO,
+    &list::LIST,
+    &describe::DESCRIBE,
+    &bench::BENCH,
+    &token::TOKEN,
+    &why::WHY,
+    &complete::COMPLETE,
+];
 
 /// Runs the program. `arguments` do not include the program's name.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {

@@ -13,6 +13,8 @@ pub struct ParamConfig {
     pub leading_dash: bool,
     /// The value, as JSON, if the caller gives none; without it, the caller must give one.
     pub default: Option<String>,
+    /// The values that it may have, as JSON; any if empty.
+    pub choices: Vec<String>,
     /// A sentence for people.
     pub description: Option<String>,
 }
@@ -20,7 +22,14 @@ pub struct ParamConfig {
 impl ParamConfig {
     /// Creates a required parameter.
     pub fn new(name: impl Into<String>, kind: ParamKind) -> Self {
-        Self { name: name.into(), kind, leading_dash: false, default: None, description: None }
+        Self {
+            name: name.into(),
+            kind,
+            leading_dash: false,
+            default: None,
+            choices: Vec::new(),
+            description: None,
+        }
     }
 }
 
@@ -61,9 +70,9 @@ pub(super) fn parse(field: Field<'_>) -> Result<Vec<ParamConfig>> {
 /// Parses a parameter: its type, or a table with its type and options.
 fn param(field: Field<'_>) -> Result<ParamConfig> {
     let mut param = ParamConfig::new(field.key, ParamKind::String);
-    let (mut kind, mut default) = (field, None);
+    let (mut kind, mut default, mut choices) = (field, None, None);
     if let Some(table) = field.table(field.heading) {
-        table.allow(&["type", "leading_dash", "default", "description"])?;
+        table.allow(&["type", "leading_dash", "default", "choices", "description"])?;
         kind = table.get("type").ok_or_else(|| field.fail("needs a type, such as { type = \"string\" }"))?;
         if let Some(field) = table.get("leading_dash") {
             param.leading_dash = field.boolean()?;
@@ -72,6 +81,7 @@ fn param(field: Field<'_>) -> Result<ParamConfig> {
             param.description = Some(field.string()?.to_owned());
         }
         default = table.get("default");
+        choices = table.get("choices");
     }
     param.kind = match kind.value.get_ref().as_str() {
         Some("string") => ParamKind::String,
@@ -80,12 +90,19 @@ fn param(field: Field<'_>) -> Result<ParamConfig> {
         Some("boolean") => ParamKind::Boolean,
         _ => return Err(kind.expected("a type: \"string\", \"integer\", \"number\" or \"boolean\"")),
     };
-    param.default = default.map(|field| default_value(field, param.kind)).transpose()?;
+    param.default = default.map(|field| json_value(field, param.kind)).transpose()?;
+    if let Some(field) = choices {
+        let each = field.list("a list of values such as [\"fast\", \"slow\"]")?;
+        param.choices = each.map(|field| json_value(field, param.kind)).collect::<Result<_>>()?;
+        if let Some(wrong) = param.default.as_ref().filter(|default| !param.choices.contains(default)) {
+            return Err(field.fail(&format!("must contain the default, {wrong}")));
+        }
+    }
     Ok(param)
 }
 
-/// Parses the default of a parameter as JSON.
-fn default_value(field: Field<'_>, kind: ParamKind) -> Result<String> {
+/// Returns a value of a parameter as JSON.
+fn json_value(field: Field<'_>, kind: ParamKind) -> Result<String> {
     let value = field.value.get_ref();
     let integer = || {
         let integer = value.as_integer()?;

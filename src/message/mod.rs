@@ -13,6 +13,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+pub(crate) use signature::serialize_errors;
 pub use signature::{Param, Schema, Signature};
 
 pub(crate) use request::{Answer, Id, Message, Meta, Outcome, Request};

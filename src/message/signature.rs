@@ -45,6 +45,9 @@ pub struct Signature {
     /// A sentence for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The errors of the function itself: their codes and messages.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "serialize_errors")]
+    pub errors: Vec<(i64, Cow<'static, str>)>,
 }
 
 impl Signature {
@@ -111,6 +114,19 @@ impl Signature {
     #[must_use]
     pub fn description(mut self, description: impl Into<String>) -> Self {
         self.description = Some(description.into());
+        self
+    }
+
+    /// Adds an error with which the function answers.
+    ///
+    /// ```
+    /// # use chanrpc::message::Signature;
+    /// let signature = Signature::default().error(7, "the lamp is broken");
+    /// assert_eq!(signature.errors, [(7, "the lamp is broken".into())]);
+    /// ```
+    #[must_use]
+    pub fn error(mut self, code: i64, message: impl Into<Cow<'static, str>>) -> Self {
+        self.errors.push((code, message.into()));
         self
     }
 
@@ -406,6 +422,18 @@ impl Schema {
         self.name.as_deref().unwrap_or("any")
     }
 
+    /// Restricts a named type to some values, in JSON.
+    pub(crate) fn with_choices(&self, choices: &[String]) -> Self {
+        let name = self.name();
+        let json = format!("{{\"type\":\"{name}\",\"enum\":[{}]}}", choices.join(","));
+        Self { json: json.into(), name: self.name.clone() }
+    }
+
+    /// Returns the schema as JSON.
+    pub(crate) fn json(&self) -> &str {
+        &self.json
+    }
+
     /// Returns `false` if a value is certainly not of this type. Only its outermost type is checked.
     fn accepts(&self, json: &str) -> bool {
         let first = json.bytes().next().unwrap_or_default();
@@ -453,6 +481,19 @@ fn serialize_json<S: Serializer>(json: &Option<RawJson<'_>>, serializer: S) -> R
         Some(json) => serialize_text(json.get(), serializer),
         None => serializer.serialize_none(),
     }
+}
+
+/// Serializes errors as objects.
+pub(crate) fn serialize_errors<S: Serializer>(
+    errors: &[(i64, Cow<'static, str>)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        code: i64,
+        message: &'a str,
+    }
+    serializer.collect_seq(errors.iter().map(|(code, message)| Error { code: *code, message }))
 }
 
 fn serialize_text<S: Serializer>(json: &str, serializer: S) -> Result<S::Ok, S::Error> {

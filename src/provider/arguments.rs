@@ -20,7 +20,11 @@ pub(super) fn signature(config: &ExecConfig) -> Signature {
     };
     let mut signature = Signature::default().kind(Kind::One);
     for declared in &config.params {
-        let mut param = Param::new(&declared.name, schema(declared.kind));
+        let mut schema = schema(declared.kind);
+        if !declared.choices.is_empty() {
+            schema = schema.with_choices(&declared.choices);
+        }
+        let mut param = Param::new(&declared.name, schema);
         param.required = declared.default.is_none();
         param.default = declared.default.clone().map(RawJson::checked);
         param.description.clone_from(&declared.description);
@@ -69,20 +73,33 @@ impl<'a> Value<'a> {
     /// Converts a value of the parameter's type.
     fn new(param: &'a ParamConfig, json: &'a str) -> Result<Self, Fault> {
         let fail = |what: &str| Fault::invalid_params(format!("parameter {:?} {what}", param.name));
-        match param.kind {
+        let value = match param.kind {
             ParamKind::String => {
                 let text: String = serde_json::from_str(json)
                     .map_err(|error| fail(&format!("is not a valid string: {error}")))?;
                 if text.contains('\0') {
                     return Err(fail("contains a NUL character"));
                 }
-                Ok(Self { param, json: json.into(), text: Some(text) })
+                Self { param, json: json.into(), text: Some(text) }
             }
             ParamKind::Integer => {
                 let json = integer(json).ok_or_else(|| fail("must be of type integer"))?;
-                Ok(Self { param, json, text: None })
+                Self { param, json, text: None }
             }
-            ParamKind::Number | ParamKind::Boolean => Ok(Self { param, json: json.into(), text: None }),
+            ParamKind::Number | ParamKind::Boolean => Self { param, json: json.into(), text: None },
+        };
+        if !param.choices.is_empty() && !param.choices.iter().any(|choice| value.is(choice)) {
+            return Err(fail(&format!("must be one of {}", param.choices.join(", "))));
+        }
+        Ok(value)
+    }
+
+    /// Returns `true` if a value in JSON is the same in any notation.
+    fn is(&self, json: &str) -> bool {
+        match (&self.text, self.json.parse::<f64>()) {
+            (Some(text), _) => serde_json::from_str::<String>(json).is_ok_and(|json| json == *text),
+            (None, Ok(number)) => *self.json == *json || json.parse() == Ok(number),
+            (None, Err(_)) => *self.json == *json,
         }
     }
 

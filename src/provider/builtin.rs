@@ -5,14 +5,12 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::builtin_support::{describe, write_json};
-use super::peer;
+use super::{discover, peer};
 use crate::message::{Fault, Param, RawJson, Schema, Signature};
 use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
 
-/// The maximum length of a pattern for `rpc.list` in bytes.
-const MAX_PATTERN: usize = 256;
-
-static BUILTINS: [Builtin; 7] = [
+static BUILTINS: [Builtin; 8] = [
+    Builtin { name: "rpc.discover", describe: discover::describe_discover, answer: discover::discover },
     Builtin { name: "rpc.echo", describe: describe_echo, answer: echo },
     Builtin { name: "rpc.info", describe: describe_info, answer: info },
     Builtin { name: "rpc.list", describe: describe_list, answer: list },
@@ -90,13 +88,8 @@ fn list(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(
     let signature = describe_list().signature;
     let given = signature.bind(params)?;
     let [pattern, verbose] = given[..] else { unreachable!("rpc.list has two parameters") };
-    let pattern: String = serde_json::from_str(pattern.unwrap_or_default())
-        .map_err(|error| Fault::invalid_params(format!("the pattern: {error}")))?;
+    let pattern = discover::pattern(pattern)?;
     let verbose = verbose == Some("true");
-    if pattern.len() > MAX_PATTERN {
-        let message = format!("the pattern has {} bytes; the limit is {MAX_PATTERN}", pattern.len());
-        return Err(Fault::invalid_params(message));
-    }
     let sees_all = visibility.includes_all();
     out.push(b'[');
     let start = out.len();

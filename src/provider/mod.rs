@@ -3,6 +3,7 @@
 mod arguments;
 mod builtin;
 mod builtin_support;
+mod discover;
 pub(crate) mod exec;
 pub(crate) mod forward;
 mod infer;

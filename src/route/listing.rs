@@ -1,9 +1,11 @@
 //! What `rpc.list` reports of a function.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use super::Description;
-use crate::message::{Param, Schema, Signature};
+use crate::message::{Param, Schema, Signature, serialize_errors};
 
 /// One function in `rpc.list`, as JSON.
 pub(crate) struct Listed {
@@ -33,6 +35,8 @@ impl Listed {
             target: Option<&'a str>,
             #[serde(skip_serializing_if = "Option::is_none")]
             description: Option<&'a str>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "serialize_errors")]
+            errors: &'a [(i64, Cow<'static, str>)],
         }
         let Description { provider, signature, target, .. } = description;
         let text = |target: Option<&str>| {
@@ -44,6 +48,7 @@ impl Listed {
                 result: signature.result.as_ref(),
                 target,
                 description: signature.description.as_deref(),
+                errors: &signature.errors,
             };
             serde_json::to_string(&function).unwrap_or_default()
         };

@@ -131,6 +131,12 @@ impl Table {
         builtins.iter().for_each(visit);
     }
 
+    /// Visits all functions by name, the built-in ones last.
+    pub(crate) fn each_described(&self, visit: &mut dyn FnMut(&str, &Description)) {
+        self.each(&mut |entry| visit(&entry.name, &entry.description));
+        self.builtins.iter().for_each(|builtin| visit(builtin.name, &(builtin.describe)()));
+    }
+
     /// Returns the counters of all visible functions.
     pub(crate) fn stats(&self, visibility: &Visibility<'_>) -> Vec<(String, ProviderKind, FunctionStats)> {
         let mut stats = Vec::new();

@@ -448,7 +448,10 @@ fn list_shows_signatures_and_errors_use_their_words() {
         program("say", "echo", &["{text}", "{times}", "{loud}"], params) + &program("any", "echo", &[], "");
     let node = Node::with(Folder::new(), &config);
     let listed = node.run("list", &["-v", "say"]).result().to_owned();
-    assert!(listed.contains("say(text: string, times?: integer, loud?: boolean) -> any  exec "), "{listed}");
+    assert!(
+        listed.contains("say(text: string, times?: integer, loud?: boolean) -> any   (exec "),
+        "{listed}"
+    );
     let listed = node.run("list", &["-v", "*"]).result().to_owned();
     assert!(listed.contains("any(…) -> any"), "{listed}");
     assert!(listed.contains("rpc.echo(…) -> any"), "{listed}");

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::programs::program;
 use crate::support::{Folder, Node, Process, binary, eventually, fake_node, run, signal};
 
 /// Returns the rows of a help text or of a table, as name and meaning.
@@ -240,4 +241,142 @@ fn every_listing_has_a_form_for_programs() {
     let denied: Value = serde_json::from_str(denied.stdout.trim()).unwrap();
     assert_eq!(denied[0]["allowed"], false);
     assert_eq!(denied[0]["denied_by"].as_array().unwrap().len(), 1, "{denied}");
+}
+
+/// A node with one function of a program that has every kind of parameter.
+fn described() -> Node {
+    let params = "description = 'sets a fan'\nparams = { speed = { type = 'string', choices = ['low', 'it is'] }, \
+                  time = { type = 'integer', default = 2, choices = [2, 3], description = 'in minutes' }, \
+                  on = 'boolean' }";
+    Node::with(Folder::new(), &program("fan", "echo", &["{speed}", "{time}", "{on}"], params))
+}
+
+#[test]
+fn describe_shows_a_function_and_lines_that_call_it() {
+    let node = described();
+    let told = node.run("describe", &["fan"]);
+    let address = node.address();
+    let expected = format!(
+        "fan(speed: string, time?: integer, on: boolean) -> any\nsets a fan\n\nparameters:\n  \
+         speed  string, one of \"low\", \"it is\"\n  time   integer, default 2, one of 2, 3: in minutes\n  \
+         on     boolean\n\nresult:   any\nprovider: exec "
+    );
+    assert!(told.result().starts_with(&expected), "{told:?}\n{expected}");
+    let lines: Vec<_> = told.result().lines().collect();
+    assert_eq!(
+        lines[lines.len() - 2..],
+        [
+            &format!("chanrpc call --to {address} fan low true"),
+            &format!(
+                "curl http://{address}/ -d '{{\"jsonrpc\":\"2.0\",\"method\":\"fan\",\"params\":[\"low\",true],\"id\":1}}'"
+            )
+        ]
+    );
+    // The template is what `--params` takes.
+    let template = node.run("call", &["--template", "fan"]).result().to_owned();
+    assert_eq!(template, r#"{"speed":"low","time":2,"on":true}"#);
+    assert_eq!(node.run("call", &["--params", &template, "fan"]).result(), r#"["low",2,true]"#);
+    // Only the choices are accepted, in any notation.
+    for (arguments, result) in [
+        (&["it is", "3.0", "false"][..], Ok(r#"["it is",3,false]"#)),
+        (&["slow", "3", "false"], Err("parameter \"speed\" must be one of \"low\", \"it is\"")),
+        (&["low", "4", "false"], Err("parameter \"time\" must be one of 2, 3")),
+    ] {
+        let called = node.run("call", &[&["fan"], arguments].concat());
+        match result {
+            Ok(result) => assert_eq!(called.result(), result),
+            Err(error) => assert!(called.failed(1).contains(error), "{called:?}"),
+        }
+    }
+    let none = node.run("describe", &["fam"]);
+    assert!(none.failed(3).contains("did you mean fan?"), "{none:?}");
+    // Errors of the function's own.
+    let demo = Node::demo();
+    let told = demo.run("describe", &["demo.divide"]);
+    assert!(told.result().contains("\nerror:    -32602 the second number is 0"), "{told:?}");
+    let listed = demo.run("list", &["-v", "demo.add"]);
+    assert_eq!(listed.result(), "demo.add(a: number, b: number) -> number   adds two numbers (native demo)");
+}
+
+#[test]
+fn discover_returns_an_openrpc_document_of_what_the_caller_may_call() {
+    let node = described();
+    let document: Value = serde_json::from_str(node.run("describe", &["--json", "fan"]).result()).unwrap();
+    assert_eq!(document["openrpc"], "1.2.6");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        document["methods"],
+        json!([{
+            "name": "fan",
+            "summary": "sets a fan",
+            "paramStructure": "either",
+            "params": [
+                { "name": "speed", "required": true, "schema": { "type": "string", "enum": ["low", "it is"] } },
+                { "name": "time", "summary": "in minutes", "required": false,
+                  "schema": { "type": "integer", "enum": [2, 3], "default": 2 } },
+                { "name": "on", "required": true, "schema": { "type": "boolean" } },
+            ],
+            "result": { "name": "result", "schema": {} },
+            "x-chanrpc": { "provider": "exec" },
+        }])
+    );
+    let names = |document: &Value| -> Vec<String> {
+        let methods = document["methods"].as_array().unwrap();
+        methods.iter().map(|method| method["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all: Value = serde_json::from_str(node.run("call", &["rpc.discover"]).result()).unwrap();
+    let listed: Value = serde_json::from_str(node.run("call", &["rpc.list"]).result()).unwrap();
+    assert_eq!(json!(names(&all)), listed);
+    let demo: Value =
+        serde_json::from_str(Node::demo().run("call", &["rpc.discover", "demo.*"]).result()).unwrap();
+    let divide =
+        demo["methods"].as_array().unwrap().iter().find(|method| method["name"] == "demo.divide").unwrap();
+    assert_eq!(divide["result"]["schema"]["type"], "array", "{divide}");
+    assert_eq!(divide["errors"][0]["code"], -32602, "{divide}");
+    // What the caller may not call is not there, nor is a family, which is no function.
+    let rules = "[[access]]\nfunctions = ['rpc.discover', 'a.*']\n[[function]]\nname = 'a.one'\nexec = ['x']\n\
+                 [[function]]\nname = 'b.two'\nexec = ['x']\n[[function]]\nname = 'a.far.*'\nforward = '127.0.0.1:1'\n";
+    let seen = Node::with(Folder::new(), rules).run("call", &["rpc.discover"]).result().to_owned();
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    assert!(
+        names(&seen).contains(&"a.one".to_owned()) && !names(&seen).contains(&"b.two".to_owned()),
+        "{seen}"
+    );
+    assert!(!names(&seen).contains(&"a.far.*".to_owned()), "{seen}");
+}
+
+#[test]
+fn words_are_completed() {
+    let node = described();
+    let to = node.address().to_string();
+    let complete = |line: &str| {
+        let words = line.split(' ').map(|word| if word == "TO" { &*to } else { word });
+        let ended = run(["complete", "--words", "--"].into_iter().chain(words));
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended.stdout.lines().collect::<Vec<_>>().join(" ")
+    };
+    for (line, expected) in [
+        ("ca", "call"),
+        ("--v", "--version"),
+        ("call --ti", "--timeout"),
+        ("list --v", "--verbose"),
+        ("call --timeout ", ""),
+        ("call --to TO f", "fan"),
+        ("list --to TO rpc.li", "rpc.list"),
+        ("describe fa --to TO", ""),
+        ("call --to TO fan ", "low it is"),
+        ("call --to TO fan low ", "2 3"),
+        ("call --to TO fan low 2 t", "true"),
+        ("call --to TO fan low 2 true ", ""),
+        ("call --to 127.0.0.1:1 f", ""),
+        ("dance ", ""),
+    ] {
+        let found = complete(line);
+        assert_eq!(found, expected, "{line}");
+    }
+    assert!(complete("").split(' ').any(|word| word == "help"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(run(["complete", shell]).result().contains("complete --words -- "), "{shell}");
+    }
+    assert!(run(["complete", "tcsh"]).failed(2).contains("bash, zsh or fish"));
 }

@@ -1,0 +1,116 @@
+//! `chanrpc describe`.
+
+use std::fmt::Write;
+
+use super::arguments::{Arguments, Command, Opt};
+use super::connection::{CONNECTION, Connected, Connection};
+use super::functions::{Function, Param, fetch, quoted};
+use super::params::FUNCTION;
+use super::result::explain;
+use super::suggest::suggest;
+use super::{DEFAULT_ADDRESS, Exit, json, print, print_error};
+use crate::message::RawJson;
+
+const JSON: Opt = Opt::switch("--json", "print its OpenRPC document");
+
+pub(super) const DESCRIBE: Command = Command {
+    name: "describe",
+    about: "Show what a function takes and returns, and lines that call it.",
+    operands: &[FUNCTION],
+    options: &[&[JSON], CONNECTION],
+    notes: "Exit codes: 0 shown, 1 the node sent an invalid answer, 2 usage, 3 node or function not found, 4 deadline,\n\
+            5 denied, 130 interrupted.",
+    run,
+};
+
+fn run(mut arguments: Arguments) -> Result<Exit, String> {
+    let as_json = arguments.has(&JSON);
+    let connection = Connection::take(&mut arguments)?;
+    let name = arguments.operands.pop().unwrap_or_default();
+    connection.with_remote(async |connected| {
+        let function = match find(connected, &name).await {
+            Ok(function) => function,
+            Err(exit) => return exit,
+        };
+        if as_json {
+            let pattern = RawJson::checked(format!("[{}]", quoted(&name)));
+            match connected.call("rpc.discover", Some(pattern)).await {
+                Ok(document) => print(&json::compact(document.get())),
+                Err(error) => return explain(&error),
+            }
+        } else {
+            print(&text(&function, &connected.address));
+        }
+        Exit::Success
+    })
+}
+
+/// Asks for the description of a function. Prints what is wrong if there is none.
+pub(super) async fn find(connected: &Connected, name: &str) -> Result<Function, Exit> {
+    let (functions, _) = fetch(connected, name).await?;
+    if let Some(function) = functions.into_iter().find(|function| function.name == name) {
+        return Ok(function);
+    }
+    print_error(format_args!("no function is named {name:?}, or it may not be called"));
+    suggest(connected, name).await;
+    Err(Exit::Unavailable)
+}
+
+fn text(function: &Function, address: &str) -> String {
+    let mut text = function.signature();
+    if let Some(description) = &function.description {
+        let _ = write!(text, "\n{description}");
+    }
+    let params = function.params.as_deref().unwrap_or_default();
+    if !params.is_empty() {
+        text.push_str("\n\nparameters:");
+    }
+    let width = params.iter().map(|param| param.name.chars().count()).max().unwrap_or(0);
+    for Param { name, type_name, required, default, choices, description } in params {
+        let _ = write!(text, "\n  {name:width$}  {type_name}");
+        match default {
+            Some(default) => _ = write!(text, ", default {default}"),
+            None if !required => text.push_str(", optional"),
+            None => {}
+        }
+        if !choices.is_empty() {
+            let _ = write!(text, ", one of {}", choices.join(", "));
+        }
+        if let Some(description) = description {
+            let _ = write!(text, ": {description}");
+        }
+    }
+    let _ = write!(text, "\n\nresult:   {}", function.result.as_deref().unwrap_or("unknown"));
+    for (code, message) in &function.errors {
+        let _ = write!(text, "\nerror:    {code} {message}");
+    }
+    let _ = write!(text, "\nprovider: {}", function.provider);
+    if function.name.ends_with('*') {
+        return text;
+    }
+    let examples: Vec<_> = params.iter().filter(|param| param.required).map(Param::example).collect();
+    let to = if address == DEFAULT_ADDRESS { String::new() } else { format!(" --to {}", shell(address)) };
+    let _ = write!(text, "\n\nchanrpc call{to} {}", shell(&function.name));
+    for example in &examples {
+        // A text needs no quotes of JSON.
+        let plain = serde_json::from_str::<String>(example).unwrap_or_else(|_| example.clone());
+        let _ = write!(text, " {}", shell(&plain));
+    }
+    let host = address.split_once("://").map_or(address, |(_, host)| host);
+    let request = format!(
+        "{{\"jsonrpc\":\"2.0\",\"method\":{},\"params\":[{}],\"id\":1}}",
+        quoted(&function.name),
+        examples.join(",")
+    );
+    let _ = write!(text, "\ncurl http://{host}/ -d {}", shell(&request));
+    text
+}
+
+/// Quotes a word for a POSIX shell if it needs quotes.
+fn shell(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-/:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
