@@ -160,6 +160,7 @@ pub(super) struct Words {
 impl Words {
     pub(super) fn of(words: &[String]) -> Self {
         let (mut command, mut operand, mut is_value) = (None, 0, false);
+        let mut is_unknown = false;
         let every = || COMMANDS.iter().flat_map(|command| command.all_options());
         for word in words {
             if is_value {
@@ -168,6 +169,7 @@ impl Words {
                 is_value = every().any(|option| option.is(word) && !option.value.is_empty());
             } else if command.is_none() {
                 command = COMMANDS.iter().copied().find(|command| command.name == word);
+                is_unknown = command.is_none() && word != "help";
             } else {
                 operand += 1;
             }
@@ -178,6 +180,7 @@ impl Words {
                 options.pop();
                 options.extend(command.all_options().map(|option| option.name.to_owned()));
             }
+            None if is_unknown => options.clear(),
             None => {
                 options.extend(COMMANDS.iter().map(|command| command.name.to_owned()));
                 options.push("help".to_owned());
