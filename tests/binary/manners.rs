@@ -259,7 +259,7 @@ fn describe_shows_a_function_and_lines_that_call_it() {
     let expected = "fan(speed: string, time?: integer, on: boolean) -> any\nsets a fan\n\nparameters:\n  \
          speed  string, one of \"low\", \"it is\"\n  time   integer, default 2, one of 2, 3: in minutes\n  \
          on     boolean\n\nresult:   any\nprovider: exec ";
-    assert!(told.result().starts_with(&expected), "{told:?}\n{expected}");
+    assert!(told.result().starts_with(expected), "{told:?}\n{expected}");
     let lines: Vec<_> = told.result().lines().collect();
     assert_eq!(
         lines[lines.len() - 2..],

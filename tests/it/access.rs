@@ -120,6 +120,7 @@ fn caller_sees_only_what_it_may_call() {
         "disk.wipe",
         "far",
         "math.*",
+        "rpc.discover",
         "rpc.echo",
         "rpc.info",
         "rpc.list",
