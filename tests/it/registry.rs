@@ -154,7 +154,7 @@ fn function_exists_until_its_registration_is_dropped() {
     assert_eq!([peer.call("a"), peer.call("b.x")], [Err(code::UNKNOWN_FUNCTION), Ok(2)]);
     drop(family);
     assert_eq!(peer.call("b.x"), Err(code::UNKNOWN_FUNCTION));
-    assert_eq!(list(&registry)[..2], ["fixed", "rpc.echo"]);
+    assert_eq!(list(&registry)[..2], ["fixed", "rpc.discover"]);
     assert_eq!(calls(&stats(&registry)), [("fixed".to_owned(), 1)].into());
     let again = registry.register("a", described(), numbered(3)).unwrap();
     assert_eq!(peer.call("a"), Ok(3));
