@@ -3,11 +3,8 @@
 use std::sync::Arc;
 
 use crate::chan::{CallError, Client, FunctionId, Queued};
-use crate::route::Caller;
+use crate::route::{Caller, SESSION};
 use crate::session::Session;
-
-/// What kind of thing a connection holds for its end.
-const KIND: &str = "session";
 
 /// A server that is told of connections.
 #[derive(Debug)]
@@ -38,7 +35,7 @@ pub(super) fn open(observers: &Arc<[Observer]>, session: &Session) -> Vec<Queued
     let told = observers.iter().map(|observer| observer.client.go_in_turn(&observer.opened, caller.clone()));
     let waiting = told.flatten().collect();
     let closing = Closing { observers: observers.clone(), caller: caller.clone() };
-    drop(peer.hold((KIND, "".into()), Box::new(closing)));
+    drop(peer.hold((SESSION, "".into()), Box::new(closing)));
     waiting
 }
 

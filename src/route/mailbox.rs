@@ -20,6 +20,8 @@ use crate::message::{Fault, Outcome, RawJson, code};
 /// Identifies a call within one connection.
 pub type CallId = u64;
 
+/// The kind of what a connection holds until servers are told of its end, which its peer knows nothing of.
+pub(crate) const SESSION: &str = "session";
 /// Maximum number of calls to the peer that wait for a reply on one connection.
 const MAX_WAITING: usize = 4096;
 /// Size of a call besides its method and parameters, in bytes.
@@ -271,7 +273,7 @@ impl Mailbox {
     pub(crate) fn is_watched(&self) -> bool {
         let mut state = self.lock();
         let State { outbox, held, .. } = &mut *state;
-        let holds = held.as_ref().is_some_and(|held| !held.is_empty());
+        let holds = held.as_ref().is_some_and(|held| held.keys().any(|key| key.0 != SESSION));
         outbox.as_mut().is_some_and(|outbox| {
             outbox.watched = holds;
             holds

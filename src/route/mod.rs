@@ -31,7 +31,7 @@ pub(crate) use call::{CallHead, remaining};
 pub use description::{Description, ProviderKind};
 pub use error::RegistryError;
 pub use exports::{Exports, Network, WithCaller};
-pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts};
+pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts, SESSION};
 pub(crate) use name::matches;
 pub(crate) use offers::{Members, Offer, Share};
 pub use registry::Registry;
