@@ -16,6 +16,7 @@ pub mod config {
     pub use crate::config::leaf::*;
     pub use crate::config::listener::*;
     pub use crate::config::param::*;
+    pub use crate::config::process::*;
     pub use crate::config::template::*;
     pub use crate::config::workers::*;
 

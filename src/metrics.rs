@@ -330,3 +330,136 @@ pub(crate) fn write_workers(out: &mut String, workers: &[WorkerStats]) {
         }
     }
 }
+
+/// How a process ended, in the order of its counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProcessEnd {
+    /// It exited, or closed its stdout.
+    Exited,
+    /// A signal killed it.
+    Signalled,
+    /// The node killed it: it was silent, not ready in time, or broke the protocol.
+    Killed,
+    /// The node ended it, since it was idle or the node stops.
+    Stopped,
+    /// It could not be started.
+    NotStarted,
+}
+
+/// The values of the label `how`.
+const ENDS: [&str; 5] = ["exited", "signalled", "killed", "stopped", "not_started"];
+
+/// The counters of one process, over all its instances.
+#[derive(Debug, Default)]
+pub(crate) struct ProcessMetrics {
+    /// Its name.
+    pub(crate) name: String,
+    /// The functions that it provides. It is reported to callers that may call one of them.
+    pub(crate) functions: Mutex<Vec<String>>,
+    /// Instances that take calls: the process ID, and since when.
+    pub(crate) up: Mutex<Vec<(u32, Instant)>>,
+    /// Calls that it has not answered.
+    pub(crate) in_flight: Gauge,
+    /// Calls that wait for an instance, or for a place in one.
+    pub(crate) waiting: Gauge,
+    /// Attempts to start an instance.
+    pub(crate) starts: Counter,
+    pub(crate) ends: [Counter; ENDS.len()],
+    /// Output that was no message, and replies without a call.
+    pub(crate) stray: Counter,
+    /// Calls refused because the queue was full.
+    pub(crate) refused: Counter,
+    /// How long the last start took until the instance was ready, in microseconds.
+    pub(crate) ready_micros: AtomicU64,
+}
+
+/// A snapshot of [`ProcessMetrics`].
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct ProcessStats<'a> {
+    name: &'a str,
+    /// The process IDs of the instances that take calls.
+    pids: Vec<u32>,
+    /// For how long each of them has taken calls.
+    up_seconds: Vec<u64>,
+    in_flight: u64,
+    waiting: u64,
+    starts: u64,
+    stray_lines: u64,
+}
+
+impl ProcessMetrics {
+    /// Records the end of an instance.
+    pub(crate) fn record_end(&self, end: ProcessEnd) {
+        self.ends[end as usize].inc();
+    }
+
+    /// Returns the instances that take calls.
+    pub(crate) fn up(&self) -> std::sync::MutexGuard<'_, Vec<(u32, Instant)>> {
+        self.up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `true` if it provides a function of which `is_visible` returns `true`.
+    pub(crate) fn provides(&self, is_visible: impl Fn(&str) -> bool) -> bool {
+        let functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        functions.iter().any(|name| is_visible(name))
+    }
+
+    /// Returns a snapshot.
+    pub(crate) fn stats(&self) -> ProcessStats<'_> {
+        let up = self.up();
+        ProcessStats {
+            name: &self.name,
+            pids: up.iter().map(|(pid, _)| *pid).collect(),
+            up_seconds: up.iter().map(|(_, since)| since.elapsed().as_secs()).collect(),
+            in_flight: self.in_flight.get(),
+            waiting: self.waiting.get(),
+            starts: self.starts.get(),
+            stray_lines: self.stray.get(),
+        }
+    }
+}
+
+/// Appends the counters of processes in Prometheus's text format.
+pub(crate) fn write_processes(out: &mut String, processes: &[&ProcessMetrics]) {
+    if processes.is_empty() {
+        return;
+    }
+    type Value = fn(&ProcessMetrics) -> f64;
+    #[allow(clippy::cast_precision_loss)]
+    let families: [(&str, &str, &str, Value); 7] = [
+        ("chanrpc_process_up", "gauge", "Instances that take calls.", |process| process.up().len() as f64),
+        ("chanrpc_process_in_flight", "gauge", "Unanswered calls.", |process| process.in_flight.get() as f64),
+        ("chanrpc_process_waiting", "gauge", "Calls that wait for an instance.", |process| {
+            process.waiting.get() as f64
+        }),
+        ("chanrpc_process_starts_total", "counter", "Attempts to start an instance.", |process| {
+            process.starts.get() as f64
+        }),
+        ("chanrpc_process_stray_lines_total", "counter", "Output that was no message.", |process| {
+            process.stray.get() as f64
+        }),
+        (
+            "chanrpc_process_refused_total",
+            "counter",
+            "Calls refused because the queue was full.",
+            |process| process.refused.get() as f64,
+        ),
+        ("chanrpc_process_ready_seconds", "gauge", "Duration of the last start.", |process| {
+            process.ready_micros.load(Ordering::Relaxed) as f64 / 1e6
+        }),
+    ];
+    for (name, kind, help, value) in families {
+        family(out, name, kind, help);
+        for process in processes {
+            let _ = writeln!(out, "{name}{{process=\"{}\"}} {}", process.name, value(process));
+        }
+    }
+    family(out, "chanrpc_process_exits_total", "counter", "Instances that have ended.");
+    for process in processes {
+        for (how, count) in ENDS.iter().zip(&process.ends) {
+            let name = &process.name;
+            let count = count.get();
+            let _ = writeln!(out, "chanrpc_process_exits_total{{process=\"{name}\",how=\"{how}\"}} {count}");
+        }
+    }
+}

@@ -62,14 +62,14 @@ impl ContentLengthFramer {
                 header => match content_length(header) {
                     Ok(None) => {}
                     Ok(value) if length.is_none() || length == value => length = value,
-                    Ok(_) => return FrameResult::Invalid("conflicting values of Content-Length".into()),
-                    Err(reason) => return FrameResult::Invalid(reason.into()),
+                    Ok(_) => return self.invalid("conflicting values of Content-Length"),
+                    Err(reason) => return self.invalid(reason),
                 },
             }
             (line, from) = (end + 1, end + 1);
         }
         if buffer.len() >= MAX_HEAD {
-            return FrameResult::Invalid(HEAD_TOO_LONG.into());
+            return self.invalid(HEAD_TOO_LONG);
         }
         self.state = State::Head { line, searched: buffer.len(), length };
         FrameResult::Incomplete(0)
@@ -78,12 +78,10 @@ impl ContentLengthFramer {
     /// Continues after a complete head of `head` bytes.
     fn body(&mut self, buffer: &[u8], head: usize, length: Option<u64>) -> FrameResult {
         if head > MAX_HEAD {
-            return FrameResult::Invalid(HEAD_TOO_LONG.into());
+            return self.invalid(HEAD_TOO_LONG);
         }
         let Some(length) = length else {
-            return FrameResult::Invalid(
-                "no Content-Length: each message needs one before its blank line".into(),
-            );
+            return self.invalid("no Content-Length: each message needs one before its blank line");
         };
         match usize::try_from(length) {
             Ok(length) if length <= self.max => {
@@ -95,6 +93,12 @@ impl ContentLengthFramer {
                 FrameResult::Incomplete(head)
             }
         }
+    }
+
+    /// Rejects the head. The next message may be searched from any later byte.
+    fn invalid(&mut self, reason: &'static str) -> FrameResult {
+        self.state = START;
+        FrameResult::Invalid(reason.into())
     }
 
     /// Returns the number of bytes to skip now, with `remaining` bytes to the end of the body.

@@ -23,6 +23,8 @@ impl Config {
         let workers = [&self.workers.node, &self.workers.exec];
         let programs =
             workers.into_iter().flatten().fold(programs, |programs, workers| programs.min(workers.count));
+        let processes = self.processes.iter().map(|process| process.instances);
+        let programs = processes.fold(programs, usize::saturating_add);
         // A host name may resolve to two addresses.
         BASE + 2 * self.listen.len() + PER_NODE * self.other_nodes() + programs.saturating_mul(PER_PROGRAM)
     }
@@ -54,6 +56,8 @@ mod tests {
         let program = "[[function]]\nname = \"a\"\nexec = [\"a\"]\nconcurrency = 8\n";
         assert_eq!(needs(program), BASE + 8 * PER_PROGRAM);
         assert_eq!(needs(&format!("[workers.exec]\ncount = 3\n{program}")), BASE + 3 * PER_PROGRAM);
+        let process = "[[process]]\nname = \"a\"\nrun = [\"a\"]\ninstances = 2\n";
+        assert_eq!(needs(process), BASE + 2 * PER_PROGRAM);
         let forward = |name: &str| format!("[[function]]\nname = \"{name}\"\nforward = \"b:1\"\n");
         assert_eq!(needs(&(forward("b") + &forward("c"))), BASE + PER_NODE);
     }

@@ -62,6 +62,9 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
     if let Some(field) = table.get("tls") {
         return Err(field.fail("only a function with forward uses TLS"));
     }
+    if let Some(field) = table.get("method") {
+        return Err(field.fail("only a function with process has a method"));
+    }
     if let Some(field) = table.get("workers") {
         return Err(field.fail("the workers of a program are set by concurrency"));
     }
@@ -133,7 +136,7 @@ fn argv(field: Field<'_>, params: &[ParamConfig]) -> Result<Vec<ArgTemplate>> {
     Ok(argv)
 }
 
-fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {
+pub(super) fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {
     let Some(table) = field.table("env") else {
         return Err(field.expected("a table such as { BOARD = \"a\" }"));
     };
@@ -153,7 +156,7 @@ fn env(field: Field<'_>) -> Result<Vec<(String, String)>> {
     Ok(env)
 }
 
-fn inherit_env(field: Field<'_>) -> Result<Vec<String>> {
+pub(super) fn inherit_env(field: Field<'_>) -> Result<Vec<String>> {
     let wanted = "a list of names such as [\"BOARD\", \"AWS_*\"], or [\"*\"] for all";
     let list = field.value.get_ref().as_array().ok_or_else(|| field.expected(wanted))?;
     let name = |value| {

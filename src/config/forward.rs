@@ -55,25 +55,23 @@ pub struct ForwardTlsConfig {
 
 /// Parses the keys of a forwarded function.
 pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
-    const KNOWN: [&str; 12] = [
-        "name",
-        "description",
-        "forward",
-        "timeout",
-        "token_file",
-        "tls",
-        "balance",
-        "key",
-        "repeatable",
-        "workers",
-        "queue",
-        "when_full",
-    ];
-    if let Some((key, _)) = table.entries.iter().find(|(key, _)| !KNOWN.contains(&key.get_ref().as_ref())) {
-        let message =
-            format!("a forwarded function takes no {}; it takes {}", key.get_ref(), KNOWN.join(", "));
-        return Err(table.source.fail(key.span().start, message));
-    }
+    table.allow_of(
+        "a forwarded function",
+        &[
+            "name",
+            "description",
+            "forward",
+            "timeout",
+            "token_file",
+            "tls",
+            "balance",
+            "key",
+            "repeatable",
+            "workers",
+            "queue",
+            "when_full",
+        ],
+    )?;
     let token_file = table.get("token_file").map(Field::path).transpose()?;
     let tls = table.get("tls").map(self::tls).transpose()?;
     let targets = match to.string() {

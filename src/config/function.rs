@@ -1,13 +1,15 @@
-//! The functions that programs and other nodes provide: `[[function]]`.
+//! The functions that programs, processes and other nodes provide: `[[function]]`.
 
 use super::table::{Field, Result, Table};
-use super::{Config, ExecConfig, ForwardConfig, Workers, exec, forward, workers};
+use super::{
+    Config, ExecConfig, ForwardConfig, ProcessFunctionConfig, Workers, exec, forward, process, workers,
+};
 
-/// A function that a program or another node provides: a `[[function]]` table.
+/// A function that a program, a process or another node provides: a `[[function]]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FunctionConfig {
-    /// The function's name: 1 to 128 bytes of visible ASCII. The name of a forwarded function may end in `.*`, for a
-    /// whole family.
+    /// The function's name: 1 to 128 bytes of visible ASCII. The name of a function that a process or another
+    /// node provides may end in `.*`, for a whole family.
     pub name: String,
     /// A description for people.
     pub description: Option<String>,
@@ -24,6 +26,8 @@ pub enum ProviderConfig {
     Exec(ExecConfig),
     /// Another node.
     Forward(ForwardConfig),
+    /// A program that stays.
+    Process(ProcessFunctionConfig),
 }
 
 /// Parses a `[[function]]` table; `config` has the tables before it.
@@ -50,20 +54,26 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "key",
         "repeatable",
         "workers",
+        "process",
+        "method",
     ])?;
     let name_field = table.require("name", "\"disk.free\"")?;
-    let (provider, workers) = match (table.get("exec"), table.get("forward")) {
-        (Some(argv), None) => (ProviderConfig::Exec(exec::parse(table, argv, &config.limits)?), None),
-        (None, Some(to)) => {
+    let (provider, workers) = match (table.get("exec"), table.get("forward"), table.get("process")) {
+        (Some(argv), None, None) => (ProviderConfig::Exec(exec::parse(table, argv, &config.limits)?), None),
+        (None, Some(to), None) => {
             (ProviderConfig::Forward(forward::parse(table, to)?), workers::parse_function(table)?)
         }
+        (None, None, Some(name)) => {
+            let function = process::parse_function(table, name, config)?;
+            (ProviderConfig::Process(function), workers::parse_function(table)?)
+        }
         _ => {
-            let wanted = "exactly one of exec = [\"program\", \"argument\"] and forward = \"host:port\"";
+            let wanted = "exactly one of exec = [\"program\", \"argument\"], forward = \"host:port\" and process = \"name\"";
             return Err(table.fail(&format!("needs {wanted}")));
         }
     };
-    let is_forwarded = matches!(provider, ProviderConfig::Forward(_));
-    let name = function_name(name_field, is_forwarded)?;
+    let may_be_family = !matches!(provider, ProviderConfig::Exec(_));
+    let name = function_name(name_field, may_be_family)?;
     if config.functions.iter().any(|other| other.name == name) {
         return Err(
             name_field.fail(&format!("there is another function {name:?}; each name may appear once"))
@@ -73,7 +83,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
     Ok(FunctionConfig { name: name.to_owned(), description, workers, provider })
 }
 
-fn function_name(field: Field<'_>, is_forwarded: bool) -> Result<&str> {
+fn function_name(field: Field<'_>, may_be_family: bool) -> Result<&str> {
     let name = field.visible_name("disk.free")?;
     for reserved in ["rpc.", "$/"] {
         if name.starts_with(reserved) {
@@ -87,10 +97,13 @@ fn function_name(field: Field<'_>, is_forwarded: bool) -> Result<&str> {
     }
     let family = name.strip_suffix(".*").filter(|family| !family.is_empty() && !family.contains('*'));
     match family {
-        Some(_) if is_forwarded => Ok(name),
-        Some(_) => Err(field.fail(&format!("{name:?} is a whole family, which only forward can provide"))),
-        None => Err(field.fail(&format!(
-            "{name:?} contains a *, which may only end a forwarded family, as in \"math.*\""
-        ))),
+        Some(_) if may_be_family => Ok(name),
+        Some(_) => {
+            Err(field
+                .fail(&format!("{name:?} is a whole family, which only forward and process can provide")))
+        }
+        None => {
+            Err(field.fail(&format!("{name:?} contains a *, which may only end a family, as in \"math.*\"")))
+        }
     }
 }

@@ -57,6 +57,8 @@ pub struct Limits {
     pub offers: usize,
     /// The maximum number of functions that all connections offer; 1024 by default.
     pub offered: usize,
+    /// The maximum number of programs that stay, over all `[[process]]` tables; 32 by default.
+    pub processes: usize,
     /// The maximum delay of a token after many wrong ones from the same host: 0.1 s after the sixth, doubled by each
     /// further one; 5 s by default, and 0 disables the delay.
     pub token_delay: Duration,
@@ -82,6 +84,7 @@ setters!(Limits {
     forward_silence: Duration,
     offers: usize,
     offered: usize,
+    processes: usize,
     token_delay: Duration
 });
 
@@ -118,6 +121,7 @@ impl Limits {
             "forward_silence",
             "offers",
             "offered",
+            "processes",
             "token_delay",
         ])?;
         table.size("message", 64..=GIB, &mut self.message)?;
@@ -142,6 +146,7 @@ impl Limits {
         table.duration("forward_silence", Duration::ZERO..=HOUR, &mut self.forward_silence)?;
         table.count("offers", 0..=65_536, &mut self.offers)?;
         table.count("offered", 0..=65_536, &mut self.offered)?;
+        table.count("processes", 1..=1024, &mut self.processes)?;
         table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)
     }
 
@@ -178,6 +183,7 @@ impl Default for Limits {
             forward_silence: Duration::from_secs(5),
             offers: 64,
             offered: 1024,
+            processes: 32,
             token_delay: Duration::from_secs(5),
         }
     }

@@ -24,7 +24,7 @@ const CONVERSION: u64 = 8;
 impl Config {
     /// Returns the memory in bytes that the node uses when every limit is reached at once: all connections, each with a
     /// partially read message of maximum size, the maximum number of calls in flight, their largest replies waiting, and
-    /// full output; all programs, with full output; and all connections to other nodes. Excludes the memory of native
+    /// full output; all programs, with full output; all processes; and all connections to other nodes. Excludes the memory of native
     /// functions.
     ///
     /// ```
@@ -46,8 +46,12 @@ impl Config {
                         PROGRAM + GROWTH * u64_from(exec.output_limit) + GROWTH * u64_from(limits.message);
                     programs = programs.saturating_add(u64_from(exec.concurrency).saturating_mul(one));
                 }
-                ProviderConfig::Forward(_) => {}
+                ProviderConfig::Forward(_) | ProviderConfig::Process(_) => {}
             }
+        }
+        for process in &self.processes {
+            let one = PROGRAM + 2 * GROWTH * (u64_from(limits.output) + u64_from(limits.message));
+            programs = programs.saturating_add(u64_from(process.instances).saturating_mul(one));
         }
         let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
         let forwards = (u64_from(self.other_nodes()) * PER_NODE).saturating_mul(per_connection);
@@ -101,6 +105,10 @@ mod tests {
         let with_program = with(&format!("{base}{program}"));
         assert!(with_program > before);
         assert!(with(&format!("{base}{program}concurrency = 5\n")) > with_program);
+        let process = "[[process]]\nname = \"a\"\nrun = [\"a\"]\n";
+        let with_process = with(&format!("{base}{process}"));
+        assert!(with_process > before);
+        assert!(with(&format!("{base}{process}instances = 2\n")) > with_process);
         let other = |name, to| format!("[[function]]\nname = \"{name}\"\nforward = \"{to}\"\n");
         let one = with(&format!("{base}{}{}", other("a", "h:1"), other("b", "h:1")));
         assert!(one > before);

@@ -17,6 +17,7 @@ pub(crate) mod listener;
 mod memory;
 pub(crate) mod param;
 mod parse;
+pub(crate) mod process;
 mod table;
 pub(crate) mod template;
 pub(crate) mod units;
@@ -35,6 +36,7 @@ pub(crate) use leaf::{ByteOrder, LeafConfig};
 pub(crate) use limits::host_key;
 pub(crate) use listener::ListenerTlsConfig;
 pub(crate) use param::{ParamConfig, ParamKind};
+pub(crate) use process::{ProcessConfig, ProcessFunctionConfig, Speech};
 pub(crate) use template::{ArgTemplate, Piece};
 #[cfg(feature = "cli")]
 pub(crate) use units::{format_bytes, parse_duration};
@@ -71,6 +73,8 @@ pub struct Config {
     pub name: String,
     /// The addresses to listen on. Empty if the file names none, which leaves the choice to the node.
     pub listen: Vec<ListenerConfig>,
+    /// The programs that stay and provide functions; their names are unique.
+    pub(crate) processes: Vec<ProcessConfig>,
     /// The functions of the node, in the order of the file; their names are unique.
     pub(crate) functions: Vec<FunctionConfig>,
     /// The access rules. A call is allowed if any of them allows it.
@@ -110,6 +114,7 @@ impl Default for Config {
         Self {
             name: "chanrpc".to_owned(),
             listen: Vec::new(),
+            processes: Vec::new(),
             functions: Vec::new(),
             access: Vec::new(),
             workers: NodeWorkers::default(),

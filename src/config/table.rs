@@ -68,6 +68,17 @@ impl<'a> Table<'a> {
         Err(self.source.fail(key.span().start, message))
     }
 
+    /// Rejects every key but those that such a table takes.
+    pub(super) fn allow_of(&self, what: &str, known: &[&str]) -> Result<()> {
+        match self.entries.keys().find(|key| !known.contains(&key.get_ref().as_ref())) {
+            None => Ok(()),
+            Some(key) => {
+                let message = format!("{what} takes no {}; it takes {}", key.get_ref(), known.join(", "));
+                Err(self.source.fail(key.span().start, message))
+            }
+        }
+    }
+
     pub(super) fn get(&self, key: &'a str) -> Option<Field<'a>> {
         let value = self.entries.get(key)?;
         Some(Field { source: self.source, heading: self.heading, key, value })

@@ -78,7 +78,9 @@ fn errors_describe_invalid_files() {
 #[test]
 fn empty_file_gives_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
-    let Config { name, listen, functions, access, workers, limits, access_log } = Config::default();
+    let Config { name, listen, processes, functions, access, workers, limits, access_log } =
+        Config::default();
+    assert!(processes.is_empty());
     assert!(!access_log);
     assert_eq!(workers, NodeWorkers::default());
     assert_eq!((name.as_str(), listen.len(), functions.len(), access.len()), ("chanrpc", 0, 0, 0));
@@ -103,6 +105,7 @@ fn empty_file_gives_the_defaults() {
         forward_silence: Duration::from_secs(5),
         offers: 64,
         offered: 1024,
+        processes: 32,
         token_delay: Duration::from_secs(5),
     };
     assert_eq!(limits, expected);
@@ -134,6 +137,7 @@ fn documented_example_is_parsed() {
     let expected = Config {
         name: "board-a".to_owned(),
         listen: vec![ListenerConfig::new("127.0.0.1:7300")],
+        processes: Vec::new(),
         functions: vec![
             FunctionConfig {
                 name: "disk.free".to_owned(),
@@ -205,6 +209,29 @@ fn every_key_is_parsed() {
         key: Some("player".to_owned()),
         repeatable: true,
     };
+    let params = r#"{"version":"2025","depth":16,"ratio":1.5,"on":true,"none":[],"caps":{"list":["a",2]}}"#;
+    let tools = ProcessConfig {
+        name: "tools".to_owned(),
+        run: ["python3", "-u", "tools.py"].map(str::to_owned).to_vec(),
+        speaks: Speech::Headers,
+        is_per_connection: false,
+        instances: 2,
+        in_flight: 1,
+        queue: 7,
+        is_on_demand: true,
+        idle: Some(Duration::from_secs(600)),
+        hello: Some(("initialize".to_owned(), Some(params.to_owned()))),
+        then: Some("initialized".to_owned()),
+        ready: Duration::from_secs(20),
+        ping: Some("ping".to_owned()),
+        stall: Duration::from_secs(360),
+        cancel: None,
+        stop: Duration::ZERO,
+        directory: Some(PathBuf::from("/srv/tools")),
+        env: vec![("LANG".to_owned(), "C.UTF-8".to_owned())],
+        inherit_env: vec!["TOKEN".to_owned()],
+        has_meta: true,
+    };
     let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(ListenerConfig::new);
     listen[2].hosts = ["board-b", "board-b.lan"].map(str::to_owned).to_vec();
     listen[2].origins = ["https://app.example", "http://localhost:3000"].map(str::to_owned).to_vec();
@@ -219,7 +246,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(109),
+        location: location(144),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -230,7 +257,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(112),
+        location: location(147),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],
@@ -244,12 +271,23 @@ fn every_key_is_parsed() {
     let expected = Config {
         name: "board-b".to_owned(),
         listen: listen.to_vec(),
+        processes: vec![tools],
         functions: vec![
             FunctionConfig {
                 name: "camera.shot".to_owned(),
                 description: Some("Takes one picture.".to_owned()),
                 workers: None,
                 provider: ProviderConfig::Exec(shot),
+            },
+            FunctionConfig {
+                name: "tools.*".to_owned(),
+                description: Some("Whatever the tools do.".to_owned()),
+                workers: Some(Workers { queue: 1, when_full: WhenFull::Shed, ..Workers::new(3) }),
+                provider: ProviderConfig::Process(ProcessFunctionConfig {
+                    process: "tools".to_owned(),
+                    method: Some("tools/{tail}".to_owned()),
+                    timeout: Some(Duration::from_secs(300)),
+                }),
             },
             FunctionConfig {
                 name: "math.*".to_owned(),
@@ -263,6 +301,7 @@ fn every_key_is_parsed() {
             node: Some(Workers { count: 64, queue: 100, when_full: WhenFull::Shed, share: Some(32) }),
             exec: Some(Workers { count: 4, queue: 256, when_full: WhenFull::Wait, share: None }),
             forward: Some(Workers { count: 40, queue: 0, when_full: WhenFull::Refuse, share: None }),
+            process: Some(Workers::new(5)),
             native: Some(Workers::new(65_536)),
             peer: Some(Workers::new(12)),
         },
@@ -287,6 +326,7 @@ fn every_key_is_parsed() {
             forward_silence: Duration::from_secs(8),
             offers: 5,
             offered: 50,
+            processes: 8,
             token_delay: Duration::from_millis(1500),
         },
         access_log: true,

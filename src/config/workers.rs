@@ -19,6 +19,8 @@ pub struct NodeWorkers {
     pub exec: Option<Workers>,
     /// `[workers.forward]`: calls of all functions that other nodes provide.
     pub forward: Option<Workers>,
+    /// `[workers.process]`: calls of all functions that processes provide.
+    pub process: Option<Workers>,
     /// `[workers.native]`: calls of all functions of this process.
     pub native: Option<Workers>,
     /// `[workers.peer]`: calls of all functions that connections offer.
@@ -75,7 +77,7 @@ pub enum WhenFull {
 
 /// Parses `[workers]` and its subtables.
 pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
-    table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native", "peer"])?;
+    table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native", "peer", "process"])?;
     let of_provider = |key, heading| {
         let Some(table) = table.table(key, heading)? else { return Ok(None) };
         table.allow(&["count", "queue", "when_full", "share"])?;
@@ -86,6 +88,7 @@ pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
         node: limits_node.then(|| parse_shared(table)).transpose()?,
         exec: of_provider("exec", "[workers.exec]")?,
         forward: of_provider("forward", "[workers.forward]")?,
+        process: of_provider("process", "[workers.process]")?,
         native: of_provider("native", "[workers.native]")?,
         peer: of_provider("peer", "[workers.peer]")?,
     })

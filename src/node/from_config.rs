@@ -9,7 +9,7 @@ use smol::Executor;
 
 use crate::config::{Config, ForwardTarget, NodeWorkers, ProviderConfig};
 use crate::encoding;
-use crate::provider::{Exec, Forward, ForwardSettings};
+use crate::provider::{Exec, Forward, ForwardSettings, Process};
 use crate::remote::Remote;
 use crate::route::{Description, ProviderKind, Registry, RegistryBuilder, RegistryError};
 use crate::transport::tls::{Connector, TlsError};
@@ -26,13 +26,14 @@ pub fn registry_from_config(
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
     let mut builder = Registry::builder(name.clone()).max_hops(hops).limits(&config.limits);
-    let NodeWorkers { node, exec, forward, native, peer } = &config.workers;
+    let NodeWorkers { node, exec, forward, process, native, peer } = &config.workers;
     if let Some(workers) = node {
         builder.node_workers(workers.clone());
     }
     let of_providers = [
         (ProviderKind::Exec, exec),
         (ProviderKind::Forward, forward),
+        (ProviderKind::Process, process),
         (ProviderKind::Native, native),
         (ProviderKind::Peer, peer),
     ];
@@ -42,6 +43,15 @@ pub fn registry_from_config(
         }
     }
     let mut remotes: HashMap<&ForwardTarget, Remote> = HashMap::new();
+    let mut processes: Vec<Process> = Vec::new();
+    for process in &config.processes {
+        let process = Process::new(executor, process.clone(), &config.limits);
+        if let Some(problem) = process.preflight() {
+            log::warn!("process {:?} cannot run: {problem}", process.name());
+        }
+        builder.process(process.metrics().clone());
+        processes.push(process);
+    }
     for function in &config.functions {
         let describe = |mut found: Description| {
             found.signature.description.clone_from(&function.description);
@@ -74,6 +84,13 @@ pub fn registry_from_config(
                 };
                 let forward = Forward::new(executor.clone(), targets, settings);
                 builder.insert(&function.name, describe(forward.describe()), Arc::new(forward))?;
+            }
+            ProviderConfig::Process(found) => {
+                let process = processes.iter().find(|process| process.name() == found.process);
+                // Always found: the configuration has been checked.
+                let Some(process) = process else { continue };
+                let provider = process.function(&function.name, found);
+                builder.insert(&function.name, describe(provider.describe()), Arc::new(provider))?;
             }
         }
         if let Some(workers) = &function.workers {

@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 use super::builtin_support::{describe, write_json};
 use super::{discover, peer};
 use crate::message::{Fault, Param, RawJson, Schema, Signature};
+use crate::metrics::{ProcessMetrics, ProcessStats};
 use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
 
 static BUILTINS: [Builtin; 8] = [
@@ -120,6 +121,8 @@ fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), 
         node: Counters<'a>,
         functions: Vec<Function>,
         workers: Vec<crate::metrics::WorkerStats>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        processes: Vec<ProcessStats<'a>>,
     }
     #[derive(Serialize)]
     struct Function {
@@ -146,6 +149,7 @@ fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), 
             .map(|(name, provider, stats)| Function { name, provider, stats })
             .collect(),
         workers: table.workers(&visibility),
+        processes: table.processes(&visibility).into_iter().map(ProcessMetrics::stats).collect(),
     };
     write_json(out, &stats)
 }

@@ -11,7 +11,7 @@ use smol::Executor;
 use smol::future::{Boxed, FutureExt};
 
 use super::arguments::{literal, prepare, signature};
-use super::program::{self, Environment, Program, ProgramError, ProgramOutput, StartErrorKind};
+use super::program::{self, Environment, Launch, Program, ProgramError, ProgramOutput, StartErrorKind};
 use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
 use crate::message::{Fault, Outcome, RawJson, Signature, code};
 use crate::route::{Call, Caller, Description, Provider, ProviderKind, Responder, Shutdown, remaining};
@@ -157,7 +157,8 @@ async fn run(
         let output_limit = config.output_limit;
         let environment = shared.environment.clone();
         let of_call = about.variables(&shared.node, timeout);
-        let program = Program { argv, directory, environment, of_call, stdin, timeout, output_limit };
+        let launch = Launch { argv, directory, environment, of_call };
+        let program = Program { launch, stdin, timeout, output_limit };
         match program::run(program).await {
             Ok(output) => outcome(&name, output, config.output),
             Err(error) => Err(fault(&name, &error, timeout, config)),
@@ -199,13 +200,13 @@ fn fault(name: &str, error: &ProgramError, timeout: Duration, config: &ExecConfi
 }
 
 #[derive(serde::Serialize)]
-struct Failure {
+pub(super) struct Failure {
     exit: Option<i32>,
     signal: Option<i32>,
-    stderr: String,
+    pub(super) stderr: String,
 }
 
-fn failure(exit: Option<i32>, signal: Option<i32>, stderr: &[u8]) -> Failure {
+pub(super) fn failure(exit: Option<i32>, signal: Option<i32>, stderr: &[u8]) -> Failure {
     Failure { exit, signal, stderr: String::from_utf8_lossy(stderr).trim_end().to_owned() }
 }
 

@@ -9,10 +9,12 @@ pub(crate) mod forward;
 mod infer;
 mod native;
 mod peer;
+pub(crate) mod process;
 mod program;
 mod result;
 
 pub(crate) use exec::Exec;
 pub(crate) use forward::{Forward, ForwardSettings};
+pub(crate) use process::Process;
 #[cfg(feature = "cli")]
 pub(crate) use program::set_inherited_cloexec;

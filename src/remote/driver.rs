@@ -77,6 +77,7 @@ async fn serve(
         keepalive: limits.keepalive,
         silence: limits.forward_silence,
         is_encrypted: tls.is_some(),
+        program: None,
     };
     let mut session = Session::dialled(registry.clone(), limits.clone(), dialect, dialled, Instant::now());
     let peer = session.peer();

@@ -11,6 +11,7 @@ use super::registry::Registry;
 use super::table::{Builtin, Table};
 use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::config::{Limits, Workers};
+use crate::metrics::ProcessMetrics;
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
 #[derive(Debug)]
@@ -64,6 +65,11 @@ impl RegistryBuilder {
         let entry = Entry::new(name, description, provider);
         self.registry.table.fixed.insert(name, Arc::new(entry))?;
         Ok(self)
+    }
+
+    /// Reports the counters of a process.
+    pub(crate) fn process(&mut self, metrics: Arc<ProcessMetrics>) {
+        self.registry.table.processes.push(metrics);
     }
 
     /// Limits the concurrent calls of all functions together. Built-in functions (`rpc.*`) are exempt.

@@ -64,6 +64,8 @@ pub enum ProviderKind {
     Native,
     /// `peer`: a connection that offers the function.
     Peer,
+    /// `process`: a program that stays.
+    Process,
     /// A provider defined outside of this crate, by its name. The default is an empty name.
     Custom(&'static str),
 }
@@ -77,6 +79,7 @@ impl ProviderKind {
             Self::Forward => "forward",
             Self::Native => "native",
             Self::Peer => "peer",
+            Self::Process => "process",
             Self::Custom(name) => name,
         }
     }

@@ -160,8 +160,10 @@ impl Registry {
         self.table.admission.close();
         let mut providers = Vec::new();
         self.table.each(&mut |entry| providers.push(entry.provider.clone()));
-        for provider in providers {
-            provider.stop().await;
+        // All of them are asked before the first is waited for.
+        let stopping: Vec<_> = providers.iter().map(|provider| provider.stop()).collect();
+        for stopped in stopping {
+            stopped.await;
         }
     }
 }

@@ -12,7 +12,7 @@ use super::offers::{Offer, Offers, Provide, taken};
 use super::registered::{Registered, Registration};
 use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::message::{Fault, RawJson};
-use crate::metrics::{self, FunctionStats, Metrics, WorkerStats};
+use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, WorkerStats};
 
 /// Providers by function name, and the functions that every node has.
 pub(crate) struct Table {
@@ -25,6 +25,8 @@ pub(crate) struct Table {
     pub(super) fixed: Names<Arc<Entry>>,
     pub(super) registered: Arc<Registered>,
     pub(super) offers: Arc<Offers>,
+    /// The counters of processes.
+    pub(super) processes: Vec<Arc<ProcessMetrics>>,
     builtins: &'static [Builtin],
     /// What `rpc.list` reports of `builtins`.
     builtins_listed: OnceLock<Vec<Listed>>,
@@ -57,6 +59,7 @@ impl Table {
             fixed: Names::default(),
             registered: Arc::default(),
             offers: Arc::default(),
+            processes: Vec::new(),
             builtins,
             builtins_listed: OnceLock::new(),
         }
@@ -155,6 +158,12 @@ impl Table {
         workers
     }
 
+    /// Returns the counters of the processes that provide a visible function.
+    pub(crate) fn processes(&self, visibility: &Visibility<'_>) -> Vec<&ProcessMetrics> {
+        let processes = self.processes.iter().map(|process| &**process);
+        processes.filter(|process| process.provides(|name| visibility.includes(name))).collect()
+    }
+
     /// Returns the number of unanswered calls, notifications included.
     pub(super) fn in_flight(&self) -> u64 {
         // Those of removed functions last: a function that is removed meanwhile counts twice rather than not at all.
@@ -171,6 +180,7 @@ impl Table {
         let stats = stats.iter().map(|(name, kind, stats)| (name.as_str(), kind.as_str(), stats.clone()));
         metrics::write_functions(&mut out, &stats);
         metrics::write_workers(&mut out, &self.workers(visibility));
+        metrics::write_processes(&mut out, &self.processes(visibility));
         out
     }
 

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use memchr::memchr;
+
 use super::batches::BatchId;
 use super::{Session, SessionError, TIME_BUDGET, output};
 use crate::codec::{DecodeError, Decoded, FrameResult};
@@ -62,6 +64,11 @@ impl Session {
                 FrameResult::TooLong(cut) => {
                     self.reject_oversized(&rest[..cut]);
                     cut
+                }
+                FrameResult::Invalid(_) if self.skips_lines() => {
+                    let line = memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+                    self.note_stray(&rest[..line]);
+                    line
                 }
                 FrameResult::Invalid(why) => {
                     self.reject(&Id::null(), Fault::new(code::PARSE, why), rest);

@@ -45,8 +45,8 @@ use batches::Batches;
 use calls::Calls;
 pub use error::SessionError;
 use invalid::InvalidMessages;
-pub use outbound::Dialled;
 use outbound::Outbound;
+pub use outbound::{Dialled, ProgramPeer, StrayOutput};
 use output::Output;
 use peer_deadlines::{Expired, PeerDeadlines};
 

@@ -27,7 +27,21 @@ pub struct Dialled {
     pub silence: Duration,
     /// What was handed to the transport may have been sent even if writing failed.
     pub is_encrypted: bool,
+    /// The peer is a program on its stdin and stdout.
+    pub program: Option<ProgramPeer>,
 }
+
+/// In what a program on its stdin and stdout differs from a node.
+#[derive(Clone)]
+pub struct ProgramPeer {
+    /// Requests carry the deadline and the hop count of the call.
+    pub has_meta: bool,
+    /// Receives what is no valid message, such as a banner, or a reply without a call. Neither ends the connection.
+    pub stray: StrayOutput,
+}
+
+/// Receives output that is no message.
+pub type StrayOutput = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
 /// Calls to the peer without a reply.
 #[derive(Debug)]
@@ -137,6 +151,11 @@ impl Outbound {
         !self.in_flight.is_empty()
     }
 
+    /// Returns in what the peer differs from a node, if it is a program.
+    pub(super) fn program(&self) -> Option<&ProgramPeer> {
+        self.dialled.as_ref().and_then(|dialled| dialled.program.as_ref())
+    }
+
     /// Returns `true` if a call with this id waits for its reply.
     pub(super) fn is_in_flight(&self, id: &Id<'_>) -> bool {
         self.parse(id).is_some_and(|id| self.in_flight.contains_key(&id))
@@ -150,7 +169,9 @@ impl Outbound {
             return Some(call);
         }
         self.bytes += bytes;
-        self.earliest_deadline = [self.earliest_deadline, call.deadline].into_iter().flatten().min();
+        // A program has the call until it answers. Its callers do not wait that long.
+        let deadline = call.deadline.filter(|_| self.program().is_none());
+        self.earliest_deadline = [self.earliest_deadline, deadline].into_iter().flatten().min();
         self.in_flight.insert(call.id, SentCall { call, position, bytes });
         None
     }
@@ -195,6 +216,7 @@ impl Outbound {
             // Not in flight if the call was cancelled.
             Some(id) => id,
             None if is_null && self.notified && !is_decode_error(&outcome) => return Matched::None,
+            None if !is_null && self.program().is_some() => return Matched::None,
             None => {
                 let mut calls = self.in_flight.keys();
                 match (calls.next().copied(), calls.next()) {
@@ -291,6 +313,12 @@ fn is_decode_error(outcome: &Outcome) -> bool {
 impl fmt::Debug for Dialled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dialled").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ProgramPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProgramPeer").field("has_meta", &self.has_meta).finish_non_exhaustive()
     }
 }
 

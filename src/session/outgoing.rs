@@ -115,7 +115,10 @@ impl Session {
         }
         let id = (!call.is_notification).then(|| outbound.id(call.id, codec.sends_json()));
         let bytes = call.bytes();
-        let request = outbound::request(&mut call, id, now);
+        let mut request = outbound::request(&mut call, id, now);
+        if outbound.program().is_some_and(|program| !program.has_meta) {
+            request.meta = Meta::default();
+        }
         let position = self.output.position();
         let sent = self.output.message(|out| {
             let start = out.len();
@@ -247,6 +250,9 @@ impl Session {
         match outbound.match_reply(id, outcome) {
             Matched::Call(call, outcome) => self.answer(*call, outcome.map_err(PeerError::Fault)),
             Matched::Auth(outcome) => outcome.err().iter().for_each(|fault| self.token_rejected(fault)),
+            Matched::None | Matched::Ambiguous if outbound.program().is_some() => {
+                self.note_stray(id.as_json().as_bytes());
+            }
             Matched::None => {}
             // One of several calls will never be answered.
             Matched::Ambiguous if outbound.dialled.is_some() => {
@@ -266,6 +272,7 @@ impl Session {
             return false;
         }
         if replies.is_empty() {
+            self.note_stray(frame);
             self.metrics().refused.inc();
             // A request that is invalid gets an error; anything else is ignored.
             return error.id == Id::null();
@@ -274,6 +281,18 @@ impl Session {
             self.handle_reply(&id, outcome);
         }
         true
+    }
+
+    /// Returns `true` if a line that separates no messages is skipped.
+    pub(super) fn skips_lines(&self) -> bool {
+        self.codec.sends_json() && self.outbound.as_ref().is_some_and(|outbound| outbound.program().is_some())
+    }
+
+    /// Notes output of a program that is no message, or a reply to no call.
+    pub(super) fn note_stray(&self, output: &[u8]) {
+        if let Some(program) = self.outbound.as_ref().and_then(|outbound| outbound.program()) {
+            (program.stray)(output);
+        }
     }
 
     /// Fails the call whose reply is longer than a message may be, of which `prefix` is known.

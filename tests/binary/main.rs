@@ -12,6 +12,7 @@ mod manners;
 #[cfg(not(feature = "tls"))]
 mod no_tls;
 mod page;
+mod processes;
 #[path = "../support/programs.rs"]
 mod programs;
 mod runs;

@@ -22,6 +22,6 @@ def same(what, got, expected):
 
 def node_address(which=1):
     """Splits an argument HOST:PORT. The first node has native functions; the second (near.toml) runs programs and
-    forwards to the first."""
+    forwards to the first; the third (processes.toml) has programs that stay."""
     host, port = sys.argv[which].rsplit(":", 1)
     return host.strip("[]"), int(port)

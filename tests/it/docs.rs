@@ -5,7 +5,7 @@ use std::path::Path;
 
 use chanrpc::config::{Config, Limits};
 
-const DOCUMENTS: [&str; 15] = [
+const DOCUMENTS: [&str; 16] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -19,6 +19,7 @@ const DOCUMENTS: [&str; 15] = [
     "docs/offers.md",
     "docs/operations.md",
     "docs/performance.md",
+    "docs/processes.md",
     "docs/protocol.md",
     "targets/README.md",
 ];

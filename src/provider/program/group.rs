@@ -1,7 +1,7 @@
 //! A running program and its descendants, which end together.
 
 use std::io;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use command_group::{CommandGroup, GroupChild};
 use smol::Timer;
 use smol::future::yield_now;
 
-use super::pipes::{InputPipe, OutputPipe};
-use super::{Program, ProgramError};
+use super::pipes::{OutputPipe, Stdin};
+use super::{Launch, ProgramError};
 
 /// The first and the longest interval between two polls for the program's exit.
 const MIN_POLL_INTERVAL: Duration = Duration::from_micros(200);
@@ -32,33 +32,29 @@ pub(super) struct ProcessGroup {
 }
 
 /// The node's ends of a program's pipes.
-pub(super) struct Pipes {
-    /// `None` if nothing is left to write.
-    pub(super) stdin: Option<InputPipe>,
+pub(super) struct Pipes<T> {
+    pub(super) stdin: T,
     pub(super) stdout: OutputPipe,
     pub(super) stderr: OutputPipe,
 }
 
 impl ProcessGroup {
     /// Starts a program. Everything else that can fail happens before the start, so that after an error nothing has run.
-    pub(super) fn start(program: &mut Program) -> io::Result<(Self, Pipes)> {
-        let (name, arguments) = program
+    pub(super) fn start<T>(
+        launch: &Launch,
+        stdin: impl FnOnce() -> io::Result<(Stdin, T)>,
+    ) -> io::Result<(Self, Pipes<T>)> {
+        let (name, arguments) = launch
             .argv
             .split_first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "argv is empty"))?;
         let mut command = Command::new(name);
         command.args(arguments);
-        program.environment.apply(&mut command, &program.of_call);
-        if let Some(directory) = &program.directory {
+        launch.environment.apply(&mut command, &launch.of_call);
+        if let Some(directory) = &launch.directory {
             command.current_dir(directory);
         }
-        let bytes = std::mem::take(&mut program.stdin);
-        let (end, stdin) = if bytes.is_empty() {
-            (Stdio::null(), None)
-        } else {
-            let (end, stdin) = InputPipe::new(bytes)?;
-            (end.into(), stdin)
-        };
+        let (end, stdin) = stdin()?;
         command.stdin(end);
         let (stdout, end) = OutputPipe::new()?;
         command.stdout(end);
@@ -68,6 +64,19 @@ impl ProcessGroup {
         // Closes this process's copies of the program's pipe ends.
         drop(command);
         Ok((Self { child: Some(child) }, Pipes { stdin, stdout, stderr }))
+    }
+
+    /// Returns the process ID of the main program.
+    pub(super) fn id(&self) -> u32 {
+        self.child.as_ref().map_or(0, GroupChild::id)
+    }
+
+    /// Kills all processes of the group. The main program remains to be reaped.
+    pub(super) fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            // Fails if there is none left.
+            let _ = child.kill();
+        }
     }
 
     /// Waits for the main program to exit, and reaps it.
@@ -95,7 +104,8 @@ impl ProcessGroup {
         self.exit().await
     }
 
-    fn status(&mut self) -> Result<Option<ExitStatus>, ProgramError> {
+    /// Returns the status of the main program if it has exited.
+    pub(super) fn status(&mut self) -> Result<Option<ExitStatus>, ProgramError> {
         let child = self.child.as_mut().expect("present until dropped");
         child.inner().try_wait().map_err(ProgramError::Lost)
     }

@@ -1,4 +1,5 @@
-//! One run of a program: takes arguments and stdin; returns exit code, stdout and the end of stderr.
+//! Runs programs: one run takes arguments and stdin, and returns exit code, stdout and the end of stderr; a program that
+//! stays is a stream of its stdin and stdout.
 //!
 //! A program runs in its own group (a process group, or a job on Windows), and the group never outlives the run, however
 //! it ends: exit, timeout, output limit, or a dropped future. Only a process that deliberately leaves its group, as a
@@ -12,7 +13,9 @@ mod environment;
 mod group;
 mod inherited;
 mod pipes;
+mod resident;
 mod start_error;
+mod stderr;
 
 use std::error::Error;
 use std::fmt;
@@ -32,20 +35,20 @@ pub(crate) use environment::Environment;
 use group::{Pipes, ProcessGroup};
 #[cfg(feature = "cli")]
 pub(crate) use inherited::set_inherited_cloexec;
-use pipes::OutputPipe;
+use pipes::{InputPipe, OutputPipe, Stdin};
+pub(crate) use resident::{Activity, Resident, Stdio};
 pub(crate) use start_error::{StartError, StartErrorKind};
+pub(crate) use stderr::LogLines;
 
-/// The number of bytes kept from the end of stderr.
-const STDERR_TAIL: usize = 2 * 1024;
 /// How long background processes may continue writing after the program has exited.
 const GRACE: Duration = Duration::from_millis(100);
 /// The maximum number of concurrent starts. A start can hang, for example on a network file system whose server is gone,
 /// and then occupies a thread of the blocking pool, which also resolves host names.
 const MAX_STARTS: usize = 32;
 
-/// A program to run, and the limits of the run.
+/// How a program is started.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub(crate) struct Launch {
     /// The program, which is looked up in `PATH` unless it is a path, and its arguments. No shell is involved.
     pub(crate) argv: Vec<String>,
     /// The working directory; the node's own if `None`.
@@ -54,6 +57,12 @@ pub(crate) struct Program {
     pub(crate) environment: Arc<Environment>,
     /// The values of the variables that tell of the call, in their order; without them, the program gets none.
     pub(crate) of_call: Vec<String>,
+}
+
+/// A program to run, and the limits of the run.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) launch: Launch,
     /// The contents of the program's stdin.
     pub(crate) stdin: Vec<u8>,
     /// The maximum duration of the run, including the start.
@@ -152,9 +161,9 @@ pub(crate) async fn run(program: Program) -> Result<ProgramOutput, ProgramError>
 /// Runs a program without a timeout. The end of stderr goes to the caller's buffer, which outlives a run that times
 /// out.
 async fn supervise(program: Program, stderr: &mut Vec<u8>) -> Result<(ExitStatus, Vec<u8>), ProgramError> {
-    let limit = program.output_limit;
-    let (group, pipes) = start(program).await.map_err(ProgramError::NotStarted)?;
-    let Pipes { stdin, stdout, stderr: errors } = pipes;
+    let Program { launch, stdin, output_limit: limit, .. } = program;
+    let started = start(launch, move || InputPipe::with(stdin)).await.map_err(ProgramError::NotStarted)?;
+    let (group, Pipes { stdin, stdout, stderr: errors }) = started;
     let mut stdout = Stdout { pipe: stdout, bytes: Vec::new(), limit };
     let mut stderr = Stderr { pipe: errors, tail: stderr };
     let input = async {
@@ -167,13 +176,17 @@ async fn supervise(program: Program, stderr: &mut Vec<u8>) -> Result<(ExitStatus
     Ok((status, stdout.bytes))
 }
 
-async fn start(mut program: Program) -> Result<(ProcessGroup, Pipes), StartError> {
+/// Starts a program. `stdin` creates its stdin and this end of it.
+async fn start<T: Send + 'static>(
+    launch: Launch,
+    stdin: impl FnOnce() -> io::Result<(Stdin, T)> + Send + 'static,
+) -> Result<(ProcessGroup, Pipes<T>), StartError> {
     static STARTS: Semaphore = Semaphore::new(MAX_STARTS);
     let permit = STARTS.acquire().await;
     // If the caller drops this future meanwhile, the group is dropped, and thus killed, on the pool's thread.
     smol::unblock(move || {
         let _permit = permit;
-        ProcessGroup::start(&mut program).map_err(|error| StartError::new(error, &program))
+        ProcessGroup::start(&launch, stdin).map_err(|error| StartError::new(error, &launch))
     })
     .await
 }
@@ -246,26 +259,18 @@ struct Stderr<'a> {
 impl Stderr<'_> {
     async fn read(&mut self) -> Result<(), ProgramError> {
         let Self { pipe, tail } = self;
-        while pipe.next(|chunk| append_tail(tail, chunk)).await.map_err(ProgramError::Lost)? {}
+        while pipe.next(|chunk| stderr::append_tail(tail, chunk)).await.map_err(ProgramError::Lost)? {}
         Ok(())
     }
 
     async fn drain(&mut self) -> Result<(), ProgramError> {
         let Self { pipe, tail } = self;
-        pipe.drain(|chunk| append_tail(tail, chunk)).await.map_err(ProgramError::Lost)
+        pipe.drain(|chunk| stderr::append_tail(tail, chunk)).await.map_err(ProgramError::Lost)
     }
 }
 
-/// Appends `chunk` to `tail`, of which at most the last [`STDERR_TAIL`] bytes are kept.
-fn append_tail(tail: &mut Vec<u8>, chunk: &[u8]) {
-    let chunk = &chunk[chunk.len().saturating_sub(STDERR_TAIL)..];
-    let excess = (tail.len() + chunk.len()).saturating_sub(STDERR_TAIL);
-    tail.drain(..excess);
-    tail.extend_from_slice(chunk);
-}
-
 /// Returns the result of a future, or `None` if it takes longer than `limit`.
-async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
     let timer = async {
         Timer::after(limit).await;
         None
@@ -277,7 +282,7 @@ async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T
 ///
 /// The standard library exposes it only through a platform extension trait, which these sources do not use. Its `Display`
 /// contains the same information, `signal: 9 (SIGKILL)`, on systems with signals, and no signal on others.
-fn signal(status: ExitStatus) -> Option<i32> {
+pub(crate) fn signal(status: ExitStatus) -> Option<i32> {
     let printed = status.to_string();
     let number = printed.strip_prefix("signal: ")?.split(' ').next()?;
     number.parse().ok()

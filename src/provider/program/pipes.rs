@@ -6,12 +6,15 @@
 //! none of the blocking pool; it ends with the group, since no process leaves a job.
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::thread;
 
 use async_channel::{Receiver, Sender};
 use filedescriptor::{AsRawFileDescriptor, FileDescriptor};
-use smol::Async;
+use futures_lite::{AsyncWrite, Stream};
 use smol::future::yield_now;
+use smol::{Async, Unblock};
 
 /// The number of bytes read at once: the usual capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
@@ -49,7 +52,11 @@ pub(super) enum OutputPipe {
         /// The last read returned a full chunk, so that more is likely available.
         more: bool,
     },
-    Threaded(Receiver<io::Result<Vec<u8>>>),
+    Threaded {
+        chunks: Pin<Box<Receiver<io::Result<Vec<u8>>>>>,
+        /// The last chunk, as far as it is not read.
+        rest: Vec<u8>,
+    },
 }
 
 impl OutputPipe {
@@ -61,7 +68,7 @@ impl OutputPipe {
             None => {
                 let (sender, chunks) = async_channel::bounded(1);
                 thread::Builder::new().name("output".to_owned()).spawn(move || copy(pipe, &sender))?;
-                Self::Threaded(chunks)
+                Self::Threaded { chunks: Box::pin(chunks), rest: Vec::new() }
             }
         };
         Ok((output, end))
@@ -85,13 +92,38 @@ impl OutputPipe {
                 }
                 *more = false;
             },
-            Self::Threaded(chunks) => match chunks.recv().await {
+            Self::Threaded { chunks, .. } => match chunks.recv().await {
                 Ok(chunk) => chunk.map(|chunk| {
                     take(&chunk);
                     true
                 }),
                 Err(_) => Ok(false),
             },
+        }
+    }
+
+    /// Reads output into a buffer. Returns the number of bytes: 0 at the end, when no process holds the other end.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Async { pipe, ready, .. } => loop {
+                match pipe.read(into) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(ready.poll_readable(cx))?,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    read => return Poll::Ready(read),
+                }
+            },
+            Self::Threaded { chunks, rest } => {
+                if rest.is_empty() {
+                    match ready!(chunks.as_mut().poll_next(cx)) {
+                        Some(chunk) => *rest = chunk?,
+                        None => return Poll::Ready(Ok(0)),
+                    }
+                }
+                let count = rest.len().min(into.len());
+                into[..count].copy_from_slice(&rest[..count]);
+                rest.drain(..count);
+                Poll::Ready(Ok(count))
+            }
         }
     }
 
@@ -152,6 +184,53 @@ fn copy(mut pipe: PipeReader, chunks: &Sender<io::Result<Vec<u8>>>) {
     }
 }
 
+/// What a program reads as its stdin.
+pub(super) type Stdin = std::process::Stdio;
+
+/// This end of a pipe to a program that stays.
+pub(super) enum InputStream {
+    Async {
+        pipe: PipeWriter,
+        ready: Async<FileDescriptor>,
+    },
+    /// Writes on a thread of the blocking pool, which is held only while the pipe is full.
+    Threaded(Unblock<PipeWriter>),
+}
+
+impl InputStream {
+    /// Creates a pipe, and also returns the program's end.
+    pub(super) fn new() -> io::Result<(Stdin, Self)> {
+        let (end, pipe) = io::pipe()?;
+        let stream = match register(&pipe)? {
+            Some(ready) => Self::Async { pipe, ready },
+            None => Self::Threaded(Unblock::new(pipe)),
+        };
+        Ok((end.into(), stream))
+    }
+
+    /// Writes some bytes, and returns their number.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Async { pipe, ready } => loop {
+                match pipe.write(bytes) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(ready.poll_writable(cx))?,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    written => return Poll::Ready(written),
+                }
+            },
+            Self::Threaded(pipe) => Pin::new(pipe).poll_write(cx, bytes),
+        }
+    }
+
+    /// Hands everything written to the system.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Async { .. } => Poll::Ready(Ok(())),
+            Self::Threaded(pipe) => Pin::new(pipe).poll_flush(cx),
+        }
+    }
+}
+
 /// This end of a pipe to a program's stdin, and the bytes that remain to be written.
 ///
 /// A program need not read its input, so a failed write is not an error.
@@ -164,8 +243,12 @@ pub(super) struct InputPipe {
 impl InputPipe {
     /// Creates a pipe and writes `bytes` if they certainly fit. Returns the program's end, and this end if bytes remain to
     /// be written.
-    pub(super) fn new(bytes: Vec<u8>) -> io::Result<(PipeReader, Option<Self>)> {
+    pub(super) fn with(bytes: Vec<u8>) -> io::Result<(Stdin, Option<Self>)> {
+        if bytes.is_empty() {
+            return Ok((Stdin::null(), None));
+        }
         let (end, mut pipe) = io::pipe()?;
+        let end = Stdin::from(end);
         if bytes.len() <= MIN_CAPACITY {
             pipe.write_all(&bytes)?;
             return Ok((end, None));

@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::Program;
+use super::Launch;
 
 /// Error codes of transient conditions that have no `ErrorKind`: out of descriptors (`EMFILE` and `ENFILE`, the same on
 /// every Unix), and out of resources, memory or quota on Windows (codes that no Unix uses).
@@ -41,18 +41,18 @@ pub(crate) enum StartErrorKind {
 }
 
 impl StartError {
-    pub(super) fn new(error: io::Error, program: &Program) -> Self {
+    pub(super) fn new(error: io::Error, launch: &Launch) -> Self {
         let kind = kind(&error);
         let reason = match kind {
             StartErrorKind::Busy => "the system has no resources for another process at the moment".to_owned(),
             StartErrorKind::TooLong => {
-                let longest = program.argv.iter().map(String::len).max().unwrap_or_default();
+                let longest = launch.argv.iter().map(String::len).max().unwrap_or_default();
                 format!(
                     "its arguments are longer than the system allows, the longest of them {longest} bytes (Linux: \
                      131071 bytes for one, a quarter of the stack limit for all; Windows: 32766 characters for all)"
                 )
             }
-            StartErrorKind::Absent => problem(program).unwrap_or_else(|| {
+            StartErrorKind::Absent => problem(launch).unwrap_or_else(|| {
                 let reason = match error.raw_os_error() {
                     Some(number) if NOT_EXECUTABLE.contains(&number) => {
                         "this machine cannot run it: a script needs a first line such as #!/bin/sh, a binary must be \
@@ -99,10 +99,10 @@ fn kind(error: &io::Error) -> StartErrorKind {
 }
 
 /// Returns what is visibly wrong with a program or its directory.
-fn problem(program: &Program) -> Option<String> {
-    let name = program.argv.first()?;
-    let path = program.environment.path();
-    preflight(name, program.directory.as_deref(), path.as_deref())
+fn problem(launch: &Launch) -> Option<String> {
+    let name = launch.argv.first()?;
+    let path = launch.environment.path();
+    preflight(name, launch.directory.as_deref(), path.as_deref())
 }
 
 /// Returns why a program cannot run, as far as that can be determined without running it: checks the directory where it is

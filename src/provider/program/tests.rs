@@ -15,15 +15,18 @@ use super::*;
 const LONG: Duration = Duration::from_secs(30);
 
 fn program(argv: &[&str]) -> Program {
+    let argv = argv.iter().map(ToString::to_string).collect();
     Program {
-        argv: argv.iter().map(ToString::to_string).collect(),
-        directory: None,
-        environment: Arc::default(),
-        of_call: Vec::new(),
+        launch: Launch { argv, directory: None, environment: Arc::default(), of_call: Vec::new() },
         stdin: Vec::new(),
         timeout: LONG,
         output_limit: 1 << 20,
     }
+}
+
+fn program_in(directory: &Path, program: Program) -> Program {
+    let launch = Launch { directory: Some(directory.to_owned()), ..program.launch };
+    Program { launch, ..program }
 }
 
 fn sh(script: &str) -> Program {
@@ -108,7 +111,7 @@ fn no_shell_interprets_arguments() {
 #[test]
 fn program_runs_in_the_given_directory() {
     let directory = Directory::new("directory");
-    let finished = finish(Program { directory: Some(directory.0.clone()), ..sh("echo here > file; pwd -P") });
+    let finished = finish(program_in(&directory.0, sh("echo here > file; pwd -P")));
     assert_eq!(directory.words("file"), Some(vec!["here".to_string()]));
     let asked = directory.0.canonicalize().expect("it exists");
     assert_eq!(Path::new(text(&finished.stdout)), asked);
@@ -130,16 +133,14 @@ fn signal_is_returned() {
 #[test]
 fn only_the_end_of_stderr_is_kept() {
     let finished = finish(sh("yes 0123456 | head -c 3000000 >&2; echo last >&2"));
-    assert_eq!(finished.stderr.len(), STDERR_TAIL);
+    assert_eq!(finished.stderr.len(), stderr::TAIL);
     assert!(finished.stderr.ends_with(b"\n0123456\nlast\n"));
 }
 
 #[test]
 fn missing_program_or_directory_or_empty_argv_is_an_error() {
     let missing = "/no/such/thing";
-    for program in
-        [program(&[missing]), program(&[]), Program { directory: Some(missing.into()), ..program(&["cat"]) }]
-    {
+    for program in [program(&[missing]), program(&[]), program_in(Path::new(missing), program(&["cat"]))] {
         let error = block_on(run(program)).expect_err("the start fails");
         assert!(matches!(error, ProgramError::NotStarted(_)), "{error:?}");
         assert!(error.to_string().starts_with("the program could not be started: "), "{error}");
@@ -204,7 +205,7 @@ fn endless_stderr_blocks_neither_the_timeout_nor_the_loop() {
         let program = Program { timeout: Duration::from_millis(500), ..sh("yes >&2") };
         let error = or(run(program), others).await.expect_err("it is endless");
         assert!(
-            matches!(error, ProgramError::TimedOut { ref stderr } if stderr.len() == STDERR_TAIL),
+            matches!(error, ProgramError::TimedOut { ref stderr } if stderr.len() == stderr::TAIL),
             "{error:?}"
         );
         turns
@@ -274,7 +275,7 @@ fn exited_program_is_reaped() {
 #[test]
 fn program_killed_at_its_limit_is_reaped() {
     let directory = Directory::new("limit");
-    let endless = Program { directory: Some(directory.0.clone()), ..sh("echo $$ > pid; exec yes") };
+    let endless = program_in(&directory.0, sh("echo $$ > pid; exec yes"));
     assert!(block_on(run(endless)).is_err());
     let pids = directory.words("pid").expect("written before all output");
     eventually(|| reaped(&pids[0]), "the program is reaped");
@@ -283,10 +284,8 @@ fn program_killed_at_its_limit_is_reaped() {
 #[test]
 fn dropped_future_kills_the_whole_group() {
     let directory = Directory::new("dropped");
-    let endless = Program {
-        directory: Some(directory.0.clone()),
-        ..sh("trap '' TERM; sleep 1000 & echo $$ $! > pids; while :; do wait; done")
-    };
+    let stubborn = sh("trap '' TERM; sleep 1000 & echo $$ $! > pids; while :; do wait; done");
+    let endless = program_in(&directory.0, stubborn);
     let started = async {
         loop {
             if let Some(pids) = directory.words("pids") {

@@ -19,7 +19,7 @@ type Done = Result<(), Box<dyn Error>>;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Done {
     let addresses: Vec<_> = std::env::args().skip(1).collect();
-    let [first, near] = &addresses[..] else { return Err("usage: interop-jsonrpsee FIRST NEAR".into()) };
+    let [first, near, ..] = &addresses[..] else { return Err("usage: interop-jsonrpsee FIRST NEAR".into()) };
     let all = async {
         let connect = |address: &str| WsClientBuilder::new().build(format!("ws://{address}/"));
         check("WebSocket", &connect(first).await?, &connect(near).await?).await?;
