@@ -1,4 +1,4 @@
-//! `rpc.discover`: the functions of a node as an OpenRPC document (https://spec.open-rpc.org).
+//! `rpc.discover`: the functions of a node as an OpenRPC document (<https://spec.open-rpc.org>).
 
 use std::borrow::Cow;
 
