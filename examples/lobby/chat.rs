@@ -1,6 +1,6 @@
 //! Rooms, in which everybody gets what anybody says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use async_channel::Receiver;
 use chanrpc::Fault;
@@ -17,6 +17,8 @@ pub(crate) const PAUSE: Id0<()> = Id0::number(2);
 
 const MAX_TEXT: usize = 300;
 const MAX_ROOM: usize = 20;
+/// The number of lines that somebody who enters a room gets.
+const HISTORY: usize = 20;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -40,6 +42,8 @@ struct Line<'a> {
 
 pub(crate) struct Chat {
     people: HashMap<u64, Person>,
+    /// The last names and texts of the rooms where somebody is.
+    history: HashMap<String, VecDeque<(String, String)>>,
     resume: Receiver<()>,
 }
 
@@ -57,7 +61,7 @@ pub(crate) fn functions() -> Result<Exports<Chat>, Failure> {
         })?
         .register(CLOSED, |chat, caller| {
             let left = chat.people.remove(&caller.connection()).and_then(|person| person.room);
-            chat.show_people(left.as_deref());
+            chat.left(left.as_deref());
         })?
         .register(JOINED, |chat, WithCaller(caller, name)| {
             // A connection that is closed already is not there.
@@ -82,7 +86,7 @@ pub(crate) fn functions() -> Result<Exports<Chat>, Failure> {
 
 impl Chat {
     pub(crate) fn new(resume: Receiver<()>) -> Self {
-        Self { people: HashMap::new(), resume }
+        Self { people: HashMap::new(), history: HashMap::new(), resume }
     }
 
     fn enter(&mut self, WithCaller(caller, Room { room }): WithCaller<Room>) -> Result<Vec<String>, Fault> {
@@ -92,8 +96,11 @@ impl Chat {
         let person = self.people.get_mut(&caller.connection()).filter(|person| person.name.is_some());
         let person = person.ok_or_else(|| Fault::invalid_params("log in first"))?;
         let left = person.room.replace(room.clone());
-        self.show_people(left.as_deref().filter(|left| *left != room));
-        self.show_people(Some(&room));
+        self.left(left.as_deref().filter(|left| *left != room));
+        self.push(&room, "People", &self.names(&room));
+        for (from, text) in self.history.get(&room).into_iter().flatten().rev() {
+            let _ = caller.send("Chat", &Line { from, text });
+        }
         Ok(self.names(&room))
     }
 
@@ -107,6 +114,9 @@ impl Chat {
             return Err(Fault::invalid_params("enter a room first"));
         };
         self.push(room, "Chat", &Line { from, text });
+        let history = self.history.entry(room.clone()).or_default();
+        history.truncate(HISTORY - 1);
+        history.push_front((from.clone(), text.to_owned()));
         Ok(())
     }
 
@@ -116,10 +126,14 @@ impl Chat {
         names
     }
 
-    fn show_people(&self, room: Option<&str>) {
-        if let Some(room) = room {
-            self.push(room, "People", &self.names(room));
+    /// Tells those in a room that somebody has left it.
+    fn left(&mut self, room: Option<&str>) {
+        let Some(room) = room else { return };
+        let names = self.names(room);
+        if names.is_empty() {
+            self.history.remove(room);
         }
+        self.push(room, "People", &names);
     }
 
     fn in_room<'a>(&'a self, room: &'a str) -> impl Iterator<Item = &'a Person> {

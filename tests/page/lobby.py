@@ -256,6 +256,8 @@ def evening(lobby, players, relay):
     cleo.is_in()
     expect(cleo.page.locator("#hand .card")).to_have_count(len(cards))
     same("Cleo is back with her cards", cleo.cards(), cards)
+    cleo.hears("Ann", "good evening")
+    cleo.hears("Ann", "is anybody there?")
     cleo.screenshot("desktop-dark")
     ben.screenshot("phone-dark")
     for player in players:

@@ -85,7 +85,8 @@ async function login({ Name, Ticket }) {
 }
 
 async function enter(name) {
-  if (name !== room) $("log").replaceChildren();
+  // The node sends the last lines again.
+  $("log").replaceChildren();
   room = name;
   sessionStorage.setItem("room", room);
   showRooms();
