@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Client, Fault, Folder, Node, await_some, ended, eventually, scale};
+use crate::support::{
+    self, Client, Fault, Folder, Node, await_some, ended, eventually, outcome, post, request, scale,
+};
 
 /// Selects what the worker does.
 const MODE: &str = "CHANRPC_TEST_WORKER";
@@ -113,7 +117,7 @@ fn exit_answers_the_calls_in_flight_and_the_program_is_started_again() {
     two.begin(2, "w.hold", &json!([]));
     await_held(&mut other, 2);
     let exit = other.call("w.exit", &json!([3])).unwrap_err();
-    for fault in [crate::support::fault(&one.reply()), crate::support::fault(&two.reply()), exit] {
+    for fault in [support::fault(&one.reply()), support::fault(&two.reply()), exit] {
         assert_eq!((fault.code, &*fault.message), (-32013, "w exited with code 3"));
         assert_eq!((&fault.data["exit"], &fault.data["signal"]), (&json!(3), &Value::Null));
         assert!(fault.data["stderr"].as_str().unwrap().ends_with("the last words"), "{fault:?}");
@@ -124,6 +128,46 @@ fn exit_answers_the_calls_in_flight_and_the_program_is_started_again() {
     assert_eq!(call(&mut other, "w.abort", &json!([])).unwrap_err().code, -32013);
     assert_eq!(call(&mut other, "w.echo", &json!([])).unwrap()["method"], "echo");
     assert_eq!(node.metric("chanrpc_process_starts_total{process=\"w\"}"), 3);
+}
+
+/// The program ends again and again, with calls in flight.
+#[test]
+fn every_call_has_its_own_answer_whenever_the_program_ends() {
+    let node = node("in_flight = 8", "");
+    let (address, is_over) = (node.address(), Arc::new(AtomicBool::new(false)));
+    let callers = (0..6_u64).map(|caller| {
+        let is_over = is_over.clone();
+        thread::spawn(move || {
+            let mut client = Client::connect(address);
+            let mut answered = 0_u64;
+            while !is_over.load(Ordering::Relaxed) {
+                let numbers = answered..answered + 5;
+                for number in numbers.clone() {
+                    client.begin(number, "w.echo", &json!([caller, number]));
+                }
+                let mut open: Vec<_> = numbers.collect();
+                while !open.is_empty() {
+                    let reply = client.reply();
+                    let number = reply["id"].as_u64().unwrap();
+                    open.remove(open.iter().position(|open| *open == number).expect("one answer"));
+                    match outcome(&reply) {
+                        Ok(echoed) => assert_eq!(echoed["params"], json!([caller, number])),
+                        Err(fault) => assert!([-32013, -32001].contains(&fault.code), "{fault:?}"),
+                    }
+                }
+                answered += 5;
+            }
+        })
+    });
+    let callers: Vec<_> = callers.collect();
+    let mut client = node.connect();
+    for end in 1..=4 {
+        assert_eq!(call(&mut client, "w.exit", &json!([end])).unwrap_err().code, -32013);
+    }
+    call(&mut client, "w.echo", &json!([])).unwrap();
+    is_over.store(true, Ordering::Relaxed);
+    callers.into_iter().for_each(ended);
+    assert_eq!(node.metric("chanrpc_process_in_flight{process=\"w\"}"), 0);
 }
 
 #[test]
@@ -195,7 +239,7 @@ fn program_that_does_not_read_is_killed_and_its_calls_are_answered() {
     }
     // Those that fit into the pipe were sent, the others were not.
     for _ in 0..calls {
-        let fault = crate::support::fault(&client.reply());
+        let fault = support::fault(&client.reply());
         assert!([-32013, -32001].contains(&fault.code), "{fault:?}");
     }
     eventually("it is killed", || {
@@ -219,7 +263,7 @@ fn caller_is_freed_at_once_and_the_place_when_the_program_answers() {
     client.begin("gone", "w.hold", &json!([]));
     await_held(&mut node.connect(), 1);
     client.send("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":\"gone\"}}\n");
-    let fault = crate::support::fault(&client.reply());
+    let fault = support::fault(&client.reply());
     assert!([-32800, -32003].contains(&fault.code), "{fault:?}");
     eventually("the program is told", || {
         client.call("w.cancelled", &json!([])).unwrap().as_array().unwrap().len() == 2
@@ -236,14 +280,14 @@ fn calls_wait_for_a_place_and_then_are_refused() {
     client.begin(2, "w.release", &json!([]));
     client.begin(3, "w.echo", &json!([]));
     client.begin(4, "w.echo", &json!([]));
-    let fault = crate::support::fault(&client.reply());
+    let fault = support::fault(&client.reply());
     assert_eq!(fault.code, -32009, "{fault:?}");
     assert!(fault.message.ends_with("(instances, in_flight and queue of [[process]])"), "{fault:?}");
     assert_eq!(node.metric("chanrpc_process_refused_total{process=\"w\"}"), 1);
     assert_eq!(node.metric("chanrpc_process_waiting{process=\"w\"}"), 2);
     // A call that is cancelled leaves the queue.
     client.send("{\"jsonrpc\":\"2.0\",\"method\":\"$/cancelRequest\",\"params\":{\"id\":3}}\n");
-    assert_eq!(crate::support::fault(&client.reply()).code, -32800);
+    assert_eq!(support::fault(&client.reply()).code, -32800);
     eventually("it has left", || node.metric("chanrpc_process_waiting{process=\"w\"}") == 1);
 }
 
@@ -368,8 +412,8 @@ fn each_connection_has_its_own_program_until_it_ends() {
     assert_ne!(third, first);
     assert_eq!(node.metric("chanrpc_process_in_flight{process=\"w\"}"), 0);
     let mut http = node.connect();
-    http.send(crate::support::post(&crate::support::request(1, "w.pid", &json!([]))));
-    let fault = crate::support::fault(&http.http().json());
+    http.send(post(&request(1, "w.pid", &json!([]))));
+    let fault = support::fault(&http.http().json());
     assert_eq!(fault.code, -32001);
     assert!(fault.message.contains("call over TCP or WebSocket"), "{fault:?}");
 }
