@@ -75,7 +75,7 @@ mod log;
 pub mod message;
 #[cfg(feature = "node")]
 mod metrics;
-#[cfg(feature = "cli")]
+#[cfg(feature = "node")]
 mod nearest;
 #[cfg(feature = "node")]
 pub mod node;

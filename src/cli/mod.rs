@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod bind;
 mod call;
+mod check;
 mod complete;
 mod connection;
 mod demo;

@@ -12,6 +12,7 @@ use smol::Executor;
 
 use super::arguments::{Arguments, Command, Opt};
 use super::bind::{Binder, missing_rule};
+use super::check;
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
 use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
@@ -31,6 +32,7 @@ pub(super) const LISTEN: Opt = Opt::with_value(
 )
 .repeated();
 const CHECK: Opt = Opt::switch("--check", "check the configuration and exit");
+const STRICT: Opt = Opt::switch("--strict", "take warnings about the configuration for errors");
 const READY_FILE: Opt = Opt::with_value(
     "--ready-file",
     "FILE",
@@ -48,7 +50,7 @@ pub(super) const SERVE: Command = Command {
     name: "serve",
     about: "Run a node. Without a configuration it serves this machine only, with demo functions.",
     operands: &[],
-    options: &[&[LISTEN, CONFIG, CHECK, READY_FILE, THREADS, LOG]],
+    options: &[&[LISTEN, CONFIG, CHECK, STRICT, READY_FILE, THREADS, LOG]],
     notes: "SIGINT, SIGTERM and Ctrl-C stop it gracefully; a second one ends it immediately. SIGHUP does nothing yet.",
     run,
 };
@@ -58,6 +60,7 @@ struct Serve {
     listen: Vec<String>,
     config: Option<PathBuf>,
     check: bool,
+    strict: bool,
     ready_file: Option<PathBuf>,
     threads: Threads,
     log: Level,
@@ -83,6 +86,7 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
         listen: addresses(&mut arguments)?,
         config: arguments.take(&CONFIG).map(PathBuf::from),
         check: arguments.has(&CHECK),
+        strict: arguments.has(&STRICT),
         ready_file: arguments.take(&READY_FILE).map(PathBuf::from),
         threads: arguments.parsed(&THREADS)?.unwrap_or(Threads(1)),
         log: arguments.parsed(&LOG)?.unwrap_or(Level(LevelFilter::Info, false)),
@@ -117,6 +121,23 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         if let Some(listen) = config.listen.iter().find(open) {
             return Err(missing_rule(&listen.address, settings.config.as_deref()).into());
         }
+    }
+    let mut warnings = check::warnings(&config);
+    warnings.extend(raise_file_limit(&mut config));
+    if settings.check {
+        warnings.extend(check::network_warnings(&config));
+    }
+    for warning in &warnings {
+        if settings.check {
+            print_error(format_args!("warning: {warning}"));
+        } else {
+            log::warn!("{warning}");
+        }
+    }
+    if settings.strict && (!warnings.is_empty() || check::lacks_programs(&config, &executor)) {
+        return Err("the configuration has warnings, which --strict takes for errors".into());
+    }
+    if settings.check {
         print("the configuration is valid");
         let memory = format_bytes(config.worst_case_memory(settings.threads.0));
         print(&format!(
@@ -125,7 +146,6 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         ));
         return Ok(());
     }
-    raise_file_limit(&mut config);
     let shutdown = shutdown_signal()?;
     for _ in 1..settings.threads.0 {
         let executor = executor.clone();
@@ -263,24 +283,24 @@ fn print_examples(address: SocketAddr) {
 }
 
 /// Raises the system's limit on open files so that it covers all connections, programs and other nodes, or else lowers
-/// the connection limit to fit.
-fn raise_file_limit(config: &mut Config) {
+/// the connection limit to fit, and returns a warning.
+fn raise_file_limit(config: &mut Config) -> Option<String> {
     let connections = config.limits.connections;
     let (reserved, all) =
         (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
     // A process that may not raise the limit can still read it. Windows has none.
     let allowed = rlimit::increase_nofile_limit(all).or_else(|_| rlimit::increase_nofile_limit(0));
-    let Ok(allowed) = allowed.map(|allowed| allowed.min(all)) else { return };
-    if allowed < all {
+    let allowed = allowed.ok()?.min(all);
+    (allowed < all).then(|| {
         let fitting = allowed.saturating_sub(reserved).max(allowed / 4).max(1);
         config.limits.connections = usize::try_from(fitting).unwrap_or(connections).min(connections);
-        log::warn!(
+        format!(
             "the system allows {allowed} open files, but up to {all} are needed: accepting {} connections instead of \
              {connections} (limits.connections); raise the limit to {all} with ulimit -n, systemd's LimitNOFILE or OpenRC's \
              rc_ulimit",
             config.limits.connections
-        );
-    }
+        )
+    })
 }
 
 /// Returns a channel that receives the first signal to stop; a second one exits the process. SIGHUP, which makes other

@@ -22,6 +22,8 @@ pub enum ConfigError {
         /// The key, what is wrong with it, and what a valid value looks like.
         message: String,
     },
+    /// Several errors, in the order of the file.
+    Several(Vec<ConfigError>),
 }
 
 impl fmt::Display for ConfigError {
@@ -29,6 +31,12 @@ impl fmt::Display for ConfigError {
         match self {
             Self::Read { file, source } => write!(f, "cannot read {file}: {source}"),
             Self::Invalid { file, line, message } => write!(f, "{file}:{line}: {message}"),
+            Self::Several(errors) => {
+                for (index, error) in errors.iter().enumerate() {
+                    write!(f, "{}{error}", if index > 0 { "\n" } else { "" })?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -37,7 +45,7 @@ impl std::error::Error for ConfigError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Read { source, .. } => Some(source),
-            Self::Invalid { .. } => None,
+            Self::Invalid { .. } | Self::Several(_) => None,
         }
     }
 }

@@ -91,7 +91,7 @@ impl Config {
     /// Parses the text of a configuration file; errors refer to it as `file`.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] for the first violation of TOML's rules or of this module's.
+    /// [`ConfigError::Invalid`] for a violation of TOML's rules or of this module's, [`ConfigError::Several`] for more.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         parse::config(text, file)
     }

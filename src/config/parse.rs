@@ -1,48 +1,81 @@
 //! Parses a whole configuration file.
 
+use std::cell::RefCell;
+
 use toml::de::DeTable;
 
 use super::table::{Result, Source, Table};
-use super::{Config, access, function, listener, process, workers};
+use super::{Config, ConfigError, access, function, listener, process, workers};
 
 /// Parses the text of a configuration file, which errors refer to as `file`.
 pub(super) fn config(text: &str, file: &str) -> Result<Config> {
-    let source = Source { text, file };
-    let root = DeTable::parse(text).map_err(|error| source.syntax_error(&error))?;
+    let errors = RefCell::default();
+    let config = parse(Source { text, file, errors: &errors })?;
+    let mut errors = errors.into_inner();
+    errors.sort_by_key(|error| match error {
+        ConfigError::Invalid { line, .. } => *line,
+        _ => 0,
+    });
+    match errors.pop() {
+        None => Ok(config),
+        Some(only) if errors.is_empty() => Err(only),
+        Some(last) => {
+            errors.push(last);
+            Err(ConfigError::Several(errors))
+        }
+    }
+}
+
+/// Reads all parts of a file, and notes what is wrong with each.
+fn parse(source: Source<'_>) -> Result<Config> {
+    let root = DeTable::parse(source.text).map_err(|error| source.syntax_error(&error))?;
     let root = Table { source, heading: "", offset: 0, entries: root.get_ref() };
     root.allow(&["name", "listen", "function", "access", "limits", "workers", "log", "process"])?;
 
     let mut config = Config::default();
-    if let Some(field) = root.get("name") {
-        config.name = field.visible_name("board-a")?.to_owned();
+    if let Some(field) = root.get("name")
+        && let Some(name) = source.note(field.visible_name("board-a"))
+    {
+        name.clone_into(&mut config.name);
     }
-    if let Some(table) = root.table("limits", "[limits]")? {
-        config.limits.parse(&table)?;
+    if let Some(Some(table)) = source.note(root.table("limits", "[limits]")) {
+        source.note(config.limits.parse(&table));
     }
-    if let Some(table) = root.table("workers", "[workers]")? {
-        config.workers = workers::parse_node(&table)?;
+    if let Some(Some(table)) = source.note(root.table("workers", "[workers]"))
+        && let Some(workers) = source.note(workers::parse_node(&table))
+    {
+        config.workers = workers;
     }
-    if let Some(table) = root.table("log", "[log]")? {
+    if let Some(Some(table)) = source.note(root.table("log", "[log]")) {
         table.allow(&["access"])?;
         if let Some(field) = table.get("access") {
-            config.access_log = field.boolean()?;
+            config.access_log = source.note(field.boolean()).unwrap_or_default();
         }
     }
-    for table in root.tables("listen", "[[listen]]")? {
-        let listener = listener::parse(&table, &config)?;
-        config.listen.push(listener);
+    let before = source.errors.borrow().len();
+    for table in source.note(root.tables("listen", "[[listen]]")).unwrap_or_default() {
+        let listener = listener::parse(&table, &config);
+        config.listen.extend(source.note(listener));
     }
-    for table in root.tables("process", process::HEADING)? {
-        let process = process::parse(&table, &config)?;
-        config.processes.push(process);
+    let are_listeners_known = source.errors.borrow().len() == before;
+    let before = source.errors.borrow().len();
+    for table in source.note(root.tables("process", process::HEADING)).unwrap_or_default() {
+        let process = process::parse(&table, &config);
+        config.processes.extend(source.note(process));
     }
-    for table in root.tables("function", "[[function]]")? {
-        let function = function::parse(&table, &config)?;
-        config.functions.push(function);
+    let are_processes_known = source.errors.borrow().len() == before;
+    for table in source.note(root.tables("function", "[[function]]")).unwrap_or_default() {
+        // A function may name a process whose own table has an error.
+        if are_processes_known || table.get("process").is_none() {
+            let function = function::parse(&table, &config);
+            config.functions.extend(source.note(function));
+        }
     }
-    for table in root.tables("access", access::HEADING)? {
-        let rule = access::parse(&table, &config.listen)?;
-        config.access.push(rule);
+    for table in source.note(root.tables("access", access::HEADING)).unwrap_or_default() {
+        // A rule may name a listener whose own table has an error.
+        if are_listeners_known {
+            config.access.extend(source.note(access::parse(&table, &config.listen)));
+        }
     }
     Ok(config)
 }

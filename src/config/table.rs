@@ -3,6 +3,7 @@
 //! The reader walks the document instead of deriving a deserializer, so that every error, whether of syntax, of type or of
 //! meaning, can name its line, its key and its table, and say what would be valid.
 
+use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -13,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, datetime, units};
 use crate::address::AddressError;
+use crate::nearest::nearest;
 
 pub(super) const GIB: usize = 1 << 30;
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
@@ -27,12 +29,26 @@ pub(super) type Result<T> = std::result::Result<T, ConfigError>;
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) file: &'a str,
+    /// The errors so far that do not prevent reading on.
+    pub(super) errors: &'a RefCell<Vec<ConfigError>>,
 }
 
 impl Source<'_> {
     /// Returns the error of a text that is not TOML.
     pub(super) fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
-        self.fail(error.span().map_or(0, |span| span.start), error.message().replace('\n', ", "))
+        let span = error.span().unwrap_or_default();
+        let mut message = error.message().replace('\n', ", ");
+        if message == "duplicate key" {
+            let key = self.text.get(span.clone()).unwrap_or_default();
+            let place = "a key of the file as a whole is above the first [table]";
+            message = format!("duplicate key {key:?}; {place}");
+        }
+        self.fail(span.start, message)
+    }
+
+    /// Keeps the error of a part of the file, so that the others are checked too.
+    pub(super) fn note<T>(&self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.errors.borrow_mut().push(error)).ok()
     }
 
     /// Returns an error at a byte offset.
@@ -56,16 +72,20 @@ pub(super) struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// Rejects every key but the known ones.
+    /// Notes the errors of every key but the known ones.
     pub(super) fn allow(&self, known: &[&str]) -> Result<()> {
-        let Some((key, _)) = self.entries.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref()))
-        else {
-            return Ok(());
-        };
-        let key_text = format!("{:?}", key.get_ref());
-        let message =
-            format!("unknown key {}; known keys: {}", in_heading(&key_text, self.heading), known.join(", "));
-        Err(self.source.fail(key.span().start, message))
+        for (key, _) in self.entries {
+            let name = key.get_ref().as_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            let shown = in_heading(&format!("{name:?}"), self.heading);
+            let near = nearest(name, &mut known.iter().copied());
+            let near = near.map_or(String::new(), |near| format!(" did you mean {near}?"));
+            let message = format!("unknown key {shown};{near} known keys: {}", known.join(", "));
+            self.source.note::<()>(Err(self.source.fail(key.span().start, message)));
+        }
+        Ok(())
     }
 
     /// Rejects every key but those that such a table takes.
@@ -106,32 +126,38 @@ impl<'a> Table<'a> {
         list.iter().map(table).collect()
     }
 
-    /// Reads a size in bytes into `into`, which is left unchanged if the key is missing.
+    /// Reads a size in bytes into `into`, which is left unchanged if the key is missing. An error is noted.
     pub(super) fn size(&self, key: &'a str, range: RangeInclusive<usize>, into: &mut usize) -> Result<()> {
         let Some(field) = self.get(key) else { return Ok(()) };
         let bytes = match field.value.get_ref() {
             DeValue::String(text) => units::parse_size(text),
             _ => field.integer(),
         };
-        let Some(bytes) = bytes else {
-            return Err(field.expected("a number of bytes, such as 65536, \"64 KiB\" or \"1 MB\""));
-        };
-        *into = field.within(usize::try_from(bytes).ok(), &range, |bytes| units::format_exact(*bytes))?;
+        let bytes =
+            bytes.ok_or_else(|| field.expected("a number of bytes, such as 65536, \"64 KiB\" or \"1 MB\""));
+        let bytes = bytes.and_then(|bytes| {
+            field.within(usize::try_from(bytes).ok(), &range, |bytes| units::format_exact(*bytes))
+        });
+        if let Some(bytes) = self.source.note(bytes) {
+            *into = bytes;
+        }
         Ok(())
     }
 
-    /// Reads an integer into `into`, which is left unchanged if the key is missing.
+    /// Reads an integer into `into`, which is left unchanged if the key is missing. An error is noted.
     pub(super) fn count<T>(&self, key: &'a str, range: RangeInclusive<T>, into: &mut T) -> Result<()>
     where
         T: TryFrom<u64> + PartialOrd + ToString,
     {
         let Some(field) = self.get(key) else { return Ok(()) };
         let count = field.integer().and_then(|count| T::try_from(count).ok());
-        *into = field.within(count, &range, T::to_string)?;
+        if let Some(count) = self.source.note(field.within(count, &range, T::to_string)) {
+            *into = count;
+        }
         Ok(())
     }
 
-    /// Reads a duration into `into`, which is left unchanged if the key is missing.
+    /// Reads a duration into `into`, which is left unchanged if the key is missing. An error is noted.
     pub(super) fn duration(
         &self,
         key: &'a str,
@@ -143,12 +169,14 @@ impl<'a> Table<'a> {
             DeValue::String(text) => units::parse_duration(text),
             _ => field.integer().map(Duration::from_secs),
         };
-        let Some(duration) = duration else {
-            return Err(
-                field.expected("a duration, such as \"250ms\", \"1.5s\", \"5m\" or 2 for two seconds")
-            );
-        };
-        *into = field.within(Some(duration), &range, |duration| format!("{duration:?}"))?.into();
+        let duration = duration.ok_or_else(|| {
+            field.expected("a duration, such as \"250ms\", \"1.5s\", \"5m\" or 2 for two seconds")
+        });
+        let duration = duration
+            .and_then(|duration| field.within(Some(duration), &range, |duration| format!("{duration:?}")));
+        if let Some(duration) = self.source.note(duration) {
+            *into = duration.into();
+        }
         Ok(())
     }
 

@@ -17,4 +17,4 @@ pub(crate) use exec::Exec;
 pub(crate) use forward::{Forward, ForwardSettings};
 pub(crate) use process::Process;
 #[cfg(feature = "cli")]
-pub(crate) use program::set_inherited_cloexec;
+pub(crate) use program::{mode, set_inherited_cloexec};

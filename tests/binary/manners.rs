@@ -378,3 +378,71 @@ fn words_are_completed() {
     }
     assert!(run(["complete", "tcsh"]).failed(2).contains("bash, zsh or fish"));
 }
+
+#[test]
+fn check_reports_all_mistakes_and_which_key_was_meant() {
+    let folder = Folder::new();
+    folder.write(
+        "node.toml",
+        "nmae = 'board'\n[limits]\nconnectoins = 3\nmessage = 'big'\ndeadline = 'soon'\n[[listen]]\nadress = 'x'\n\
+         [[function]]\nname = 'a'\nexec = []\n[[function]]\nname = 'b'\nexec = ['b']\ntimeot = '2s'\nqueue = -1\n",
+    );
+    let checked = run(["serve", "--check", "--config", &folder.name("node.toml")]);
+    let message = checked.failed(2).to_owned();
+    for (line, text) in [
+        (1, "unknown key \"nmae\"; did you mean name?"),
+        (3, "unknown key \"connectoins\" in [limits]; did you mean connections?"),
+        (4, "message in [limits]: expected a number of bytes"),
+        (5, "deadline in [limits]: expected a duration"),
+        (7, "unknown key \"adress\" in [[listen]]; did you mean address?"),
+        (10, "exec in [[function]]"),
+        (14, "unknown key \"timeot\" in [[function]]; did you mean timeout?"),
+        (15, "queue in [[function]]"),
+    ] {
+        assert!(message.contains(&format!("node.toml:{line}: {text}")), "{line}: {text}\n{message}");
+    }
+    folder.write("node.toml", "[limits]\n[[function]]\nname = 'a'\nname = 'board'\nexec = ['x']\n");
+    let checked = run(["serve", "--check", "--config", &folder.name("node.toml")]);
+    assert!(
+        checked.failed(2).contains("node.toml:4: duplicate key \"name\"; a key of the file"),
+        "{checked:?}"
+    );
+}
+
+#[test]
+fn check_warns_of_what_is_likely_wrong() {
+    let folder = Folder::new();
+    let hash = "0".repeat(64);
+    let config = format!(
+        "[[listen]]\naddress = '203.0.113.7:7300'\n[[function]]\nname = 'disk.free'\nexec = ['no-such-program-anywhere']\n\
+         [[function]]\nname = 'far.*'\nforward = 'nowhere.invalid'\n\
+         [[access]]\nfunctions = ['disks.*', 'disk.*', 'far.a', 'rpc.list', 'f*']\n\
+         [[access]]\nfunctions = ['*']\ntoken = 'sha256:{hash}'\nexpires = 2020-01-01T00:00:00Z\n"
+    );
+    folder.write("node.toml", &config);
+    let check = |options: &[&str]| {
+        let file = folder.name("node.toml");
+        run(["serve", "--check", "--config", &file].iter().chain(options))
+    };
+    let checked = check(&[]);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    for warning in [
+        "no-such-program-anywhere",
+        "warning: listen = \"203.0.113.7:7300\": 203.0.113.7 is no address of this machine",
+        "warning: forward = \"nowhere.invalid\": ",
+        "node.toml:9: no function matches \"disks.*\"; did you mean \"disk.free\"?",
+        "node.toml:11: the rule has expired",
+    ] {
+        assert!(checked.stderr.contains(warning), "{warning}: {}", checked.stderr);
+    }
+    assert_eq!(checked.stderr.matches("no function matches").count(), 1, "{}", checked.stderr);
+    let strict = check(&["--strict"]);
+    assert_eq!(strict.code, Some(2), "{strict:?}");
+    assert!(strict.stderr.contains("which --strict takes for errors"), "{strict:?}");
+    // Missing programs alone are warnings too, and a right configuration has none.
+    let program = env!("CARGO_BIN_EXE_chanrpc");
+    for (program, code) in [("no-such-program-anywhere", 2), (program, 0)] {
+        folder.write("node.toml", &format!("[[function]]\nname = 'a'\nexec = ['{program}']\n"));
+        assert_eq!(check(&["--strict"]).code, Some(code), "{program}");
+    }
+}

@@ -37,6 +37,8 @@ use group::{Pipes, ProcessGroup};
 pub(crate) use inherited::set_inherited_cloexec;
 use pipes::{InputPipe, OutputPipe, Stdin};
 pub(crate) use resident::{Activity, Resident, Stdio};
+#[cfg(feature = "cli")]
+pub(crate) use start_error::mode;
 pub(crate) use start_error::{StartError, StartErrorKind};
 pub(crate) use stderr::LogLines;
 

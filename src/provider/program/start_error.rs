@@ -170,7 +170,8 @@ fn file_problem(file: &Path) -> Option<String> {
     if metadata.is_dir() {
         return Some(format!("{shown} is a directory"));
     }
-    if !is_executable(&metadata) {
+    // Nobody may execute it.
+    if mode(&metadata).is_some_and(|mode| mode & 0o111 == 0) {
         return Some(format!("{shown} is not executable (chmod +x)"));
     }
     if metadata.is_file() && metadata.len() == 0 {
@@ -179,13 +180,13 @@ fn file_problem(file: &Path) -> Option<String> {
     None
 }
 
-/// Returns `true` if anybody may execute the file, or if files have no mode on this system.
+/// Returns the mode of a file, unless files have none on this system.
 ///
 /// The standard library exposes the mode only through a platform extension trait, which these sources do not use. Its
 /// `Debug` output contains the same information, `mode: 0o100755`.
-fn is_executable(metadata: &fs::Metadata) -> bool {
+pub(crate) fn mode(metadata: &fs::Metadata) -> Option<u32> {
     let printed = format!("{:?}", metadata.permissions());
-    let Some((_, mode)) = printed.split_once("mode: 0o") else { return true };
+    let (_, mode) = printed.split_once("mode: 0o")?;
     let digits = mode.split(|c: char| !c.is_digit(8)).next().unwrap_or_default();
-    u32::from_str_radix(digits, 8).map_or(true, |mode| mode & 0o111 != 0)
+    u32::from_str_radix(digits, 8).ok()
 }
