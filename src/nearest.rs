@@ -23,17 +23,23 @@ pub(crate) fn nearest<'a>(wanted: &str, names: &mut dyn Iterator<Item = &'a str>
     best.map(|(_, name)| name)
 }
 
-/// Returns the number of characters to insert, delete or replace (Levenshtein).
+/// Returns the number of characters to insert, delete, replace or exchange with their neighbour.
 fn distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    let mut above: Vec<usize> = Vec::new();
+    let mut last = None;
     for (line, a) in one.chars().take(MAX_LEN).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (at, b) in other.chars().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[at + 1];
-            row[at + 1] = replaced.min(diagonal + 1).min(row[at] + 1);
+        let mut next = vec![line + 1];
+        for (at, &b) in other.iter().enumerate() {
+            let mut best = (row[at] + usize::from(a != b)).min(row[at + 1] + 1).min(next[at] + 1);
+            if at > 0 && last == Some(b) && other[at - 1] == a {
+                best = best.min(above[at - 1] + 1);
+            }
+            next.push(best);
         }
+        above = std::mem::replace(&mut row, next);
+        last = Some(a);
     }
     row.last().copied().unwrap_or_default()
 }
@@ -48,7 +54,9 @@ mod tests {
         for (wanted, found) in [
             ("cal", Some("call")),
             ("CALL", Some("call")),
-            ("lsit", None),
+            ("lsit", Some("list")),
+            ("lit", Some("list")),
+            ("abcd", None),
             ("lists", Some("list")),
             ("--tiemout", Some("--timeout")),
             ("--time", Some("--timeout")),

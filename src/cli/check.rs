@@ -52,7 +52,10 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             if pattern.chars().all(|c| c == '*') {
                 continue;
             }
-            let near = nearest(pattern.trim_end_matches(".*"), &mut names());
+            // Names, and what their families would be called.
+            let families = names().filter_map(|name| Some(format!("{}.*", name.rsplit_once('.')?.0)));
+            let known: Vec<String> = names().map(str::to_owned).chain(families).collect();
+            let near = nearest(pattern, &mut known.iter().map(String::as_str));
             let near = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
             warnings.push(format!("{}: no function matches {pattern:?}{near}", rule.location));
         }

@@ -430,7 +430,7 @@ fn check_warns_of_what_is_likely_wrong() {
         "no-such-program-anywhere",
         "warning: listen = \"203.0.113.7:7300\": 203.0.113.7 is no address of this machine",
         "warning: forward = \"nowhere.invalid\": ",
-        "node.toml:9: no function matches \"disks.*\"; did you mean \"disk.free\"?",
+        "node.toml:9: no function matches \"disks.*\"; did you mean \"disk.*\"?",
         "node.toml:11: the rule has expired",
     ] {
         assert!(checked.stderr.contains(warning), "{warning}: {}", checked.stderr);
