@@ -29,6 +29,8 @@ use shared::Shared;
 
 /// How long peers may take to read the error that ends their calls, before their connections are closed by force.
 const FORCE_CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long connections that are closed by force may take to end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which a draining node checks for unfinished notifications.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -128,16 +130,12 @@ impl Node {
             self.shared.connections_closed().or(timeout).await;
             let tasks = std::mem::take(&mut self.shared.connections().tasks);
             log::warn!("not all calls finished in time (limits.drain); closing {} connections", tasks.len());
-            // Each ends now, unless it runs a function that does not return: the executor may be gone afterwards.
-            let cancelled = async {
-                for task in tasks.into_values() {
-                    task.cancel().await;
-                }
-            };
+            drop(tasks);
+            // The executor may be gone afterwards. Each ends now, unless it runs a function that does not return.
             let timeout = async {
-                Timer::after(FORCE_CLOSE_TIMEOUT).await;
+                Timer::after(CANCEL_TIMEOUT).await;
             };
-            cancelled.or(timeout).await;
+            self.shared.connections_closed().or(timeout).await;
         }
         self.shared.registry.stop().await;
     }
