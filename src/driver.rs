@@ -18,6 +18,8 @@ use crate::transport::{CloseReason, Pipe, Received, tls};
 const ROUND_BUDGET: u32 = 4;
 /// Messages handled before other connections run.
 const MESSAGE_BUDGET: u64 = 64;
+/// Reads, and turns of a session, after the peer has closed the connection.
+const MAX_LAST_READS: u32 = 1024;
 /// Messages of a framed transport that are read before their replies are flushed.
 const READS_PER_FLUSH: u32 = 64;
 
@@ -60,7 +62,7 @@ pub(crate) fn drive(
             if !stopped && stop.as_mut().is_some_and(|stop| Pin::new(stop).poll(cx).is_ready()) {
                 stopped = true;
                 busy = progress || !session.is_idle();
-                session.announce_stop();
+                progress |= session.announce_stop();
             }
             // The forced stop follows the stop.
             let may_force = !force_stopped && (stopped || stop.is_none());
@@ -201,11 +203,8 @@ fn write(session: &mut Session, pipe: &mut dyn Pipe, cx: &mut Context<'_>) -> io
             Poll::Ready(Ok(written)) => session.consume_output(written),
             Poll::Ready(Err(error)) => {
                 session.write_failed();
-                // The peer may have answered, or said that it has stopped, before it closed the connection.
-                while session.is_dialled()
-                    && let Poll::Ready(Ok(Received::Data)) = pipe.poll_receive(cx, session.input())
-                {
-                    session.received(Instant::now());
+                if session.is_dialled() {
+                    receive_rest(session, pipe, cx);
                 }
                 return Err(error);
             }
@@ -213,4 +212,16 @@ fn write(session: &mut Session, pipe: &mut dyn Pipe, cx: &mut Context<'_>) -> io
         progress = true;
     }
     Ok(progress)
+}
+
+/// Handles what the peer has sent before it closed the connection: answers, or that it has stopped.
+fn receive_rest(session: &mut Session, pipe: &mut dyn Pipe, cx: &mut Context<'_>) {
+    for _ in 0..MAX_LAST_READS {
+        if session.wants_input()
+            && !matches!(pipe.poll_receive(cx, session.input()), Poll::Ready(Ok(Received::Data)))
+        {
+            return;
+        }
+        session.received(Instant::now());
+    }
 }

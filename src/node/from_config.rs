@@ -105,7 +105,7 @@ fn connect(
     target: &ForwardTarget,
     executor: &Arc<Executor<'static>>,
 ) -> Result<Remote, ProviderConfigError> {
-    let mut remote = Remote::builder(&target.to).limits(config.limits.clone()).executor(executor);
+    let mut remote = Remote::builder(&target.to).limits(config.limits.clone()).executor(executor).watched();
     if let Some(file) = &target.token_file {
         remote = remote.token(read_token(file)?);
     }

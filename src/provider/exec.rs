@@ -184,7 +184,7 @@ fn fault(name: &str, error: &ProgramError, timeout: Duration, config: &ExecConfi
             let takes_params =
                 || config.argv.iter().flat_map(|word| &word.0).any(|piece| matches!(piece, Piece::Param(_)));
             match start_error.kind {
-                StartErrorKind::Busy => Fault::new(code::BUSY, message),
+                StartErrorKind::Busy => Fault::new(code::BUSY, message).unsent(),
                 // Arguments without parameters have the same length for every caller.
                 StartErrorKind::TooLong if takes_params() => Fault::invalid_params(message),
                 StartErrorKind::TooLong | StartErrorKind::Absent => Fault::not_sent(message),

@@ -366,7 +366,9 @@ fn fault(error: &CallError) -> Fault {
     let code = match error {
         CallError::Unknown(_) => code::UNKNOWN_FUNCTION,
         CallError::KindMismatch { .. } | CallError::TypeMismatch { .. } => code::INVALID_PARAMS,
-        CallError::Full | CallError::Busy { .. } => code::BUSY,
+        CallError::Full | CallError::Busy { .. } => {
+            return Fault::new(code::BUSY, error.to_string()).unsent();
+        }
         CallError::Unreachable { .. } => return Fault::not_sent(error.to_string()),
         CallError::Lost { .. } => return Fault::lost(error.to_string()),
         CallError::Closed => code::CLOSED,

@@ -64,7 +64,7 @@ fn fault(error: PeerError) -> Fault {
         )),
         PeerError::Busy => {
             let message = "too many calls wait for the peer that offers the function (limits.output)";
-            Fault::new(code::BUSY, message)
+            Fault::new(code::BUSY, message).unsent()
         }
         PeerError::Deadline => Fault::new(code::DEADLINE, "the deadline passed"),
         PeerError::Fault(fault) => fault,

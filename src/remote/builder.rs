@@ -35,12 +35,27 @@ pub struct RemoteBuilder {
     limits: Limits,
     token: Option<Secret>,
     tls: Option<Connector>,
+    is_watched: bool,
     executor: Option<Arc<Executor<'static>>>,
 }
 
 impl RemoteBuilder {
     pub(super) fn new(address: impl Into<String>) -> Self {
-        Self { address: address.into(), limits: Limits::default(), token: None, tls: None, executor: None }
+        Self {
+            address: address.into(),
+            limits: Limits::default(),
+            token: None,
+            tls: None,
+            is_watched: false,
+            executor: None,
+        }
+    }
+
+    /// Asks the node for a sign of life while it is silent and has calls to answer ([`Limits::forward_silence`]), if it
+    /// answers pings.
+    pub(crate) fn watched(mut self) -> Self {
+        self.is_watched = true;
+        self
     }
 
     /// Presents a token at the start of each connection. If the other node rejects it, calls fail with its error.
@@ -134,9 +149,17 @@ impl RemoteBuilder {
     /// # Panics
     /// If no executor is set and the system cannot start a thread.
     pub fn connect(self) -> Remote {
-        let Self { address, limits, token, tls, executor } = self;
+        let Self { address, limits, token, tls, is_watched, executor } = self;
         let registry = Registry::builder("").build();
-        let target = Target { address, limits: Arc::new(limits), token, tls, registry };
+        let target = Target {
+            address,
+            limits: Arc::new(limits),
+            token,
+            tls,
+            is_watched,
+            answers_pings: Arc::default(),
+            registry,
+        };
         let (executor, thread) = match executor {
             Some(executor) => (executor, None),
             None => {

@@ -26,6 +26,10 @@ pub(super) enum Status {
     Connected(Peer),
     /// Not connected, with the reason. No attempt to connect is under way.
     Disconnected(String),
+    /// The node answers what it has, and takes no further call.
+    Stopping,
+    /// Another connection has taken the place of one to a node that was stopping.
+    Replaced,
     /// The connection is to be closed.
     Closed,
 }
@@ -80,13 +84,28 @@ impl Connection {
         self.changed.notify(usize::MAX);
     }
 
+    /// If the node is stopping, leaves its place to another connection, and returns `true`.
+    pub(super) fn replace(&self) -> bool {
+        let mut status = self.lock();
+        let is_stopping = matches!(*status, Status::Stopping);
+        if is_stopping {
+            *status = Status::Replaced;
+        }
+        is_stopping
+    }
+
+    /// Returns `true` if another connection has its place.
+    pub(super) fn is_replaced(&self) -> bool {
+        matches!(*self.lock(), Status::Replaced)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         matches!(*self.lock(), Status::Closed)
     }
 
     /// Returns `true` if the connection is not established, and no attempt to connect is under way.
     pub(super) fn is_disconnected(&self) -> bool {
-        matches!(*self.lock(), Status::Disconnected(_) | Status::Closed)
+        !matches!(*self.lock(), Status::Connecting | Status::Connected(_))
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -99,6 +118,9 @@ impl Connection {
             Status::Connected(peer) => Ok(Some(peer.clone())),
             Status::Connecting => Ok(None),
             Status::Disconnected(reason) => Err(self.error(PeerError::Unsent(reason.clone().into()))),
+            Status::Stopping | Status::Replaced => {
+                Err(self.error(PeerError::Unsent("the node is stopping".into())))
+            }
             Status::Closed => Err(self.error(PeerError::Unsent("the client was closed".into()))),
         }
     }

@@ -47,8 +47,10 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
         let level = if failure_logged { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "no connection to {address}: {reason}");
         failure_logged = true;
-        connection.set_status(Status::Disconnected(reason));
-        if !persistent || connection.is_closed() {
+        if !connection.is_replaced() {
+            connection.set_status(Status::Disconnected(reason));
+        }
+        if !persistent || connection.is_closed() || connection.is_replaced() {
             return;
         }
         // Jitter, so that many clients of one node do not reconnect at the same moment.
@@ -69,13 +71,14 @@ async fn serve(
     Dial { stream, peer, dialect }: Dial,
     is_suspect: bool,
 ) -> io::Result<()> {
-    let Target { address, limits, token, tls, registry } = connection.target();
+    let Target { address, limits, token, tls, is_watched, answers_pings, registry } = connection.target();
     let dialled = Dialled {
         address: address.clone(),
         resolved: PeerName(peer),
         token: token.as_ref().map(|Secret(token)| token.clone()),
         keepalive: limits.keepalive,
-        silence: limits.forward_silence,
+        answers_pings: answers_pings.clone(),
+        silence: if *is_watched { limits.forward_silence } else { Duration::ZERO },
         is_encrypted: tls.is_some(),
         program: None,
     };
@@ -86,7 +89,7 @@ async fn serve(
         let weak = weak.clone();
         move || {
             if let Some(connection) = weak.upgrade() {
-                connection.set_status(Status::Disconnected("the node is stopping".to_owned()));
+                connection.set_status(Status::Stopping);
             }
         }
     });
@@ -98,6 +101,10 @@ async fn serve(
         });
     } else {
         connection.set_status(Status::Connected(peer));
+    }
+    // Its answer tells that the node answers pings, or that it is no longer frozen.
+    if *is_watched || is_suspect {
+        session.send_ping();
     }
     // Lets waiting calls post their requests, so that no preface is needed: a server may not know blank lines.
     yield_now().await;

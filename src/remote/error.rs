@@ -51,15 +51,15 @@ impl fmt::Display for RemoteError {
 }
 
 impl RemoteError {
-    /// Returns `true` if the call has not run, and another node may be asked: it was not sent, or the other node had no
-    /// place for it, is stopping, or has lost its own provider.
+    /// Returns `true` if the call has not run, and another node may be asked: it was not sent, or the other node says so. A
+    /// code alone does not: functions and other servers choose theirs.
     pub(crate) fn is_unsent(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Busy { .. } => true,
             Self::Lost { .. } | Self::Deadline => false,
-            // A node that stops may also abort what runs; then it does not say so.
-            Self::Fault(fault) if fault.code == code::CLOSED => fault.is_unsent(),
-            Self::Fault(fault) => matches!(fault.code, code::NO_PROVIDER | code::BUSY),
+            Self::Fault(fault) => {
+                matches!(fault.code, code::NO_PROVIDER | code::BUSY | code::CLOSED) && fault.is_unsent()
+            }
         }
     }
 }

@@ -88,6 +88,11 @@ impl Pool {
             let is_used = !pooled.connection.is_disconnected() || pooled.connection.leases() > 0;
             !pooled.task.is_finished() && (pooled.persistent || is_used)
         });
+        // The one that takes the node's place may listen already.
+        if let Some(first) = pool.first_mut().filter(|first| first.connection.replace()) {
+            first.persistent = false;
+            pool.insert(0, PooledConnection::start(&*self.executor()?, &self.target, true));
+        }
         let in_flight = self.target.limits.in_flight;
         let has_capacity = |pooled: &&PooledConnection| {
             pooled.connection.leases() < in_flight && !pooled.connection.is_disconnected()

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::config::Limits;
 use crate::route::Registry;
@@ -15,6 +16,10 @@ pub(super) struct Target {
     /// Presented first on each connection.
     pub(super) token: Option<Secret>,
     pub(super) tls: Option<Connector>,
+    /// A node that is silent while it has calls to answer is asked for a sign of life.
+    pub(super) is_watched: bool,
+    /// It has answered a ping.
+    pub(super) answers_pings: Arc<AtomicBool>,
     /// What the other node may call.
     pub(super) registry: Arc<Registry>,
 }

@@ -85,8 +85,10 @@ struct Outbox {
     closing: bool,
     /// The session checks that the peer is alive.
     watched: bool,
-    /// Why nothing more is sent.
+    /// Why no further call is sent.
     closed: Option<PeerError>,
+    /// Nothing more is sent at all.
+    ended: bool,
 }
 
 /// A call, a notification or a cancellation for the peer.
@@ -326,12 +328,18 @@ impl Mailbox {
         expired
     }
 
+    /// Fails all calls that are posted from now on.
+    pub(crate) fn refuse_calls(&self, error: &PeerError) {
+        self.lock().outbox.get_or_insert_default().closed = Some(error.clone());
+    }
+
     /// Fails the calls that were posted and not taken, and all later ones.
     pub(crate) fn close_outbox(&self, error: &PeerError) {
         let mut state = self.lock();
         let outbox = state.outbox.get_or_insert_default();
         let posted = mem::take(&mut outbox.posted);
         outbox.closed = Some(error.clone());
+        outbox.ended = true;
         drop(state);
         for post in posted {
             if let Post::Call(call) = post {
@@ -425,7 +433,7 @@ impl Peer {
     pub fn cancel(&self, id: CallId) {
         let mut state = self.0.lock();
         let Some(outbox) = &mut state.outbox else { return };
-        if outbox.closed.is_some() {
+        if outbox.ended {
             return;
         }
         let is_it = |post: &Post| matches!(post, Post::Call(call) if call.id == id);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -25,6 +26,8 @@ pub struct Dialled {
     pub keepalive: Duration,
     /// While it owes a reply, the peer is pinged after this much silence, and must react within a fifth of it. Zero: never.
     pub silence: Duration,
+    /// The peer has answered a ping, on any connection, as nodes do at any time.
+    pub answers_pings: Arc<AtomicBool>,
     /// What was handed to the transport may have been sent even if writing failed.
     pub is_encrypted: bool,
     /// The peer is a program on its stdin and stdout.
@@ -49,6 +52,8 @@ pub(super) struct Outbound {
     /// `None` if the peer has established the connection.
     pub(super) dialled: Option<Dialled>,
     pub(super) keepalive: Option<Keepalive>,
+    /// The last ping.
+    pub(super) ping: Option<CallId>,
     /// Exists while a peer to which this node has connected owes a reply.
     pub(super) watch: Option<Keepalive>,
     /// Called when the peer sends something, and when it says that it stops.
@@ -110,6 +115,7 @@ impl Outbound {
         Self {
             dialled,
             keepalive,
+            ping: None,
             watch: None,
             when_heard: None,
             when_stopping: None,
@@ -213,6 +219,12 @@ impl Outbound {
         }
         let id = match self.parse(received) {
             Some(id) if self.auth == Some(id) => return Matched::Auth(outcome),
+            Some(id) if self.ping == Some(id) => {
+                if let (Some(dialled), Ok(_)) = (&self.dialled, &outcome) {
+                    dialled.answers_pings.store(true, Ordering::Relaxed);
+                }
+                return Matched::None;
+            }
             // Not in flight if the call was cancelled.
             Some(id) => id,
             None if is_null && self.notified && !is_decode_error(&outcome) => return Matched::None,

@@ -1,11 +1,12 @@
 //! Calls to the peer: sending, replies, deadlines and the loss of the connection.
 
 use std::borrow::Cow;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::keepalive::{Keepalive, PeerIdle};
-use super::outbound::{self, Matched, Notice, Outbound};
+use super::outbound::{self, Dialled, Matched, Notice, Outbound};
 use super::{Session, SessionError};
 use crate::codec::{DecodeError, Decoded, Outgoing};
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
@@ -31,9 +32,10 @@ impl Session {
         }
     }
 
-    /// Tells a peer that forwards calls that this node stops reading, so that it sends none without a result.
-    pub fn announce_stop(&mut self) {
-        self.announce(CLOSING);
+    /// Tells a peer that forwards calls that this node stops reading, so that it sends none without a result. Returns
+    /// `true` if there is more to write.
+    pub fn announce_stop(&mut self) -> bool {
+        self.announce(CLOSING)
     }
 
     /// Tells such a peer, once, that what is not answered by now was not read. Returns `true` if there is more to write.
@@ -60,7 +62,7 @@ impl Session {
                 if let Some(Notice(stopping)) = outbound.when_stopping.take() {
                     stopping();
                 }
-                self.calls.mailbox().close_outbox(&PeerError::Unsent("the other node is stopping".into()));
+                self.calls.mailbox().refuse_calls(&PeerError::Unsent("the other node is stopping".into()));
             }
             CLOSED => outbound.is_finished = true,
             _ => return false,
@@ -141,9 +143,10 @@ impl Session {
             Ok(()) => {
                 if let Some(notification) = outbound.sent(call, position, bytes) {
                     self.answer(notification, Ok(RawJson::NULL));
-                } else if outbound.watch.is_none() {
-                    let silence = outbound.dialled.as_ref().map(|dialled| dialled.silence);
-                    outbound.watch = silence.and_then(|silence| Keepalive::watch(silence, now));
+                } else if outbound.watch.is_none()
+                    && let Some(dialled) = &outbound.dialled
+                {
+                    outbound.watch = Keepalive::watch(dialled.silence, now);
                 }
             }
         }
@@ -180,14 +183,13 @@ impl Session {
         let Some(call) = outbound.cancel(id) else { return };
         let id = outbound.id(id, self.codec.sends_json());
         let is_late = call.deadline.is_some_and(|deadline| deadline <= now);
-        let watched = match &outbound.dialled {
-            Some(_) => outbound.watch.as_mut().filter(|_| is_late),
-            None => outbound.keepalive.as_mut().filter(|_| is_late),
-        };
-        let is_suspect = watched.is_some_and(|keepalive| keepalive.suspect(now));
+        let watched = outbound.watch.as_mut().filter(|_| is_late);
+        let is_suspect = watched.is_some_and(|watch| watch.suspect(now));
+        // A peer that offers functions may work on one call at a time, so that it answers no ping meanwhile.
+        let is_asked = is_late && outbound.dialled.is_none() && outbound.keepalive.is_some();
         self.send(&Outgoing::Cancel(&id));
         self.answer(call, Err(error));
-        if is_suspect {
+        if is_suspect || is_asked {
             self.ping();
         }
     }
@@ -327,7 +329,11 @@ impl Session {
         }
         let Some(outbound) = &mut self.outbound else { return };
         let idle = outbound.keepalive.as_mut().and_then(|keepalive| keepalive.check(now));
-        let idle = outbound.watch.as_mut().and_then(|watch| watch.check(now)).or(idle);
+        let answers_pings = |dialled: &Dialled| dialled.answers_pings.load(Ordering::Relaxed);
+        let is_watched = outbound.watch.is_some() && outbound.dialled.as_ref().is_some_and(answers_pings);
+        let watched = outbound.watch.as_mut().and_then(|watch| watch.check(now));
+        // Another server may answer nothing while it works.
+        let idle = watched.filter(|watched| is_watched || matches!(watched, PeerIdle::PingDue)).or(idle);
         let owes_nothing = !outbound.awaits_replies();
         outbound.watch.take_if(|watch| owes_nothing && !watch.is_suspect());
         let (is_peer_full, is_dialled) = (outbound.is_peer_full(&self.limits), outbound.dialled.is_some());
@@ -340,7 +346,8 @@ impl Session {
                 self.outbound.iter_mut().for_each(|outbound| outbound.keepalive = None);
             }
             Some(PeerIdle::PingDue) => self.ping(),
-            Some(PeerIdle::Dead) if is_peer_full => self.note_activity(),
+            // A peer that is watched answers pings whatever else it does.
+            Some(PeerIdle::Dead) if is_dialled && is_peer_full && !is_watched => self.note_activity(),
             Some(PeerIdle::Dead) => {
                 if !is_dialled {
                     self.metrics().vanished.inc();
@@ -361,7 +368,8 @@ impl Session {
 
     /// Sends a ping as a request.
     pub fn send_ping(&mut self) {
-        self.send_own(PING, None);
+        let ping = self.send_own(PING, None);
+        self.outbound.iter_mut().for_each(|outbound| outbound.ping = ping);
     }
 
     /// Presents the token, if there is one.

@@ -1,14 +1,15 @@
 //! Functions that several nodes provide.
 
-use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::support::{Client, Folder, Node, eventually, fake_node, listen};
+use super::support::{Client, Folder, Node, eventually, fake_node, got, listen};
 
 /// Starts a node that answers each call with its own name, and counts them.
 fn named(name: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
@@ -66,6 +67,21 @@ fn calls_pass_over_a_node_that_is_absent() {
     assert!(a >= 10 && b >= 10, "{a} and {b}");
 }
 
+/// A node that refuses is quick, and so has the fewest calls in flight.
+#[test]
+fn node_that_refuses_is_passed_over() {
+    for balance in ["first", "least", "turns"] {
+        let (b, by_b) = named("b");
+        let refusing = failing(-32001, json!({ "sent": false }));
+        let node = forwarding(&[refusing, b], &format!("balance = '{balance}'"));
+        let mut client = node.connect();
+        for _ in 0..300 {
+            assert_eq!(client.call("far", &json!([])).unwrap(), "b", "{balance}");
+        }
+        assert_eq!(by_b.load(Ordering::SeqCst), 300);
+    }
+}
+
 #[test]
 fn first_takes_all_while_it_is_there() {
     let ((a, by_a), (b, by_b)) = (named("a"), named("b"));
@@ -98,23 +114,21 @@ fn error_names_every_node_if_none_is_there() {
 
 #[test]
 fn call_that_was_not_run_is_tried_at_another_node() {
-    for (code, data) in [(-32009, json!(null)), (-32014, json!({ "sent": false })), (-32001, json!(null))] {
+    for code in [-32009, -32014, -32001] {
         let (b, _) = named("b");
-        let node = forwarding(&[failing(code, data), b], "balance = 'first'");
+        let node = forwarding(&[failing(code, json!({ "sent": false })), b], "balance = 'first'");
         for _ in 0..5 {
             assert_eq!(node.connect().call("far", &json!([])).unwrap(), "b", "{code}");
         }
     }
 }
 
-/// It may have run.
+/// It may have run: functions and other servers choose their codes.
 #[test]
 fn any_other_error_is_passed_on() {
-    for (code, data) in
-        [(-32014, json!(null)), (-32603, json!(null)), (7, json!(null)), (-32003, json!(null))]
-    {
+    for code in [-32001, -32009, -32014, -32603, 7, -32003] {
         let (b, by_b) = named("b");
-        let node = forwarding(&[failing(code, data), b], "balance = 'first'");
+        let node = forwarding(&[failing(code, Value::Null), b], "balance = 'first'");
         let mut client = node.connect();
         while !matches!(client.call("far", &json!([])), Err(fault) if fault.code == code) {}
         let before = by_b.load(Ordering::SeqCst);
@@ -125,7 +139,8 @@ fn any_other_error_is_passed_on() {
 
 #[test]
 fn error_of_the_last_node_is_the_callers_if_all_are_busy() {
-    let node = forwarding(&[failing(-32009, Value::Null), failing(-32009, Value::Null)], "");
+    let busy = || failing(-32009, json!({ "sent": false }));
+    let node = forwarding(&[busy(), busy()], "");
     assert_eq!(node.connect().call("far", &json!([])).unwrap_err().code, -32009);
 }
 
@@ -169,21 +184,70 @@ fn calls_with_the_same_key_go_to_the_same_node() {
     assert!(of_each.contains(&"a".into()) && of_each.contains(&"b".into()), "{of_each:?}");
 }
 
-/// A node that accepts connections and bytes, and never answers.
+/// Starts a node that answers pings until it is called, and nothing from then on: it is frozen.
+fn freezing() -> SocketAddr {
+    let is_frozen = Arc::<AtomicBool>::default();
+    listen(move |stream: TcpStream| {
+        let mut client = Client::new(stream);
+        while let Some(line) = client.full_line() {
+            // Blank lines are none.
+            let Ok(request) = serde_json::from_str::<Value>(&line) else { continue };
+            let is_called = request["method"] != "rpc.ping";
+            if is_frozen.fetch_or(is_called, Ordering::SeqCst) || is_called {
+                continue;
+            }
+            let pong = json!({ "jsonrpc": "2.0", "id": request["id"], "result": "pong" });
+            client.send(format!("{pong}\n"));
+        }
+    })
+}
+
 #[test]
 fn frozen_node_costs_only_the_calls_that_it_has() {
-    let frozen = listen(|mut stream: TcpStream| {
-        let _ = stream.read_to_end(&mut Vec::new());
-    });
     let (b, _) = named("b");
     let more = "balance = 'turns'\n[limits]\nforward_silence = '200ms'";
-    let node = forwarding(&[frozen, b], more);
+    let node = forwarding(&[freezing(), b], more);
     let mut client = node.connect();
     // Found out by a call that is lost, it is passed over from then on.
     while client.call("far", &json!([])).is_ok() {}
     for _ in 0..50 {
         assert_eq!(client.call("far", &json!([])).unwrap(), "b");
     }
+}
+
+/// More calls than a node takes at a time are no sign of life.
+#[test]
+fn frozen_node_is_found_out_under_load() {
+    let (b, _) = named("b");
+    let more = "balance = 'first'\n[limits]\nforward_silence = '200ms'\nin_flight = 2\ndeadline = '2s'";
+    let node = forwarding(&[freezing(), b], more);
+    thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let mut client = node.connect();
+                eventually("the other node answers", || client.call("far", &json!([])).is_ok());
+            });
+        }
+    });
+}
+
+/// A server that answers one call at a time answers no ping meanwhile.
+#[test]
+fn server_that_is_slow_and_knows_no_ping_is_waited_for() {
+    let (asked, asking) = mpsc::channel();
+    let slow = fake_node(move |request| {
+        if request["method"] == "rpc.ping" {
+            let error = json!({ "code": -32601, "message": "no such method" });
+            return json!({ "jsonrpc": "2.0", "id": request["id"], "error": error });
+        }
+        // Longer than the silence after which a node is taken for frozen.
+        let _ = asked.send(());
+        thread::sleep(Duration::from_millis(500));
+        json!({ "jsonrpc": "2.0", "id": request["id"], "result": "slow" })
+    });
+    let node = forwarding(&[slow], "[limits]\nforward_silence = '50ms'");
+    assert_eq!(node.connect().call("far", &json!([])).unwrap(), "slow");
+    got(&asking);
 }
 
 /// A node that stops answers what it has taken, and nothing else was run.
@@ -212,4 +276,19 @@ fn node_that_stops_costs_no_call() {
         assert_eq!(first.wait(), Some(0));
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// It has nothing to wait for.
+#[test]
+fn idle_node_that_was_forwarded_to_stops_at_once() {
+    let mut node = Node::with(Folder::new(), "[limits]\ndrain = '1h'");
+    let mut client = node.connect();
+    client.send(
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"rpc.echo\",\"params\":[1],\"meta\":{\"hops\":1}}\n",
+    );
+    assert!(client.full_line().is_some());
+    node.signal("TERM");
+    assert_eq!(node.wait(), Some(0));
+    let said: Vec<_> = std::iter::from_fn(|| client.full_line()).collect();
+    assert!(said[0].contains("rpc.closing") && said[1].contains("rpc.closed"), "{said:?}");
 }

@@ -6,21 +6,28 @@ use rustc_hash::FxHasher;
 
 use crate::config::Balance;
 
-/// A node that is over this many times slower than the fastest is passed over.
-const SLOW: u64 = 2;
-/// But it is given one call of this number, since it may be fast again.
+/// One call of this number tries a node that is slower than others, since it may be fast again.
 const PROBE: usize = 32;
 
 /// What is known of a node that could be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
     pub(super) index: usize,
-    /// An attempt to connect is under way, so that a call would wait.
-    pub(super) is_connecting: bool,
+    pub(super) readiness: Readiness,
     /// Calls without an answer.
     pub(super) in_flight: usize,
     /// How long its answers take, in microseconds; 0 if unknown.
     pub(super) mean: u64,
+}
+
+/// Whether a node can take a call. One of the best nodes is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Readiness {
+    Connected,
+    /// An attempt to connect is under way, so that a call would wait.
+    Connecting,
+    /// It has refused calls of this function.
+    Refusing,
 }
 
 /// Chooses one of the `candidates`, which are in the order of the configuration. The `turn` is another number for each
@@ -31,22 +38,21 @@ pub(super) fn choose(
     key: Option<u64>,
     candidates: &[Candidate],
 ) -> Option<usize> {
-    let is_any_connected = candidates.iter().any(|candidate| !candidate.is_connecting);
-    let usable: Vec<_> =
-        candidates.iter().filter(|candidate| candidate.is_connecting != is_any_connected).collect();
-    let in_turn = |among: &[&Candidate]| among.get(turn % among.len().max(1)).map(|one| one.index);
+    let best = candidates.iter().map(|candidate| candidate.readiness).min()?;
+    let usable: Vec<_> = candidates.iter().filter(|candidate| candidate.readiness == best).collect();
+    let in_turn = |among: &[&Candidate], turn: usize| among.get(turn % among.len()).map(|one| one.index);
     match (balance, key) {
         (_, Some(key)) => usable.iter().max_by_key(|one| weight(key, one.index)).map(|one| one.index),
         (Balance::First, None) => usable.first().map(|one| one.index),
-        (Balance::Turns, None) => in_turn(&usable),
+        (Balance::Turns, None) => in_turn(&usable, turn),
+        (Balance::Least, None) if turn.is_multiple_of(PROBE) => in_turn(&usable, turn / PROBE),
         (Balance::Least, None) => {
-            let fastest =
-                usable.iter().map(|one| one.mean).filter(|mean| *mean > 0).min().unwrap_or_default();
-            let is_slow = |one: &&&Candidate| one.mean > fastest * SLOW && !turn.is_multiple_of(PROBE);
-            let quick: Vec<_> = usable.iter().filter(|one| !is_slow(one)).copied().collect();
-            let fewest = quick.iter().map(|one| one.in_flight).min()?;
-            let idlest: Vec<_> = quick.into_iter().filter(|one| one.in_flight == fewest).collect();
-            in_turn(&idlest)
+            let fastest = usable.iter().map(|one| one.mean).filter(|mean| *mean > 0).min().unwrap_or(1);
+            // A node that takes four times as long as the fastest gets a call when that has four.
+            let cost = |one: &Candidate| (one.in_flight + 1) << (one.mean / fastest).max(1).ilog2().min(16);
+            let least = usable.iter().map(|one| cost(one)).min()?;
+            let cheapest: Vec<_> = usable.into_iter().filter(|one| cost(one) == least).collect();
+            in_turn(&cheapest, turn)
         }
     }
 }
@@ -76,7 +82,7 @@ mod tests {
     use super::*;
 
     fn up(index: usize, in_flight: usize, mean: u64) -> Candidate {
-        Candidate { index, is_connecting: false, in_flight, mean }
+        Candidate { index, readiness: Readiness::Connected, in_flight, mean }
     }
 
     fn shares(balance: Balance, candidates: &[Candidate]) -> Vec<usize> {
@@ -90,21 +96,48 @@ mod tests {
     #[test]
     fn equal_nodes_get_equal_shares_unless_the_first_is_preferred() {
         let equal = [up(0, 3, 10), up(1, 3, 12), up(2, 3, 0)];
-        assert_eq!(shares(Balance::Least, &equal), [320, 320, 320]);
+        let least = shares(Balance::Least, &equal);
+        assert!(least.iter().all(|share| (300..340).contains(share)), "{least:?}");
         assert_eq!(shares(Balance::Turns, &equal), [320, 320, 320]);
         assert_eq!(shares(Balance::First, &equal), [960, 0, 0]);
     }
 
     #[test]
     fn a_busy_or_slow_node_is_passed_over() {
-        assert_eq!(shares(Balance::Least, &[up(0, 1, 10), up(1, 0, 10)]), [0, 960]);
-        let slow = shares(Balance::Least, &[up(0, 0, 10), up(1, 0, 1000), up(2, 0, 10)]);
-        assert!((1..48).contains(&slow[1]), "{slow:?}");
+        let busy = shares(Balance::Least, &[up(0, 1, 10), up(1, 0, 10)]);
+        assert!(busy[0] < 20, "{busy:?}");
+        for count in 2..=33 {
+            let mut nodes: Vec<_> = (0..count).map(|index| up(index, 0, 10)).collect();
+            nodes[count - 1].mean = 1000;
+            let mut tried = 0;
+            for turn in 0..count * PROBE {
+                tried += usize::from(choose(Balance::Least, turn, None, &nodes) == Some(count - 1));
+            }
+            assert_eq!(tried, 1, "of {count} nodes");
+        }
+    }
+
+    #[test]
+    fn a_slow_node_helps_out_when_the_others_are_busy() {
+        assert_eq!(choose(Balance::Least, 1, None, &[up(0, 3, 10), up(1, 0, 45)]), Some(0));
+        assert_eq!(choose(Balance::Least, 1, None, &[up(0, 4, 10), up(1, 0, 45)]), Some(1));
+    }
+
+    #[test]
+    fn a_node_that_refuses_is_the_last_choice() {
+        let refusing = |index| Candidate { readiness: Readiness::Refusing, ..up(index, 0, 1) };
+        for balance in [Balance::Least, Balance::First, Balance::Turns] {
+            for turn in 0..64 {
+                assert_eq!(choose(balance, turn, None, &[refusing(0), up(1, 9, 9)]), Some(1));
+                assert_eq!(choose(balance, turn, Some(3), &[refusing(0), up(1, 9, 9)]), Some(1));
+            }
+            assert_eq!(choose(balance, 5, None, &[refusing(0)]), Some(0));
+        }
     }
 
     #[test]
     fn a_node_that_connects_is_waited_for_only_if_none_is_connected() {
-        let connecting = |index| Candidate { is_connecting: true, ..up(index, 0, 0) };
+        let connecting = |index| Candidate { readiness: Readiness::Connecting, ..up(index, 0, 0) };
         for balance in [Balance::Least, Balance::First, Balance::Turns] {
             for key in [None, Some(7)] {
                 let choose = |candidates: &[Candidate]| choose(balance, 5, key, candidates);

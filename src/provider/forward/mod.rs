@@ -2,8 +2,8 @@
 
 mod balance;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,12 +14,16 @@ use crate::config::Balance;
 use crate::message::{Fault, RawJson, code};
 use crate::remote::{ConnectionLease, Remote, RemoteError};
 use crate::route::{Call, Description, Peer, PeerError, Provider, ProviderKind, Responder};
-use balance::{Candidate, choose, hash};
+use balance::{Candidate, Readiness, choose, hash};
 
 /// First calls for which one may be made in addition.
 const CALLS_PER_RETRY: u32 = 5;
 /// Calls that may be made in addition at once.
 const MAX_RETRIES: u32 = 10;
+
+/// How long a node is passed over after it has refused a call, and at most after many in a row.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Forwards calls to other nodes, under the same name.
 #[derive(Clone, Debug)]
@@ -62,6 +66,15 @@ struct Node {
     in_flight: AtomicUsize,
     /// How long an answer takes, as a moving mean in microseconds; 0 if unknown.
     mean: AtomicU64,
+    refusals: Mutex<Refusals>,
+}
+
+/// That a node has refused calls since its last answer.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// It is passed over until then.
+    until: Option<Instant>,
+    pause: Duration,
 }
 
 /// A call to forward.
@@ -91,8 +104,7 @@ impl Forward {
         remotes: impl IntoIterator<Item = Remote>,
         settings: ForwardSettings,
     ) -> Self {
-        let node = |remote| Node { remote, in_flight: AtomicUsize::new(0), mean: AtomicU64::new(0) };
-        let nodes = remotes.into_iter().map(node).collect();
+        let nodes = remotes.into_iter().map(Node::new).collect();
         let (turn, credit) = (AtomicUsize::new(0), AtomicU32::new(CALLS_PER_RETRY * MAX_RETRIES));
         Self(Arc::new(Inner { executor, nodes, settings, turn, credit }))
     }
@@ -139,7 +151,8 @@ impl Forward {
             return attempt.responder.send(Err(cancelled()));
         }
         let Attempt { request, responder, key, tried, mut failures } = attempt;
-        let may_retry = tried.len() < self.0.nodes.len();
+        let count = self.0.nodes.len();
+        let may_retry = tried.len() < count;
         // For another attempt.
         let kept = may_retry.then(|| request.clone());
         let Request { method, params, deadline, hops } = request;
@@ -150,8 +163,8 @@ impl Forward {
             let node = &self.0.nodes[index];
             node.in_flight.fetch_sub(1, Ordering::Relaxed);
             let result = result.map_err(|error| lease.connection().error(error));
-            if !is_notification && result.is_ok() {
-                node.note_time(began.elapsed());
+            if count > 1 && !is_notification {
+                node.note_answer(began.elapsed(), result.as_ref().err());
             }
             match (result, kept) {
                 (Err(error), Some(request)) if self.0.may_repeat(&error, deadline) => {
@@ -200,7 +213,11 @@ impl Inner {
             match node.remote.lease().and_then(|lease| lease.connection().peer()) {
                 Ok(peer) => candidates.push(Candidate {
                     index,
-                    is_connecting: peer.is_none(),
+                    readiness: match peer {
+                        _ if node.is_refusing() => Readiness::Refusing,
+                        None => Readiness::Connecting,
+                        Some(_) => Readiness::Connected,
+                    },
                     in_flight: node.in_flight.load(Ordering::Relaxed),
                     mean: node.mean.load(Ordering::Relaxed),
                 }),
@@ -255,7 +272,7 @@ impl Inner {
             RemoteError::Fault(fault) => fault.clone(),
             RemoteError::Unreachable { .. } => Fault::not_sent(message()),
             RemoteError::Lost { .. } => Fault::lost(message()),
-            RemoteError::Busy { .. } => Fault::new(code::BUSY, message()),
+            RemoteError::Busy { .. } => Fault::new(code::BUSY, message()).unsent(),
             RemoteError::Deadline => Fault::new(code::DEADLINE, message()),
         };
         fault.through(&self.settings.node)
@@ -263,6 +280,35 @@ impl Inner {
 }
 
 impl Node {
+    fn new(remote: Remote) -> Self {
+        let (in_flight, mean, refusals) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
+        Self { remote, in_flight, mean, refusals }
+    }
+
+    /// Notes how long the answer to a call took, or that the node has refused it, which another call would be too.
+    fn note_answer(&self, time: Duration, error: Option<&RemoteError>) {
+        let is_refusal = |error: &RemoteError| {
+            matches!(error, RemoteError::Fault(fault) if fault.code != code::BUSY) && error.is_unsent()
+        };
+        let mut refusals = self.refusals();
+        if error.is_some_and(is_refusal) {
+            refusals.pause = (refusals.pause * 2).clamp(MIN_PAUSE, MAX_PAUSE);
+            refusals.until = Some(Instant::now() + refusals.pause);
+        } else if error.is_none() {
+            *refusals = Refusals::default();
+            drop(refusals);
+            self.note_time(time);
+        }
+    }
+
+    fn is_refusing(&self) -> bool {
+        self.refusals().until.is_some_and(|until| until > Instant::now())
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note_time(&self, time: Duration) {
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
         let mean = self.mean.load(Ordering::Relaxed);

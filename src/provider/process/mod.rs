@@ -131,7 +131,7 @@ impl Process {
             self.metrics().refused.inc();
             let message =
                 format!("{} connections have a {name} of their own (instances of [[process]])", pools.tasks);
-            return Err(Fault::new(code::BUSY, message));
+            return Err(Fault::new(code::BUSY, message).unsent());
         }
         let pool = self.0.open(&mut pools, connection);
         drop(pools);

@@ -278,6 +278,7 @@ impl Pool {
             PeerError::Deadline => Fault::new(code::DEADLINE, "the call's deadline passed"),
             PeerError::Busy => {
                 Fault::new(code::BUSY, format!("{name} does not read its calls fast enough (limits.output)"))
+                    .unsent()
             }
         }
     }
@@ -460,10 +461,9 @@ impl State {
         let waiting = self.waiting.len();
         if waiting >= config.queue {
             let ProcessConfig { name, .. } = config;
-            return Some(Fault::new(
-                code::BUSY,
-                format!("{waiting} calls wait for {name} (instances, in_flight and queue of [[process]])"),
-            ));
+            let message =
+                format!("{waiting} calls wait for {name} (instances, in_flight and queue of [[process]])");
+            return Some(Fault::new(code::BUSY, message).unsent());
         }
         None
     }

@@ -79,7 +79,7 @@ impl Limit {
     pub(super) fn refuse(&mut self) -> Fault {
         self.num_refused += 1;
         let message = format!("{} calls run and {} wait ({})", self.running, self.queued, self.setting());
-        Fault::new(code::BUSY, message)
+        Fault::new(code::BUSY, message).unsent()
     }
 
     /// Counts and returns the fault of a queued call that makes room for a newer one.
@@ -91,7 +91,7 @@ impl Limit {
             self.queued,
             self.setting()
         );
-        Fault::new(code::BUSY, message)
+        Fault::new(code::BUSY, message).unsent()
     }
 
     /// Names the settings of the limit.
