@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_slow_node_helps_out_when_the_others_are_busy() {
-        assert_eq!(choose(Balance::Least, 1, None, &[up(0, 3, 10), up(1, 0, 45)]), Some(0));
+        assert_eq!(choose(Balance::Least, 1, None, &[up(0, 2, 10), up(1, 0, 45)]), Some(0));
         assert_eq!(choose(Balance::Least, 1, None, &[up(0, 4, 10), up(1, 0, 45)]), Some(1));
     }
 
