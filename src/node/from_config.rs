@@ -42,7 +42,8 @@ pub fn registry_from_config(
             builder.provider_workers(kind, workers.clone());
         }
     }
-    let mut remotes: HashMap<&ForwardTarget, Remote> = HashMap::new();
+    // Those of several nodes are watched.
+    let mut remotes: HashMap<(&ForwardTarget, bool), Remote> = HashMap::new();
     let mut processes: Vec<Process> = Vec::new();
     for process in &config.processes {
         let process = Process::new(executor, process.clone(), &config.limits);
@@ -67,10 +68,14 @@ pub fn registry_from_config(
             }
             ProviderConfig::Forward(forward) => {
                 let mut targets = Vec::new();
+                let is_watched = forward.to.len() > 1;
                 for target in &forward.to {
-                    let remote = match remotes.get(target) {
+                    let remote = match remotes.get(&(target, is_watched)) {
                         Some(remote) => remote.clone(),
-                        None => remotes.entry(target).or_insert(connect(config, target, executor)?).clone(),
+                        None => remotes
+                            .entry((target, is_watched))
+                            .or_insert(connect(config, target, is_watched, executor)?)
+                            .clone(),
                     };
                     targets.push(remote);
                 }
@@ -103,9 +108,13 @@ pub fn registry_from_config(
 fn connect(
     config: &Config,
     target: &ForwardTarget,
+    is_watched: bool,
     executor: &Arc<Executor<'static>>,
 ) -> Result<Remote, ProviderConfigError> {
-    let mut remote = Remote::builder(&target.to).limits(config.limits.clone()).executor(executor).watched();
+    let mut remote = Remote::builder(&target.to).limits(config.limits.clone()).executor(executor);
+    if is_watched {
+        remote = remote.watched();
+    }
     if let Some(file) = &target.token_file {
         remote = remote.token(read_token(file)?);
     }

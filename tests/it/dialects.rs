@@ -186,7 +186,7 @@ fn errors_of_programs() {
             case(-32013, "program.fails", &json!([]), "3")
                 .data(json!({ "exit": 3, "signal": null, "stderr": "last words" })),
             case(-32602, "program.echo", &json!([1]), "string"),
-            case(-32009, "program.slow", &json!([]), "queue"),
+            case(-32009, "program.slow", &json!([]), "queue").data(json!({ "sent": false })),
         ],
     );
     for wire in WIRES {
