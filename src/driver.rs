@@ -62,7 +62,9 @@ pub(crate) fn drive(
             if !stopped && stop.as_mut().is_some_and(|stop| Pin::new(stop).poll(cx).is_ready()) {
                 stopped = true;
                 busy = progress || !session.is_idle();
-                progress |= session.announce_stop();
+                session.announce_stop();
+                session.end_subscriptions("the node is stopping");
+                progress = true;
             }
             // The forced stop follows the stop.
             let may_force = !force_stopped && (stopped || stop.is_none());

@@ -17,6 +17,13 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        if n > 0 {
+            self.0.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
     /// Returns the current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -142,6 +149,18 @@ node_metrics! {
     tokens_delayed: Counter = "chanrpc_tokens_delayed_total";
     /// HTTP requests refused because of their Host or Origin.
     misdirected: Counter = "chanrpc_http_misdirected_total";
+    /// Subscriptions to topics.
+    subscriptions: Gauge = "chanrpc_subscriptions";
+    /// Subscriptions refused because the connection had the maximum number.
+    subscriptions_refused: Counter = "chanrpc_subscriptions_refused_total";
+    /// Subscriptions ended because the subscriber was too slow.
+    subscriptions_ended: Counter = "chanrpc_subscriptions_ended_total";
+    /// Topics refused because the node had the maximum number.
+    topics_refused: Counter = "chanrpc_topics_refused_total";
+    /// Events sent to subscribers.
+    events_sent: Counter = "chanrpc_events_sent_total";
+    /// Events dropped because too many waited for a subscriber.
+    events_dropped: Counter = "chanrpc_events_dropped_total";
 }
 
 impl Metrics {
@@ -272,6 +291,15 @@ pub(crate) fn write_functions<'a>(
             let _ =
                 writeln!(out, "{name}{{function=\"{function}\",provider=\"{provider}\"}} {}", value(&stats));
         }
+    }
+}
+
+/// Appends how many events were published to each topic in Prometheus's text format.
+pub(crate) fn write_topics(out: &mut String, topics: &[(String, u64)]) {
+    let name = "chanrpc_events_published_total";
+    family(out, name, "counter", "Events published, by configured topic; to others under an empty name.");
+    for (topic, events) in topics {
+        let _ = writeln!(out, "{name}{{topic=\"{topic}\"}} {events}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a connection decodes its peer's bytes with, and encodes its own messages with.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::dialect::{self, Dialect};
 use super::format::{FormatTraits, MessageFormat, Outgoing};
@@ -159,6 +160,26 @@ impl Codec {
     pub fn notification_encoder(&self, max: usize) -> NotificationEncoder {
         let (min, longest) = self.framing.lengths();
         NotificationEncoder { format: self.format, min, max: max.min(longest) }
+    }
+
+    /// Appends the body of a notification that many peers receive. It is encoded by `encode` each time, or once, into
+    /// `shared`, if that takes time. Returns `false`, and appends nothing, if the dialect cannot express it.
+    pub fn encode_shared(
+        &self,
+        out: &mut Vec<u8>,
+        shared: &OnceLock<Vec<u8>>,
+        encode: impl FnOnce(&mut Vec<u8>) -> bool,
+    ) -> bool {
+        if !self.format.shares_notifications() {
+            return encode(out);
+        }
+        let encoded = shared.get_or_init(|| {
+            let mut encoded = Vec::new();
+            encode(&mut encoded);
+            encoded
+        });
+        out.extend_from_slice(encoded);
+        !encoded.is_empty()
     }
 
     /// Appends the body of a reply. Returns `false`, and appends nothing, if the dialect cannot express it.

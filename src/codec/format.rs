@@ -23,6 +23,11 @@ pub trait MessageFormat: Debug + Sync {
     /// Rejects a message of which only a prefix is known, under the ids found in it.
     fn reject(&self, prefix: &[u8], limits: DecodeLimits, fault: Fault) -> Decoded<'static>;
 
+    /// Returns `true` if a notification for many peers is worth encoding once. At most one format does.
+    fn shares_notifications(&self) -> bool {
+        false
+    }
+
     /// Appends a message, without framing. Returns `false`, and appends nothing, if the dialect cannot express it.
     fn encode(&self, out: &mut Vec<u8>, message: &Outgoing<'_>) -> bool;
 }

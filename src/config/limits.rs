@@ -62,6 +62,12 @@ pub struct Limits {
     /// The maximum delay of a token after many wrong ones from the same host: 0.1 s after the sixth, doubled by each
     /// further one; 5 s by default, and 0 disables the delay.
     pub token_delay: Duration,
+    /// The maximum number of topics that have subscribers or kept events; 1024 by default.
+    pub topics: usize,
+    /// The maximum number of subscriptions of one connection; 64 by default.
+    pub subscriptions: usize,
+    /// The maximum number of events that wait for one connection; 256 by default. Their size is limited by `output`.
+    pub events: usize,
 }
 
 setters!(Limits {
@@ -85,7 +91,10 @@ setters!(Limits {
     offers: usize,
     offered: usize,
     processes: usize,
-    token_delay: Duration
+    token_delay: Duration,
+    topics: usize,
+    subscriptions: usize,
+    events: usize
 });
 
 impl Limits {
@@ -123,6 +132,9 @@ impl Limits {
             "offered",
             "processes",
             "token_delay",
+            "topics",
+            "subscriptions",
+            "events",
         ])?;
         table.size("message", 64..=GIB, &mut self.message)?;
         table.count("depth", 1..=1024, &mut self.depth)?;
@@ -147,7 +159,10 @@ impl Limits {
         table.count("offers", 0..=65_536, &mut self.offers)?;
         table.count("offered", 0..=65_536, &mut self.offered)?;
         table.count("processes", 1..=1024, &mut self.processes)?;
-        table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)
+        table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)?;
+        table.count("topics", 1..=1_000_000, &mut self.topics)?;
+        table.count("subscriptions", 1..=65_536, &mut self.subscriptions)?;
+        table.count("events", 1..=65_536, &mut self.events)
     }
 
     /// Returns the maximum number of connections from `host`.
@@ -185,6 +200,9 @@ impl Default for Limits {
             offered: 1024,
             processes: 32,
             token_delay: Duration::from_secs(5),
+            topics: 1024,
+            subscriptions: 64,
+            events: 256,
         }
     }
 }

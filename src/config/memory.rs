@@ -1,6 +1,6 @@
 //! The memory that a configuration may require.
 
-use super::{Config, Limits, ProviderConfig};
+use super::{Config, Limits, ProviderConfig, TopicConfig};
 
 const KIB: u64 = 1024;
 /// Memory of a node without connections, including its code.
@@ -20,11 +20,20 @@ const GROWTH: u64 = 2;
 /// The maximum ratio of a call's parameters to their text while a thread converts them: to other JSON, then to the
 /// arguments and the input of a program. Each thread converts one call's at a time.
 const CONVERSION: u64 = 8;
+/// The maximum ratio of an event in memory, encoded for all dialects, to its size.
+const EVENT_FORMS: u64 = 2;
+/// A place in the queue of events.
+const EVENT: u64 = 64;
+/// A topic without its events and subscribers.
+const TOPIC: u64 = 1024;
+/// A subscription, and its places in a topic.
+const SUBSCRIPTION: u64 = 512;
 
 impl Config {
     /// Returns the memory in bytes that the node uses when every limit is reached at once: all connections, each with a
-    /// partially read message of maximum size, the maximum number of calls in flight, their largest replies waiting, and
-    /// full output; all programs, with full output; all processes; and all connections to other nodes. Excludes the memory of native
+    /// partially read message of maximum size, the maximum number of calls in flight, their largest replies waiting, full
+    /// output, and as many events waiting; all topics, with all events that they keep; all programs, with full output; all
+    /// processes; and all connections to other nodes. Excludes the memory of native
     /// functions.
     ///
     /// ```
@@ -58,7 +67,21 @@ impl Config {
         let offers = limits.offers.saturating_mul(limits.connections).min(limits.offered);
         let offers = u64_from(offers) * OFFER;
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
-        [BASE, connections, programs, forwards, offers, threads].into_iter().fold(0, u64::saturating_add)
+        let topics = self.topic_memory();
+        [BASE, connections, programs, forwards, offers, threads, topics]
+            .into_iter()
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Returns the maximum memory of all topics and their kept events.
+    fn topic_memory(&self) -> u64 {
+        let kept =
+            |topic: &TopicConfig| EVENT_FORMS * u64_from(if topic.keep > 0 { topic.keep_bytes } else { 0 });
+        let (families, exact): (Vec<_>, Vec<_>) =
+            self.topics.iter().partition(|topic| topic.name.ends_with('*'));
+        let in_families = families.into_iter().map(kept).max().unwrap_or_default();
+        let topics = u64_from(self.limits.topics).saturating_mul(TOPIC + in_families);
+        exact.into_iter().map(kept).fold(topics, u64::saturating_add)
     }
 }
 
@@ -73,7 +96,9 @@ fn connection(limits: &Limits) -> u64 {
     let replies = in_flight.saturating_mul(GROWTH * message);
     // Output just below its limit accepts one more reply, and so does the transport.
     let output = GROWTH * (output + 2 * message);
-    CONNECTION + input + requests + replies.saturating_add(output)
+    let events = EVENT_FORMS * u64_from(limits.output) + GROWTH * EVENT * u64_from(limits.events);
+    let subscriptions = SUBSCRIPTION * u64_from(limits.subscriptions);
+    CONNECTION + input + requests + replies.saturating_add(output) + events + subscriptions
 }
 
 fn u64_from(number: usize) -> u64 {
@@ -98,9 +123,16 @@ mod tests {
             ("in_flight = 2", "in_flight = 2\noffered = 2048\noffers = 300"),
             ("message = \"64 KiB\"", "message = \"65 KiB\""),
             ("output = \"64 KiB\"", "output = \"65 KiB\""),
+            ("[limits]", "[limits]\ntopics = 1025"),
+            ("[limits]", "[limits]\nsubscriptions = 65"),
+            ("[limits]", "[limits]\nevents = 257"),
         ] {
             assert!(with(&base.replace(from, to)) > before, "{to}");
         }
+        let topic = |name, keep| format!("{base}[[topic]]\nname = \"{name}\"\nkeep = {keep}\n");
+        assert_eq!(with(&topic("a", 0)), before);
+        assert!(with(&topic("a", 1)) > before);
+        assert!(with(&topic("a.*", 1)) > with(&topic("a", 1)));
         let program = "[[function]]\nname = \"a\"\nexec = [\"a\"]\n";
         let with_program = with(&format!("{base}{program}"));
         assert!(with_program > before);

@@ -20,6 +20,7 @@ mod parse;
 pub(crate) mod process;
 mod table;
 pub(crate) mod template;
+pub(crate) mod topic;
 pub(crate) mod units;
 pub(crate) mod workers;
 
@@ -38,6 +39,7 @@ pub(crate) use listener::ListenerTlsConfig;
 pub(crate) use param::{ParamConfig, ParamKind};
 pub(crate) use process::{ProcessConfig, ProcessFunctionConfig, Speech};
 pub(crate) use template::{ArgTemplate, Piece};
+pub(crate) use topic::{OVERFLOWS, Overflow, TopicConfig};
 #[cfg(feature = "cli")]
 pub(crate) use units::{format_bytes, parse_duration};
 pub(crate) use workers::NodeWorkers;
@@ -77,6 +79,8 @@ pub struct Config {
     pub(crate) processes: Vec<ProcessConfig>,
     /// The functions of the node, in the order of the file; their names are unique.
     pub(crate) functions: Vec<FunctionConfig>,
+    /// The topics that are configured; their names are unique.
+    pub(crate) topics: Vec<TopicConfig>,
     /// The access rules. A call is allowed if any of them allows it.
     pub(crate) access: Vec<Rule>,
     /// The limits on concurrent calls; unlimited by default.
@@ -116,6 +120,7 @@ impl Default for Config {
             listen: Vec::new(),
             processes: Vec::new(),
             functions: Vec::new(),
+            topics: Vec::new(),
             access: Vec::new(),
             workers: NodeWorkers::default(),
             limits: Limits::default(),

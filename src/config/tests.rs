@@ -78,9 +78,9 @@ fn errors_describe_invalid_files() {
 #[test]
 fn empty_file_gives_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
-    let Config { name, listen, processes, functions, access, workers, limits, access_log } =
+    let Config { name, listen, processes, functions, topics, access, workers, limits, access_log } =
         Config::default();
-    assert!(processes.is_empty());
+    assert!(processes.is_empty() && topics.is_empty());
     assert!(!access_log);
     assert_eq!(workers, NodeWorkers::default());
     assert_eq!((name.as_str(), listen.len(), functions.len(), access.len()), ("chanrpc", 0, 0, 0));
@@ -107,6 +107,9 @@ fn empty_file_gives_the_defaults() {
         offered: 1024,
         processes: 32,
         token_delay: Duration::from_secs(5),
+        topics: 1024,
+        subscriptions: 64,
+        events: 256,
     };
     assert_eq!(limits, expected);
 }
@@ -152,6 +155,7 @@ fn documented_example_is_parsed() {
                 provider: ProviderConfig::Forward(greet),
             },
         ],
+        topics: Vec::new(),
         access: Vec::new(),
         workers: NodeWorkers::default(),
         limits: Limits::default(),
@@ -246,7 +250,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(144),
+        location: location(157),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -257,7 +261,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(147),
+        location: location(160),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],
@@ -296,6 +300,15 @@ fn every_key_is_parsed() {
                 provider: ProviderConfig::Forward(math),
             },
         ],
+        topics: vec![
+            TopicConfig {
+                keep: 50,
+                keep_bytes: 4096,
+                when_full: Overflow::Latest,
+                ..TopicConfig::new("chat.*")
+            },
+            TopicConfig { when_full: Overflow::End, ..TopicConfig::new("alarm") },
+        ],
         access: vec![everybody, dashboard],
         workers: NodeWorkers {
             node: Some(Workers { count: 64, queue: 100, when_full: WhenFull::Shed, share: Some(32) }),
@@ -328,6 +341,9 @@ fn every_key_is_parsed() {
             offered: 50,
             processes: 8,
             token_delay: Duration::from_millis(1500),
+            topics: 100,
+            subscriptions: 20,
+            events: 128,
         },
         access_log: true,
     };

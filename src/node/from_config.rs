@@ -30,6 +30,7 @@ pub fn registry_from_config(
     if let Some(workers) = node {
         builder.node_workers(workers.clone());
     }
+    builder.topics(&config.topics)?;
     let of_providers = [
         (ProviderKind::Exec, exec),
         (ProviderKind::Forward, forward),

@@ -55,16 +55,10 @@ impl Connections {
 impl Shared {
     pub(super) fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
         let (shutdown, connections) = (Shutdown::new(), Mutex::default());
+        let limits = Arc::new(limits);
+        registry.topics().set_limits(&limits);
         let observers = Vec::new().into();
-        Self {
-            executor,
-            registry,
-            limits: Arc::new(limits),
-            shutdown,
-            observers,
-            pages: Vec::new(),
-            connections,
-        }
+        Self { executor, registry, limits, shutdown, observers, pages: Vec::new(), connections }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use super::builtin_support::{describe, write_json};
-use super::{discover, peer};
+use super::{discover, peer, topics};
 use crate::message::{Fault, Param, RawJson, Schema, Signature};
 use crate::metrics::{ProcessMetrics, ProcessStats};
 use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
 
-static BUILTINS: [Builtin; 8] = [
+static BUILTINS: [Builtin; 11] = [
     Builtin { name: "rpc.discover", describe: discover::describe_discover, answer: discover::discover },
     Builtin { name: "rpc.echo", describe: describe_echo, answer: echo },
     Builtin { name: "rpc.info", describe: describe_info, answer: info },
     Builtin { name: "rpc.list", describe: describe_list, answer: list },
     Builtin { name: "rpc.offer", describe: peer::describe_offer, answer: peer::offer },
     Builtin { name: "rpc.ping", describe: describe_ping, answer: ping },
+    topics::PUBLISH,
     Builtin { name: "rpc.stats", describe: describe_stats, answer: stats },
+    topics::SUBSCRIBE,
+    topics::UNSUBSCRIBE,
     Builtin { name: "rpc.withdraw", describe: peer::describe_withdraw, answer: peer::withdraw },
 ];
 

@@ -12,6 +12,7 @@ mod peer;
 pub(crate) mod process;
 mod program;
 mod result;
+mod topics;
 
 pub(crate) use exec::Exec;
 pub(crate) use forward::{Forward, ForwardSettings};

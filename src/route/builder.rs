@@ -10,7 +10,7 @@ use super::offers::Offers;
 use super::registry::Registry;
 use super::table::{Builtin, Table};
 use super::{Description, Provider, ProviderKind, RegistryError};
-use crate::config::{Limits, Workers};
+use crate::config::{Limits, TopicConfig, Workers};
 use crate::metrics::ProcessMetrics;
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
@@ -70,6 +70,16 @@ impl RegistryBuilder {
     /// Reports the counters of a process.
     pub(crate) fn process(&mut self, metrics: Arc<ProcessMetrics>) {
         self.registry.table.processes.push(metrics);
+    }
+
+    /// Configures topics.
+    ///
+    /// # Errors
+    /// [`RegistryError`] if the name of one is taken, reserved or invalid.
+    pub(crate) fn topics(&mut self, configs: &[TopicConfig]) -> Result<(), RegistryError> {
+        // The builder has the only reference.
+        let topics = Arc::get_mut(&mut self.registry.table.topics);
+        topics.map_or(Ok(()), |topics| configs.iter().try_for_each(|config| topics.configure(config)))
     }
 
     /// Limits the concurrent calls of all functions together. Built-in functions (`rpc.*`) are exempt.

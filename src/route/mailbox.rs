@@ -1,5 +1,5 @@
 //! The mailbox of a connection: how the rest of the node reaches its session, from any thread. It takes the replies to
-//! the peer's calls, and calls to the peer; and it holds what exists as long as the connection.
+//! the peer's calls, calls to the peer, and events; and it holds what exists as long as the connection.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -13,8 +13,10 @@ use std::time::Instant;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::events::{Event, EventQueue, Notice, Pushed};
 use super::send_error::SendError;
 use crate::codec::NotificationEncoder;
+use crate::config::{Limits, Overflow};
 use crate::message::{Fault, Outcome, RawJson, code};
 
 /// Identifies a call within one connection.
@@ -53,6 +55,8 @@ struct State {
     encoder: Option<NotificationEncoder>,
     /// `None` if nobody has called the peer.
     outbox: Option<Box<Outbox>>,
+    /// `None` if the peer has never subscribed to a topic.
+    events: Option<Box<EventQueue>>,
     /// What is dropped when the connection ends. `None` if there was nothing yet.
     held: Option<Box<FxHashMap<HeldKey, Held>>>,
 }
@@ -62,9 +66,16 @@ pub(crate) type Held = Box<dyn Any + Send>;
 /// What kind of thing it is, and its name.
 pub(crate) type HeldKey = (&'static str, Box<str>);
 
+/// The kind of a subscription to a topic.
+pub(crate) const TOPIC: &str = "topic";
+
 /// The calls to the peer that a session has taken and not sent yet.
 #[derive(Debug, Default)]
 pub struct Posts {
+    /// Events for the peer.
+    pub(crate) events: VecDeque<Notice>,
+    /// The size of the events to take, in bytes; 0 for none.
+    pub(crate) room: usize,
     pub(crate) queue: VecDeque<Post>,
     /// No deadline of a call that the session cannot take yet is earlier.
     pub(crate) next_deadline: Option<Instant>,
@@ -168,8 +179,8 @@ fn wake(mut state: MutexGuard<'_, State>) {
 }
 
 impl Mailbox {
-    /// Moves all replies and calls to the end of `replies` and `posts`. If there are none, registers the task to be
-    /// woken by the next one.
+    /// Moves all replies and calls, and as many events as there is room for, to the end of `replies` and `posts`. If
+    /// there are none, registers the task to be woken by the next one.
     pub fn poll(
         &self,
         cx: &Context<'_>,
@@ -177,10 +188,11 @@ impl Mailbox {
         posts: &mut Posts,
     ) -> Poll<()> {
         let mut state = self.lock();
-        let State { replies: ready, outbox, .. } = &mut *state;
+        let State { replies: ready, outbox, events, .. } = &mut *state;
         posts.is_closing = outbox.as_ref().is_some_and(|outbox| outbox.closing);
         let outbox = outbox.as_mut().filter(|outbox| !outbox.posted.is_empty());
-        if ready.is_empty() && outbox.is_none() {
+        let events = events.as_mut().filter(|events| posts.room > 0 && !events.is_empty());
+        if ready.is_empty() && outbox.is_none() && events.is_none() {
             if !state.session.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 state.session = Some(cx.waker().clone());
             }
@@ -189,6 +201,9 @@ impl Mailbox {
         if let Some(outbox) = outbox {
             posts.queue.append(&mut outbox.posted);
             (outbox.bytes, outbox.earliest_deadline) = (0, None);
+        }
+        if let Some(events) = events {
+            events.take(posts.room, &mut posts.events);
         }
         replies.extend(ready.drain(..));
         Poll::Ready(())
@@ -218,6 +233,11 @@ impl Mailbox {
         if let Some(outbox) = &mut state.outbox {
             outbox.posted.shrink_to_fit();
         }
+        let is_subscribed = state.held.as_ref().is_some_and(|held| held.keys().any(is_subscription));
+        match &mut state.events {
+            Some(events) if is_subscribed || !events.is_empty() => events.shrink(),
+            events => *events = None,
+        }
     }
 
     /// Cancels all calls of the peer's except notifications, and drops what is held, since the peer is gone.
@@ -227,8 +247,9 @@ impl Mailbox {
         let (providers, held) = (mem::take(&mut state.providers), state.held.take());
         state.session = None;
         state.replies.clear();
+        let events = state.events.take();
         drop(state);
-        drop(held);
+        drop((held, events));
         providers.into_values().for_each(Waker::wake);
     }
 
@@ -355,6 +376,95 @@ impl Mailbox {
     }
 }
 
+/// Events for the peer.
+impl Mailbox {
+    /// Adds an event, unless the connection has ended.
+    pub(super) fn deliver(&self, event: &Arc<Event>, overflow: Overflow, is_kept: bool) -> Delivered {
+        let mut state = self.lock();
+        let Some(events) = &mut state.events else { return Delivered::Queued { dropped: 0, waker: None } };
+        match events.push(event, overflow, is_kept) {
+            Pushed::Dropped(dropped) => Delivered::Queued { dropped, waker: state.session.take() },
+            Pushed::Full => Delivered::Full,
+        }
+    }
+
+    /// Holds a subscription to a topic or family, and returns the one that it replaces.
+    ///
+    /// # Errors
+    /// The subscription if the connection has ended or has the maximum number already.
+    pub(super) fn hold_subscription(
+        &self,
+        topic: &str,
+        subscription: Held,
+        limits: &Limits,
+    ) -> Result<Option<Held>, Held> {
+        let mut state = self.lock();
+        let State { held, events, closed, .. } = &mut *state;
+        let held = held.get_or_insert_default();
+        let key = (TOPIC, topic.into());
+        let count = held.keys().filter(|key| is_subscription(key)).count();
+        if *closed || (count >= limits.subscriptions && !held.contains_key(&key)) {
+            return Err(subscription);
+        }
+        events.get_or_insert_with(|| Box::new(EventQueue::new(limits.events, limits.output)));
+        Ok(held.insert(key, subscription))
+    }
+
+    /// Removes and returns the subscriptions that have ended, and tells the peer why.
+    pub(super) fn end_subscriptions(
+        &self,
+        is_ended: impl Fn(&Held) -> bool,
+        reason: &'static str,
+    ) -> Vec<Held> {
+        let mut state = self.lock();
+        let State { held: Some(held), events: Some(events), .. } = &mut *state else { return Vec::new() };
+        let ended = held.extract_if(|key, held| is_subscription(key) && is_ended(held));
+        let ended = ended.map(|((_, topic), subscription)| {
+            events.push_ended(topic, reason);
+            subscription
+        });
+        let ended = ended.collect();
+        wake(state);
+        ended
+    }
+
+    /// Forgets the events that wait because of the subscription `topic`. If the peer `is_told`, they become missed ones, and
+    /// the notice that it has ended is forgotten too. Returns `true` if there was that notice. `covers` returns `true` if a
+    /// subscription receives the events of a topic.
+    pub(super) fn forget_events(
+        &self,
+        topic: &str,
+        is_told: bool,
+        covers: impl Fn(&str, &str) -> bool,
+    ) -> bool {
+        let mut state = self.lock();
+        let State { held, events: Some(events), .. } = &mut *state else { return false };
+        let others = || held.iter().flat_map(|held| held.keys()).filter(|key| is_subscription(key));
+        events.forget(topic, is_told, |of| {
+            covers(topic, of) && !others().any(|(_, other)| **other != *topic && covers(other, of))
+        })
+    }
+
+    /// Notes the number of a topic's next event, of which earlier ones may have been missed.
+    pub(super) fn note_next(&self, topic: &Arc<str>, number: u64) {
+        if let Some(events) = &mut self.lock().events {
+            events.note_next(topic, number);
+        }
+    }
+}
+
+/// What became of an event for a peer.
+pub(super) enum Delivered {
+    /// It waits, and this many were dropped; the session must be woken.
+    Queued { dropped: u64, waker: Option<Waker> },
+    /// There was no room for it, and the peer's subscription must end.
+    Full,
+}
+
+fn is_subscription(key: &HeldKey) -> bool {
+    key.0 == TOPIC
+}
+
 /// A connection's peer, which can be called like it calls this node.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<Mailbox>);
@@ -362,6 +472,11 @@ pub struct Peer(Arc<Mailbox>);
 impl Peer {
     pub(crate) fn new(mailbox: &Arc<Mailbox>) -> Self {
         Self(mailbox.clone())
+    }
+
+    /// Returns the mailbox of the connection.
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.0
     }
 
     /// Returns the number for a call.

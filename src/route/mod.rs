@@ -8,6 +8,7 @@ mod caught;
 mod description;
 mod entry;
 mod error;
+mod events;
 mod exports;
 mod listing;
 pub(crate) mod mailbox;
@@ -20,6 +21,7 @@ mod registry;
 mod send_error;
 mod shutdown;
 mod table;
+pub(crate) mod topics;
 
 pub use access::{Access, Caller};
 pub(crate) use access::{Action, Grants, PEER, PING, PeerName};
@@ -30,6 +32,7 @@ pub use call::{Call, Responder};
 pub(crate) use call::{CallHead, remaining};
 pub use description::{Description, ProviderKind};
 pub use error::RegistryError;
+pub(crate) use events::Notice;
 pub use exports::{Exports, Network, WithCaller};
 pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts, SESSION};
 pub(crate) use name::matches;
@@ -38,6 +41,7 @@ pub use registry::Registry;
 pub use send_error::SendError;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 pub(crate) use table::{Builtin, BuiltinCall, Table};
+pub(crate) use topics::{Subscribe, Topics};
 
 use smol::future::Boxed;
 

@@ -12,6 +12,7 @@ use super::entry::Entry;
 use super::name::quoted;
 use super::registered::Registration;
 use super::table::{Builtin, BuiltinCall, Table};
+use super::topics::Topics;
 use super::{Description, Provider, RegistryError};
 use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
@@ -140,6 +141,11 @@ impl Registry {
         &self.table.name
     }
 
+    /// Returns the topics.
+    pub(crate) fn topics(&self) -> &Arc<Topics> {
+        &self.table.topics
+    }
+
     /// Returns the node's counters.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.table.metrics
@@ -147,7 +153,7 @@ impl Registry {
 
     /// Returns all counters in the Prometheus text format; those of functions, for the functions that `grants` allows.
     pub(crate) fn prometheus(&self, grants: &Grants) -> String {
-        self.table.prometheus(&grants.visibility())
+        self.table.prometheus(grants)
     }
 
     /// Returns the number of unanswered calls, notifications included.

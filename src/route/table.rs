@@ -10,7 +10,8 @@ use super::mailbox::Peer;
 use super::names::{Names, key};
 use super::offers::{Offer, Offers, Provide, taken};
 use super::registered::{Registered, Registration};
-use super::{Description, Provider, ProviderKind, RegistryError};
+use super::topics::Topics;
+use super::{Action, Description, Provider, ProviderKind, RegistryError};
 use crate::message::{Fault, RawJson};
 use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, WorkerStats};
 
@@ -27,6 +28,7 @@ pub(crate) struct Table {
     pub(super) offers: Arc<Offers>,
     /// The counters of processes.
     pub(super) processes: Vec<Arc<ProcessMetrics>>,
+    pub(crate) topics: Arc<Topics>,
     builtins: &'static [Builtin],
     /// What `rpc.list` reports of `builtins`.
     builtins_listed: OnceLock<Vec<Listed>>,
@@ -51,10 +53,12 @@ pub(crate) struct BuiltinCall<'a> {
 
 impl Table {
     pub(super) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
+        let metrics = Arc::<Metrics>::default();
         Self {
             name,
             max_hops: 8,
-            metrics: Arc::default(),
+            topics: Arc::new(Topics::new(metrics.clone())),
+            metrics,
             admission: Arc::default(),
             fixed: Names::default(),
             registered: Arc::default(),
@@ -173,9 +177,18 @@ impl Table {
     }
 
     /// Returns all counters in the Prometheus text format.
-    pub(super) fn prometheus(&self, visibility: &Visibility<'_>) -> String {
+    pub(super) fn prometheus(&self, grants: &Grants) -> String {
+        let visibility = &grants.visibility();
         let mut out = String::new();
         self.metrics.write_prometheus(&mut out);
+        let mut topics = Vec::new();
+        self.topics.each_published(&mut |name, events| {
+            let actions = [Action::Subscribe, Action::Publish];
+            if name.is_empty() || actions.into_iter().any(|action| grants.allow(action, name).is_ok()) {
+                topics.push((name.to_owned(), events));
+            }
+        });
+        metrics::write_topics(&mut out, &topics);
         let stats = self.stats(visibility);
         let stats = stats.iter().map(|(name, kind, stats)| (name.as_str(), kind.as_str(), stats.clone()));
         metrics::write_functions(&mut out, &stats);

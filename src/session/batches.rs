@@ -29,6 +29,11 @@ impl Batches {
         self.last_id
     }
 
+    /// Returns `true` if no batch is unanswered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// Adds a part that will be answered.
     pub(super) fn expect(&mut self, batch: BatchId) {
         self.open.entry(batch).and_modify(|batch| batch.unfinished += 1);

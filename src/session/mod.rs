@@ -22,6 +22,7 @@ mod batches;
 mod calls;
 mod dispatch;
 mod error;
+mod events;
 mod input;
 mod invalid;
 mod keepalive;
@@ -290,7 +291,9 @@ impl Session {
                 self.watch_posts(cx);
                 return progress;
             }
+            self.posts.room = self.room_for_events();
             let Poll::Ready(reply) = self.calls.poll_reply(cx, &mut self.posts) else { return progress };
+            self.send_events();
             if let Some((call, outcome)) = reply {
                 self.complete(call, &outcome);
             }
@@ -366,6 +369,7 @@ impl Session {
         self.result = Vec::new();
         self.calls.shrink();
         self.posts.queue.shrink_to_fit();
+        self.posts.events.shrink_to_fit();
         if let Some(outbound) = &mut self.outbound {
             outbound.shrink();
         }

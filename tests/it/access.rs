@@ -126,7 +126,10 @@ fn caller_sees_only_what_it_may_call() {
         "rpc.list",
         "rpc.offer",
         "rpc.ping",
+        "rpc.publish",
         "rpc.stats",
+        "rpc.subscribe",
+        "rpc.unsubscribe",
         "rpc.withdraw"
     ]);
     let mut client = node.connect();

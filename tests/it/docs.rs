@@ -21,6 +21,7 @@ const DOCUMENTS: [&str; 16] = [
     "docs/performance.md",
     "docs/processes.md",
     "docs/protocol.md",
+    "docs/topics.md",
     "targets/README.md",
 ];
 

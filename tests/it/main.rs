@@ -32,6 +32,7 @@ mod stopping;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod topics;
 mod toy;
 mod wakes;
 mod websocket;

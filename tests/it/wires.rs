@@ -298,7 +298,7 @@ impl Peer {
         self.client.send(bytes);
     }
 
-    /// Returns the next reply or batch of replies.
+    /// Returns the next reply, batch of replies or notification.
     pub(crate) fn receive(&mut self) -> Value {
         let body = match self.wire {
             Wire::Lines => return self.client.reply(),

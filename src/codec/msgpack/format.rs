@@ -24,6 +24,10 @@ impl MessageFormat for MessagePack {
         Decoded::Single(reject(prefix, fault))
     }
 
+    fn shares_notifications(&self) -> bool {
+        true
+    }
+
     fn encode(&self, out: &mut Vec<u8>, message: &Outgoing<'_>) -> bool {
         match message {
             Outgoing::Request(request) => return encode_request(out, request),

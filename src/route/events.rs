@@ -1,0 +1,301 @@
+//! Events on their way to a subscriber: bounded, and none is lost without notice.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use rustc_hash::FxHashMap;
+
+use crate::config::Overflow;
+use crate::message::RawJson;
+
+/// Size of an event besides its parameters, in bytes.
+const EVENT_OVERHEAD: usize = 64;
+
+/// What was published to a topic. One value for any number of subscribers.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) topic: Arc<str>,
+    /// Its number within the topic.
+    pub(crate) seq: u64,
+    /// The parameters of its notification: a JSON object on one line, whose last member is `data`.
+    params: Box<str>,
+    /// Where `data` begins in `params`.
+    data: usize,
+    pub(crate) published: Instant,
+    /// Its notification in the dialect in which that takes time to encode, without framing.
+    encoded: OnceLock<Vec<u8>>,
+}
+
+impl Event {
+    /// Creates an event. `data` is JSON.
+    pub(crate) fn new(topic: Arc<str>, seq: u64, data: &str, published: Instant) -> Self {
+        let mut params = format!("{{\"topic\":\"{topic}\",\"seq\":{seq},\"data\":");
+        let start = params.len();
+        params.reserve_exact(data.len() + 1);
+        if data.contains(['\n', '\r']) {
+            // In JSON, line breaks are white space only.
+            params.extend(data.chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+        } else {
+            params.push_str(data);
+        }
+        params.push('}');
+        Self { topic, seq, params: params.into(), data: start, published, encoded: OnceLock::new() }
+    }
+
+    /// Returns what was published, as JSON on one line.
+    pub(crate) fn data(&self) -> &str {
+        &self.params[self.data..self.params.len() - 1]
+    }
+
+    /// Returns the parameters of its notification.
+    pub(crate) fn params(&self) -> &str {
+        &self.params
+    }
+
+    /// Returns where its notification is kept once it is encoded.
+    pub(crate) fn encoded(&self) -> &OnceLock<Vec<u8>> {
+        &self.encoded
+    }
+
+    /// Returns the name of its message in Leaf's dialect: the last part of the topic's.
+    pub(crate) fn leaf_name(&self) -> &str {
+        self.topic.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Returns its approximate size in memory, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        EVENT_OVERHEAD + self.params.len()
+    }
+}
+
+/// What a subscriber is told.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// An event.
+    Event {
+        event: Arc<Event>,
+        overflow: Overflow,
+        /// It was published before the subscription.
+        is_kept: bool,
+    },
+    /// Events of a topic were dropped.
+    Missed {
+        topic: Arc<str>,
+        /// How many; `None` if that is unknown.
+        count: Option<u64>,
+        /// The number of the next event.
+        next: u64,
+    },
+    /// A subscription has ended.
+    Ended {
+        /// The topic or family subscribed to.
+        topic: Box<str>,
+        reason: &'static str,
+    },
+}
+
+impl Notice {
+    /// Returns the method of its notification.
+    pub(crate) fn method(&self) -> &'static str {
+        match self {
+            Self::Event { .. } => "rpc.event",
+            Self::Missed { .. } => "rpc.missed",
+            Self::Ended { .. } => "rpc.ended",
+        }
+    }
+
+    /// Returns the parameters of its notification, on one line.
+    pub(crate) fn params(&self, now: Instant) -> RawJson<'_> {
+        let text = match self {
+            Self::Event { event, is_kept: false, .. } => return RawJson::checked(event.params()),
+            Self::Event { event, .. } => {
+                let age = now.saturating_duration_since(event.published).as_millis();
+                let params = event.params();
+                format!("{},\"age_ms\":{age}}}", &params[..params.len() - 1])
+            }
+            Self::Missed { topic, count, next } => {
+                let count = count.map_or_else(|| "null".to_owned(), |count| count.to_string());
+                format!("{{\"topic\":\"{topic}\",\"count\":{count},\"next\":{next}}}")
+            }
+            Self::Ended { topic, reason } => format!("{{\"topic\":\"{topic}\",\"reason\":\"{reason}\"}}"),
+        };
+        RawJson::checked(text)
+    }
+}
+
+/// What waits for one subscriber.
+#[derive(Debug)]
+pub(super) struct EventQueue {
+    waiting: VecDeque<Notice>,
+    /// The number of waiting events, and their size.
+    events: usize,
+    bytes: usize,
+    /// What was dropped of each topic, all of it before its first waiting event: how much, if that is known, and the
+    /// next number.
+    missed: FxHashMap<Arc<str>, (Option<u64>, u64)>,
+    max_events: usize,
+    max_bytes: usize,
+}
+
+/// What became of an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pushed {
+    /// It waits, and this many were dropped.
+    Dropped(u64),
+    /// There was no room, and no event may be dropped.
+    Full,
+}
+
+impl EventQueue {
+    pub(super) fn new(max_events: usize, max_bytes: usize) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            events: 0,
+            bytes: 0,
+            missed: FxHashMap::default(),
+            max_events,
+            max_bytes,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.missed.is_empty()
+    }
+
+    /// Adds an event.
+    pub(super) fn push(&mut self, event: &Arc<Event>, overflow: Overflow, is_kept: bool) -> Pushed {
+        let mut dropped = 0;
+        while self.is_full(event.bytes()) {
+            if overflow == Overflow::End {
+                return Pushed::Full;
+            }
+            dropped += 1;
+            // A topic with few events loses none to one with many.
+            let Some(at) = self.position_of(&event.topic).or_else(|| self.position_of_any()) else {
+                self.note_missed(event);
+                return Pushed::Dropped(dropped);
+            };
+            self.drop_at(at);
+            if overflow == Overflow::Latest {
+                while let Some(at) = self.position_of(&event.topic) {
+                    self.drop_at(at);
+                    dropped += 1;
+                }
+            }
+        }
+        self.events += 1;
+        self.bytes += event.bytes();
+        self.waiting.push_back(Notice::Event { event: event.clone(), overflow, is_kept });
+        Pushed::Dropped(dropped)
+    }
+
+    /// Adds the notice that a subscription has ended.
+    pub(super) fn push_ended(&mut self, topic: Box<str>, reason: &'static str) {
+        self.waiting.push_back(Notice::Ended { topic, reason });
+    }
+
+    /// Moves notices to the end of `into`: events of about `room` bytes, and at least one.
+    pub(super) fn take(&mut self, mut room: usize, into: &mut VecDeque<Notice>) {
+        while room > 0
+            && let Some(notice) = self.waiting.pop_front()
+        {
+            match &notice {
+                Notice::Event { event, .. } => {
+                    self.uncount(event);
+                    room = room.saturating_sub(event.bytes());
+                    if let Some((topic, (count, _))) = self.missed.remove_entry(&event.topic) {
+                        into.push_back(Notice::Missed { topic, count, next: event.seq });
+                    }
+                }
+                // What was missed is told before.
+                _ => {
+                    for (topic, (count, next)) in std::mem::take(&mut self.missed) {
+                        if self.position_of(&topic).is_some() {
+                            self.missed.insert(topic, (count, next));
+                        } else {
+                            into.push_back(Notice::Missed { topic, count, next });
+                        }
+                    }
+                }
+            }
+            into.push_back(notice);
+        }
+        if self.waiting.is_empty() {
+            let missed = self.missed.drain();
+            into.extend(missed.map(|(topic, (count, next))| Notice::Missed { topic, count, next }));
+        }
+    }
+
+    /// Forgets what waits of the topics for which `is_over` returns `true`. If the subscriber `is_told`, forgotten events
+    /// become missed ones, and the notice that the subscription `topic` has ended is forgotten too. Returns `true` if there
+    /// was that notice.
+    pub(super) fn forget(&mut self, topic: &str, is_told: bool, is_over: impl Fn(&str) -> bool) -> bool {
+        if !is_told {
+            self.missed.retain(|topic, _| !is_over(topic));
+        }
+        let mut has_ended = false;
+        for notice in std::mem::take(&mut self.waiting) {
+            match &notice {
+                Notice::Event { event, .. } if is_over(&event.topic) => {
+                    self.uncount(event);
+                    if is_told {
+                        self.missed.insert(event.topic.clone(), (None, event.seq + 1));
+                    }
+                }
+                Notice::Ended { topic: ended, .. } if is_told && **ended == *topic => has_ended = true,
+                _ => self.waiting.push_back(notice),
+            }
+        }
+        has_ended
+    }
+
+    /// Notes the next number of a topic, of which events may have been missed.
+    pub(super) fn note_next(&mut self, topic: &Arc<str>, number: u64) {
+        if let Some((_, next)) = self.missed.get_mut(topic) {
+            *next = number;
+        }
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.waiting.shrink_to_fit();
+        self.missed.shrink_to_fit();
+    }
+
+    /// Returns `true` if there is no room for an event. One that is larger than all room waits alone.
+    fn is_full(&self, bytes: usize) -> bool {
+        self.events >= self.max_events || (self.events > 0 && self.bytes + bytes > self.max_bytes)
+    }
+
+    /// Returns the oldest waiting event of a topic.
+    fn position_of(&self, topic: &Arc<str>) -> Option<usize> {
+        self.waiting
+            .iter()
+            .position(|notice| matches!(notice, Notice::Event { event, .. } if event.topic == *topic))
+    }
+
+    /// Returns the oldest waiting event that may be dropped.
+    fn position_of_any(&self) -> Option<usize> {
+        let may_drop =
+            |notice: &Notice| matches!(notice, Notice::Event { overflow, .. } if *overflow != Overflow::End);
+        self.waiting.iter().position(may_drop)
+    }
+
+    fn drop_at(&mut self, at: usize) {
+        if let Some(Notice::Event { event, .. }) = self.waiting.remove(at) {
+            self.uncount(&event);
+            self.note_missed(&event);
+        }
+    }
+
+    fn uncount(&mut self, event: &Event) {
+        self.events -= 1;
+        self.bytes -= event.bytes();
+    }
+
+    fn note_missed(&mut self, event: &Event) {
+        let (count, next) = self.missed.entry(event.topic.clone()).or_insert((Some(0), 0));
+        *count = count.map(|count| count + 1);
+        *next = event.seq + 1;
+    }
+}
