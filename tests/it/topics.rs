@@ -1,6 +1,7 @@
 //! Topics, from outside: subscribers in every dialect, slow ones, lost ones, limits and rights.
 
 mod sequence;
+mod sse;
 
 use std::net::SocketAddr;
 

@@ -1,6 +1,7 @@
 //! The HTTP application of a node: who may call, and what each path answers. It does not know the version of HTTP.
 
 mod bearer;
+mod events;
 mod rpc;
 
 use std::net::SocketAddr;
@@ -15,16 +16,17 @@ use smol::Timer;
 use super::listener::ListenerContext;
 use super::shared::Shared;
 use crate::codec::{Dialect, jsonrpc};
-use crate::message::{Fault, Id};
+use crate::message::{Fault, Id, code};
 use crate::route::Grants;
 use crate::transport::http::{BodyError, HttpRequest, HttpResponse, HttpService};
 use crate::web;
 use bearer::bearer_token;
+use events::EventStream;
 
 /// The WebSocket subprotocol of this node.
 const PROTOCOL: &str = "chanrpc";
 /// The body of an error: the available endpoints.
-const USAGE: &str = "GET / for a page; POST a JSON-RPC 2.0 request to / or /rpc; GET /healthz or /metrics\n";
+const USAGE: &str = "GET / for a page; POST a JSON-RPC 2.0 request to / or /rpc; GET /events?topic=NAME, /healthz or /metrics\n";
 /// The same on a listener for Leaf messages.
 const LEAF_USAGE: &str = "this listener speaks Leaf messages over WebSocket; GET /healthz or /metrics\n";
 
@@ -132,6 +134,7 @@ impl<'a> App<'a> {
             (&Method::POST, "/" | "/rpc") => self.rpc(body, grants).await,
             (&Method::GET | &Method::HEAD, "/healthz") => HttpResponse::text(200, "ok\n"),
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&grants),
+            (&Method::GET, "/events") => self.events(request, &grants),
             (method, path) => match self.node.file(path) {
                 Some(web::File { content_type, text }) if matches!(*method, Method::GET | Method::HEAD) => {
                     HttpResponse::new(content_type, text).with_headers(&web::HEADERS)
@@ -173,6 +176,27 @@ impl<'a> App<'a> {
             },
         };
         if output.is_empty() { HttpResponse::empty(202) } else { HttpResponse::json(output) }
+    }
+
+    /// Returns the events of the topics that the query names, until the node stops.
+    fn events(&self, request: &HttpRequest, grants: &Grants) -> HttpResponse {
+        let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+        let (registry, keepalive) = (&self.node.registry, self.node.limits.keepalive);
+        let (query, stop) = (request.uri().query().unwrap_or_default(), self.node.shutdown.signal());
+        let stream = EventStream::subscribe(registry, grants, query, last, keepalive, stop);
+        grants.log_call("rpc.subscribe", stream.as_ref().err(), Duration::ZERO);
+        match stream {
+            Ok(stream) => HttpResponse::stream("text/event-stream", stream)
+                .with_headers(&[("cache-control", "no-cache"), ("x-accel-buffering", "no")]),
+            Err(fault) => {
+                let is_denied = fault.code == code::DENIED;
+                if is_denied {
+                    self.node.metrics().denied.inc();
+                }
+                let needs_token = is_denied && grants.is_anonymous();
+                if needs_token { unauthorized(&fault) } else { error(&fault, events::status(&fault)) }
+            }
+        }
     }
 
     /// Returns the metrics, to callers that may call `rpc.stats`.
@@ -224,6 +248,7 @@ fn not_found(path: &str, is_file: bool) -> HttpResponse {
     let allowed: &[(&str, &str)] = match path {
         "/" => &[("allow", "GET, HEAD, POST")],
         "/rpc" => &[("allow", "POST")],
+        "/events" => &[("allow", "GET")],
         _ if matches!(path, "/healthz" | "/metrics") || is_file => &[("allow", "GET, HEAD")],
         _ => return HttpResponse::text(404, USAGE),
     };

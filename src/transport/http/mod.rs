@@ -13,6 +13,6 @@ mod service;
 
 pub use error::ServeError;
 pub use request::{BodyError, HttpRequest, RequestLimits};
-pub use response::{HttpResponse, send_bad_request};
+pub use response::{BodyStream, HttpResponse, send_bad_request};
 pub use serve::serve;
 pub use service::HttpService;

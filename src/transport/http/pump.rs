@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 
 use super::cork::Cork;
 use super::error::ServeError;
 use super::idle::{IdleTimer, RequestCounter};
+use super::response::ResponseBody;
 use crate::transport::pipe::Stream;
 use crate::transport::stream::Rewind;
 
@@ -34,6 +34,8 @@ pub(super) struct ConnState {
     pub(super) stopping: AtomicBool,
     /// The peer may still be sending when it gets the last response.
     pub(super) unread: AtomicBool,
+    /// A body is sent as it becomes available, until the connection ends.
+    pub(super) streaming: AtomicBool,
     /// An upgrade to another protocol was accepted.
     pub(super) upgraded: AtomicBool,
 }
@@ -60,7 +62,7 @@ pub(super) async fn pump<T: Stream, H>(
 where
     H: hyper::service::Service<
             hyper::Request<Incoming>,
-            Response = hyper::Response<Full<Bytes>>,
+            Response = hyper::Response<ResponseBody>,
             Error = Infallible,
         >,
 {
@@ -98,7 +100,9 @@ where
                     continue;
                 }
                 cx.waker().wake_by_ref();
-            } else if idle.poll(cx, requests, flushed.is_ready() && !cork.is_write_blocked()).is_ready() {
+            } else if !state.streaming.load(Ordering::Relaxed)
+                && idle.poll(cx, requests, flushed.is_ready() && !cork.is_write_blocked()).is_ready()
+            {
                 return Poll::Ready(None);
             }
             return ended.take().map_or(Poll::Pending, |ended| Poll::Ready(Some(ended)));

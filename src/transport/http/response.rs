@@ -1,8 +1,13 @@
 //! Responses.
 
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use http_body_util::Full;
 use hyper::StatusCode;
-use hyper::body::Bytes;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderName, HeaderValue};
 
 use crate::transport::pipe::Stream;
@@ -21,6 +26,48 @@ pub struct HttpResponse {
     content_type: Option<&'static HeaderValue>,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Vec<u8>,
+    /// Sent instead of `body`.
+    stream: Option<Box<dyn BodyStream>>,
+}
+
+/// A body of unknown length, which is sent as it becomes available.
+pub trait BodyStream: Debug + Send + 'static {
+    /// Returns the next part, which is not empty, or `None` at the end.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>>;
+}
+
+/// A body as hyper takes it.
+pub(super) enum ResponseBody {
+    Full(Full<Bytes>),
+    Stream(Box<dyn BodyStream>),
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Full(full) => Pin::new(full).poll_frame(cx),
+            Self::Stream(stream) => {
+                stream.poll_next(cx).map(|part| part.map(|part| Ok(Frame::data(part.into()))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Full(full) if full.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(full) => full.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
 }
 
 impl HttpResponse {
@@ -45,8 +92,14 @@ impl HttpResponse {
         Self::text(status, Vec::new())
     }
 
+    /// Creates a 200 response of the given type, whose body is sent as it becomes available. The connection ends after it.
+    pub fn stream(content_type: &'static str, stream: impl BodyStream) -> Self {
+        let response = Self::new(content_type, Vec::new()).and_close();
+        Self { stream: Some(Box::new(stream)), ..response }
+    }
+
     fn with_body(status: StatusCode, content_type: Option<&'static HeaderValue>, body: Vec<u8>) -> Self {
-        Self { status, is_last: false, content_type, headers: Vec::new(), body }
+        Self { status, is_last: false, content_type, headers: Vec::new(), body, stream: None }
     }
 
     /// Sets the status. An invalid one is ignored.
@@ -82,15 +135,24 @@ impl HttpResponse {
         self.status == StatusCode::SWITCHING_PROTOCOLS
     }
 
+    /// Returns `true` if the body is sent as it becomes available.
+    pub(super) fn is_stream(&self) -> bool {
+        self.stream.is_some()
+    }
+
     /// Returns `true` if the connection ends after this response.
     pub(super) fn is_last(&self) -> bool {
         self.is_last
     }
 
     /// Converts to hyper's type.
-    pub(super) fn into_hyper(self) -> hyper::Response<Full<Bytes>> {
+    pub(super) fn into_hyper(self) -> hyper::Response<ResponseBody> {
         let is_empty = self.body.is_empty();
-        let mut response = hyper::Response::new(Full::new(self.body.into()));
+        let body = match self.stream {
+            Some(stream) => ResponseBody::Stream(stream),
+            None => ResponseBody::Full(Full::new(self.body.into())),
+        };
+        let mut response = hyper::Response::new(body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         if let Some(content_type) = self.content_type.filter(|_| !is_empty) {

@@ -36,6 +36,8 @@ pub async fn serve<T: Stream>(
             let mut response = service.respond(&mut request).await;
             if response.is_upgrade() {
                 state.upgraded.store(true, Ordering::Relaxed);
+            } else if response.is_stream() {
+                state.streaming.store(true, Ordering::Relaxed);
             } else if !request.is_body_read() {
                 response = response.and_close();
             }
