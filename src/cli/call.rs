@@ -66,7 +66,7 @@ fn run_call(mut arguments: Arguments) -> Result<Exit, String> {
             };
         }
         if each {
-            return call_each(connected, &function, in_flight, layout).await;
+            return call_each(connected, &function, None, in_flight, layout).await;
         }
         let call = pin!(connected.call(&function, params));
         match with_progress(&function, connected.timeout, call).await {

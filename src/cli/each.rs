@@ -22,14 +22,16 @@ type Line = Result<Box<RawValue>, String>;
 type Outcome = Result<RawJson<'static>, RemoteError>;
 
 /// Calls a function for each line of standard input, at most `in_flight` at a time, and prints one line for each, in
-/// the same order: the result, or `{"error":…}`. Ends early if the node cannot be reached or a line is invalid.
+/// the same order: the result, or `{"error":…}`. A line is all parameters or the only one, or the one after `first`, which
+/// is JSON. Ends early if the node cannot be reached or a line is invalid.
 pub(super) async fn call_each(
     connected: &Connected,
     function: &str,
+    first: Option<String>,
     in_flight: usize,
     layout: Layout,
 ) -> Exit {
-    let lines = match read_lines() {
+    let lines = match read_lines(first) {
         Ok(lines) => lines,
         Err(error) => {
             print_error(format_args!("cannot read standard input: {error}"));
@@ -101,7 +103,7 @@ fn as_json(error: &RemoteError) -> String {
 }
 
 /// Reads lines on a thread of its own, because a read of standard input cannot be interrupted.
-fn read_lines() -> std::io::Result<Receiver<Line>> {
+fn read_lines(first: Option<String>) -> std::io::Result<Receiver<Line>> {
     let (sender, lines) = async_channel::bounded(1);
     let read = move || {
         let mut stdin = std::io::stdin().lock();
@@ -111,7 +113,7 @@ fn read_lines() -> std::io::Result<Receiver<Line>> {
             let params = match read {
                 Ok(0) => return,
                 Ok(_) if line.len() > MAX_MESSAGE => Err(format!("more than {MAX_MESSAGE} bytes")),
-                Ok(_) => parse_line(line),
+                Ok(_) => parse_line(line, first.as_deref()),
                 Err(error) => Err(error.to_string()),
             };
             let params = params.map_err(|error| format!("line {number} of standard input: {error}"));
@@ -126,11 +128,14 @@ fn read_lines() -> std::io::Result<Receiver<Line>> {
 }
 
 /// Returns the parameters of a line; `None` if it is empty.
-fn parse_line(line: Vec<u8>) -> Result<Option<Box<RawValue>>, String> {
+fn parse_line(line: Vec<u8>, first: Option<&str>) -> Result<Option<Box<RawValue>>, String> {
     let line = String::from_utf8(line).map_err(|_| "not UTF-8".to_owned())?;
     let line = line.trim_start_matches('\u{feff}').trim();
     if line.is_empty() {
         return Ok(None);
+    }
+    if let Some(first) = first {
+        return Ok(Some(positional(vec![first.to_owned(), line.to_owned()])));
     }
     if line.starts_with(['[', '{']) {
         return params_from_json(line.to_owned()).map(Some);

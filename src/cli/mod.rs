@@ -17,12 +17,14 @@ mod json;
 mod list;
 mod params;
 mod progress;
+mod publish;
 mod ready_file;
 mod result;
 mod serve;
 mod signals;
 mod suggest;
 mod token;
+mod watch;
 mod why;
 
 use std::ffi::OsString;
@@ -53,6 +55,8 @@ const COMMANDS: &[&Command] = &[
     &call::GO,
     &list::LIST,
     &describe::DESCRIBE,
+    &watch::WATCH,
+    &publish::PUBLISH,
     &bench::BENCH,
     &token::TOKEN,
     &why::WHY,

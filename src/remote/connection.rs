@@ -136,6 +136,33 @@ impl Connection {
         }
     }
 
+    /// Waits until the connection is established, however often that fails.
+    ///
+    /// # Errors
+    /// If the client was closed.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn reconnected(&self) -> Result<(), RemoteError> {
+        loop {
+            let changed = self.changed.listen();
+            match self.peer() {
+                Ok(Some(_)) => return Ok(()),
+                Err(error) if self.is_closed() => return Err(error),
+                _ => changed.await,
+            }
+        }
+    }
+
+    /// Waits until the connection is lost.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn lost(&self) {
+        while self.is_connected() {
+            let changed = self.changed.listen();
+            if self.is_connected() {
+                changed.await;
+            }
+        }
+    }
+
     /// Sets the status, unless the connection is to be closed.
     pub(super) fn set_status(&self, status: Status) {
         let mut current = self.lock();

@@ -20,3 +20,4 @@ mod smuggling;
 mod storms;
 #[path = "../support/mod.rs"]
 mod support;
+mod topics;
