@@ -91,10 +91,8 @@ fn events_are_streamed_over_http() {
     for topic in ["a", "b.*"] {
         let missed = stream.event();
         assert_eq!(missed.event.as_deref(), Some("missed"));
-        assert_eq!(
-            (&missed.data.as_ref().unwrap()["topic"], &missed.data.unwrap()["count"]),
-            (&json!(topic), &Value::Null)
-        );
+        let data = missed.data.unwrap();
+        assert_eq!((&data["topic"], &data["count"]), (&json!(topic), &Value::Null));
     }
 }
 
