@@ -160,5 +160,18 @@ def concurrent():
         same(f"{CALLS} calls, 50 at once, each its own answer", replies, wanted)
 
 
-for part in (calls, errors, notifications, batches, near, forms, pages, keeps_connection, concurrent):
+def events():
+    """curl reads a stream of server-sent events."""
+    command = ["curl", "--silent", "--no-buffer", "--max-time", "20", f"{BASE}/events?topic=interop.curl"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stream:
+        check("the stream begins with its id", stream.stdout.readline().startswith("id: "))
+        same("an event reaches curl", post("/", call(1, "rpc.publish", ["interop.curl", {"é": 1}]))[1]["result"], 1)
+        lines = [stream.stdout.readline() for _ in range(3)]
+        check("  with its id", lines[0] == "\n" and lines[1].startswith("id: "), lines)
+        params = json.loads(lines[2].removeprefix("data: "))
+        same("  and its data", (params["topic"], params["data"]), ("interop.curl", {"é": 1}))
+        stream.kill()
+
+
+for part in (calls, errors, notifications, batches, near, forms, pages, keeps_connection, concurrent, events):
     part()

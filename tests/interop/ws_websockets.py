@@ -121,6 +121,16 @@ async def frames(ws):
     check("a ping has its pong", await asyncio.wait_for(pong, 10) >= 0)
 
 
+async def topics(ws):
+    begun = (await ask(ws, 1, "rpc.subscribe", {"topic": "interop.*"}))["result"]
+    same("a subscription", (begun["seq"], begun["missed"]), (None, False))
+    same("an event for one subscriber", (await ask(ws, 2, "rpc.publish", ["interop.a", {"é": 1}]))["result"], 1)
+    event = await answer(ws)
+    same("its notification", (event["method"], "id" in event), ("rpc.event", False))
+    same("  with topic and data", (event["params"]["topic"], event["params"]["data"]), ("interop.a", {"é": 1}))
+    same("the end of it", (await ask(ws, 3, "rpc.unsubscribe", ["interop.*"]))["result"], True)
+
+
 async def binary(ws):
     await ws.send(request(1, "demo.add", [20, 22]).encode())
     reply = await asyncio.wait_for(ws.recv(), 10)
@@ -144,7 +154,7 @@ async def main():
     url = f"ws://{host}:{port}/"
     # The client's own limits and timeouts are unchanged, including its offer of compression.
     async with websockets.connect(url) as ws:
-        for part in (calls, errors, notifications, batches, concurrent, out_of_order, frames, binary):
+        for part in (calls, errors, notifications, batches, concurrent, out_of_order, frames, topics, binary):
             async with asyncio.timeout(30):
                 await part(ws)
         await ws.close()
