@@ -49,7 +49,7 @@ fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
         return Ok(Exit::Success);
     }
     let seqs = since.map(|since| (topics[0].clone(), since)).into_iter().collect();
-    let watched = Watched { seqs, epoch: None, left, is_data_only };
+    let watched = Watched { seqs, epoch: None, left, is_data_only, behind_reply: None };
     let (done, exit) = async_channel::bounded(1);
     let (end, ended) = async_channel::bounded(1);
     let watched = Arc::new((Mutex::new(watched), done));
@@ -59,7 +59,7 @@ fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
             if method == "rpc.ended" {
                 let _ = end.try_send(());
             }
-            with(&of_session, |watched| watched.told(method, params));
+            with(&of_session, |watched| watched.receive(method, params));
         }));
         let done = async { exit.recv().await.unwrap_or(Exit::Failed) };
         done.or(follow(connected, &topics, &watched, once, &ended)).await
@@ -77,6 +77,8 @@ struct Watched {
     /// The number of events left to print.
     left: Option<u64>,
     is_data_only: bool,
+    /// What arrived behind the reply to a subscription, which another task handles first.
+    behind_reply: Option<Vec<(String, String)>>,
 }
 
 /// Runs `print`, and ends the command if it returns an exit code.
@@ -107,6 +109,7 @@ async fn follow(
             let mut params = String::new();
             with(shared, |watched| {
                 params = watched.request(topic);
+                watched.behind_reply = Some(Vec::new());
                 None
             });
             let (params, deadline) = (Some(RawJson::checked(params)), Instant::now() + connected.timeout);
@@ -171,7 +174,23 @@ impl Watched {
             self.seqs.entry(topic.to_owned()).or_insert(seq);
         }
         let is_new_family = seq.is_none() && is_first;
-        if missed || (seq.is_none() && !is_new_family) { self.missed(topic, None) } else { None }
+        let is_missing = missed || (seq.is_none() && !is_new_family);
+        let mut exit = if is_missing { self.missed(topic, None) } else { None };
+        for (method, params) in self.behind_reply.take().unwrap_or_default() {
+            exit = exit.or_else(|| self.told(&method, &params));
+        }
+        exit
+    }
+
+    /// Prints what the node tells, or keeps it until the reply is handled. Returns the exit code if that was the last.
+    fn receive(&mut self, method: &str, params: &str) -> Option<Exit> {
+        match &mut self.behind_reply {
+            Some(kept) => {
+                kept.push((method.to_owned(), params.to_owned()));
+                None
+            }
+            None => self.told(method, params),
+        }
     }
 
     /// Prints what the node tells. Returns the exit code if that was the last.

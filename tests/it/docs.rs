@@ -5,7 +5,7 @@ use std::path::Path;
 
 use chanrpc::config::{Config, Limits};
 
-const DOCUMENTS: [&str; 16] = [
+const DOCUMENTS: [&str; 17] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
