@@ -94,6 +94,7 @@ pub(crate) fn drive(
                         progress = true;
                     }
                     Poll::Ready(Received::Closed) => {
+                        session.disconnected(&session.close_reason(), false);
                         closing = Some(CloseReason::Done);
                         progress = true;
                         break;

@@ -36,7 +36,9 @@ impl Provider for Offered {
             return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(&self.node)));
         }
         let Some(place) = self.members.choose() else {
-            return call.reply(Err(Fault::not_sent("the peer that offered the function is gone")));
+            return call.reply(Err(Fault::not_sent(
+                "the peer that offered the function is gone, or may no longer offer it",
+            )));
         };
         let (method, params) = (call.method().to_owned(), call.take_params().map(RawJson::into_owned));
         let (peer, deadline, responder) = (place.peer().clone(), call.deadline(), call.defer());
@@ -137,8 +139,8 @@ fn try_offer(table: &Table, grants: &Grants, params: Option<&RawJson<'_>>) -> Re
         .signature(described)
         .target(owner.to_string())
         .workers(crate::config::Workers::new(in_flight).queue(QUEUE));
-    let name = name.into_boxed_str();
-    let offer = Offer { name, connection: caller.connection(), owner, peer, in_flight, share };
+    let (name, end) = (name.clone().into_boxed_str(), grants.end(Action::Offer, &name));
+    let offer = Offer { name, connection: caller.connection(), owner, end, peer, in_flight, share };
     let (node, max_hops) = (&table.name, table.max_hops);
     table.offer(offer, &described, &|members| {
         Arc::new(Offered { node: node.clone(), max_hops, members: members.clone() })

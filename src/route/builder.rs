@@ -37,8 +37,7 @@ impl RegistryBuilder {
 
     /// Sets the limits of what connections offer.
     pub(crate) fn limits(mut self, limits: &Limits) -> Self {
-        let &Limits { offers, offered, in_flight, .. } = limits;
-        self.registry.table.offers = Arc::new(Offers::new(offers, offered, in_flight));
+        self.registry.table.offers = Arc::new(Offers::new(limits));
         self
     }
 

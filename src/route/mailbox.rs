@@ -24,6 +24,8 @@ pub type CallId = u64;
 
 /// The kind of what a connection holds until servers are told of its end, which its peer knows nothing of.
 pub(crate) const SESSION: &str = "session";
+/// The kind of what a connection holds as long as its peer answers calls.
+pub(crate) const OFFERS: &str = "offers";
 /// Maximum number of calls to the peer that wait for a reply on one connection.
 const MAX_WAITING: usize = 4096;
 /// Size of a call besides its method and parameters, in bytes.
@@ -49,6 +51,8 @@ struct State {
     /// The wakers of providers that wait for the cancellation of their call.
     providers: FxHashMap<CallId, Waker>,
     closed: bool,
+    /// The peer will answer no call any longer.
+    answers_nothing: bool,
     /// The limit of calls to the peer that wait for the session, in bytes; 0 if the peer cannot be called.
     limit: usize,
     /// How notifications are encoded for the peer.
@@ -251,6 +255,15 @@ impl Mailbox {
         drop(state);
         drop((held, events));
         providers.into_values().for_each(Waker::wake);
+    }
+
+    /// Drops what the connection offers, since its peer will answer no call any longer.
+    pub(crate) fn drop_offers(&self) {
+        let mut state = self.lock();
+        state.answers_nothing = true;
+        let offers = state.held.as_mut().and_then(|held| held.remove(&(OFFERS, Box::default())));
+        drop(state);
+        drop(offers);
     }
 
     /// Adds the reply to a call, unless the call was cancelled.
@@ -505,6 +518,7 @@ impl Peer {
             _ if *limit == 0 => PeerError::Unsent("the connection is for the peer's calls only".into()),
             Outbox { closed: Some(error), .. } => error.clone(),
             _ if *closed => PeerError::Unsent("the connection is closed".into()),
+            Outbox { closing: true, .. } => PeerError::Unsent("the connection is being closed".into()),
             outbox => {
                 let is_full = outbox.bytes >= *limit;
                 if !is_full && self.0.waiting.load(Ordering::Relaxed) < MAX_WAITING {
@@ -595,10 +609,10 @@ impl Peer {
     }
 
     /// Keeps `value` until the connection ends, or until it is [released](Self::release). Returns what it replaces; if the
-    /// connection has ended, the value itself.
+    /// connection has ended, or has nothing to offer any longer, the value itself.
     pub(crate) fn hold(&self, key: HeldKey, value: Held) -> Option<Held> {
         let mut state = self.0.lock();
-        if state.closed {
+        if state.closed || (state.answers_nothing && key.0 == OFFERS) {
             return Some(value);
         }
         state.held.get_or_insert_default().insert(key, value)

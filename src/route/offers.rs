@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::Provider;
-use super::access::Owner;
-use super::mailbox::Peer;
+use super::access::{Owner, RightEnd};
+use super::mailbox::{Held, OFFERS, Peer};
 use super::registered::Registration;
+use crate::config::Limits;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
 
-/// The kind of value by which a connection holds its offers.
-const HELD: &str = "offers";
 /// Notifies a peer that it no longer offers a function.
 const WITHDRAWN: &str = "rpc.withdrawn";
 
@@ -35,6 +34,8 @@ pub(crate) struct Offer<P> {
     /// The number of the peer's connection.
     pub(crate) connection: u64,
     pub(crate) owner: Owner,
+    /// When the owner may no longer offer it, if ever.
+    pub(crate) end: Option<RightEnd>,
     pub(crate) peer: P,
     /// The maximum number of calls that the peer takes at a time.
     pub(crate) in_flight: usize,
@@ -45,9 +46,18 @@ pub(crate) struct Offer<P> {
 pub(crate) struct Member<P> {
     connection: u64,
     owner: Owner,
+    end: Option<RightEnd>,
     peer: P,
     limit: usize,
-    in_flight: AtomicUsize,
+    /// Shared with its successor when it renews its offer.
+    in_flight: Arc<AtomicUsize>,
+}
+
+impl<P> Member<P> {
+    /// Returns `true` while its owner may offer the function.
+    fn is_in_force(&self) -> bool {
+        self.end.as_ref().is_none_or(|end| !end.has_passed())
+    }
 }
 
 /// The peers that offer one function.
@@ -77,16 +87,17 @@ impl<P> Drop for Place<P> {
 }
 
 impl<P> Members<P> {
-    fn new(first: Arc<Member<P>>) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(Turns { members: vec![first], last: 0 }) })
+    fn new() -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(Turns { members: Vec::new(), last: 0 }) })
     }
 
     /// Returns the peer that gets the next call: the one with the fewest calls in flight; of several, each in turn. One
-    /// with room comes before those that have none. `None` if all have gone.
+    /// with room comes before those that have none. `None` if all have gone, or may no longer offer the function.
     pub(crate) fn choose(&self) -> Option<Place<P>> {
         let mut state = self.lock();
         let count = state.members.len();
         let turns = (1..=count).map(|turn| (state.last + turn) % count);
+        let turns = turns.filter(|at| state.members[*at].is_in_force());
         let load = |at: &usize| {
             let member = &state.members[*at];
             let in_flight = member.in_flight.load(Ordering::Relaxed);
@@ -108,15 +119,35 @@ impl<P> Members<P> {
         self.lock().members.iter().any(|member| member.connection == connection)
     }
 
-    fn other_owner(&self, owner: &Owner) -> Option<Owner> {
-        let state = self.lock();
-        state.members.iter().map(|member| &member.owner).find(|other| *other != owner).cloned()
+    /// Returns `true` if there is no member but that of a connection.
+    fn has_only(&self, connection: u64) -> bool {
+        self.lock().members.iter().all(|member| member.connection == connection)
     }
 
-    /// Adds a member, in place of an earlier one of the same connection.
-    fn add(&self, member: Arc<Member<P>>) {
-        self.remove(member.connection);
-        self.lock().members.push(member);
+    /// Returns another owner of whom another connection may offer the function.
+    fn other_owner(&self, owner: &Owner, connection: u64) -> Option<Owner> {
+        let state = self.lock();
+        let others = state.members.iter().filter(|member| member.connection != connection);
+        let other = others.filter(|member| member.is_in_force()).find(|member| member.owner != *owner);
+        other.map(|member| member.owner.clone())
+    }
+
+    /// Adds a member in place of an earlier one of the same connection, whose calls it still runs, or in place of all.
+    /// Returns those of other connections that it replaces.
+    fn put(&self, mut member: Member<P>, replaces_all: bool) -> Vec<Arc<Member<P>>> {
+        let mut state = self.lock();
+        let mut replaced = Vec::new();
+        state.members.retain(|other| {
+            let is_earlier = other.connection == member.connection;
+            if is_earlier {
+                member.in_flight = other.in_flight.clone();
+            } else if replaces_all {
+                replaced.push(other.clone());
+            }
+            !is_earlier && !replaces_all
+        });
+        state.members.push(Arc::new(member));
+        replaced
     }
 
     /// Removes the member of a connection. Returns `false` if it was none.
@@ -125,10 +156,6 @@ impl<P> Members<P> {
         let before = state.members.len();
         state.members.retain(|member| member.connection != connection);
         state.members.len() < before
-    }
-
-    fn take_all(&self) -> Vec<Arc<Member<P>>> {
-        std::mem::take(&mut self.lock().members)
     }
 
     fn is_empty(&self) -> bool {
@@ -142,13 +169,19 @@ impl<P> Members<P> {
 
 /// A function's place in the registry.
 pub(super) trait Slot {
-    /// Sets the maximum number of concurrent calls.
+    /// Sets the maximum number of concurrent calls. Starts none.
     fn resize(&self, calls: usize);
+    /// Takes the calls that wait for an earlier registration of the function. Starts none.
+    fn take_waiting(&self, earlier: &Self);
 }
 
 impl Slot for Registration {
     fn resize(&self, calls: usize) {
         self.set_workers(calls);
+    }
+
+    fn take_waiting(&self, earlier: &Self) {
+        Registration::take_waiting(self, earlier);
     }
 }
 
@@ -161,6 +194,8 @@ pub(super) enum Refused<E> {
     Connection,
     /// All connections together do.
     Node,
+    /// The descriptions of all functions together are too long.
+    Descriptions,
     /// The registry does not accept it.
     Registry(E),
 }
@@ -170,25 +205,39 @@ pub(super) struct Directory<P, R> {
     functions: FxHashMap<Box<str>, Offered<P, R>>,
     /// The number of functions that each connection offers.
     connections: FxHashMap<u64, usize>,
-    /// Maximum of one connection, and of all.
-    limits: (usize, usize),
+    /// The size of all descriptions.
+    bytes: usize,
+    limits: Maximum,
+}
+
+/// Maximum numbers of offers.
+#[derive(Clone, Copy)]
+pub(super) struct Maximum {
+    /// Of one connection.
+    each: usize,
+    all: usize,
+    /// The size of the descriptions of all.
+    bytes: usize,
 }
 
 struct Offered<P, R> {
     share: Share,
     members: Arc<Members<P>>,
     registration: R,
+    /// The size of its description.
+    bytes: usize,
 }
 
 /// What an offer has replaced. The registration is dropped outside of the lock.
 pub(super) struct Replaced<P, R> {
-    pub(super) peers: Vec<P>,
+    /// The connections that offered it, and their peers.
+    pub(super) peers: Vec<(u64, P)>,
     _registration: Option<R>,
 }
 
 impl<P: Clone, R: Slot> Directory<P, R> {
-    pub(super) fn new(each: usize, all: usize) -> Self {
-        Self { functions: FxHashMap::default(), connections: FxHashMap::default(), limits: (each, all) }
+    pub(super) fn new(limits: Maximum) -> Self {
+        Self { functions: FxHashMap::default(), connections: FxHashMap::default(), bytes: 0, limits }
     }
 
     /// Returns the number of offers.
@@ -196,45 +245,64 @@ impl<P: Clone, R: Slot> Directory<P, R> {
         self.connections.values().sum()
     }
 
-    /// Adds an offer. `register` adds the function to the registry, in place of an earlier registration.
+    /// Adds an offer with a description of a size. `register` adds the function to the registry, in place of an earlier
+    /// registration, whose queue it keeps if it is told so.
     pub(super) fn offer<E>(
         &mut self,
         offer: Offer<P>,
-        register: impl FnOnce(&Arc<Members<P>>, Option<&R>) -> Result<R, E>,
+        bytes: usize,
+        register: impl FnOnce(&Arc<Members<P>>, Option<&R>, bool) -> Result<R, E>,
     ) -> Result<Replaced<P, R>, Refused<E>> {
-        let Offer { name, connection, owner, peer, in_flight, share } = offer;
+        let Offer { name, connection, owner, end, peer, in_flight, share } = offer;
         let current = self.functions.get(&name);
         let is_renewed = current.is_some_and(|current| current.members.has(connection));
         if !is_renewed {
-            if self.connections.get(&connection).is_some_and(|offers| *offers >= self.limits.0) {
+            if self.connections.get(&connection).is_some_and(|offers| *offers >= self.limits.each) {
                 return Err(Refused::Connection);
             }
-            if self.count() >= self.limits.1 {
+            if self.count() >= self.limits.all {
                 return Err(Refused::Node);
             }
         }
         let is_shared = |current: &&Offered<P, R>| (current.share, share) == (Share::Any, Share::Any);
         let taken = current.filter(|current| !is_shared(current));
-        if let Some(other) = taken.and_then(|current| current.members.other_owner(&owner)) {
+        if let Some(other) = taken.and_then(|current| current.members.other_owner(&owner, connection)) {
             return Err(Refused::Taken(other));
         }
-        let member = Member { connection, owner, peer, limit: in_flight, in_flight: AtomicUsize::new(0) };
-        let member = Arc::new(member);
+        let member = Member { connection, owner, end, peer, limit: in_flight, in_flight: Arc::default() };
         let mut replaced = Replaced { peers: Vec::new(), _registration: None };
         if let Some(current) = current.filter(is_shared) {
-            current.members.add(member);
+            current.members.put(member, false);
             current.registration.resize(current.members.capacity());
         } else {
-            let members = Members::new(member);
-            let registration = register(&members, current.map(|current| &current.registration));
-            let registration = registration.map_err(Refused::Registry)?;
-            let offered = Offered { share, members, registration };
-            if let Some(earlier) = self.functions.insert(name, offered) {
-                for member in earlier.members.take_all() {
-                    if member.connection != connection {
-                        self.discount(member.connection);
-                        replaced.peers.push(member.peer.clone());
-                    }
+            let total = self.bytes - current.map_or(0, |current| current.bytes) + bytes;
+            if total > self.limits.bytes {
+                return Err(Refused::Descriptions);
+            }
+            // The calls that wait are for the new member as well. Those that run take none of its places, unless it runs
+            // them itself.
+            let (members, keeps_queue, later) = match current {
+                Some(current) => {
+                    (current.members.clone(), current.members.has_only(connection), Some(member))
+                }
+                None => {
+                    let members = Members::new();
+                    members.put(member, true);
+                    (members, false, None)
+                }
+            };
+            let earlier = current.map(|current| &current.registration);
+            let registration = register(&members, earlier, keeps_queue).map_err(Refused::Registry)?;
+            for member in later.map_or_else(Vec::new, |member| members.put(member, true)) {
+                self.discount(member.connection);
+                replaced.peers.push((member.connection, member.peer.clone()));
+            }
+            registration.resize(members.capacity());
+            self.bytes = total;
+            let offered = Offered { share, members, registration, bytes };
+            if let Some(earlier) = self.functions.insert(name.clone(), offered) {
+                if !keeps_queue {
+                    self.functions[&name].registration.take_waiting(&earlier.registration);
                 }
                 replaced._registration = Some(earlier.registration);
             }
@@ -256,6 +324,7 @@ impl<P: Clone, R: Slot> Directory<P, R> {
         let is_last = offered.members.is_empty();
         self.discount(connection);
         let last = if is_last { self.functions.remove(name) } else { None };
+        self.bytes -= last.as_ref().map_or(0, |offered| offered.bytes);
         Some(last.map(|offered| offered.registration))
     }
 
@@ -281,8 +350,9 @@ impl<P: Clone, R: Slot> Directory<P, R> {
 
 /// Creates the provider of an offered function.
 pub(crate) type Provide<'a> = dyn Fn(&Arc<Members<Peer>>) -> Arc<dyn Provider> + 'a;
-/// Adds an offered function to the registry, in place of an earlier registration.
-type Register<'a> = dyn FnMut(&Arc<Members<Peer>>, Option<&Registration>) -> Result<Registration, Fault> + 'a;
+/// Adds an offered function to the registry, in place of an earlier registration, whose queue it keeps or not.
+type Register<'a> =
+    dyn FnMut(&Arc<Members<Peer>>, Option<&Registration>, bool) -> Result<Registration, Fault> + 'a;
 
 /// What the connections of a node offer.
 pub(crate) struct Offers {
@@ -292,12 +362,14 @@ pub(crate) struct Offers {
 }
 
 impl Offers {
-    /// Creates an empty directory for `each` offers a connection and `all` a node.
-    pub(super) fn new(each: usize, all: usize, max_in_flight: usize) -> Self {
-        Self { directory: Mutex::new(Directory::new(each, all)), max_in_flight }
+    pub(super) fn new(limits: &Limits) -> Self {
+        let &Limits { offers, offered, in_flight, message, .. } = limits;
+        // The list of all functions must fit into a message, and descriptions grow in that of rpc.discover.
+        let limits = Maximum { each: offers, all: offered, bytes: message / 4 };
+        Self { directory: Mutex::new(Directory::new(limits)), max_in_flight: in_flight }
     }
 
-    /// Adds an offer until it is withdrawn, taken over or its connection ends. `register` adds its function to the
+    /// Adds an offer, with a description of a size, until it is withdrawn, taken over or its connection ends. `register` adds its function to the
     /// registry.
     ///
     /// # Errors
@@ -305,24 +377,31 @@ impl Offers {
     pub(super) fn offer(
         self: &Arc<Self>,
         offer: Offer<Peer>,
+        bytes: usize,
         metrics: &Arc<Metrics>,
         register: &mut Register<'_>,
     ) -> Result<(), Fault> {
         let (name, connection, peer) = (offer.name.clone(), offer.connection, offer.peer.clone());
-        let replaced = self.change(metrics, |directory| directory.offer(offer, register));
-        let replaced = replaced.map_err(|refused| refused.into_fault(&name, self))?;
+        let replaced = self.change(metrics, |directory| {
+            let replaced = directory.offer(offer, bytes, register)?;
+            let guards = replaced.peers.iter().filter_map(|(other, peer)| directory.release(*other, peer));
+            let mut guards: Vec<Held> = guards.map(|guard| guard as _).collect();
+            if peer.held(OFFERS) == 0 {
+                let (offers, metrics) = (self.clone(), metrics.clone());
+                let guard = Guard { offers, connection: Some(connection), metrics };
+                // The connection may have ended meanwhile: then this is the guard.
+                guards.extend(peer.hold((OFFERS, Box::default()), Box::new(guard)));
+            }
+            Ok((replaced, guards))
+        });
+        let (replaced, _guards) = replaced.map_err(|refused: Refused<_>| refused.into_fault(&name, self))?;
         if !replaced.peers.is_empty() {
             metrics.offers_taken_over.inc();
             let params = RawJson::of(&Withdrawn { name: &name, reason: "taken over" }).ok();
-            for earlier in &replaced.peers {
+            for (_, earlier) in &replaced.peers {
                 let id = earlier.reserve();
                 earlier.call(id, WITHDRAWN.into(), params.clone(), None, 0, true, drop);
             }
-        }
-        if peer.held(HELD) == 0 {
-            let guard = Guard { offers: self.clone(), connection, metrics: metrics.clone() };
-            // The connection may have ended meanwhile: then this drops the guard.
-            drop(peer.hold((HELD, Box::default()), Box::new(guard)));
         }
         peer.watch();
         Ok(())
@@ -330,13 +409,10 @@ impl Offers {
 
     /// Withdraws an offer of a connection. Returns `false` if there is none.
     pub(super) fn withdraw(&self, name: &str, connection: u64, peer: &Peer, metrics: &Metrics) -> bool {
-        let (withdrawn, is_last) = self.change(metrics, |directory| {
-            let withdrawn = directory.withdraw(name, connection);
-            (withdrawn, !directory.connections.contains_key(&connection))
+        let (withdrawn, _guard) = self.change(metrics, |directory| {
+            (directory.withdraw(name, connection), directory.release(connection, peer))
         });
-        if is_last {
-            drop(peer.release(&(HELD, Box::default())));
-        }
+        withdrawn.iter().flatten().for_each(Registration::fail_waiting);
         withdrawn.is_some()
     }
 
@@ -362,8 +438,7 @@ impl Offers {
 
 impl Default for Offers {
     fn default() -> Self {
-        let crate::config::Limits { offers, offered, in_flight, .. } = crate::config::Limits::default();
-        Self::new(offers, offered, in_flight)
+        Self::new(&Limits::default())
     }
 }
 
@@ -376,19 +451,36 @@ struct Withdrawn<'a> {
 /// Withdraws what a connection offers when the connection drops it.
 struct Guard {
     offers: Arc<Offers>,
-    connection: u64,
+    /// `None` once it offers nothing.
+    connection: Option<u64>,
     metrics: Arc<Metrics>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        drop(self.offers.change(&self.metrics, |directory| directory.leave(self.connection)));
+        let Some(connection) = self.connection else { return };
+        let left = self.offers.change(&self.metrics, |directory| directory.leave(connection));
+        left.iter().for_each(Registration::fail_waiting);
+    }
+}
+
+impl Directory<Peer, Registration> {
+    /// Returns the guard of a connection that offers nothing any longer. It withdraws nothing, even if the connection
+    /// offers something before it is dropped.
+    fn release(&self, connection: u64, peer: &Peer) -> Option<Box<Guard>> {
+        if self.connections.contains_key(&connection) {
+            return None;
+        }
+        let mut guard = peer.release(&(OFFERS, Box::default()))?.downcast::<Guard>().ok()?;
+        guard.connection = None;
+        Some(guard)
     }
 }
 
 impl Refused<Fault> {
     fn into_fault(self, name: &str, offers: &Offers) -> Fault {
-        let (each, all) = offers.directory.lock().unwrap_or_else(PoisonError::into_inner).limits;
+        let Maximum { each, all, bytes } =
+            offers.directory.lock().unwrap_or_else(PoisonError::into_inner).limits;
         match self {
             Self::Taken(owner) => taken(name, &owner.to_string()),
             Self::Connection => {
@@ -396,6 +488,12 @@ impl Refused<Fault> {
             }
             Self::Node => {
                 Fault::new(code::BUSY, format!("connections offer {all} functions (limits.offered)"))
+            }
+            Self::Descriptions => {
+                let message = format!(
+                    "the functions that connections offer have descriptions of {bytes} bytes (a quarter of limits.message)"
+                );
+                Fault::new(code::BUSY, message)
             }
             Self::Registry(fault) => fault,
         }
@@ -431,6 +529,8 @@ mod tests {
         fn resize(&self, calls: usize) {
             self.2.set(calls);
         }
+
+        fn take_waiting(&self, _: &Self) {}
     }
 
     impl Drop for Registered {
@@ -506,25 +606,25 @@ mod tests {
         fn offers_belong_to_their_connections_and_nothing_else_remains(
             steps in proptest::collection::vec(step(), 1..60),
         ) {
-            let mut directory = Directory::<u64, Registered>::new(EACH, ALL);
+            let mut directory = Directory::<u64, Registered>::new(Maximum { each: EACH, all: ALL, bytes: 100 });
             let registered = Rc::new(RefCell::new(BTreeMap::<String, Vec<usize>>::new()));
             let mut model = Model::new();
             for step in steps {
                 let expected = expect(&mut model, &step);
                 match step {
                     Step::Offer { connection, name, share, in_flight } => {
-                        let register = |_: &Arc<Members<u64>>, replaced: Option<&Registered>| {
+                        let register = |_: &Arc<Members<u64>>, replaced: Option<&Registered>, _| {
                             let earlier = registered.borrow().get(&name).map_or(0, Vec::len);
                             assert_eq!(replaced.is_some(), earlier == 1, "{name}");
                             registered.borrow_mut().entry(name.clone()).or_default().push(in_flight);
                             Ok::<_, ()>(Registered(registered.clone(), name.clone(), Cell::new(in_flight)))
                         };
                         let offer = Offer {
-                            name: name.clone().into(), connection, owner: owner(connection), peer: connection,
-                            in_flight, share,
+                            name: name.clone().into(), connection, owner: owner(connection), end: None,
+                            peer: connection, in_flight, share,
                         };
-                        let told = directory.offer(offer, register);
-                        let told = told.map(|replaced| replaced.peers.iter().copied().collect());
+                        let told = directory.offer(offer, 1, register);
+                        let told = told.map(|replaced| replaced.peers.iter().map(|(told, _)| *told).collect());
                         prop_assert_eq!(told.map_err(|_| ()), expected);
                     }
                     Step::Withdraw { connection, name } => drop(directory.withdraw(&name, connection)),
@@ -535,7 +635,7 @@ mod tests {
                     let counted = directory.connections.get(&connection).copied().unwrap_or_default();
                     prop_assert_eq!(counted, of(connection));
                 }
-                prop_assert_eq!(directory.functions.len(), model.len());
+                prop_assert_eq!((directory.functions.len(), directory.bytes), (model.len(), model.len()));
                 for (name, (share, members)) in &model {
                     let offered = &directory.functions[&**name];
                     prop_assert_eq!(offered.share, *share);
@@ -556,8 +656,8 @@ mod tests {
             ends in proptest::collection::vec(any::<prop::sample::Index>(), 0..40),
         ) {
             let member = |(connection, limit): (usize, &usize)| Arc::new(Member {
-                connection: connection as u64, owner: owner(0), peer: connection, limit: *limit,
-                in_flight: AtomicUsize::new(0),
+                connection: connection as u64, owner: owner(0), end: None, peer: connection, limit: *limit,
+                in_flight: Arc::default(),
             });
             let members = Members { state: Mutex::new(Turns {
                 members: limits.iter().enumerate().map(member).collect(), last: 0,
@@ -584,18 +684,17 @@ mod tests {
 
     #[test]
     fn idle_members_take_turns() {
-        let member = |connection| {
-            let in_flight = AtomicUsize::new(0);
-            Arc::new(Member { connection, owner: owner(0), peer: connection, limit: 1, in_flight })
-        };
-        let members = Members::new(member(0));
-        members.add(member(1));
-        members.add(member(2));
+        let members = Members::new();
+        for connection in 0..3 {
+            let (owner, in_flight) = (owner(0), Arc::default());
+            let member = Member { connection, owner, end: None, peer: connection, limit: 1, in_flight };
+            assert!(members.put(member, false).is_empty());
+        }
         let chosen: Vec<_> = (0..6).map(|_| *members.choose().unwrap().peer()).collect();
         assert_eq!(chosen, [1, 2, 0, 1, 2, 0]);
         assert!(members.remove(1) && !members.remove(1));
         let chosen: Vec<_> = (0..4).map(|_| *members.choose().unwrap().peer()).collect();
         assert_eq!(chosen.iter().filter(|peer| **peer == 2).count(), 2, "{chosen:?}");
-        assert!(members.take_all().len() == 2 && members.choose().is_none());
+        assert!(members.remove(0) && members.remove(2) && members.choose().is_none());
     }
 }

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::RegistryError;
+use super::admission::QueueSlot;
 use super::entry::Entry;
 use super::names::Names;
 use crate::metrics::FunctionMetrics;
@@ -86,7 +87,26 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Changes the maximum number of concurrent calls, if the function's description has set one.
+    /// Returns the queue of its calls, to share it.
+    pub(super) fn queue(&self) -> Option<QueueSlot> {
+        self.entry.queue.clone()
+    }
+
+    /// Takes the calls that wait for an earlier registration, without starting any.
+    pub(super) fn take_waiting(&self, earlier: &Self) {
+        if let (Some(queue), Some(earlier)) = (&self.entry.queue, &earlier.entry.queue) {
+            queue.take_waiting(earlier);
+        }
+    }
+
+    /// Fails the calls that wait, and all that come to wait, since nothing provides the function any longer.
+    pub(super) fn fail_waiting(&self) {
+        if let Some(queue) = &self.entry.queue {
+            queue.fail_waiting();
+        }
+    }
+
+    /// Changes the maximum number of concurrent calls, if the function's description has set one. Starts none.
     pub(super) fn set_workers(&self, count: usize) {
         if let Some(queue) = &self.entry.queue {
             queue.set_workers(count);

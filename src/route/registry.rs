@@ -40,7 +40,7 @@ impl Registry {
         description: Description,
         provider: impl Provider,
     ) -> Result<Registration, RegistryError> {
-        self.table.register(name, description, Arc::new(Caught::new(provider)), None)
+        self.table.register(name, description, Arc::new(Caught::new(provider)), None, false)
     }
 
     /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.

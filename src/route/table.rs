@@ -75,7 +75,8 @@ impl Table {
         }
     }
 
-    /// Adds a function while the node runs, in place of `replaced` if that has the same name.
+    /// Adds a function while the node runs, in place of `replaced` if that has the same name; with its queue, or with a new
+    /// one.
     ///
     /// # Errors
     /// [`RegistryError`] if its name is taken, reserved or invalid.
@@ -85,12 +86,16 @@ impl Table {
         description: Description,
         provider: Arc<dyn Provider>,
         replaced: Option<&Registration>,
+        keeps_queue: bool,
     ) -> Result<Registration, RegistryError> {
         if self.fixed.find(key(name)?).is_some() {
             return Err(RegistryError::Duplicate(name.to_owned()));
         }
         let mut entry = Entry::new(name, description, provider);
-        entry.join(&self.admission);
+        match replaced.filter(|_| keeps_queue) {
+            Some(replaced) => entry.queue = replaced.queue(),
+            None => entry.join(&self.admission),
+        }
         self.registered.insert(entry, replaced)
     }
 
@@ -107,15 +112,17 @@ impl Table {
         provide: &Provide<'_>,
     ) -> Result<(), Fault> {
         let name = offer.name.clone();
-        let mut register = |members: &_, replaced: Option<&_>| {
-            let registered = self.register(&name, description.clone(), provide(members), replaced);
+        let mut register = |members: &_, replaced: Option<&_>, keeps_queue| {
+            let registered =
+                self.register(&name, description.clone(), provide(members), replaced, keeps_queue);
             registered.map_err(|error| match error {
                 RegistryError::Duplicate(_) => taken(&name, &self.name),
                 error => error.into(),
             })
         };
-        self.offers.offer(offer, &self.metrics, &mut register)?;
-        // One more peer may take calls that wait.
+        let bytes = Listed::new(&offer.name, description).verbose.len();
+        self.offers.offer(offer, bytes, &self.metrics, &mut register)?;
+        // One more peer may take calls that wait. They start here, outside of all locks.
         self.admission.start_waiting();
         Ok(())
     }

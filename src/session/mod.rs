@@ -208,7 +208,11 @@ impl Session {
     /// Returns `true` if the driver should read: the session has space for more requests, and every complete message in
     /// the input is processed. The input thus holds at most one message and one read, whatever the peer sends.
     pub fn wants_input(&self) -> bool {
-        !self.is_read_closed() && !self.yielded && !self.has_buffered_messages && self.can_read_ahead()
+        !self.is_read_closed()
+            && !self.posts.is_closing
+            && !self.yielded
+            && !self.has_buffered_messages
+            && self.can_read_ahead()
     }
 
     /// Processes the input as far as the session has space for calls. The remainder is processed when space is
@@ -281,6 +285,9 @@ impl Session {
     pub fn poll_replies(&mut self, cx: &Context<'_>, now: Instant) -> Poll<()> {
         let mut progress = Poll::Pending;
         self.clock = self.clock.max(now);
+        if self.has_failed() {
+            self.fail_unanswerable();
+        }
         loop {
             self.process(now);
             if self.yielded {

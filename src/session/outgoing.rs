@@ -112,8 +112,9 @@ impl Session {
         if call.deadline.is_some_and(|deadline| deadline <= now) {
             return self.answer(call, Err(PeerError::Deadline));
         }
-        if self.ended && !call.is_notification {
-            return self.answer(call, Err(PeerError::Unsent(FINISHED.into())));
+        if !call.is_notification && (self.ended || self.error.is_some() && outbound.dialled.is_none()) {
+            let reason = self.unanswerable_reason();
+            return self.answer(call, Err(PeerError::Unsent(reason)));
         }
         let id = (!call.is_notification).then(|| outbound.id(call.id, codec.sends_json()));
         let bytes = call.bytes();
@@ -220,14 +221,21 @@ impl Session {
         self.outbound.as_mut().is_some_and(|outbound| std::mem::take(&mut outbound.is_ping_due))
     }
 
-    /// Fails the calls in flight, since the peer has finished sending and so cannot answer.
+    /// Fails the calls in flight and drops what the peer offers, since nothing that it sends is read any longer.
     pub(super) fn fail_unanswerable(&mut self) {
-        let Some(outbound) = self.outbound.as_mut().filter(|outbound| outbound.dialled.is_none()) else {
-            return;
-        };
-        for call in outbound.take_all() {
-            self.answer(call, Err(PeerError::Lost(FINISHED.into())));
+        let reason = self.unanswerable_reason();
+        let outbound = self.outbound.as_mut().filter(|outbound| outbound.dialled.is_none());
+        for call in outbound.map(|outbound| outbound.take_all()).into_iter().flatten() {
+            self.answer(call, Err(PeerError::Lost(reason.clone())));
         }
+        if let Some(mailbox) = self.calls.existing_mailbox() {
+            mailbox.drop_offers();
+        }
+    }
+
+    /// Returns why the peer cannot answer calls.
+    fn unanswerable_reason(&self) -> Cow<'static, str> {
+        self.error.map_or(FINISHED.into(), |error| error.to_string().into())
     }
 
     /// Writes a message that is small, and that the dialect can express or need not.
@@ -427,6 +435,7 @@ impl Session {
             outbound.fail_all(mailbox, reason, sent);
         }
         mailbox.close_outbox(&unsent);
+        mailbox.drop_offers();
     }
 
     /// Notes that the transport failed to write. If it encrypts, it may have sent some of the output regardless.

@@ -435,6 +435,22 @@ fn ping_overtakes_calls() {
 }
 
 #[test]
+fn connection_that_is_being_closed_neither_reads_nor_takes_calls() {
+    let now = Instant::now();
+    let mut end = End::new(Some(Dialect::JsonLines), false, now);
+    end.call(1, "keep", None);
+    end.peer.close();
+    end.call(2, "keep", None);
+    assert_eq!(end.answers.lock().unwrap()[&2], [Answer::Unsent]);
+    assert!(end.session.wants_input());
+    end.poll(now);
+    assert!(!end.session.wants_input() && !end.session.is_closing());
+    let sent = String::from_utf8(end.take(usize::MAX)).unwrap();
+    assert!(sent.contains("\"params\":[1]"), "{sent}");
+    assert!(end.session.is_closing());
+}
+
+#[test]
 fn toy_dialect_is_complete() {
     let now = Instant::now();
     let mut ends = [false, true].map(|is_dialled| End::new(None, is_dialled, now));

@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use chanrpc::config::Config;
+use chanrpc::config::{Config, Limits, ListenerConfig};
 use chanrpc::internals::codec::Dialect;
-use chanrpc::internals::route::{Grants, RegistryInternals as _, token_hash};
+use chanrpc::internals::config::rules;
+use chanrpc::internals::route::{AccessInternals as _, Grants, RegistryInternals as _, token_hash};
 use chanrpc::internals::session::Session;
-use chanrpc::node::{Node, RunningNode};
-use chanrpc::route::Registry;
+use chanrpc::node::{self, Listener, Node, RunningNode};
+use chanrpc::route::{Access, Registry};
 use serde_json::{Value, json};
 
+use crate::spec::run;
 use crate::support::{Client, Fault, eventually, scale};
 use crate::wires::{Peer, TOKEN, WIRES, Wire, take_frame};
 
@@ -273,6 +275,187 @@ fn access_rules_decide_who_offers_and_who_takes_over() {
 }
 
 #[test]
+fn tokens_make_an_owner_and_names_of_rules_do_not() {
+    let (token, other) = (hash(TOKEN), hash(OTHER_TOKEN));
+    let node = start(&format!(
+        "[[access]]\nfunctions = ['*']\noffer = ['all.*']\n\
+         [[access]]\nname = 'w'\noffer = ['py.*']\ntoken = 'sha256:{token}'\n\
+         [[access]]\nname = 'w'\noffer = ['py.*']\ntoken = 'sha256:{other}'\n\
+         [[access]]\nname = 'v'\noffer = ['go.*']\ntoken = 'sha256:{token}'\n"
+    ));
+    let mut first = offering(&node, &json!(["all.f"]));
+    first.present(TOKEN);
+    // Its owner is another one now, its connection is not.
+    assert_eq!(first.call("rpc.offer", &json!(["all.f"])), Ok(json!(true)));
+    assert_eq!(first.call("rpc.offer", &json!(["py.f"])), Ok(json!(true)));
+    let mut second = connect(&node, Wire::Lines);
+    refused(second.call("rpc.offer", &json!(["all.f"])), -32015, "taken by v, w");
+    second.present(OTHER_TOKEN);
+    refused(second.call("rpc.offer", &json!(["py.f"])), -32015, "taken by v, w");
+    let mut again = connect(&node, Wire::Lines);
+    again.present(TOKEN);
+    assert_eq!(again.call("rpc.offer", &json!(["py.f"])), Ok(json!(true)));
+    assert_eq!(first.receive()["method"], "rpc.withdrawn");
+}
+
+#[test]
+fn offer_ends_with_the_right_to_it() {
+    let text = format!(
+        "[[access]]\nfunctions = ['*']\n\
+         [[access]]\noffer = ['work']\ntoken = 'sha256:{}'\nexpires = 2027-01-01T00:00:00Z\n\
+         [[access]]\noffer = ['work']\ntoken = 'sha256:{}'\n",
+        hash(TOKEN),
+        hash(OTHER_TOKEN)
+    );
+    let config = Config::parse(&text, "test").unwrap();
+    let end = rules(&config)[1].expires.unwrap();
+    // Seconds before it expires.
+    let left = Arc::new(AtomicU64::new(1));
+    let clock = {
+        let left = left.clone();
+        move || end - Duration::from_secs(left.load(Ordering::Relaxed))
+    };
+    let access = Arc::new(Access::new(&config).with_clock(clock));
+    run(async |executor| {
+        let socket = smol::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let node = node::Node::new(executor.clone(), Registry::builder("hub").build(), Limits::default());
+        let listener = Listener::new(socket, &ListenerConfig::new("127.0.0.1:0"), &access).unwrap();
+        let _serving =
+            executor.spawn(async move { node.serve(vec![listener], std::future::pending()).await });
+        smol::unblock(move || {
+            let connect = || Peer::connect(Wire::Lines, address);
+            let (mut peer, mut other, mut caller) = (connect(), connect(), connect());
+            peer.present(TOKEN);
+            other.present(OTHER_TOKEN);
+            assert_eq!(peer.call("rpc.offer", &json!(["work"])), Ok(json!(true)));
+            let call = passed_on(&mut caller, 1, "work", &mut peer);
+            peer.answer(&call, Ok(json!(1)));
+            assert_eq!(caller.receive()["result"], 1);
+            refused(other.call("rpc.offer", &json!(["work"])), -32015, "taken by");
+            left.store(0, Ordering::Relaxed);
+            let fault = refused(caller.call("work", &json!([])), -32001, "may no longer offer it");
+            assert_eq!(fault.data["sent"], false);
+            // Now others may.
+            assert_eq!(other.call("rpc.offer", &json!(["work"])), Ok(json!(true)));
+            assert_eq!(peer.receive()["method"], "rpc.withdrawn");
+            passed_on(&mut caller, 2, "work", &mut other);
+        })
+        .await;
+    });
+}
+
+/// Sends a call that waits for a place.
+fn queue(node: &RunningNode, caller: &mut Peer, id: u64) {
+    let before = waiting(node);
+    caller.send(&json!({ "id": id, "method": "work", "params": [id] }));
+    eventually("the call waits", || waiting(node) == before + 1);
+}
+
+#[test]
+fn calls_that_wait_remain_when_an_offer_is_renewed() {
+    let node = start("");
+    let offer = json!({ "name": "work", "in_flight": 1 });
+    let mut peer = offering(&node, &offer);
+    let mut caller = connect(&node, Wire::Lines);
+    let mut running = passed_on(&mut caller, 1, "work", &mut peer);
+    queue(&node, &mut caller, 2);
+    queue(&node, &mut caller, 3);
+    let renewed = json!({ "name": "work", "in_flight": 1, "description": "works" });
+    assert_eq!(peer.call("rpc.offer", &renewed), Ok(json!(true)));
+    // It still runs the first call, and so gets no second one.
+    assert_eq!(peer.call("rpc.ping", &json!([])), Ok(json!("pong")));
+    assert_eq!(waiting(&node), 2);
+    for id in [2, 3] {
+        peer.answer(&running, Ok(json!("done")));
+        assert_eq!(caller.receive()["result"], "done");
+        running = peer.receive();
+        assert_eq!(running["params"], json!([id]));
+    }
+    // Room for more begins at once.
+    queue(&node, &mut caller, 4);
+    peer.send(&json!({ "id": 9, "method": "rpc.offer", "params": { "name": "work", "in_flight": 2 } }));
+    let told = [peer.receive(), peer.receive()];
+    assert!(told.iter().any(|told| told["params"] == json!([4])), "{told:?}");
+}
+
+#[test]
+fn calls_that_wait_fail_when_the_function_is_withdrawn() {
+    let node = start("");
+    let mut peer = offering(&node, &json!({ "name": "work", "in_flight": 1 }));
+    let mut caller = connect(&node, Wire::Lines);
+    let running = passed_on(&mut caller, 1, "work", &mut peer);
+    queue(&node, &mut caller, 2);
+    assert_eq!(peer.call("rpc.withdraw", &json!(["work"])), Ok(json!(true)));
+    let failed = caller.receive();
+    assert_eq!((&failed["id"], &failed["error"]["code"]), (&json!(2), &json!(-32001)), "{failed}");
+    assert_eq!(failed["error"]["data"]["sent"], false);
+    peer.answer(&running, Ok(json!("done")));
+    assert_eq!(caller.receive()["result"], "done");
+}
+
+#[test]
+fn calls_that_wait_go_to_the_peer_that_takes_over() {
+    let node = start("");
+    let offer = json!({ "name": "work", "in_flight": 1 });
+    let mut first = offering(&node, &offer);
+    let mut caller = connect(&node, Wire::Lines);
+    let running = passed_on(&mut caller, 1, "work", &mut first);
+    queue(&node, &mut caller, 2);
+    queue(&node, &mut caller, 3);
+    queue(&node, &mut caller, 4);
+    let mut second = offering(&node, &offer);
+    let taken = second.receive();
+    assert_eq!(taken["params"], json!([2]));
+    // A call can still be cancelled where it waits now.
+    caller.send(&json!({ "method": "$/cancelRequest", "params": { "id": 3 } }));
+    assert_eq!(caller.receive()["error"]["code"], -32800);
+    eventually("one call waits", || waiting(&node) == 1);
+    // What the first one runs takes no place of the second one, nor does its answer free any.
+    assert_eq!(first.receive()["method"], "rpc.withdrawn");
+    first.answer(&running, Ok(json!("first")));
+    assert_eq!(caller.receive()["result"], "first");
+    assert_eq!(second.call("rpc.ping", &json!([])), Ok(json!("pong")));
+    second.answer(&taken, Ok(json!("second")));
+    assert_eq!(caller.receive()["result"], "second");
+    assert_eq!(second.receive()["params"], json!([4]));
+}
+
+#[test]
+fn peer_whose_function_is_taken_over_is_watched_no_longer() {
+    let node = start("[limits]\noffer_keepalive = '300ms'\nkeepalive = 0");
+    let mut first = offering(&node, &json!(["work"]));
+    let mut second = offering(&node, &json!(["work"]));
+    assert_eq!(first.receive()["method"], "rpc.withdrawn");
+    // Neither gives a sign of life.
+    assert_eq!(second.receive()["method"], "rpc.ping");
+    second.client.assert_closed();
+    assert_eq!(first.call("rpc.ping", &json!([])), Ok(json!("pong")));
+    assert_eq!(first.call("rpc.offer", &json!(["work"])), Ok(json!(true)));
+    assert_eq!(first.receive()["method"], "rpc.ping");
+}
+
+#[test]
+fn descriptions_of_all_offers_together_are_limited() {
+    let node = start("[limits]\nmessage = '16KiB'");
+    let offer = |name: String| json!({ "name": name, "description": "x".repeat(1000) });
+    let mut peers: Vec<_> = (0..3).map(|at| offering(&node, &offer(format!("f{at}")))).collect();
+    let mut peer = connect(&node, Wire::Lines);
+    let limit = "4096 bytes (a quarter of limits.message)";
+    refused(peer.call("rpc.offer", &offer("g".into())), -32009, limit);
+    // Names take space, too, and so does what is made of the parameters.
+    let params = json!({ "name": "g", "params": vec!["x"; 100] });
+    refused(peer.call("rpc.offer", &params), -32009, limit);
+    assert_eq!(peers[0].call("rpc.offer", &offer("f0".into())), Ok(json!(true)), "renewed");
+    assert_eq!(peers[0].call("rpc.withdraw", &json!(["f0"])), Ok(json!(true)));
+    assert_eq!(peer.call("rpc.offer", &offer("g".into())), Ok(json!(true)));
+    drop(peers.remove(1));
+    withdrawn(&node, "f1");
+    assert_eq!(peer.call("rpc.offer", &offer("h".into())), Ok(json!(true)));
+    assert!(peer.call("rpc.list", &json!(["*", true])).is_ok());
+}
+
+#[test]
 fn shared_function_goes_to_the_peer_with_the_fewest_calls() {
     let node = start("");
     let offer = json!({ "name": "work", "share": "any", "in_flight": 2 });
@@ -379,12 +562,30 @@ fn peer_that_has_finished_sending_cannot_answer() {
     // It still waits for an answer.
     peer.client.end();
     assert_eq!(caller.receive()["error"]["code"], -32011);
-    refused(caller.call("work", &json!([])), -32001, "finished sending");
+    // So it offers nothing any longer, and others may.
+    withdrawn(&node, "work");
+    assert_eq!(metric(&node, "offers"), 1);
     other.answer(&running, Ok(json!(1)));
     // Instead of an answer the peer was told that its call has ended for the caller, or nothing.
     let reply = peer.receive();
     assert_eq!((&reply["id"], &reply["result"]), (&json!(5), &json!(1)), "{reply}");
+}
+
+#[test]
+fn peer_of_whom_nothing_more_is_read_offers_nothing() {
+    let node = start("");
+    let mut peer = connect(&node, Wire::Headers);
+    assert_eq!(peer.call("rpc.offer", &json!(["work"])), Ok(json!(true)));
+    let mut other = offering(&node, &json!(["slow"]));
+    let mut caller = connect(&node, Wire::Lines);
+    let running = passed_on(&mut peer, 5, "slow", &mut other);
+    let _ = passed_on(&mut caller, 1, "work", &mut peer);
+    peer.client.send("this is no header\r\n\r\n");
+    let lost = caller.receive();
+    assert_eq!(lost["error"]["code"], -32011, "{lost}");
+    assert!(lost["error"]["message"].as_str().unwrap().contains("framing"), "{lost}");
     withdrawn(&node, "work");
+    other.answer(&running, Ok(json!(1)));
 }
 
 #[test]

@@ -109,11 +109,11 @@ impl Caller {
 
     /// Returns who answers for what the connection offers.
     pub(crate) fn owner(&self) -> Owner {
-        let presented = self.rights.as_ref().map(|rights| rights.presented_rules()).unwrap_or_default();
-        match (presented.is_empty(), self.address()) {
-            (false, _) => Owner::Rules(presented),
-            (true, Some(address)) => Owner::Host(host_key(address.ip())),
-            (true, None) => Owner::Connection(self.connection),
+        let presented = self.rights.as_ref().map(|rights| rights.presented_tokens());
+        match (presented, self.address()) {
+            (Some((tokens, names)), _) if !tokens.is_empty() => Owner::Tokens(tokens, names),
+            (_, Some(address)) => Owner::Host(host_key(address.ip())),
+            (_, None) => Owner::Connection(self.connection),
         }
     }
 
@@ -143,19 +143,30 @@ impl Caller {
 }
 
 /// Who answers for what a connection offers: all who have its tokens or, without any, its host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Owner {
-    /// The names of the rules of its tokens, or else their locations.
-    Rules(BTreeSet<String>),
+    /// The tokens, each as the index of a rule; and, for people, the names of all their rules, or else their locations.
+    Tokens(Vec<usize>, BTreeSet<String>),
     Host(IpAddr),
     /// No other connection.
     Connection(u64),
 }
 
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tokens(own, _), Self::Tokens(other, _)) => own == other,
+            (Self::Host(own), Self::Host(other)) => own == other,
+            (Self::Connection(own), Self::Connection(other)) => own == other,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rules(names) => {
+            Self::Tokens(_, names) => {
                 for (index, name) in names.iter().enumerate() {
                     write!(f, "{}{name}", if index > 0 { ", " } else { "" })?;
                 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::mailbox::Peer;
 use super::caller::Caller;
-use super::rights::Rights;
+use super::rights::{RightEnd, Rights};
 use super::visibility::PING;
 use super::{Access, Action, Decision, PEER, Visibility};
 use crate::message::{Fault, RawJson, code};
@@ -176,6 +176,11 @@ impl Grants {
     /// A fault of [`code::DENIED`] if it may not.
     pub(crate) fn allow(&self, action: Action, name: &str) -> Result<(), Fault> {
         self.caller.rights.as_ref().map_or(Ok(()), |rights| rights.check(action, name))
+    }
+
+    /// Returns when an action that is allowed now ceases to be; `None` if never.
+    pub(crate) fn end(&self, action: Action, name: &str) -> Option<RightEnd> {
+        self.caller.rights.as_ref()?.end(action, name)
     }
 
     /// Explains why something may be done with the function or topic `name`, or may not.

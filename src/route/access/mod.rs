@@ -16,6 +16,7 @@ pub(crate) use caller::Owner;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
 pub use peer::PeerName;
+pub(crate) use rights::RightEnd;
 pub(crate) use visibility::PING;
 pub use visibility::Visibility;
 

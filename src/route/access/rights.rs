@@ -34,9 +34,24 @@ impl Rights {
         indices.map(|index| &self.access.rules[*index]).collect()
     }
 
-    /// Returns the names of the rules whose token has been presented.
-    pub(super) fn presented_rules(&self) -> BTreeSet<String> {
-        self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned()).collect()
+    /// Returns the tokens that have been presented, each as the index of the first rule that has it, and the names of
+    /// their rules.
+    pub(super) fn presented_tokens(&self) -> (Vec<usize>, BTreeSet<String>) {
+        let rules = &self.access.rules;
+        let first = |index: usize| rules.iter().take(index).position(|rule| rule.token == rules[index].token);
+        let tokens = self.presented.iter().map(|index| first(*index).unwrap_or(*index));
+        let mut tokens: Vec<_> = tokens.collect();
+        tokens.sort_unstable();
+        tokens.dedup();
+        (tokens, self.presented.iter().map(|index| label(&rules[*index]).to_owned()).collect())
+    }
+
+    /// Returns when an action that is allowed now ceases to be; `None` if never.
+    pub(super) fn end(&self, action: Action, name: &str) -> Option<RightEnd> {
+        let allowing = self.rules.iter().filter(|index| self.pattern(**index, action, name).is_ok());
+        let ends = allowing.map(|index| self.access.rules[*index].expires);
+        let at = ends.reduce(|one, other| Some(one?.max(other?)))??;
+        Some(RightEnd { access: self.access.clone(), at })
     }
 
     fn is_in_force(&self, index: usize, now: SystemTime) -> bool {
@@ -128,6 +143,19 @@ impl Rights {
             return Err(DenialReason::TokenMissing);
         }
         Ok(pattern)
+    }
+}
+
+/// When a right ends, since the rules that give it expire.
+#[derive(Clone)]
+pub(crate) struct RightEnd {
+    access: Arc<Access>,
+    at: SystemTime,
+}
+
+impl RightEnd {
+    pub(crate) fn has_passed(&self) -> bool {
+        self.at <= (self.access.clock)()
     }
 }
 

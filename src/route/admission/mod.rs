@@ -48,19 +48,14 @@ impl Admission {
     ) -> Option<QueueSlot> {
         let own = own.map(|workers| Limit::new(Scope::Function(name.to_owned(), kind), workers));
         let index = self.lock().add(kind, own)?;
-        Some(QueueSlot { admission: Arc::downgrade(self), index })
+        let admission = Arc::downgrade(self);
+        Some(QueueSlot { index, in_use: Arc::new(InUse { admission, index }) })
     }
 
     /// Removes a function, whose calls that run or are queued are still answered.
     fn remove(self: &Arc<Self>, queue: usize) {
         self.lock().remove_function(queue);
         // The others may use more of the workers that they share.
-        self.start_waiting();
-    }
-
-    /// Changes the limit of a function's own, if it has one.
-    fn set_workers(self: &Arc<Self>, queue: usize, count: usize) {
-        self.lock().set_workers(queue, count);
         self.start_waiting();
     }
 
@@ -93,13 +88,17 @@ impl Admission {
             drop(state);
             return self.start(queue, call);
         }
-        let waker = |sequence| {
-            let admission = Arc::downgrade(self);
-            Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
-        };
-        let rejected = state.enqueue(queue, call, waker, Instant::now());
+        let rejected = state.enqueue(queue, call, self.waker(queue), Instant::now());
         drop(state);
         reject(rejected);
+    }
+
+    /// Returns what makes the waker of a queued call from its sequence number.
+    fn waker(self: &Arc<Self>, queue: usize) -> impl Fn(u64) -> Waker {
+        move |sequence| {
+            let admission = Arc::downgrade(self);
+            Waker::from(Arc::new(CancelWaker { admission, queue, sequence }))
+        }
     }
 
     /// Rejects all queued calls, and every call from now on.
@@ -154,7 +153,14 @@ impl fmt::Debug for Admission {
 }
 
 /// The queue of a function or family, from its registration until it is removed and none of its calls is passed on.
+#[derive(Clone)]
 pub(super) struct QueueSlot {
+    index: usize,
+    in_use: Arc<InUse>,
+}
+
+/// Removes the queue of a function when the last one drops it.
+struct InUse {
     admission: Weak<Admission>,
     index: usize,
 }
@@ -164,15 +170,31 @@ impl QueueSlot {
         self.index
     }
 
-    /// Changes the limit of the function's own, if it has one.
+    /// Changes the limit of the function's own, if it has one. Starts no call that waits.
     pub(super) fn set_workers(&self, count: usize) {
-        if let Some(admission) = self.admission.upgrade() {
-            admission.set_workers(self.index, count);
+        if let Some(admission) = self.in_use.admission.upgrade() {
+            admission.lock().set_workers(self.index, count);
+        }
+    }
+
+    /// Takes the calls that wait in an earlier queue, which takes no more of them. Starts none.
+    pub(super) fn take_waiting(&self, earlier: &Self) {
+        if let Some(admission) = self.in_use.admission.upgrade() {
+            let waker = admission.waker(self.index);
+            admission.lock().move_waiting(earlier.index, self.index, waker);
+        }
+    }
+
+    /// Fails the calls that wait, and all that come to wait.
+    pub(super) fn fail_waiting(&self) {
+        if let Some(admission) = self.in_use.admission.upgrade() {
+            let rejected = admission.lock().withdraw(self.index);
+            reject(rejected);
         }
     }
 }
 
-impl Drop for QueueSlot {
+impl Drop for InUse {
     fn drop(&mut self) {
         if let Some(admission) = self.admission.upgrade() {
             admission.remove(self.index);

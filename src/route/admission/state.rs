@@ -49,6 +49,8 @@ pub(super) type Rejected = (QueuedCall, Fault);
 struct FunctionQueue {
     /// The function is registered.
     in_use: bool,
+    /// Nothing provides the function any longer, so that no further call waits.
+    is_withdrawn: bool,
     /// The index of the limit of its own, if any.
     own: Option<usize>,
     /// Indices of the limits that apply, from the function's own to the node's. Scopes are nested: of any two limits
@@ -111,7 +113,7 @@ impl State {
             limits.insert(0, at);
         }
         limits.iter().for_each(|limit| self.limits[*limit].functions += 1);
-        (queue.in_use, queue.limits) = (true, limits);
+        (queue.in_use, queue.is_withdrawn, queue.limits) = (true, false, limits);
         Some(index)
     }
 
@@ -180,6 +182,9 @@ impl State {
         if self.closed {
             return vec![(call, closed())];
         }
+        if self.queues[queue].is_withdrawn {
+            return vec![(call, withdrawn())];
+        }
         let mut rejected = Vec::new();
         if let Err(fault) = self.make_room(queue, call.is_notification(), now, &mut rejected) {
             rejected.push((call, fault));
@@ -193,13 +198,39 @@ impl State {
         }
         let deadline = self.earliest_deadline.map_or(call.deadline, |earliest| earliest.min(call.deadline));
         self.earliest_deadline = Some(deadline);
+        self.insert(queue, call);
+        rejected
+    }
+
+    /// Adds a call to a queue, in order of arrival.
+    fn insert(&mut self, queue: usize, call: QueuedCall) {
         let FunctionQueue { limits, queued, notifications, .. } = &mut self.queues[queue];
         if queued.is_empty() {
             self.round_robin.push_back(queue);
         }
         limits.iter().for_each(|limit| self.limits[*limit].queued += 1);
         *notifications += usize::from(call.is_notification());
-        queued.push_back(call);
+        let at = queued.partition_point(|other| other.sequence < call.sequence);
+        queued.insert(at, call);
+    }
+
+    /// Moves the calls that wait in one queue to another. The first one takes no more. `waker` is as in `enqueue`.
+    pub(super) fn move_waiting(&mut self, from: usize, to: usize, waker: impl Fn(u64) -> Waker) {
+        self.queues[from].is_withdrawn = true;
+        while let Some(call) = self.remove(from, 0) {
+            // One that is cancelled at this moment is answered when it starts.
+            let _ = call.responder.poll_cancelled(&Context::from_waker(&waker(call.sequence)));
+            self.insert(to, call);
+        }
+    }
+
+    /// Removes the calls that wait for a function that nothing provides any longer. No further one waits.
+    pub(super) fn withdraw(&mut self, queue: usize) -> Vec<Rejected> {
+        self.queues[queue].is_withdrawn = true;
+        let mut rejected = Vec::new();
+        while let Some(call) = self.remove(queue, 0) {
+            rejected.push((call, withdrawn()));
+        }
         rejected
     }
 
@@ -339,6 +370,10 @@ fn cancelled() -> Fault {
 
 pub(super) fn expired() -> Fault {
     Fault::new(code::DEADLINE, "the deadline passed before a worker was free")
+}
+
+fn withdrawn() -> Fault {
+    Fault::not_sent("the peer that offered the function is gone")
 }
 
 fn closed() -> Fault {
