@@ -144,6 +144,12 @@ pub(crate) fn drive(
                 session.disconnected(&session.close_reason(), false);
                 continue;
             }
+            if session.take_ping() {
+                if !pipe.ping(cx)? {
+                    session.send_ping();
+                }
+                continue;
+            }
             if alarm.poll(session.next_deadline(), cx).is_pending() {
                 return Poll::Pending;
             }
@@ -151,9 +157,6 @@ pub(crate) fn drive(
                 session.note_activity();
             }
             session.expire(Instant::now());
-            if session.take_ping() && !pipe.ping(cx)? {
-                session.send_ping();
-            }
             if session.has_vanished() {
                 return Poll::Ready(Err(io::Error::other(SessionError::Vanished)));
             }

@@ -15,6 +15,7 @@ pub mod config {
     pub use crate::config::function::*;
     pub use crate::config::leaf::*;
     pub use crate::config::listener::*;
+    pub use crate::config::offer::*;
     pub use crate::config::param::*;
     pub use crate::config::process::*;
     pub use crate::config::template::*;

@@ -15,6 +15,7 @@ mod functions;
 mod init;
 mod json;
 mod list;
+mod offer;
 mod params;
 mod progress;
 mod publish;
@@ -57,6 +58,7 @@ const COMMANDS: &[&Command] = &[
     &describe::DESCRIBE,
     &watch::WATCH,
     &publish::PUBLISH,
+    &offer::OFFER,
     &bench::BENCH,
     &token::TOKEN,
     &why::WHY,

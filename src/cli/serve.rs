@@ -17,7 +17,7 @@ use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, read
 use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
-use crate::node::{Listener, Node, registry_from_config};
+use crate::node::{Listener, Node, offers_from_config, registry_from_config};
 use crate::route::{Access, Registry};
 use crate::threads;
 use crate::transport::tls::Acceptor;
@@ -115,6 +115,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     }
     let executor = Arc::new(Executor::new());
     let registry = registry(&config, &executor, settings.config.is_none())?;
+    let offers = offers_from_config(&config)?;
     let tls = load_tls(&config.listen)?;
     if settings.check {
         let open = |listen: &&ListenerConfig| !listen.is_local() && !access.has_rule_for(&listen.address);
@@ -155,6 +156,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         let mut binder = Binder::new(&config.listen, tls, &access, settings.config.clone())?;
         let bound = binder.bind().await?;
         let node = Node::new(executor.clone(), registry, config.limits.clone());
+        node.offer(offers);
         if binder.is_complete()
             && let Some(path) = &settings.ready_file
         {

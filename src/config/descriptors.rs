@@ -26,7 +26,8 @@ impl Config {
         let processes = self.processes.iter().map(|process| process.instances);
         let programs = processes.fold(programs, usize::saturating_add);
         // A host name may resolve to two addresses.
-        BASE + 2 * self.listen.len() + PER_NODE * self.other_nodes() + programs.saturating_mul(PER_PROGRAM)
+        let connections = PER_NODE * self.other_nodes() + self.offers.len();
+        BASE + 2 * self.listen.len() + connections + programs.saturating_mul(PER_PROGRAM)
     }
 
     /// Returns the number of other nodes to which functions are forwarded.
@@ -60,5 +61,6 @@ mod tests {
         assert_eq!(needs(process), BASE + 2 * PER_PROGRAM);
         let forward = |name: &str| format!("[[function]]\nname = \"{name}\"\nforward = \"b:1\"\n");
         assert_eq!(needs(&(forward("b") + &forward("c"))), BASE + PER_NODE);
+        assert_eq!(needs("[[offer]]\nto = \"b:1\"\nfunctions = [\"*\"]"), BASE + 1);
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
 }
 
 /// Parses another node: its address, in a string or a table, and what connections to it need.
-fn target(
+pub(super) fn target(
     to: Field<'_>,
     address: Field<'_>,
     token_file: &Option<PathBuf>,
@@ -127,8 +127,9 @@ fn target(
     Ok(ForwardTarget { to: address.to_owned(), token_file: token_file.clone(), tls: tls.clone() })
 }
 
-/// Parses the `tls` of a forwarded function. The trusted authorities are explicit; the machine's own are never used.
-fn tls(field: Field<'_>) -> Result<ForwardTlsConfig> {
+/// Parses the `tls` of connections to another node. The trusted authorities are explicit; the machine's own are never
+/// used.
+pub(super) fn tls(field: Field<'_>) -> Result<ForwardTlsConfig> {
     let wanted = "a table with the file of the authorities to trust, { ca = \"ca.pem\" }";
     let table = field.table("tls").ok_or_else(|| field.expected(wanted))?;
     table.allow(&["ca", "certificate", "key"])?;

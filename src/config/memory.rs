@@ -64,6 +64,9 @@ impl Config {
         }
         let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
         let forwards = (u64_from(self.other_nodes()) * PER_NODE).saturating_mul(per_connection);
+        // The other node calls over it, as over an accepted one.
+        let forwards =
+            forwards.saturating_add(u64_from(self.offers.len()).saturating_mul(connection(limits)));
         let offers = limits.offers.saturating_mul(limits.connections).min(limits.offered);
         let offers = u64_from(offers) * OFFER;
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));

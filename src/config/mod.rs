@@ -15,6 +15,7 @@ pub(crate) mod leaf;
 pub(crate) mod limits;
 pub(crate) mod listener;
 mod memory;
+pub(crate) mod offer;
 pub(crate) mod param;
 mod parse;
 pub(crate) mod process;
@@ -36,6 +37,7 @@ pub(crate) use function::{FunctionConfig, ProviderConfig};
 pub(crate) use leaf::{ByteOrder, LeafConfig};
 pub(crate) use limits::host_key;
 pub(crate) use listener::ListenerTlsConfig;
+pub(crate) use offer::OfferConfig;
 pub(crate) use param::{ParamConfig, ParamKind};
 pub(crate) use process::{ProcessConfig, ProcessFunctionConfig, Speech};
 pub(crate) use template::{ArgTemplate, Piece};
@@ -83,6 +85,8 @@ pub struct Config {
     pub(crate) topics: Vec<TopicConfig>,
     /// The access rules. A call is allowed if any of them allows it.
     pub(crate) access: Vec<Rule>,
+    /// What the node offers at other nodes.
+    pub(crate) offers: Vec<OfferConfig>,
     /// The limits on concurrent calls; unlimited by default.
     pub(crate) workers: NodeWorkers,
     /// The resource limits of the node.
@@ -122,6 +126,7 @@ impl Default for Config {
             functions: Vec::new(),
             topics: Vec::new(),
             access: Vec::new(),
+            offers: Vec::new(),
             workers: NodeWorkers::default(),
             limits: Limits::default(),
             access_log: false,

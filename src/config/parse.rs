@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use toml::de::DeTable;
 
 use super::table::{Result, Source, Table};
-use super::{Config, ConfigError, access, function, listener, process, topic, workers};
+use super::{Config, ConfigError, access, function, listener, offer, process, topic, workers};
 
 /// Parses the text of a configuration file, which errors refer to as `file`.
 pub(super) fn config(text: &str, file: &str) -> Result<Config> {
@@ -30,7 +30,9 @@ pub(super) fn config(text: &str, file: &str) -> Result<Config> {
 fn parse(source: Source<'_>) -> Result<Config> {
     let root = DeTable::parse(source.text).map_err(|error| source.syntax_error(&error))?;
     let root = Table { source, heading: "", offset: 0, entries: root.get_ref() };
-    root.allow(&["name", "listen", "function", "topic", "access", "limits", "workers", "log", "process"])?;
+    root.allow(&[
+        "name", "listen", "function", "topic", "offer", "access", "limits", "workers", "log", "process",
+    ])?;
 
     let mut config = Config::default();
     if let Some(field) = root.get("name")
@@ -74,6 +76,9 @@ fn parse(source: Source<'_>) -> Result<Config> {
     for table in source.note(root.tables("topic", "[[topic]]")).unwrap_or_default() {
         let topic = topic::parse(&table, &config);
         config.topics.extend(source.note(topic));
+    }
+    for table in source.note(root.tables("offer", offer::HEADING)).unwrap_or_default() {
+        config.offers.extend(source.note(offer::parse(&table)));
     }
     for table in source.note(root.tables("access", access::HEADING)).unwrap_or_default() {
         // A rule may name a listener whose own table has an error.

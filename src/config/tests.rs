@@ -78,10 +78,11 @@ fn errors_describe_invalid_files() {
 #[test]
 fn empty_file_gives_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
-    let Config { name, listen, processes, functions, topics, access, workers, limits, access_log } =
-        Config::default();
+    let config = Config::default();
+    let Config { name, listen, processes, functions, topics, offers, access, workers, limits, access_log } =
+        config;
     assert!(processes.is_empty() && topics.is_empty());
-    assert!(!access_log);
+    assert!(!access_log && offers.is_empty());
     assert_eq!(workers, NodeWorkers::default());
     assert_eq!((name.as_str(), listen.len(), functions.len(), access.len()), ("chanrpc", 0, 0, 0));
     let expected = Limits {
@@ -156,6 +157,7 @@ fn documented_example_is_parsed() {
             },
         ],
         topics: Vec::new(),
+        offers: Vec::new(),
         access: Vec::new(),
         workers: NodeWorkers::default(),
         limits: Limits::default(),
@@ -310,6 +312,24 @@ fn every_key_is_parsed() {
             TopicConfig { when_full: Overflow::End, ..TopicConfig::new("alarm") },
         ],
         access: vec![everybody, dashboard],
+        offers: vec![
+            OfferConfig {
+                to: ForwardTarget {
+                    to: "msgpack://vps.example:7300".to_owned(),
+                    token_file: Some("vps.token".into()),
+                    tls: Some(ForwardTlsConfig { ca: "vps.pem".into(), identity: None }),
+                },
+                functions: vec!["camera.*".to_owned(), "uptime".to_owned()],
+                prefix: "board-b.".to_owned(),
+                is_shared: true,
+            },
+            OfferConfig {
+                to: ForwardTarget { to: "board-c:7300".to_owned(), token_file: None, tls: None },
+                functions: vec!["*".to_owned()],
+                prefix: String::new(),
+                is_shared: false,
+            },
+        ],
         workers: NodeWorkers {
             node: Some(Workers { count: 64, queue: 100, when_full: WhenFull::Shed, share: Some(32) }),
             exec: Some(Workers { count: 4, queue: 256, when_full: WhenFull::Wait, share: None }),

@@ -12,11 +12,13 @@ use smol::{Async, Executor, Task};
 use super::Node;
 use super::from_config::{ProviderConfigError, registry_from_config};
 use super::listener::Listener;
+use super::offers::{RemoteOffer, offers_from_config};
 use super::sessions::Observer;
 use super::shared::Shared;
 use crate::address::Address;
 use crate::chan::{CallError, Client, Server, Takes};
 use crate::config::{Config, Limits};
+use crate::remote::RemoteBuilder;
 use crate::route::{Access, Caller, Exports, RegistryBuilder, RegistryError};
 use crate::web;
 
@@ -48,6 +50,7 @@ pub struct NodeBuilder {
     servers: Vec<Spawn>,
     observers: Vec<Observer>,
     pages: Vec<(&'static str, web::File)>,
+    offers: Vec<RemoteOffer>,
 }
 
 /// Exports a table of functions.
@@ -92,6 +95,7 @@ impl Node {
             servers: Vec::new(),
             observers: Vec::new(),
             pages: Vec::new(),
+            offers: Vec::new(),
         }
     }
 }
@@ -227,6 +231,39 @@ impl NodeBuilder {
         self
     }
 
+    /// Offers functions at another node, to which this one connects, as long as it runs. That node, and its callers, may
+    /// call the functions that match one of the patterns in `functions`, such as `disk.*`, and no others. It calls them by
+    /// their names after `prefix`.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id1, Node, Remote};
+    /// # const ADD: Id1<i64, i64> = Id1::new("board-a.add");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(Id1::<i64, i64>::new("add"), |total: &mut i64, n| { *total += n; *total })?;
+    /// let hub = Node::builder("hub").listen("127.0.0.1:0").start()?;
+    /// let address = hub.addresses()[0].to_string();
+    ///
+    /// // It need not listen itself, and may be behind NAT.
+    /// let board = Node::builder("board-a").serve(functions, 0);
+    /// let board = board.offer(Remote::builder(&address), "board-a.", ["add"]).start()?;
+    ///
+    /// let caller = Remote::connect(address);
+    /// # while caller.call1::<_, Vec<String>>("rpc.list", ["board-a.add"]).wait()?.is_empty() {}
+    /// assert_eq!(caller.call(ADD, 5).wait()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn offer<'a>(
+        mut self,
+        at: RemoteBuilder,
+        prefix: impl Into<String>,
+        functions: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let functions = functions.into_iter().map(str::to_owned).collect();
+        let (prefix, is_shared) = (prefix.into(), false);
+        self.offers.push(RemoteOffer { remote: at, functions, prefix, is_shared, in_flight: None });
+        self
+    }
+
     /// Sets the limits of connections and calls.
     ///
     /// ```
@@ -272,12 +309,13 @@ impl NodeBuilder {
     /// [`NodeError`] if a function cannot be registered or does not fit, a file of the configuration cannot be used, an address cannot
     /// be bound, or the thread cannot be started.
     pub fn start(self) -> Result<RunningNode, NodeError> {
-        let Self { config, open, exports, executor, servers, observers, pages } = self;
+        let Self { config, open, exports, executor, servers, observers, pages, mut offers } = self;
         observers.iter().try_for_each(Observer::check).map_err(NodeError::Sessions)?;
         let own = executor.is_none();
         let executor = executor.unwrap_or_default();
         let mut registry = registry_from_config(&config, &executor)?;
         exports.into_iter().try_for_each(|export| export(&mut registry))?;
+        offers.extend(offers_from_config(&config)?);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         let access = Arc::new(Access::new(&config));
         for listen in &config.listen {
@@ -299,6 +337,7 @@ impl NodeBuilder {
         (shared.observers, shared.pages) = (observers.into(), pages);
         let node = Node { shared: Arc::new(shared) };
         let servers: Vec<_> = servers.into_iter().map(|spawn| spawn(&executor)).collect();
+        node.offer(offers);
         let serve = serve(node.clone(), listeners, stopped, servers);
         let running = if own {
             let thread = thread::Builder::new().name("chanrpc node".into());

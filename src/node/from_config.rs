@@ -7,10 +7,10 @@ use std::{fmt, io};
 
 use smol::Executor;
 
-use crate::config::{Config, ForwardTarget, NodeWorkers, ProviderConfig};
+use crate::config::{Config, ForwardTarget, Limits, NodeWorkers, ProviderConfig};
 use crate::encoding;
 use crate::provider::{Exec, Forward, ForwardSettings, Process};
-use crate::remote::Remote;
+use crate::remote::{Remote, RemoteBuilder};
 use crate::route::{Description, ProviderKind, Registry, RegistryBuilder, RegistryError};
 use crate::transport::tls::{Connector, TlsError};
 
@@ -73,10 +73,13 @@ pub fn registry_from_config(
                 for target in &forward.to {
                     let remote = match remotes.get(&(target, is_watched)) {
                         Some(remote) => remote.clone(),
-                        None => remotes
-                            .entry((target, is_watched))
-                            .or_insert(connect(config, target, is_watched, executor)?)
-                            .clone(),
+                        None => {
+                            let mut remote = remote(&config.limits, target)?.executor(executor);
+                            if is_watched {
+                                remote = remote.watched();
+                            }
+                            remotes.entry((target, is_watched)).or_insert(remote.connect()).clone()
+                        }
                     };
                     targets.push(remote);
                 }
@@ -106,16 +109,9 @@ pub fn registry_from_config(
     Ok(builder)
 }
 
-fn connect(
-    config: &Config,
-    target: &ForwardTarget,
-    is_watched: bool,
-    executor: &Arc<Executor<'static>>,
-) -> Result<Remote, ProviderConfigError> {
-    let mut remote = Remote::builder(&target.to).limits(config.limits.clone()).executor(executor);
-    if is_watched {
-        remote = remote.watched();
-    }
+/// Returns a builder of connections to another node.
+pub(super) fn remote(limits: &Limits, target: &ForwardTarget) -> Result<RemoteBuilder, ProviderConfigError> {
+    let mut remote = Remote::builder(&target.to).limits(limits.clone());
     if let Some(file) = &target.token_file {
         remote = remote.token(read_token(file)?);
     }
@@ -125,7 +121,7 @@ fn connect(
             .map_err(|source| ProviderConfigError::Tls { to: target.to.clone(), source })?;
         remote = remote.tls(connector);
     }
-    Ok(remote.connect())
+    Ok(remote)
 }
 
 fn read_token(path: &Path) -> Result<String, ProviderConfigError> {
@@ -172,7 +168,7 @@ impl fmt::Display for ProviderConfigError {
             Self::TokenFile { path, source } => {
                 write!(f, "cannot read token_file {}: {source}", path.display())
             }
-            Self::Tls { to, source } => write!(f, "tls of forward = {to:?}: {source}"),
+            Self::Tls { to, source } => write!(f, "tls of {to:?}: {source}"),
         }
     }
 }

@@ -6,6 +6,7 @@ mod builder;
 pub(crate) mod from_config;
 mod host_policy;
 mod listener;
+mod offers;
 mod serve;
 mod sessions;
 mod shared;
@@ -25,6 +26,8 @@ pub use builder::{NodeBuilder, NodeError, RunningNode};
 #[cfg(feature = "cli")]
 pub(crate) use from_config::registry_from_config;
 pub use listener::Listener;
+#[cfg(feature = "cli")]
+pub(crate) use offers::{RemoteOffer, offers_from_config};
 use shared::Shared;
 
 /// How long peers may take to read the error that ends their calls, before their connections are closed by force.
@@ -111,6 +114,7 @@ impl Node {
         self.shared.shutdown.begin();
         let drained = async {
             self.shared.connections_closed().await;
+            self.shared.offers_ended().await;
             // Notifications outlive the connections that sent them.
             while self.shared.registry.in_flight() > 0 {
                 Timer::after(DRAIN_POLL_INTERVAL).await;

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     /// The files for browsers, with their paths. The node's own if there are none.
     pub(super) pages: Vec<(&'static str, web::File)>,
     connections: Mutex<Connections>,
+    /// The connections over which functions are offered at other nodes.
+    offers: Mutex<Vec<Task<()>>>,
 }
 
 /// The open connections. Dropping a task closes its connection.
@@ -58,7 +60,16 @@ impl Shared {
         let limits = Arc::new(limits);
         registry.topics().set_limits(&limits);
         let observers = Vec::new().into();
-        Self { executor, registry, limits, shutdown, observers, pages: Vec::new(), connections }
+        Self {
+            executor,
+            registry,
+            limits,
+            shutdown,
+            observers,
+            pages: Vec::new(),
+            connections,
+            offers: Mutex::default(),
+        }
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -75,6 +86,18 @@ impl Shared {
             return web::file(path);
         }
         self.pages.iter().find(|(at, _)| *at == path).map(|(_, file)| *file)
+    }
+
+    pub(super) fn offers(&self) -> MutexGuard<'_, Vec<Task<()>>> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all connections over which functions are offered have ended.
+    pub(super) async fn offers_ended(&self) {
+        let offers = std::mem::take(&mut *self.offers());
+        for offer in offers {
+            offer.await;
+        }
     }
 
     /// Waits until no connection is open.

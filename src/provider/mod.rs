@@ -11,6 +11,7 @@ mod native;
 mod peer;
 pub(crate) mod process;
 mod program;
+mod relay;
 mod result;
 mod topics;
 
@@ -19,3 +20,4 @@ pub(crate) use forward::{Forward, ForwardSettings};
 pub(crate) use process::Process;
 #[cfg(feature = "cli")]
 pub(crate) use program::{mode, set_inherited_cloexec};
+pub(crate) use relay::Relay;

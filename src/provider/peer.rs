@@ -80,6 +80,7 @@ pub(super) fn describe_offer() -> Description {
         .param(Param::new("params", Schema::array()).optional())
         .param(Param::new("in_flight", Schema::integer()).optional())
         .param(Param::new("share", Schema::string()).default(&"one"))
+        .param(Param::new("meta", Schema::boolean()).default(&false))
         .result(Schema::boolean())
         .description("offers a function, or a family such as \"py.*\", which this connection then answers");
     describe(signature)
@@ -105,8 +106,8 @@ pub(super) fn offer(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>)
 fn try_offer(table: &Table, grants: &Grants, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
     let signature = describe_offer().signature;
     let given = signature.bind(params)?;
-    let [name, description, params, in_flight, share] = given[..] else {
-        unreachable!("rpc.offer has five parameters")
+    let [name, description, params, in_flight, share, meta] = given[..] else {
+        unreachable!("rpc.offer has six parameters")
     };
     let (name, caller) = (text(name)?, grants.caller());
     let peer = reachable(caller)?.clone();
@@ -140,7 +141,8 @@ fn try_offer(table: &Table, grants: &Grants, params: Option<&RawJson<'_>>) -> Re
         .target(owner.to_string())
         .workers(crate::config::Workers::new(in_flight).queue(QUEUE));
     let (name, end) = (name.clone().into_boxed_str(), grants.end(Action::Offer, &name));
-    let offer = Offer { name, connection: caller.connection(), owner, end, peer, in_flight, share };
+    let (connection, knows_meta) = (caller.connection(), meta == Some("true"));
+    let offer = Offer { name, connection, owner, end, peer, in_flight, share, knows_meta };
     let (node, max_hops) = (&table.name, table.max_hops);
     table.offer(offer, &described, &|members| {
         Arc::new(Offered { node: node.clone(), max_hops, members: members.clone() })

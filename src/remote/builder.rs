@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::thread;
 
 use async_channel::Sender;
-use smol::Executor;
+use smol::{Executor, Task};
 
+use super::connection::Connection;
+use super::offering::Offering;
 use super::pool::Pool;
 use super::target::{Secret, Target};
-use super::{Inner, Remote};
+use super::{Inner, Remote, driver};
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::tls::Connector;
@@ -159,6 +161,7 @@ impl RemoteBuilder {
             is_watched,
             answers_pings: Arc::default(),
             registry,
+            offering: None,
         };
         let (executor, thread) = match executor {
             Some(executor) => (executor, None),
@@ -168,6 +171,35 @@ impl RemoteBuilder {
             }
         };
         Remote(Arc::new(Inner { pool: Pool::new(&executor, target), _thread: thread }))
+    }
+}
+
+impl RemoteBuilder {
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Starts to connect, for the other node to call the functions of `registry` that are offered there. Dropping the
+    /// task closes the connection.
+    pub(crate) fn offer(
+        self,
+        executor: &Executor<'static>,
+        registry: Arc<Registry>,
+        offering: Offering,
+    ) -> Task<()> {
+        let Self { address, limits, token, tls, is_watched, executor: own } = self;
+        let target = Target {
+            address,
+            limits: Arc::new(limits),
+            token,
+            tls,
+            is_watched,
+            answers_pings: Arc::default(),
+            registry,
+            offering: Some(offering),
+        };
+        let connection = Connection::new(Arc::new(target));
+        own.as_deref().unwrap_or(executor).spawn(driver::run(connection, true))
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use smol::Timer;
-use smol::future::yield_now;
+use smol::future::{FutureExt, pending, poll_once, yield_now};
 
 use super::connection::{Connection, Status};
 use super::dial::{Dial, dial};
+use super::offering::{OfferEvent, Offering};
 use super::target::{Secret, Target};
 use crate::driver::drive;
-use crate::route::PeerName;
+use crate::route::{PeerName, Shutdown};
 use crate::session::{Dialled, Session, SessionError};
 use crate::transport::StreamPipe;
 
@@ -20,9 +22,20 @@ const MIN_BACKOFF: Duration = Duration::from_millis(50);
 /// The longest wait between attempts to connect, before jitter.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-/// Runs a connection until it is lost, or for as long as the client exists if it is `persistent`.
+/// Runs a connection until it is lost, or for as long as the client exists if it is `persistent`. One that offers
+/// functions ends when it is to stop.
 pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
-    let address = &connection.target().address;
+    let stopped = async {
+        match &connection.target().offering {
+            Some(offering) => offering.stopped_unconnected().await,
+            None => pending().await,
+        }
+    };
+    connect_and_serve(&connection, persistent).or(stopped).await;
+}
+
+async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
+    let Target { address, offering, .. } = connection.target();
     let mut backoff = MIN_BACKOFF;
     let mut failure_logged = false;
     // A frozen node still accepts connections: it is one again when it sends something.
@@ -32,21 +45,27 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
             connection.set_status(Status::Connecting);
         }
         let reason = match dial(connection.target()).await {
-            Ok(dialled) => {
+            Ok(dial) => {
                 backoff = MIN_BACKOFF;
                 if std::mem::take(&mut failure_logged) {
                     log::info!("reconnected to {address}");
                 }
-                let ended = serve(&connection, dialled, is_suspect).await;
+                let ended = serve(connection, dial, is_suspect).await;
                 is_suspect = ended.as_ref().is_err_and(has_vanished);
                 ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned())
             }
             Err(error) => error.to_string(),
         };
+        if offering.as_ref().is_some_and(Offering::is_stopping) {
+            return;
+        }
         // Only the first failure is logged at the level of info.
         let level = if failure_logged { log::Level::Debug } else { log::Level::Info };
         log::log!(level, "no connection to {address}: {reason}");
         failure_logged = true;
+        if let Some(offering) = offering {
+            (offering.notify)(OfferEvent::Disconnected(&reason));
+        }
         if !connection.is_replaced() {
             connection.set_status(Status::Disconnected(reason));
         }
@@ -71,7 +90,8 @@ async fn serve(
     Dial { stream, peer, dialect }: Dial,
     is_suspect: bool,
 ) -> io::Result<()> {
-    let Target { address, limits, token, tls, is_watched, answers_pings, registry } = connection.target();
+    let Target { address, limits, token, tls, is_watched, answers_pings, registry, offering } =
+        connection.target();
     let dialled = Dialled {
         address: address.clone(),
         resolved: PeerName(peer),
@@ -84,7 +104,7 @@ async fn serve(
     };
     let mut session = Session::dialled(registry.clone(), limits.clone(), dialect, dialled, Instant::now());
     let peer = session.peer();
-    let weak = Arc::downgrade(connection);
+    let (weak, offering_peer) = (Arc::downgrade(connection), peer.clone());
     session.when_stopping({
         let weak = weak.clone();
         move || {
@@ -106,8 +126,23 @@ async fn serve(
     if *is_watched || is_suspect {
         session.send_ping();
     }
-    // Lets waiting calls post their requests, so that no preface is needed: a server may not know blank lines.
-    yield_now().await;
+    let pipe = Box::new(StreamPipe::new(stream));
+    let Some(offering) = offering else {
+        // Lets waiting calls post their requests, so that no preface is needed: a server may not know blank lines.
+        yield_now().await;
+        session.write_preface(Instant::now());
+        return drive(session, pipe, None, None).await;
+    };
+    let shutdown = Shutdown::new();
+    let (stop, force) = (Some(shutdown.signal()), Some(offering.force_stop.clone()));
+    let mut offered = Box::pin(async {
+        offering.run(&offering_peer, limits.deadline, &shutdown).await;
+        pending().await
+    });
+    let _ = poll_once(&mut offered).await;
     session.write_preface(Instant::now());
-    drive(session, Box::new(StreamPipe::new(stream)), None, None).await
+    offering.is_connected.store(true, Ordering::Relaxed);
+    let ended = drive(session, pipe, stop, force).or(offered).await;
+    offering.is_connected.store(false, Ordering::Relaxed);
+    ended
 }

@@ -7,6 +7,7 @@ mod dial;
 mod driver;
 mod error;
 mod lanes;
+mod offering;
 mod pool;
 mod submit;
 mod target;
@@ -34,6 +35,7 @@ pub use call::RemoteCall;
 use call::{Request, decode, request};
 pub(crate) use connection::ConnectionLease;
 pub(crate) use error::RemoteError;
+pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
 
 /// A client of another node. Cheap to clone, and safe to share between threads.

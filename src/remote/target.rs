@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::offering::Offering;
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::tls::Connector;
@@ -22,6 +23,8 @@ pub(super) struct Target {
     pub(super) answers_pings: Arc<AtomicBool>,
     /// What the other node may call.
     pub(super) registry: Arc<Registry>,
+    /// What is offered on each connection.
+    pub(super) offering: Option<Offering>,
 }
 
 /// A token, which `Debug` does not print.

@@ -81,6 +81,12 @@ impl RegistryBuilder {
         topics.map_or(Ok(()), |topics| configs.iter().try_for_each(|config| topics.configure(config)))
     }
 
+    /// Has all other names answered by a provider that does not panic.
+    pub(crate) fn fallback(mut self, provider: Arc<dyn Provider>) -> Self {
+        self.registry.table.fallback = Some(Arc::new(Entry::new("*", Description::default(), provider)));
+        self
+    }
+
     /// Limits the concurrent calls of all functions together. Built-in functions (`rpc.*`) are exempt.
     pub fn node_workers(&mut self, workers: Workers) -> &mut Self {
         self.node = Some(workers);

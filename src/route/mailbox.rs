@@ -115,8 +115,9 @@ pub(crate) enum Post {
     Notification(Box<[u8]>),
     /// The cancellation of a call.
     Cancel(CallId),
-    /// From now on the session checks that the peer is alive.
-    Watch,
+    /// From now on the session checks that the peer is alive. It `knows_meta` if it reads a fifth element of a request in
+    /// MessagePack-RPC.
+    Watch { knows_meta: bool },
 }
 
 /// A call to the peer.
@@ -598,12 +599,14 @@ impl Peer {
         wake(state);
     }
 
-    /// Has the session check that the peer is alive, as long as the connection holds something.
-    pub(crate) fn watch(&self) {
+    /// Has the session check that the peer is alive, as long as the connection holds something. A peer that `knows_meta`
+    /// gets what a call is besides its parameters in MessagePack-RPC too, where others may reject such a request.
+    pub(crate) fn watch(&self, knows_meta: bool) {
         let mut state = self.0.lock();
         let outbox = state.outbox.get_or_insert_default();
-        if outbox.closed.is_none() && !mem::replace(&mut outbox.watched, true) {
-            outbox.posted.push_back(Post::Watch);
+        let is_known = mem::replace(&mut outbox.watched, true) && !knows_meta;
+        if outbox.closed.is_none() && !is_known {
+            outbox.posted.push_back(Post::Watch { knows_meta });
             wake(state);
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct Offer<P> {
     /// The maximum number of calls that the peer takes at a time.
     pub(crate) in_flight: usize,
     pub(crate) share: Share,
+    /// The peer reads a fifth element of a request in MessagePack-RPC.
+    pub(crate) knows_meta: bool,
 }
 
 /// A peer that offers a function.
@@ -253,7 +255,7 @@ impl<P: Clone, R: Slot> Directory<P, R> {
         bytes: usize,
         register: impl FnOnce(&Arc<Members<P>>, Option<&R>, bool) -> Result<R, E>,
     ) -> Result<Replaced<P, R>, Refused<E>> {
-        let Offer { name, connection, owner, end, peer, in_flight, share } = offer;
+        let Offer { name, connection, owner, end, peer, in_flight, share, .. } = offer;
         let current = self.functions.get(&name);
         let is_renewed = current.is_some_and(|current| current.members.has(connection));
         if !is_renewed {
@@ -382,6 +384,8 @@ impl Offers {
         register: &mut Register<'_>,
     ) -> Result<(), Fault> {
         let (name, connection, peer) = (offer.name.clone(), offer.connection, offer.peer.clone());
+        // Before the first call can come.
+        peer.watch(offer.knows_meta);
         let replaced = self.change(metrics, |directory| {
             let replaced = directory.offer(offer, bytes, register)?;
             let guards = replaced.peers.iter().filter_map(|(other, peer)| directory.release(*other, peer));
@@ -403,7 +407,6 @@ impl Offers {
                 earlier.call(id, WITHDRAWN.into(), params.clone(), None, 0, true, drop);
             }
         }
-        peer.watch();
         Ok(())
     }
 
@@ -621,7 +624,7 @@ mod tests {
                         };
                         let offer = Offer {
                             name: name.clone().into(), connection, owner: owner(connection), end: None,
-                            peer: connection, in_flight, share,
+                            peer: connection, in_flight, share, knows_meta: false,
                         };
                         let told = directory.offer(offer, 1, register);
                         let told = told.map(|replaced| replaced.peers.iter().map(|(told, _)| *told).collect());

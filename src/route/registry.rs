@@ -112,6 +112,29 @@ impl Registry {
         Some(answer)
     }
 
+    /// Passes on a call that came under another name. Built-in functions cannot be called so.
+    pub(crate) fn relay(&self, method: &str, mut call: Call<'_>) {
+        let Some(entry) = self.entry(method) else {
+            let message = format!("no function {}", quoted(method));
+            return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
+        };
+        let head = CallHead { method, deadline: call.deadline(), hops: call.hops() };
+        let context = CallContext { head: &head, caller: call.caller() };
+        let params = call.take_params();
+        let responder = call.defer().measured(&entry.metrics);
+        let Some(queue) = entry.queue.as_ref().map(QueueSlot::index) else {
+            return entry.provider.call(Call::with_responder(&context, params, responder));
+        };
+        let permit = self.table.admission.try_acquire(queue);
+        let is_admitted = permit.is_some();
+        let call = Call::with_responder(&context, params, responder.holding(permit));
+        if is_admitted {
+            entry.provider.call(call);
+        } else {
+            self.table.admission.enqueue(queue, &entry.provider, call);
+        }
+    }
+
     /// Returns `true` if the function exists and is known to have no result.
     pub(crate) fn has_no_result(&self, method: &str) -> bool {
         self.entry(method).is_some_and(|entry| entry.description.signature.kind == Some(Kind::Zero))
@@ -138,7 +161,8 @@ impl Registry {
         if let Some(builtin) = self.table.find_builtin(method) {
             return Ok(Found::Builtin(builtin));
         }
-        self.table.registered.find(method).map(Found::Registered).ok_or_else(|| {
+        let other = self.table.registered.find(method).or_else(|| self.table.fallback.clone());
+        other.map(Found::Registered).ok_or_else(|| {
             let message = format!("no function {}; rpc.list returns the available ones", quoted(method));
             Fault::new(code::UNKNOWN_FUNCTION, message)
         })
@@ -158,6 +182,11 @@ impl Registry {
     #[cfg(feature = "cli")]
     pub(crate) fn set_on_event(&self, on_event: super::table::OnEvent) {
         let _ = self.table.on_event.set(on_event);
+    }
+
+    /// Returns the functions.
+    pub(crate) fn table(&self) -> &Table {
+        &self.table
     }
 
     /// Returns the node's counters.

@@ -11,6 +11,13 @@ use futures_lite::Stream;
 #[derive(Clone, Debug)]
 pub(crate) struct ShutdownSignal(Pin<Box<Receiver<()>>>);
 
+impl ShutdownSignal {
+    /// Returns `true` once the signal is given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
 impl Future for ShutdownSignal {
     type Output = ();
 

@@ -31,6 +31,8 @@ pub(crate) struct Table {
     pub(crate) topics: Arc<Topics>,
     /// Receives what another node tells of its topics.
     pub(super) on_event: OnceLock<OnEvent>,
+    /// What answers all other names, if anything does.
+    pub(super) fallback: Option<Arc<Entry>>,
     builtins: &'static [Builtin],
     /// What `rpc.list` reports of `builtins`.
     builtins_listed: OnceLock<Vec<Listed>>,
@@ -70,6 +72,7 @@ impl Table {
             offers: Arc::default(),
             processes: Vec::new(),
             on_event: OnceLock::new(),
+            fallback: None,
             builtins,
             builtins_listed: OnceLock::new(),
         }

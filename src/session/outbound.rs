@@ -61,6 +61,8 @@ pub(super) struct Outbound {
     pub(super) when_stopping: Option<Notice>,
     /// The peer has answered every call that it has taken.
     pub(super) is_finished: bool,
+    /// The peer reads a fifth element of a request in MessagePack-RPC.
+    pub(super) knows_meta: bool,
     /// The transport should ping the peer.
     pub(super) is_ping_due: bool,
     in_flight: FxHashMap<CallId, SentCall>,
@@ -113,6 +115,7 @@ impl Outbound {
     pub(super) fn new(dialled: Option<Dialled>, now: Instant) -> Self {
         let keepalive = dialled.as_ref().and_then(|dialled| Keepalive::new(dialled.keepalive, now));
         Self {
+            knows_meta: dialled.is_some(),
             dialled,
             keepalive,
             ping: None,

@@ -101,7 +101,7 @@ impl Session {
                 Post::Call(call) => self.send_call(*call, now),
                 Post::Notification(body) => self.send_body(&body),
                 Post::Cancel(id) => self.withdraw(id, PeerError::cancelled(), now),
-                Post::Watch => self.watch_peer(now),
+                Post::Watch { knows_meta } => self.watch_peer(knows_meta, now),
             }
         }
     }
@@ -115,6 +115,9 @@ impl Session {
         if !call.is_notification && (self.ended || self.error.is_some() && outbound.dialled.is_none()) {
             let reason = self.unanswerable_reason();
             return self.answer(call, Err(PeerError::Unsent(reason)));
+        }
+        if !codec.sends_json() && !outbound.knows_meta {
+            call.hops = 0;
         }
         let id = (!call.is_notification).then(|| outbound.id(call.id, codec.sends_json()));
         let bytes = call.bytes();
@@ -197,9 +200,10 @@ impl Session {
 
     /// Checks from now on that the peer is alive, since others depend on it. (A peer to which this node has connected is
     /// checked always.)
-    fn watch_peer(&mut self, now: Instant) {
+    fn watch_peer(&mut self, knows_meta: bool, now: Instant) {
         let outbound = self.outbound.get_or_insert_with(|| Box::new(Outbound::new(None, now)));
-        if outbound.dialled.is_none() {
+        outbound.knows_meta |= knows_meta;
+        if outbound.dialled.is_none() && outbound.keepalive.is_none() {
             outbound.keepalive = Keepalive::prompt(self.limits.offer_keepalive, now);
         }
     }

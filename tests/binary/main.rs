@@ -11,6 +11,7 @@ mod host;
 mod manners;
 #[cfg(not(feature = "tls"))]
 mod no_tls;
+mod offer;
 mod page;
 mod processes;
 #[path = "../support/programs.rs"]

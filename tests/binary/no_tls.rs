@@ -8,7 +8,7 @@ fn tls_options_fail_in_a_build_without_tls() {
     let listen = "[[listen]]\naddress = '127.0.0.1:0'\ntls = { certificate = 'a.pem', key = 'a.key' }\n";
     let forward = "[[function]]\nname = 'greet'\nforward = '127.0.0.1:1'\ntls = { ca = 'ca.pem' }\n";
     for (name, text, place) in
-        [("listen", listen, "tls of 127.0.0.1:0"), ("forward", forward, "tls of forward = \"127.0.0.1:1\"")]
+        [("listen", listen, "tls of 127.0.0.1:0"), ("forward", forward, "tls of \"127.0.0.1:1\"")]
     {
         folder.write(name, text);
         let ended = run(["serve", "--check", "--config", &folder.name(name)]);

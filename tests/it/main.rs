@@ -24,6 +24,7 @@ mod remote;
 mod remote_lanes;
 mod remote_waterfall;
 mod rest;
+mod reverse;
 mod sends;
 mod session;
 mod sessions;

@@ -308,6 +308,8 @@ impl<T: Stream> Pipe for WebSocket<T> {
     }
 
     fn ping(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        // What came before is no sign of life.
+        self.stream.get_mut().heard = false;
         self.send_ping(cx).map(|()| true)
     }
 
