@@ -13,6 +13,8 @@ pub(super) struct Keepalive {
     next_check: Instant,
     /// Number of consecutive checks without activity.
     silent: u8,
+    /// The peer was asked for a sign of life before its time.
+    is_asked: bool,
     /// The number of them at which the peer is pinged, and is dead.
     thresholds: (u8, u8),
 }
@@ -44,12 +46,23 @@ impl Keepalive {
 
     fn of(step: Duration, thresholds: (u8, u8), now: Instant) -> Option<Self> {
         let step = step.min(MAX_PERIOD);
-        (!step.is_zero()).then(|| Self { step, next_check: now + step, silent: 0, thresholds })
+        (!step.is_zero()).then(|| Self {
+            step,
+            next_check: now + step,
+            silent: 0,
+            is_asked: false,
+            thresholds,
+        })
     }
 
     /// Records that the peer sent something.
     pub(super) fn record_activity(&mut self) {
-        self.silent = 0;
+        (self.silent, self.is_asked) = (0, false);
+    }
+
+    /// Returns `true` if the peer should be pinged, since it has not answered in time: once, until it sends something.
+    pub(super) fn ask(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_asked, true)
     }
 
     /// Takes the peer for silent, since it has not answered in time. Returns `true` if it should be pinged.

@@ -190,7 +190,8 @@ impl Session {
         let watched = outbound.watch.as_mut().filter(|_| is_late);
         let is_suspect = watched.is_some_and(|watch| watch.suspect(now));
         // A peer that offers functions may work on one call at a time, so that it answers no ping meanwhile.
-        let is_asked = is_late && outbound.dialled.is_none() && outbound.keepalive.is_some();
+        let offers = outbound.keepalive.as_mut().filter(|_| is_late && outbound.dialled.is_none());
+        let is_asked = offers.is_some_and(Keepalive::ask);
         self.send(&Outgoing::Cancel(&id));
         self.answer(call, Err(error));
         if is_suspect || is_asked {
