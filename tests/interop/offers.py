@@ -105,7 +105,7 @@ async def foreign(name, method, calls, endless, *command):
                 # What does not answer in time is asked for a sign of life at once.
                 os.kill(program.pid, end)
                 same(f"{name}: stopped, the call passes its deadline", await lost.code(method, *calls[0][0], deadline_ms=500), -32003)
-                code = await lost.code(method, *calls[0][0], deadline_ms=20000)
+                code = await lost.code(method, *calls[0][0], deadline_ms=29000)
                 check(f"{name}: stopped, the next call is lost with it", code in (-32011, -32601), code)
             same(f"{name}: nothing is left", await caller.code(method, *calls[0][0]), -32601)
         finally:
