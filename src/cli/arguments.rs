@@ -6,7 +6,10 @@
 use std::ffi::OsString;
 use std::fmt::{Display, Write};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use argh::{CommandInfo, DynamicSubCommand, EarlyExit, FromArgs};
 
 use super::{COMMANDS, Exit};
 use crate::config::parse_duration;
@@ -161,14 +164,13 @@ impl Words {
     pub(super) fn of(words: &[String]) -> Self {
         let (mut command, mut operand, mut is_value) = (None, 0, false);
         let mut is_unknown = false;
-        let every = || COMMANDS.iter().flat_map(|command| command.all_options());
         for word in words {
             if is_value {
                 is_value = false;
             } else if is_option(word) {
-                is_value = every().any(|option| option.is(word) && !option.value.is_empty());
+                is_value = takes_value(word);
             } else if command.is_none() {
-                command = COMMANDS.iter().copied().find(|command| command.name == word);
+                command = find(word);
                 is_unknown = command.is_none() && word != "help";
             } else {
                 operand += 1;
@@ -213,116 +215,173 @@ pub(super) struct Arguments {
     pub(super) operands: Vec<String>,
 }
 
-/// Parses a command line without the program's name.
-pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Stop> {
-    parse_each(&mut arguments.into_iter())
+/// The command line, as argh reads it: the program's own options, and a command, which reads the remainder by its table.
+#[derive(FromArgs)]
+#[argh(description = "Serve functions over one port, and call them.", help_triggers("-h", "--help"))]
+struct Line {
+    /// print the version
+    #[argh(switch, short = 'V')]
+    version: bool,
+    #[argh(subcommand)]
+    command: Option<Chosen>,
 }
 
-fn parse_each(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Arguments, Stop> {
-    let wrong = |message: String, command: Option<&'static Command>| {
-        Stop::Wrong(Wrong { message, command: command.map(|command| command.name) })
-    };
-    let mut command = None;
-    let mut options = Vec::new();
-    let mut operands = Vec::new();
-    let mut all_are_operands = false;
-    let mut name = None;
-    let text = |argument: OsString, command| {
-        argument
-            .into_string()
-            .map_err(|argument| wrong(format!("argument {argument:?} is not UTF-8"), command))
-    };
-    while let Some(argument) = arguments.next() {
-        let argument = text(argument, command)?;
-        if all_are_operands || !is_option(&argument) {
-            match name {
-                None => {
-                    command = COMMANDS.iter().copied().find(|command| command.name == argument);
-                    name = Some(argument);
-                }
-                Some(_) => operands.push(argument),
-            }
-        } else if argument == "--" {
-            all_are_operands = true;
-        } else {
-            let (option, mut value) = match argument.split_once('=') {
-                Some((option, value)) => (option, Some(value.to_owned())),
-                None => (&*argument, None),
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Chosen {
+    #[argh(dynamic)]
+    OfTable(Arguments),
+}
+
+impl DynamicSubCommand for Arguments {
+    fn commands() -> &'static [&'static CommandInfo] {
+        static INFOS: LazyLock<Vec<&'static CommandInfo>> = LazyLock::new(|| {
+            let info = |command: &&'static Command| CommandInfo {
+                name: command.name,
+                short: &'\0',
+                description: command.about,
             };
-            let every = || COMMANDS.iter().flat_map(|command| command.all_options()).chain(GLOBAL);
-            let found = every().find(|known| known.is(option));
-            if found.is_some_and(|known| !known.value.is_empty()) && value.is_none() {
-                let Some(next) = arguments.next() else {
-                    return Err(wrong(format!("{option} needs a value"), command));
-                };
-                value = Some(text(next, command)?);
-            }
-            options.push((found, argument, value));
-        }
-    }
-    let asks = |wanted: &Opt| {
-        options.iter().any(|(found, ..)| found.is_some_and(|option| option.name == wanted.name))
-    };
-    let Some(name) = name else {
-        return Err(if asks(&HELP) {
-            Stop::Shown(help())
-        } else if asks(&VERSION) {
-            Stop::Shown(concat!("chanrpc ", env!("CARGO_PKG_VERSION")).to_owned())
-        } else if let Some((None, option, _)) = options.first() {
-            wrong(unknown("option", option, &mut GLOBAL.iter().map(|option| option.name)), None)
-        } else {
-            let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
-            wrong(format!("a command is missing: {} or help", names.join(", ")), None)
+            COMMANDS.iter().map(|command| &*Box::leak(Box::new(info(command)))).collect()
         });
-    };
-    let no_command = |name: &str| {
-        let names = COMMANDS.iter().map(|command| command.name);
-        wrong(unknown("command", name, &mut names.chain(["help", "--version"])), None)
-    };
-    let Some(command) = command else {
-        if name != "help" {
-            return Err(no_command(&name));
-        }
-        let Some(name) = operands.first() else { return Err(Stop::Shown(help())) };
-        let command = COMMANDS.iter().find(|command| command.name == *name);
-        return Err(command.map_or_else(|| no_command(name), |command| Stop::Shown(command.help())));
-    };
-    if asks(&HELP) {
-        return Err(Stop::Shown(command.help()));
+        &INFOS
     }
-    let mut values: Vec<(&str, String)> = Vec::new();
-    for (_, given, value) in options {
-        let option = given.split('=').next().unwrap_or_default();
-        let Some(known) = command.all_options().find(|known| known.is(option)) else {
-            let mut names = command.all_options().map(|option| option.name);
-            let mut message = unknown("option", option, &mut names);
-            if !operands.is_empty() && !message.contains("did you mean") {
-                message.push_str("; after \"--\", all arguments are parameters");
+
+    fn try_redact_arg_values(_: &[&str], _: &[&str]) -> Option<Result<Vec<String>, EarlyExit>> {
+        None
+    }
+
+    fn try_from_args(names: &[&str], arguments: &[&str]) -> Option<Result<Self, EarlyExit>> {
+        let command = find(names.last()?)?;
+        Some(command.parse(arguments))
+    }
+}
+
+fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().copied().find(|command| command.name == name)
+}
+
+/// Parses a command line without the program's name.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arguments, Stop> {
+    let line = command_first(&mut arguments.into_iter())
+        .map_err(|message| Stop::Wrong(Wrong { message, command: None }))?;
+    let words: Vec<&str> = line.iter().map(String::as_str).collect();
+    let command = words.first().and_then(|name| find(name));
+    let wrong = |message| Err(Stop::Wrong(Wrong { message, command: command.map(|command| command.name) }));
+    match words.first() {
+        Some(option) if is_option(option) && !GLOBAL.iter().any(|known| known.is(option)) => {
+            return wrong(unknown("option", option, &mut GLOBAL.iter().map(|option| option.name)));
+        }
+        // argh has no command of this name.
+        Some(&"help") => {
+            return match words.get(1).map(|name| (name, find(name))) {
+                None => Err(Stop::Shown(help())),
+                Some((_, Some(command))) => Err(Stop::Shown(command.help())),
+                Some((name, None)) => wrong(no_command(name)),
+            };
+        }
+        Some(name) if command.is_none() && !is_option(name) => return wrong(no_command(name)),
+        _ => {}
+    }
+    match Line::from_args(&["chanrpc"], &words) {
+        Ok(Line { version: true, .. }) => {
+            Err(Stop::Shown(concat!("chanrpc ", env!("CARGO_PKG_VERSION")).to_owned()))
+        }
+        Ok(Line { command: Some(Chosen::OfTable(arguments)), .. }) => Ok(arguments),
+        Ok(Line { command: None, .. }) => {
+            let names: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+            wrong(format!("a command is missing: {} or help", names.join(", ")))
+        }
+        Err(EarlyExit { output, status: Ok(()) }) => {
+            Err(Stop::Shown(if command.is_some() { output } else { help() }))
+        }
+        Err(EarlyExit { output, status: Err(()) }) => wrong(output.trim_end().to_owned()),
+    }
+}
+
+/// Moves the name of the command to the front, since options may come before it.
+fn command_first(arguments: &mut dyn Iterator<Item = OsString>) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    for argument in arguments {
+        words.push(argument.into_string().map_err(|argument| format!("argument {argument:?} is not UTF-8"))?);
+    }
+    let mut is_value = false;
+    let is_name = |word: &String| {
+        let is_operand = !is_value && !is_option(word);
+        is_value = !is_value && is_option(word) && takes_value(word);
+        is_operand
+    };
+    if let Some(at) = words.iter().position(is_name) {
+        words[..=at].rotate_right(1);
+    }
+    Ok(words)
+}
+
+/// Returns `true` if the next argument is the value of this option.
+fn takes_value(option: &str) -> bool {
+    let mut every = COMMANDS.iter().flat_map(|command| command.all_options());
+    every.any(|known| known.is(option) && !known.value.is_empty())
+}
+
+fn no_command(name: &str) -> String {
+    let names = COMMANDS.iter().map(|command| command.name);
+    unknown("command", name, &mut names.chain(["help", "--version"]))
+}
+
+impl Command {
+    /// Parses the arguments behind the command's name.
+    fn parse(&'static self, given: &[&str]) -> Result<Arguments, EarlyExit> {
+        let (mut options, mut operands) = (Vec::new(), Vec::new());
+        let mut rest = given.iter().copied();
+        while let Some(argument) = rest.next() {
+            if argument == "--" {
+                operands.extend(rest.by_ref().map(str::to_owned));
+            } else if !is_option(argument) {
+                operands.push(argument.to_owned());
+            } else if let Some((option, value)) = argument.split_once('=') {
+                options.push((option, Some(value)));
+            } else if takes_value(argument) {
+                let value = rest.next().ok_or_else(|| format!("{argument} needs a value"))?;
+                options.push((argument, Some(value)));
+            } else {
+                options.push((argument, None));
             }
-            return Err(wrong(message, Some(command)));
-        };
-        if known.value.is_empty() && value.is_some() {
-            return Err(wrong(format!("{} takes no value", known.name), Some(command)));
         }
-        if !known.repeats && values.iter().any(|(name, _)| *name == known.name) {
-            return Err(wrong(format!("{} is given twice", known.name), Some(command)));
+        if options.iter().any(|(option, _)| HELP.is(option)) {
+            return Err(EarlyExit { output: self.help(), status: Ok(()) });
         }
-        values.push((known.name, value.unwrap_or_default()));
+        let mut values: Vec<(&str, String)> = Vec::new();
+        for (option, value) in options {
+            let Some(known) = self.all_options().find(|known| known.is(option)) else {
+                let mut names = self.all_options().map(|option| option.name);
+                let mut message = unknown("option", option, &mut names);
+                if !operands.is_empty() && !message.contains("did you mean") {
+                    message.push_str("; after \"--\", all arguments are parameters");
+                }
+                return Err(message.into());
+            };
+            if known.value.is_empty() && value.is_some() {
+                return Err(format!("{} takes no value", known.name).into());
+            }
+            if !known.repeats && values.iter().any(|(name, _)| *name == known.name) {
+                return Err(format!("{} is given twice", known.name).into());
+            }
+            values.push((known.name, value.unwrap_or_default().to_owned()));
+        }
+        let missing = self
+            .operands
+            .iter()
+            .enumerate()
+            .find(|(at, operand)| operand.count == Count::One && operands.len() <= *at);
+        if let Some((_, Operand { name, about, .. })) = missing {
+            return Err(format!("{name} is missing: {about}").into());
+        }
+        if let Some(extra) = operands.get(self.operands.len())
+            && self.operands.last().is_none_or(|operand| operand.count != Count::Any)
+        {
+            return Err(format!("unexpected argument {extra:?}").into());
+        }
+        Ok(Arguments { command: self, options: values, operands })
     }
-    let missing = command
-        .operands
-        .iter()
-        .enumerate()
-        .find(|(at, operand)| operand.count == Count::One && operands.len() <= *at);
-    if let Some((_, Operand { name, about, .. })) = missing {
-        return Err(wrong(format!("{name} is missing: {about}"), Some(command)));
-    }
-    if let Some(extra) = operands.get(command.operands.len())
-        && command.operands.last().is_none_or(|operand| operand.count != Count::Any)
-    {
-        return Err(wrong(format!("unexpected argument {extra:?}"), Some(command)));
-    }
-    Ok(Arguments { command, options: values, operands })
 }
 
 fn is_option(argument: &str) -> bool {

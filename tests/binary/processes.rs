@@ -249,9 +249,10 @@ fn program_that_does_not_read_is_killed_and_its_calls_are_answered() {
 
 #[test]
 fn caller_is_freed_at_once_and_the_place_when_the_program_answers() {
-    let node = node("in_flight = 2", "timeout = '100ms'");
+    let node = node("in_flight = 2", "timeout = '2s'");
     let mut client = node.connect();
-    assert_eq!(client.call("w.echo", &json!([])).unwrap()["method"], "echo");
+    // The timeout includes the start.
+    await_some("the program is up", || client.call("w.echo", &json!([])).ok());
     let in_flight = || node.metric("chanrpc_process_in_flight{process=\"w\"}");
     let fault = client.call("w.hold", &json!([])).unwrap_err();
     assert_eq!(fault.code, -32003, "{fault:?}");
