@@ -46,7 +46,7 @@ pub(super) const BENCH: Command = Command {
 };
 
 fn run(mut arguments: Arguments) -> Result<Exit, String> {
-    let Connection { address, timeout, token, tls } = Connection::take(&mut arguments)?;
+    let Connection { address, timeout, token, tls, .. } = Connection::take(&mut arguments)?;
     check_address::<Address>("--to", &address)?;
     let whole = arguments.take(&PARAMS);
     let mut operands = std::mem::take(&mut arguments.operands).into_iter();

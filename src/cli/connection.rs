@@ -14,6 +14,7 @@ use crate::address::NodeAddress;
 use crate::config::Limits;
 use crate::message::RawJson;
 use crate::remote::{Connector, Mode, Remote, RemoteError};
+use crate::route::Registry;
 
 const TO: Opt = Opt::with_value("--to", "ADDR", "the node's address (CHANRPC_TO, or else 127.0.0.1:7300)");
 const TIMEOUT: Opt =
@@ -33,6 +34,8 @@ pub(super) struct Connection {
     pub(super) timeout: Duration,
     pub(super) token: Option<String>,
     pub(super) tls: Option<Connector>,
+    /// What the node may call.
+    pub(super) registry: Option<Arc<Registry>>,
 }
 
 impl Connection {
@@ -48,7 +51,7 @@ impl Connection {
         let tls = arguments.take(&CA).map(|ca| Connector::load(Path::new(&ca), None)).transpose();
         let tls = tls.map_err(|error| format!("--ca: {error}"))?;
         check_address::<NodeAddress>(option, &address)?;
-        Ok(Self { address, timeout, token, tls })
+        Ok(Self { address, timeout, token, tls, registry: None })
     }
 
     /// Connects to the node, and runs `exchange` until it ends or the user interrupts it.
@@ -58,7 +61,7 @@ impl Connection {
     }
 
     fn connect(self) -> Result<Connected, String> {
-        let Self { address, timeout, token, tls } = self;
+        let Self { address, timeout, token, tls, registry } = self;
         let deadline = Instant::now().checked_add(timeout);
         let deadline = deadline.ok_or_else(|| format!("--timeout: {timeout:?} is too long"))?;
         let interrupts = interrupts();
@@ -71,6 +74,9 @@ impl Connection {
         }
         if let Some(tls) = tls {
             remote = remote.tls(tls);
+        }
+        if let Some(registry) = registry {
+            remote = remote.registry(registry);
         }
         Ok(Connected { remote: remote.connect(), executor, interrupts, address, timeout, deadline })
     }

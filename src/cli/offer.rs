@@ -62,7 +62,7 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
     let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
     let registry = registry(&mut arguments, &executor, &limits, concurrency)?;
     let name = std::mem::take(&mut arguments.operands[0]);
-    let Connection { address, timeout, token, tls } = connection;
+    let Connection { address, timeout, token, tls, .. } = connection;
     let mut remote = Remote::builder(&*address).limits(limits.clone().connect_timeout(timeout));
     if let Some(token) = token {
         remote = remote.token(token);

@@ -13,8 +13,9 @@ use super::arguments::{Arguments, Command, Count, Operand, Opt};
 use super::connection::{CONNECTION, Connected, Connection};
 use super::result::explain;
 use super::{Exit, json, print_error, visible};
-use crate::message::RawJson;
+use crate::message::{Fault, RawJson, code};
 use crate::remote::{Mode, RemoteError};
+use crate::route::{Call, Provider, RegistryBuilder};
 
 const COUNT: Opt = Opt::with_value("--count", "N", "end after N events");
 const SINCE: Opt = Opt::with_value("--since", "SEQ", "begin after the event with this number; for one topic");
@@ -37,7 +38,7 @@ pub(super) const WATCH: Command = Command {
 };
 
 fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
-    let connection = Connection::take(&mut arguments)?;
+    let mut connection = Connection::take(&mut arguments)?;
     let left = arguments.parsed::<u64>(&COUNT)?;
     let since = arguments.parsed::<u64>(&SINCE)?;
     let (is_data_only, once) = (arguments.has(&DATA), arguments.has(&ONCE));
@@ -53,17 +54,35 @@ fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
     let (done, exit) = async_channel::bounded(1);
     let (end, ended) = async_channel::bounded(1);
     let watched = Arc::new((Mutex::new(watched), done));
+    let events = Events { watched: watched.clone(), end };
+    connection.registry = Some(RegistryBuilder::new("".into(), &[]).fallback(Arc::new(events)).build());
     connection.with_remote(async |connected| {
-        let of_session = watched.clone();
-        connected.remote.on_event(Box::new(move |method, params| {
-            if method == "rpc.ended" {
-                let _ = end.try_send(());
-            }
-            with(&of_session, |watched| watched.receive(method, params));
-        }));
         let done = async { exit.recv().await.unwrap_or(Exit::Failed) };
         done.or(follow(connected, &topics, &watched, once, &ended)).await
     })
+}
+
+/// Receives what the node tells of topics.
+struct Events {
+    watched: Shared,
+    /// Told that a subscription has ended.
+    end: Sender<()>,
+}
+
+impl Provider for Events {
+    fn call(&self, call: Call<'_>) {
+        let method = call.method();
+        match method {
+            "rpc.event" | "rpc.missed" => {}
+            "rpc.ended" => _ = self.end.try_send(()),
+            _ => {
+                let message = "only events are received here";
+                return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
+            }
+        }
+        with(&self.watched, |watched| watched.receive(method, call.params().map_or("", RawJson::get)));
+        call.reply(Ok(RawJson::NULL));
+    }
 }
 
 /// What was printed, and where the exit code goes.

@@ -38,6 +38,7 @@ pub struct RemoteBuilder {
     token: Option<Secret>,
     tls: Option<Connector>,
     is_watched: bool,
+    registry: Option<Arc<Registry>>,
     executor: Option<Arc<Executor<'static>>>,
 }
 
@@ -49,6 +50,7 @@ impl RemoteBuilder {
             token: None,
             tls: None,
             is_watched: false,
+            registry: None,
             executor: None,
         }
     }
@@ -151,18 +153,7 @@ impl RemoteBuilder {
     /// # Panics
     /// If no executor is set and the system cannot start a thread.
     pub fn connect(self) -> Remote {
-        let Self { address, limits, token, tls, is_watched, executor } = self;
-        let registry = Registry::builder("").build();
-        let target = Target {
-            address,
-            limits: Arc::new(limits),
-            token,
-            tls,
-            is_watched,
-            answers_pings: Arc::default(),
-            registry,
-            offering: None,
-        };
+        let (target, executor) = self.target(None);
         let (executor, thread) = match executor {
             Some(executor) => (executor, None),
             None => {
@@ -179,6 +170,28 @@ impl RemoteBuilder {
         &self.address
     }
 
+    /// Lets the other node call the functions of `registry`.
+    pub(crate) fn registry(mut self, registry: Arc<Registry>) -> Self {
+        self.registry = Some(registry);
+        self
+    }
+
+    /// Returns what to connect to, and the executor, if one is set.
+    fn target(self, offering: Option<Offering>) -> (Target, Option<Arc<Executor<'static>>>) {
+        let Self { address, limits, token, tls, is_watched, registry, executor } = self;
+        let target = Target {
+            address,
+            limits: Arc::new(limits),
+            token,
+            tls,
+            is_watched,
+            answers_pings: Arc::default(),
+            registry: registry.unwrap_or_else(|| Registry::builder("").build()),
+            offering,
+        };
+        (target, executor)
+    }
+
     /// Starts to connect, for the other node to call the functions of `registry` that are offered there. Dropping the
     /// task closes the connection.
     pub(crate) fn offer(
@@ -187,17 +200,7 @@ impl RemoteBuilder {
         registry: Arc<Registry>,
         offering: Offering,
     ) -> Task<()> {
-        let Self { address, limits, token, tls, is_watched, executor: own } = self;
-        let target = Target {
-            address,
-            limits: Arc::new(limits),
-            token,
-            tls,
-            is_watched,
-            answers_pings: Arc::default(),
-            registry,
-            offering: Some(offering),
-        };
+        let (target, own) = self.registry(registry).target(Some(offering));
         let connection = Connection::new(Arc::new(target));
         own.as_deref().unwrap_or(executor).spawn(driver::run(connection, true))
     }

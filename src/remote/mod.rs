@@ -24,8 +24,6 @@ use smol::future::FutureExt;
 
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
-#[cfg(feature = "cli")]
-use crate::route::OnEvent;
 use crate::route::{CallId, Peer, PeerError};
 pub use crate::transport::tls::{Connector, TlsError};
 use builder::IoThread;
@@ -305,13 +303,6 @@ impl Remote {
     /// ```
     pub async fn close(&self, timeout: Duration) {
         self.0.pool.close(timeout).await;
-    }
-
-    /// Passes what the other node tells of topics to `on_event`: the method and the parameters. It runs on the thread of
-    /// the connection, which is not read meanwhile.
-    #[cfg(feature = "cli")]
-    pub(crate) fn on_event(&self, on_event: OnEvent) {
-        self.0.pool.target().registry.set_on_event(on_event);
     }
 
     /// Returns `true` if the persistent connection is established.

@@ -40,8 +40,6 @@ pub(crate) use offers::{Members, Offer, Share};
 pub use registry::Registry;
 pub use send_error::SendError;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
-#[cfg(feature = "cli")]
-pub(crate) use table::OnEvent;
 pub(crate) use table::{Builtin, BuiltinCall, Table};
 pub(crate) use topics::{Subscribe, Topics};
 

@@ -73,15 +73,7 @@ impl Registry {
                 *clock = Instant::now();
                 return Some(answer);
             }
-            Err(fault) => {
-                let is_told = matches!(head.method, "rpc.event" | "rpc.missed" | "rpc.ended");
-                let Some(on_event) = self.table.on_event.get().filter(|_| is_told) else {
-                    return Some(Err(fault));
-                };
-                on_event(head.method, params.as_ref().map_or("", RawJson::get));
-                out.extend_from_slice(b"null");
-                return Some(Ok(()));
-            }
+            Err(fault) => return Some(Err(fault)),
         };
         let mut progress = Progress::Unanswered;
         let context = &CallContext { head, caller: grants.caller() };
@@ -176,12 +168,6 @@ impl Registry {
     /// Returns the topics.
     pub(crate) fn topics(&self) -> &Arc<Topics> {
         &self.table.topics
-    }
-
-    /// Sets what receives the events of topics of another node, unless it is set.
-    #[cfg(feature = "cli")]
-    pub(crate) fn set_on_event(&self, on_event: super::table::OnEvent) {
-        let _ = self.table.on_event.set(on_event);
     }
 
     /// Returns the functions.

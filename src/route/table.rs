@@ -29,17 +29,12 @@ pub(crate) struct Table {
     /// The counters of processes.
     pub(super) processes: Vec<Arc<ProcessMetrics>>,
     pub(crate) topics: Arc<Topics>,
-    /// Receives what another node tells of its topics.
-    pub(super) on_event: OnceLock<OnEvent>,
     /// What answers all other names, if anything does.
     pub(super) fallback: Option<Arc<Entry>>,
     builtins: &'static [Builtin],
     /// What `rpc.list` reports of `builtins`.
     builtins_listed: OnceLock<Vec<Listed>>,
 }
-
-/// Receives the method and the parameters of what another node tells of its topics.
-pub(crate) type OnEvent = Box<dyn Fn(&str, &str) + Send + Sync>;
 
 /// A function that every node has. It answers from the table itself, without workers and counters.
 pub(crate) struct Builtin {
@@ -71,7 +66,6 @@ impl Table {
             registered: Arc::default(),
             offers: Arc::default(),
             processes: Vec::new(),
-            on_event: OnceLock::new(),
             fallback: None,
             builtins,
             builtins_listed: OnceLock::new(),

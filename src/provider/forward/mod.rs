@@ -86,14 +86,12 @@ struct Request {
     hops: u32,
 }
 
-/// A call, and which nodes were asked.
+/// A call, and which nodes did not take it.
 struct Attempt {
     request: Request,
     responder: Responder,
     key: Option<u64>,
-    /// The nodes that were asked, in order.
-    tried: Vec<usize>,
-    /// Why nodes did not take the call.
+    /// Why nodes did not take the call, which are not asked again.
     failures: Vec<(usize, RemoteError)>,
 }
 
@@ -122,55 +120,47 @@ impl Forward {
 
     /// Sends a call to the next node, or answers it if there is none.
     fn attempt(self, mut attempt: Attempt) {
-        let inner = &*self.0;
-        loop {
-            let chosen = match &inner.nodes[..] {
-                [_] => attempt.tried.is_empty().then_some(0),
-                nodes => inner.choose(nodes, &mut attempt),
-            };
-            let Some(index) = chosen else {
-                return attempt.responder.send(Err(inner.fault(&inner.nobody(attempt.failures))));
-            };
-            attempt.tried.push(index);
+        let inner = self.0.clone();
+        while let Some(index) = inner.choose(&mut attempt) {
             let lease = inner.nodes[index].remote.lease();
             match lease.and_then(|lease| Ok((lease.connection().peer()?, lease))) {
-                Ok((Some(peer), lease)) => return self.send(&peer, lease, attempt),
+                Ok((Some(peer), lease)) => return self.send(&peer, lease, index, attempt),
                 Ok((None, lease)) => {
-                    let waiting = self.clone().send_when_connected(lease, attempt);
+                    let waiting = self.send_when_connected(lease, index, attempt);
                     return inner.executor.spawn(waiting).detach();
                 }
                 Err(error) => attempt.failures.push((index, error)),
             }
         }
+        attempt.responder.send(Err(inner.fault(&inner.nobody(attempt.failures))));
     }
 
     /// Sends a call over a connection that is established.
-    fn send(self, peer: &Peer, lease: ConnectionLease, attempt: Attempt) {
+    fn send(self, peer: &Peer, lease: ConnectionLease, index: usize, attempt: Attempt) {
         let (id, is_notification) = (peer.reserve(), !attempt.responder.expects_reply());
         if !is_notification && !attempt.responder.on_cancel(&peer.canceller(id)) {
             return attempt.responder.send(Err(cancelled()));
         }
-        let Attempt { request, responder, key, tried, mut failures } = attempt;
+        let Attempt { request, responder, key, mut failures } = attempt;
         let count = self.0.nodes.len();
-        let may_retry = tried.len() < count;
         // For another attempt.
-        let kept = may_retry.then(|| request.clone());
+        let kept = (failures.len() + 1 < count).then(|| request.clone());
         let Request { method, params, deadline, hops } = request;
-        let index = tried.last().copied().unwrap_or_default();
         self.0.nodes[index].in_flight.fetch_add(1, Ordering::Relaxed);
-        let began = Instant::now();
+        // What is known of a node matters only beside others.
+        let began = (count > 1 && !is_notification).then(Instant::now);
         let answer = move |result: Result<_, PeerError>| {
             let node = &self.0.nodes[index];
             node.in_flight.fetch_sub(1, Ordering::Relaxed);
             let result = result.map_err(|error| lease.connection().error(error));
-            if count > 1 && !is_notification {
+            if let Some(began) = began {
                 node.note_answer(began.elapsed(), result.as_ref().err());
             }
             match (result, kept) {
                 (Err(error), Some(request)) if self.0.may_repeat(&error, deadline) => {
                     drop(lease);
                     failures.push((index, error));
-                    self.attempt(Attempt { request, responder, key, tried, failures });
+                    self.attempt(Attempt { request, responder, key, failures });
                 }
                 (result, _) => responder.send(result.map_err(|error| self.0.fault(&error))),
             }
@@ -180,7 +170,7 @@ impl Forward {
     }
 
     /// Sends a call once the connection is established, unless it is cancelled or late before.
-    async fn send_when_connected(self, lease: ConnectionLease, mut attempt: Attempt) {
+    async fn send_when_connected(self, lease: ConnectionLease, index: usize, mut attempt: Attempt) {
         let connected = async { lease.connection().connected().await.map_err(Some) };
         let cancelled = async {
             attempt.responder.cancelled().await;
@@ -191,10 +181,10 @@ impl Forward {
             Err(Some(RemoteError::Deadline))
         };
         match connected.or(cancelled).or(timeout).await {
-            Ok(peer) => self.send(&peer, lease, attempt),
+            Ok(peer) => self.send(&peer, lease, index, attempt),
             Err(None) => attempt.responder.send(Err(self::cancelled())),
             Err(Some(error)) if error.is_unsent() => {
-                attempt.failures.extend(attempt.tried.last().map(|index| (*index, error)));
+                attempt.failures.push((index, error));
                 self.attempt(attempt);
             }
             Err(Some(error)) => attempt.responder.send(Err(self.0.fault(&error))),
@@ -203,11 +193,14 @@ impl Forward {
 }
 
 impl Inner {
-    /// Chooses a node that was not tried. Notes those without a connection as failures.
-    fn choose(&self, nodes: &[Node], attempt: &mut Attempt) -> Option<usize> {
-        let mut candidates = Vec::with_capacity(nodes.len());
-        for (index, node) in nodes.iter().enumerate() {
-            if attempt.tried.contains(&index) || attempt.failures.iter().any(|(failed, _)| *failed == index) {
+    /// Chooses a node that has not failed. Notes those without a connection as failures.
+    fn choose(&self, attempt: &mut Attempt) -> Option<usize> {
+        if self.nodes.len() == 1 {
+            return attempt.failures.is_empty().then_some(0);
+        }
+        let mut candidates = Vec::with_capacity(self.nodes.len());
+        for (index, node) in self.nodes.iter().enumerate() {
+            if attempt.failures.iter().any(|(failed, _)| *failed == index) {
                 continue;
             }
             match node.remote.lease().and_then(|lease| lease.connection().peer()) {
@@ -335,8 +328,8 @@ impl Provider for Forward {
             let _ = self.0.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
         }
         let request = Request { method, params, deadline, hops };
-        let (responder, tried, failures) = (call.defer(), Vec::new(), Vec::new());
-        self.clone().attempt(Attempt { request, responder, key, tried, failures });
+        let (responder, failures) = (call.defer(), Vec::new());
+        self.clone().attempt(Attempt { request, responder, key, failures });
     }
 }
 
