@@ -11,8 +11,8 @@ const READ: u64 = 64 * KIB;
 const CONNECTION: u64 = 16 * KIB;
 /// The end of a program's standard error, and its two pipes.
 const PROGRAM: u64 = 64 * KIB;
-/// An offered function, with the longest description and parameters: as given, and as `rpc.list` reports them.
-const OFFER: u64 = 20 * KIB;
+/// An offered function with its name and queue, without its description.
+const OFFER: u64 = 2 * KIB;
 /// The maximum number of connections to one other node.
 const PER_NODE: u64 = 4;
 /// The maximum ratio of a growing buffer's capacity to its length.
@@ -39,9 +39,10 @@ impl Config {
     /// ```
     /// use chanrpc::config::Config;
     ///
-    /// let text = "[limits]\nconnections = 64\nin_flight = 4\nmessage = \"16 KiB\"\noutput = \"16 KiB\"";
+    /// let text = "[limits]\nconnections = 64\nin_flight = 4\nmessage = \"16 KiB\"\noutput = \"16 KiB\"\n\
+    ///             events = 16\nsubscriptions = 8\ntopics = 64\noffered = 64";
     /// let small = Config::parse(text, "router.toml")?;
-    /// assert!(small.worst_case_memory(1) < 44 << 20);
+    /// assert!(small.worst_case_memory(1) < 45 << 20);
     /// # Ok::<(), chanrpc::config::ConfigError>(())
     /// ```
     pub fn worst_case_memory(&self, threads: usize) -> u64 {
@@ -68,7 +69,9 @@ impl Config {
         let forwards =
             forwards.saturating_add(u64_from(self.offers.len()).saturating_mul(connection(limits)));
         let offers = limits.offers.saturating_mul(limits.connections).min(limits.offered);
-        let offers = u64_from(offers) * OFFER;
+        // The descriptions of all are a quarter of a message: as given, and as `rpc.list` reports them.
+        let descriptions = if offers > 0 { GROWTH * u64_from(limits.message) / 2 } else { 0 };
+        let offers = u64_from(offers) * OFFER + descriptions;
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
         let topics = self.topic_memory();
         [BASE, connections, programs, forwards, offers, threads, topics]
