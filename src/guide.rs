@@ -8,6 +8,7 @@
 /// [from-grpc.md]: from_grpc#errors
 /// [every dialect]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
 /// [access rules]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
+/// [topics]: https://github.com/chanrpc/chanrpc/blob/main/docs/topics.md
 /// [counter.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/counter.rs
 /// [commands.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/commands.rs
 /// [waterfall.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/waterfall.rs
@@ -19,6 +20,7 @@
 pub mod embedding {}
 
 /// [embedding.md]: embedding
+/// [topic]: embedding#topics
 /// [`Lanes`]: embedding#lanes
 /// [waterfall]: embedding#waterfall
 /// [`dialect = "leaf"`]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#leaf

@@ -155,6 +155,8 @@ node_metrics! {
     subscriptions_refused: Counter = "chanrpc_subscriptions_refused_total";
     /// Subscriptions ended because the subscriber was too slow.
     subscriptions_ended: Counter = "chanrpc_subscriptions_ended_total";
+    /// Events received from other nodes, for topics that are forwarded.
+    events_relayed: Counter = "chanrpc_events_relayed_total";
     /// Topics refused because the node had the maximum number.
     topics_refused: Counter = "chanrpc_topics_refused_total";
     /// Events sent to subscribers.

@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use serde_json::value::RawValue;
 use smol::future::FutureExt;
 
 use super::arguments::{Arguments, Command, Count, Operand, Opt};
-use super::connection::{CONNECTION, Connected, Connection};
+use super::connection::{CONNECTION, Connected};
 use super::result::explain;
 use super::{Exit, json, print_error, visible};
 use crate::message::{Fault, RawJson, code};
-use crate::remote::{Mode, RemoteError};
-use crate::route::{Call, Provider, RegistryBuilder};
+use crate::remote::{Connection, RemoteError};
+use crate::route::{Call, PeerError, Provider, RegistryBuilder};
 
 const COUNT: Opt = Opt::with_value("--count", "N", "end after N events");
 const SINCE: Opt = Opt::with_value("--since", "SEQ", "begin after the event with this number; for one topic");
@@ -38,7 +38,7 @@ pub(super) const WATCH: Command = Command {
 };
 
 fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
-    let mut connection = Connection::take(&mut arguments)?;
+    let mut connection = super::connection::Connection::take(&mut arguments)?;
     let left = arguments.parsed::<u64>(&COUNT)?;
     let since = arguments.parsed::<u64>(&SINCE)?;
     let (is_data_only, once) = (arguments.has(&DATA), arguments.has(&ONCE));
@@ -50,7 +50,7 @@ fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
         return Ok(Exit::Success);
     }
     let seqs = since.map(|since| (topics[0].clone(), since)).into_iter().collect();
-    let watched = Watched { seqs, epoch: None, left, is_data_only, behind_reply: None };
+    let watched = Watched { seqs, epoch: None, left, is_data_only };
     let (done, exit) = async_channel::bounded(1);
     let (end, ended) = async_channel::bounded(1);
     let watched = Arc::new((Mutex::new(watched), done));
@@ -80,7 +80,7 @@ impl Provider for Events {
                 return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
             }
         }
-        with(&self.watched, |watched| watched.receive(method, call.params().map_or("", RawJson::get)));
+        with(&self.watched, |watched| watched.told(method, call.params().map_or("", RawJson::get)));
         call.reply(Ok(RawJson::NULL));
     }
 }
@@ -96,8 +96,6 @@ struct Watched {
     /// The number of events left to print.
     left: Option<u64>,
     is_data_only: bool,
-    /// What arrived behind the reply to a subscription, which another task handles first.
-    behind_reply: Option<Vec<(String, String)>>,
 }
 
 /// Runs `print`, and ends the command if it returns an exit code.
@@ -125,15 +123,8 @@ async fn follow(
     loop {
         let mut is_lost = false;
         for topic in topics {
-            let mut params = String::new();
-            with(shared, |watched| {
-                params = watched.request(topic);
-                watched.behind_reply = Some(Vec::new());
-                None
-            });
-            let (params, deadline) = (Some(RawJson::checked(params)), Instant::now() + connected.timeout);
-            match connected.remote.send("rpc.subscribe".into(), params, deadline, 0, Mode::Call).await {
-                Ok(reply) => with(shared, |watched| watched.subscribed(topic, reply.get(), is_first)),
+            match subscribe(connection, topic, shared, is_first, connected.timeout).await {
+                Ok(()) => {}
                 Err(RemoteError::Unreachable { .. } | RemoteError::Lost { .. }) if !is_first && !once => {
                     is_lost = true;
                     break;
@@ -161,6 +152,35 @@ async fn follow(
             return explain(&error);
         }
     }
+}
+
+/// Subscribes to a topic.
+async fn subscribe(
+    connection: &Connection,
+    topic: &str,
+    shared: &Shared,
+    is_first: bool,
+    timeout: Duration,
+) -> Result<(), RemoteError> {
+    let peer = connection.connected().await?;
+    let mut params = String::new();
+    with(shared, |watched| {
+        params = watched.request(topic);
+        None
+    });
+    let (params, deadline) = (Some(RawJson::checked(params)), Some(Instant::now() + timeout));
+    let (sender, replied) = async_channel::bounded(1);
+    let (topic, shared) = (topic.to_owned(), shared.clone());
+    // On the thread of the connection, so before the first event.
+    let answer = move |reply: Result<RawJson<'_>, PeerError>| {
+        if let Ok(reply) = &reply {
+            with(&shared, |watched| watched.subscribed(&topic, reply.get(), is_first));
+        }
+        let _ = sender.try_send(reply.map(drop));
+    };
+    peer.call(peer.reserve(), "rpc.subscribe".into(), params, deadline, 0, false, answer);
+    let dropped = |_| Err(PeerError::Lost("the client was dropped".into()));
+    replied.recv().await.unwrap_or_else(dropped).map_err(|error| connection.error(error))
 }
 
 /// What a node tells of a topic, and its reply to a subscription.
@@ -194,26 +214,13 @@ impl Watched {
         }
         let is_new_family = seq.is_none() && is_first;
         let is_missing = missed || (seq.is_none() && !is_new_family);
-        let mut exit = if is_missing { self.missed(topic, None) } else { None };
-        for (method, params) in self.behind_reply.take().unwrap_or_default() {
-            exit = exit.or_else(|| self.told(&method, &params));
-        }
-        exit
-    }
-
-    /// Prints what the node tells, or keeps it until the reply is handled. Returns the exit code if that was the last.
-    fn receive(&mut self, method: &str, params: &str) -> Option<Exit> {
-        match &mut self.behind_reply {
-            Some(kept) => {
-                kept.push((method.to_owned(), params.to_owned()));
-                None
-            }
-            None => self.told(method, params),
-        }
+        if is_missing { self.missed(topic, None) } else { None }
     }
 
     /// Prints what the node tells. Returns the exit code if that was the last.
     fn told(&mut self, method: &str, params: &str) -> Option<Exit> {
+        // MessagePack-RPC has an array.
+        let params = params.strip_prefix('[').and_then(|params| params.strip_suffix(']')).unwrap_or(params);
         let told = serde_json::from_str::<Told<'_>>(params).unwrap_or_default();
         match (method, told.data, told.seq) {
             ("rpc.event", Some(data), Some(seq)) if self.left != Some(0) => {

@@ -26,13 +26,24 @@ impl Config {
         let processes = self.processes.iter().map(|process| process.instances);
         let programs = processes.fold(programs, usize::saturating_add);
         // A host name may resolve to two addresses.
-        let connections = PER_NODE * self.other_nodes() + self.offers.len();
+        let connections = PER_NODE * self.other_nodes() + self.event_nodes() + self.offers.len();
         BASE + 2 * self.listen.len() + connections + programs.saturating_mul(PER_PROGRAM)
     }
 
-    /// Returns the number of other nodes to which functions are forwarded.
+    /// Returns the number of connections over which the events of other nodes come.
+    pub(super) fn event_nodes(&self) -> usize {
+        let mut targets: Vec<_> = self.topics.iter().filter_map(|topic| topic.forward.as_ref()).collect();
+        targets.sort_by_key(|target| &target.to);
+        targets.dedup();
+        targets.len()
+    }
+
+    /// Returns the number of other nodes to which functions are forwarded, or where topics are published.
     pub(super) fn other_nodes(&self) -> usize {
-        let mut nodes: Vec<&str> = Vec::new();
+        let topics = self.topics.iter().filter_map(|topic| topic.forward.as_ref());
+        let mut nodes: Vec<&str> = topics.map(|target| &*target.to).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
         for function in &self.functions {
             let ProviderConfig::Forward(forward) = &function.provider else { continue };
             for target in &forward.to {

@@ -64,7 +64,8 @@ impl Config {
             programs = programs.saturating_add(u64_from(process.instances).saturating_mul(one));
         }
         let per_connection = GROWTH * (u64_from(limits.output) + 2 * u64_from(limits.message) + 2 * READ);
-        let forwards = (u64_from(self.other_nodes()) * PER_NODE).saturating_mul(per_connection);
+        let nodes = u64_from(self.other_nodes()) * PER_NODE + u64_from(self.event_nodes());
+        let forwards = nodes.saturating_mul(per_connection);
         // The other node calls over it, as over an accepted one.
         let forwards =
             forwards.saturating_add(u64_from(self.offers.len()).saturating_mul(connection(limits)));
@@ -151,6 +152,12 @@ mod tests {
         let one = with(&format!("{base}{}{}", other("a", "h:1"), other("b", "h:1")));
         assert!(one > before);
         assert!(with(&format!("{base}{}{}", other("a", "h:1"), other("b", "h:2"))) > one);
+        let topic = |to| format!("{base}[[topic]]\nname = \"a\"\nforward = \"{to}\"\n");
+        assert!(with(&topic("h:1")) > one, "its events have a connection of their own");
+        assert!(
+            with(&format!("{}[[topic]]\nname = \"b\"\nforward = \"h:2\"\n", topic("h:1")))
+                > with(&topic("h:1"))
+        );
         assert!(Config::default().worst_case_memory(2) > Config::default().worst_case_memory(1));
     }
 

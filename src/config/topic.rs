@@ -1,5 +1,6 @@
 //! The topics of a node: `[[topic]]`.
 
+use super::forward::{self, ForwardTarget};
 use super::table::{Field, Result, Table};
 use super::{Config, Limits};
 
@@ -14,6 +15,8 @@ pub(crate) struct TopicConfig {
     pub keep_bytes: usize,
     /// What happens to a subscriber with too many waiting events.
     pub when_full: Overflow,
+    /// The node where its events are published, if that is another one.
+    pub forward: Option<ForwardTarget>,
 }
 
 /// What happens when too many events wait for a subscriber.
@@ -34,7 +37,13 @@ pub(crate) const OVERFLOWS: &str = "\"oldest\", \"latest\" or \"end\"";
 impl TopicConfig {
     /// Creates the configuration of a topic, with defaults for everything but its name.
     pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), keep: 0, keep_bytes: 64 * 1024, when_full: Overflow::default() }
+        Self {
+            name: name.into(),
+            keep: 0,
+            keep_bytes: 64 * 1024,
+            when_full: Overflow::default(),
+            forward: None,
+        }
     }
 }
 
@@ -52,7 +61,7 @@ impl Overflow {
 
 /// Parses a `[[topic]]` table; `config` has the tables before it.
 pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
-    table.allow(&["name", "keep", "keep_bytes", "when_full"])?;
+    table.allow(&["name", "keep", "keep_bytes", "when_full", "forward", "token_file", "tls"])?;
     let field = table.require("name", "\"chat.lobby\"")?;
     let name = field.function_or_family("chat.*")?;
     if config.topics.iter().any(|other| other.name == name) {
@@ -71,6 +80,15 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
             .and_then(Overflow::named)
             .ok_or_else(|| field.expected(OVERFLOWS))?;
     }
+    let token_file = table.get("token_file").map(Field::path).transpose()?;
+    let tls = table.get("tls").map(forward::tls).transpose()?;
+    topic.forward = match table.get("forward") {
+        Some(to) => Some(forward::target(to, to, &token_file, &tls)?),
+        None if token_file.is_some() || tls.is_some() => {
+            return Err(table.fail("token_file and tls are for a topic of another node; it has no forward"));
+        }
+        None => None,
+    };
     Ok(topic)
 }
 

@@ -10,7 +10,7 @@ use async_channel::{Receiver, Sender};
 use smol::{Async, Executor, Task};
 
 use super::Node;
-use super::from_config::{ProviderConfigError, registry_from_config};
+use super::from_config::{ProviderConfigError, registry_with_topics};
 use super::listener::Listener;
 use super::offers::{RemoteOffer, offers_from_config};
 use super::sessions::Observer;
@@ -19,7 +19,7 @@ use crate::address::Address;
 use crate::chan::{CallError, Client, Server, Takes};
 use crate::config::{Config, Limits};
 use crate::remote::RemoteBuilder;
-use crate::route::{Access, Caller, Exports, RegistryBuilder, RegistryError};
+use crate::route::{Access, Caller, Exports, RegistryBuilder, RegistryError, TopicHub, Topics};
 use crate::web;
 
 /// Builds a node that serves tables of functions. Created by [`Node::builder`] or [`Node::from_config`].
@@ -51,6 +51,7 @@ pub struct NodeBuilder {
     observers: Vec<Observer>,
     pages: Vec<(&'static str, web::File)>,
     offers: Vec<RemoteOffer>,
+    topics: Arc<TopicHub>,
 }
 
 /// Exports a table of functions.
@@ -87,7 +88,11 @@ impl Node {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn from_config(config: Config) -> NodeBuilder {
+        let topics = Arc::new(TopicHub::new(Arc::default()));
+        // `start` reports an error.
+        let _ = topics.configure(&config.topics);
         NodeBuilder {
+            topics,
             config,
             open: Vec::new(),
             exports: Vec::new(),
@@ -189,6 +194,25 @@ impl NodeBuilder {
         let (opened, closed) = (opened.into_function_id(), closed.into_function_id());
         self.observers.push(Observer::new(client.clone(), opened, closed));
         self
+    }
+
+    /// Returns the topics of the node, for the state of its servers and schedulers.
+    ///
+    /// ```
+    /// # use chanrpc::{Functions, Id0, Node, Remote};
+    /// # const SAY: Id0<String> = Id0::new("say");
+    /// # let mut functions = Functions::exported();
+    /// # functions.register(SAY, |topics: &mut chanrpc::route::Topics, text: String| {
+    /// #     topics.publish("chat.lobby", &text).map(drop)
+    /// # })?;
+    /// let builder = Node::builder("example");
+    /// let topics = builder.topics();
+    /// let node = builder.serve(functions, topics).listen("127.0.0.1:0").start()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn topics(&self) -> Topics {
+        self.topics.set_limits(&Arc::new(self.config.limits.clone()));
+        Topics::new(&self.topics)
     }
 
     /// Serves a file to browsers at a path such as `/` or `/game.js`, in place of the node's own page. Browsers are told
@@ -309,11 +333,11 @@ impl NodeBuilder {
     /// [`NodeError`] if a function cannot be registered or does not fit, a file of the configuration cannot be used, an address cannot
     /// be bound, or the thread cannot be started.
     pub fn start(self) -> Result<RunningNode, NodeError> {
-        let Self { config, open, exports, executor, servers, observers, pages, mut offers } = self;
+        let Self { config, open, exports, executor, servers, observers, pages, mut offers, topics } = self;
         observers.iter().try_for_each(Observer::check).map_err(NodeError::Sessions)?;
         let own = executor.is_none();
         let executor = executor.unwrap_or_default();
-        let mut registry = registry_from_config(&config, &executor)?;
+        let mut registry = registry_with_topics(&config, &executor, &topics)?;
         exports.into_iter().try_for_each(|export| export(&mut registry))?;
         offers.extend(offers_from_config(&config)?);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());

@@ -1,6 +1,7 @@
 //! Creates the registry of a configuration.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
@@ -9,9 +10,9 @@ use smol::Executor;
 
 use crate::config::{Config, ForwardTarget, Limits, NodeWorkers, ProviderConfig};
 use crate::encoding;
-use crate::provider::{Exec, Forward, ForwardSettings, Process};
+use crate::provider::{Exec, Forward, ForwardSettings, Process, upstream};
 use crate::remote::{Remote, RemoteBuilder};
-use crate::route::{Description, ProviderKind, Registry, RegistryBuilder, RegistryError};
+use crate::route::{Description, Follow, ProviderKind, Registry, RegistryBuilder, RegistryError, TopicHub};
 use crate::transport::tls::{Connector, TlsError};
 
 /// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node with the same
@@ -23,9 +24,19 @@ pub fn registry_from_config(
     config: &Config,
     executor: &Arc<Executor<'static>>,
 ) -> Result<RegistryBuilder, ProviderConfigError> {
+    registry_with_topics(config, executor, &Arc::new(TopicHub::new(Arc::default())))
+}
+
+/// As [`registry_from_config`], with topics that exist already.
+pub(crate) fn registry_with_topics(
+    config: &Config,
+    executor: &Arc<Executor<'static>>,
+    topics: &Arc<TopicHub>,
+) -> Result<RegistryBuilder, ProviderConfigError> {
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
-    let mut builder = Registry::builder(name.clone()).max_hops(hops).limits(&config.limits);
+    let mut builder =
+        Registry::builder(name.clone()).max_hops(hops).limits(&config.limits).with_topics(topics);
     let NodeWorkers { node, exec, forward, process, native, peer } = &config.workers;
     if let Some(workers) = node {
         builder.node_workers(workers.clone());
@@ -45,6 +56,18 @@ pub fn registry_from_config(
     }
     // Those of several nodes are watched.
     let mut remotes: HashMap<(&ForwardTarget, bool), Remote> = HashMap::new();
+    let mut connect = |target, is_watched| -> Result<Remote, ProviderConfigError> {
+        Ok(match remotes.entry((target, is_watched)) {
+            Entry::Occupied(remote) => remote.get().clone(),
+            Entry::Vacant(entry) => {
+                let mut remote = remote(&config.limits, target)?.executor(executor);
+                if is_watched {
+                    remote = remote.watched();
+                }
+                entry.insert(remote.connect()).clone()
+            }
+        })
+    };
     let mut processes: Vec<Process> = Vec::new();
     for process in &config.processes {
         let process = Process::new(executor, process.clone(), &config.limits);
@@ -71,17 +94,7 @@ pub fn registry_from_config(
                 let mut targets = Vec::new();
                 let is_watched = forward.to.len() > 1;
                 for target in &forward.to {
-                    let remote = match remotes.get(&(target, is_watched)) {
-                        Some(remote) => remote.clone(),
-                        None => {
-                            let mut remote = remote(&config.limits, target)?.executor(executor);
-                            if is_watched {
-                                remote = remote.watched();
-                            }
-                            remotes.entry((target, is_watched)).or_insert(remote.connect()).clone()
-                        }
-                    };
-                    targets.push(remote);
+                    targets.push(connect(target, is_watched)?);
                 }
                 let settings = ForwardSettings {
                     node: name.clone(),
@@ -105,6 +118,21 @@ pub fn registry_from_config(
         if let Some(workers) = &function.workers {
             builder.function_workers(&function.name, workers.clone())?;
         }
+    }
+    // Topics of the same node share a connection for their events.
+    let mut nodes: Vec<(&ForwardTarget, Arc<dyn Follow>)> = Vec::new();
+    for (topic, target) in config.topics.iter().filter_map(|topic| Some((topic, topic.forward.as_ref()?))) {
+        let remote = connect(target, false)?;
+        let settings = ForwardSettings { node: name.clone(), max_hops: hops, ..ForwardSettings::default() };
+        let publish = Arc::new(Forward::new(executor.clone(), [remote.clone()], settings));
+        let known = nodes.iter().position(|(other, _)| *other == target);
+        let (number, follow) = (known.unwrap_or(nodes.len()), known.map(|at| nodes[at].1.clone()));
+        // The executor exists.
+        let Ok(upstream) = upstream(topics, &remote, publish, number, follow) else { continue };
+        if known.is_none() {
+            nodes.push((target, upstream.follow.clone()));
+        }
+        topics.set_upstream(&topic.name, upstream);
     }
     Ok(builder)
 }

@@ -20,7 +20,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 use smol::{Executor, Timer};
 
 use crate::config::Limits;
-use crate::route::Registry;
+use crate::route::{Registry, Topics};
 pub use crate::transport::tls::TlsError;
 pub use builder::{NodeBuilder, NodeError, RunningNode};
 #[cfg(feature = "cli")]
@@ -81,6 +81,18 @@ impl Node {
         &self.shared.registry
     }
 
+    /// Returns the topics, for code in this process.
+    ///
+    /// ```
+    /// # use chanrpc::{Node, Remote};
+    /// let running = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// assert_eq!(running.node().topics().publish("chat.lobby", "is anybody here?")?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn topics(&self) -> Topics {
+        Topics::new(self.registry().topics())
+    }
+
     /// Accepts connections until `shutdown` completes, then drains: answers the calls in flight and closes idle
     /// connections. Closes what has not finished within [`Limits::drain`].
     ///
@@ -112,6 +124,7 @@ impl Node {
             task.cancel().await;
         }
         self.shared.shutdown.begin();
+        self.registry().topics().stop();
         let drained = async {
             self.shared.connections_closed().await;
             self.shared.offers_ended().await;

@@ -87,7 +87,7 @@ fn info(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), F
     write_json(out, &info)
 }
 
-fn list(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn list(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     let visibility = grants.visibility();
     let signature = describe_list().signature;
     let given = signature.bind(params)?;

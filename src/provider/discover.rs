@@ -20,7 +20,7 @@ pub(super) fn describe_discover() -> Description {
     describe(signature)
 }
 
-pub(super) fn discover(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+pub(super) fn discover(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     let visibility = grants.visibility();
     let signature = describe_discover().signature;
     let wanted = pattern(signature.bind(params)?[0])?;

@@ -13,6 +13,7 @@ pub(crate) mod process;
 mod program;
 mod relay;
 mod result;
+mod topic_forward;
 mod topics;
 
 pub(crate) use exec::Exec;
@@ -21,3 +22,4 @@ pub(crate) use process::Process;
 #[cfg(feature = "cli")]
 pub(crate) use program::{mode, set_inherited_cloexec};
 pub(crate) use relay::Relay;
+pub(crate) use topic_forward::upstream;

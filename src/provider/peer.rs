@@ -95,7 +95,7 @@ pub(super) fn describe_withdraw() -> Description {
 }
 
 /// `rpc.offer`.
-pub(super) fn offer(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+pub(super) fn offer(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     let offered = try_offer(table, grants, params).and_then(|()| write_json(out, &true));
     if offered.is_err() {
         table.metrics.offers_refused.inc();
@@ -150,7 +150,7 @@ fn try_offer(table: &Table, grants: &Grants, params: Option<&RawJson<'_>>) -> Re
 }
 
 /// `rpc.withdraw`.
-pub(super) fn withdraw(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+pub(super) fn withdraw(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     let signature = describe_withdraw().signature;
     let given = signature.bind(params)?;
     let (name, caller) = (text(given[0])?, grants.caller());

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use crate::chan::Kind;
 use crate::config::{OVERFLOWS, Overflow};
 use crate::message::{Fault, Param, Schema, Signature, code};
-use crate::route::{Action, Builtin, BuiltinCall, Description, Peer, ProviderKind, Subscribe};
+use crate::route::{Action, Builtin, BuiltinCall, Description, Peer, ProviderKind, Subscribe, Way};
 
 pub(super) const SUBSCRIBE: Builtin =
     Builtin { name: "rpc.subscribe", describe: || describe(&SUBSCRIPTION), answer: subscribe };
@@ -21,6 +21,7 @@ static SUBSCRIPTION: LazyLock<Signature> = LazyLock::new(|| {
         .param(Param::new("since", Schema::integer()).optional())
         .param(Param::new("epoch", Schema::string()).optional())
         .param(Param::new("when_full", Schema::string()).optional())
+        .param(Param::new("via", Schema::string()).optional())
 });
 static UNSUBSCRIPTION: LazyLock<Signature> =
     LazyLock::new(|| of_topic("ends a subscription; returns false if there was none", Schema::boolean()));
@@ -38,11 +39,11 @@ fn describe(signature: &Signature) -> Description {
     Description::default().provider(ProviderKind::Builtin).signature(signature.clone())
 }
 
-fn subscribe(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn subscribe(BuiltinCall { table, grants, params, head, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     let peer = peer(grants.caller().peer(), grants.caller().dialect(), "subscribed to")?;
     let given = SUBSCRIPTION.bind(params)?;
-    let [topic, since, epoch, when_full] = given[..] else {
-        unreachable!("rpc.subscribe has four parameters")
+    let [topic, since, epoch, when_full, via] = given[..] else {
+        unreachable!("rpc.subscribe has five parameters")
     };
     let (topic, epoch, when_full) =
         (text(topic)?, epoch.map(|_| text(epoch)), when_full.map(|_| text(when_full)));
@@ -54,7 +55,9 @@ fn subscribe(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Res
     grants.allow(Action::Subscribe, &topic)?;
     let topics = &table.topics;
     let (since, overflow) = (since.transpose()?, overflow.transpose()?);
-    let request = Subscribe { topic: &topic, since, epoch: epoch.as_deref(), overflow };
+    let end = grants.end(Action::Subscribe, &topic);
+    let way = Way { hops: head.hops, via: via.map(|_| text(via)).transpose()?.unwrap_or_default() };
+    let request = Subscribe { topic: &topic, since, epoch: epoch.as_deref(), overflow, end, way };
     let subscribed = topics.subscribe(peer, &request)?;
     let seq = subscribed.seq.map_or_else(|| "null".to_owned(), |seq| seq.to_string());
     let (epoch, missed) = (topics.epoch(), subscribed.is_missing);
@@ -62,7 +65,7 @@ fn subscribe(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Res
     Ok(())
 }
 
-fn unsubscribe(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn unsubscribe(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     let peer = peer(grants.caller().peer(), grants.caller().dialect(), "subscribed to")?;
     let given = UNSUBSCRIPTION.bind(params)?;
     let existed = table.topics.unsubscribe(peer, &text(given[0])?);
@@ -70,13 +73,17 @@ fn unsubscribe(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> R
     Ok(())
 }
 
-fn publish(BuiltinCall { table, grants, params, out }: BuiltinCall<'_>) -> Result<(), Fault> {
+fn publish(call: BuiltinCall<'_>) -> Result<(), Fault> {
+    let BuiltinCall { table, grants, params, .. } = call;
     let given = PUBLICATION.bind(params)?;
     let [topic, Some(data)] = given[..] else { unreachable!("rpc.publish has two required parameters") };
     let topic = text(topic)?;
     grants.allow(Action::Publish, &topic)?;
+    if let Some(upstream) = table.topics.upstream(&topic)? {
+        return call.pass_to(&*upstream.publish);
+    }
     let reached = table.topics.publish(&topic, data)?;
-    write(out, format_args!("{reached}"));
+    write(call.out, format_args!("{reached}"));
     Ok(())
 }
 

@@ -140,12 +140,11 @@ impl Connection {
     ///
     /// # Errors
     /// If the client was closed.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn reconnected(&self) -> Result<(), RemoteError> {
+    pub(crate) async fn reconnected(&self) -> Result<Peer, RemoteError> {
         loop {
             let changed = self.changed.listen();
             match self.peer() {
-                Ok(Some(_)) => return Ok(()),
+                Ok(Some(peer)) => return Ok(peer),
                 Err(error) if self.is_closed() => return Err(error),
                 _ => changed.await,
             }
@@ -153,7 +152,6 @@ impl Connection {
     }
 
     /// Waits until the connection is lost.
-    #[cfg(feature = "cli")]
     pub(crate) async fn lost(&self) {
         while self.is_connected() {
             let changed = self.changed.listen();

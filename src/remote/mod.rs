@@ -6,6 +6,7 @@ mod connection;
 mod dial;
 mod driver;
 mod error;
+mod follow;
 mod lanes;
 mod offering;
 mod pool;
@@ -24,15 +25,18 @@ use smol::future::FutureExt;
 
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
-use crate::route::{CallId, Peer, PeerError};
+use crate::route::{CallId, Peer, PeerError, Subscription, Way};
 pub use crate::transport::tls::{Connector, TlsError};
 use builder::IoThread;
 pub use builder::RemoteBuilder;
 pub(crate) use call::Mode;
 pub use call::RemoteCall;
 use call::{Request, decode, request};
+#[cfg(feature = "cli")]
+pub(crate) use connection::Connection;
 pub(crate) use connection::ConnectionLease;
 pub(crate) use error::RemoteError;
+pub(crate) use follow::{Follower, News, Tell};
 pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
 
@@ -256,6 +260,75 @@ impl Remote {
             Ok(Request { method: Cow::Owned(method.into()), params, mode: Mode::Go }),
             decode,
         )
+    }
+
+    /// Publishes an event to a topic of the other node, and waits for the number of connections that receive it.
+    ///
+    /// ```
+    /// # use chanrpc::{Node, Remote};
+    /// # let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// # let mut readings = node.node().topics().subscribe::<f64>("sensor.attic")?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// assert_eq!(remote.publish("sensor.attic", &21.5).wait()?, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn publish(&self, topic: &str, data: &(impl Serialize + ?Sized)) -> RemoteCall<u64> {
+        self.call_untyped("rpc.publish".into(), &(topic, data))
+    }
+
+    /// Subscribes to a topic of the other node, or to a family such as `chat.*`, whose data are a `T`, until the result is
+    /// dropped.
+    ///
+    /// The subscription has a connection of its own. When that is lost, the client connects and subscribes again, and
+    /// receives what the node has kept since. What was missed is told by [`TopicEvent::Missed`](crate::route::TopicEvent).
+    /// The subscription ends only if the node refuses it, or the executor is dropped. Events wait for a slow subscriber as
+    /// for [`Topics::subscribe`](crate::route::Topics::subscribe), by the limits of this client.
+    ///
+    /// It is a stream, so that [`Handle::attach_stream`](crate::Handle::attach_stream) delivers its events on the loop of a
+    /// scheduler.
+    ///
+    /// ```
+    /// # use chanrpc::{Node, Remote};
+    /// # use chanrpc::route::TopicEvent;
+    /// # let node = Node::builder("example").listen("127.0.0.1:0").start()?;
+    /// # let remote = Remote::connect(node.addresses()[0].to_string());
+    /// let mut readings = remote.subscribe::<f64>("sensor.*");
+    /// # while node.node().topics().publish("sensor.attic", &21.5)? == 0 {}
+    /// match smol::block_on(readings.next()) {
+    ///     Some(TopicEvent::Published { topic, data, .. }) => assert_eq!((&*topic, data), ("sensor.attic", 21.5)),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn subscribe<T: DeserializeOwned>(&self, topic: &str) -> Subscription<T> {
+        Subscription::fed(&self.0.pool.target().limits, |feed| {
+            let name = topic.to_owned();
+            let tell = move |news: News<'_>| match news {
+                News::Event { topic, seq, data, age } => feed.event(topic, seq, data, age),
+                News::Missed { topic, count } => feed.missed(topic, count),
+                News::Refused { fault, .. } => feed.ended(&name, &fault.to_string()),
+                News::Dropped => feed.ended(&name, "the client's executor was dropped"),
+            };
+            let follower = self.follower(Box::new(tell)).ok()?;
+            follower.follow(topic, Way::default());
+            // The client's thread, if it has one, runs as long as the subscription exists.
+            Some(Box::new((follower, self.clone())))
+        })
+    }
+
+    /// Returns subscriptions at the other node, of which there are none yet.
+    ///
+    /// # Errors
+    /// If the executor was dropped.
+    pub(crate) fn follower(&self, tell: Tell) -> Result<Follower, RemoteError> {
+        let pool = &self.0.pool;
+        match pool.executor() {
+            Ok(executor) => Ok(Follower::new(&executor, pool.target(), tell)),
+            Err(error) => {
+                tell(News::Dropped);
+                Err(error)
+            }
+        }
     }
 
     fn call_untyped<R: DeserializeOwned>(&self, id: FunctionId, arguments: &impl Serialize) -> RemoteCall<R> {

@@ -27,6 +27,23 @@ pub(super) struct Target {
     pub(super) offering: Option<Offering>,
 }
 
+impl Target {
+    /// Returns the same node, which may call the functions of `registry`.
+    pub(super) fn with_registry(&self, registry: Arc<Registry>) -> Self {
+        let Self { address, limits, token, tls, answers_pings, .. } = self;
+        Self {
+            address: address.clone(),
+            limits: limits.clone(),
+            token: token.clone(),
+            tls: tls.clone(),
+            is_watched: false,
+            answers_pings: answers_pings.clone(),
+            registry,
+            offering: None,
+        }
+    }
+}
+
 /// A token, which `Debug` does not print.
 #[derive(Clone)]
 pub(super) struct Secret(pub(super) Arc<str>);

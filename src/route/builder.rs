@@ -9,6 +9,7 @@ use super::entry::Entry;
 use super::offers::Offers;
 use super::registry::Registry;
 use super::table::{Builtin, Table};
+use super::topics::TopicHub;
 use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::config::{Limits, TopicConfig, Workers};
 use crate::metrics::ProcessMetrics;
@@ -75,10 +76,15 @@ impl RegistryBuilder {
     ///
     /// # Errors
     /// [`RegistryError`] if the name of one is taken, reserved or invalid.
-    pub(crate) fn topics(&mut self, configs: &[TopicConfig]) -> Result<(), RegistryError> {
-        // The builder has the only reference.
-        let topics = Arc::get_mut(&mut self.registry.table.topics);
-        topics.map_or(Ok(()), |topics| configs.iter().try_for_each(|config| topics.configure(config)))
+    pub(crate) fn topics(&self, configs: &[TopicConfig]) -> Result<(), RegistryError> {
+        self.registry.table.topics.configure(configs)
+    }
+
+    /// Uses topics that exist already, and their node's counters.
+    pub(crate) fn with_topics(mut self, topics: &Arc<TopicHub>) -> Self {
+        self.registry.table.metrics = topics.metrics().clone();
+        self.registry.table.topics = topics.clone();
+        self
     }
 
     /// Has all other names answered by a provider that does not panic.

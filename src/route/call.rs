@@ -72,6 +72,17 @@ impl<'a> Call<'a> {
         Self { context, params, destination: Destination::Responder(Box::new((responder, Vec::new()))) }
     }
 
+    /// Passes on a call of this node's own, whose answer goes to a responder.
+    pub(crate) fn detached(
+        head: &CallHead<'_>,
+        caller: &Caller,
+        params: Option<RawJson<'_>>,
+        responder: Responder,
+        pass: impl FnOnce(Call<'_>),
+    ) {
+        pass(Call::with_responder(&CallContext { head, caller }, params, responder));
+    }
+
     /// Returns the function's full name.
     pub fn method(&self) -> &'a str {
         self.context.head.method

@@ -84,14 +84,14 @@ pub(crate) enum Notice {
         topic: Arc<str>,
         /// How many; `None` if that is unknown.
         count: Option<u64>,
-        /// The number of the next event.
+        /// The number of the next event; 0 for a family.
         next: u64,
     },
     /// A subscription has ended.
     Ended {
         /// The topic or family subscribed to.
         topic: Box<str>,
-        reason: &'static str,
+        reason: Box<str>,
     },
 }
 
@@ -115,10 +115,14 @@ impl Notice {
                 format!("{},\"age_ms\":{age}}}", &params[..params.len() - 1])
             }
             Self::Missed { topic, count, next } => {
-                let count = count.map_or_else(|| "null".to_owned(), |count| count.to_string());
+                let number = |n: Option<u64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
+                let (count, next) = (number(*count), number(Some(*next).filter(|next| *next > 0)));
                 format!("{{\"topic\":\"{topic}\",\"count\":{count},\"next\":{next}}}")
             }
-            Self::Ended { topic, reason } => format!("{{\"topic\":\"{topic}\",\"reason\":\"{reason}\"}}"),
+            Self::Ended { topic, reason } => {
+                let reason = serde_json::to_string(reason).unwrap_or_default();
+                format!("{{\"topic\":\"{topic}\",\"reason\":{reason}}}")
+            }
         };
         RawJson::checked(text)
     }
@@ -134,6 +138,8 @@ pub(super) struct EventQueue {
     /// What was dropped of each topic, all of it before its first waiting event: how much, if that is known, and the
     /// next number.
     missed: FxHashMap<Arc<str>, (Option<u64>, u64)>,
+    /// The number of waiting notices that events were missed before they came to this node.
+    gaps: usize,
     max_events: usize,
     max_bytes: usize,
 }
@@ -154,6 +160,7 @@ impl EventQueue {
             events: 0,
             bytes: 0,
             missed: FxHashMap::default(),
+            gaps: 0,
             max_events,
             max_bytes,
         }
@@ -191,8 +198,45 @@ impl EventQueue {
     }
 
     /// Adds the notice that a subscription has ended.
-    pub(super) fn push_ended(&mut self, topic: Box<str>, reason: &'static str) {
+    pub(super) fn push_ended(&mut self, topic: Box<str>, reason: Box<str>) {
         self.waiting.push_back(Notice::Ended { topic, reason });
+    }
+
+    /// Notes that events of a topic or family, after all that wait, do not come. `next` is 0 if the next number is unknown.
+    pub(super) fn miss(&mut self, topic: &Arc<str>, count: Option<u64>, next: u64) {
+        if next == 0 {
+            return self.miss_any(topic, count);
+        }
+        let last = self.waiting.iter_mut().rev().find_map(|notice| match notice {
+            Notice::Event { event, .. } if event.topic == *topic => Some(None),
+            Notice::Missed { topic: of, count, next } if of == topic => Some(Some((count, next))),
+            _ => None,
+        });
+        match last {
+            None => add_missed(&mut self.missed, topic, count, next),
+            Some(Some((before, then))) => {
+                *before = before.zip(count).map(|(before, count)| before.saturating_add(count));
+                *then = next;
+            }
+            Some(None) => {
+                self.gaps += 1;
+                self.waiting.push_back(Notice::Missed { topic: topic.clone(), count, next });
+            }
+        }
+    }
+
+    /// As [`miss`](Self::miss), for a family, of which any event may be the next.
+    fn miss_any(&mut self, family: &Arc<str>, count: Option<u64>) {
+        let is_same = |notice: &Notice| matches!(notice, Notice::Missed { topic, .. } if topic == family);
+        // More than one notice between two events says nothing new, and neither do more than events that can wait.
+        let is_full = self.gaps >= self.max_events;
+        let at = self.waiting.iter().rposition(is_same);
+        if let Some(at) = at.filter(|at| is_full || at + 1 == self.waiting.len()) {
+            self.waiting.remove(at);
+            return self.waiting.push_back(Notice::Missed { topic: family.clone(), count: None, next: 0 });
+        }
+        self.gaps += 1;
+        self.waiting.push_back(Notice::Missed { topic: family.clone(), count, next: 0 });
     }
 
     /// Moves notices to the end of `into`: events of about `room` bytes, and at least one.
@@ -209,7 +253,8 @@ impl EventQueue {
                     }
                 }
                 // What was missed is told before.
-                _ => {
+                notice => {
+                    self.gaps -= usize::from(matches!(notice, Notice::Missed { .. }));
                     for (topic, (count, next)) in std::mem::take(&mut self.missed) {
                         if self.position_of(&topic).is_some() {
                             self.missed.insert(topic, (count, next));
@@ -241,6 +286,12 @@ impl EventQueue {
                     self.uncount(event);
                     if is_told {
                         self.missed.insert(event.topic.clone(), (None, event.seq + 1));
+                    }
+                }
+                Notice::Missed { topic, next, .. } if is_over(topic) => {
+                    self.gaps -= 1;
+                    if is_told {
+                        self.missed.insert(topic.clone(), (None, *next));
                     }
                 }
                 Notice::Ended { topic: ended, .. } if is_told && **ended == *topic => has_ended = true,
@@ -285,6 +336,25 @@ impl EventQueue {
         if let Some(Notice::Event { event, .. }) = self.waiting.remove(at) {
             self.uncount(&event);
             self.note_missed(&event);
+            if self.gaps > 0 {
+                self.join_missed(&event.topic);
+            }
+        }
+    }
+
+    /// Tells together what was missed of a topic before its first waiting event.
+    fn join_missed(&mut self, topic: &Arc<str>) {
+        let mut at = 0;
+        while let Some(notice) = self.waiting.get(at) {
+            match notice {
+                Notice::Event { event, .. } if event.topic == *topic => return,
+                Notice::Missed { topic: of, count, next } if of == topic => {
+                    add_missed(&mut self.missed, topic, *count, *next);
+                    self.waiting.remove(at);
+                    self.gaps -= 1;
+                }
+                _ => at += 1,
+            }
         }
     }
 
@@ -294,8 +364,17 @@ impl EventQueue {
     }
 
     fn note_missed(&mut self, event: &Event) {
-        let (count, next) = self.missed.entry(event.topic.clone()).or_insert((Some(0), 0));
-        *count = count.map(|count| count + 1);
-        *next = event.seq + 1;
+        add_missed(&mut self.missed, &event.topic, Some(1), event.seq + 1);
     }
+}
+
+fn add_missed(
+    missed: &mut FxHashMap<Arc<str>, (Option<u64>, u64)>,
+    topic: &Arc<str>,
+    count: Option<u64>,
+    next: u64,
+) {
+    let (before, then) = missed.entry(topic.clone()).or_insert((Some(0), 0));
+    *before = before.zip(count).map(|(before, count)| before.saturating_add(count));
+    *then = next;
 }

@@ -20,6 +20,7 @@ pub(crate) mod registered;
 mod registry;
 mod send_error;
 mod shutdown;
+mod subscription;
 mod table;
 pub(crate) mod topics;
 
@@ -40,8 +41,10 @@ pub(crate) use offers::{Members, Offer, Share};
 pub use registry::Registry;
 pub use send_error::SendError;
 pub(crate) use shutdown::{Shutdown, ShutdownSignal};
+pub use subscription::{Subscription, TopicEvent};
 pub(crate) use table::{Builtin, BuiltinCall, Table};
-pub(crate) use topics::{Subscribe, Topics};
+pub use topics::Topics;
+pub(crate) use topics::{Follow, Subscribe, TopicHub, Upstream, Way, covers};
 
 use smol::future::Boxed;
 

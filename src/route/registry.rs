@@ -12,7 +12,7 @@ use super::entry::Entry;
 use super::name::quoted;
 use super::registered::Registration;
 use super::table::{Builtin, BuiltinCall, Table};
-use super::topics::Topics;
+use super::topics::TopicHub;
 use super::{Description, Provider, RegistryError};
 use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
@@ -69,9 +69,11 @@ impl Registry {
             }
             Ok(Found::Builtin(builtin)) => {
                 let params = params.as_ref();
-                let answer = (builtin.answer)(BuiltinCall { table: &self.table, grants, params, out });
+                let is_deferred = &mut false;
+                let call = BuiltinCall { table: &self.table, grants, params, head, is_deferred, defer, out };
+                let answer = (builtin.answer)(call);
                 *clock = Instant::now();
-                return Some(answer);
+                return if *is_deferred { None } else { Some(answer) };
             }
             Err(fault) => return Some(Err(fault)),
         };
@@ -166,7 +168,7 @@ impl Registry {
     }
 
     /// Returns the topics.
-    pub(crate) fn topics(&self) -> &Arc<Topics> {
+    pub(crate) fn topics(&self) -> &Arc<TopicHub> {
         &self.table.topics
     }
 

@@ -4,13 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use super::access::{Grants, Visibility};
 use super::admission::Admission;
+use super::call::{Call, CallContext, CallHead, Progress, Responder, unanswered};
 use super::entry::Entry;
 use super::listing::Listed;
 use super::mailbox::Peer;
 use super::names::{Names, key};
 use super::offers::{Offer, Offers, Provide, taken};
 use super::registered::{Registered, Registration};
-use super::topics::Topics;
+use super::topics::TopicHub;
 use super::{Action, Description, Provider, ProviderKind, RegistryError};
 use crate::message::{Fault, RawJson};
 use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, WorkerStats};
@@ -28,7 +29,7 @@ pub(crate) struct Table {
     pub(super) offers: Arc<Offers>,
     /// The counters of processes.
     pub(super) processes: Vec<Arc<ProcessMetrics>>,
-    pub(crate) topics: Arc<Topics>,
+    pub(crate) topics: Arc<TopicHub>,
     /// What answers all other names, if anything does.
     pub(super) fallback: Option<Arc<Entry>>,
     builtins: &'static [Builtin],
@@ -49,8 +50,34 @@ pub(crate) struct BuiltinCall<'a> {
     /// What the caller may do, and who it is.
     pub(crate) grants: &'a Grants,
     pub(crate) params: Option<&'a RawJson<'a>>,
+    /// What the call is besides its parameters.
+    pub(crate) head: &'a CallHead<'a>,
+    /// Set if the answer comes later, from the responder that `defer` creates.
+    pub(super) is_deferred: &'a mut bool,
+    pub(super) defer: &'a mut dyn FnMut() -> Responder,
     /// Where the result is appended as JSON.
     pub(crate) out: &'a mut Vec<u8>,
+}
+
+impl BuiltinCall<'_> {
+    /// Has a provider answer the call.
+    ///
+    /// # Errors
+    /// The fault with which it has answered at once.
+    pub(crate) fn pass_to(self, provider: &dyn Provider) -> Result<(), Fault> {
+        let Self { grants, params, out, head, is_deferred, defer, .. } = self;
+        let mut progress = Progress::Unanswered;
+        let context = CallContext { head, caller: grants.caller() };
+        provider.call(Call::new(&context, params.cloned(), out, &mut progress, defer));
+        match progress {
+            Progress::Answered(result) => result,
+            Progress::Unanswered => Err(unanswered()),
+            Progress::Deferred => {
+                *is_deferred = true;
+                Ok(())
+            }
+        }
+    }
 }
 
 impl Table {
@@ -59,7 +86,7 @@ impl Table {
         Self {
             name,
             max_hops: 8,
-            topics: Arc::new(Topics::new(metrics.clone())),
+            topics: Arc::new(TopicHub::new(metrics.clone())),
             metrics,
             admission: Arc::default(),
             fixed: Names::default(),

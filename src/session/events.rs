@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Session;
 use crate::codec::{Codec, Outgoing};
 use crate::message::{Meta, RawJson, Request};
-use crate::route::{Notice, Topics};
+use crate::route::{Notice, TopicHub};
 
 impl Session {
     /// Returns the size of the events that may be written now, in bytes. None are written during a batch: they must not
@@ -37,7 +37,7 @@ impl Session {
     /// Ends the peer's subscriptions for a reason, which it is told.
     pub fn end_subscriptions(&self, reason: &'static str) {
         if let Some(mailbox) = self.calls.existing_mailbox() {
-            Topics::end(mailbox, reason);
+            TopicHub::end(mailbox, reason);
         }
     }
 }

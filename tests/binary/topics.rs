@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Node, Process, eventually};
+use crate::support::{Folder, Node, Process, binary, eventually};
 
 /// Starts to watch, and waits until the node has the subscriptions.
 fn watch(node: &Node, arguments: &[&str]) -> Process {
@@ -119,4 +119,52 @@ fn watching_ends_when_stdout_is_closed() {
     node.run("publish", &["a", "1"]).result();
     let ended = watching.finish();
     assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn killed_subscribers_and_nodes_leave_no_subscription() {
+    let hub = Node::demo();
+    let text = format!("[[topic]]\nname = \"chat.*\"\nforward = \"{}\"\n", hub.address());
+    let mut edge = Node::with(Folder::new(), &text);
+    let watching = watch(&edge, &["chat.lobby"]);
+    eventually("the hub has it", || hub.metric("chanrpc_subscriptions") == 1);
+    drop(watching);
+    eventually("nobody has it", || edge.metric("chanrpc_subscriptions") == 0);
+    eventually("the hub has it no more", || hub.metric("chanrpc_subscriptions") == 0);
+
+    let again = watch(&edge, &["--count", "1", "chat.lobby"]);
+    eventually("the hub has it", || hub.metric("chanrpc_subscriptions") == 1);
+    assert_eq!(edge.run("publish", &["chat.lobby", "1"]).result(), "1");
+    assert_eq!(lines(again.finish().result())[0]["data"], 1);
+    let _left = watch(&edge, &["chat.lobby"]);
+    eventually("the hub has it", || hub.metric("chanrpc_subscriptions") == 1);
+    edge.kill();
+    eventually("the hub has it no more", || hub.metric("chanrpc_subscriptions") == 0);
+}
+
+#[test]
+fn frozen_subscriber_is_given_up() {
+    let node = Node::with(Folder::new(), "[limits]\nstall_timeout = \"1s\"\nevents = 8\n");
+    let watching = watch(&node, &["a"]);
+    watching.signal("STOP");
+    let mut client = node.connect();
+    let event = json!({ "topic": "a", "data": "x".repeat(200_000) });
+    // The system's buffers take some.
+    eventually("it is given up", || {
+        client.call("rpc.publish", &event).unwrap();
+        node.metric("chanrpc_subscriptions") == 0
+    });
+    assert_eq!(node.metric("chanrpc_slow_readers_total"), 1);
+    watching.signal("CONT");
+}
+
+#[test]
+fn watching_over_another_dialect() {
+    let node = Node::demo();
+    let mut command = binary();
+    command.args(["watch", "--count", "1", "--to", &format!("msgpack://{}", node.address()), "a"]);
+    let watching = Process::start(command);
+    eventually("it has subscribed", || node.metric("chanrpc_subscriptions") == 1);
+    node.run("publish", &["a", "{\"n\": 1}"]).result();
+    assert_eq!(lines(watching.finish().result()), [json!({ "topic": "a", "seq": 1, "data": { "n": 1 } })]);
 }

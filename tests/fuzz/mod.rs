@@ -13,6 +13,7 @@ mod json;
 mod node;
 mod session;
 mod source;
+mod topics;
 
 /// A fuzz target.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "access", run: access::access },
     Target { name: "client", run: client::client },
     Target { name: "config", run: config::config },
@@ -36,6 +37,7 @@ pub const TARGETS: [Target; 12] = [
     Target { name: "lines", run: framing::lines },
     Target { name: "msgpack", run: framing::msgpack },
     Target { name: "session", run: session::session },
+    Target { name: "topics", run: topics::topics },
     Target { name: "websocket", run: node::websocket },
 ];
 

@@ -1,5 +1,8 @@
 //! Topics, from outside: subscribers in every dialect, slow ones, lost ones, limits and rights.
 
+mod forward;
+mod local;
+mod rights;
 mod sequence;
 mod sse;
 
@@ -308,7 +311,11 @@ fn invalid_requests_are_explained() {
     let node = Node::demo();
     let mut client = node.connect();
     for (method, params, expected) in [
-        ("rpc.subscribe", json!([]), "(topic: string, since?: integer, epoch?: string, when_full?: string)"),
+        (
+            "rpc.subscribe",
+            json!([]),
+            "(topic: string, since?: integer, epoch?: string, when_full?: string, via?: string)",
+        ),
         ("rpc.subscribe", json!([7]), "must be of type string"),
         ("rpc.subscribe", json!([""]), "is no topic"),
         ("rpc.subscribe", json!(["*"]), "is no topic"),

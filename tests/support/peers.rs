@@ -41,15 +41,24 @@ pub(crate) fn listen(treat: impl Fn(TcpStream) + Clone + Send + 'static) -> Sock
 
 /// A port that relays connections to a node. The node may change or be missing; connections then end.
 #[derive(Clone, Default)]
-pub(crate) struct Relay(Arc<Mutex<Option<SocketAddr>>>);
+pub(crate) struct Relay(Arc<Mutex<Leading>>);
+
+#[derive(Default)]
+struct Leading {
+    to: Option<SocketAddr>,
+    /// Both ends of each connection so far.
+    streams: Vec<TcpStream>,
+}
 
 impl Relay {
     pub(crate) fn new() -> (Self, SocketAddr) {
         let relay = Self::default();
         let target = relay.clone();
         let address = listen(move |near| {
-            let far = target.0.lock().unwrap().and_then(|address| TcpStream::connect(address).ok());
-            let Some(far) = far else { return };
+            let mut leading = target.0.lock().unwrap();
+            let Some(far) = leading.to.and_then(|address| TcpStream::connect(address).ok()) else { return };
+            leading.streams.extend([&near, &far].map(|stream| stream.try_clone().unwrap()));
+            drop(leading);
             let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
             thread::scope(|scope| {
                 scope.spawn(|| pass_on(&near, &far));
@@ -60,7 +69,17 @@ impl Relay {
     }
 
     pub(crate) fn lead_to(&self, address: SocketAddr) {
-        *self.0.lock().unwrap() = Some(address);
+        self.0.lock().unwrap().to = Some(address);
+    }
+
+    /// Ends all connections, and accepts no more until it leads somewhere again.
+    pub(crate) fn cut(&self) {
+        let mut leading = self.0.lock().unwrap();
+        leading.to = None;
+        for stream in leading.streams.drain(..) {
+            // It may have ended.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use smol::Timer;
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
 use crate::route::{
-    Action, Grants, Mailbox, Notice, Peer, Posts, Registry, ShutdownSignal, Subscribe, Topics,
+    Action, Grants, Mailbox, Notice, Peer, Posts, Registry, ShutdownSignal, Subscribe, TopicHub,
 };
 use crate::transport::http::BodyStream;
 
@@ -76,7 +76,8 @@ impl EventStream {
         let peer = Peer::new(&stream.mailbox);
         for (at, name) in names.into_iter().enumerate() {
             grants.allow(Action::Subscribe, &name)?;
-            let mut request = Subscribe { topic: &name, ..Subscribe::default() };
+            let end = grants.end(Action::Subscribe, &name);
+            let mut request = Subscribe { topic: &name, end, ..Subscribe::default() };
             let is_family = name.ends_with('*');
             if let Some(last) = last.as_ref().filter(|_| !is_family) {
                 request.epoch = Some(last.epoch);
@@ -130,7 +131,7 @@ impl BodyStream for EventStream {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>> {
         if !self.is_ending && Pin::new(&mut self.stop).poll(cx).is_ready() {
             self.is_ending = true;
-            Topics::end(&self.mailbox, "the node is stopping");
+            TopicHub::end(&self.mailbox, "the node is stopping");
         }
         if self.mailbox.poll(cx, &mut VecDeque::new(), &mut self.posts).is_ready() {
             let now = Instant::now();

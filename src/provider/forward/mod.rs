@@ -42,7 +42,7 @@ struct Inner {
 }
 
 /// How calls are forwarded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ForwardSettings {
     /// This node's name, for the path in a fault.
     pub node: Arc<str>,

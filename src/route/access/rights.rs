@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use subtle::ConstantTimeEq;
 
@@ -147,7 +147,7 @@ impl Rights {
 }
 
 /// When a right ends, since the rules that give it expire.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct RightEnd {
     access: Arc<Access>,
     at: SystemTime,
@@ -156,6 +156,11 @@ pub(crate) struct RightEnd {
 impl RightEnd {
     pub(crate) fn has_passed(&self) -> bool {
         self.at <= (self.access.clock)()
+    }
+
+    /// Returns the time until then.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.at.duration_since((self.access.clock)()).unwrap_or_default()
     }
 }
 

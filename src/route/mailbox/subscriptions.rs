@@ -50,13 +50,13 @@ impl Mailbox {
     pub(in crate::route) fn end_subscriptions(
         &self,
         is_ended: impl Fn(&Held) -> bool,
-        reason: &'static str,
+        reason: &str,
     ) -> Vec<Held> {
         let mut state = self.lock();
         let State { held: Some(held), events: Some(events), .. } = &mut *state else { return Vec::new() };
         let ended = held.extract_if(|key, held| is_subscription(key) && is_ended(held));
         let ended = ended.map(|((_, topic), subscription)| {
-            events.push_ended(topic, reason);
+            events.push_ended(topic, reason.into());
             subscription
         });
         let ended = ended.collect();
@@ -79,6 +79,28 @@ impl Mailbox {
         events.forget(topic, is_told, |of| {
             covers(topic, of) && !others().any(|(_, other)| **other != *topic && covers(other, of))
         })
+    }
+
+    /// Notes that events of a topic, after all that wait, do not come. The session must be woken.
+    pub(in crate::route) fn miss(&self, topic: &Arc<str>, count: Option<u64>, next: u64) -> Option<Waker> {
+        let mut state = self.lock();
+        state.events.as_mut()?.miss(topic, count, next);
+        state.session.take()
+    }
+
+    /// Takes events that no topic of this node brings.
+    pub(in crate::route) fn accept_events(&self, limits: &Limits) {
+        let queue = || Box::new(EventQueue::new(limits.events, limits.output));
+        self.lock().events.get_or_insert_with(queue);
+    }
+
+    /// Tells that events such as these have ended.
+    pub(in crate::route) fn events_ended(&self, topic: &str, reason: &str) {
+        let mut state = self.lock();
+        if let Some(events) = &mut state.events {
+            events.push_ended(topic.into(), reason.into());
+        }
+        wake(state);
     }
 
     /// Notes the number of a topic's next event, of which earlier ones may have been missed.

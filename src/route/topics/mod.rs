@@ -3,28 +3,38 @@
 //! Locks are taken in this order: the directory, a topic, a mailbox. No waker and no destructor of a subscription runs
 //! under any of them.
 
+mod forwarded;
+mod handle;
 mod topic;
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::task::{Context, Wake};
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use smol::Timer;
 
 use super::RegistryError;
+use super::access::{PEER, RightEnd};
 use super::mailbox::{Held, Mailbox, Peer, TOPIC};
 use super::name::quoted;
 use super::names::{Names, key};
 use crate::config::{Limits, Overflow, TopicConfig};
 use crate::message::{Fault, code};
 use crate::metrics::{Counter, Metrics};
-use topic::{Joining, Published, StartAt, SubscriptionId, Topic};
+pub(crate) use forwarded::{Follow, Upstream, Way};
+use forwarded::{Forwarded, Interest};
+pub use handle::Topics;
+use topic::{EXPIRED, Joining, Published, StartAt, SubscriptionId, Topic};
 
 /// The topics of a node.
-pub(crate) struct Topics {
+pub(crate) struct TopicHub {
     directory: RwLock<Directory>,
-    configured: Names<Arc<Configured>>,
+    configured: OnceLock<Names<Arc<Configured>>>,
     /// What applies to a topic that is not configured.
     unconfigured: Arc<Configured>,
     /// Differs after each start of the node, so that numbers of earlier ones do not count.
@@ -34,6 +44,7 @@ pub(crate) struct Topics {
     /// No topic that was removed, or to which was published while it did not exist, has had a larger number.
     floor: AtomicU64,
     last_subscription: AtomicU64,
+    is_stopped: AtomicBool,
 }
 
 #[derive(Default)]
@@ -47,6 +58,8 @@ struct Directory {
 struct Configured {
     config: Arc<TopicConfig>,
     published: Counter,
+    /// `None` if its events are published here.
+    forwarded: Option<Forwarded>,
 }
 
 /// A request to subscribe.
@@ -60,6 +73,10 @@ pub(crate) struct Subscribe<'a> {
     pub(crate) epoch: Option<&'a str>,
     /// What happens when too many events wait; `None`: as the topic is configured.
     pub(crate) overflow: Option<Overflow>,
+    /// When the right to it ends.
+    pub(crate) end: Option<RightEnd>,
+    /// The way that the request has come.
+    pub(crate) way: Way,
 }
 
 /// The state of a topic when a subscription to it began.
@@ -73,35 +90,62 @@ pub(crate) struct Subscribed {
 
 /// A subscription of a connection, until it is dropped.
 struct Subscription {
-    topics: Arc<Topics>,
+    topics: Arc<TopicHub>,
     name: Box<str>,
     id: SubscriptionId,
     mailbox: usize,
+    /// What it needs of other nodes, from when it has begun.
+    _interest: Option<Arc<OnceLock<Interest>>>,
+    /// Ends it with the right to it.
+    _expiry: Option<Timer>,
 }
 
-impl Topics {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        let unconfigured =
-            Configured { config: Arc::new(TopicConfig::new("")), published: Counter::default() };
+impl TopicHub {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let unconfigured = Configured {
+            config: Arc::new(TopicConfig::new("")),
+            published: Counter::default(),
+            forwarded: None,
+        };
         Self {
             directory: RwLock::default(),
-            configured: Names::default(),
+            configured: OnceLock::new(),
             unconfigured: Arc::new(unconfigured),
             epoch: format!("{:016x}", fastrand::u64(..)),
             limits: OnceLock::new(),
             metrics,
             floor: AtomicU64::new(0),
             last_subscription: AtomicU64::new(0),
+            is_stopped: AtomicBool::new(false),
         }
     }
 
-    /// Adds a topic or family of the configuration.
+    /// Sets the topics and families of the configuration, unless they are set.
     ///
     /// # Errors
-    /// [`RegistryError`] if its name is taken, reserved or invalid.
-    pub(super) fn configure(&mut self, config: &TopicConfig) -> Result<(), RegistryError> {
-        let configured = Configured { config: Arc::new(config.clone()), published: Counter::default() };
-        self.configured.insert(&config.name, Arc::new(configured))
+    /// [`RegistryError`] if a name is taken, reserved or invalid.
+    pub(crate) fn configure(&self, configs: &[TopicConfig]) -> Result<(), RegistryError> {
+        let mut names = Names::default();
+        for config in configs {
+            let forwarded = config.forward.as_ref().map(|_| Forwarded::default());
+            let config = Arc::new(config.clone());
+            let name = config.name.clone();
+            names.insert(&name, Arc::new(Configured { config, published: Counter::default(), forwarded }))?;
+        }
+        let _ = self.configured.set(names);
+        Ok(())
+    }
+
+    /// Sets the other node of a configured topic or family.
+    pub(crate) fn set_upstream(&self, configured: &str, upstream: Upstream) {
+        if let Some(forwarded) = self.forwarded(configured) {
+            forwarded.set_upstream(upstream);
+        }
+    }
+
+    /// Returns the counters of the node.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// Sets the limits, unless they are set.
@@ -118,14 +162,118 @@ impl Topics {
         &self.epoch
     }
 
-    /// Publishes `data`, which is JSON, to a topic. Returns the number of connections that receive it.
+    /// Returns the other node of a topic, if its events come from one.
+    ///
+    /// # Errors
+    /// If the name is no topic's, or the node has not started yet.
+    pub(crate) fn upstream(&self, name: &str) -> Result<Option<&Upstream>, Fault> {
+        let Some(forwarded) = &self.configured(name).forwarded else { return Ok(None) };
+        check_topic(name)?;
+        let not_started = || Fault::new(code::NO_PROVIDER, "the node has not started yet");
+        forwarded.upstream().map(Some).ok_or_else(not_started)
+    }
+
+    /// Publishes `data`, which is JSON, to a topic of this node. Returns the number of connections that receive it.
     ///
     /// # Errors
     /// If the name is no topic's, or a limit is reached.
     pub(crate) fn publish(self: &Arc<Self>, name: &str, data: &str) -> Result<usize, Fault> {
-        if is_family(name)? {
-            return Err(Fault::invalid_params(format!("{} is a family; publish to one topic", quoted(name))));
+        check_topic(name)?;
+        self.deliver(name, data, Instant::now(), false)
+    }
+
+    /// Publishes an event of another node, which has published it so long ago.
+    pub(crate) fn relay(self: &Arc<Self>, upstream: usize, name: &str, data: &str, age: Option<Duration>) {
+        let is_from = |forwarded: &Forwarded| forwarded.is_from(upstream);
+        if check_topic(name).is_ok() && self.configured(name).forwarded.as_ref().is_some_and(is_from) {
+            self.metrics.events_relayed.inc();
+            let now = Instant::now();
+            let at = age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
+            if let Err(fault) = self.deliver(name, data, at, age.is_some()) {
+                log::warn!(target: PEER, "an event of {} is lost: {fault}", quoted(name));
+            }
         }
+    }
+
+    /// Tells the subscribers of a topic or family that events of another node were missed.
+    pub(crate) fn relay_missed(self: &Arc<Self>, upstream: usize, name: &str, count: Option<u64>) {
+        let Ok(is_family) = is_family(name) else { return };
+        let is_from =
+            |topic: &str| self.configured(topic).forwarded.as_ref().is_some_and(|it| it.is_from(upstream));
+        let mut skipped = Vec::new();
+        let mut directory = self.write();
+        if is_family {
+            let prefix = name.trim_end_matches('*');
+            let topics = directory.matching(prefix).filter(|topic| is_from(&topic.name));
+            skipped.extend(topics.map(|topic| topic.skip(None)));
+            // Of topics that nobody here knows, too.
+            for (own, joining) in directory.families.values() {
+                if own.starts_with(prefix) || prefix.starts_with(&**own) {
+                    let waker = joining.mailbox.miss(&format!("{own}*").into(), None, 0);
+                    skipped.push(Published::waking(waker));
+                }
+            }
+        } else if is_from(name) && (directory.topics.contains_key(name) || directory.has_family_of(name)) {
+            let topic = self.topic(&mut directory, name);
+            skipped.extend(topic.map(|topic| topic.skip(count)));
+        }
+        drop(directory);
+        skipped.iter_mut().for_each(|published| _ = self.finish(published));
+    }
+
+    /// Ends the subscriptions to topics of another node that it has refused.
+    pub(crate) fn relay_refused(&self, upstream: usize, name: &str, fault: &Fault) {
+        log::warn!("subscribing to {} at its node failed: {fault}", quoted(name));
+        let is_from = |forwarded: &Forwarded| forwarded.is_from(upstream);
+        let reason = format!("the node of the topic has refused: {fault}");
+        for mailbox in self.mailboxes() {
+            let is_ended = |held: &Held| {
+                held.downcast_ref::<Subscription>().is_some_and(|subscription| {
+                    let own = self.configured(&subscription.name).forwarded.as_ref();
+                    covers(name, &subscription.name) && own.is_some_and(is_from)
+                })
+            };
+            drop(mailbox.end_subscriptions(is_ended, &reason));
+        }
+    }
+
+    /// Ends all subscriptions for good, since the node stops.
+    pub(crate) fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        self.mailboxes().iter().for_each(|mailbox| Self::end(mailbox, "the node is stopping"));
+        self.each_forwarded(&mut |_, forwarded| {
+            if let Some(upstream) = forwarded.upstream() {
+                upstream.follow.stop();
+            }
+        });
+    }
+
+    /// Returns all subscribed connections.
+    fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+        let directory = self.read();
+        let of_topics = directory.topics.values().flat_map(|topic| topic.mailboxes());
+        of_topics.chain(directory.families.values().map(|(_, joining)| joining.mailbox.clone())).collect()
+    }
+
+    /// Notes that nobody needs a topic or family of another node any longer.
+    fn interrupt(&self, name: &str, forwarded: &Forwarded) {
+        let mut directory = self.write();
+        let topics: Vec<_> = directory
+            .topics
+            .values()
+            .filter(|topic| covers(name, &topic.name) && !forwarded.is_followed(&topic.name))
+            .cloned()
+            .collect();
+        for topic in topics {
+            topic.interrupt();
+            directory.remove_if_unused(&topic, &self.floor);
+        }
+        // A topic that was removed already must not go on with its next number either.
+        self.floor.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Delivers an event to the subscribers of a topic. Returns their number.
+    fn deliver(self: &Arc<Self>, name: &str, data: &str, at: Instant, is_kept: bool) -> Result<usize, Fault> {
         let limit = self.limits().message;
         if data.len() > limit {
             self.metrics.too_large.inc();
@@ -147,7 +295,7 @@ impl Topics {
                     return Ok(0);
                 }
             };
-            if let Some(mut published) = topic.publish(data, Instant::now()) {
+            if let Some(mut published) = topic.publish(data, at, is_kept) {
                 let reached = self.finish(&mut published);
                 if reached == 0 {
                     self.write().remove_if_unused(&topic, &self.floor);
@@ -172,20 +320,30 @@ impl Topics {
                 "since is the number of an event of one topic, not of a family",
             ));
         }
+        if request.way.via.split(',').any(|epoch| epoch == self.epoch) {
+            let message = format!("the topic {} is forwarded in a circle", quoted(request.topic));
+            return Err(Fault::new(code::HOP_LIMIT, message));
+        }
         let is_of_this_epoch = request.epoch.is_none_or(|epoch| epoch == self.epoch);
         let start = match request.since {
             None => StartAt::FirstKept,
             Some(since) if is_of_this_epoch => StartAt::After(since),
             Some(_) => StartAt::Lost,
         };
+        if self.is_stopped.load(Ordering::SeqCst) {
+            return Err(Fault::new(code::CLOSED, "the node is stopping"));
+        }
         let limits = self.limits();
         let id = self.last_subscription.fetch_add(1, Ordering::Relaxed) + 1;
         let mailbox = peer.mailbox();
+        let interest = self.has_forwarded().then(Arc::<OnceLock<Interest>>::default);
         let subscription = Subscription {
             topics: self.clone(),
             name: request.topic.into(),
             id,
             mailbox: topic::key(mailbox),
+            _interest: interest.clone(),
+            _expiry: request.end.clone().map(|end| self.expiry(mailbox, id, end)),
         };
         self.metrics.subscriptions.inc();
         // Dropped last, so that no event is lost in between.
@@ -204,7 +362,14 @@ impl Topics {
                     return Err(Fault::new(code::BUSY, message));
                 }
             };
-        let joining = Joining { id, mailbox: mailbox.clone(), overflow: request.overflow };
+        let follow = || {
+            // Only now: what comes at once must find a subscriber.
+            if let Some(interest) = &interest {
+                let _ = interest.set(Interest::new(self, request.topic, &request.way));
+            }
+        };
+        let (overflow, end) = (request.overflow, request.end.clone());
+        let joining = Joining { id, mailbox: mailbox.clone(), overflow, end };
         let mut directory = self.write();
         if is_family {
             let prefix = request.topic.trim_end_matches('*');
@@ -216,6 +381,7 @@ impl Topics {
             for published in &mut joined {
                 self.finish(published);
             }
+            follow();
             return Ok(Subscribed { seq: None, is_missing: has_ended });
         }
         let topic = self.topic(&mut directory, request.topic);
@@ -224,6 +390,7 @@ impl Topics {
         match joined {
             Ok((seq, is_missing, mut published)) => {
                 self.finish(&mut published);
+                follow();
                 Ok(Subscribed { seq: Some(seq), is_missing: is_missing || has_ended })
             }
             Err(fault) => {
@@ -243,8 +410,26 @@ impl Topics {
     }
 
     /// Ends all subscriptions of a connection for a reason, which it is told.
-    pub(crate) fn end(mailbox: &Mailbox, reason: &'static str) {
+    pub(crate) fn end(mailbox: &Mailbox, reason: &str) {
         drop(mailbox.end_subscriptions(|_| true, reason));
+    }
+
+    /// Returns a timer that ends a subscription of a connection with the right to it.
+    fn expiry(self: &Arc<Self>, mailbox: &Arc<Mailbox>, id: SubscriptionId, end: RightEnd) -> Timer {
+        let mut timer = Timer::after(end.remaining());
+        let (topics, mailbox) = (Arc::downgrade(self), Arc::downgrade(mailbox));
+        let waker = Arc::new(Expiry { topics, mailbox, id, end }).into();
+        // Registers the waker.
+        let _ = Pin::new(&mut timer).poll(&mut Context::from_waker(&waker));
+        timer
+    }
+
+    fn end_by_id(&self, mailbox: &Mailbox, ids: &[SubscriptionId], reason: &'static str) {
+        let is_ended = |held: &Held| {
+            held.downcast_ref::<Subscription>().is_some_and(|subscription| ids.contains(&subscription.id))
+        };
+        let ended = mailbox.end_subscriptions(is_ended, reason);
+        self.metrics.subscriptions_ended.add(ended.len() as u64);
     }
 
     /// Returns the number of topics.
@@ -255,8 +440,8 @@ impl Topics {
     /// Visits each configured topic and family, and how many events were published to it; those published to others are
     /// under an empty name.
     pub(super) fn each_published(&self, visit: &mut dyn FnMut(&str, u64)) {
-        for Configured { config, published } in self.configured.values().map(|configured| &**configured) {
-            visit(&config.name, published.get());
+        for configured in self.configured.get().iter().flat_map(|configured| configured.values()) {
+            visit(&configured.config.name, configured.published.get());
         }
         visit("", self.unconfigured.published.get());
     }
@@ -266,19 +451,38 @@ impl Topics {
     fn finish(&self, published: &mut Published) -> usize {
         published.wake();
         self.metrics.events_dropped.add(published.dropped);
-        for (mailbox, ids) in published.ended.drain(..) {
-            let is_ended = |held: &Held| {
-                held.downcast_ref::<Subscription>().is_some_and(|subscription| ids.contains(&subscription.id))
-            };
-            let reason = "the subscriber was too slow";
-            let ended = mailbox.end_subscriptions(is_ended, reason);
-            self.metrics.subscriptions_ended.add(ended.len() as u64);
+        for (mailbox, ids, reason) in published.ended.drain(..) {
+            self.end_by_id(&mailbox, &ids, reason);
         }
         published.reached
     }
 
     fn configured(&self, name: &str) -> &Arc<Configured> {
-        self.configured.find(name).unwrap_or(&self.unconfigured)
+        self.configured.get().and_then(|configured| configured.find(name)).unwrap_or(&self.unconfigured)
+    }
+
+    /// Visits the configured names whose events come from other nodes.
+    fn each_forwarded(&self, visit: &mut dyn FnMut(&str, &Forwarded)) {
+        for configured in self.configured.get().iter().flat_map(|configured| configured.values()) {
+            if let Some(forwarded) = &configured.forwarded {
+                visit(&configured.config.name, forwarded);
+            }
+        }
+    }
+
+    fn has_forwarded(&self) -> bool {
+        let mut configured = self.configured.get().into_iter().flat_map(Names::values);
+        configured.any(|configured| configured.forwarded.is_some())
+    }
+
+    /// Returns what is known of a configured name whose events come from another node.
+    fn forwarded(&self, configured: &str) -> Option<&Forwarded> {
+        self.configured.get()?.find(configured.trim_end_matches('*'))?.forwarded.as_ref()
+    }
+
+    /// Returns `true` if the configuration of a topic or family is that of the configured name.
+    fn is_configured_as(&self, name: &str, configured: &str) -> bool {
+        name.ends_with('*') || self.configured(name).config.name == configured
     }
 
     /// Returns a topic, which is created if it does not exist.
@@ -334,7 +538,7 @@ impl Directory {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let Self { topics, name, id, mailbox } = self;
+        let Self { topics, name, id, mailbox, .. } = self;
         topics.metrics.subscriptions.sub(1);
         let mut directory = topics.write();
         directory.families.remove(id);
@@ -349,9 +553,28 @@ impl Drop for Subscription {
     }
 }
 
-impl fmt::Debug for Topics {
+/// Ends a subscription when it is woken.
+struct Expiry {
+    topics: Weak<TopicHub>,
+    mailbox: Weak<Mailbox>,
+    id: SubscriptionId,
+    end: RightEnd,
+}
+
+impl Wake for Expiry {
+    fn wake(self: Arc<Self>) {
+        // If the clock was set back, the next event ends it in time.
+        if self.end.has_passed()
+            && let (Some(topics), Some(mailbox)) = (self.topics.upgrade(), self.mailbox.upgrade())
+        {
+            topics.end_by_id(&mailbox, &[self.id], EXPIRED);
+        }
+    }
+}
+
+impl fmt::Debug for TopicHub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Topics").field("topics", &self.count()).finish_non_exhaustive()
+        f.debug_struct("TopicHub").field("topics", &self.count()).finish_non_exhaustive()
     }
 }
 
@@ -370,8 +593,16 @@ fn is_family(name: &str) -> Result<bool, Fault> {
     }
 }
 
+/// Checks that a name is a topic's.
+fn check_topic(name: &str) -> Result<(), Fault> {
+    match is_family(name)? {
+        false => Ok(()),
+        true => Err(Fault::invalid_params(format!("{} is a family; publish to one topic", quoted(name)))),
+    }
+}
+
 /// Returns `true` if a subscription to `name` receives the events of `topic`.
-fn covers(name: &str, topic: &str) -> bool {
+pub(crate) fn covers(name: &str, topic: &str) -> bool {
     match name.strip_suffix('*') {
         Some(prefix) => topic.starts_with(prefix),
         None => name == topic,

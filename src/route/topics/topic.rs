@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
+use super::super::access::RightEnd;
 use super::super::events::Event;
 use super::super::mailbox::{Delivered, Mailbox};
 use crate::config::{Overflow, TopicConfig};
@@ -37,7 +38,8 @@ struct State {
 /// A connection that receives the topic's events.
 struct Subscriber {
     mailbox: Arc<Mailbox>,
-    subscriptions: Vec<SubscriptionId>,
+    /// Each with when the right to it ends.
+    subscriptions: Vec<(SubscriptionId, Option<RightEnd>)>,
     overflow: Overflow,
 }
 
@@ -48,6 +50,8 @@ pub(super) struct Joining {
     pub(super) mailbox: Arc<Mailbox>,
     /// What happens when too many events wait; `None`: as the topic is configured.
     pub(super) overflow: Option<Overflow>,
+    /// When the right to it ends.
+    pub(super) end: Option<RightEnd>,
 }
 
 /// Which kept events a new subscriber receives.
@@ -68,13 +72,18 @@ pub(super) struct Published {
     pub(super) reached: usize,
     /// The number of events that were dropped for it.
     pub(super) dropped: u64,
-    /// Subscriptions that must end.
-    pub(super) ended: Vec<(Arc<Mailbox>, Vec<SubscriptionId>)>,
+    /// Subscriptions that must end, and why.
+    pub(super) ended: Vec<(Arc<Mailbox>, Vec<SubscriptionId>, &'static str)>,
     /// Wakers of the sessions, to be woken when no lock is held.
     wakers: Vec<Waker>,
 }
 
 impl Published {
+    /// Returns what wakes a session.
+    pub(super) fn waking(waker: Option<Waker>) -> Self {
+        Self { wakers: waker.into_iter().collect(), ..Self::default() }
+    }
+
     /// Wakes the sessions.
     pub(super) fn wake(&mut self) {
         mem::take(&mut self.wakers).into_iter().for_each(Waker::wake);
@@ -89,12 +98,31 @@ impl Published {
                 true
             }
             Delivered::Full => {
-                self.ended.push((subscriber.mailbox.clone(), subscriber.subscriptions.clone()));
+                let ids = subscriber.subscriptions.iter().map(|(id, _)| *id).collect();
+                self.ended.push((subscriber.mailbox.clone(), ids, TOO_SLOW));
                 false
             }
         }
     }
+
+    /// Removes the subscriptions whose right has ended. Returns `false` if the subscriber has no other.
+    fn check_rights(&mut self, subscriber: &mut Subscriber) -> bool {
+        let Subscriber { subscriptions, mailbox, .. } = subscriber;
+        if subscriptions.iter().any(|(_, end)| end.is_some()) {
+            let has_ended = |end: &Option<RightEnd>| end.as_ref().is_some_and(RightEnd::has_passed);
+            let ended = subscriptions.extract_if(.., |(_, end)| has_ended(end)).map(|(id, _)| id);
+            let ended: Vec<_> = ended.collect();
+            if !ended.is_empty() {
+                self.ended.push((mailbox.clone(), ended, EXPIRED));
+            }
+        }
+        !subscriptions.is_empty()
+    }
 }
+
+const TOO_SLOW: &str = "the subscriber was too slow";
+/// Why a subscription ends with the right to it.
+pub(super) const EXPIRED: &str = "the token has expired";
 
 impl Topic {
     /// Creates a topic whose first event has the number after `seq`.
@@ -102,20 +130,52 @@ impl Topic {
         Self { name, config, state: Mutex::new(State { seq, ..State::default() }) }
     }
 
-    /// Publishes `data`, which is JSON. Returns `None` if the topic was removed meanwhile.
-    pub(super) fn publish(&self, data: &str, now: Instant) -> Option<Published> {
+    /// Publishes `data`, which is JSON. It was published before, at that time, if it `is_kept`. Returns `None` if the topic
+    /// was removed meanwhile.
+    pub(super) fn publish(&self, data: &str, at: Instant, is_kept: bool) -> Option<Published> {
         let mut published = Published::default();
         let mut state = self.lock();
         if state.is_removed {
             return None;
         }
         state.seq += 1;
-        let event = Arc::new(Event::new(self.name.clone(), state.seq, data, now));
-        state.subscribers.retain(|_, subscriber| published.deliver(subscriber, &event, false));
+        let event = Arc::new(Event::new(self.name.clone(), state.seq, data, at));
+        state.subscribers.retain(|_, subscriber| {
+            published.check_rights(subscriber) && published.deliver(subscriber, &event, is_kept)
+        });
         if self.config.keep > 0 {
             state.keep(event, &self.config);
         }
         Some(published)
+    }
+
+    /// Leaves out the numbers of `count` events, or of one if it is not known how many, and tells the subscribers so.
+    pub(super) fn skip(&self, count: Option<u64>) -> Published {
+        let mut published = Published::default();
+        let mut state = self.lock();
+        // As many as make no number wrap.
+        state.seq += count.unwrap_or(1).clamp(1, u64::from(u32::MAX));
+        let next = state.seq + 1;
+        for subscriber in state.subscribers.values() {
+            published.wakers.extend(subscriber.mailbox.miss(&self.name, count, next));
+        }
+        published
+    }
+
+    /// Notes that events are no longer received from elsewhere: forgets those that are kept, and leaves out a number, so
+    /// that nobody takes a later one for the next.
+    pub(super) fn interrupt(&self) {
+        let mut state = self.lock();
+        state.seq += 1;
+        state.kept_bytes = 0;
+        let kept = mem::take(&mut state.kept);
+        drop(state);
+        drop(kept);
+    }
+
+    /// Returns the connections that receive its events.
+    pub(super) fn mailboxes(&self) -> Vec<Arc<Mailbox>> {
+        self.lock().subscribers.values().map(|subscriber| subscriber.mailbox.clone()).collect()
     }
 
     /// Adds a subscription. Returns the number of the last event, whether some are missing, and which kept events were
@@ -127,13 +187,14 @@ impl Topic {
         let overflow = joining.overflow.unwrap_or(self.config.when_full);
         if let Some(subscriber) = subscribers.get_mut(&key(&joining.mailbox)) {
             // It receives the topic's events already.
-            subscriber.subscriptions.push(joining.id);
+            subscriber.subscriptions.push((joining.id, joining.end.clone()));
             subscriber.overflow = overflow;
             return (*seq, false, published);
         }
         joining.mailbox.note_next(&self.name, *seq + 1);
         let mailbox = joining.mailbox.clone();
-        let subscriber = Subscriber { mailbox, subscriptions: vec![joining.id], overflow };
+        let subscriber =
+            Subscriber { mailbox, subscriptions: vec![(joining.id, joining.end.clone())], overflow };
         let (after, is_known) = match start {
             StartAt::FirstKept => (0, true),
             // A larger number is of another epoch.
@@ -159,7 +220,7 @@ impl Topic {
         let mut state = self.lock();
         let State { subscribers, .. } = &mut *state;
         if let Some(subscriber) = subscribers.get_mut(&mailbox) {
-            subscriber.subscriptions.retain(|other| *other != id);
+            subscriber.subscriptions.retain(|(other, _)| *other != id);
             if subscriber.subscriptions.is_empty() {
                 subscribers.remove(&mailbox);
             }
