@@ -108,6 +108,11 @@ impl Connection {
         !matches!(*self.lock(), Status::Connecting | Status::Connected(_))
     }
 
+    /// Returns `true` if one more call may use the connection, which then has up to `in_flight`.
+    pub(super) fn has_capacity(&self, in_flight: usize) -> bool {
+        self.leases() < in_flight && !self.is_disconnected()
+    }
+
     pub(super) fn is_connected(&self) -> bool {
         matches!(*self.lock(), Status::Connected(_))
     }

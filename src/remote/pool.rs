@@ -80,8 +80,11 @@ impl Pool {
     /// [`RemoteError::Unreachable`] after [`close`](Self::close), or without an executor.
     pub(super) fn lease(&self) -> Result<ConnectionLease, RemoteError> {
         let mut pool = self.connections();
-        if pool.is_empty() {
-            return Err(self.unreachable("the client was closed"));
+        let in_flight = self.target.limits.in_flight;
+        match &pool[..] {
+            [] => return Err(self.unreachable("the client was closed")),
+            [only] if only.connection.has_capacity(in_flight) => return Ok(only.connection.lease()),
+            _ => {}
         }
         pool.retain(|pooled| {
             // A connection to a node that stops may have calls in flight.
@@ -93,11 +96,7 @@ impl Pool {
             first.persistent = false;
             pool.insert(0, PooledConnection::start(&*self.executor()?, &self.target, true));
         }
-        let in_flight = self.target.limits.in_flight;
-        let has_capacity = |pooled: &&PooledConnection| {
-            pooled.connection.leases() < in_flight && !pooled.connection.is_disconnected()
-        };
-        if let Some(pooled) = pool.iter().find(has_capacity) {
+        if let Some(pooled) = pool.iter().find(|pooled| pooled.connection.has_capacity(in_flight)) {
             return Ok(pooled.connection.lease());
         }
         // If one connection is lost, a new one would most likely fail too.

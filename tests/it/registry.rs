@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use chanrpc::config::{Config, Limits, Workers};
 use chanrpc::internals::message::Outcome;
-use chanrpc::internals::route::{Mailbox, Posts, Registration, RegistryInternals as _, responder};
+use chanrpc::internals::route::{Grants, Mailbox, Posts, Registration, RegistryInternals as _, responder};
 use chanrpc::message::{Fault, RawJson, code};
 use chanrpc::node::Node;
 use chanrpc::route::{
@@ -161,6 +161,31 @@ fn function_exists_until_its_registration_is_dropped() {
     assert_eq!(calls(&stats(&registry))["a"], 1);
     drop(registry);
     drop(again);
+}
+
+#[test]
+fn metrics_count_answered_calls_by_duration() {
+    let registry = registry(&["prompt", "unused"], |_| ());
+    let (later, begun) = channel();
+    let deferred = Numbered::new(1, Some(later), &Arc::default());
+    let _registration = registry.register("deferred", described(), deferred).unwrap();
+    let sample = |name: &str, labels: &str| -> Option<u64> {
+        let metrics = registry.prometheus(&Grants::all());
+        let line = format!("chanrpc_function_duration_seconds_{name}{{{labels}}} ");
+        let value = metrics.lines().find_map(|metric| metric.strip_prefix(&*line));
+        value.map(|value| value.parse().unwrap())
+    };
+    let count = |function: &str| sample("count", &format!("function=\"{function}\",provider=\"test\""));
+    let mut peer = Peer::new(&registry);
+    assert_eq!((peer.call("prompt"), peer.call("prompt")), (Ok(0), Ok(0)));
+    assert_eq!(peer.begin("deferred").1, None);
+    assert_eq!([count("prompt"), count("deferred"), count("unused")], [Some(2), None, None]);
+    let (responder, number) = begun.recv().unwrap();
+    responder.send(Ok(RawJson::of(&number).unwrap()));
+    assert_eq!([count("prompt"), count("deferred"), count("unused")], [Some(2), Some(1), None]);
+    let all = |function| sample("bucket", &format!("function=\"{function}\",provider=\"test\",le=\"+Inf\""));
+    assert_eq!([all("prompt"), all("deferred")], [Some(2), Some(1)]);
+    assert_eq!(registry.in_flight(), 0);
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Counters of a node and of its functions, and their Prometheus exposition.
 
+mod histogram;
+
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::message::{Fault, code};
+use histogram::{Durations, Histogram};
 
 /// A number that only increases.
 #[derive(Debug, Default)]
@@ -74,6 +77,9 @@ macro_rules! node_metrics {
 
             /// Appends all counters in Prometheus's text format, version 0.0.4.
             pub fn write_prometheus(&self, out: &mut String) {
+                family(out, "chanrpc_build_info", "gauge", "1, with the version as a label.");
+                let version = env!("CARGO_PKG_VERSION");
+                let _ = writeln!(out, "chanrpc_build_info{{version=\"{version}\"}} 1");
                 family(out, "chanrpc_uptime_seconds", "gauge", "Time since the node started.");
                 let _ = writeln!(out, "chanrpc_uptime_seconds {:.3}", self.uptime().as_secs_f64());
                 const FAMILIES: &[(&str, &str, &str)] = &[$(($name, kind::$type, concat!($($help),+)),)+];
@@ -183,10 +189,10 @@ const MAX_LAST_ERROR: usize = 200;
 #[derive(Debug, Default)]
 pub(crate) struct FunctionMetrics {
     /// Calls answered inline.
-    inline: Counter,
+    inline: Histogram,
     /// Deferred calls, begun and answered.
     started: Counter,
-    answered: Counter,
+    answered: Histogram,
     errors: Counter,
     busy: Counter,
     nanos: AtomicU64,
@@ -211,6 +217,8 @@ pub(crate) struct FunctionStats {
     pub processing_time: u64,
     /// Average time from call to answer, in nanoseconds.
     pub average_processing_time: u64,
+    #[serde(skip)]
+    durations: Durations,
 }
 
 impl FunctionMetrics {
@@ -221,12 +229,13 @@ impl FunctionMetrics {
 
     /// Records the end of a deferred call after `time`, with a fault or without.
     pub(crate) fn record_end(&self, time: Duration, fault: Option<&Fault>) {
-        self.answered.inc();
-        self.record(time, fault);
+        self.record(&self.answered, time, fault);
     }
 
-    fn record(&self, time: Duration, fault: Option<&Fault>) {
-        self.nanos.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn record(&self, durations: &Histogram, time: Duration, fault: Option<&Fault>) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        durations.record(nanos);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
         if let Some(fault) = fault {
             self.errors.inc();
             if fault.code == code::BUSY {
@@ -241,19 +250,20 @@ impl FunctionMetrics {
 
     /// Records a call answered inline after `time`, with a fault or without.
     pub(crate) fn record_inline(&self, time: Duration, fault: Option<&Fault>) {
-        self.inline.inc();
-        self.record(time, fault);
+        self.record(&self.inline, time, fault);
     }
 
     /// Returns the number of unanswered calls.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.started.get().saturating_sub(self.answered.get())
+        self.started.get().saturating_sub(self.answered.count())
     }
 
     /// Returns a snapshot.
     pub(crate) fn stats(&self) -> FunctionStats {
-        let inline = self.inline.get();
-        let (num_requests, answered) = (inline + self.started.get(), inline + self.answered.get());
+        let mut durations = Durations::default();
+        self.inline.add_to(&mut durations);
+        let num_requests = durations.count() + self.started.get();
+        self.answered.add_to(&mut durations);
         let processing_time = self.nanos.load(Ordering::Relaxed);
         FunctionStats {
             num_requests,
@@ -262,7 +272,8 @@ impl FunctionMetrics {
             in_flight: self.in_flight(),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             processing_time,
-            average_processing_time: processing_time.checked_div(answered).unwrap_or(0),
+            average_processing_time: processing_time.checked_div(durations.count()).unwrap_or(0),
+            durations,
         }
     }
 }
@@ -293,6 +304,12 @@ pub(crate) fn write_functions<'a>(
             let _ =
                 writeln!(out, "{name}{{function=\"{function}\",provider=\"{provider}\"}} {}", value(&stats));
         }
+    }
+    let name = "chanrpc_function_duration_seconds";
+    family(out, name, "histogram", "Time from call to answer, of functions that have answered.");
+    for (function, provider, stats) in functions.clone().filter(|(.., stats)| stats.durations.count() > 0) {
+        let labels = format!("function=\"{function}\",provider=\"{provider}\"");
+        stats.durations.write_prometheus(out, name, &labels, stats.processing_time);
     }
 }
 
