@@ -120,19 +120,18 @@ impl Forward {
 
     /// Sends a call to the next node, or answers it if there is none.
     fn attempt(self, mut attempt: Attempt) {
-        let inner = self.0.clone();
-        while let Some(index) = inner.choose(&mut attempt) {
-            let lease = inner.nodes[index].remote.lease();
+        while let Some(index) = self.0.choose(&mut attempt) {
+            let lease = self.0.nodes[index].remote.lease();
             match lease.and_then(|lease| Ok((lease.connection().peer()?, lease))) {
                 Ok((Some(peer), lease)) => return self.send(&peer, lease, index, attempt),
                 Ok((None, lease)) => {
-                    let waiting = self.send_when_connected(lease, index, attempt);
-                    return inner.executor.spawn(waiting).detach();
+                    let executor = self.0.executor.clone();
+                    return executor.spawn(self.send_when_connected(lease, index, attempt)).detach();
                 }
                 Err(error) => attempt.failures.push((index, error)),
             }
         }
-        attempt.responder.send(Err(inner.fault(&inner.nobody(attempt.failures))));
+        attempt.responder.send(Err(self.0.fault(&self.0.nobody(attempt.failures))));
     }
 
     /// Sends a call over a connection that is established.

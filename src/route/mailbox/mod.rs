@@ -9,7 +9,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -45,6 +45,8 @@ pub struct Mailbox {
     state: Mutex<State>,
     /// Calls to the peer without an answer.
     waiting: AtomicUsize,
+    /// The number of the latest call to the peer.
+    last_id: AtomicU64,
 }
 
 #[derive(Default)]
@@ -87,7 +89,6 @@ struct Outbox {
     bytes: usize,
     /// No deadline of a posted call is earlier.
     earliest_deadline: Option<Instant>,
-    last_id: CallId,
     /// The connection closes once everything posted is written.
     closing: bool,
     /// The session checks that the peer is alive.

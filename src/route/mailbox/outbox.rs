@@ -118,10 +118,7 @@ impl Mailbox {
 
     /// Returns a number for a call to the peer.
     pub(crate) fn next_id(&self) -> CallId {
-        let mut state = self.lock();
-        let outbox = state.outbox.get_or_insert_default();
-        outbox.last_id += 1;
-        outbox.last_id
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Returns `true` if calls wait that the session has not taken.
