@@ -402,6 +402,11 @@ impl Schema {
         Self::written(&format!("{{\"type\":\"{name}\"}}"), Some(name))
     }
 
+    /// Returns the schema of bytes, as a text in base64.
+    pub(crate) fn base64() -> Self {
+        Self::written(r#"{"type":"string","contentEncoding":"base64"}"#, Some("string"))
+    }
+
     /// Returns a schema that was written as JSON, with its `type`.
     pub(crate) fn written(json: &str, name: Option<&str>) -> Self {
         Self { json: json.into(), name: name.map(Arc::from) }

@@ -32,7 +32,8 @@ pub(super) fn signature(config: &ExecConfig) -> Signature {
     }
     signature.result = match (&config.result, config.output) {
         (Some(name), _) => Some(Schema::of_type(name)),
-        (None, OutputFormat::Text | OutputFormat::Base64) => Some(Schema::string()),
+        (None, OutputFormat::Base64) => Some(Schema::base64()),
+        (None, OutputFormat::Text) => Some(Schema::string()),
         (None, OutputFormat::Json) => None,
     };
     signature

@@ -24,11 +24,20 @@ pub(crate) const HEADERS: [(&str, &str); 4] = [
     ("cache-control", "no-store"),
 ];
 
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
 /// Returns the file at a path, if there is one.
 pub(crate) fn file(path: &str) -> Option<File> {
     let (content_type, text) = match path {
         "/" => ("text/html; charset=utf-8", include_str!("index.html")),
-        "/page.js" => ("text/javascript; charset=utf-8", include_str!("page.js")),
+        "/page.js" => (SCRIPT, include_str!("page.js")),
+        "/calls.js" => (SCRIPT, include_str!("calls.js")),
+        "/connection.js" => (SCRIPT, include_str!("connection.js")),
+        "/dom.js" => (SCRIPT, include_str!("dom.js")),
+        "/form.js" => (SCRIPT, include_str!("form.js")),
+        "/functions.js" => (SCRIPT, include_str!("functions.js")),
+        "/health.js" => (SCRIPT, include_str!("health.js")),
+        "/text.js" => (SCRIPT, include_str!("text.js")),
         "/style.css" => ("text/css; charset=utf-8", include_str!("style.css")),
         _ => return None,
     };

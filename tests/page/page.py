@@ -1,5 +1,6 @@
 """Tests the page that a node serves, in headless Chromium. Usage: page.py BINARY CHROMIUM SCREENSHOT-FOLDER"""
 
+import json
 import pathlib
 import re
 import signal
@@ -110,15 +111,32 @@ def lists(watched):
     page.fill("#filter", "DEMO.")
     expect(page.locator("#list button")).to_have_count(6)
     page.fill("#filter", "")
-    expect(page.locator("#list button")).to_have_count(11)
-    print("ok      the filter")
+    groups = page.locator("#list summary")
+    expect(groups).to_have_text([re.compile(r"^demo \d+$"), re.compile(r"^rpc \d+$")])
+    groups.first.click()
+    expect(page.locator("#list button", has_text="demo.add")).to_be_hidden()
+    groups.first.click()
+    expect(page.locator("#list button", has_text="demo.add")).to_be_visible()
+    print("ok      the filter, and groups by prefix")
+    page.locator("h1").click()
+    page.keyboard.press("/")
+    page.keyboard.type("count")
+    page.keyboard.press("Enter")
+    expect(page.locator("#chosen")).to_have_text("demo.count")
+    page.fill("#filter", "")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    expect(page.locator("#chosen")).to_have_text("demo.count")
+    print("ok      the keyboard reaches the filter and the list")
 
 
 def calls(watched):
     page = watched.page
     watched.call("demo.add", "^answered$", "5", a="2", b="3")
     expect(page.locator("#took")).to_have_text(re.compile(r"^\d+(\.\d)? ms$"))
-    expect(page.locator("#log li").first).to_have_text(re.compile(r"^\d\d:\d\d:\d\ddemo\.add5\d+(\.\d)? ms$"))
+    expect(page.locator("#log .entry").first).to_have_text(
+        re.compile(r"^\d\d:\d\d:\d\ddemo\.add\[2, 3\]5\d+(\.\d)? ms$"))
     watched.call("demo.divide", "^answered$", "[3,2]", a="17", b="5")
     watched.call("rpc.list", "^answered$", "[]", pattern="nothing like it")
     watched.call("rpc.echo", "^answered$", '["two words", "x", 12345678901234567890, {"a": [1, 2]}]',
@@ -133,11 +151,75 @@ def calls(watched):
     watched.call("demo.count", "^answered$", "6", by="1")
 
 
+def history(watched):
+    """A call of the history is shown with its parameters and answer, is made again, and survives a reload."""
+    page = watched.page
+    watched.call("demo.add", "^answered$", "42", a="20", b="22")
+    watched.call("demo.divide", "^answered$", "[3,2]", a="17", b="5")
+    page.locator("#log .entry", has_text="[20, 22]").first.click()
+    expect(page.locator("#chosen")).to_have_text("demo.add")
+    same("its parameters are in the form", [page.get_by_label(re.compile(f"^{name} ")).input_value() for name in "ab"], ["20", "22"])
+    expect(page.locator("#result")).to_have_text("42")
+    calls = page.locator("#log li").count()
+    page.get_by_label("Call demo.divide again").first.click()
+    expect(page.locator("#result")).to_have_text("[3,2]")
+    expect(page.locator("#log li")).to_have_count(calls + 1)
+    page.reload()
+    watched.is_connected()
+    expect(page.locator("#log .entry").first).to_contain_text("demo.divide[17, 5][3,2]")
+    print("ok      calls are shown again, made again, and kept")
+
+
+def commands(watched):
+    """The commands that the page shows do what the page does."""
+    page = watched.page
+    page.locator("#commands summary").click()
+    for name, fields in [("demo.divide", {"a": "17", "b": "5"}), ("rpc.list", {"pattern": "demo.*"}),
+                         ("rpc.echo", {"parameters": """"it's" {"a":[1]} 12345678901234567890 '"2"' -5"""})]:
+        watched.call(name, "^answered$", **fields)
+        shown = json.loads(page.evaluate("JSON.stringify(document.getElementById('result').textContent)"))
+        for how in ("chanrpc", "curl"):
+            command = page.locator(f"#{how}").text_content()
+            done = subprocess.run(["sh", "-c", command.replace("chanrpc ", f"'{BINARY}' ", 1) if how == "chanrpc" else
+                                   command.replace("curl ", "curl --silent --show-error ", 1)], capture_output=True, text=True)
+            check(command, done.returncode == 0, done.stderr)
+            got = done.stdout if how == "chanrpc" else re.search(r'"result":(.*),?"id":1|"result":(.*)}$', done.stdout)
+            got = got if how == "chanrpc" else next(group for group in got.groups() if group).rstrip(",")
+            same(f"{how}: {command[:60]}", json.loads(got), json.loads(shown))
+    page.locator("#commands summary").click()
+
+
+def links(watched):
+    page = watched.page
+    url = page.url.split("#")[0]
+    page.goto(url + "#demo.add=%5B40%2C2%5D")
+    expect(page.locator("#chosen")).to_have_text("demo.add")
+    same("a link fills the form", [page.get_by_label(re.compile(f"^{name} ")).input_value() for name in "ab"], ["40", "2"])
+    expect(page.locator("#answer")).to_be_hidden()
+    page.goto(url + "#no.such.function")
+    expect(page.locator("#chosen")).to_have_text("no.such.function")
+    page.click("#sync")
+    expect(page.locator("#outcome")).to_have_text(re.compile("^error -32601: "))
+    page.goto(url + "#%")
+    watched.choose("demo.add")
+    check("the address names what is chosen", page.url.endswith("#demo.add"), page.url)
+
+
+def health(watched):
+    page = watched.page
+    for _ in range(20):
+        watched.call("demo.add", "^answered$", "3", a="1", b="2")
+    row = page.locator("#rows tr", has_text="demo.add")
+    expect(row.locator("td").nth(2)).to_have_text(re.compile(r"^\d+(\.\d)? (µs|ms)$"), timeout=15_000)
+    tiles = page.locator("#tiles dt").all_text_contents()
+    same("the node's figures", tiles[:4], ["calls/s", "errors/s", "in flight", "connections"])
+
+
 def first_click(watched):
     """The form starts with values that a function accepts."""
     for name, result in [("demo.add", "2"), ("demo.divide", "[1,0]"), ("demo.count", None), ("demo.reset", "null"),
                          ("demo.sleep", "1.0"), ("rpc.echo", "null"), ("rpc.info", None), ("rpc.list", None),
-                         ("rpc.ping", '"pong"'), ("rpc.stats", None)]:
+                         ("rpc.ping", "pong"), ("rpc.stats", None)]:
         watched.call(name, "^answered$", result)
 
 
@@ -199,7 +281,7 @@ def falls_silent(watched):
     finally:
         process.send_signal(signal.SIGCONT)
     watched.is_connected()
-    watched.call("rpc.ping", "^answered$", '"pong"')
+    watched.call("rpc.ping", "^answered$", "pong")
 
 
 def token(watched):
@@ -208,7 +290,8 @@ def token(watched):
     use_token(page, "secret-1")
     page.wait_for_function("offered.at(-1).length > 0")
     same("with a token it is", page.evaluate("offered.at(-1)"), ["chanrpc", "chanrpc.bearer.secret-1"])
-    same("the token is kept for this tab", page.evaluate("sessionStorage.length + localStorage.length * 10"), 1)
+    same("token and calls are kept for this tab", page.evaluate("[Object.keys(sessionStorage).sort(), localStorage.length]"),
+         [["chanrpc.calls", "chanrpc.token"], 0])
     use_token(page, "")
     watched.is_connected()
 
@@ -244,12 +327,14 @@ exec = ["echo", "-n", "hi"]
         expect(listed.filter(has_text="greet")).to_have_count(0)
         print("ok      what needs a token is not shown without one")
         use_token(watched.page, "none-of-this-node")
-        expect(watched.page.locator("#status")).to_have_text("connection lost")
+        expect(watched.page.locator("#status")).to_have_text("the node refused this token")
+        expect(watched.page.locator("#wait")).to_have_text("")
+        print("ok      a refused token is told, and not tried again")
         use_token(watched.page, secret)
         watched.is_connected()
-        watched.call("greet", "^answered$", '"hi"')
+        watched.call("greet", "^answered$", "hi")
         same("nobody complained but of the token that is none", [
-            text for text in watched.complaints if "HTTP Authentication failed" not in text
+            text for text in watched.complaints if "HTTP Authentication failed" not in text and "status of 401" not in text
         ], [])
         watched.context.close()
     finally:
@@ -282,6 +367,14 @@ params = {{ who = "string", times = "integer", scale = "number", loud = "boolean
 name = "demo.*"
 forward = "{demo.address}"
 [[function]]
+name = "board.bytes"
+exec = ["printf", '\\377\\000\\001']
+output = "base64"
+[[function]]
+name = "board.table"
+exec = ["printf", 'name size\\nroot 5\\n']
+params = {{ unit = {{ type = "string", choices = ["kB", "MB"], default = "MB" }} }}
+[[function]]
 name = "{'w' * 128}"
 description = "{'long ' * 40}"
 exec = ["echo", "-n", "x"]
@@ -299,12 +392,22 @@ exec = ["echo", "-n", "x"]
         page.get_by_label("times").fill("")
         page.click("#sync")
         same("a number that is missing is asked for", page.evaluate("document.activeElement.labels[0].textContent"),
-             "times integer")
+             "times * integer")
         page.get_by_label("times").fill("3")
         page.get_by_label("scale").fill("0.5")
         page.click("#sync")
-        expect(page.locator("#result")).to_have_text('"Ada 3 0.5 true"')
+        expect(page.locator("#result")).to_have_text("Ada 3 0.5 true")
         print("ok      typed parameters reach a program")
+        watched.choose("board.table")
+        same("choices are a list", page.locator("#fields option").all_text_contents(), ["–", "kB", "MB"])
+        watched.call("board.table", "^answered$", "name size\nroot 5")
+        watched.choose("board.bytes")
+        page.click("#sync")
+        expect(page.locator("#took")).to_contain_text("3 bytes")
+        with page.expect_download() as download:
+            page.click("#save")
+        same("bytes are a file", (download.value.suggested_filename, pathlib.Path(download.value.path()).read_bytes()),
+             ("board.bytes.bin", b"\xff\x00\x01"))
         watched.choose("w" * 128)
         page.get_by_label("Parameters").fill('"' + "y" * 500 + '"')
         page.click("#sync")
@@ -343,7 +446,7 @@ def main():
             browser = playwright.chromium.launch(executable_path=CHROMIUM)
             print(f"Chromium {browser.version}")
             watched = Watched(browser, node, color_scheme="light", viewport={"width": 1280, "height": 860})
-            for part in (lists, first_click, calls, errors, html):
+            for part in (lists, first_click, calls, errors, html, history, commands, links, health):
                 part(watched)
             watched.accessible()
             watched.fits()
