@@ -28,24 +28,9 @@ pub(super) const COMPLETE: Command = Command {
     run,
 };
 
-const BASH: &str = r#"_chanrpc() {
-    local words
-    read -ra words <<<"${COMP_LINE:0:COMP_POINT}"
-    [[ ${COMP_LINE:COMP_POINT-1:1} == ' ' ]] && words+=('')
-    mapfile -t COMPREPLY < <("${words[0]}" complete --words -- "${words[@]:1}" 2>/dev/null)
-}
-complete -o default -F _chanrpc chanrpc"#;
-
-const ZSH: &str = r#"#compdef chanrpc
-_chanrpc() {
-    local -a found
-    found=("${(@f)$("$words[1]" complete --words -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
-    if [[ -n $found ]]; then compadd -a found; else _files; fi
-}
-compdef _chanrpc chanrpc"#;
-
-const FISH: &str =
-    "complete -c chanrpc -a '(chanrpc complete --words -- (commandline -opc)[2..] (commandline -ct))'";
+const BASH: &str = include_str!("../../scripts/completion/chanrpc.bash");
+const ZSH: &str = include_str!("../../scripts/completion/_chanrpc");
+const FISH: &str = include_str!("../../scripts/completion/chanrpc.fish");
 
 fn run(mut arguments: Arguments) -> Result<Exit, String> {
     let mut operands = std::mem::take(&mut arguments.operands);
@@ -58,12 +43,13 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
         }
         return Ok(Exit::Success);
     }
-    print(match operands.first().map(String::as_str) {
+    let script = match operands.first().map(String::as_str) {
         Some("bash") => BASH,
         Some("zsh") => ZSH,
         Some("fish") => FISH,
         _ => return Err("SHELL must be bash, zsh or fish".to_owned()),
-    });
+    };
+    print(script.trim_end());
     Ok(Exit::Success)
 }
 

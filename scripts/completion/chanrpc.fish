@@ -1,0 +1,1 @@
+complete -c chanrpc -a '(chanrpc complete --words -- (commandline -opc)[2..] (commandline -ct))'
