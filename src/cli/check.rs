@@ -10,9 +10,9 @@ use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use crate::address::{Address, NodeAddress};
-use crate::config::{Config, ProviderConfig};
+use crate::config::{Config, FunctionConfig, ProcessConfig, ProviderConfig};
 use crate::nearest::nearest;
-use crate::provider::{Exec, mode};
+use crate::provider::{Exec, Process, mode};
 use crate::route::matches;
 
 /// How long to wait for the addresses of a name.
@@ -90,12 +90,16 @@ fn overlap(pattern: &str, name: &str) -> bool {
 
 /// Returns `true` if a program is missing, which the log tells.
 pub(super) fn lacks_programs(config: &Config, executor: &Arc<Executor<'static>>) -> bool {
-    config.functions.iter().any(|function| match &function.provider {
+    let lacks_program = |function: &FunctionConfig| match &function.provider {
         ProviderConfig::Exec(exec) => {
             Exec::new(executor.clone(), config.name.as_str().into(), exec.clone()).preflight().is_some()
         }
         _ => false,
-    })
+    };
+    let cannot_run = |process: &ProcessConfig| {
+        Process::new(executor, process.clone(), &config.limits).preflight().is_some()
+    };
+    config.functions.iter().any(lacks_program) || config.processes.iter().any(cannot_run)
 }
 
 /// Returns what is wrong with the names and addresses of a configuration, as seen from this machine now.

@@ -442,7 +442,14 @@ fn check_warns_of_what_is_likely_wrong() {
     // Missing programs alone are warnings too, and a right configuration has none.
     let program = env!("CARGO_BIN_EXE_chanrpc");
     for (program, code) in [("no-such-program-anywhere", 2), (program, 0)] {
-        folder.write("node.toml", &format!("[[function]]\nname = 'a'\nexec = ['{program}']\n"));
-        assert_eq!(check(&["--strict"]).code, Some(code), "{program}");
+        for stanza in [
+            format!("[[function]]\nname = 'a'\nexec = ['{program}']\n"),
+            format!("[[process]]\nname = 'a'\nrun = ['{program}']\n"),
+        ] {
+            folder.write("node.toml", &stanza);
+            let checked = check(&["--strict"]);
+            assert_eq!(checked.code, Some(code), "{stanza}: {checked:?}");
+            assert_eq!(checked.stderr.contains(program), code != 0, "{stanza}: {checked:?}");
+        }
     }
 }
