@@ -6,12 +6,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use smol::Timer;
-
 use crate::message::{Fault, code};
 use crate::route::ShutdownSignal;
 use crate::session::{Session, SessionError};
-use crate::transport::{CloseReason, Pipe, Received, tls};
+use crate::transport::{Alarm, CloseReason, Pipe, Received, tls};
 
 /// Rounds of reading and replying before other connections run. A socket that always has more to read would otherwise
 /// occupy the executor.
@@ -171,25 +169,6 @@ pub(crate) fn drive(
         }
         polled
     })
-}
-
-/// The timer for the next deadline of a session. Set anew only when that changes.
-#[derive(Debug, Default)]
-pub(crate) struct Alarm(Option<(Instant, Timer)>);
-
-impl Alarm {
-    /// Waits for `deadline`, if there is one.
-    pub(crate) fn poll(&mut self, deadline: Option<Instant>, cx: &mut Context<'_>) -> Poll<()> {
-        match deadline {
-            None => self.0 = None,
-            Some(deadline) if self.0.as_ref().is_some_and(|(at, _)| *at == deadline) => {}
-            Some(deadline) => self.0 = Some((deadline, Timer::at(deadline))),
-        }
-        let Some((_, timer)) = &mut self.0 else { return Poll::Pending };
-        std::task::ready!(Pin::new(timer).poll(cx));
-        self.0 = None;
-        Poll::Ready(())
-    }
 }
 
 /// Fails the calls to the peer that are left.

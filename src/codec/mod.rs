@@ -7,6 +7,8 @@ mod dialect;
 mod format;
 mod frame;
 mod framing;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod json;
 pub mod jsonrpc;
 pub mod leaf;

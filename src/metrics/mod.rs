@@ -117,6 +117,8 @@ node_metrics! {
     unauthenticated: Counter = "chanrpc_connections_without_token_total";
     /// Connections closed because the peer spoke another protocol or sent invalid messages.
     foreign: Counter = "chanrpc_foreign_dialects_total";
+    /// Connections over HTTP/2 closed because the peer flooded them: with cancelled requests or empty frames.
+    floods: Counter = "chanrpc_http2_floods_total";
     /// Failed TLS handshakes, including connections without one.
     tls_failed: Counter = "chanrpc_tls_handshakes_failed_total";
     /// Connections closed because the peer answered no ping.

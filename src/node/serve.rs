@@ -18,6 +18,8 @@ use crate::driver;
 use crate::message::{Fault, Id, code};
 use crate::route::{Grants, PEER, PeerName};
 use crate::session::Session;
+#[cfg(feature = "grpc")]
+use crate::transport::http2::{self, Http2Error};
 use crate::transport::tls::Acceptor;
 use crate::transport::{self, Pipe, Rewind, StallTimeout, Stream, StreamPipe, WebSocket, http};
 
@@ -63,6 +65,8 @@ pub(super) async fn serve(
             serve_stream(node, context.grants_for(peer), stream, dialect).await.map_err(Into::into)
         }
         Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, context, peer, stream)).await,
+        #[cfg(feature = "grpc")]
+        Ok(Some((Detected::Http2, stream))) => Box::pin(serve_http2(node, context, peer, stream)).await,
         Ok(Some((foreign, stream))) => {
             node.metrics().foreign.inc();
             Box::pin(refuse(node, stream, foreign, context)).await;
@@ -289,6 +293,40 @@ async fn serve_http(
         drive(node, node.connection(dialect, grants), Box::new(pipe)).await?;
     }
     Ok(())
+}
+
+#[cfg(feature = "grpc")]
+async fn serve_http2(
+    node: &Shared,
+    context: &ListenerContext,
+    peer: Option<SocketAddr>,
+    stream: PeerStream,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let limits = &node.limits;
+    let limits = http2::Http2Limits {
+        request: http::RequestLimits {
+            body: limits.message,
+            head_timeout: limits.head_timeout,
+            stall_timeout: limits.stall_timeout,
+        },
+        in_flight: limits.in_flight,
+        output: limits.output,
+        keepalive: limits.keepalive,
+    };
+    let app = App::new(node, context, peer);
+    match http2::serve(stream, &app, limits, node.shutdown.signal()).await {
+        Ok(()) => Ok(()),
+        // Counted and logged as over other protocols.
+        Err(Http2Error::Stream(error)) => Err(error.into()),
+        Err(error) => {
+            match error {
+                Http2Error::Flood => node.metrics().floods.inc(),
+                Http2Error::SlowHead => node.metrics().slow_heads.inc(),
+                _ => node.metrics().foreign.inc(),
+            }
+            Err(error.into())
+        }
+    }
 }
 
 fn is_slow_head(error: &(dyn Error + 'static)) -> bool {

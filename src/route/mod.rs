@@ -45,6 +45,8 @@ pub use subscription::{Subscription, TopicEvent};
 pub(crate) use table::{Builtin, BuiltinCall, Table};
 pub use topics::Topics;
 pub(crate) use topics::{Follow, Subscribe, TopicHub, Upstream, Way, covers};
+#[cfg(feature = "grpc")]
+pub(crate) use topics::{EXPIRED, Subscribed};
 
 use smol::future::Boxed;
 

@@ -39,8 +39,12 @@ use std::time::{Duration, Instant};
 use crate::codec::jsonrpc::DecodeLimits;
 use crate::codec::{Codec, Dialect};
 use crate::config::Limits;
+#[cfg(feature = "grpc")]
+use crate::message::Request;
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
+#[cfg(feature = "grpc")]
+use crate::route::Mailbox;
 use crate::route::{Caller, Grants, Peer, Posts, Registry};
 use batches::Batches;
 use calls::Calls;
@@ -238,6 +242,21 @@ impl Session {
         } else {
             self.process(now);
         }
+    }
+
+    /// Handles a request that did not arrive as bytes.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn request(&mut self, request: Request<'_>, now: Instant) {
+        self.clock = self.clock.max(now);
+        self.budget_end = self.clock + TIME_BUDGET;
+        self.messages += 1;
+        self.handle_request(request, None, now);
+    }
+
+    /// Returns the mailbox if there is one. The responders of calls hold it until they answer.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn mailbox(&self) -> Option<Arc<Mailbox>> {
+        self.calls.existing_mailbox().cloned()
     }
 
     /// Returns `true` if work is left that could be done at once, so that other connections run first.

@@ -2,6 +2,8 @@
 
 mod error;
 pub mod http;
+#[cfg(feature = "grpc")]
+pub mod http2;
 #[cfg(feature = "internals")]
 pub mod memory;
 mod pipe;
@@ -11,5 +13,6 @@ mod websocket;
 
 pub use error::{is_keepalive_timeout, is_message_timeout, is_stall_timeout, is_unexpected_eof};
 pub use pipe::{CloseReason, Pipe, Received, Stream};
+pub(crate) use stream::Alarm;
 pub use stream::{Rewind, StallTimeout, StreamPipe, send_and_close, set_keepalive};
 pub use websocket::WebSocket;

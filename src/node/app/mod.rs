@@ -2,6 +2,8 @@
 
 mod bearer;
 mod events;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod rpc;
 
 use std::net::SocketAddr;
@@ -105,18 +107,24 @@ impl<'a> App<'a> {
     fn authenticate(&self, token: Option<&str>) -> Result<Grants, HttpResponse> {
         let mut grants = self.grants.clone();
         if let Some(token) = token {
-            let accepted = &mut self.tokens().accepted;
-            if let Err(fault) = grants.authenticate(token) {
-                *accepted = None;
-                self.node.metrics().bad_tokens.inc();
-                grants.log_call(Grants::AUTH, Some(&fault), Duration::ZERO);
-                return Err(unauthorized(&fault).and_close());
-            }
-            if accepted.as_deref() != Some(token) && !grants.is_anonymous() {
-                *accepted = Some(token.into());
-            }
+            self.accept_token(&mut grants, token).map_err(|fault| unauthorized(&fault).and_close())?;
         }
         Ok(grants)
+    }
+
+    /// Adds what a token allows to `grants`.
+    fn accept_token(&self, grants: &mut Grants, token: &str) -> Result<(), Fault> {
+        let accepted = &mut self.tokens().accepted;
+        if let Err(fault) = grants.authenticate(token) {
+            *accepted = None;
+            self.node.metrics().bad_tokens.inc();
+            grants.log_call(Grants::AUTH, Some(&fault), Duration::ZERO);
+            return Err(fault);
+        }
+        if accepted.as_deref() != Some(token) && !grants.is_anonymous() {
+            *accepted = Some(token.into());
+        }
+        Ok(())
     }
 
     /// Reads the body of a request, and handles the request.
@@ -131,7 +139,7 @@ impl<'a> App<'a> {
                 let headers = [("upgrade", "websocket"), ("sec-websocket-version", "13")];
                 HttpResponse::text(426, LEAF_USAGE).with_headers(&headers)
             }
-            (&Method::POST, "/" | "/rpc") => self.rpc(body, grants).await,
+            (&Method::POST, "/" | "/rpc") => self.rpc(request, body, grants).await,
             (&Method::GET | &Method::HEAD, "/healthz") => HttpResponse::text(200, "ok\n"),
             (&Method::GET | &Method::HEAD, "/metrics") => self.metrics(&grants),
             (&Method::GET, "/events") => self.events(request, &grants),
@@ -166,9 +174,9 @@ impl<'a> App<'a> {
     }
 
     /// Answers a JSON-RPC message or batch.
-    async fn rpc(&self, body: Vec<u8>, grants: Grants) -> HttpResponse {
+    async fn rpc(&self, request: &mut HttpRequest, body: Vec<u8>, grants: Grants) -> HttpResponse {
         let session = self.node.session(Dialect::JsonPerFrame, grants.for_single_request());
-        let output = match rpc::answer(session, body, || self.node.shutdown.force_signal()) {
+        let output = match rpc::answer(session, body, request, || self.node.shutdown.force_signal()) {
             Ok(output) => output,
             Err(finished) => match finished.await {
                 Ok(output) => output,
@@ -222,6 +230,10 @@ impl HttpService for App<'_> {
         if let Some(delay) = token.and_then(|token| self.token_delay(token)) {
             Timer::after(delay).await;
         }
+        #[cfg(feature = "grpc")]
+        if grpc::is_call(request) {
+            return self.grpc(request).await;
+        }
         let mut response = match self.admit(request, token) {
             Ok(grants) => self.handle(request, grants).await,
             Err(response) => response,
@@ -229,6 +241,11 @@ impl HttpService for App<'_> {
         let origin = request.headers().get(header::ORIGIN);
         self.context.host_policy.add_cors_headers(origin, &mut response);
         response
+    }
+
+    #[cfg(feature = "grpc")]
+    fn record_stalled(&self) {
+        self.node.metrics().slow_readers.inc();
     }
 }
 

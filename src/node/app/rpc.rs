@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use smol::future::{Boxed, FutureExt};
 
-use crate::driver::Alarm;
 use crate::message::{Fault, code};
 use crate::route::ShutdownSignal;
 use crate::session::{Session, SessionError};
+use crate::transport::Alarm;
+use crate::transport::http::HttpRequest;
 
 /// Handles the only message of a session. Returns the output if it is available at once, and otherwise a future of it,
 /// whose memory the usual request thus does not need.
@@ -19,6 +20,7 @@ use crate::session::{Session, SessionError};
 pub(super) fn answer(
     mut session: Session,
     message: Vec<u8>,
+    request: &mut HttpRequest,
     force_stop: impl FnOnce() -> ShutdownSignal,
 ) -> Result<Vec<u8>, Boxed<Result<Vec<u8>, SessionError>>> {
     *session.input() = message;
@@ -26,11 +28,25 @@ pub(super) fn answer(
     if session.has_replied() {
         return Ok(session.take_output());
     }
+    note_running(&session, request);
     Err(finish(session, force_stop()).boxed())
 }
 
+/// Lets the connection of a request know how long the function that it has called runs.
+#[cfg(feature = "grpc")]
+pub(super) fn note_running(session: &Session, request: &mut HttpRequest) {
+    if let Some(mailbox) = session.mailbox() {
+        let running: std::sync::Arc<dyn std::any::Any + Send + Sync> = mailbox;
+        request.set_running(std::sync::Arc::downgrade(&running));
+    }
+}
+
+/// Over HTTP/1, a peer that cancels a request must connect again.
+#[cfg(not(feature = "grpc"))]
+fn note_running(_: &Session, _: &mut HttpRequest) {}
+
 /// Drives a session that has received everything until its requests are answered, and returns the output.
-fn finish(
+pub(super) fn finish(
     mut session: Session,
     mut force_stop: ShutdownSignal,
 ) -> impl Future<Output = Result<Vec<u8>, SessionError>> + Send {

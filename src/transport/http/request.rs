@@ -1,14 +1,22 @@
 //! A request, whose body is read within its limits.
 
+#[cfg(feature = "grpc")]
+use std::any::Any;
+use std::error::Error;
+#[cfg(feature = "grpc")]
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{self, HeaderMap};
 use hyper::{Method, Uri, Version};
 use smol::Timer;
 use smol::future::FutureExt;
 
+#[cfg(feature = "grpc")]
+use super::body::IncomingData;
+use super::body::RequestBody;
 use super::handshake;
 use super::response::HttpResponse;
 use crate::receive_deadline::ReceiveDeadline;
@@ -34,20 +42,32 @@ pub enum BodyError {
     /// It has a content coding, such as gzip.
     Encoded,
     /// The stream failed, or the body is not valid HTTP.
-    Http(hyper::Error),
+    Http(Box<dyn Error + Send + Sync>),
 }
 
 /// A request whose head was received.
 #[derive(Debug)]
 pub struct HttpRequest {
-    inner: hyper::Request<Incoming>,
+    inner: hyper::Request<RequestBody>,
     limits: RequestLimits,
     is_body_read: bool,
+    /// Exists as long as the function that the request has called runs.
+    #[cfg(feature = "grpc")]
+    running: Option<Weak<dyn Any + Send + Sync>>,
 }
 
 impl HttpRequest {
-    pub(super) fn new(inner: hyper::Request<Incoming>, limits: RequestLimits) -> Self {
-        Self { inner, limits, is_body_read: false }
+    pub(in crate::transport) fn new(
+        inner: hyper::Request<impl Into<RequestBody>>,
+        limits: RequestLimits,
+    ) -> Self {
+        Self {
+            inner: inner.map(Into::into),
+            limits,
+            is_body_read: false,
+            #[cfg(feature = "grpc")]
+            running: None,
+        }
     }
 
     /// Returns the method: `GET`, `POST` and so on.
@@ -94,13 +114,45 @@ impl HttpRequest {
         self.is_body_read || self.inner.body().is_end_stream()
     }
 
+    /// Notes the function that the request has called: it runs until no strong reference is left. The connection takes
+    /// no other request in its place before, even if this one is cancelled.
+    #[cfg(feature = "grpc")]
+    pub fn set_running(&mut self, function: Weak<dyn Any + Send + Sync>) {
+        self.running = Some(function);
+    }
+
+    /// Removes and returns what [`set_running`](Self::set_running) has noted.
+    #[cfg(feature = "grpc")]
+    pub(in crate::transport) fn take_running(&mut self) -> Option<Weak<dyn Any + Send + Sync>> {
+        self.running.take()
+    }
+
+    /// Takes the body, which is then read while the response is sent.
+    #[cfg(feature = "grpc")]
+    pub fn take_data(&mut self) -> IncomingData {
+        self.is_body_read = true;
+        IncomingData(std::mem::replace(self.inner.body_mut(), RequestBody::Taken))
+    }
+
     /// Reads the body. Sets a timer only if the body is not available at once. A peer that waits for "100 Continue"
     /// gets it now, unless its body is too large.
     ///
     /// # Errors
     /// [`BodyError`] if the body violates a limit or cannot be read.
     pub async fn read_body(&mut self) -> Result<Vec<u8>, BodyError> {
-        let Self { inner, limits, is_body_read } = self;
+        self.read_body_unless(|_| false).await
+    }
+
+    /// As [`read_body`](Self::read_body), but stops once `is_too_large` returns `true` for what is received.
+    ///
+    /// # Errors
+    /// [`BodyError`] if the body violates a limit or cannot be read.
+    #[inline]
+    pub async fn read_body_unless(
+        &mut self,
+        is_too_large: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<u8>, BodyError> {
+        let Self { inner, limits, is_body_read, .. } = self;
         // Do not even begin to read: that would send "100 Continue" (RFC 9110, section 10.1.1).
         if inner.body().size_hint().lower() > limits.body as u64
             && inner.headers().contains_key(header::EXPECT)
@@ -130,14 +182,23 @@ impl HttpRequest {
                         Timer::at(deadline).await;
                         Err(BodyError::Timeout)
                     };
-                    async { Ok(body.frame().await) }.or(expired).await?
+                    match async { Ok(body.frame().await) }.or(expired).await {
+                        // The peer is not late while this node does not take its data.
+                        #[cfg(feature = "grpc")]
+                        Err(BodyError::Timeout) if body.is_held_back() => {
+                            *timeout = ReceiveDeadline::new(Instant::now());
+                            timeout.progress(bytes.len(), Instant::now());
+                            continue;
+                        }
+                        received => received?,
+                    }
                 }
             };
             let Some(frame) = frame else {
                 *is_body_read = true;
                 return Ok(bytes);
             };
-            let Ok(data) = frame.map_err(BodyError::Http)?.into_data() else { continue };
+            let Ok(data) = frame.map_err(|error| BodyError::Http(error.into()))?.into_data() else { continue };
             let room = limits.body - bytes.len();
             if data.len() > room {
                 bytes.extend_from_slice(&data[..room]);
@@ -151,6 +212,9 @@ impl HttpRequest {
                 bytes = data.into();
             } else {
                 bytes.extend_from_slice(&data);
+            }
+            if is_too_large(&bytes) {
+                return Err(BodyError::TooLarge(bytes));
             }
         }
     }

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
+#[cfg(feature = "grpc")]
+use hyper::header::HeaderMap;
 use hyper::header::{self, HeaderName, HeaderValue};
 
 use crate::transport::pipe::Stream;
@@ -28,12 +30,21 @@ pub struct HttpResponse {
     body: Vec<u8>,
     /// Sent instead of `body`.
     stream: Option<Box<dyn BodyStream>>,
+    /// Sent after the body, over HTTP/2 only.
+    #[cfg(feature = "grpc")]
+    trailers: Option<Box<HeaderMap>>,
 }
 
 /// A body of unknown length, which is sent as it becomes available.
 pub trait BodyStream: Debug + Send + 'static {
     /// Returns the next part, which is not empty, or `None` at the end.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Vec<u8>>>;
+
+    /// Returns the trailers after the last part, which are sent over HTTP/2 only.
+    #[cfg(feature = "grpc")]
+    fn trailers(&mut self) -> Option<HeaderMap> {
+        None
+    }
 }
 
 /// A body as hyper takes it.
@@ -70,6 +81,15 @@ impl Body for ResponseBody {
     }
 }
 
+/// What follows the head of a response over HTTP/2.
+#[cfg(feature = "grpc")]
+pub(in crate::transport) struct Http2Content {
+    pub(in crate::transport) body: Vec<u8>,
+    /// Sent instead of `body`.
+    pub(in crate::transport) stream: Option<Box<dyn BodyStream>>,
+    pub(in crate::transport) trailers: Option<Box<HeaderMap>>,
+}
+
 impl HttpResponse {
     /// Creates a 200 response of the given type.
     pub fn new(content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
@@ -99,7 +119,16 @@ impl HttpResponse {
     }
 
     fn with_body(status: StatusCode, content_type: Option<&'static HeaderValue>, body: Vec<u8>) -> Self {
-        Self { status, is_last: false, content_type, headers: Vec::new(), body, stream: None }
+        Self {
+            status,
+            is_last: false,
+            content_type,
+            headers: Vec::new(),
+            body,
+            stream: None,
+            #[cfg(feature = "grpc")]
+            trailers: None,
+        }
     }
 
     /// Sets the status. An invalid one is ignored.
@@ -123,6 +152,14 @@ impl HttpResponse {
         self.headers.push((name, value));
     }
 
+    /// Sets the trailers, which are sent over HTTP/2 only.
+    #[cfg(feature = "grpc")]
+    #[must_use]
+    pub fn with_trailers(mut self, trailers: HeaderMap) -> Self {
+        self.trailers = Some(Box::new(trailers));
+        self
+    }
+
     /// Ends the connection after this response, since the peer violated a rule or may still be sending.
     #[must_use]
     pub fn and_close(mut self) -> Self {
@@ -143,6 +180,27 @@ impl HttpResponse {
     /// Returns `true` if the connection ends after this response.
     pub(super) fn is_last(&self) -> bool {
         self.is_last
+    }
+
+    /// Returns the head and the parts of the body for HTTP/2, which has no header that ends the connection.
+    #[cfg(feature = "grpc")]
+    pub(in crate::transport) fn into_http2(mut self) -> (hyper::Response<()>, Http2Content) {
+        self.is_last = false;
+        let content = Http2Content {
+            body: std::mem::take(&mut self.body),
+            stream: self.stream.take(),
+            trailers: self.trailers.take(),
+        };
+        if content.body.is_empty() {
+            self.content_type = None;
+        } else if content.trailers.is_none() {
+            self.set_header(header::CONTENT_LENGTH, content.body.len().into());
+            // `into_hyper` omits it for an empty body.
+            if let Some(content_type) = self.content_type.take() {
+                self.set_header(header::CONTENT_TYPE, content_type.clone());
+            }
+        }
+        (self.into_hyper().map(drop), content)
     }
 
     /// Converts to hyper's type.

@@ -11,4 +11,8 @@ pub trait HttpService: Sync {
     ///
     /// If a part of the body is left unread, the connection ends after the response.
     fn respond(&self, request: &mut HttpRequest) -> impl Future<Output = HttpResponse> + Send;
+
+    /// Notes a response over HTTP/2 that was given up, since the peer did not read it.
+    #[cfg(feature = "grpc")]
+    fn record_stalled(&self) {}
 }

@@ -1,5 +1,6 @@
 //! Byte streams such as TCP: the pipe over one, and the wrappers around it.
 
+mod alarm;
 mod keepalive;
 mod lingering_close;
 mod read_buffer;
@@ -9,6 +10,7 @@ mod stall_timeout;
 mod stream_pipe;
 mod write_buffer;
 
+pub(crate) use alarm::Alarm;
 pub(super) use keepalive::is_keepalive_timeout;
 pub use keepalive::set_keepalive;
 pub(in crate::transport) use keepalive::{Heartbeat, PeerIdle, keepalive_error};

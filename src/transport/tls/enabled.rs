@@ -19,8 +19,12 @@ use crate::encoding;
 use crate::transport::pipe::Stream;
 use crate::transport::stream::close_stream;
 
-/// The only application protocol offered. HTTP clients negotiate it; clients of the other dialects negotiate none.
-const ALPN: &[u8] = b"http/1.1";
+/// The application protocols offered. HTTP clients negotiate one; clients of the other dialects negotiate none.
+const ALPN: &[&[u8]] = &[
+    #[cfg(feature = "grpc")]
+    b"h2",
+    b"http/1.1",
+];
 
 /// The server side of TLS.
 #[derive(Clone)]
@@ -54,7 +58,7 @@ impl Acceptor {
         let mut config = builder.with_single_cert(chain, key_der).map_err(|error| {
             TlsError(format!("{} with {}: {error}", certificate.display(), key.display()))
         })?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
 

@@ -1,0 +1,192 @@
+//! The stream as h2 takes it, and what the peer is in the middle of sending.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use tokio::io::ReadBuf;
+
+/// Length of what a client sends before its first frame, in bytes (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
+/// Length of the head of a frame, in bytes (section 4.1).
+const FRAME_HEAD: usize = 9;
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+/// A stream with tokio's I/O traits, which h2 requires. The traits are all that is used of tokio.
+pub(super) struct TokioStream<T> {
+    inner: T,
+    progress: Progress,
+}
+
+/// What was received, as the loop of the connection sees it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress(Arc<Mutex<Received>>);
+
+/// Follows the frames in the bytes that are received.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: u64,
+    /// Bytes of the preface received.
+    preface: usize,
+    head: [u8; FRAME_HEAD],
+    /// Bytes of the head received.
+    head_len: usize,
+    /// Bytes of the frame's payload still to come.
+    payload: usize,
+    /// A head of a request has begun, whose last CONTINUATION is still to come.
+    in_header_block: bool,
+    /// When the frame or header block that is incomplete began. None within DATA, whose time its body limits.
+    incomplete_since: Option<Instant>,
+}
+
+impl<T> TokioStream<T> {
+    pub(super) fn new(inner: T, progress: &Progress) -> Self {
+        Self { inner, progress: progress.clone() }
+    }
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, Received> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the number of bytes received.
+    pub(super) fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
+    /// Returns when the peer began a frame or the head of a request that is incomplete. Data of a body does not count.
+    pub(super) fn incomplete_since(&self) -> Option<Instant> {
+        self.lock().incomplete_since
+    }
+}
+
+impl Received {
+    fn feed(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        let preface = bytes.len().min(PREFACE - self.preface);
+        self.preface += preface;
+        bytes = &bytes[preface..];
+        let mut has_ended = false;
+        while !bytes.is_empty() {
+            if self.payload == 0 {
+                let count = bytes.len().min(FRAME_HEAD - self.head_len);
+                self.head[self.head_len..self.head_len + count].copy_from_slice(&bytes[..count]);
+                self.head_len += count;
+                bytes = &bytes[count..];
+                if self.head_len < FRAME_HEAD {
+                    break;
+                }
+                let [a, b, c, kind, flags, ..] = self.head;
+                self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
+                match kind {
+                    HEADERS | CONTINUATION => self.in_header_block = flags & END_HEADERS == 0,
+                    _ => {}
+                }
+            }
+            let count = bytes.len().min(self.payload);
+            self.payload -= count;
+            bytes = &bytes[count..];
+            if self.payload == 0 {
+                self.head_len = 0;
+                has_ended |= !self.in_header_block;
+            }
+        }
+        let in_data = self.head_len == FRAME_HEAD && self.head[3] == DATA;
+        let is_incomplete = (self.head_len > 0 && !in_data) || self.in_header_block;
+        if !is_incomplete {
+            self.incomplete_since = None;
+        } else if has_ended || self.incomplete_since.is_none() {
+            self.incomplete_since = Some(Instant::now());
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> tokio::io::AsyncRead for TokioStream<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { inner, progress } = self.get_mut();
+        let count = ready!(Pin::new(inner).poll_read(cx, into.initialize_unfilled()))?;
+        let start = into.filled().len();
+        into.advance(count);
+        progress.lock().feed(&into.filled()[start..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> tokio::io::AsyncWrite for TokioStream<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_close(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(length: u8, kind: u8, flags: u8) -> Vec<u8> {
+        let mut frame = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
+        frame.resize(FRAME_HEAD + usize::from(length), 0);
+        frame
+    }
+
+    #[test]
+    fn heads_are_incomplete_until_their_last_frame() {
+        let (ping, data) = (frame(8, 6, 0), frame(9, DATA, 0));
+        let head = [frame(5, HEADERS, 0), frame(5, CONTINUATION, 0)].concat();
+        let end = frame(5, CONTINUATION, END_HEADERS);
+        let whole = [frame(5, HEADERS, END_HEADERS), ping.clone(), data.clone()].concat();
+        for (bytes, is_incomplete) in [
+            (whole.clone(), false),
+            (ping[..3].to_vec(), true),
+            (ping[..FRAME_HEAD + 2].to_vec(), true),
+            (data[..FRAME_HEAD + 2].to_vec(), false),
+            (head.clone(), true),
+            ([&head[..], &end[..3]].concat(), true),
+            ([head, end, whole].concat(), false),
+        ] {
+            for step in 1..=bytes.len() {
+                let mut received = Received { preface: PREFACE, ..Received::default() };
+                bytes.chunks(step).for_each(|bytes| received.feed(bytes));
+                assert_eq!(received.incomplete_since.is_some(), is_incomplete, "{bytes:?} by {step}");
+                assert_eq!(received.bytes, bytes.len() as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn time_counts_from_the_beginning_of_a_head() {
+        let mut received = Received::default();
+        received.feed(&[b'x'; PREFACE]);
+        assert_eq!(received.incomplete_since, None);
+        received.feed(&frame(5, HEADERS, 0));
+        let began = received.incomplete_since;
+        received.feed(&frame(5, CONTINUATION, 0));
+        assert!(began.is_some() && received.incomplete_since == began);
+    }
+}
