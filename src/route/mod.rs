@@ -44,9 +44,9 @@ pub(crate) use shutdown::{Shutdown, ShutdownSignal};
 pub use subscription::{Subscription, TopicEvent};
 pub(crate) use table::{Builtin, BuiltinCall, Table};
 pub use topics::Topics;
-pub(crate) use topics::{Follow, Subscribe, TopicHub, Upstream, Way, covers};
 #[cfg(feature = "grpc")]
 pub(crate) use topics::{EXPIRED, Subscribed};
+pub(crate) use topics::{Follow, Subscribe, TopicHub, Upstream, Way, covers};
 
 use smol::future::Boxed;
 

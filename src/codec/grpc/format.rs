@@ -109,9 +109,12 @@ mod tests {
         assert_eq!(text(" "), Ok(None));
         assert_eq!(text(" [1, 2] "), Ok(Some("[1, 2]".to_owned())));
         assert_eq!(text("{}"), Ok(Some("{}".to_owned())));
-        for (wrong, expected) in
-            [("7", code::INVALID_PARAMS), ("[1", code::PARSE), ("[] []", code::PARSE), ("[[[[]]]]", code::PARSE)]
-        {
+        for (wrong, expected) in [
+            ("7", code::INVALID_PARAMS),
+            ("[1", code::PARSE),
+            ("[] []", code::PARSE),
+            ("[[[[]]]]", code::PARSE),
+        ] {
             assert_eq!(text(wrong).unwrap_err().code, expected, "{wrong}");
         }
     }

@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn messages_fit_in_a_header() {
-        for (text, expected) in [("", ""), ("plain ~", "plain ~"), ("100%", "100%25"), ("\u{e4}\n", "%C3%A4%0A")] {
+        for (text, expected) in
+            [("", ""), ("plain ~", "plain ~"), ("100%", "100%25"), ("\u{e4}\n", "%C3%A4%0A")]
+        {
             assert_eq!(percent_encode(text), expected);
         }
     }

@@ -4,9 +4,9 @@
 pub(in crate::transport) use hyper::body::Incoming as RequestBody;
 
 #[cfg(feature = "grpc")]
-pub(in crate::transport) use either::{BodySource, RequestBody};
-#[cfg(feature = "grpc")]
 pub use either::IncomingData;
+#[cfg(feature = "grpc")]
+pub(in crate::transport) use either::{BodySource, RequestBody};
 
 #[cfg(feature = "grpc")]
 mod either {

@@ -2,7 +2,6 @@
 
 #[cfg(feature = "grpc")]
 use std::any::Any;
-use std::error::Error;
 #[cfg(feature = "grpc")]
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -42,7 +41,7 @@ pub enum BodyError {
     /// It has a content coding, such as gzip.
     Encoded,
     /// The stream failed, or the body is not valid HTTP.
-    Http(Box<dyn Error + Send + Sync>),
+    Http(String),
 }
 
 /// A request whose head was received.
@@ -198,7 +197,9 @@ impl HttpRequest {
                 *is_body_read = true;
                 return Ok(bytes);
             };
-            let Ok(data) = frame.map_err(|error| BodyError::Http(error.into()))?.into_data() else { continue };
+            let Ok(data) = frame.map_err(|error| BodyError::Http(error.to_string()))?.into_data() else {
+                continue;
+            };
             let room = limits.body - bytes.len();
             if data.len() > room {
                 bytes.extend_from_slice(&data[..room]);

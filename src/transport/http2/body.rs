@@ -27,7 +27,10 @@ impl Http2Body {
 }
 
 impl BodySource for Http2Body {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn Error + Send + Sync>>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Box<dyn Error + Send + Sync>>>> {
         if !self.stream.is_end_stream() {
             self.is_held_back = !self.load.may_read(self.number, self.max, cx);
             if self.is_held_back {

@@ -34,7 +34,9 @@ impl From<h2::Error> for Http2Error {
 impl fmt::Display for Http2Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flood => f.write_str("the peer floods the connection with requests that it cancels, or with empty frames"),
+            Self::Flood => f.write_str(
+                "the peer floods the connection with requests that it cancels, or with empty frames",
+            ),
             Self::SlowHead => f.write_str("a request head was not received in time (limits.head_timeout)"),
             Self::Protocol(error) => error.fmt(f),
             Self::Stream(error) => error.fmt(f),

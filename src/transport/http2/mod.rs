@@ -146,13 +146,13 @@ pub async fn serve(
                 connection.poll_accept(cx)
             };
             match accepted {
+                Poll::Ready(Some(Err(_)) | None) if is_ending => {
+                    return Poll::Ready(Err(Http2Error::Stream(stalled_error())));
+                }
                 Poll::Ready(Some(request)) => {
                     let (request, sender) = request?;
                     running.push(respond(service, request, sender, &load, limits));
                     has_advanced = true;
-                }
-                Poll::Ready(None) if load.stalled() > MAX_STALLED => {
-                    return Poll::Ready(Err(Http2Error::Stream(stalled_error())));
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => {}
@@ -210,11 +210,7 @@ enum Watched {
 }
 
 impl<'a> Watch<'a> {
-    fn new<T>(
-        connection: &mut Connection<T, Bytes>,
-        progress: &'a Progress,
-        limits: &Http2Limits,
-    ) -> Self
+    fn new<T>(connection: &mut Connection<T, Bytes>, progress: &'a Progress, limits: &Http2Limits) -> Self
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {

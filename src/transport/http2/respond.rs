@@ -16,9 +16,7 @@ use smol::Timer;
 use super::Http2Limits;
 use super::body::Http2Body;
 use super::load::Load;
-use crate::transport::http::{
-    BodySource, Http2Content, HttpRequest, HttpResponse, HttpService, RequestBody,
-};
+use crate::transport::http::{BodySource, Http2Content, HttpRequest, HttpResponse, HttpService, RequestBody};
 
 /// Answers one request, unless its peer cancels it.
 pub(super) async fn respond(
@@ -137,7 +135,11 @@ impl Frames<'_> {
     }
 
     /// Waits for room. A peer that gives none within the timeout is stalled.
-    fn poll_room(&mut self, cx: &mut Context<'_>, timer: &mut Option<Timer>) -> Poll<Result<usize, SendError>> {
+    fn poll_room(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Option<Timer>,
+    ) -> Poll<Result<usize, SendError>> {
         if self.stream.capacity() == 0 {
             match self.stream.poll_capacity(cx) {
                 Poll::Ready(Some(room)) => return Poll::Ready(Ok(room?)),

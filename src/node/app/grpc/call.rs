@@ -13,7 +13,11 @@ use crate::session::Session;
 use crate::transport::http::{HttpRequest, HttpResponse};
 
 impl App<'_> {
-    pub(super) async fn grpc_call(&self, request: &mut HttpRequest, head: Head) -> Result<HttpResponse, Status> {
+    pub(super) async fn grpc_call(
+        &self,
+        request: &mut HttpRequest,
+        head: Head,
+    ) -> Result<HttpResponse, Status> {
         let message = self.grpc_message(request, &head).await?;
         let limits = &self.node.limits;
         let CallRequest { function, params } = CallRequest::read(&message)?;

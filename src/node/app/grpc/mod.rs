@@ -72,7 +72,8 @@ impl App<'_> {
             self.accept_token(&mut grants, token)
                 .map_err(|fault| Status::of(&fault).with_code(Status::UNAUTHENTICATED))?;
         }
-        let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
+        let text =
+            |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
         let coding = text("grpc-encoding");
         if coding.is_some_and(|coding| coding != "identity") {
             let message = "compression is not supported: send messages with grpc-encoding identity";
@@ -96,7 +97,10 @@ impl App<'_> {
         let hops = match text("chanrpc-hops") {
             None => 0,
             Some(hops) => hops.parse().map_err(|_| {
-                Status::new(Status::INVALID_ARGUMENT, "chanrpc-hops is the number of nodes that forwarded the call")
+                Status::new(
+                    Status::INVALID_ARGUMENT,
+                    "chanrpc-hops is the number of nodes that forwarded the call",
+                )
             })?,
         };
         Ok(Head { grants, deadline, hops })
@@ -105,7 +109,10 @@ impl App<'_> {
     /// Calls a method.
     async fn grpc_method(&self, request: &mut HttpRequest, head: Head) -> Result<HttpResponse, Status> {
         if self.context.is_websocket_only() {
-            return Err(Status::new(Status::UNIMPLEMENTED, "this listener speaks Leaf messages over WebSocket"));
+            return Err(Status::new(
+                Status::UNIMPLEMENTED,
+                "this listener speaks Leaf messages over WebSocket",
+            ));
         }
         let path = request.uri().path().to_owned();
         let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((&path, ""));
@@ -123,9 +130,10 @@ impl App<'_> {
                 let message = self.grpc_message(request, &head).await?;
                 self.health_watch(&message)
             }
-            ("grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo") => {
-                self.reflection(request, &head)
-            }
+            (
+                "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection",
+                "ServerReflectionInfo",
+            ) => self.reflection(request, &head),
             _ => {
                 let kind = if own::has_service(service) { "method" } else { "service" };
                 let name: String = path.chars().take(200).collect();
@@ -153,7 +161,9 @@ impl App<'_> {
                 self.has_served_request.store(true, std::sync::atomic::Ordering::Relaxed);
                 Ok(body)
             }
-            Err(None) => Err(Status::of_code(code::DEADLINE, "the call's deadline passed before its message")),
+            Err(None) => {
+                Err(Status::of_code(code::DEADLINE, "the call's deadline passed before its message"))
+            }
             Err(Some(BodyError::TooLarge(body))) => {
                 self.node.metrics().too_large.inc();
                 self.grants.log_rejection(&code::REQUEST_TOO_LARGE);
@@ -167,7 +177,9 @@ impl App<'_> {
                 let message = "the message was not received in time (limits.stall_timeout)";
                 Err(Status::of_code(code::DEADLINE, message))
             }
-            Err(Some(error)) => Err(Status::new(Status::INTERNAL, format!("cannot read the message: {error:?}"))),
+            Err(Some(error)) => {
+                Err(Status::new(Status::INTERNAL, format!("cannot read the message: {error:?}")))
+            }
         }
     }
 

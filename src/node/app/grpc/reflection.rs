@@ -71,7 +71,9 @@ impl Messages for Reflection {
                     // What is kept of it is bounded here.
                     self.data.release();
                 }
-                Some(Err(error)) => return Poll::Ready(Err(Status::new(Status::CANCELLED, error.to_string()))),
+                Some(Err(error)) => {
+                    return Poll::Ready(Err(Status::new(Status::CANCELLED, error.to_string())));
+                }
                 None if self.input.is_empty() => return Poll::Ready(Ok(None)),
                 None => {
                     let message = "the message is cut off";

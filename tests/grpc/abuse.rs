@@ -1,0 +1,170 @@
+//! Hostile peers, each beside a witness whose calls are answered, and honest ones that look like them.
+
+use std::time::Duration;
+
+use crate::peer::{
+    ACK, CALL, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, Peer, RST_STREAM, Raw, SETTINGS,
+    block, call_block, call_request, frame, prefixed,
+};
+use crate::support::eventually;
+use crate::{address, metric, node};
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// Sends pieces until the node has ended the connection. Returns the reason.
+fn flood(node: &chanrpc::node::RunningNode, mut piece: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
+    let mut witness = smol::block_on(Peer::connect(address(node)));
+    let mut raw = Raw::connect(address(node));
+    for number in 0..20_000 {
+        if raw.send(&piece(number)).is_err() {
+            break;
+        }
+        if number % 500 == 0 {
+            let reply = smol::block_on(witness.function("rpc.echo", "[1]"));
+            assert_eq!(reply.result(), "[1]");
+        }
+    }
+    raw.end()
+}
+
+/// Returns the frames of a call of `rpc.echo`.
+fn call(stream: u32) -> Vec<u8> {
+    let message = prefixed(&call_request("rpc.echo", "[1]"));
+    [frame(HEADERS, END_HEADERS, stream, &call_block()), frame(DATA, END_STREAM, stream, &message)].concat()
+}
+
+#[test]
+fn floods_end_their_connection_only() {
+    let node = node("");
+    let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+    let mut floods = 0;
+    for reason in [
+        // An empty DATA frame, and one of a byte, of a request that is never complete.
+        flood(&node, |number| match number {
+            0 => frame(HEADERS, END_HEADERS, 1, &call_block()),
+            _ => frame(DATA, 0, 1, b"").repeat(10),
+        }),
+        // A head without end.
+        flood(&node, |number| match number {
+            0 => frame(HEADERS, 0, 1, &call_block()),
+            _ => frame(CONTINUATION, 0, 1, &block(&[("x", &"y".repeat(100))])),
+        }),
+    ] {
+        assert!(reason.is_none_or(|reason| reason == ENHANCE_YOUR_CALM), "{reason:?}");
+        floods += 1;
+    }
+    assert_eq!(floods, 2);
+    // Cancelled requests cost the peer as much as the node, which takes no more than it runs; PING and SETTINGS are
+    // acknowledged.
+    for piece in [
+        &(|number: u32| [call(2 * number + 1), reset(2 * number + 1)].concat()) as &dyn Fn(u32) -> Vec<u8>,
+        &|number: u32| {
+            [frame(HEADERS, END_HEADERS, 2 * number + 1, &call_block()), reset(2 * number + 1)].concat()
+        },
+        &|_| frame(PING, 0, 0, &[0; 8]),
+        &|_| frame(SETTINGS, 0, 0, &[]),
+    ] {
+        let mut witness = smol::block_on(Peer::connect(address(&node)));
+        let mut raw = Raw::connect(address(&node));
+        let mut reader = Raw(raw.0.try_clone().unwrap());
+        let reader = std::thread::spawn(move || reader.end());
+        for number in 0..5_000 {
+            if raw.send(&piece(number)).is_err() {
+                break;
+            }
+            if number % 500 == 0 {
+                assert_eq!(smol::block_on(witness.function("rpc.echo", "[1]")).result(), "[1]");
+            }
+        }
+        let _ = raw.0.shutdown(std::net::Shutdown::Both);
+        reader.join().unwrap();
+    }
+    eventually("the connections end", || metric(&node, "chanrpc_connections") == 1);
+    assert!(metric(&node, "chanrpc_http2_floods_total") >= 1);
+}
+
+#[test]
+fn honest_cancellations_and_bursts_are_served() {
+    let node = node("");
+    smol::block_on(async {
+        // All calls that a peer may begin before it knows the limit, at once, and all cancelled at once.
+        let mut peer = Peer::connect(address(&node)).await;
+        for _ in 0..3 {
+            let mut calls = Vec::new();
+            for _ in 0..100 {
+                calls.push(peer.call(CALL, &[], &call_request("rpc.echo", "[1]")).await);
+            }
+            for (_, stream) in &mut calls {
+                stream.send_reset(h2::Reason::CANCEL);
+            }
+            assert_eq!(peer.function("rpc.echo", "[2]").await.result(), "[2]");
+        }
+    });
+    let mut raw = Raw::connect(address(&node));
+    let calls: Vec<u8> = (0..100).flat_map(|number| call(2 * number + 1)).collect();
+    raw.send(&calls).unwrap();
+    let mut answered = 0;
+    while answered < 100 {
+        let (kind, flags, ..) = raw.frame().expect("a reply");
+        answered += u32::from(kind == HEADERS && flags & END_STREAM != 0);
+    }
+    assert_eq!(metric(&node, "chanrpc_http2_floods_total"), 0);
+}
+
+#[test]
+fn incomplete_heads_end_in_time() {
+    let node = node("[limits]\nhead_timeout = '200ms'\n");
+    let preface = {
+        let mut raw = Raw(std::net::TcpStream::connect(address(&node)).unwrap());
+        raw.send(b"PRI * HTTP/2.0\r\n").unwrap();
+        raw
+    };
+    let mut head = Raw::connect(address(&node));
+    head.send(&frame(HEADERS, 0, 1, &call_block())).unwrap();
+    let mut part = Raw::connect(address(&node));
+    part.send(&frame(PING, 0, 0, &[0; 8])[..12]).unwrap();
+    for mut raw in [preface, head, part] {
+        raw.end();
+        assert!(raw.frame().is_none());
+    }
+    eventually("they are counted", || metric(&node, "chanrpc_slow_heads_total") == 3);
+    // A connection without a request is no slow head.
+    let mut idle = Raw::connect(address(&node));
+    smol::block_on(async { smol::Timer::after(Duration::from_millis(400)).await });
+    idle.send(&call(1)).unwrap();
+    assert!(idle.await_frame(DATA).is_some());
+}
+
+#[test]
+fn peers_that_do_not_read_are_cut_off() {
+    let node = node("[limits]\nstall_timeout = '200ms'\n");
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0: headers pass, data does not. TCP itself does not stall.
+    let mut raw = Raw::with_settings(address(&node), &[0, 4, 0, 0, 0, 0]);
+    raw.send(&call(1)).unwrap();
+    let (.., stream, _) = raw.await_frame(RST_STREAM).unwrap();
+    assert_eq!(stream, 1);
+    assert_eq!(metric(&node, "chanrpc_slow_readers_total"), 1);
+    raw.send(&[call(3), call(5)].concat()).unwrap();
+    assert_eq!(raw.end(), Some(ENHANCE_YOUR_CALM));
+    eventually("they are counted", || metric(&node, "chanrpc_slow_readers_total") >= 3);
+    // A message that does not come ends its call only.
+    let mut raw = Raw::connect(address(&node));
+    raw.send(&frame(HEADERS, END_HEADERS, 1, &call_block())).unwrap();
+    raw.send(&call(3)).unwrap();
+    assert!(raw.await_frame(DATA).is_some());
+    while raw.frame().expect("a status").2 != 1 {}
+    assert_eq!(metric(&node, "chanrpc_slow_messages_total"), 1);
+}
+
+#[test]
+fn silent_peers_are_pinged_and_idle_ones_asked_to_leave() {
+    let node = node("[limits]\nkeepalive = '200ms'\n");
+    let mut silent = Raw::connect(address(&node));
+    let (_, flags, ..) = silent.await_frame(PING).unwrap();
+    assert_eq!(flags & ACK, 0);
+    silent.end();
+    assert_eq!(metric(&node, "chanrpc_connections_vanished_total"), 1);
+    // This one answers pings.
+    let peer = smol::block_on(Peer::connect(address(&node)));
+    smol::block_on(peer.driver).unwrap();
+}
