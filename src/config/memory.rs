@@ -7,6 +7,9 @@ const KIB: u64 = 1024;
 const BASE: u64 = 8 * KIB * KIB;
 /// Bytes read from a stream at once: a buffer for each thread and, after a message, for each connection.
 const READ: u64 = 64 * KIB;
+/// What a peer over HTTP/2 may send of each request before it is read, and the requests that it may always have open.
+#[cfg(feature = "grpc")]
+const HTTP2_WINDOW: (u64, u64) = (64 * KIB, 100);
 /// Tasks, timers and tables of a connection.
 const CONNECTION: u64 = 16 * KIB;
 /// The end of a program's standard error, and its two pipes.
@@ -105,6 +108,9 @@ fn connection(limits: &Limits) -> u64 {
     let output = GROWTH * (output + 2 * message);
     let events = EVENT_FORMS * u64_from(limits.output) + GROWTH * EVENT * u64_from(limits.events);
     let subscriptions = SUBSCRIPTION * u64_from(limits.subscriptions);
+    // Over HTTP/2 the bodies of all requests together are read within three messages, which the above includes.
+    #[cfg(feature = "grpc")]
+    let input = input + HTTP2_WINDOW.0 * in_flight.max(HTTP2_WINDOW.1);
     CONNECTION + input + requests + replies.saturating_add(output) + events + subscriptions
 }
 

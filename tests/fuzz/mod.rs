@@ -32,6 +32,7 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "detect", run: detect::detect },
     Target { name: "headers", run: framing::headers },
     Target { name: "http", run: node::http },
+    Target { name: "http2", run: node::http2 },
     Target { name: "jsonrpc", run: json::jsonrpc },
     Target { name: "leaf", run: framing::leaf },
     Target { name: "lines", run: framing::lines },

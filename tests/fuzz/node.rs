@@ -32,6 +32,35 @@ pub(super) fn http(input: &[u8]) {
     }
 }
 
+/// Checks that frames of HTTP/2, generated from the input or taken verbatim, are answered by frames. A build without
+/// HTTP/2 refuses it.
+pub(super) fn http2(input: &[u8]) {
+    let mut source = Source::new(input);
+    let step = 1 + source.below(64);
+    let raw = source.below(2) == 0;
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    if raw {
+        bytes.extend_from_slice(source.rest());
+    }
+    while !source.is_empty() {
+        let (kind, flags, stream, length) = (source.byte(), source.byte(), source.byte(), source.byte());
+        let payload = source.take(length.into());
+        bytes.extend_from_slice(&[0, 0, payload.len() as u8, kind % 11, flags, 0, 0, 0, stream]);
+        bytes.extend_from_slice(payload);
+    }
+    let answer = converse(&bytes, step, true);
+    if answer.starts_with(b"HTTP/1.1 400") {
+        return;
+    }
+    let mut rest = &answer[..];
+    while let Some((&[_, _, _, kind, ..], after)) = rest.split_first_chunk::<9>() {
+        assert!(kind <= 9, "a frame of kind {kind}");
+        let length = u32::from_be_bytes([0, rest[0], rest[1], rest[2]]) as usize;
+        // The last one may be cut off.
+        rest = after.get(length..).unwrap_or_default();
+    }
+}
+
 /// Frames of an accepted peer, generated from the input or taken verbatim.
 pub(super) fn websocket(input: &[u8]) {
     let mut source = Source::new(input);

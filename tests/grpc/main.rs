@@ -3,11 +3,14 @@
 
 mod abuse;
 mod calls;
+mod frames;
 mod peer;
 mod site;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../fuzz/mod.rs"]
+mod targets;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

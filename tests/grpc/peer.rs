@@ -46,6 +46,7 @@ impl tokio::io::AsyncWrite for Io {
 /// A connection by h2.
 pub(crate) struct Peer {
     pub(crate) sender: SendRequest<Bytes>,
+    pub(crate) pings: h2::PingPong,
     /// Ends with the connection.
     pub(crate) driver: smol::Task<Result<(), h2::Error>>,
 }
@@ -66,8 +67,20 @@ impl Peer {
 
     pub(crate) async fn with(address: SocketAddr, builder: &mut h2::client::Builder) -> Self {
         let stream = smol::net::TcpStream::connect(address).await.unwrap();
-        let (sender, connection) = builder.handshake(Io(stream)).await.unwrap();
-        Self { sender, driver: smol::spawn(connection) }
+        let (sender, mut connection) = builder.handshake(Io(stream)).await.unwrap();
+        let pings = connection.ping_pong().unwrap();
+        Self { sender, pings, driver: smol::spawn(connection) }
+    }
+
+    /// Waits until the node has received everything that was sent.
+    pub(crate) async fn await_received(&mut self) {
+        self.pings.ping(h2::Ping::opaque()).await.unwrap();
+    }
+
+    /// Waits for the end of the connection, which has no error. The node may close the socket first.
+    pub(crate) async fn end(self) {
+        let ended = self.driver.await;
+        assert!(ended.as_ref().is_err_and(h2::Error::is_io) || ended.is_ok(), "{ended:?}");
     }
 
     /// Begins a request.
@@ -91,7 +104,7 @@ impl Peer {
     pub(crate) async fn request(&mut self, method: &str, path: &str, body: &str) -> (u16, HeaderMap, String) {
         let (response, mut stream) = self.begin(method, path, &[], body.is_empty()).await;
         if !body.is_empty() {
-            stream.send_data(body.to_owned().into(), true).unwrap();
+            let _ = stream.send_data(body.to_owned().into(), true);
         }
         let (head, body) = response.await.unwrap().into_parts();
         let (bytes, _) = body_of(body).await;
@@ -107,7 +120,8 @@ impl Peer {
     ) -> (ResponseFuture, SendStream<Bytes>) {
         let headers = [&[("content-type", "application/grpc"), ("te", "trailers")], headers].concat();
         let (response, mut stream) = self.begin("POST", path, &headers, false).await;
-        stream.send_data(prefixed(message).into(), true).unwrap();
+        // Fails if the node has answered already.
+        let _ = stream.send_data(prefixed(message).into(), true);
         (response, stream)
     }
 

@@ -31,7 +31,7 @@ fn the_whole_site_is_served() {
         assert_eq!(response.await.unwrap().status(), 404);
         for headers in [[("origin", "http://evil.example")], [("content-type", "application/grpc-web")]] {
             let (response, mut stream) = peer.begin("POST", "/chanrpc.v1.Node/Call", &headers, false).await;
-            stream.send_data((&b"\0\0\0\0\0"[..]).into(), true).unwrap();
+            let _ = stream.send_data((&b"\0\0\0\0\0"[..]).into(), true);
             assert!(matches!(response.await.unwrap().status().as_u16(), 403 | 404));
         }
     });
@@ -51,6 +51,6 @@ fn events_are_a_stream_among_other_requests() {
         assert_eq!(peer.request("GET", "/healthz", "").await.0, 200);
         let ((), rest) = smol::future::zip(node.stop(), body_of(body)).await;
         assert!(String::from_utf8(rest.0).unwrap().contains("event: ended"));
-        peer.driver.await.unwrap();
+        peer.end().await;
     });
 }

@@ -59,7 +59,7 @@ fn topics_are_watched_until_the_node_stops() {
             assert_eq!(body.trailers().await.unwrap().unwrap()["grpc-status"], "14");
         }
         // The GOAWAY has no error.
-        peer.driver.await.unwrap();
+        peer.end().await;
     });
 }
 
@@ -78,7 +78,7 @@ fn calls_are_answered_while_the_node_stops() {
         // The stop is polled first.
         let ((), answer) = smol::future::zip(node.stop(), answer).await;
         assert_eq!(answer.result(), "7");
-        peer.driver.await.unwrap();
+        peer.end().await;
     });
 }
 

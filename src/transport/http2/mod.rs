@@ -22,11 +22,11 @@ use smol::future::FutureExt;
 
 use super::http::{HttpService, RequestLimits};
 use super::pipe::Stream;
-use super::stream::{Alarm, Heartbeat, PeerIdle, keepalive_error};
+use super::stream::{Alarm, Heartbeat, PeerIdle, keepalive_error, stall_error};
 pub use error::Http2Error;
 use io::{Progress, TokioStream};
 use load::Load;
-use respond::{respond, stalled_error};
+use respond::respond;
 
 /// The window of each request, in bytes: the data that its peer may send before this node reads it.
 pub const STREAM_WINDOW: u32 = 65_535;
@@ -147,7 +147,7 @@ pub async fn serve(
             };
             match accepted {
                 Poll::Ready(Some(Err(_)) | None) if is_ending => {
-                    return Poll::Ready(Err(Http2Error::Stream(stalled_error())));
+                    return Poll::Ready(Err(Http2Error::Stream(stall_error())));
                 }
                 Poll::Ready(Some(request)) => {
                     let (request, sender) = request?;

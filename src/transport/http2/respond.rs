@@ -1,8 +1,6 @@
 //! One request over HTTP/2: its answer, and the frames of its response.
 
-use std::fmt;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -156,21 +154,4 @@ impl Frames<'_> {
         }
         Poll::Ready(Ok(self.stream.capacity()))
     }
-}
-
-/// Why a connection ended on which responses were given up.
-#[derive(Debug)]
-struct Stalled;
-
-impl fmt::Display for Stalled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the peer gives no room for the responses to its requests (limits.stall_timeout)")
-    }
-}
-
-impl std::error::Error for Stalled {}
-
-/// Returns the error of a connection on which responses were given up.
-pub(super) fn stalled_error() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, Stalled)
 }

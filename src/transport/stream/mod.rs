@@ -21,5 +21,7 @@ pub(super) use read_gate::ReadGate;
 pub use rewind::Rewind;
 pub use stall_timeout::StallTimeout;
 pub(super) use stall_timeout::is_stall_timeout;
+#[cfg(feature = "grpc")]
+pub(super) use stall_timeout::stall_error;
 pub use stream_pipe::StreamPipe;
 pub(super) use write_buffer::WriteBuffer;

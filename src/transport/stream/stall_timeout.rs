@@ -46,7 +46,7 @@ impl<T> StallTimeout<T> {
         ready!(Pin::new(timer).poll(cx));
         // The write is no longer blocked: it has failed.
         self.timer = None;
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, Stalled)))
+        Poll::Ready(Err(stall_error()))
     }
 }
 
@@ -60,6 +60,11 @@ impl fmt::Display for Stalled {
 }
 
 impl std::error::Error for Stalled {}
+
+/// Returns the error of a peer that does not read.
+pub(in crate::transport) fn stall_error() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, Stalled)
+}
 
 pub(in crate::transport) fn is_stall_timeout(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Stalled>)
