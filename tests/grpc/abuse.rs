@@ -113,6 +113,22 @@ fn honest_cancellations_and_bursts_are_served() {
 }
 
 #[test]
+fn calls_cancelled_before_they_are_taken_are_cancelled() {
+    let node = node("");
+    let mut raw = Raw::connect(address(&node));
+    let message = prefixed(&call_request("hold", ""));
+    let call = [
+        frame(HEADERS, END_HEADERS, 1, &call_block()),
+        frame(DATA, END_STREAM, 1, &message),
+        frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]),
+    ];
+    raw.send(&call.concat()).unwrap();
+    raw.send(&self::call(3)).unwrap();
+    assert!(raw.await_frame(DATA).is_some());
+    eventually("the call is cancelled", || metric(&node, "chanrpc_calls_in_flight") == 0);
+}
+
+#[test]
 fn incomplete_heads_end_in_time() {
     let node = node("[limits]\nhead_timeout = '200ms'\n");
     let preface = {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use chanrpc::config::{Config, Limits};
 
-const DOCUMENTS: [&str; 17] = [
+const DOCUMENTS: [&str; 18] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -16,6 +16,7 @@ const DOCUMENTS: [&str; 17] = [
     "docs/footprint.md",
     "docs/from-grpc.md",
     "docs/from-leaf.md",
+    "docs/grpc.md",
     "docs/offers.md",
     "docs/operations.md",
     "docs/performance.md",

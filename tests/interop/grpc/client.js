@@ -26,8 +26,10 @@ const fails = (code) => (error) => error.code === code;
   await assert.rejects(call("absent"), fails(grpc.status.UNIMPLEMENTED));
   await assert.rejects(call("demo.panic"), fails(grpc.status.INTERNAL));
   await assert.rejects(call("demo.sleep", [5], { deadline: Date.now() + 200 }), fails(grpc.status.DEADLINE_EXCEEDED));
-  const sleeping = node.Call({ function: "demo.sleep", params: "[20]" }, () => {});
-  sleeping.cancel();
+  await new Promise((resolve) => {
+    const sleeping = node.Call({ function: "demo.sleep", params: "[20]" }, resolve);
+    setTimeout(() => sleeping.cancel(), 100);
+  });
   const events = node.Watch({ topic: "news" });
   const received = [];
   await new Promise((resolve, reject) => {
