@@ -25,7 +25,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "access", run: access::access },
     Target { name: "client", run: client::client },
     Target { name: "config", run: config::config },

@@ -29,7 +29,8 @@ use crate::metrics::{Counter, Metrics};
 pub(crate) use forwarded::{Follow, Upstream, Way};
 use forwarded::{Forwarded, Interest};
 pub use handle::Topics;
-use topic::{EXPIRED, Joining, Published, StartAt, SubscriptionId, Topic};
+pub(crate) use topic::EXPIRED;
+use topic::{Joining, Published, StartAt, SubscriptionId, Topic};
 
 /// The topics of a node.
 pub(crate) struct TopicHub {

@@ -122,7 +122,7 @@ impl Published {
 
 const TOO_SLOW: &str = "the subscriber was too slow";
 /// Why a subscription ends with the right to it.
-pub(super) const EXPIRED: &str = "the token has expired";
+pub(crate) const EXPIRED: &str = "the token has expired";
 
 impl Topic {
     /// Creates a topic whose first event has the number after `seq`.

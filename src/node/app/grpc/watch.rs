@@ -15,7 +15,7 @@ use crate::config::{OVERFLOWS, Overflow};
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
 use crate::route::{
-    Action, Grants, Mailbox, Notice, Peer, Posts, ShutdownSignal, Subscribe, Subscribed, Topics,
+    Action, EXPIRED, Grants, Mailbox, Notice, Peer, Posts, ShutdownSignal, Subscribe, Subscribed, TopicHub,
 };
 use crate::transport::http::HttpResponse;
 
@@ -40,8 +40,10 @@ impl App<'_> {
         let invalid = || Fault::invalid_params(format!("when_full is {OVERFLOWS}"));
         let overflow = (!when_full.is_empty()).then(|| Overflow::named(when_full).ok_or_else(invalid));
         let epoch = (!epoch.is_empty()).then_some(epoch);
-        let request = Subscribe { topic, since, epoch, overflow: overflow.transpose()? };
         grants.allow(Action::Subscribe, topic)?;
+        let end = grants.end(Action::Subscribe, topic);
+        let overflow = overflow.transpose()?;
+        let request = Subscribe { topic, since, epoch, overflow, end, ..Subscribe::default() };
         let topics = self.node.registry.topics();
         let mut watch = Watch {
             mailbox: Arc::default(),
@@ -107,8 +109,12 @@ impl Watch {
                 put_integer(out, 3, *next);
             }),
             Notice::Ended { reason, .. } => {
-                let code = if self.is_ending { code::CLOSED } else { code::BUSY };
-                self.end = Some(Status::of_code(code, *reason));
+                let code = match &**reason {
+                    EXPIRED => code::DENIED,
+                    _ if self.is_ending => code::CLOSED,
+                    _ => code::BUSY,
+                };
+                self.end = Some(Status::of_code(code, reason.to_string()));
             }
         }
     }
@@ -118,7 +124,7 @@ impl Messages for Watch {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, Status>> {
         if !self.is_ending && Pin::new(&mut self.stop).poll(cx).is_ready() {
             self.is_ending = true;
-            Topics::end(&self.mailbox, "the node is stopping");
+            TopicHub::end(&self.mailbox, "the node is stopping");
         }
         if self.mailbox.poll(cx, &mut VecDeque::new(), &mut self.posts).is_ready() {
             let now = Instant::now();
