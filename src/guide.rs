@@ -9,6 +9,7 @@
 /// [every dialect]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
 /// [access rules]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
 /// [topics]: https://github.com/chanrpc/chanrpc/blob/main/docs/topics.md
+/// [gRPC]: https://github.com/chanrpc/chanrpc/blob/main/docs/grpc.md
 /// [counter.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/counter.rs
 /// [commands.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/commands.rs
 /// [waterfall.rs]: https://github.com/chanrpc/chanrpc/blob/main/examples/waterfall.rs
@@ -32,6 +33,7 @@ pub mod embedding {}
 pub mod from_leaf {}
 
 /// [protocol.md]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
+/// [grpc.md]: https://github.com/chanrpc/chanrpc/blob/main/docs/grpc.md
 /// [configuration]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#workers
 /// [deferred]: embedding#answering-later
 /// [job]: embedding#jobs-and-futures

@@ -163,7 +163,7 @@ fn callers_have_the_rights_of_their_token() {
         assert_eq!(peer.reply(CALL, &bad, &echo).await.status, 16);
         assert_eq!(peer.reply(CALL, &good, &echo).await.result(), "\"x\"");
         assert_eq!(peer.reply(CALL, &good, &other).await.status, 7);
-        // Whoever may not list functions learns nothing of services; everybody may ask for health.
+        // A caller that may not list functions learns nothing of services; everybody may ask for health.
         let reflection = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
         assert_eq!(peer.reply(reflection, &good, b"\x3a\0").await.status, 7);
         assert_eq!(peer.reply(reflection, &[], b"\x3a\0").await.status, 16);

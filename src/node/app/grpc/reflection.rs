@@ -20,7 +20,7 @@ use crate::transport::http::{HttpRequest, HttpResponse, IncomingData};
 const MAX_QUESTION: usize = 4096;
 
 impl App<'_> {
-    /// Answers the questions of a stream. Whoever may not list functions learns nothing of services.
+    /// Answers the questions of a stream. A caller that may not list functions learns nothing of services.
     pub(super) fn reflection(&self, request: &mut HttpRequest, head: &Head) -> Result<HttpResponse, Status> {
         let allowed = head.grants.check("rpc.list");
         head.grants.log_call("rpc.list", allowed.as_ref().err(), Duration::ZERO);
