@@ -88,12 +88,11 @@ fn candidates(before: Vec<String>, last: &str) -> Vec<String> {
 
 /// Returns the values of a parameter that has few.
 fn choices(functions: &[Function], at: usize) -> Vec<String> {
-    let params = functions.first().and_then(|function| function.params.as_deref()).unwrap_or_default();
-    match params.get(at) {
-        Some(param) if param.type_name == "boolean" => ["true", "false"].map(str::to_owned).to_vec(),
+    match functions.first().and_then(|function| function.params().get(at)) {
+        Some(param) if param.schema.name() == "boolean" => ["true", "false"].map(str::to_owned).to_vec(),
         Some(param) => {
             let plain = |json: &String| serde_json::from_str(json).unwrap_or_else(|_| json.clone());
-            param.choices.iter().map(plain).collect()
+            param.schema.choices().iter().map(plain).collect()
         }
         None => Vec::new(),
     }

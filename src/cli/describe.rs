@@ -4,12 +4,13 @@ use std::fmt::Write;
 
 use super::arguments::{Arguments, Command, Opt};
 use super::connection::{CONNECTION, Connected, Connection};
-use super::functions::{Function, Param, fetch, quoted};
+use super::functions::{Function, Target, example, fetch, quoted};
 use super::params::FUNCTION;
 use super::result::explain;
 use super::suggest::suggest;
 use super::{DEFAULT_ADDRESS, Exit, json, print, print_error};
-use crate::message::RawJson;
+use crate::chan::Kind;
+use crate::message::{Param, RawJson, Schema};
 
 const JSON: Opt = Opt::switch("--json", "print its OpenRPC document");
 
@@ -58,21 +59,23 @@ pub(super) async fn find(connected: &Connected, name: &str) -> Result<Function, 
 
 fn text(function: &Function, address: &str) -> String {
     let mut text = function.signature();
-    if let Some(description) = &function.description {
+    let signature = &function.signature;
+    if let Some(description) = &signature.description {
         let _ = write!(text, "\n{description}");
     }
-    let params = function.params.as_deref().unwrap_or_default();
+    let params = function.params();
     if !params.is_empty() {
         text.push_str("\n\nparameters:");
     }
     let width = params.iter().map(|param| param.name.chars().count()).max().unwrap_or(0);
-    for Param { name, type_name, required, default, choices, description } in params {
-        let _ = write!(text, "\n  {name:width$}  {type_name}");
+    for Param { name, schema, required, default, description } in params {
+        let _ = write!(text, "\n  {name:width$}  {}", schema.name());
         match default {
-            Some(default) => _ = write!(text, ", default {default}"),
+            Some(default) => _ = write!(text, ", default {}", default.get()),
             None if !required => text.push_str(", optional"),
             None => {}
         }
+        let choices = schema.choices();
         if !choices.is_empty() {
             let _ = write!(text, ", one of {}", choices.join(", "));
         }
@@ -80,15 +83,26 @@ fn text(function: &Function, address: &str) -> String {
             let _ = write!(text, ": {description}");
         }
     }
-    let _ = write!(text, "\n\nresult:   {}", function.result.as_deref().unwrap_or("unknown"));
-    for (code, message) in &function.errors {
+    let result = match (&signature.result, signature.kind) {
+        (Some(schema), _) => Schema::name(schema),
+        (None, Some(Kind::Zero)) => "0",
+        (None, Some(Kind::One)) => "any",
+        (None, Some(Kind::Many)) => "n",
+        (None, None) => "unknown",
+    };
+    let _ = write!(text, "\n\nresult:   {result}");
+    for (code, message) in &signature.errors {
         let _ = write!(text, "\nerror:    {code} {message}");
     }
-    let _ = write!(text, "\nprovider: {}", function.provider);
+    let stale = if function.is_stale { " (stale: what it told before the connection was lost)" } else { "" };
+    let _ = write!(text, "\nprovider: {}{stale}", function.provider);
+    for Target { to, state, details } in &function.targets {
+        let _ = write!(text, "\n  {to}  {state} {details}");
+    }
     if function.name.ends_with('*') {
         return text;
     }
-    let examples: Vec<_> = params.iter().filter(|param| param.required).map(Param::example).collect();
+    let examples: Vec<_> = params.iter().filter(|param| param.required).map(example).collect();
     let to = if address == DEFAULT_ADDRESS { String::new() } else { format!(" --to {}", shell(address)) };
     let _ = write!(text, "\n\nchanrpc call{to} {}", shell(&function.name));
     for example in &examples {

@@ -52,9 +52,9 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
 fn show(functions: &[Function]) {
     let signatures: Vec<_> = functions.iter().map(Function::signature).collect();
     let width = signatures.iter().map(|signature| signature.chars().count()).max().unwrap_or(0);
-    for (signature, Function { description, provider, .. }) in signatures.iter().zip(functions) {
-        let space = if description.is_some() { " " } else { "" };
-        let description = description.as_deref().unwrap_or_default();
-        print(&format!("{signature:width$}   {description}{space}({provider})"));
+    for (signature, function) in signatures.iter().zip(functions) {
+        let description = function.signature.description.as_deref().unwrap_or_default();
+        let space = if description.is_empty() { "" } else { " " };
+        print(&format!("{signature:width$}   {description}{space}({})", function.provided_by()));
     }
 }

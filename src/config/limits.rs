@@ -57,6 +57,8 @@ pub struct Limits {
     pub offers: usize,
     /// The maximum number of functions that all connections offer; 1024 by default.
     pub offered: usize,
+    /// The maximum number of functions of other nodes that are listed, over all forwards; 1024 by default.
+    pub forward_functions: usize,
     /// The maximum number of programs that stay, over all `[[process]]` tables; 32 by default.
     pub processes: usize,
     /// The maximum delay of a token after many wrong ones from the same host: 0.1 s after the sixth, doubled by each
@@ -90,6 +92,7 @@ setters!(Limits {
     forward_silence: Duration,
     offers: usize,
     offered: usize,
+    forward_functions: usize,
     processes: usize,
     token_delay: Duration,
     topics: usize,
@@ -130,6 +133,7 @@ impl Limits {
             "forward_silence",
             "offers",
             "offered",
+            "forward_functions",
             "processes",
             "token_delay",
             "topics",
@@ -158,6 +162,7 @@ impl Limits {
         table.duration("forward_silence", Duration::ZERO..=HOUR, &mut self.forward_silence)?;
         table.count("offers", 0..=65_536, &mut self.offers)?;
         table.count("offered", 0..=65_536, &mut self.offered)?;
+        table.count("forward_functions", 0..=65_536, &mut self.forward_functions)?;
         table.count("processes", 1..=1024, &mut self.processes)?;
         table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)?;
         table.count("topics", 1..=1_000_000, &mut self.topics)?;
@@ -198,6 +203,7 @@ impl Default for Limits {
             forward_silence: Duration::from_secs(5),
             offers: 64,
             offered: 1024,
+            forward_functions: 1024,
             processes: 32,
             token_delay: Duration::from_secs(5),
             topics: 1024,

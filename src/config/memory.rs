@@ -16,6 +16,8 @@ const CONNECTION: u64 = 16 * KIB;
 const PROGRAM: u64 = 64 * KIB;
 /// An offered function with its name and queue, without its description.
 const OFFER: u64 = 2 * KIB;
+/// A function of another node with its name, without its description.
+const FORWARD_FUNCTION: u64 = KIB;
 /// The maximum number of connections to one other node.
 const PER_NODE: u64 = 4;
 /// The maximum ratio of a growing buffer's capacity to its length.
@@ -52,6 +54,7 @@ impl Config {
         let limits = &self.limits;
         let connections = u64_from(limits.connections).saturating_mul(connection(limits));
         let mut programs = 0_u64;
+        let mut forwarded = 0;
         for function in &self.functions {
             match &function.provider {
                 ProviderConfig::Exec(exec) => {
@@ -59,7 +62,11 @@ impl Config {
                         PROGRAM + GROWTH * u64_from(exec.output_limit) + GROWTH * u64_from(limits.message);
                     programs = programs.saturating_add(u64_from(exec.concurrency).saturating_mul(one));
                 }
-                ProviderConfig::Forward(_) | ProviderConfig::Process(_) => {}
+                ProviderConfig::Forward(_) => {
+                    let one = if function.name.ends_with('*') { limits.forward_functions } else { 1 };
+                    forwarded = limits.forward_functions.min(forwarded + one);
+                }
+                ProviderConfig::Process(_) => {}
             }
         }
         for process in &self.processes {
@@ -76,6 +83,9 @@ impl Config {
         // The descriptions of all are a quarter of a message: as given, and as `rpc.list` reports them.
         let descriptions = if offers > 0 { GROWTH * u64_from(limits.message) / 2 } else { 0 };
         let offers = u64_from(offers) * OFFER + descriptions;
+        // The descriptions of all are a quarter of a message, too.
+        let descriptions = if forwarded > 0 { CONVERSION * u64_from(limits.message) / 4 } else { 0 };
+        let forwards = forwards.saturating_add(u64_from(forwarded) * FORWARD_FUNCTION + descriptions);
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
         let topics = self.topic_memory();
         [BASE, connections, programs, forwards, offers, threads, topics]
@@ -164,6 +174,9 @@ mod tests {
             with(&format!("{}[[topic]]\nname = \"b\"\nforward = \"h:2\"\n", topic("h:1")))
                 > with(&topic("h:1"))
         );
+        let family = format!("{base}{}", other("a.*", "h:1"));
+        assert!(with(&family) > one);
+        assert!(with(&family) > with(&family.replace("[limits]", "[limits]\nforward_functions = 3")));
         assert!(Config::default().worst_case_memory(2) > Config::default().worst_case_memory(1));
     }
 

@@ -106,6 +106,7 @@ fn empty_file_gives_the_defaults() {
         forward_silence: Duration::from_secs(5),
         offers: 64,
         offered: 1024,
+        forward_functions: 1024,
         processes: 32,
         token_delay: Duration::from_secs(5),
         topics: 1024,
@@ -252,7 +253,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(157),
+        location: location(158),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -263,7 +264,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(160),
+        location: location(161),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],
@@ -359,6 +360,7 @@ fn every_key_is_parsed() {
             forward_silence: Duration::from_secs(8),
             offers: 5,
             offered: 50,
+            forward_functions: 60,
             processes: 8,
             token_delay: Duration::from_millis(1500),
             topics: 100,

@@ -5,6 +5,7 @@
 
 pub(crate) mod finite;
 pub(crate) mod number;
+mod object;
 pub(crate) mod request;
 mod signature;
 
@@ -13,6 +14,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+pub(crate) use object::Object;
 pub(crate) use signature::serialize_errors;
 pub use signature::{Param, Schema, Signature};
 

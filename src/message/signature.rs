@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::object::Object;
 use super::{Fault, RawJson, number};
 use crate::chan::Kind;
 
@@ -128,6 +129,40 @@ impl Signature {
     pub fn error(mut self, code: i64, message: impl Into<Cow<'static, str>>) -> Self {
         self.errors.push((code, message.into()));
         self
+    }
+
+    /// Reads what `rpc.list` reports of a function. Members that are not known are ignored.
+    ///
+    /// # Errors
+    /// If a member that is known has another type than it should.
+    pub(crate) fn read(function: &Object<'_>) -> Result<Self, serde_json::Error> {
+        let param = |param: &Object<'_>| {
+            let mut read = Param::new(param.required("name")?, Schema::read(param.required_json("schema")?));
+            read.required = param.get("required") != Some("false");
+            read.default = param.get("default").map(|json| RawJson::checked(json.to_owned()));
+            read.description = param.text("description")?;
+            Ok(read)
+        };
+        let error = |error: &Object<'_>| {
+            Ok((serde_json::from_str(error.required_json("code")?)?, error.required("message")?.into()))
+        };
+        let params = match function.get("params") {
+            None => None,
+            Some(_) => Some(function.list("params", param)?),
+        };
+        let kind = match function.text("kind")?.as_deref() {
+            Some("0") => Some(Kind::Zero),
+            Some("1") => Some(Kind::One),
+            Some("n") => Some(Kind::Many),
+            _ => None,
+        };
+        Ok(Self {
+            kind,
+            params,
+            result: function.get("result").map(Schema::read),
+            description: function.text("description")?,
+            errors: function.list("errors", error)?,
+        })
     }
 
     /// Returns the name of a kind in `rpc.list`.
@@ -422,6 +457,11 @@ impl Schema {
         Self::written(json, name.as_deref())
     }
 
+    /// Takes over what another node gives as a schema. `true`, and what is no schema, is any value.
+    fn read(json: &str) -> Self {
+        if json.starts_with('{') { Self::parse(json) } else { Self::any() }
+    }
+
     /// Returns a word for the type: that of the schema's `type`, or `any`.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or("any")
@@ -432,6 +472,15 @@ impl Schema {
         let name = self.name();
         let json = format!("{{\"type\":\"{name}\",\"enum\":[{}]}}", choices.join(","));
         Self { json: json.into(), name: self.name.clone() }
+    }
+
+    /// Returns the values that it allows, in JSON; none if they are not listed.
+    #[cfg(feature = "cli")]
+    pub(crate) fn choices(&self) -> Vec<String> {
+        let schema = serde_json::from_str::<Object<'_>>(&self.json).ok();
+        let listed = schema.as_ref().and_then(|schema| schema.get("enum")).unwrap_or("[]");
+        let values: Vec<&RawValue> = serde_json::from_str(listed).unwrap_or_default();
+        values.into_iter().map(|value| value.get().to_owned()).collect()
     }
 
     /// Returns the schema as JSON.

@@ -149,6 +149,8 @@ node_metrics! {
     offers_taken_over: Counter = "chanrpc_offers_taken_over_total";
     /// Offers refused: not allowed, taken by another owner, or beyond a limit.
     offers_refused: Counter = "chanrpc_offers_refused_total";
+    /// Functions of other nodes that are not listed, because the node remembered the maximum number.
+    forward_functions_omitted: Counter = "chanrpc_forward_functions_omitted_total";
     /// Calls that no access rule allowed.
     denied: Counter = "chanrpc_calls_denied_total";
     /// Tokens presented and refused.
@@ -509,6 +511,61 @@ pub(crate) fn write_processes(out: &mut String, processes: &[&ProcessMetrics]) {
             let name = &process.name;
             let count = count.get();
             let _ = writeln!(out, "chanrpc_process_exits_total{{process=\"{name}\",how=\"{how}\"}} {count}");
+        }
+    }
+}
+
+/// A node that calls are forwarded to.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct TargetStats {
+    pub(crate) to: String,
+    pub(crate) state: TargetState,
+    /// How long it has been in that state.
+    pub(crate) seconds: u64,
+    /// Calls that it has not answered.
+    pub(crate) in_flight: u64,
+    /// Why it is not connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+}
+
+/// Whether a node takes calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TargetState {
+    Up,
+    /// There is no connection, and attempts are made.
+    #[default]
+    Connecting,
+    /// It was silent while it had calls to answer. It is up again when it sends something.
+    Silent,
+    /// It is connected, and passed over for a while since it has refused calls of this function.
+    Refused,
+    /// It is stopping, and answers the calls that it has.
+    Closing,
+}
+
+/// Appends the states of the nodes that each function is forwarded to in Prometheus's text format.
+pub(crate) fn write_forwards(out: &mut String, forwards: &[(String, Vec<TargetStats>)]) {
+    if forwards.is_empty() {
+        return;
+    }
+    type Value = fn(&TargetStats) -> u64;
+    let families: [(&str, &str, Value); 2] = [
+        ("chanrpc_forward_up", "1 if the other node takes calls.", |target| {
+            u64::from(target.state == TargetState::Up)
+        }),
+        ("chanrpc_forward_in_flight", "Calls that the other node has not answered.", |target| {
+            target.in_flight
+        }),
+    ];
+    for (name, help, value) in families {
+        family(out, name, "gauge", help);
+        for (function, targets) in forwards {
+            for target in targets {
+                let _ =
+                    writeln!(out, "{name}{{function=\"{function}\",to=\"{}\"}} {}", target.to, value(target));
+            }
         }
     }
 }

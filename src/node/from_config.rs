@@ -10,7 +10,7 @@ use smol::Executor;
 
 use crate::config::{Config, ForwardTarget, Limits, NodeWorkers, ProviderConfig};
 use crate::encoding;
-use crate::provider::{Exec, Forward, ForwardSettings, Process, upstream};
+use crate::provider::{Exec, Forward, ForwardSettings, Process, ReportLimit, upstream};
 use crate::remote::{Remote, RemoteBuilder};
 use crate::route::{Description, Follow, ProviderKind, Registry, RegistryBuilder, RegistryError, TopicHub};
 use crate::transport::tls::{Connector, TlsError};
@@ -54,20 +54,17 @@ pub(crate) fn registry_with_topics(
             builder.provider_workers(kind, workers.clone());
         }
     }
-    // Those of several nodes are watched.
-    let mut remotes: HashMap<(&ForwardTarget, bool), Remote> = HashMap::new();
-    let mut connect = |target, is_watched| -> Result<Remote, ProviderConfigError> {
-        Ok(match remotes.entry((target, is_watched)) {
+    let mut remotes: HashMap<&ForwardTarget, Remote> = HashMap::new();
+    let mut connect = |target| -> Result<Remote, ProviderConfigError> {
+        Ok(match remotes.entry(target) {
             Entry::Occupied(remote) => remote.get().clone(),
             Entry::Vacant(entry) => {
-                let mut remote = remote(&config.limits, target)?.executor(executor);
-                if is_watched {
-                    remote = remote.watched();
-                }
+                let remote = remote(&config.limits, target)?.executor(executor).watched();
                 entry.insert(remote.connect()).clone()
             }
         })
     };
+    let reports = ReportLimit::new(&config.limits, builder.metrics());
     let mut processes: Vec<Process> = Vec::new();
     for process in &config.processes {
         let process = Process::new(executor, process.clone(), &config.limits);
@@ -92,9 +89,8 @@ pub(crate) fn registry_with_topics(
             }
             ProviderConfig::Forward(forward) => {
                 let mut targets = Vec::new();
-                let is_watched = forward.to.len() > 1;
                 for target in &forward.to {
-                    targets.push(connect(target, is_watched)?);
+                    targets.push(connect(target)?);
                 }
                 let settings = ForwardSettings {
                     node: name.clone(),
@@ -105,7 +101,9 @@ pub(crate) fn registry_with_topics(
                     repeatable: forward.repeatable,
                 };
                 let forward = Forward::new(executor.clone(), targets, settings);
-                builder.insert(&function.name, describe(forward.describe()), Arc::new(forward))?;
+                let mut description = describe(forward.describe());
+                description.nodes = Some(forward.other_nodes(&function.name, &reports));
+                builder.insert(&function.name, description, Arc::new(forward))?;
             }
             ProviderConfig::Process(found) => {
                 let process = processes.iter().find(|process| process.name() == found.process);
@@ -122,7 +120,7 @@ pub(crate) fn registry_with_topics(
     // Topics of the same node share a connection for their events.
     let mut nodes: Vec<(&ForwardTarget, Arc<dyn Follow>)> = Vec::new();
     for (topic, target) in config.topics.iter().filter_map(|topic| Some((topic, topic.forward.as_ref()?))) {
-        let remote = connect(target, false)?;
+        let remote = connect(target)?;
         let settings = ForwardSettings { node: name.clone(), max_hops: hops, ..ForwardSettings::default() };
         let publish = Arc::new(Forward::new(executor.clone(), [remote.clone()], settings));
         let known = nodes.iter().position(|(other, _)| *other == target);

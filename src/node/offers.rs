@@ -132,8 +132,10 @@ fn offered(
         }
     }
     registry.table().each_described(&mut |name, description| {
-        let is_builtin = description.provider == ProviderKind::Builtin;
-        if !is_builtin && patterns.iter().any(|pattern| matches(pattern, name)) {
+        // A family that is forwarded is offered as one.
+        let is_own = description.provider != ProviderKind::Builtin
+            && !description.told.is_some_and(|told| told.is_member);
+        if is_own && patterns.iter().any(|pattern| matches(pattern, name)) {
             let signature = &description.signature;
             add(name, signature.description.as_deref(), signature.params.as_deref());
         }

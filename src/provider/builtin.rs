@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::builtin_support::{describe, write_json};
 use super::{discover, peer, topics};
 use crate::message::{Fault, Param, RawJson, Schema, Signature};
-use crate::metrics::{ProcessMetrics, ProcessStats};
+use crate::metrics::{ProcessMetrics, ProcessStats, TargetStats};
 use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
 
 static BUILTINS: [Builtin; 11] = [
@@ -76,12 +76,18 @@ fn info(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), F
         uptime_seconds: f64,
     }
     let visibility = grants.visibility();
-    let mut functions = 0;
-    table.each_listed(&mut |listed| functions += usize::from(visibility.includes(&listed.name)));
+    let count = std::cell::Cell::new(0);
+    table.each_listed(
+        &|name| {
+            count.set(count.get() + usize::from(visibility.includes(name)));
+            false
+        },
+        &mut |_| {},
+    );
     let info = Info {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
-        functions,
+        functions: count.get(),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
     };
     write_json(out, &info)
@@ -97,10 +103,8 @@ fn list(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Resu
     let sees_all = visibility.includes_all();
     out.push(b'[');
     let start = out.len();
-    table.each_listed(&mut |listed| {
-        if !matches(&pattern, &listed.name) || !visibility.includes(&listed.name) {
-            return;
-        }
+    let is_wanted = |name: &str| matches(&pattern, name) && visibility.includes(name);
+    table.each_listed(&is_wanted, &mut |listed| {
         if out.len() > start {
             out.push(b',');
         }
@@ -126,6 +130,13 @@ fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), 
         workers: Vec<crate::metrics::WorkerStats>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         processes: Vec<ProcessStats<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        forwards: Vec<Forwarded>,
+    }
+    #[derive(Serialize)]
+    struct Forwarded {
+        function: String,
+        targets: Vec<TargetStats>,
     }
     #[derive(Serialize)]
     struct Function {
@@ -153,6 +164,11 @@ fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), 
             .collect(),
         workers: table.workers(&visibility),
         processes: table.processes(&visibility).into_iter().map(ProcessMetrics::stats).collect(),
+        forwards: table
+            .forwards(&visibility)
+            .into_iter()
+            .map(|(function, targets)| Forwarded { function, targets })
+            .collect(),
     };
     write_json(out, &stats)
 }

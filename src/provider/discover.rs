@@ -55,7 +55,8 @@ pub(super) fn pattern(json: Option<&str>) -> Result<String, Fault> {
 }
 
 /// Appends a function as a method of OpenRPC.
-fn append_method(text: &mut String, name: &str, Description { provider, signature, .. }: &Description) {
+fn append_method(text: &mut String, name: &str, description: &Description) {
+    let Description { provider, signature, told, .. } = description;
     let Signature { kind, params, result, description, errors } = signature;
     let mut add = |parts: &[&str]| parts.iter().for_each(|part| text.push_str(part));
     add(&["{\"name\":", &json(name)]);
@@ -87,8 +88,9 @@ fn append_method(text: &mut String, name: &str, Description { provider, signatur
         add(&[start, "{\"code\":", &code.to_string(), ",\"message\":", &json(message), "}"]);
     }
     let end = if errors.is_empty() { "" } else { "]" };
+    let stale = if told.is_some_and(|told| told.is_stale) { ",\"stale\":true" } else { "" };
     let unknown = if params.is_none() { ",\"params\":\"unknown\"" } else { "" };
-    add(&[end, ",\"x-chanrpc\":{\"provider\":", &json(provider.as_str()), unknown, "}}"]);
+    add(&[end, ",\"x-chanrpc\":{\"provider\":", &json(provider.as_str()), unknown, stale, "}}"]);
 }
 
 /// Returns a schema with a default value.

@@ -56,6 +56,7 @@ impl Exec {
             target: config.argv.first().map(literal),
             workers: Some(Workers { queue, when_full, ..Workers::new(concurrency) }),
             timeout,
+            ..Description::default()
         }
     }
 

@@ -17,7 +17,7 @@ mod topic_forward;
 mod topics;
 
 pub(crate) use exec::Exec;
-pub(crate) use forward::{Forward, ForwardSettings};
+pub(crate) use forward::{Forward, ForwardSettings, ReportLimit};
 pub(crate) use process::Process;
 #[cfg(feature = "cli")]
 pub(crate) use program::{mode, set_inherited_cloexec};

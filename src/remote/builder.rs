@@ -10,7 +10,7 @@ use smol::{Executor, Task};
 use super::connection::Connection;
 use super::offering::Offering;
 use super::pool::Pool;
-use super::target::{Secret, Target};
+use super::target::{Secret, Target, Watchers};
 use super::{Inner, Remote, driver};
 use crate::config::Limits;
 use crate::route::Registry;
@@ -186,6 +186,7 @@ impl RemoteBuilder {
             tls,
             is_watched,
             answers_pings: Arc::default(),
+            watchers: Watchers::default(),
             registry: registry.unwrap_or_else(|| Registry::builder("").build()),
             offering,
         };

@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use event_listener::Event;
 
 use super::error::RemoteError;
 use super::target::Target;
+use crate::metrics::TargetState;
 use crate::route::{Peer, PeerError};
 
 /// The state that callers share with the task that drives the connection.
@@ -14,6 +16,7 @@ use crate::route::{Peer, PeerError};
 pub(crate) struct Connection {
     target: Arc<Target>,
     status: Mutex<Status>,
+    health: Mutex<Health>,
     /// Notified when the status changes.
     changed: Event,
     /// Calls that use this connection.
@@ -26,12 +29,40 @@ pub(super) enum Status {
     Connected(Peer),
     /// Not connected, with the reason. No attempt to connect is under way.
     Disconnected(String),
+    /// Not connected, since the node was silent. It is tried again.
+    Silent(String),
     /// The node answers what it has, and takes no further call.
     Stopping,
     /// Another connection has taken the place of one to a node that was stopping.
     Replaced,
     /// The connection is to be closed.
     Closed,
+}
+
+/// What is reported of a connection.
+#[derive(Debug)]
+struct Health {
+    state: TargetState,
+    since: Instant,
+    /// Why it is not established.
+    reason: Option<String>,
+}
+
+impl Health {
+    fn note(&mut self, status: &Status) {
+        let (state, reason) = match status {
+            Status::Connected(_) => (TargetState::Up, None),
+            // The reason of the last attempt stays.
+            Status::Connecting => (TargetState::Connecting, self.reason.take()),
+            Status::Disconnected(reason) => (TargetState::Connecting, Some(reason.clone())),
+            Status::Silent(reason) => (TargetState::Silent, Some(reason.clone())),
+            Status::Stopping | Status::Replaced | Status::Closed => (TargetState::Closing, None),
+        };
+        if state != self.state {
+            self.since = Instant::now();
+        }
+        (self.state, self.reason) = (state, reason);
+    }
 }
 
 /// The use of a connection by one call.
@@ -54,7 +85,9 @@ impl Connection {
     /// Creates the state of a connection that is about to be established.
     pub(super) fn new(target: Arc<Target>) -> Arc<Self> {
         let (changed, leases) = (Event::new(), AtomicUsize::new(0));
-        Arc::new(Self { target, status: Mutex::new(Status::Connecting), changed, leases })
+        let health = Health { state: TargetState::Connecting, since: Instant::now(), reason: None };
+        let (status, health) = (Mutex::new(Status::Connecting), Mutex::new(health));
+        Arc::new(Self { target, status, health, changed, leases })
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -122,7 +155,9 @@ impl Connection {
         match &*self.lock() {
             Status::Connected(peer) => Ok(Some(peer.clone())),
             Status::Connecting => Ok(None),
-            Status::Disconnected(reason) => Err(self.error(PeerError::Unsent(reason.clone().into()))),
+            Status::Disconnected(reason) | Status::Silent(reason) => {
+                Err(self.error(PeerError::Unsent(reason.clone().into())))
+            }
             Status::Stopping | Status::Replaced => {
                 Err(self.error(PeerError::Unsent("the node is stopping".into())))
             }
@@ -166,8 +201,15 @@ impl Connection {
         }
     }
 
+    /// Returns the state, since when it has been in it, and why it is not established.
+    pub(super) fn health(&self) -> (TargetState, Instant, Option<String>) {
+        let Health { state, since, reason } = &*self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        (*state, *since, reason.clone())
+    }
+
     /// Sets the status, unless the connection is to be closed.
     pub(super) fn set_status(&self, status: Status) {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).note(&status);
         let mut current = self.lock();
         match (&*current, &status) {
             (Status::Closed, Status::Connected(peer)) => peer.close(),

@@ -44,17 +44,17 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
         if !is_suspect {
             connection.set_status(Status::Connecting);
         }
-        let reason = match dial(connection.target()).await {
+        let (reason, is_silent) = match dial(connection.target()).await {
             Ok(dial) => {
                 backoff = MIN_BACKOFF;
                 if std::mem::take(&mut failure_logged) {
                     log::info!("reconnected to {address}");
                 }
-                let ended = serve(connection, dial, is_suspect).await;
+                let ended = serve(connection, dial, is_suspect, persistent).await;
                 is_suspect = ended.as_ref().is_err_and(has_vanished);
-                ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned())
+                (ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned()), is_suspect)
             }
-            Err(error) => error.to_string(),
+            Err(error) => (error.to_string(), false),
         };
         if offering.as_ref().is_some_and(Offering::is_stopping) {
             return;
@@ -67,7 +67,8 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
             (offering.notify)(OfferEvent::Disconnected(&reason));
         }
         if !connection.is_replaced() {
-            connection.set_status(Status::Disconnected(reason));
+            let status = if is_silent { Status::Silent } else { Status::Disconnected };
+            connection.set_status(status(reason));
         }
         if !persistent || connection.is_closed() || connection.is_replaced() {
             return;
@@ -84,13 +85,14 @@ fn has_vanished(error: &io::Error) -> bool {
 }
 
 /// Serves an established connection until it ends. If the node is suspect, callers may use it only when it has sent
-/// something.
+/// something. If the connection is `persistent`, the watchers learn that a node answers on it.
 async fn serve(
     connection: &Arc<Connection>,
     Dial { stream, peer, dialect }: Dial,
     is_suspect: bool,
+    persistent: bool,
 ) -> io::Result<()> {
-    let Target { address, limits, token, tls, is_watched, answers_pings, registry, offering } =
+    let Target { address, limits, token, tls, is_watched, answers_pings, registry, offering, .. } =
         connection.target();
     let dialled = Dialled {
         address: address.clone(),
@@ -109,10 +111,19 @@ async fn serve(
         let weak = weak.clone();
         move || {
             if let Some(connection) = weak.upgrade() {
+                log::info!("{} is stopping", connection.target().address);
                 connection.set_status(Status::Stopping);
             }
         }
     });
+    if persistent {
+        let weak = weak.clone();
+        session.when_ponged(move || {
+            if let Some(connection) = weak.upgrade() {
+                connection.target().watchers().retain(|watcher| watcher());
+            }
+        });
+    }
     if is_suspect {
         session.when_heard(move || {
             if let Some(connection) = weak.upgrade() {

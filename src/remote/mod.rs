@@ -25,6 +25,7 @@ use smol::future::FutureExt;
 
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
+use crate::metrics::TargetState;
 use crate::route::{CallId, Peer, PeerError, Subscription, Way};
 pub use crate::transport::tls::{Connector, TlsError};
 use builder::IoThread;
@@ -378,8 +379,22 @@ impl Remote {
         self.0.pool.close(timeout).await;
     }
 
+    /// Has `watcher` called whenever the other node has answered the first ping of the persistent connection, until it
+    /// returns `false`. It must return soon.
+    pub(crate) fn when_node_found(&self, watcher: impl Fn() -> bool + Send + Sync + 'static) {
+        self.0.pool.target().watchers().push(Box::new(watcher));
+    }
+
+    /// Returns the state of the persistent connection, for how long it has been in it, and why it is not established.
+    pub(crate) fn health(&self) -> (TargetState, Duration, Option<String>) {
+        let health = self.0.pool.health();
+        health.map_or((TargetState::Closing, Duration::ZERO, None), |(state, since, reason)| {
+            (state, since.elapsed(), reason)
+        })
+    }
+
     /// Returns `true` if the persistent connection is established.
-    fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.0.pool.is_connected()
     }
 

@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smol::future::FutureExt;
 use smol::{Executor, Task, Timer};
@@ -11,6 +11,7 @@ use super::connection::{Connection, ConnectionLease};
 use super::driver;
 use super::error::RemoteError;
 use super::target::Target;
+use crate::metrics::TargetState;
 
 /// The maximum number of connections to one node.
 const MAX_CONNECTIONS: usize = 4;
@@ -60,6 +61,11 @@ impl Pool {
     /// Returns `true` if the persistent connection is established.
     pub(super) fn is_connected(&self) -> bool {
         self.connections().first().is_some_and(|first| first.connection.is_connected())
+    }
+
+    /// Returns the state of the persistent connection.
+    pub(super) fn health(&self) -> Option<(TargetState, Instant, Option<String>)> {
+        self.connections().first().map(|first| first.connection.health())
     }
 
     /// Returns the executor that runs the connections.

@@ -1,8 +1,8 @@
 //! The node to connect to.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::offering::Offering;
 use crate::config::Limits;
@@ -21,6 +21,8 @@ pub(super) struct Target {
     pub(super) is_watched: bool,
     /// It has answered a ping.
     pub(super) answers_pings: Arc<AtomicBool>,
+    /// Called when the other node has answered a ping, each until it returns `false`.
+    pub(super) watchers: Watchers,
     /// What the other node may call.
     pub(super) registry: Arc<Registry>,
     /// What is offered on each connection.
@@ -38,9 +40,25 @@ impl Target {
             tls: tls.clone(),
             is_watched: false,
             answers_pings: answers_pings.clone(),
+            watchers: Watchers::default(),
             registry,
             offering: None,
         }
+    }
+
+    /// Returns what is to be called when the other node has answered a ping.
+    pub(super) fn watchers(&self) -> MutexGuard<'_, Vec<Box<dyn Fn() -> bool + Send + Sync>>> {
+        self.watchers.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is to be called at an event.
+#[derive(Default)]
+pub(super) struct Watchers(Mutex<Vec<Box<dyn Fn() -> bool + Send + Sync>>>);
+
+impl fmt::Debug for Watchers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watchers")
     }
 }
 

@@ -12,7 +12,7 @@ use super::table::{Builtin, Table};
 use super::topics::TopicHub;
 use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::config::{Limits, TopicConfig, Workers};
-use crate::metrics::ProcessMetrics;
+use crate::metrics::{Metrics, ProcessMetrics};
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
 #[derive(Debug)]
@@ -65,6 +65,11 @@ impl RegistryBuilder {
         let entry = Entry::new(name, description, provider);
         self.registry.table.fixed.insert(name, Arc::new(entry))?;
         Ok(self)
+    }
+
+    /// Returns the node's counters.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.registry.table.metrics
     }
 
     /// Reports the counters of a process.

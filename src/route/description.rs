@@ -1,9 +1,11 @@
 //! What is known of a function before it is called.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::other_nodes::OtherNodes;
 use crate::config::Workers;
 use crate::message::Signature;
 use crate::setters::setters;
@@ -23,6 +25,21 @@ pub struct Description {
     pub workers: Option<Workers>,
     /// The longest time that a caller may ask for, in place of `limits.deadline` if that is shorter.
     pub timeout: Option<Duration>,
+    /// The nodes that it is forwarded to, which describe it.
+    pub(crate) nodes: Option<Arc<dyn OtherNodes>>,
+    /// What another node has told of it, if one has.
+    pub(crate) told: Option<Told>,
+}
+
+/// In what a function that another node has described differs from others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    /// How many nodes forward a call of it.
+    pub(crate) hops: u32,
+    /// A node is gone, and so the description may be out of date.
+    pub(crate) is_stale: bool,
+    /// It belongs to a family that is forwarded.
+    pub(crate) is_member: bool,
 }
 
 setters!(Description { provider: ProviderKind, signature: Signature });

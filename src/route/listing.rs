@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
-use super::Description;
+use super::{Description, Told};
 use crate::message::{Param, Schema, Signature, serialize_errors};
+use crate::metrics::TargetStats;
 
 /// One function in `rpc.list`, as JSON.
 pub(crate) struct Listed {
@@ -37,9 +38,17 @@ impl Listed {
             description: Option<&'a str>,
             #[serde(skip_serializing_if = "<[_]>::is_empty", serialize_with = "serialize_errors")]
             errors: &'a [(i64, Cow<'static, str>)],
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            targets: &'a [TargetStats],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hops: Option<u32>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            stale: Option<bool>,
         }
-        let Description { provider, signature, target, .. } = description;
-        let text = |target: Option<&str>| {
+        let Description { provider, signature, target, told, nodes, .. } = description;
+        let hops = told.map(|Told { hops, .. }| hops);
+        let stale = told.and_then(|Told { is_stale, .. }| is_stale.then_some(true));
+        let text = |target: Option<&str>, targets: &[TargetStats]| {
             let function = Function {
                 name,
                 provider: provider.as_str(),
@@ -49,10 +58,14 @@ impl Listed {
                 target,
                 description: signature.description.as_deref(),
                 errors: &signature.errors,
+                targets,
+                hops,
+                stale,
             };
             serde_json::to_string(&function).unwrap_or_default()
         };
-        let (verbose, redacted) = (text(target.as_deref()), text(None));
+        let targets = nodes.as_ref().map(|nodes| nodes.targets()).unwrap_or_default();
+        let (verbose, redacted) = (text(target.as_deref(), &targets), text(None, &[]));
         let brief = serde_json::to_string(name).unwrap_or_default();
         Self { name: name.into(), brief, verbose, redacted }
     }

@@ -88,6 +88,11 @@ fn get<'a, T>(list: &'a List<T>, key: &str) -> Option<&'a T> {
     at.map(|at| &list[at].1)
 }
 
+/// Returns `true` if a function, or a family, may have that name.
+pub(crate) fn is_valid(name: &str) -> bool {
+    key(name).is_ok()
+}
+
 /// Returns what a function or family is under: its name, without the `*` of a family.
 ///
 /// # Errors

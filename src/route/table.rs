@@ -10,11 +10,12 @@ use super::listing::Listed;
 use super::mailbox::Peer;
 use super::names::{Names, key};
 use super::offers::{Offer, Offers, Provide, taken};
+use super::other_nodes::{OtherNodes, Report, Reported};
 use super::registered::{Registered, Registration};
 use super::topics::TopicHub;
-use super::{Action, Description, Provider, ProviderKind, RegistryError};
+use super::{Action, Description, Provider, ProviderKind, RegistryError, Told};
 use crate::message::{Fault, RawJson};
-use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, WorkerStats};
+use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, TargetStats, WorkerStats};
 
 /// Providers by function name, and the functions that every node has.
 pub(crate) struct Table {
@@ -167,18 +168,85 @@ impl Table {
         self.registered.entries().iter().for_each(|entry| visit(entry));
     }
 
-    /// Visits what `rpc.list` reports of each function, the built-in ones last.
-    pub(crate) fn each_listed(&self, visit: &mut dyn FnMut(&Listed)) {
-        self.each(&mut |entry| visit(entry.listed()));
+    /// Visits what `rpc.list` reports of each function whose name `is_wanted`, the built-in ones last.
+    pub(crate) fn each_listed(&self, is_wanted: &dyn Fn(&str) -> bool, visit: &mut dyn FnMut(&Listed)) {
+        self.each(&mut |entry| match &entry.description.nodes {
+            None if is_wanted(&entry.name) => visit(entry.listed()),
+            None => {}
+            Some(nodes) => self.each_reported(entry, &**nodes, &mut |name, describe| {
+                if is_wanted(name) {
+                    visit(&Listed::new(name, &describe()));
+                }
+            }),
+        });
         let builtin = |builtin: &Builtin| Listed::new(builtin.name, &(builtin.describe)());
         let builtins = self.builtins_listed.get_or_init(|| self.builtins.iter().map(builtin).collect());
-        builtins.iter().for_each(visit);
+        builtins.iter().filter(|listed| is_wanted(&listed.name)).for_each(visit);
     }
 
-    /// Visits all functions by name, the built-in ones last.
+    /// Visits all functions by name, also those that other nodes report of families, the built-in ones last.
     pub(crate) fn each_described(&self, visit: &mut dyn FnMut(&str, &Description)) {
-        self.each(&mut |entry| visit(&entry.name, &entry.description));
+        self.each(&mut |entry| match &entry.description.nodes {
+            None => visit(&entry.name, &entry.description),
+            Some(nodes) => {
+                self.each_reported(entry, &**nodes, &mut |name, describe| visit(name, &describe()));
+            }
+        });
         self.builtins.iter().for_each(|builtin| visit(builtin.name, &(builtin.describe)()));
+    }
+
+    /// Visits a forwarded function, and those that another node reports of a family, as far as their calls come to it.
+    fn each_reported(
+        &self,
+        entry: &Entry,
+        nodes: &dyn OtherNodes,
+        visit: &mut dyn FnMut(&str, &dyn Fn() -> Description),
+    ) {
+        let Report { functions, is_stale } = nodes.report();
+        let told = |reported: &Reported, is_member| {
+            let is_stale = is_stale || reported.is_stale;
+            Some(Told { hops: reported.hops, is_stale, is_member })
+        };
+        let own = functions.iter().find(|reported| *reported.name == *entry.name);
+        visit(&entry.name, &|| {
+            let mut description = entry.description.clone();
+            description.told = Some(Told { hops: 1, is_stale: false, is_member: false });
+            if let Some(own) = own {
+                let configured = description.signature.description.take();
+                description.signature = own.signature.clone();
+                let text = configured.or_else(|| own.signature.description.clone());
+                description.signature.description = text;
+                description.told = told(own, false);
+            }
+            description
+        });
+        let answers =
+            |name: &str| self.fixed.find(name).is_none_or(|found| std::ptr::eq(&raw const **found, entry));
+        for reported in functions.iter().filter(|reported| *reported.name != *entry.name) {
+            if answers(&reported.name) {
+                visit(&reported.name, &|| Description {
+                    provider: entry.description.provider,
+                    signature: reported.signature.clone(),
+                    target: entry.description.target.clone(),
+                    told: told(reported, true),
+                    ..Description::default()
+                });
+            }
+        }
+    }
+
+    /// Returns the states of the nodes that functions are forwarded to, if all functions are visible: as their
+    /// descriptions, others do not see the targets.
+    pub(crate) fn forwards(&self, visibility: &Visibility<'_>) -> Vec<(String, Vec<TargetStats>)> {
+        let mut forwards = Vec::new();
+        if visibility.includes_all() {
+            self.each(&mut |entry| {
+                if let Some(nodes) = &entry.description.nodes {
+                    forwards.push((entry.name.clone(), nodes.targets()));
+                }
+            });
+        }
+        forwards
     }
 
     /// Returns the counters of all visible functions.
@@ -231,6 +299,7 @@ impl Table {
         metrics::write_functions(&mut out, &stats);
         metrics::write_workers(&mut out, &self.workers(visibility));
         metrics::write_processes(&mut out, &self.processes(visibility));
+        metrics::write_forwards(&mut out, &self.forwards(visibility));
         out
     }
 

@@ -59,6 +59,8 @@ pub(super) struct Outbound {
     /// Called when the peer sends something, and when it says that it stops.
     pub(super) when_heard: Option<Notice>,
     pub(super) when_stopping: Option<Notice>,
+    /// Called when the peer answers a ping without an error, as nodes do.
+    pub(super) when_ponged: Option<Notice>,
     /// The peer has answered every call that it has taken.
     pub(super) is_finished: bool,
     /// The peer reads a fifth element of a request in MessagePack-RPC.
@@ -122,6 +124,7 @@ impl Outbound {
             watch: None,
             when_heard: None,
             when_stopping: None,
+            when_ponged: None,
             is_finished: false,
             is_ping_due: false,
             in_flight: FxHashMap::default(),
@@ -225,6 +228,9 @@ impl Outbound {
             Some(id) if self.ping == Some(id) => {
                 if let (Some(dialled), Ok(_)) = (&self.dialled, &outcome) {
                     dialled.answers_pings.store(true, Ordering::Relaxed);
+                    if let Some(Notice(ponged)) = self.when_ponged.take() {
+                        ponged();
+                    }
                 }
                 return Matched::None;
             }

@@ -32,6 +32,13 @@ impl Session {
         }
     }
 
+    /// Has `ponged` called when the peer answers a ping without an error for the first time.
+    pub fn when_ponged(&mut self, ponged: impl FnOnce() + Send + 'static) {
+        if let Some(outbound) = &mut self.outbound {
+            outbound.when_ponged = Some(Notice(Box::new(ponged)));
+        }
+    }
+
     /// Tells a peer that forwards calls that this node stops reading, so that it sends none without a result. Returns
     /// `true` if there is more to write.
     pub fn announce_stop(&mut self) -> bool {

@@ -7,7 +7,7 @@ const KINDS = { 0: "no result", 1: "1 result", n: "n results" };
 export const typeOf = ({ type }) => (typeof type === "string" ? type : "any");
 
 export function tags(one) {
-  return [one.provider, KINDS[one.kind], one.target && "→ " + one.target].filter(Boolean)
+  return [one.provider, KINDS[one.kind], one.target && "→ " + one.target, one.stale && "stale"].filter(Boolean)
     .map((text) => make("span", { className: "tag", textContent: text }));
 }
 

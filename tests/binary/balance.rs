@@ -36,7 +36,7 @@ fn failing(code: i64, data: Value) -> SocketAddr {
 fn losing() -> SocketAddr {
     listen(|stream: TcpStream| {
         let mut client = Client::new(stream.try_clone().unwrap());
-        while client.full_line().is_some_and(|line| !line.contains("far")) {
+        while client.full_line().is_some_and(|line| !line.contains("\"method\":\"far\"")) {
             client.send("{\"jsonrpc\":\"2.0\",\"id\":0,\"result\":null}\n");
         }
         let _ = stream.shutdown(Shutdown::Both);
@@ -192,7 +192,7 @@ fn freezing() -> SocketAddr {
         while let Some(line) = client.full_line() {
             // Blank lines are none.
             let Ok(request) = serde_json::from_str::<Value>(&line) else { continue };
-            let is_called = request["method"] != "rpc.ping";
+            let is_called = request["method"] == "far";
             if is_frozen.fetch_or(is_called, Ordering::SeqCst) || is_called {
                 continue;
             }
@@ -212,6 +212,17 @@ fn frozen_node_costs_only_the_calls_that_it_has() {
     while client.call("far", &json!([])).is_ok() {}
     for _ in 0..50 {
         assert_eq!(client.call("far", &json!([])).unwrap(), "b");
+    }
+}
+
+/// Also without another node to ask.
+#[test]
+fn single_frozen_node_costs_only_the_calls_that_it_has() {
+    let node = forwarding(&[freezing()], "[limits]\nforward_silence = '200ms'");
+    let mut client = node.connect();
+    assert_eq!(client.call("far", &json!([])).unwrap_err().code, -32011);
+    for _ in 0..50 {
+        assert_eq!(client.call("far", &json!([])).unwrap_err().code, -32001);
     }
 }
 

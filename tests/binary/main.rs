@@ -7,6 +7,7 @@ mod bench;
 mod cli;
 mod drain;
 mod endings;
+mod forwards;
 mod host;
 mod manners;
 #[cfg(not(feature = "tls"))]

@@ -1483,7 +1483,8 @@ fn forward_to_a_server_with_invalid_replies() {
     let rude = crate::support::listen(|stream| {
         let mut first = [0; 512];
         while std::io::Read::read(&mut &stream, &mut first).is_ok_and(|count| count > 0) {
-            let noise = b"{\"jsonrpc\":\"2.0\",\"id\":1}\n\xff\xff\n[]\n{\"jsonrpc\":\"2.0\",\"id\":2,\"result\":1}\n";
+            // The call is the second request, after a ping.
+            let noise = b"{\"jsonrpc\":\"2.0\",\"id\":2}\n\xff\xff\n[]\n{\"jsonrpc\":\"2.0\",\"id\":3,\"result\":1}\n";
             let _ = std::io::Write::write_all(&mut &stream, noise);
         }
     });

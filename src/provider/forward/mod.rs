@@ -1,6 +1,7 @@
 //! The forward provider: functions of other nodes.
 
 mod balance;
+mod report;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,10 @@ use smol::{Executor, Timer};
 use crate::config::Balance;
 use crate::message::{Fault, RawJson, code};
 use crate::remote::{ConnectionLease, Remote, RemoteError};
-use crate::route::{Call, Description, Peer, PeerError, Provider, ProviderKind, Responder};
+use crate::route::{Call, Description, OtherNodes, Peer, PeerError, Provider, ProviderKind, Responder};
 use balance::{Candidate, Readiness, choose, hash};
+pub(crate) use report::ReportLimit;
+use report::Reporter;
 
 /// First calls for which one may be made in addition.
 const CALLS_PER_RETRY: u32 = 5;
@@ -116,6 +119,11 @@ impl Forward {
             timeout: self.0.settings.timeout,
             ..Description::default()
         }
+    }
+
+    /// Has the nodes asked what they tell of the function or family `name`, for its description.
+    pub(crate) fn other_nodes(&self, name: &str, limit: &Arc<ReportLimit>) -> Arc<dyn OtherNodes> {
+        Reporter::new(&self.0, name, limit)
     }
 
     /// Sends a call to the next node, or answers it if there is none.
