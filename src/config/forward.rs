@@ -19,6 +19,8 @@ pub struct ForwardConfig {
     pub key: Option<String>,
     /// A call may run twice.
     pub repeatable: bool,
+    /// How long a node has to answer before another one is asked too.
+    pub hedge: Option<Duration>,
 }
 
 /// Which of several nodes is asked.
@@ -67,6 +69,7 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
             "balance",
             "key",
             "repeatable",
+            "hedge",
             "workers",
             "queue",
             "when_full",
@@ -106,8 +109,18 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
     };
     let key = table.get("key").map(|field| field.visible_name("player")).transpose()?.map(str::to_owned);
     let repeatable = table.get("repeatable").map(Field::boolean).transpose()?.unwrap_or_default();
-    let mut forward = ForwardConfig { to: targets, timeout: None, balance, key, repeatable };
+    let mut forward = ForwardConfig { to: targets, timeout: None, balance, key, repeatable, hedge: None };
     table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout)?;
+    table.duration("hedge", MIN_DURATION..=DAY, &mut forward.hedge)?;
+    if let Some(field) = table.get("hedge") {
+        let missing = match (&forward.key, forward.repeatable, forward.to.len()) {
+            (Some(_), _, _) => "calls with the same key go to the same node",
+            (None, false, _) => "a call may then run twice, so it needs repeatable = true",
+            (None, true, 0..=1) => "a second node is asked, so forward must be a list of nodes",
+            (None, true, _) => return Ok(forward),
+        };
+        return Err(field.fail(missing));
+    }
     Ok(forward)
 }
 

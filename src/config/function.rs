@@ -53,6 +53,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "balance",
         "key",
         "repeatable",
+        "hedge",
         "workers",
         "process",
         "method",

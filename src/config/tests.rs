@@ -138,6 +138,7 @@ fn documented_example_is_parsed() {
         balance: Balance::Least,
         key: None,
         repeatable: false,
+        hedge: None,
     };
     let expected = Config {
         name: "board-a".to_owned(),
@@ -215,6 +216,17 @@ fn every_key_is_parsed() {
         balance: Balance::First,
         key: Some("player".to_owned()),
         repeatable: true,
+        hedge: None,
+    };
+    let hedged = ForwardConfig {
+        to: ["a:7300", "b:7300"]
+            .map(|to| ForwardTarget { to: to.to_owned(), token_file: None, tls: None })
+            .to_vec(),
+        timeout: None,
+        balance: Balance::Turns,
+        key: None,
+        repeatable: true,
+        hedge: Some(Duration::from_millis(50)),
     };
     let params = r#"{"version":"2025","depth":16,"ratio":1.5,"on":true,"none":[],"caps":{"list":["a",2]}}"#;
     let tools = ProcessConfig {
@@ -301,6 +313,12 @@ fn every_key_is_parsed() {
                 description: Some("Whatever the other board computes.".to_owned()),
                 workers: Some(Workers { queue: 0, when_full: WhenFull::Wait, ..Workers::new(2) }),
                 provider: ProviderConfig::Forward(math),
+            },
+            FunctionConfig {
+                name: "prices".to_owned(),
+                description: None,
+                workers: None,
+                provider: ProviderConfig::Forward(hedged),
             },
         ],
         topics: vec![

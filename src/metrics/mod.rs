@@ -149,6 +149,12 @@ node_metrics! {
     offers_taken_over: Counter = "chanrpc_offers_taken_over_total";
     /// Offers refused: not allowed, taken by another owner, or beyond a limit.
     offers_refused: Counter = "chanrpc_offers_refused_total";
+    /// Calls that were made again at another node, or at two nodes.
+    forward_retries: Counter = "chanrpc_forward_retries_total";
+    /// Calls for which a second node was asked because the first was slow.
+    forward_hedges: Counter = "chanrpc_forward_hedges_total";
+    /// Such calls that the second node answered.
+    forward_hedges_won: Counter = "chanrpc_forward_hedges_won_total";
     /// Functions of other nodes that are not listed, because the node remembered the maximum number.
     forward_functions_omitted: Counter = "chanrpc_forward_functions_omitted_total";
     /// Calls that no access rule allowed.

@@ -99,6 +99,8 @@ pub(crate) fn registry_with_topics(
                     balance: forward.balance,
                     key: forward.key.clone(),
                     repeatable: forward.repeatable,
+                    hedge: forward.hedge,
+                    metrics: builder.metrics().clone(),
                 };
                 let forward = Forward::new(executor.clone(), targets, settings);
                 let mut description = describe(forward.describe());

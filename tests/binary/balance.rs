@@ -261,6 +261,82 @@ fn server_that_is_slow_and_knows_no_ping_is_waited_for() {
     got(&asking);
 }
 
+/// The second node is asked, and the first one told that nobody waits any longer.
+#[test]
+fn slow_node_is_overtaken_by_another() {
+    let (slow, told) = silent();
+    let (b, by_b) = named("b");
+    let node = forwarding(&[slow, b], "balance = 'first'\nrepeatable = true\nhedge = '20ms'");
+    let mut client = node.connect();
+    eventually("the slow node is asked first", || {
+        assert_eq!(client.call("far", &json!([])).unwrap(), "b");
+        node.metric("chanrpc_forward_hedges_won_total") > 0
+    });
+    assert_eq!(got(&told), "$/cancelRequest");
+    assert!(by_b.load(Ordering::SeqCst) > 0);
+    assert_eq!(target_in_flight(&mut client), 0);
+}
+
+/// A call that both nodes leave unanswered ends at its deadline, and one that its caller cancels ends at once.
+#[test]
+fn call_that_two_nodes_leave_unanswered_ends_once() {
+    let ((one, told_one), (other, told_other)) = (silent(), silent());
+    let node = forwarding(&[one, other], "repeatable = true\nhedge = '20ms'\ntimeout = '300ms'");
+    let mut client = node.connect();
+    assert_eq!(client.call("far", &json!([])).unwrap_err().code, -32003);
+    for told in [told_one, told_other] {
+        assert_eq!(got(&told), "$/cancelRequest");
+    }
+    assert_eq!(target_in_flight(&mut client), 0);
+}
+
+#[test]
+fn call_that_may_not_run_twice_has_one_node() {
+    let (slow, _told) = silent();
+    let (b, by_b) = named("b");
+    let node = forwarding(&[slow, b], "balance = 'first'\ntimeout = '300ms'");
+    let mut client = node.connect();
+    while client.call("far", &json!([])).is_ok() {}
+    assert_eq!(node.metric("chanrpc_forward_hedges_total"), 0);
+    let before = by_b.load(Ordering::SeqCst);
+    assert_eq!(client.call("far", &json!([])).unwrap_err().code, -32003);
+    assert_eq!(by_b.load(Ordering::SeqCst), before);
+}
+
+/// If no node is there, that is told without waiting for the second one's turn.
+#[test]
+fn absent_nodes_are_told_at_once_also_with_a_second_one() {
+    let node = forwarding(&[nobody(), nobody()], "repeatable = true\nhedge = '1h'");
+    assert_eq!(node.connect().call("far", &json!([])).unwrap_err().code, -32001);
+}
+
+/// Starts a node that answers all but calls of `far`, and tells what cancels them.
+fn silent() -> (SocketAddr, mpsc::Receiver<String>) {
+    let (tell, told) = mpsc::channel();
+    let address = listen(move |stream: TcpStream| {
+        let mut client = Client::new(stream);
+        while let Some(line) = client.full_line() {
+            let Ok(request) = serde_json::from_str::<Value>(&line) else { continue };
+            match request["method"].as_str() {
+                Some("far") => {}
+                Some(method) if request["id"].is_null() => tell.send(method.to_owned()).unwrap_or_default(),
+                _ => {
+                    let pong = json!({ "jsonrpc": "2.0", "id": request["id"], "result": "pong" });
+                    client.send(format!("{pong}\n"));
+                }
+            }
+        }
+    });
+    (address, told)
+}
+
+/// Returns the number of calls that the nodes of the only function have not answered.
+fn target_in_flight(client: &mut Client) -> u64 {
+    let stats = client.call("rpc.stats", &json!([])).unwrap();
+    let targets = stats["forwards"][0]["targets"].as_array().unwrap().clone();
+    targets.iter().map(|target| target["in_flight"].as_u64().unwrap()).sum()
+}
+
 /// A node that stops answers what it has taken, and nothing else was run.
 #[test]
 fn node_that_stops_costs_no_call() {

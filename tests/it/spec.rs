@@ -941,6 +941,7 @@ fn forward_settings() -> ForwardSettings {
         balance: Balance::Least,
         key: None,
         repeatable: false,
+        ..ForwardSettings::default()
     }
 }
 

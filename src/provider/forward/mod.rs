@@ -1,6 +1,7 @@
 //! The forward provider: functions of other nodes.
 
 mod balance;
+mod hedge;
 mod report;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +14,7 @@ use smol::{Executor, Timer};
 
 use crate::config::Balance;
 use crate::message::{Fault, RawJson, code};
+use crate::metrics::Metrics;
 use crate::remote::{ConnectionLease, Remote, RemoteError};
 use crate::route::{Call, Description, OtherNodes, Peer, PeerError, Provider, ProviderKind, Responder};
 use balance::{Candidate, Readiness, choose, hash};
@@ -59,6 +61,10 @@ pub struct ForwardSettings {
     pub key: Option<String>,
     /// A call may run twice: it is repeated even if it was lost.
     pub repeatable: bool,
+    /// How long a node has to answer before another one is asked too.
+    pub hedge: Option<Duration>,
+    /// The counters of the node.
+    pub metrics: Arc<Metrics>,
 }
 
 /// One of the nodes.
@@ -128,7 +134,7 @@ impl Forward {
 
     /// Sends a call to the next node, or answers it if there is none.
     fn attempt(self, mut attempt: Attempt) {
-        while let Some(index) = self.0.choose(&mut attempt) {
+        while let Some(index) = self.0.choose(attempt.key, &mut attempt.failures) {
             let lease = self.0.nodes[index].remote.lease();
             match lease.and_then(|lease| Ok((lease.connection().peer()?, lease))) {
                 Ok((Some(peer), lease)) => return self.send(&peer, lease, index, attempt),
@@ -201,13 +207,13 @@ impl Forward {
 
 impl Inner {
     /// Chooses a node that has not failed. Notes those without a connection as failures.
-    fn choose(&self, attempt: &mut Attempt) -> Option<usize> {
+    fn choose(&self, key: Option<u64>, failures: &mut Vec<(usize, RemoteError)>) -> Option<usize> {
         if self.nodes.len() == 1 {
-            return attempt.failures.is_empty().then_some(0);
+            return failures.is_empty().then_some(0);
         }
         let mut candidates = Vec::with_capacity(self.nodes.len());
         for (index, node) in self.nodes.iter().enumerate() {
-            if attempt.failures.iter().any(|(failed, _)| *failed == index) {
+            if failures.iter().any(|(failed, _)| *failed == index) {
                 continue;
             }
             match node.remote.lease().and_then(|lease| lease.connection().peer()) {
@@ -221,11 +227,11 @@ impl Inner {
                     in_flight: node.in_flight.load(Ordering::Relaxed),
                     mean: node.mean.load(Ordering::Relaxed),
                 }),
-                Err(error) => attempt.failures.push((index, error)),
+                Err(error) => failures.push((index, error)),
             }
         }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        choose(self.settings.balance, turn, attempt.key, &candidates)
+        choose(self.settings.balance, turn, key, &candidates)
     }
 
     /// Returns `true` if a call that ended with `error` has not run, or may run twice, and another node may be asked.
@@ -234,8 +240,15 @@ impl Inner {
         if !(error.is_unsent() || (is_lost && self.settings.repeatable)) || Instant::now() >= deadline {
             return false;
         }
+        self.spend_credit()
+    }
+
+    /// Returns `true` if one more call may be made than callers make.
+    fn spend_credit(&self) -> bool {
         let spend = |credit: u32| credit.checked_sub(CALLS_PER_RETRY);
-        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+        let is_left = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok();
+        self.settings.metrics.forward_retries.add(u64::from(is_left));
+        is_left
     }
 
     /// Returns the error if no node is left: that of a node which answered, or the reasons of all.
@@ -336,7 +349,13 @@ impl Provider for Forward {
         }
         let request = Request { method, params, deadline, hops };
         let (responder, failures) = (call.defer(), Vec::new());
-        self.clone().attempt(Attempt { request, responder, key, failures });
+        let attempt = Attempt { request, responder, key, failures };
+        match self.0.settings.hedge {
+            Some(delay) if attempt.responder.expects_reply() => {
+                self.0.executor.spawn(self.clone().hedge(attempt, delay)).detach();
+            }
+            _ => self.clone().attempt(attempt),
+        }
     }
 }
 
