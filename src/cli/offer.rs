@@ -9,12 +9,14 @@ use smol::future::FutureExt;
 use super::arguments::{Arguments, Command, Count, Operand, Opt};
 use super::connection::{CONNECTION, Connection};
 use super::{Exit, MAX_MESSAGE, interrupts, print_error, run_on};
-use crate::config::{ArgTemplate, ExecConfig, Limits, OutputFormat, Piece, WhenFull};
+use crate::config::{
+    ArgTemplate, ExecConfig, Limits, OutputFormat, Piece, ProcessConfig, ProcessFunctionConfig, WhenFull,
+};
 use crate::message::{Fault, code};
 use crate::node::{Listener, Node, RemoteOffer};
-use crate::provider::Exec;
+use crate::provider::{Exec, Process};
 use crate::remote::{OfferEvent, Remote, RemoteError};
-use crate::route::Registry;
+use crate::route::{Provider, Registry};
 
 const SHARE: Opt = Opt::with_value(
     "--share",
@@ -24,6 +26,10 @@ const SHARE: Opt = Opt::with_value(
 const CONCURRENCY: Opt = Opt::with_value("--concurrency", "N", "how many calls run at a time (1)");
 const DESCRIPTION: Opt = Opt::with_value("--description", "TEXT", "a sentence that describes the function");
 const TEXT: Opt = Opt::switch("--text", "the program prints text rather than JSON");
+const PROCESS: Opt = Opt::switch(
+    "--process",
+    "start the program once: it reads JSON-RPC requests on its standard input, line by line",
+);
 const ONCE: Opt = Opt::switch("--once", "end when the connection is lost");
 
 pub(super) const OFFER: Command = Command {
@@ -34,9 +40,10 @@ pub(super) const OFFER: Command = Command {
         Operand { name: "PROGRAM", about: "the program, after \"--\"", count: Count::One },
         Operand { name: "ARG", about: "its arguments", count: Count::Any },
     ],
-    options: &[&[SHARE, CONCURRENCY, DESCRIPTION, TEXT, ONCE], CONNECTION],
+    options: &[&[SHARE, CONCURRENCY, DESCRIPTION, TEXT, PROCESS, ONCE], CONNECTION],
     notes: "The program runs once for each call. It gets the parameters as JSON on its standard input, and prints the\n\
-            result as JSON. The command connects again when the connection is lost.\n\n\
+            result as JSON. With --process it runs once for all calls, and answers each under its id; see\n\
+            docs/processes.md. The command connects again when the connection is lost.\n\n\
             Exit codes: 1 another connection offers the function or has taken it over, 2 usage, 3 no connection (with\n\
             --once), 5 denied, 130 interrupted.",
     run,
@@ -123,11 +130,43 @@ fn registry(
     concurrency: usize,
 ) -> Result<Arc<Registry>, String> {
     let program = arguments.operands.split_off(1);
+    let name = arguments.operands[0].clone();
+    let first = program[0].clone();
+    let (problem, mut description, provider): (_, _, Arc<dyn Provider>) = if arguments.has(&PROCESS) {
+        if arguments.has(&TEXT) {
+            return Err("--text: a program that stays answers in JSON-RPC".to_owned());
+        }
+        let config = ProcessConfig {
+            in_flight: concurrency,
+            // It is the user's own program, in the user's own environment.
+            inherit_env: vec!["*".to_owned()],
+            ..ProcessConfig::new(&first, program, limits)
+        };
+        let process = Process::new(executor, config, limits);
+        let function = process
+            .function(&name, &ProcessFunctionConfig { process: first.clone(), method: None, timeout: None });
+        (process.preflight(), function.describe(), Arc::new(function))
+    } else {
+        let exec =
+            Exec::new(executor.clone(), "".into(), exec(&program, arguments.has(&TEXT), limits, concurrency));
+        (exec.preflight(), exec.describe(), Arc::new(exec))
+    };
+    if let Some(problem) = problem {
+        return Err(format!("{first}: {problem}"));
+    }
+    description.signature.description = arguments.take(&DESCRIPTION);
+    let mut builder = Registry::builder("");
+    builder.insert(&name, description, provider).map_err(|error| error.to_string())?;
+    Ok(builder.build())
+}
+
+/// Returns the settings of a program that runs once for each call.
+fn exec(program: &[String], is_text: bool, limits: &Limits, concurrency: usize) -> ExecConfig {
     let word = |word: &String| ArgTemplate(vec![Piece::Literal(word.clone())]);
-    let config = ExecConfig {
+    ExecConfig {
         argv: program.iter().map(word).collect(),
         params: Vec::new(),
-        output: if arguments.has(&TEXT) { OutputFormat::Text } else { OutputFormat::Json },
+        output: if is_text { OutputFormat::Text } else { OutputFormat::Json },
         result: None,
         timeout: None,
         concurrency,
@@ -138,16 +177,7 @@ fn registry(
         env: Vec::new(),
         // It is the user's own program, in the user's own environment.
         inherit_env: vec!["*".to_owned()],
-    };
-    let exec = Exec::new(executor.clone(), "".into(), config);
-    if let Some(problem) = exec.preflight() {
-        return Err(format!("{}: {problem}", program[0]));
     }
-    let mut description = exec.describe();
-    description.signature.description = arguments.take(&DESCRIPTION);
-    let mut builder = Registry::builder("");
-    builder.insert(&arguments.operands[0], description, Arc::new(exec)).map_err(|error| error.to_string())?;
-    Ok(builder.build())
 }
 
 /// Returns how the command ends if the node refuses the function; `None` if it may accept it later.

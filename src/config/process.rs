@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::table::{DAY, Field, HOUR, MIN_DURATION, Result, Table};
-use super::{Config, exec};
+use super::{Config, Limits, exec};
 
 pub(super) const HEADING: &str = "[[process]]";
 
@@ -57,6 +57,34 @@ pub struct ProcessConfig {
     pub inherit_env: Vec<String>,
     /// Requests carry the deadline and the hop count of the call.
     pub has_meta: bool,
+}
+
+impl ProcessConfig {
+    /// Returns the settings of a program that is described by no more than its name and command line.
+    pub(crate) fn new(name: &str, run: Vec<String>, limits: &Limits) -> Self {
+        Self {
+            name: name.to_owned(),
+            run,
+            speaks: Speech::Lines,
+            is_per_connection: false,
+            instances: 1,
+            in_flight: 16,
+            queue: 256,
+            is_on_demand: false,
+            idle: None,
+            hello: None,
+            then: None,
+            ready: Duration::from_secs(10),
+            ping: None,
+            stall: limits.deadline.max(STALL),
+            cancel: Some("$/cancelRequest".to_owned()),
+            stop: Duration::from_secs(5),
+            directory: None,
+            env: Vec::new(),
+            inherit_env: Vec::new(),
+            has_meta: true,
+        }
+    }
 }
 
 /// The dialect of a program's stdin and stdout.
@@ -133,27 +161,21 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ProcessConfig>
         Some((_, Ok("call"))) => true,
         Some((field, _)) => return Err(field.expected("\"node\" or \"call\"")),
     };
+    let run = run(table.require("run", "[\"python3\", \"-u\", \"tools.py\"]")?)?;
+    let defaults = ProcessConfig::new(name, run, &config.limits);
     let mut process = ProcessConfig {
-        name: name.to_owned(),
-        run: run(table.require("run", "[\"python3\", \"-u\", \"tools.py\"]")?)?,
         speaks,
         is_per_connection,
         instances: if is_per_connection { 8 } else { 1 },
-        in_flight: 16,
-        queue: 256,
         is_on_demand,
-        idle: None,
         hello: table.get("hello").map(hello).transpose()?,
         then: table.get("then").map(method).transpose()?,
-        ready: Duration::from_secs(10),
         ping: table.get("ping").map(method).transpose()?,
-        stall: config.limits.deadline.max(STALL),
-        cancel: (speaks != Speech::MessagePack).then(|| "$/cancelRequest".to_owned()),
-        stop: Duration::from_secs(5),
+        cancel: defaults.cancel.filter(|_| speaks != Speech::MessagePack),
         directory: table.get("directory").map(Field::path).transpose()?,
         env: table.get("env").map(exec::env).transpose()?.unwrap_or_default(),
         inherit_env: table.get("inherit_env").map(exec::inherit_env).transpose()?.unwrap_or_default(),
-        has_meta: false,
+        ..defaults
     };
     // Strict servers ignore a request with a member that they do not know.
     process.has_meta = speaks == Speech::Lines && process.hello.is_none();

@@ -65,6 +65,37 @@ fn text_of_a_program_is_a_string() {
     assert_eq!(client.call("sh.echo", &json!([1, "a"])), Ok(json!("[1,\"a\"]")));
 }
 
+/// The program is the worker of the tests of processes, which answers `echo`.
+#[test]
+fn program_that_stays_answers_all_calls() {
+    let node = Node::demo();
+    let mut command = binary();
+    let (words, variable) = crate::processes::worker_command("lines");
+    command.env(variable.0, variable.1);
+    command.args([
+        "offer",
+        "--process",
+        "--concurrency",
+        "8",
+        "--to",
+        &node.address().to_string(),
+        "echo",
+        "--",
+    ]);
+    command.args(words);
+    let mut process = Process::start(command);
+    let mut client = node.connect();
+    offered(&mut client, "echo");
+    for number in 0..20 {
+        let told = client.call("echo", &json!([number])).unwrap();
+        assert_eq!(told["params"], json!([number]), "{told}");
+    }
+    process.kill();
+    gone(&mut client, "echo");
+    let ended = run(["offer", "--process", "--text", "f", "--", "x"]);
+    assert!(ended.failed(2).contains("--text"), "{ended:?}");
+}
+
 #[test]
 fn exit_codes_of_offers() {
     let token = |name: &str, offer: &str| {

@@ -16,12 +16,18 @@ use crate::support::{
 /// Selects what the worker does.
 const MODE: &str = "CHANRPC_TEST_WORKER";
 
-/// Returns the table of a process with this worker, and a family of functions that it provides.
-fn worker_of(name: &str, mode: &str, process: &str, function: &str) -> String {
+/// Returns the command of this worker, and the variable that selects what it does.
+pub(crate) fn worker_command(mode: &str) -> (Vec<String>, (&'static str, String)) {
     // A line of the test runner comes before the worker's output.
     let program = std::env::current_exe().unwrap().display().to_string();
     let mut words: Vec<_> = std::env::var("CHANRPC_TEST_RUNNER").ok().into_iter().collect();
     words.extend([&program, "--exact", "processes::worker", "--nocapture"].map(str::to_owned));
+    (words, (MODE, mode.to_owned()))
+}
+
+/// Returns the table of a process with this worker, and a family of functions that it provides.
+fn worker_of(name: &str, mode: &str, process: &str, function: &str) -> String {
+    let (words, _) = worker_command(mode);
     let run: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
     format!(
         "[[process]]\nname = '{name}'\nrun = [{}]\nenv = {{ {MODE} = '{mode}' }}\n{process}\n\

@@ -386,6 +386,10 @@ exec = ["echo", "-n", "x"]
         expect(page.locator("#list button", has_text="demo.*")).to_contain_text("→ " + demo.address)
         expect(page.locator("#list button", has_text="greet")).to_contain_text(HTML)
         watched.call("demo.*", "^answered$", "5", function="demo.add", parameters="2 3")
+        while not page.locator("#list button", has_text="demo.add").count():
+            page.click("#refresh")
+            page.wait_for_timeout(50)
+        watched.call("demo.add", "^answered$", "7", a="3", b="4")
         watched.choose("greet")
         page.get_by_label("who").fill("Ada")
         page.get_by_label("loud").check()
@@ -423,6 +427,27 @@ exec = ["echo", "-n", "x"]
         node.kill()
 
 
+def offers(browser, node):
+    """The page of docs/offers.md offers a function."""
+    text = pathlib.Path(__file__).parents[2].joinpath("docs/offers.md").read_text()
+    script = re.search(r"## A page in a browser\n.*?```js\n(.*?)```", text, re.S)[1]
+    watched = Watched(browser, node)
+    watched.page.evaluate("() => {" + script + "}")
+    command = [BINARY, "call", "--to", node.address, "page.title"]
+    for _ in range(100):
+        called = subprocess.run(command, capture_output=True, text=True)
+        if called.returncode == 0:
+            break
+        watched.page.wait_for_timeout(50)
+    same("a page offers a function", called.stdout.strip(), '"chanrpc – chanrpc"')
+    watched.end()
+    for _ in range(100):
+        called = subprocess.run(command, capture_output=True, text=True)
+        if called.returncode == 3:
+            break
+    same("until it is closed", called.returncode, 3)
+
+
 def policy(browser, node):
     """Actions that the page never takes are blocked as well."""
     watched = Watched(browser, node)
@@ -457,6 +482,7 @@ def main():
             watched.end(complaints)
             telephone(browser, node)
             strange_functions(browser, node, folder)
+            offers(browser, node)
             policy(browser, node)
             guarded(browser, folder)
             watched = Watched(browser, node)
