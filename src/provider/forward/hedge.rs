@@ -21,6 +21,8 @@ impl Forward {
         let (inner, Attempt { request, responder, failures, .. }) = (&*self.0, attempt);
         let failures = Mutex::new(failures);
         let failed = Event::new();
+        // From now on: the first call may fail at once.
+        let first_failed = failed.listen();
         let first = async {
             let answer = inner.ask(&request, &failures).await;
             failed.notify(usize::MAX);
@@ -31,9 +33,8 @@ impl Forward {
                 Timer::after(delay).await;
                 true
             };
-            let listener = failed.listen();
             let failed = async {
-                listener.await;
+                first_failed.await;
                 false
             };
             if !slow.or(failed).await || !inner.spend_credit() {

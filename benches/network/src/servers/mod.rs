@@ -1,6 +1,7 @@
 //! The servers to compare.
 
 mod echo;
+mod hops;
 mod installed;
 #[cfg(feature = "rivals")]
 mod jsonrpsee;
@@ -114,6 +115,11 @@ pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
     all.extend(
         PACKAGE.all().into_iter().zip(DIALECTS).map(|(name, dialect)| add(name, node::serve, dialect)),
     );
+    all.extend([
+        add("chanrpc lines, forwarded", hops::forward, Dialect::Lines),
+        add("chanrpc lines, offered by a peer", hops::offer, Dialect::Lines),
+        add("chanrpc lines, program that stays", hops::process, Dialect::Lines),
+    ]);
     if binary.is_some() {
         all.extend(BINARY.all().into_iter().zip(DIALECTS).map(ours));
     }
@@ -134,7 +140,13 @@ pub(crate) fn serve(all: &[Entrant], name: &str) -> ! {
     if let Some(Entrant { start: Start::Here(serve), .. }) = all.iter().find(|entrant| entrant.name == name) {
         serve();
     }
-    panic!("there is no server {name}");
+    match name {
+        hops::FAR => hops::far(),
+        hops::PEER => hops::peer(),
+        hops::PROGRAM => hops::program(),
+        _ => panic!("there is no server {name}"),
+    }
+    std::process::exit(0)
 }
 
 /// Prints the server's address for the parent process.
