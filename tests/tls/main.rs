@@ -212,6 +212,19 @@ fn curl_connects_with_both_tls_versions() {
     assert_eq!(curl(&stranger, &[&url]).code, Some(60));
 }
 
+/// gRPC clients refuse a server that does not negotiate it.
+#[cfg(feature = "grpc")]
+#[test]
+fn http2_is_negotiated() {
+    let certificates = Certificates::new();
+    let node = certificates.node();
+    let url = format!("https://localhost:{}/healthz", node.address().port());
+    for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let ended = curl(&certificates, &[option, "--write-out", "%{http_version}\n", &url]);
+        assert_eq!(ended.result(), format!("ok\n{version}"), "{ended:?}");
+    }
+}
+
 #[test]
 fn command_line_trusts_the_given_authority() {
     let certificates = Certificates::new();

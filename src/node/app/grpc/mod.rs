@@ -177,8 +177,11 @@ impl App<'_> {
                 let message = "the message was not received in time (limits.stall_timeout)";
                 Err(Status::of_code(code::DEADLINE, message))
             }
-            Err(Some(error)) => {
-                Err(Status::new(Status::INTERNAL, format!("cannot read the message: {error:?}")))
+            Err(Some(BodyError::Http(error))) => {
+                Err(Status::new(Status::INTERNAL, format!("cannot read the message: {error}")))
+            }
+            Err(Some(BodyError::Encoded)) => {
+                Err(Status::new(Status::UNIMPLEMENTED, "no content-encoding but identity is supported"))
             }
         }
     }
