@@ -10,7 +10,7 @@ use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use crate::address::{Address, NodeAddress};
-use crate::config::{Config, FunctionConfig, ProcessConfig, ProviderConfig};
+use crate::config::{Config, ForwardTarget, FunctionConfig, ProcessConfig, ProviderConfig};
 use crate::nearest::nearest;
 use crate::provider::{Exec, Process, mode};
 use crate::route::matches;
@@ -26,15 +26,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             secret(&mut warnings, "the key", &tls.key);
         }
     }
-    for function in &config.functions {
-        let ProviderConfig::Forward(forward) = &function.provider else { continue };
-        for target in &forward.to {
-            if let Some(file) = &target.token_file {
-                secret(&mut warnings, "the token_file", file);
-            }
-            if let Some((_, key)) = target.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
-                secret(&mut warnings, "the key", key);
-            }
+    for target in forward_targets(config) {
+        if let Some(file) = &target.token_file {
+            secret(&mut warnings, "the token_file", file);
+        }
+        if let Some((_, key)) = target.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
+            secret(&mut warnings, "the key", key);
         }
     }
     // The functions of peers are not known.
@@ -68,6 +65,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         is_new
     });
     warnings
+}
+
+/// Returns the nodes of functions and topics.
+fn forward_targets(config: &Config) -> impl Iterator<Item = &ForwardTarget> {
+    let of_functions = config.functions.iter().filter_map(|function| match &function.provider {
+        ProviderConfig::Forward(forward) => Some(&forward.to),
+        _ => None,
+    });
+    of_functions.flatten().chain(config.topics.iter().filter_map(|topic| topic.forward.as_ref()))
 }
 
 /// Warns of a secret that other users can read.
@@ -120,18 +126,15 @@ pub(super) fn network_warnings(config: &Config) -> Vec<String> {
         }
     }
     let mut seen = Vec::new();
-    for function in &config.functions {
-        let ProviderConfig::Forward(forward) = &function.provider else { continue };
-        for target in &forward.to {
-            let Ok(NodeAddress { address, .. }) = target.to.parse() else { continue };
-            if seen.contains(&address) {
-                continue;
-            }
-            if let Err(error) = resolve(&address) {
-                warnings.push(format!("forward = {:?}: {error}", target.to));
-            }
-            seen.push(address);
+    for target in forward_targets(config) {
+        let Ok(NodeAddress { address, .. }) = target.to.parse() else { continue };
+        if seen.contains(&address) {
+            continue;
         }
+        if let Err(error) = resolve(&address) {
+            warnings.push(format!("forward = {:?}: {error}", target.to));
+        }
+        seen.push(address);
     }
     warnings
 }

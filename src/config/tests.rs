@@ -265,7 +265,7 @@ fn every_key_is_parsed() {
     token.iter_mut().zip(0..).for_each(|(byte, value)| *byte = value);
     let location = |line: u32| format!("{}:{line}", folder("valid").join("everything.toml").display());
     let everybody = Rule {
-        location: location(158),
+        location: location(163),
         functions: vec!["rpc.list".to_owned()],
         offer: Vec::new(),
         subscribe: Vec::new(),
@@ -276,7 +276,7 @@ fn every_key_is_parsed() {
         expires: None,
     };
     let dashboard = Rule {
-        location: location(161),
+        location: location(166),
         functions: ["camera.*", "math.*"].map(str::to_owned).to_vec(),
         offer: vec!["py.*".to_owned()],
         subscribe: vec!["chat.*".to_owned()],
@@ -329,6 +329,14 @@ fn every_key_is_parsed() {
                 ..TopicConfig::new("chat.*")
             },
             TopicConfig { when_full: Overflow::End, ..TopicConfig::new("alarm") },
+            TopicConfig {
+                forward: Some(ForwardTarget {
+                    to: "hub:7300".to_owned(),
+                    token_file: Some("hub.token".into()),
+                    tls: None,
+                }),
+                ..TopicConfig::new("news.*")
+            },
         ],
         access: vec![everybody, dashboard],
         offers: vec![

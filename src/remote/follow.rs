@@ -360,9 +360,14 @@ impl Shared {
                 drop(state);
                 (self.tell)(News::Refused { name, fault: &fault });
             }
-            Err(_) => {
+            Err(error) => {
+                if entry.failures == 0 {
+                    log::warn!("subscribing to {name} failed, and is tried again: {error:?}");
+                }
                 entry.fail();
+                entry.resumes = true;
                 drop(state);
+                (self.tell)(News::Missed { topic: name, count: None });
                 self.changed.notify(usize::MAX);
             }
         }

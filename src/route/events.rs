@@ -378,3 +378,92 @@ fn add_missed(
     *before = before.zip(count).map(|(before, count)| before.saturating_add(count));
     *then = next;
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX_EVENTS: usize = 4;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Action {
+        /// An event of a topic, which may take the place of all others of it.
+        Publish(usize, Overflow),
+        /// Numbers of a topic that do not come.
+        Skip(usize, Option<u64>),
+        /// Events of any topic that do not come.
+        SkipAny,
+        Take(usize),
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        let overflow = prop_oneof![3 => Just(Overflow::Oldest), 1 => Just(Overflow::Latest)];
+        prop_oneof![
+            6 => (0..2_usize, overflow).prop_map(|(topic, overflow)| Action::Publish(topic, overflow)),
+            3 => (0..2_usize, prop::option::of(1..4_u64)).prop_map(|(topic, count)| Action::Skip(topic, count)),
+            1 => Just(Action::SkipAny),
+            2 => (1..300_usize).prop_map(Action::Take),
+        ]
+    }
+
+    proptest! {
+        /// What is told accounts for every number of each topic in order, and what waits is bounded, whatever is lost on
+        /// the way to this node or in the queue.
+        #[test]
+        fn every_number_is_an_event_or_missed(actions in prop::collection::vec(action(), 1..80)) {
+            let topics: [Arc<str>; 2] = ["a.x".into(), "a.y".into()];
+            let family: Arc<str> = "a.*".into();
+            let mut queue = EventQueue::new(MAX_EVENTS, 1 << 20);
+            let (mut last, mut told) = ([0; 2], [0; 2]);
+            let mut unknown = (0, 0);
+            let mut out = VecDeque::new();
+            let everything = [Action::Take(usize::MAX)];
+            for action in actions.iter().chain(&everything) {
+                match *action {
+                    Action::Publish(topic, overflow) => {
+                        last[topic] += 1;
+                        let event = Event::new(topics[topic].clone(), last[topic], "0", Instant::now());
+                        queue.push(&Arc::new(event), overflow, false);
+                    }
+                    Action::Skip(topic, count) => {
+                        last[topic] += count.unwrap_or(1);
+                        queue.miss(&topics[topic], count, last[topic] + 1);
+                    }
+                    Action::SkipAny => {
+                        unknown.0 += 1;
+                        queue.miss(&family, None, 0);
+                    }
+                    Action::Take(room) => queue.take(room, &mut out),
+                }
+                prop_assert!(queue.waiting.len() <= 3 * MAX_EVENTS + 2, "{queue:?}");
+                for notice in out.drain(..) {
+                    match notice {
+                        Notice::Event { event, .. } => {
+                            let at = topics.iter().position(|topic| *topic == event.topic).unwrap();
+                            prop_assert_eq!(event.seq, told[at] + 1);
+                            told[at] = event.seq;
+                        }
+                        Notice::Missed { topic, count, next: 0 } => {
+                            prop_assert_eq!((&topic, count), (&family, None));
+                            unknown.1 += 1;
+                        }
+                        Notice::Missed { topic, count, next } => {
+                            let at = topics.iter().position(|other| *other == topic).unwrap();
+                            match count {
+                                Some(count) => prop_assert_eq!(told[at] + count + 1, next),
+                                None => prop_assert!(told[at] < next),
+                            }
+                            told[at] = next - 1;
+                        }
+                        Notice::Ended { .. } => unreachable!("nothing has ended"),
+                    }
+                }
+            }
+            prop_assert_eq!(told, last);
+            prop_assert!(unknown.1 <= unknown.0 && (unknown.1 > 0) == (unknown.0 > 0));
+            prop_assert!(queue.is_empty() && queue.gaps == 0 && queue.events == 0 && queue.bytes == 0);
+        }
+    }
+}
