@@ -17,7 +17,9 @@ use super::{announce, node};
 /// Where the peer offers its function.
 const OFFER_TO: &str = "CHANRPC_BENCH_OFFER_TO";
 
-/// The number of calls that the peer and the program have at a time.
+/// The number of calls that the peer has at a time: more than any load, since few more wait.
+const OFFERED: usize = 4096;
+/// The number of calls that the program has at a time, the maximum. More wait.
 const IN_FLIGHT: usize = 1024;
 
 /// The names by which this program starts as the other process.
@@ -37,7 +39,7 @@ pub(super) fn forward() {
 
 pub(super) fn offer() {
     let node =
-        start(&format!("[limits]\nin_flight = {IN_FLIGHT}\n[[access]]\nfunctions = ['*']\noffer = ['*']\n"));
+        start(&format!("[limits]\nin_flight = {OFFERED}\n[[access]]\nfunctions = ['*']\noffer = ['*']\n"));
     let peer = other(PEER, Some(&node.addresses()[0].to_string()));
     serve(&node, Some(peer));
 }
@@ -68,7 +70,7 @@ pub(super) fn peer() {
     stream.set_nodelay(true).expect("the system supports it");
     let mut output = stream.try_clone().expect("a socket can be duplicated");
     let offer = format!(
-        "{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"rpc.offer\",\"params\":{{\"name\":\"add\",\"in_flight\":{IN_FLIGHT}}}}}\n"
+        "{{\"jsonrpc\":\"2.0\",\"id\":0,\"method\":\"rpc.offer\",\"params\":{{\"name\":\"add\",\"in_flight\":{OFFERED}}}}}\n"
     );
     output.write_all(offer.as_bytes()).expect("the node reads");
     answer(stream, output);
@@ -125,7 +127,13 @@ fn serve(node: &RunningNode, other: Option<Child>) {
     drop(remote);
     announce(Ok(address));
     match other {
-        Some(mut other) => _ = other.wait(),
-        None => thread::park(),
+        Some(mut other) => {
+            // `wait` would close it, and the process ends when it is closed.
+            let _input = other.stdin.take();
+            let _ = other.wait();
+        }
+        None => loop {
+            thread::park();
+        },
     }
 }
