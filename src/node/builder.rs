@@ -196,7 +196,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Returns the topics of the node, for the state of its servers and schedulers.
+    /// Returns the topics of the node, for the state of its servers and schedulers. They have the limits that are set so
+    /// far.
     ///
     /// ```
     /// # use chanrpc::{Functions, Id0, Node, Remote};
@@ -297,7 +298,11 @@ impl NodeBuilder {
     /// let node = Node::builder("example").limits(limits).listen("127.0.0.1:0").start()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Panics
+    /// If [`topics`](Self::topics) was called before, since topics have the limits of that moment.
     pub fn limits(mut self, limits: Limits) -> Self {
+        assert!(!self.topics.has_limits(), "call NodeBuilder::limits before NodeBuilder::topics");
         self.config.limits = limits;
         self
     }

@@ -5,16 +5,18 @@ import { milliseconds, prettyPrint, shell, toWord } from "./text.js";
 
 const MAX_ENTRIES = 200, MAX_SHOWN = 1e5, MAX_KEPT = 1e4, MAX_STORED = 50;
 
-// A call of the history: { name, params, words, at, outcome, tone, took, summary, text }.
+// A call of the history: { name, params, words, at, outcome, tone, took, summary, text }, and the id of its request.
 
 export class Calls {
   #entries = [];
   #current;
 
-  // `opened(entry)` is called for a call of the history that the user chooses, `repeated(entry)` to make it again.
-  constructor({ opened, repeated }) {
+  // `opened(entry)` is called for a call of the history that the user chooses, `repeated(entry)` to make it again, and
+  // `cancelled(entry)` to cancel the one that is shown.
+  constructor({ opened, repeated, cancelled }) {
     this.opened = opened;
     this.repeated = repeated;
+    $("cancel").onclick = () => cancelled(this.#current);
     const stored = JSON.parse(tab.get("calls") ?? "[]");
     for (const entry of stored.reverse()) this.#add(entry);
   }
@@ -47,7 +49,7 @@ export class Calls {
     const isText = !error && typeof result === "string";
     entry.text = (isText ? result : prettyPrint(text ?? "")).slice(0, MAX_KEPT);
     if (entry !== this.#current) return;
-    if (isText && how?.contentEncoding === "base64") return this.#reportBytes(entry, result);
+    if (isText && how?.contentEncoding === "base64" && this.#reportBytes(entry, result)) return;
     this.#report(entry, isText ? result : prettyPrint(text ?? ""), lost ?? took, isText ? "txt" : "json");
   }
 
@@ -62,10 +64,16 @@ export class Calls {
     $("answer").hidden = true;
   }
 
+  // Returns false if the text is no base64.
   #reportBytes(entry, base64) {
-    const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-    this.#report(entry, base64, `${entry.took} · ${bytes.length} bytes, in base64`);
-    $("save").onclick = () => save(entry.name + ".bin", [bytes]);
+    try {
+      const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
+      this.#report(entry, base64, `${entry.took} · ${bytes.length} bytes, in base64`);
+      $("save").onclick = () => save(entry.name + ".bin", [bytes]);
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   #report(entry, text, took = "", kind = "txt") {
@@ -97,7 +105,7 @@ export class Calls {
     Object.assign(entry, settled);
     this.#describe(entry);
     const ended = this.#entries.filter(({ outcome }) => outcome !== "waiting");
-    const stored = ended.slice(0, MAX_STORED).map(({ row, text, ...rest }) => rest);
+    const stored = ended.slice(0, MAX_STORED).map(({ row, text, id, ...rest }) => rest);
     tab.set("calls", JSON.stringify(stored));
   }
 
@@ -131,7 +139,7 @@ export function linkTo(name, params) {
 export function linked() {
   try {
     const [name, params = ""] = location.hash.slice(1).split("=").map(decodeURIComponent);
-    return { name, params };
+    return { name, params: params.trim() };
   } catch {
     return { name: "", params: "" };
   }

@@ -121,6 +121,8 @@ export class Connection {
   #receive(data) {
     const now = performance.now();
     const reply = JSON.parse(data);
+    // Events of topics, and calls of functions that were offered: nothing here takes them.
+    if (reply.method) return;
     // An error without an id is about a request that the node could not read: the last one sent.
     const id = reply.id ?? [...this.#pending.keys()].at(-1);
     const call = this.#pending.get(id);

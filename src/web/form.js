@@ -2,7 +2,7 @@
 
 import { $, make } from "./dom.js";
 import { tags, typeOf } from "./functions.js";
-import { isJson, parseWords } from "./text.js";
+import { elements, isJson, parseWords } from "./text.js";
 
 const INPUTS = {
   string: {},
@@ -55,12 +55,11 @@ export class Form {
     if (this.#name) this.#name.value = name;
     if (!this.chosen.params) this.#inputs[0].input.value = params;
     else if (params) {
-      const values = JSON.parse(params);
+      const values = elements(params);
       this.#inputs.forEach((one, n) => {
-        const value = Array.isArray(values) ? values[n] : values[one.name];
-        if (one.type === "boolean") one.input.checked = value ?? false;
-        else if (value === undefined) one.input.value = "";
-        else one.input.value = typeof value === "string" && one.isText ? value : JSON.stringify(value);
+        const json = values[params.startsWith("[") ? n : one.name];
+        if (one.type === "boolean") one.input.checked = json === "true";
+        else one.input.value = json === undefined ? "" : one.isText && json.startsWith('"') ? JSON.parse(json) : json;
       });
     }
     this.#preview();

@@ -62,7 +62,7 @@ function show(first, last) {
   const calls = (last.samples.chanrpc_function_calls_total ?? []).map(({ function: name }) => {
     const is = (sample) => sample.function === name;
     const buckets = (last.samples.chanrpc_function_duration_seconds_bucket ?? []).filter(is).map(({ le }) =>
-      [Number(le.replace("+", "")), since("chanrpc_function_duration_seconds_bucket", (one) => is(one) && one.le === le)]);
+      [le === "+Inf" ? Infinity : Number(le), since("chanrpc_function_duration_seconds_bucket", (one) => is(one) && one.le === le)]);
     return { name, count: since("chanrpc_function_calls_total", is), errors: since("chanrpc_function_errors_total", is), buckets };
   });
   const busiest = calls.filter(({ count }) => count).sort((a, b) => b.count - a.count).slice(0, ROWS);

@@ -43,6 +43,7 @@ const calls = new Calls({
     calls.show(entry);
   },
   repeated: (entry) => connection.isOpen && call(entry.name, entry),
+  cancelled: (entry) => connection.cancel(entry.id),
 });
 
 function refresh() {
@@ -102,11 +103,10 @@ function askForToken() {
 function call(name, given) {
   const entry = calls.begin(name, given);
   const how = functions.find(name)?.result;
-  const id = connection.request(name, given.params, Number($("deadline").value), (answer) => {
+  entry.id = connection.request(name, given.params, Number($("deadline").value), (answer) => {
     if (!answer.lost) sample(answer.error ? "failed" : "answered", answer.ms);
     calls.finish(entry, answer, how);
   });
-  $("cancel").onclick = () => connection.cancel(id);
 }
 
 function tick() {

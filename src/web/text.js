@@ -23,6 +23,27 @@ export function parseWords(text) {
   });
 }
 
+// The elements of an array by their places, or the members of an object by their names, each as it is written.
+export function elements(json) {
+  JSON.parse(json);
+  json = json.trim();
+  const found = [];
+  let depth = 0, start = 1, name;
+  const take = (end) => {
+    const text = json.slice(start, end).trim();
+    if (text) found.push([name ?? found.length, text]);
+    [start, name] = [end + 1, undefined];
+  };
+  for (const { 0: token, index } of json.matchAll(/"(?:[^"\\]|\\.)*"|[[\]{}:,]/g)) {
+    if ("[{".includes(token)) depth += 1;
+    else if ("]}".includes(token)) depth -= 1;
+    else if (depth === 1 && token === ",") take(index);
+    else if (depth === 1 && token === ":") [name, start] = [JSON.parse(json.slice(start, index)), index + 1];
+    if (!depth) take(index);
+  }
+  return Object.fromEntries(found);
+}
+
 // Quotes a word for a POSIX shell if it needs quotes.
 export const shell = (word) => (/^[\w.\-/:,+@%]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 

@@ -1,7 +1,7 @@
 //! `GET /events`: the events of topics as a stream of server-sent events
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub(super) struct EventStream {
     stop: ShutdownSignal,
     /// No id was sent yet.
     is_new: bool,
+    /// The number of subscriptions that have not ended.
+    open: usize,
     is_ending: bool,
     posts: Posts,
 }
@@ -64,6 +66,7 @@ impl EventStream {
             keepalive,
             stop,
             is_new: true,
+            open: 0,
             is_ending: false,
             posts: Posts { room: ROOM, ..Posts::default() },
         };
@@ -93,6 +96,8 @@ impl EventStream {
             let seq = if last.is_some() && !subscribed.is_missing { request.since } else { None };
             stream.positions.push((name, if is_family { None } else { seq.or(subscribed.seq) }));
         }
+        let names: BTreeSet<_> = stream.positions.iter().map(|(name, _)| name).collect();
+        stream.open = names.len();
         Ok(stream)
     }
 
@@ -122,6 +127,10 @@ impl EventStream {
                 }
             }
             other => _ = writeln!(self.out, "event: {}", other.method().trim_start_matches("rpc.")),
+        }
+        if let Notice::Ended { .. } = notice {
+            self.open = self.open.saturating_sub(1);
+            self.is_ending |= self.open == 0;
         }
         _ = write!(self.out, "data: {}\n\n", notice.params(now));
     }

@@ -154,6 +154,11 @@ impl TopicHub {
         let _ = self.limits.set(limits.clone());
     }
 
+    /// Returns `true` if the limits are set.
+    pub(crate) fn has_limits(&self) -> bool {
+        self.limits.get().is_some()
+    }
+
     fn limits(&self) -> &Limits {
         self.limits.get_or_init(Arc::default)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use chanrpc::config::Config;
+use chanrpc::config::{Config, Limits};
 use chanrpc::internals::route::RegistryInternals;
 use chanrpc::node::{Node, RunningNode};
 use chanrpc::route::{Caller, Subscription, TopicEvent, Topics, WithCaller};
@@ -316,4 +316,12 @@ fn deaf_subscribers_take_nothing_from_others() {
     }
     drop(subscriptions);
     assert_eq!(topics.publish("all", &0), Ok(0));
+}
+
+#[test]
+#[should_panic = "call NodeBuilder::limits before NodeBuilder::topics"]
+fn limits_that_would_not_reach_topics_are_refused() {
+    let builder = Node::builder("hub");
+    let _topics = builder.topics();
+    let _ = builder.limits(Limits::default());
 }

@@ -126,6 +126,22 @@ fn client_that_comes_back_receives_what_was_kept() {
 }
 
 #[test]
+fn stream_ends_with_its_last_subscription() {
+    let topic = "[[topic]]\nname = 'full'\nwhen_full = 'end'\n[limits]\nevents = 4\n";
+    let node = Node::with(Folder::new(), topic);
+    let mut stream = Stream::open(&node, "topic=full&topic=full", "");
+    assert!(stream.event().id.is_some());
+    // Nobody reads, until the events that wait are too many.
+    let (mut peer, data) = (node.connect(), "x".repeat(100_000));
+    while publish(&mut peer, "full", &json!(data)) > 0 {}
+    let mut last = None;
+    while let Some(block) = stream.next() {
+        last = block.event;
+    }
+    assert_eq!(last.as_deref(), Some("ended"));
+}
+
+#[test]
 fn requests_for_events_are_checked() {
     let rules = "[[listen]]\naddress = \"127.0.0.1:0\"\n[[access]]\nsubscribe = [\"open\"]\n\
                  [[access]]\nsubscribe = [\"*\"]\nfunctions = [\"rpc.stats\"]\n\
