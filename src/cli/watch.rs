@@ -50,7 +50,7 @@ fn run_watch(mut arguments: Arguments) -> Result<Exit, String> {
         return Ok(Exit::Success);
     }
     let seqs = since.map(|since| (topics[0].clone(), since)).into_iter().collect();
-    let watched = Watched { seqs, epoch: None, left, is_data_only };
+    let watched = Watched { seqs, epochs: HashMap::new(), left, is_data_only };
     let (done, exit) = async_channel::bounded(1);
     let (end, ended) = async_channel::bounded(1);
     let watched = Arc::new((Mutex::new(watched), done));
@@ -92,7 +92,8 @@ type Shared = Arc<(Mutex<Watched>, Sender<Exit>)>;
 struct Watched {
     /// The number of the last event of each topic.
     seqs: HashMap<String, u64>,
-    epoch: Option<String>,
+    /// The epoch of each subscription.
+    epochs: HashMap<String, Option<String>>,
     /// The number of events left to print.
     left: Option<u64>,
     is_data_only: bool,
@@ -201,16 +202,20 @@ impl Watched {
     fn request(&self, topic: &str) -> String {
         let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
         let since = self.seqs.get(topic).map_or(String::new(), |seq| format!(",\"since\":{seq}"));
-        let epoch = self.epoch.as_ref().filter(|_| !since.is_empty());
+        let epoch = self.epochs.get(topic).and_then(Option::as_ref).filter(|_| !since.is_empty());
         let epoch = epoch.map_or(String::new(), |epoch| format!(",\"epoch\":{}", quoted(epoch)));
         format!("{{\"topic\":{}{since}{epoch}}}", quoted(topic))
     }
 
     fn subscribed(&mut self, topic: &str, reply: &str, is_first: bool) -> Option<Exit> {
         let Told { seq, epoch, missed, .. } = serde_json::from_str(reply).unwrap_or_default();
-        self.epoch = epoch;
+        let before = self.epochs.insert(topic.to_owned(), epoch.clone());
         if let Some(seq) = seq {
-            self.seqs.entry(topic.to_owned()).or_insert(seq);
+            let last = self.seqs.entry(topic.to_owned()).or_insert(seq);
+            if before.is_some_and(|before| before != epoch) {
+                // Numbers have begun anew.
+                *last = seq;
+            }
         }
         let is_new_family = seq.is_none() && is_first;
         let is_missing = missed || (seq.is_none() && !is_new_family);

@@ -33,6 +33,10 @@ const EVENT: u64 = 64;
 const TOPIC: u64 = 1024;
 /// A subscription, and its places in a topic.
 const SUBSCRIPTION: u64 = 512;
+/// What a subscription to a topic of another node has besides: its name, and the epochs on its way, in three tables.
+const FOLLOWED: u64 = 2 * KIB;
+/// The positions of 4096 topics of another node, with their names.
+const POSITIONS: u64 = 4096 * 256;
 
 impl Config {
     /// Returns the memory in bytes that the node uses when every limit is reached at once: all connections, each with a
@@ -88,7 +92,15 @@ impl Config {
         let forwards = forwards.saturating_add(u64_from(forwarded) * FORWARD_FUNCTION + descriptions);
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
         let topics = self.topic_memory();
-        [BASE, connections, programs, forwards, offers, threads, topics]
+        let followed = match u64_from(self.event_nodes()) {
+            0 => 0,
+            nodes => {
+                let subscriptions =
+                    u64_from(limits.connections).saturating_mul(u64_from(limits.subscriptions));
+                subscriptions.saturating_mul(FOLLOWED).saturating_add(nodes * POSITIONS)
+            }
+        };
+        [BASE, connections, programs, forwards, offers, threads, topics, followed]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -169,6 +181,9 @@ mod tests {
         assert!(one > before);
         assert!(with(&format!("{base}{}{}", other("a", "h:1"), other("b", "h:2"))) > one);
         let topic = |to| format!("{base}[[topic]]\nname = \"a\"\nforward = \"{to}\"\n");
+        let more =
+            |text: String| with(&text.replace("[limits]", "[limits]\nsubscriptions = 65")) - with(&text);
+        assert!(more(topic("h:1")) > more(base.to_owned()), "names and ways");
         assert!(with(&topic("h:1")) > one, "its events have a connection of their own");
         assert!(
             with(&format!("{}[[topic]]\nname = \"b\"\nforward = \"h:2\"\n", topic("h:1")))

@@ -25,7 +25,7 @@ pub(crate) fn upstream(
                 let Some(topics) = weak.upgrade() else { return };
                 match news {
                     News::Event { topic, data, age, .. } => topics.relay(number, topic, data, age),
-                    News::Missed { topic, count } => topics.relay_missed(number, topic, count),
+                    News::Missed { topic, count, .. } => topics.relay_missed(number, topic, count),
                     News::Refused { name, fault } => topics.relay_refused(number, name, fault),
                     News::Dropped => {}
                 }
@@ -41,8 +41,8 @@ impl Follow for Follower {
         Self::follow(self, name, way);
     }
 
-    fn unfollow(&self, name: &str) {
-        Self::unfollow(self, name);
+    fn unfollow(&self, name: &str, is_over: bool) {
+        Self::unfollow(self, name, is_over);
     }
 
     fn stop(&self) {

@@ -17,7 +17,7 @@ use super::connection::Connection;
 use super::driver;
 use super::target::Target;
 use crate::message::{Fault, RawJson, code};
-use crate::route::{Call, Peer, PeerError, Provider, RegistryBuilder, Way, covers};
+use crate::route::{Call, PEER, Peer, PeerError, Provider, RegistryBuilder, Way, covers};
 
 /// How long after a refusal that may be temporary a subscription is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -25,13 +25,15 @@ const RETRY: Duration = Duration::from_secs(1);
 const MAX_FAILURES: u32 = 5;
 /// The maximum number of topics whose last number is known.
 const MAX_POSITIONS: usize = 4096;
+/// The maximum length of another node's reason, in characters.
+const MAX_REASON: usize = 400;
 
 /// What a node tells of topics.
 pub(crate) enum News<'a> {
     /// An event, published so long ago if it was kept.
     Event { topic: &'a str, seq: u64, data: &'a str, age: Option<Duration> },
-    /// Events of a topic or family do not come.
-    Missed { topic: &'a str, count: Option<u64> },
+    /// Events of a topic or family do not come. The next one has this number, if that is known.
+    Missed { topic: &'a str, count: Option<u64>, next: Option<u64> },
     /// A subscription is not possible.
     Refused { name: &'a str, fault: &'a Fault },
     /// Nothing further will come.
@@ -58,62 +60,123 @@ struct Shared {
 #[derive(Default)]
 struct State {
     names: BTreeMap<String, Name>,
-    /// Names that are subscribed to and no longer wanted.
-    unwanted: Vec<String>,
-    /// The number of the last event of each topic.
-    seqs: FxHashMap<String, u64>,
-    /// As it was when the connection was established: earlier events come again for a family.
-    seen: FxHashMap<String, u64>,
+    positions: FxHashMap<String, Position>,
     epoch: Option<String>,
-    /// The number of the connection.
-    connection: u64,
-}
-
-impl Name {
-    /// Tries again after a while, which grows.
-    fn fail(&mut self) {
-        self.status = Status::Retry(Instant::now() + RETRY * 2_u32.pow(self.failures));
-        self.failures = (self.failures + 1).min(MAX_FAILURES);
-    }
+    /// The number of the last request, so that an answer counts for its own request only.
+    ticket: u64,
+    /// How often subscribers have come or gone.
+    generation: u64,
 }
 
 /// A topic or family to subscribe to.
 struct Name {
     way: Way,
-    status: Status,
-    /// How often it has been refused or has ended over this connection.
+    phase: Phase,
+    /// Subscribers need it.
+    is_wanted: bool,
+    /// The node was asked before the way became what it is.
+    is_stale: bool,
+    /// How often it has been refused or has ended over this connection, without an event.
     failures: u32,
     /// It was subscribed to before, so that events may have been missed since.
     resumes: bool,
+    /// The number of the last request for it.
+    ticket: u64,
+    told: ToldMissed,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Status {
+enum Phase {
+    /// The node is to be asked.
     New,
     Asked,
     Subscribed,
+    /// Asked again, for a way that has changed.
+    Renewing,
+    /// The node is to be asked after that time.
     Retry(Instant),
+    /// The subscription at the node is to be ended. If it is wanted again, it begins anew after that, so that nothing that
+    /// is on its way still is taken for a new event.
+    Leave,
+    Leaving,
 }
 
-impl Status {
-    fn is_due(self, now: Instant) -> bool {
-        match self {
-            Self::New => true,
-            Self::Retry(at) => at <= now,
-            Self::Asked | Self::Subscribed => false,
+/// How far a topic has been received.
+#[derive(Default)]
+struct Position {
+    /// The number of the last event.
+    seq: u64,
+    /// What was received before the present subscription: it may come again.
+    seen: u64,
+    /// The next event has the next number.
+    is_sure: bool,
+    told: ToldMissed,
+}
+
+/// When it was told that an unknown number of events was missed, if no event has come since. Before others subscribe or
+/// leave, to tell that again adds nothing; and between nodes that follow each other it would never end.
+#[derive(Default)]
+struct ToldMissed(Option<u64>);
+
+impl ToldMissed {
+    /// Returns `true` if it must be told.
+    fn is_news(&mut self, generation: u64) -> bool {
+        self.0.replace(generation) != Some(generation)
+    }
+}
+
+impl Name {
+    fn new(way: Way) -> Self {
+        Self {
+            way,
+            phase: Phase::New,
+            is_wanted: true,
+            is_stale: false,
+            failures: 0,
+            resumes: false,
+            ticket: 0,
+            told: ToldMissed::default(),
+        }
+    }
+
+    /// Returns `true` if its events are received.
+    fn is_live(&self) -> bool {
+        self.is_wanted && matches!(self.phase, Phase::Asked | Phase::Subscribed | Phase::Renewing)
+    }
+
+    /// Tries again after a while, which grows.
+    fn fail(&mut self) {
+        self.phase = Phase::Retry(Instant::now() + RETRY * 2_u32.pow(self.failures));
+        self.failures = (self.failures + 1).min(MAX_FAILURES);
+        self.resumes = true;
+    }
+
+    /// Returns the next phase if there is something to ask for now.
+    fn due(&self, now: Instant) -> Option<Phase> {
+        match self.phase {
+            Phase::New => Some(Phase::Asked),
+            Phase::Retry(at) if at <= now => Some(Phase::Asked),
+            Phase::Subscribed if self.is_stale => Some(Phase::Renewing),
+            Phase::Leave => Some(Phase::Leaving),
+            _ => None,
         }
     }
 }
 
 /// What to ask a node for.
 struct Requests {
-    /// The parameters of subscriptions, their names, and how many nodes have forwarded them.
-    asked: Vec<(RawJson<'static>, String, u32)>,
-    unwanted: Vec<String>,
+    requests: Vec<Request>,
     /// When there is more to ask for.
     retry: Option<Instant>,
-    /// The number of the connection.
-    connection: u64,
+}
+
+struct Request {
+    method: &'static str,
+    params: RawJson<'static>,
+    name: String,
+    ticket: u64,
+    /// The number of nodes that have forwarded it.
+    hops: u32,
 }
 
 /// What a node tells of a topic, and its reply to a subscription.
@@ -157,22 +220,31 @@ impl Follower {
         Self { shared, _task: task }
     }
 
-    /// Subscribes to a topic or family, for subscribers whose request has come that way.
+    /// Subscribes to a topic or family, for subscribers whose requests have come that way. It may be followed already.
     pub(crate) fn follow(&self, name: &str, way: Way) {
-        let state = Name { way, status: Status::New, resumes: false, failures: 0 };
-        self.shared.lock().names.insert(name.to_owned(), state);
-        self.shared.changed.notify(usize::MAX);
-    }
-
-    /// Ends a subscription.
-    pub(crate) fn unfollow(&self, name: &str) {
         let mut state = self.shared.lock();
-        if state.names.remove(name).is_some() {
-            state.unwanted.push(name.to_owned());
-            state.forget_positions();
+        state.generation += 1;
+        match state.names.get_mut(name) {
+            Some(entry) => {
+                entry.is_wanted = true;
+                entry.is_stale |= entry.way != way;
+                entry.way = way;
+            }
+            None => _ = state.names.insert(name.to_owned(), Name::new(way)),
         }
         drop(state);
         self.shared.changed.notify(usize::MAX);
+    }
+
+    /// Notes that a subscriber of a topic or family has left, which was the last if it `is_over`.
+    pub(crate) fn unfollow(&self, name: &str, is_over: bool) {
+        let mut state = self.shared.lock();
+        state.generation += 1;
+        if is_over {
+            state.leave(name);
+            drop(state);
+            self.shared.changed.notify(usize::MAX);
+        }
     }
 
     /// Ends all subscriptions.
@@ -183,70 +255,164 @@ impl Follower {
 }
 
 impl State {
-    fn is_wanted(&self, topic: &str) -> bool {
-        self.names.keys().any(|name| covers(name, topic))
+    /// Returns `true` if the events of a topic are received.
+    fn is_live(&self, topic: &str) -> bool {
+        self.names.iter().any(|(name, entry)| covers(name, topic) && entry.is_live())
     }
 
-    /// Forgets the numbers of topics that are not subscribed to.
+    fn is_idle(&self) -> bool {
+        !self.names.values().any(|name| name.is_wanted)
+    }
+
+    fn leave(&mut self, name: &str) {
+        let Some(entry) = self.names.get_mut(name) else { return };
+        entry.is_wanted = false;
+        match entry.phase {
+            Phase::New => _ = self.names.remove(name),
+            // The answer decides.
+            Phase::Asked | Phase::Leave | Phase::Leaving => {}
+            Phase::Subscribed | Phase::Renewing | Phase::Retry(_) => entry.phase = Phase::Leave,
+        }
+        self.forget_positions();
+    }
+
+    /// Forgets the numbers of topics that nobody needs.
     fn forget_positions(&mut self) {
         let names = &self.names;
-        let is_wanted = |topic: &String| names.keys().any(|name| covers(name, topic));
-        self.seqs.retain(|topic, _| is_wanted(topic));
-        self.seen.retain(|topic, _| is_wanted(topic));
+        let is_needed = |topic: &str| {
+            names.iter().any(|(name, entry)| {
+                covers(name, topic)
+                    && entry.is_wanted
+                    && !matches!(entry.phase, Phase::Leave | Phase::Leaving)
+            })
+        };
+        self.positions.retain(|topic, _| is_needed(topic));
     }
 
-    /// Notes that there is a new connection.
-    fn connected(&mut self) {
-        self.connection += 1;
-        self.seen = self.seqs.clone();
-        self.unwanted.clear();
-        self.names.values_mut().for_each(|name| (name.status, name.failures) = (Status::New, 0));
+    /// Notes that there is no connection.
+    fn lost(&mut self) {
+        self.names.retain(|_, name| name.is_wanted);
+        for name in self.names.values_mut() {
+            if matches!(name.phase, Phase::Leave | Phase::Leaving) {
+                *name = Name::new(name.way.clone());
+            }
+            (name.phase, name.failures) = (Phase::New, 0);
+        }
+        self.positions.values_mut().for_each(|position| position.is_sure = false);
     }
 
-    /// Returns what to ask for now; `None` if there are no names.
+    /// Returns what to ask for now; `None` if nobody needs anything.
     fn due(&mut self, now: Instant) -> Option<Requests> {
-        if self.names.is_empty() {
+        if self.is_idle() {
             return None;
         }
-        let due = self.names.iter().filter(|(_, name)| name.status.is_due(now));
-        let due: Vec<_> = due.map(|(text, _)| text.clone()).collect();
-        let mut asked = Vec::new();
-        for text in due {
-            let Some(name) = self.names.get_mut(&text) else { continue };
-            name.status = Status::Asked;
-            let (resumes, way) = (name.resumes, name.way.clone());
-            asked.push((self.request(&text, resumes, &way), text, way.hops));
+        let mut requests = Vec::new();
+        for (text, name) in &mut self.names {
+            let Some(phase) = name.due(now) else { continue };
+            name.phase = phase;
+            self.ticket += 1;
+            name.ticket = self.ticket;
+            let (method, params) = if phase == Phase::Leaving {
+                ("rpc.unsubscribe", RawJson::checked(format!("[{}]", quoted(text))))
+            } else {
+                name.is_stale = false;
+                let since = self.positions.get(text).filter(|_| name.resumes && phase == Phase::Asked);
+                ("rpc.subscribe", parameters(text, since, self.epoch.as_deref(), &name.way.via))
+            };
+            let hops = name.way.hops;
+            requests.push(Request { method, params, name: text.clone(), ticket: name.ticket, hops });
         }
-        let retry = self.names.values().filter_map(|name| match name.status {
-            Status::Retry(at) => Some(at),
+        let retry = self.names.values().filter_map(|name| match name.phase {
+            Phase::Retry(at) => Some(at),
             _ => None,
         });
-        let (unwanted, connection) = (std::mem::take(&mut self.unwanted), self.connection);
-        Some(Requests { asked, unwanted, retry: retry.min(), connection })
+        Some(Requests { requests, retry: retry.min() })
     }
 
-    fn note_seq(&mut self, topic: &str, seq: u64) {
-        if let Some(last) = self.seqs.get_mut(topic) {
-            *last = (*last).max(seq);
-        } else {
+    fn position(&mut self, topic: &str) -> &mut Position {
+        if !self.positions.contains_key(topic) {
             // Then it is not known what a family has missed.
-            if self.seqs.len() >= MAX_POSITIONS {
-                self.seqs.clear();
+            if self.positions.len() >= MAX_POSITIONS {
+                self.positions.clear();
             }
-            self.seqs.insert(topic.to_owned(), seq);
+            self.positions.insert(topic.to_owned(), Position::default());
         }
+        self.positions.get_mut(topic).expect("it is there")
     }
 
-    /// Returns the parameters of a subscription.
-    fn request(&self, name: &str, resumes: bool, way: &Way) -> RawJson<'static> {
-        let since = self.seqs.get(name).filter(|_| resumes);
-        let via = Some(&way.via).filter(|via| !via.is_empty());
-        let since = since.map_or(String::new(), |seq| format!(",\"since\":{seq}"));
-        let epoch = self.epoch.as_ref().filter(|_| !since.is_empty());
-        let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
-        let epoch = epoch.map_or(String::new(), |epoch| format!(",\"epoch\":{}", quoted(epoch)));
-        let via = via.map_or(String::new(), |via| format!(",\"via\":{}", quoted(via)));
-        RawJson::checked(format!("{{\"topic\":{}{since}{epoch}{via}}}", quoted(name)))
+    /// Notes an event. Returns how many are missing before it; `None` if it was received already.
+    fn note_event(&mut self, topic: &str, seq: u64, is_kept: bool) -> Option<u64> {
+        for (name, entry) in &mut self.names {
+            if covers(name, topic) && entry.is_live() {
+                (entry.failures, entry.told) = (0, ToldMissed::default());
+            }
+        }
+        let position = self.position(topic);
+        if is_kept && seq <= position.seen {
+            return None;
+        }
+        let is_next_known = position.is_sure && !is_kept;
+        let missing = if is_next_known { seq.saturating_sub(position.seq.saturating_add(1)) } else { 0 };
+        position.seq = position.seq.max(seq);
+        position.is_sure |= !is_kept;
+        position.told = ToldMissed::default();
+        Some(missing)
+    }
+
+    /// Notes that events were missed. Returns `true` if the subscribers do not know it.
+    fn note_missed(&mut self, topic: &str, count: Option<u64>, next: Option<u64>) -> bool {
+        let generation = self.generation;
+        if let Some(next) = next {
+            let position = self.position(topic);
+            (position.seq, position.is_sure) = (position.seq.max(next.saturating_sub(1)), true);
+        }
+        let told = match self.names.get_mut(topic) {
+            Some(name) => Some(&mut name.told),
+            None => self.positions.get_mut(topic).map(|position| &mut position.told),
+        };
+        told.is_none_or(|told| count.is_some() || told.is_news(generation))
+    }
+
+    /// Notes that the node has accepted a subscription. Returns `true` if events may have been missed.
+    fn accepted(&mut self, name: &str, told: Told<'_>, resumes: bool) -> bool {
+        let has_changed = told.epoch.is_some() && self.epoch != told.epoch;
+        if has_changed {
+            self.epoch = told.epoch;
+            self.positions.clear();
+        }
+        for (topic, position) in &mut self.positions {
+            if covers(name, topic) {
+                (position.seen, position.is_sure) = (position.seq, false);
+            }
+        }
+        let is_known = told.seq.is_some() && self.positions.contains_key(name);
+        if let Some(seq) = told.seq
+            && !is_known
+        {
+            *self.position(name) = Position { seq, is_sure: true, ..Position::default() };
+        }
+        resumes && (told.missed || has_changed || !is_known)
+    }
+}
+
+/// Returns the parameters of a subscription.
+fn parameters(name: &str, since: Option<&Position>, epoch: Option<&str>, via: &str) -> RawJson<'static> {
+    let epoch = epoch.filter(|_| since.is_some());
+    let since = since.map_or(String::new(), |position| format!(",\"since\":{}", position.seq));
+    let epoch = epoch.map_or(String::new(), |epoch| format!(",\"epoch\":{}", quoted(epoch)));
+    let via = if via.is_empty() { String::new() } else { format!(",\"via\":{}", quoted(via)) };
+    RawJson::checked(format!("{{\"topic\":{}{since}{epoch}{via}}}", quoted(name)))
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
+/// Shortens what another node says.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_REASON) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -259,13 +425,14 @@ impl Shared {
     async fn run(self: &Arc<Self>, target: &Arc<Target>) {
         loop {
             let changed = self.changed.listen();
-            if self.lock().names.is_empty() {
+            if self.lock().is_idle() {
                 changed.await;
                 continue;
             }
             let connection = Connection::new(target.clone());
             // One task, in this order: a loss is noticed before the next connection is established.
             driver::run(connection.clone(), true).or(self.subscribe_on(&connection)).await;
+            self.lock().lost();
         }
     }
 
@@ -275,7 +442,6 @@ impl Shared {
             let connected = async { Some(connection.reconnected().await) };
             let Some(connected) = connected.or(self.unneeded()).await else { return };
             let Ok(peer) = connected else { return };
-            self.lock().connected();
             let lost = async {
                 connection.lost().await;
                 Some(())
@@ -283,6 +449,7 @@ impl Shared {
             if lost.or(self.subscribe(&peer)).await.is_none() {
                 return;
             }
+            self.lock().lost();
         }
     }
 
@@ -290,7 +457,7 @@ impl Shared {
     async fn unneeded<T>(&self) -> Option<T> {
         loop {
             let changed = self.changed.listen();
-            if self.lock().names.is_empty() {
+            if self.lock().is_idle() {
                 return None;
             }
             changed.await;
@@ -302,18 +469,13 @@ impl Shared {
         loop {
             let changed = self.changed.listen();
             let now = Instant::now();
-            let Requests { asked, unwanted, retry, connection } = self.lock().due(now)?;
+            let Requests { requests, retry } = self.lock().due(now)?;
             let deadline = Some(now + self.timeout);
-            for name in unwanted {
-                let params = RawJson::of(&[name]).ok();
-                peer.call(peer.reserve(), "rpc.unsubscribe".into(), params, deadline, 0, false, drop);
-            }
-            for (params, name, hops) in asked {
+            for Request { method, params, name, ticket, hops } in requests {
                 let shared = self.clone();
                 // On the thread of the connection, so before the first event.
-                let answer = move |result| shared.answered(&name, connection, result);
-                let id = peer.reserve();
-                peer.call(id, "rpc.subscribe".into(), Some(params), deadline, hops, false, answer);
+                let answer = move |result| shared.answered(&name, ticket, result);
+                peer.call(peer.reserve(), method.into(), Some(params), deadline, hops, false, answer);
             }
             let retry = async {
                 match retry {
@@ -325,50 +487,75 @@ impl Shared {
         }
     }
 
-    /// Handles the answer to a subscription over the connection of that number.
-    fn answered(&self, name: &str, connection: u64, result: Result<RawJson<'static>, PeerError>) {
-        let mut state = self.lock();
-        if state.connection != connection {
+    /// Handles the answer to the request with that number.
+    fn answered(&self, name: &str, ticket: u64, result: Result<RawJson<'static>, PeerError>) {
+        // The connection ends, and the next one asks again.
+        if matches!(result, Err(PeerError::Unsent(_) | PeerError::Lost(_))) {
             return;
         }
-        let State { names, seqs, seen, epoch, .. } = &mut *state;
-        // It may have ended meanwhile.
-        let Some(entry) = names.get_mut(name).filter(|entry| entry.status == Status::Asked) else { return };
-        match result {
-            Ok(reply) => {
-                let told = Told::parse(reply.get());
-                let has_changed = told.epoch.is_some() && *epoch != told.epoch;
-                if has_changed {
-                    (*epoch, _, _) = (told.epoch, seqs.clear(), seen.clear());
-                }
-                let resumed = std::mem::replace(&mut entry.resumes, true);
-                entry.status = Status::Subscribed;
-                let is_known = told.seq.is_some() && seqs.contains_key(name);
-                let is_missing = resumed && (told.missed || has_changed || !is_known);
-                if let Some(seq) = told.seq {
-                    seqs.entry(name.to_owned()).or_insert(seq);
-                }
-                drop(state);
-                if is_missing {
-                    (self.tell)(News::Missed { topic: name, count: None });
+        let mut state = self.lock();
+        let generation = state.generation;
+        let Some(entry) = state.names.get_mut(name).filter(|entry| entry.ticket == ticket) else { return };
+        let phase = entry.phase;
+        match (phase, result) {
+            (Phase::Leaving, _) if entry.is_wanted => *entry = Name::new(entry.way.clone()),
+            (Phase::Leaving, _) => _ = state.names.remove(name),
+            (Phase::Asked, Ok(_)) if !entry.is_wanted => entry.phase = Phase::Leave,
+            (Phase::Asked, Ok(reply)) => {
+                entry.phase = Phase::Subscribed;
+                let resumes = std::mem::replace(&mut entry.resumes, true);
+                let is_missing = state.accepted(name, Told::parse(reply.get()), resumes);
+                if is_missing && state.note_missed(name, None, None) {
+                    drop(state);
+                    (self.tell)(News::Missed { topic: name, count: None, next: None });
                 }
             }
-            // The connection ends, and the next one asks again.
-            Err(PeerError::Unsent(_) | PeerError::Lost(_)) => {}
-            Err(PeerError::Fault(fault)) if !matches!(fault.code, code::BUSY | code::CLOSED) => {
-                names.remove(name);
-                drop(state);
-                (self.tell)(News::Refused { name, fault: &fault });
+            (Phase::Asked | Phase::Renewing, Err(PeerError::Fault(fault)))
+                if fault.code != code::CLOSED
+                    && (fault.code != code::BUSY || entry.failures > 0 || phase == Phase::Renewing) =>
+            {
+                if entry.is_stale && phase == Phase::Asked {
+                    // Another way may be accepted.
+                    entry.phase = Phase::New;
+                } else {
+                    return self.refused(state, name, fault);
+                }
             }
-            Err(error) => {
+            (Phase::Asked, Err(_)) if !entry.is_wanted => entry.phase = Phase::Leave,
+            (Phase::Asked, Err(error)) => {
                 if entry.failures == 0 {
-                    log::warn!("subscribing to {name} failed, and is tried again: {error:?}");
+                    let error = shorten(&format!("{error:?}"));
+                    log::warn!(target: PEER, "subscribing to {name} failed, and is tried again: {error}");
                 }
                 entry.fail();
-                entry.resumes = true;
+                let is_news = entry.told.is_news(generation);
                 drop(state);
-                (self.tell)(News::Missed { topic: name, count: None });
-                self.changed.notify(usize::MAX);
+                if is_news {
+                    (self.tell)(News::Missed { topic: name, count: None, next: None });
+                }
+            }
+            (Phase::Renewing, _) => entry.phase = Phase::Subscribed,
+            _ => return,
+        }
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Gives a name up, and tells why.
+    fn refused(&self, mut state: MutexGuard<'_, State>, name: &str, mut fault: Fault) {
+        if let Some(entry) = state.names.get_mut(name) {
+            let is_subscribed = entry.phase == Phase::Renewing;
+            let is_wanted = std::mem::replace(&mut entry.is_wanted, false);
+            // What came the other way is subscribed to still.
+            entry.phase = Phase::Leave;
+            if !is_subscribed {
+                state.names.remove(name);
+            }
+            state.forget_positions();
+            drop(state);
+            self.changed.notify(usize::MAX);
+            if is_wanted {
+                (fault.message, fault.data) = (shorten(&fault.message).into(), None);
+                (self.tell)(News::Refused { name, fault: &fault });
             }
         }
     }
@@ -379,27 +566,27 @@ impl Shared {
         let topic = &*told.topic;
         let mut state = self.lock();
         match (method, told.seq, told.data) {
-            ("rpc.event", Some(seq), Some(data)) if state.is_wanted(topic) => {
-                let is_kept = told.age_ms.is_some();
-                if is_kept && state.seen.get(topic).is_some_and(|seen| seq <= *seen) {
-                    return;
-                }
-                state.note_seq(topic, seq);
-                let names = state.names.iter_mut().filter(|(name, _)| covers(name, topic));
-                names.for_each(|(_, name)| name.failures = 0);
+            ("rpc.event", Some(seq), Some(data)) if state.is_live(topic) => {
+                let Some(missing) = state.note_event(topic, seq, told.age_ms.is_some()) else { return };
                 drop(state);
+                if missing > 0 {
+                    (self.tell)(News::Missed { topic, count: Some(missing), next: Some(seq) });
+                }
                 let age = told.age_ms.map(Duration::from_millis);
                 (self.tell)(News::Event { topic, seq, data: data.get(), age });
             }
-            ("rpc.missed", ..) if state.is_wanted(topic) => {
-                if let Some(next) = told.next {
-                    state.note_seq(topic, next.saturating_sub(1));
-                }
+            ("rpc.missed", ..) if state.is_live(topic) => {
+                let is_news = state.note_missed(topic, told.count, told.next);
                 drop(state);
-                (self.tell)(News::Missed { topic, count: told.count });
+                if is_news {
+                    (self.tell)(News::Missed { topic, count: told.count, next: told.next });
+                }
             }
             ("rpc.ended", ..) => {
                 let Some(name) = state.names.get_mut(topic) else { return };
+                if !matches!(name.phase, Phase::Subscribed | Phase::Renewing) {
+                    return;
+                }
                 if name.failures == 0 {
                     name.fail();
                     drop(state);
@@ -407,10 +594,9 @@ impl Shared {
                     return;
                 }
                 // Again, and without an event.
-                state.names.remove(topic);
-                drop(state);
+                name.phase = Phase::Asked;
                 let fault = Fault::new(code::NO_PROVIDER, told.reason.unwrap_or_default());
-                (self.tell)(News::Refused { name: topic, fault: &fault });
+                self.refused(state, topic, fault);
             }
             _ => {}
         }

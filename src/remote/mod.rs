@@ -306,7 +306,7 @@ impl Remote {
             let name = topic.to_owned();
             let tell = move |news: News<'_>| match news {
                 News::Event { topic, seq, data, age } => feed.event(topic, seq, data, age),
-                News::Missed { topic, count } => feed.missed(topic, count),
+                News::Missed { topic, count, next } => feed.missed(topic, count, next),
                 News::Refused { fault, .. } => feed.ended(&name, &fault.to_string()),
                 News::Dropped => feed.ended(&name, "the client's executor was dropped"),
             };

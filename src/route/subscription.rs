@@ -186,9 +186,9 @@ impl Feed {
         }
     }
 
-    /// Tells that events were missed.
-    pub(crate) fn missed(&self, topic: &str, count: Option<u64>) {
-        if let Some(waker) = self.0.miss(&topic.into(), count, 0) {
+    /// Tells that events were missed, before the one with the number `next` if that is known.
+    pub(crate) fn missed(&self, topic: &str, count: Option<u64>, next: Option<u64>) {
+        if let Some(waker) = self.0.miss(&topic.into(), count, next.unwrap_or(0)) {
             waker.wake();
         }
     }

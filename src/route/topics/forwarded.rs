@@ -1,38 +1,71 @@
 //! Topics whose events come from another node: what is followed there, as long as anybody here subscribes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustc_hash::FxHashMap;
 
 use super::{TopicHub, covers};
+use crate::message::Fault;
 use crate::route::Provider;
+
+/// The length of an epoch.
+const EPOCH: usize = 16;
 
 /// Subscriptions at another node.
 pub(crate) trait Follow: Send + Sync {
-    /// Subscribes to a topic or family there, for subscribers whose request has come that way.
+    /// Subscribes to a topic or family there, for subscribers whose requests have come that way. It may be followed already.
     fn follow(&self, name: &str, way: Way);
 
-    /// Ends that subscription.
-    fn unfollow(&self, name: &str);
+    /// Notes that a subscriber of a topic or family has left, which was the last if it `is_over`.
+    fn unfollow(&self, name: &str, is_over: bool);
 
     /// Ends all subscriptions.
     fn stop(&self);
 }
 
 /// The way that a subscription has come.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Way {
     /// The number of nodes that have forwarded it.
     pub(crate) hops: u32,
-    /// Their epochs, separated by commas.
+    /// Their epochs, separated by commas; of several subscriptions to the same name, those of all.
     pub(crate) via: String,
 }
 
 impl Way {
+    /// The maximum length of the epochs: a longer circle ends by `limits.hops`.
+    const MAX_VIA: usize = 32 * (EPOCH + 1);
+
+    /// Checks the epochs.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        let is_epoch = |item: &str| item.len() == EPOCH && item.bytes().all(|b| b.is_ascii_hexdigit());
+        if self.via.is_empty() || (self.via.len() < Self::MAX_VIA && self.via.split(',').all(is_epoch)) {
+            return Ok(());
+        }
+        Err(Fault::invalid_params("via is for nodes: at most 32 epochs, separated by commas"))
+    }
+
+    /// Adds a way of another subscription to the same name, so that a circle is noticed whoever has subscribed first.
+    fn merge(&mut self, other: &Self) {
+        self.hops = self.hops.min(other.hops);
+        for epoch in other.via.split(',') {
+            let has_room = self.via.len() + EPOCH + 1 < Self::MAX_VIA;
+            if has_room && !self.via.split(',').any(|known| known == epoch) {
+                self.via = format!("{epoch},{}", self.via);
+            }
+        }
+    }
+
     /// Returns the way after one more node.
     fn through(&self, epoch: &str) -> Self {
-        let separator = if self.via.is_empty() { "" } else { "," };
-        Self { hops: self.hops + 1, via: format!("{}{separator}{epoch}", self.via) }
+        let via = match &*self.via {
+            "" => epoch.to_owned(),
+            // The first one makes room.
+            via if via.len() + EPOCH + 1 >= Self::MAX_VIA => format!("{},{epoch}", &via[EPOCH + 1..]),
+            via => format!("{via},{epoch}"),
+        };
+        Self { hops: self.hops + 1, via }
     }
 }
 
@@ -72,12 +105,15 @@ impl Forwarded {
 
     fn acquire(&self, name: &str, way: Way) {
         let mut followed = self.followed();
-        let (count, way) = followed.entry(name.into()).or_insert((0, way));
+        let (count, merged) = followed.entry(name.into()).or_default();
+        if *count == 0 {
+            *merged = way;
+        } else {
+            merged.merge(&way);
+        }
         *count += 1;
-        if *count == 1
-            && let Some(upstream) = self.upstream()
-        {
-            upstream.follow.follow(name, way.clone());
+        if let Some(upstream) = self.upstream() {
+            upstream.follow.follow(name, merged.clone());
         }
     }
 
@@ -89,9 +125,9 @@ impl Forwarded {
         let is_last = *count == 0;
         if is_last {
             followed.remove(name);
-            if let Some(upstream) = self.upstream() {
-                upstream.follow.unfollow(name);
-            }
+        }
+        if let Some(upstream) = self.upstream() {
+            upstream.follow.unfollow(name, is_last);
         }
         is_last
     }
@@ -111,13 +147,14 @@ pub(super) struct Interest {
     topics: Arc<TopicHub>,
     /// The configured names, and what is followed for each.
     names: Vec<(Box<str>, Box<str>)>,
+    is_acquired: AtomicBool,
 }
 
 impl Interest {
-    /// Follows a name at the nodes that have a part of it. `configured` are the names whose events come from others.
-    pub(super) fn new(topics: &Arc<TopicHub>, name: &str, way: &Way) -> Self {
+    /// Returns what a subscription to `name` needs of the nodes that have a part of it.
+    pub(super) fn new(topics: &Arc<TopicHub>, name: &str) -> Self {
         let mut names = Vec::new();
-        topics.each_forwarded(&mut |configured, forwarded| {
+        topics.each_forwarded(&mut |configured, _| {
             let narrower = match () {
                 () if covers(configured, name) => name,
                 () if covers(name, configured) => configured,
@@ -126,15 +163,34 @@ impl Interest {
             // A topic of its own does not belong to the family around it.
             if topics.is_configured_as(narrower, configured) {
                 names.push((configured.into(), narrower.into()));
-                forwarded.acquire(narrower, way.through(topics.epoch()));
             }
         });
-        Self { topics: topics.clone(), names }
+        Self { topics: topics.clone(), names, is_acquired: AtomicBool::new(false) }
+    }
+
+    /// Follows the names, once.
+    pub(super) fn acquire(&self, way: &Way) {
+        self.is_acquired.store(true, Ordering::Relaxed);
+        for (configured, name) in &self.names {
+            if let Some(forwarded) = self.topics.forwarded(configured) {
+                forwarded.acquire(name, way.through(self.topics.epoch()));
+            }
+        }
+    }
+
+    /// Returns `true` if it needs a name of that node.
+    pub(super) fn needs(&self, upstream: usize, name: &str) -> bool {
+        self.names.iter().any(|(configured, followed)| {
+            **followed == *name && self.topics.forwarded(configured).is_some_and(|it| it.is_from(upstream))
+        })
     }
 }
 
 impl Drop for Interest {
     fn drop(&mut self) {
+        if !*self.is_acquired.get_mut() {
+            return;
+        }
         for (configured, name) in &self.names {
             if let Some(forwarded) = self.topics.forwarded(configured)
                 && forwarded.release(name)

@@ -49,7 +49,8 @@ impl Topics {
     /// Publishes an event, and returns the number of subscribers that receive it: connections, and subscriptions in this
     /// process. Never waits for any of them.
     ///
-    /// If another node has the topic (`forward`), the event is sent there, and the result is 0: that node counts.
+    /// If another node has the topic (`forward`), the event is sent there, and the result is 0: that node counts. Whether
+    /// it has come there is not told: call `rpc.publish` by a [`Remote`](crate::Remote) to know that.
     ///
     /// ```
     /// # use chanrpc::Node;
@@ -64,7 +65,8 @@ impl Topics {
     ///
     /// # Errors
     /// A fault if `data` has no JSON form or is larger than [`Limits::message`](crate::config::Limits::message), the name is
-    /// no topic's, or the node has [`Limits::topics`](crate::config::Limits::topics) already.
+    /// no topic's, the node has [`Limits::topics`](crate::config::Limits::topics) already, or it has not started yet and
+    /// another node has the topic.
     pub fn publish(&self, topic: &str, data: &(impl Serialize + ?Sized)) -> Result<usize, Fault> {
         let data = RawJson::of(data).map_err(|error| Fault::invalid_params(error.to_string()))?;
         self.publish_raw(topic, &data)

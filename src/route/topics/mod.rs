@@ -95,8 +95,8 @@ struct Subscription {
     name: Box<str>,
     id: SubscriptionId,
     mailbox: usize,
-    /// What it needs of other nodes, from when it has begun.
-    _interest: Option<Arc<OnceLock<Interest>>>,
+    /// What it needs of other nodes.
+    interest: Option<Arc<Interest>>,
     /// Ends it with the right to it.
     _expiry: Option<Timer>,
 }
@@ -197,6 +197,8 @@ impl TopicHub {
             let at = age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
             if let Err(fault) = self.deliver(name, data, at, age.is_some()) {
                 log::warn!(target: PEER, "an event of {} is lost: {fault}", quoted(name));
+                self.metrics.events_dropped.inc();
+                self.relay_missed(upstream, name, Some(1));
             }
         }
     }
@@ -215,13 +217,18 @@ impl TopicHub {
             // Of topics that nobody here knows, too.
             for (own, joining) in directory.families.values() {
                 if own.starts_with(prefix) || prefix.starts_with(&**own) {
-                    let waker = joining.mailbox.miss(&format!("{own}*").into(), None, 0);
-                    skipped.push(Published::waking(waker));
+                    skipped.push(miss_family(own, joining));
                 }
             }
         } else if is_from(name) && (directory.topics.contains_key(name) || directory.has_family_of(name)) {
-            let topic = self.topic(&mut directory, name);
-            skipped.extend(topic.map(|topic| topic.skip(count)));
+            match self.topic(&mut directory, name) {
+                Ok(topic) => skipped.push(topic.skip(count)),
+                // There is no place for its numbers.
+                Err(_) => {
+                    let families = directory.families.values().filter(|(own, _)| name.starts_with(&**own));
+                    skipped.extend(families.map(|(own, joining)| miss_family(own, joining)));
+                }
+            }
         }
         drop(directory);
         skipped.iter_mut().for_each(|published| _ = self.finish(published));
@@ -229,17 +236,20 @@ impl TopicHub {
 
     /// Ends the subscriptions to topics of another node that it has refused.
     pub(crate) fn relay_refused(&self, upstream: usize, name: &str, fault: &Fault) {
-        log::warn!("subscribing to {} at its node failed: {fault}", quoted(name));
-        let is_from = |forwarded: &Forwarded| forwarded.is_from(upstream);
-        let reason = format!("the node of the topic has refused: {fault}");
+        log::warn!(target: PEER, "subscribing to {} at its node failed: {fault}", quoted(name));
+        let refused = "the node of the topic has refused: ";
+        let reasons = [(true, format!("{refused}{fault}")), (false, format!("{refused}{name}: {fault}"))];
         for mailbox in self.mailboxes() {
-            let is_ended = |held: &Held| {
-                held.downcast_ref::<Subscription>().is_some_and(|subscription| {
-                    let own = self.configured(&subscription.name).forwarded.as_ref();
-                    covers(name, &subscription.name) && own.is_some_and(is_from)
-                })
-            };
-            drop(mailbox.end_subscriptions(is_ended, &reason));
+            for (is_same, reason) in &reasons {
+                let is_ended = |held: &Held| {
+                    held.downcast_ref::<Subscription>().is_some_and(|subscription| {
+                        let interest = subscription.interest.as_ref();
+                        (*subscription.name == *name) == *is_same
+                            && interest.is_some_and(|interest| interest.needs(upstream, name))
+                    })
+                };
+                drop(mailbox.end_subscriptions(is_ended, reason));
+            }
         }
     }
 
@@ -326,6 +336,7 @@ impl TopicHub {
                 "since is the number of an event of one topic, not of a family",
             ));
         }
+        request.way.check()?;
         if request.way.via.split(',').any(|epoch| epoch == self.epoch) {
             let message = format!("the topic {} is forwarded in a circle", quoted(request.topic));
             return Err(Fault::new(code::HOP_LIMIT, message));
@@ -342,13 +353,13 @@ impl TopicHub {
         let limits = self.limits();
         let id = self.last_subscription.fetch_add(1, Ordering::Relaxed) + 1;
         let mailbox = peer.mailbox();
-        let interest = self.has_forwarded().then(Arc::<OnceLock<Interest>>::default);
+        let interest = self.has_forwarded().then(|| Arc::new(Interest::new(self, request.topic)));
         let subscription = Subscription {
             topics: self.clone(),
             name: request.topic.into(),
             id,
             mailbox: topic::key(mailbox),
-            _interest: interest.clone(),
+            interest: interest.clone(),
             _expiry: request.end.clone().map(|end| self.expiry(mailbox, id, end)),
         };
         self.metrics.subscriptions.inc();
@@ -371,7 +382,7 @@ impl TopicHub {
         let follow = || {
             // Only now: what comes at once must find a subscriber.
             if let Some(interest) = &interest {
-                let _ = interest.set(Interest::new(self, request.topic, &request.way));
+                interest.acquire(&request.way);
             }
         };
         let (overflow, end) = (request.overflow, request.end.clone());
@@ -582,6 +593,11 @@ impl fmt::Debug for TopicHub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TopicHub").field("topics", &self.count()).finish_non_exhaustive()
     }
+}
+
+/// Tells the subscriber of a family that events were missed.
+fn miss_family(prefix: &str, joining: &Joining) -> Published {
+    Published::waking(joining.mailbox.miss(&format!("{prefix}*").into(), None, 0))
 }
 
 /// Returns `true` if a name is a family's, and `false` if it is a topic's.

@@ -284,3 +284,115 @@ fn node_that_stops_ends_its_part() {
     assert_eq!(next(&mut client, "rpc.ended")["reason"], "the node is stopping");
     eventually("the hub has it no more", || subscriptions(&hub) == 0);
 }
+
+/// Returns the reason why a subscription has ended, whatever comes before.
+#[track_caller]
+fn ended(client: &mut Client, topic: &str) -> String {
+    loop {
+        let told = client.reply();
+        if told["method"] == "rpc.ended" && told["params"]["topic"] == topic {
+            break told["params"]["reason"].as_str().unwrap().to_owned();
+        }
+    }
+}
+
+#[test]
+fn refusal_ends_the_subscriptions_that_need_the_name_and_no_other() {
+    let hub = start(
+        "[[listen]]\naddress = '127.0.0.1:0'\n[[access]]\nsubscribe = ['chat.lobby']\npublish = ['chat.*']\n",
+    );
+    let near = edge(hub.addresses()[0], "");
+    let (mut exact, mut family) = (connect(&near), connect(&near));
+    subscribe(&mut exact, &json!(["chat.lobby"]));
+    eventually("the hub has it", || subscriptions(&hub) == 1);
+    subscribe(&mut family, &json!(["chat.*"]));
+    let reason = ended(&mut family, "chat.*");
+    assert!(reason.starts_with("the node of the topic has refused: "), "{reason}");
+    assert_eq!(publish(&mut connect(&hub), "chat.lobby", &json!(1)), 1);
+    assert_eq!(next(&mut exact, "rpc.event")["data"], 1);
+
+    // A subscription to more than what is refused ends too, and those that come later are told again.
+    let near = start(&format!("[[topic]]\nname = 'chat.a.*'\nforward = '{}'\n", hub.addresses()[0]));
+    let mut wider = connect(&near);
+    subscribe(&mut wider, &json!(["chat.*"]));
+    let reason = ended(&mut wider, "chat.*");
+    assert!(reason.starts_with("the node of the topic has refused: chat.a.*: "), "{reason}");
+    for _ in 0..2 {
+        let mut later = connect(&near);
+        subscribe(&mut later, &json!(["chat.a.*"]));
+        ended(&mut later, "chat.a.*");
+    }
+    assert_eq!(subscriptions(&near), 0);
+}
+
+#[test]
+fn topics_beyond_the_limit_of_the_other_node_are_told() {
+    let hub = start("[limits]\nsubscriptions = 2\n");
+    let edge = edge(hub.addresses()[0], "");
+    let mut client = connect(&edge);
+    for topic in ["chat.a", "chat.b"] {
+        subscribe(&mut client, &json!([topic]));
+    }
+    eventually("the hub has two", || subscriptions(&hub) == 2);
+    subscribe(&mut client, &json!(["chat.c"]));
+    let reason = ended(&mut client, "chat.c");
+    assert!(reason.contains("limits.subscriptions"), "{reason}");
+    assert_eq!(publish(&mut connect(&hub), "chat.b", &json!(1)), 1);
+    assert_eq!(next(&mut client, "rpc.event")["data"], 1);
+    // A place that is free again is used.
+    assert_eq!(client.call("rpc.unsubscribe", &json!(["chat.a"])), Ok(json!(true)));
+    subscribe(&mut client, &json!(["chat.c"]));
+    eventually("it is received", || publish(&mut connect(&hub), "chat.c", &json!(2)) == 1);
+}
+
+#[test]
+fn circles_end_with_subscribers_at_both_nodes() {
+    let (there, back) = (Relay::new(), Relay::new());
+    let (one, two) = (edge(there.1, ""), edge(back.1, ""));
+    let (mut first, mut second) = (connect(&one), connect(&two));
+    subscribe(&mut first, &json!(["chat.*"]));
+    subscribe(&mut second, &json!(["chat.*"]));
+    back.0.lead_to(one.addresses()[0]);
+    eventually("the one has both", || subscriptions(&one) == 2);
+    there.0.lead_to(two.addresses()[0]);
+    let reasons = [ended(&mut first, "chat.*"), ended(&mut second, "chat.*")];
+    assert!(reasons.iter().all(|reason| reason.contains("in a circle")), "{reasons:?}");
+    eventually("nothing is left", || subscriptions(&one) + subscriptions(&two) == 0);
+}
+
+#[test]
+fn ways_that_no_node_writes_are_refused() {
+    let node = start("");
+    let mut client = connect(&node);
+    let epoch = "0123456789abcdef";
+    let via = |count: usize| vec![epoch; count].join(",");
+    for wrong in ["y".repeat(16), ",".to_owned(), epoch[1..].to_owned(), via(33), "z".repeat(100_000)] {
+        let fault = client.call("rpc.subscribe", &json!({ "topic": "a", "via": wrong })).unwrap_err();
+        assert_eq!(fault.code, -32602, "{fault:?}");
+    }
+    for right in [via(0), via(1), via(32)] {
+        subscribe(&mut client, &json!({ "topic": "a", "via": right }));
+    }
+}
+
+#[test]
+fn events_that_do_not_fit_here_are_told() {
+    let hub = start("");
+    let edge = edge(hub.addresses()[0], "[limits]\nmessage = '4 KiB'\ntopics = 1\n");
+    let (mut exact, mut family) = (connect(&edge), connect(&edge));
+    subscribe(&mut exact, &json!(["chat.a"]));
+    subscribe(&mut family, &json!(["chat.*"]));
+    eventually("the hub has both", || subscriptions(&hub) == 2);
+    let mut publisher = connect(&hub);
+    publish(&mut publisher, "chat.a", &json!("x".repeat(4095)));
+    for client in [&mut exact, &mut family] {
+        let missed = next(client, "rpc.missed");
+        assert_eq!((&missed["topic"], &missed["count"]), (&json!("chat.a"), &json!(1)));
+    }
+    // There is no place for another topic.
+    publish(&mut publisher, "chat.b", &json!(1));
+    assert_eq!(next(&mut family, "rpc.missed")["topic"], "chat.*");
+    publish(&mut publisher, "chat.a", &json!(2));
+    assert_eq!(next(&mut exact, "rpc.event")["data"], 2);
+    assert_eq!(next(&mut family, "rpc.event")["data"], 2);
+}
