@@ -268,3 +268,27 @@ fn put(json: &str) -> Option<Exit> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_of_an_earlier_epoch_is_not_continued_after() {
+        let (seqs, epochs) = ([("a".to_owned(), 9), ("b".to_owned(), 7)].into(), HashMap::new());
+        let mut watched = Watched { seqs, epochs, left: None, is_data_only: false };
+        let mut subscribed = |topic: &str, seq: u64, epoch: &str| {
+            let reply = format!("{{\"seq\":{seq},\"epoch\":\"{epoch}\",\"missed\":false}}");
+            watched.subscribed(topic, &reply, false);
+            (watched.request("a"), watched.request("b"))
+        };
+        subscribed("a", 12, "one");
+        let (a, b) = subscribed("b", 7, "one");
+        assert_eq!(a, "{\"topic\":\"a\",\"since\":9,\"epoch\":\"one\"}", "what was asked for is on its way");
+        assert_eq!(b, "{\"topic\":\"b\",\"since\":7,\"epoch\":\"one\"}");
+        // The node has started again, and the other topic is not subscribed to yet.
+        let (a, b) = subscribed("a", 2, "two");
+        assert_eq!(a, "{\"topic\":\"a\",\"since\":2,\"epoch\":\"two\"}");
+        assert_eq!(b, "{\"topic\":\"b\",\"since\":7,\"epoch\":\"one\"}");
+    }
+}

@@ -635,3 +635,140 @@ impl fmt::Debug for Follower {
         f.debug_struct("Follower").field("names", &self.shared.lock().names.keys()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEVER: Duration = Duration::from_secs(1_000_000);
+
+    /// What a follower tells, in words.
+    type TellTale = Arc<Mutex<Vec<String>>>;
+
+    fn shared() -> (Arc<Shared>, TellTale) {
+        let told = TellTale::default();
+        let into = told.clone();
+        let tell: Tell = Box::new(move |news| {
+            into.lock().unwrap().push(match news {
+                News::Event { topic, seq, .. } => format!("{topic} {seq}"),
+                News::Missed { topic, count, .. } => format!("{topic} missed {count:?}"),
+                News::Refused { name, fault } => format!("{name} refused {}", fault.message.len()),
+                News::Dropped => "dropped".into(),
+            });
+        });
+        let shared = Shared { state: Mutex::default(), changed: Event::new(), timeout: NEVER, tell };
+        (Arc::new(shared), told)
+    }
+
+    fn follower(shared: &Arc<Shared>) -> Follower {
+        Follower { shared: shared.clone(), _task: Executor::new().spawn(async {}) }
+    }
+
+    /// Returns the requests that are due: method, name and number.
+    fn due(shared: &Shared) -> Vec<(&'static str, String, u64)> {
+        let requests = shared.lock().due(Instant::now());
+        let requests = requests.into_iter().flat_map(|requests| requests.requests);
+        requests.map(|request| (request.method, request.name, request.ticket)).collect()
+    }
+
+    fn accept(shared: &Shared, name: &str, ticket: u64, seq: Option<u64>) {
+        let seq = seq.map_or("null".to_owned(), |seq| seq.to_string());
+        let reply = format!("{{\"seq\":{seq},\"epoch\":\"e\",\"missed\":false}}");
+        shared.answered(name, ticket, Ok(RawJson::checked(reply)));
+    }
+
+    fn event(shared: &Shared, topic: &str, seq: u64, is_kept: bool) {
+        let age = if is_kept { ",\"age_ms\":5" } else { "" };
+        shared.receive("rpc.event", &format!("{{\"topic\":\"{topic}\",\"seq\":{seq},\"data\":0{age}}}"));
+    }
+
+    fn take(told: &TellTale) -> Vec<String> {
+        std::mem::take(&mut told.lock().unwrap())
+    }
+
+    #[test]
+    fn nothing_stays_of_what_was_never_asked() {
+        let (shared, _) = shared();
+        let follower = follower(&shared);
+        for round in 0..100 {
+            follower.follow(&format!("t.{round}"), Way::default());
+            follower.unfollow(&format!("t.{round}"), true);
+        }
+        let state = shared.lock();
+        assert!(state.names.is_empty() && state.positions.is_empty());
+    }
+
+    #[test]
+    fn subscription_that_is_wanted_again_begins_after_the_old_one_has_ended() {
+        let (shared, told) = shared();
+        let follower = follower(&shared);
+        follower.follow("a", Way::default());
+        let [(_, _, first)] = due(&shared)[..] else { panic!("one request") };
+        accept(&shared, "a", first, Some(3));
+        event(&shared, "a", 4, false);
+        assert_eq!(take(&told), ["a 4"]);
+        follower.unfollow("a", true);
+        follower.follow("a", Way::default());
+        // On its way still.
+        event(&shared, "a", 5, false);
+        let [(method, _, leaving)] = due(&shared)[..] else { panic!("one request") };
+        assert_eq!(method, "rpc.unsubscribe");
+        event(&shared, "a", 6, false);
+        assert!(due(&shared).is_empty());
+        // An answer that is late does not count.
+        accept(&shared, "a", first, Some(9));
+        assert!(due(&shared).is_empty());
+        shared.answered("a", leaving, Ok(RawJson::checked("true".to_owned())));
+        let [(method, _, second)] = due(&shared)[..] else { panic!("one request") };
+        assert_eq!(method, "rpc.subscribe");
+        accept(&shared, "a", second, Some(6));
+        [4, 5, 6].into_iter().for_each(|seq| event(&shared, "a", seq, true));
+        event(&shared, "a", 7, false);
+        assert_eq!(take(&told), ["a 4", "a 5", "a 6", "a 7"]);
+        follower.unfollow("a", true);
+        assert!(shared.lock().due(Instant::now()).is_none(), "nobody needs a connection");
+    }
+
+    #[test]
+    fn gaps_are_told_and_known_losses_once() {
+        let (shared, told) = shared();
+        let follower = follower(&shared);
+        follower.follow("a.*", Way::default());
+        let [(_, _, ticket)] = due(&shared)[..] else { panic!("one request") };
+        accept(&shared, "a.*", ticket, None);
+        event(&shared, "a.b", 4, false);
+        event(&shared, "a.b", 7, false);
+        assert_eq!(take(&told), ["a.b 4", "a.b missed Some(2)", "a.b 7"]);
+        let missed = "{\"topic\":\"a.*\",\"count\":null,\"next\":null}";
+        (0..3).for_each(|_| shared.receive("rpc.missed", missed));
+        assert_eq!(take(&told), ["a.* missed None"]);
+        // Of a topic, with its next number.
+        for next in [9, 10] {
+            let missed = format!("{{\"topic\":\"a.b\",\"count\":null,\"next\":{next}}}");
+            shared.receive("rpc.missed", &missed);
+        }
+        event(&shared, "a.b", 10, false);
+        assert_eq!(take(&told), ["a.b missed None", "a.b 10"]);
+        shared.receive("rpc.missed", missed);
+        follower.follow("a.*", Way::default());
+        shared.receive("rpc.missed", missed);
+        assert_eq!(take(&told), ["a.* missed None", "a.* missed None"], "somebody else must learn of it");
+        shared.lock().lost();
+        let [(_, _, ticket)] = due(&shared)[..] else { panic!("one request") };
+        accept(&shared, "a.*", ticket, None);
+        [9, 10, 11].into_iter().for_each(|seq| event(&shared, "a.b", seq, true));
+        event(&shared, "a.b", 13, false);
+        assert_eq!(take(&told), ["a.b 11", "a.b 13"]);
+    }
+
+    #[test]
+    fn reasons_of_other_nodes_are_shortened() {
+        let (shared, told) = shared();
+        follower(&shared).follow("a", Way::default());
+        let [(_, _, ticket)] = due(&shared)[..] else { panic!("one request") };
+        let fault = Fault::new(code::DENIED, "x".repeat(100_000));
+        shared.answered("a", ticket, Err(PeerError::Fault(fault)));
+        assert_eq!(take(&told), [format!("a refused {}", MAX_REASON + 3)]);
+        assert!(shared.lock().names.is_empty());
+    }
+}
