@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use async_channel::Receiver;
 use serde_json::value::RawValue;
-use smol::Task;
 use smol::future::FutureExt;
+use smol::{Task, Timer};
 
 use super::connection::Connected;
 use super::params::{params_from_json, positional};
@@ -38,6 +38,12 @@ pub(super) async fn call_each(
             return Exit::Failed;
         }
     };
+    // Calls that wait for the connection are sent in any order. If there is none, each tells why.
+    let late = async {
+        Timer::at(connected.deadline).await;
+        Ok(())
+    };
+    let _ = connected.remote.connected().or(late).await;
     let mut calls: VecDeque<Task<Outcome>> = VecDeque::new();
     let mut exit = Exit::Success;
     let mut at_end = false;

@@ -9,7 +9,7 @@ const BASE: u64 = 8 * KIB * KIB;
 const READ: u64 = 64 * KIB;
 /// What a peer over HTTP/2 may send of each request before it is read, and the requests that it may always have open.
 #[cfg(feature = "grpc")]
-const HTTP2_WINDOW: (u64, u64) = (64 * KIB, 100);
+const HTTP2_WINDOW: (u64, u64) = ((64 + 16) * KIB, 100);
 /// Tasks, timers and tables of a connection.
 const CONNECTION: u64 = 16 * KIB;
 /// The end of a program's standard error, and its two pipes.

@@ -7,7 +7,7 @@ use crate::peer::{
     block, call_block, call_request, frame, prefixed,
 };
 use crate::support::eventually;
-use crate::{address, metric, node};
+use crate::{State, address, metric, node, node_with};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
 
@@ -113,6 +113,34 @@ fn honest_cancellations_and_bursts_are_served() {
 }
 
 #[test]
+fn calls_that_wait_may_be_cancelled() {
+    let state = State::default();
+    let held = state.held.clone();
+    let node = node_with("[limits]\nin_flight = 2\n", state);
+    smol::block_on(async {
+        let mut peer = Peer::connect(address(&node)).await;
+        let mut running = Vec::new();
+        for _ in 0..2 {
+            running.push(peer.call(CALL, &[], &call_request("hold", "")).await);
+        }
+        // Far more than a peer may have open.
+        for _ in 0..300 {
+            let (_response, mut stream) = peer.call(CALL, &[], &call_request("rpc.echo", "[1]")).await;
+            peer.await_received().await;
+            stream.send_reset(h2::Reason::CANCEL);
+        }
+        eventually("both run", || held.lock().unwrap().len() == 2);
+        for responder in held.lock().unwrap().drain(..) {
+            responder.reply(7);
+        }
+        for (response, _stream) in running {
+            assert_eq!(crate::peer::reply(response.await.unwrap()).await.result(), "7");
+        }
+    });
+    assert_eq!(metric(&node, "chanrpc_http2_floods_total"), 0);
+}
+
+#[test]
 fn calls_cancelled_before_they_are_taken_are_cancelled() {
     let node = node("");
     let mut raw = Raw::connect(address(&node));
@@ -136,15 +164,18 @@ fn incomplete_heads_end_in_time() {
         raw.send(b"PRI * HTTP/2.0\r\n").unwrap();
         raw
     };
+    // No frame follows the preface.
+    let mut settings = Raw(std::net::TcpStream::connect(address(&node)).unwrap());
+    settings.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
     let mut head = Raw::connect(address(&node));
     head.send(&frame(HEADERS, 0, 1, &call_block())).unwrap();
     let mut part = Raw::connect(address(&node));
     part.send(&frame(PING, 0, 0, &[0; 8])[..12]).unwrap();
-    for mut raw in [preface, head, part] {
+    for mut raw in [preface, settings, head, part] {
         raw.end();
         assert!(raw.frame().is_none());
     }
-    eventually("they are counted", || metric(&node, "chanrpc_slow_heads_total") == 3);
+    eventually("they are counted", || metric(&node, "chanrpc_slow_heads_total") == 4);
     // A connection without a request is no slow head.
     let mut idle = Raw::connect(address(&node));
     smol::block_on(async { smol::Timer::after(Duration::from_millis(400)).await });

@@ -127,3 +127,59 @@ fn services_are_described() {
         }
     });
 }
+
+#[test]
+fn open_reflection_holds_back_no_call() {
+    let node = node("[limits]\nmessage = '64 KiB'\n");
+    smol::block_on(async {
+        let mut peer = Peer::connect(address(&node)).await;
+        let headers = [("content-type", "application/grpc")];
+        let (_response, mut questions) = peer.begin("POST", REFLECTION[0], &headers, false).await;
+        questions.send_data(prefixed(&texts(&[(7, "")])).into(), false).unwrap();
+        // Two large messages, of which each is begun before the other is complete.
+        let message = prefixed(&call_request("echo", &format!("[\"{}\"]", "x".repeat(60_000))));
+        let (begin, end) = message.split_at(40_000);
+        let mut calls = Vec::new();
+        for _ in 0..2 {
+            let (response, mut stream) = peer.begin("POST", crate::peer::CALL, &headers, false).await;
+            stream.send_data(begin.to_vec().into(), false).unwrap();
+            calls.push((response, stream));
+        }
+        for (_, stream) in &mut calls {
+            stream.send_data(end.to_vec().into(), true).unwrap();
+        }
+        for (response, _stream) in calls {
+            assert_eq!(reply(response.await.unwrap()).await.status, 0);
+        }
+    });
+}
+
+#[test]
+fn streams_have_the_deadline_of_their_call() {
+    let node = node("");
+    smol::block_on(async {
+        let mut peer = Peer::connect(address(&node)).await;
+        let timeout = [("grpc-timeout", "20m")];
+        for (path, message) in
+            [("/chanrpc.v1.Node/Watch", texts(&[(1, "news")])), ("/grpc.health.v1.Health/Watch", Vec::new())]
+        {
+            assert_eq!(peer.reply(path, &timeout, &message).await.status, 4, "{path}");
+        }
+    });
+}
+
+#[test]
+fn streams_take_no_place_of_calls() {
+    let node = node("[limits]\nin_flight = 2\n");
+    smol::block_on(async {
+        let mut peer = Peer::connect(address(&node)).await;
+        let mut streams = Vec::new();
+        for _ in 0..3 {
+            let (response, stream) = peer.call("/grpc.health.v1.Health/Watch", &[], b"").await;
+            let mut body = response.await.unwrap().into_body();
+            assert_eq!(message(&mut body).await, "\x08\x01");
+            streams.push((body, stream));
+        }
+        assert_eq!(peer.function("rpc.echo", "[1]").await.result(), "[1]");
+    });
+}

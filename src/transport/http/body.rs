@@ -39,8 +39,8 @@ mod either {
         /// Returns `true` if data is not taken from the peer since other requests of the connection have too much.
         fn is_held_back(&self) -> bool;
 
-        /// Notes that the data returned so far is no longer in memory.
-        fn release(&mut self);
+        /// Has it read as a stream, whose data is not kept. What other requests have does not hold it back.
+        fn make_stream(&mut self);
     }
 
     impl RequestBody {
@@ -97,13 +97,6 @@ mod either {
         pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
             let frame = Pin::new(&mut self.0).poll_frame(cx);
             frame.map(|frame| Some(frame?.map(|frame| frame.into_data().unwrap_or_default())))
-        }
-
-        /// Notes that the data returned so far is no longer in memory.
-        pub fn release(&mut self) {
-            if let RequestBody::Http2(source) = &mut self.0 {
-                source.release();
-            }
         }
     }
 }

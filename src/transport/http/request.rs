@@ -130,7 +130,17 @@ impl HttpRequest {
     #[cfg(feature = "grpc")]
     pub fn take_data(&mut self) -> IncomingData {
         self.is_body_read = true;
-        IncomingData(std::mem::replace(self.inner.body_mut(), RequestBody::Taken))
+        let mut body = std::mem::replace(self.inner.body_mut(), RequestBody::Taken);
+        if let RequestBody::Http2(source) = &mut body {
+            source.make_stream();
+        }
+        IncomingData(body)
+    }
+
+    /// Lets the body be longer than its limit by some bytes, for what frames its message.
+    #[cfg(feature = "grpc")]
+    pub fn extend_limit(&mut self, bytes: usize) {
+        self.limits.body = self.limits.body.saturating_add(bytes);
     }
 
     /// Reads the body. Sets a timer only if the body is not available at once. A peer that waits for "100 Continue"

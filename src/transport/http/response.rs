@@ -152,6 +152,12 @@ impl HttpResponse {
         self.headers.push((name, value));
     }
 
+    /// Returns the body, unless it is a stream.
+    #[cfg(feature = "grpc")]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
     /// Sets the trailers, which are sent over HTTP/2 only.
     #[cfg(feature = "grpc")]
     #[must_use]

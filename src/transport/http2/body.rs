@@ -18,11 +18,20 @@ pub(super) struct Http2Body {
     /// The maximum size of a body, in bytes.
     max: usize,
     is_held_back: bool,
+    /// It is read as a stream, whose reader bounds what it keeps.
+    is_stream: bool,
 }
 
 impl Http2Body {
     pub(super) fn new(stream: RecvStream, load: &Load, max: usize) -> Self {
-        Self { stream, load: load.clone(), number: load.add_body(), max, is_held_back: false }
+        Self {
+            stream,
+            load: load.clone(),
+            number: load.add_body(),
+            max,
+            is_held_back: false,
+            is_stream: false,
+        }
     }
 }
 
@@ -31,7 +40,7 @@ impl BodySource for Http2Body {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Box<dyn Error + Send + Sync>>>> {
-        if !self.stream.is_end_stream() {
+        if !self.is_stream && !self.stream.is_end_stream() {
             self.is_held_back = !self.load.may_read(self.number, self.max, cx);
             if self.is_held_back {
                 return Poll::Pending;
@@ -47,7 +56,9 @@ impl BodySource for Http2Body {
         };
         // Now that it counts here, the peer may send as much again.
         let released = self.stream.flow_control().release_capacity(data.len());
-        self.load.add_bytes(self.number, data.len());
+        if !self.is_stream {
+            self.load.add_bytes(self.number, data.len());
+        }
         Poll::Ready(Some(released.map(|()| data).map_err(Into::into)))
     }
 
@@ -59,8 +70,9 @@ impl BodySource for Http2Body {
         self.is_held_back
     }
 
-    fn release(&mut self) {
-        self.load.release_body(self.number);
+    fn make_stream(&mut self) {
+        self.is_stream = true;
+        self.load.remove_body(self.number);
     }
 }
 

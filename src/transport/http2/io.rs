@@ -17,11 +17,15 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
+/// Yields to other connections after this many bytes: they may be thousands of frames, each of which is answered.
+const TURN: usize = 16 * 1024;
 
 /// A stream with tokio's I/O traits, which h2 requires. The traits are all that is used of tokio.
 pub(super) struct TokioStream<T> {
     inner: T,
     progress: Progress,
+    /// Bytes received since the last yield.
+    turn: usize,
 }
 
 /// What was received, as the loop of the connection sees it.
@@ -39,15 +43,17 @@ struct Received {
     head_len: usize,
     /// Bytes of the frame's payload still to come.
     payload: usize,
+    /// The first frame has ended.
+    has_begun: bool,
     /// A head of a request has begun, whose last CONTINUATION is still to come.
     in_header_block: bool,
-    /// When the frame or header block that is incomplete began. None within DATA, whose time its body limits.
+    /// When the frame or header block that is incomplete began, or the connection without a frame. None within DATA, whose time its body limits.
     incomplete_since: Option<Instant>,
 }
 
 impl<T> TokioStream<T> {
     pub(super) fn new(inner: T, progress: &Progress) -> Self {
-        Self { inner, progress: progress.clone() }
+        Self { inner, progress: progress.clone(), turn: 0 }
     }
 }
 
@@ -95,11 +101,12 @@ impl Received {
             bytes = &bytes[count..];
             if self.payload == 0 {
                 self.head_len = 0;
+                self.has_begun = true;
                 has_ended |= !self.in_header_block;
             }
         }
         let in_data = self.head_len == FRAME_HEAD && self.head[3] == DATA;
-        let is_incomplete = (self.head_len > 0 && !in_data) || self.in_header_block;
+        let is_incomplete = (self.head_len > 0 && !in_data) || self.in_header_block || !self.has_begun;
         if !is_incomplete {
             self.incomplete_since = None;
         } else if has_ended || self.incomplete_since.is_none() {
@@ -110,8 +117,14 @@ impl Received {
 
 impl<T: AsyncRead + Unpin> tokio::io::AsyncRead for TokioStream<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { inner, progress } = self.get_mut();
+        let Self { inner, progress, turn } = self.get_mut();
+        if *turn >= TURN {
+            *turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let count = ready!(Pin::new(inner).poll_read(cx, into.initialize_unfilled()))?;
+        *turn += count;
         let start = into.filled().len();
         into.advance(count);
         progress.lock().feed(&into.filled()[start..]);
@@ -171,7 +184,7 @@ mod tests {
             ([head, end, whole].concat(), false),
         ] {
             for step in 1..=bytes.len() {
-                let mut received = Received { preface: PREFACE, ..Received::default() };
+                let mut received = Received { preface: PREFACE, has_begun: true, ..Received::default() };
                 bytes.chunks(step).for_each(|bytes| received.feed(bytes));
                 assert_eq!(received.incomplete_since.is_some(), is_incomplete, "{bytes:?} by {step}");
                 assert_eq!(received.bytes, bytes.len() as u64);
@@ -183,6 +196,8 @@ mod tests {
     fn time_counts_from_the_beginning_of_a_head() {
         let mut received = Received::default();
         received.feed(&[b'x'; PREFACE]);
+        assert!(received.incomplete_since.is_some(), "the first frame is due");
+        received.feed(&frame(0, 4, 0));
         assert_eq!(received.incomplete_since, None);
         received.feed(&frame(5, HEADERS, 0));
         let began = received.incomplete_since;

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Waker};
 
@@ -20,6 +19,8 @@ struct State {
     complete: usize,
     /// The size of the responses that wait for the peer, in bytes.
     output: usize,
+    /// Responses that are streams, and take no place of a call.
+    streams: usize,
     /// The functions of cancelled requests.
     abandoned: Vec<Weak<dyn Any + Send + Sync>>,
     /// Responses that were given up, since the peer did not read them.
@@ -53,14 +54,15 @@ impl Load {
     ///
     /// All bodies together take up to `max` bytes, the maximum of one. The oldest that is incomplete may always go on,
     /// unless the complete ones alone take that much: then two incomplete ones cannot wait for each other. So all take
-    /// less than three times `max`.
+    /// less than three times `max`, besides the first data of each: small messages pass whatever the large ones do.
     pub(super) fn may_read(&self, number: u64, max: usize, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
         let is_oldest = || {
             let mut incomplete = state.bodies.iter().filter(|(_, held)| !held.is_complete);
             incomplete.next().is_none_or(|(oldest, _)| *oldest == number)
         };
-        if state.held < max || (state.complete < max && is_oldest()) {
+        let is_first = state.bodies.get(&number).is_some_and(|held| held.bytes == 0);
+        if is_first || state.held < max || (state.complete < max && is_oldest()) {
             return true;
         }
         state.waiting.push(cx.waker().clone());
@@ -86,23 +88,27 @@ impl Load {
         }
     }
 
-    /// Notes that what was received of a body is no longer in memory.
-    pub(super) fn release_body(&self, number: u64) {
+    /// Removes a body.
+    pub(super) fn remove_body(&self, number: u64) {
         let mut state = self.lock();
-        if let Some(held) = state.bodies.get_mut(&number) {
-            let bytes = mem::take(&mut held.bytes);
+        if let Some(held) = state.bodies.remove(&number) {
             if held.is_complete {
-                state.complete -= bytes;
+                state.complete -= held.bytes;
             }
-            state.held -= bytes;
+            state.held -= held.bytes;
             state.wake();
         }
     }
 
-    /// Removes a body.
-    pub(super) fn remove_body(&self, number: u64) {
-        self.release_body(number);
-        self.lock().bodies.remove(&number);
+    /// Counts a response that is a stream, until the result is dropped.
+    pub(super) fn add_stream(&self) -> StreamGuard {
+        self.lock().streams += 1;
+        StreamGuard(self.clone())
+    }
+
+    /// Returns the number of responses that are streams.
+    pub(super) fn streams(&self) -> usize {
+        self.lock().streams
     }
 
     /// Adds a response of this size that waits for the peer, until the result is dropped.
@@ -147,6 +153,15 @@ impl State {
     }
 }
 
+/// A response that is a stream.
+pub(super) struct StreamGuard(Load);
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        self.0.lock().streams -= 1;
+    }
+}
+
 /// A response that waits for the peer.
 pub(super) struct OutputGuard {
     load: Load,
@@ -177,7 +192,9 @@ mod tests {
         let max = 100;
         let (one, two, three) = (load.add_body(), load.add_body(), load.add_body());
         load.add_bytes(one, 60);
-        load.add_bytes(two, 60);
+        load.add_bytes(two, 59);
+        assert!(load.may_read(three, max, &cx), "the first data of each");
+        load.add_bytes(three, 1);
         let may = |load: &Load| [one, two, three].map(|body| load.may_read(body, max, &cx));
         assert_eq!(may(&load), [true, false, false]);
         load.add_bytes(one, 40);
@@ -186,7 +203,6 @@ mod tests {
         assert_eq!(may(&load)[1..], [false, false]);
         load.remove_body(one);
         assert_eq!(may(&load)[1..], [true, true]);
-        load.release_body(two);
         load.remove_body(two);
         load.remove_body(three);
         let state = load.lock();

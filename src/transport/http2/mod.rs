@@ -8,14 +8,15 @@ mod io;
 mod load;
 mod respond;
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use h2::server::{Builder, Connection};
-use h2::{Ping, PingPong, Reason};
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Ping, PingPong, Reason, RecvStream};
 use hyper::body::Bytes;
 use smol::Timer;
 use smol::future::FutureExt;
@@ -39,6 +40,8 @@ const MIN_STREAMS: usize = 100;
 const MAX_REFUSED: usize = 4 * MIN_STREAMS;
 /// Yields to other tasks after this many requests or this much time.
 const BUDGET: (u32, Duration) = (64, Duration::from_millis(10));
+/// How long a peer that was asked to leave may take for it, if nothing of it runs.
+const LEAVE: Duration = Duration::from_secs(1);
 /// Responses that may be given up since the peer does not read them. After one more, the connection ends.
 const MAX_STALLED: u32 = 1;
 /// A connection without a request for this many times `keepalive` is asked to leave: h2 has buffers that it never frees.
@@ -123,12 +126,15 @@ pub async fn serve(
     };
     let mut watch = Watch::new(&mut connection, &progress, &limits);
     let mut running = FuturesUnordered::new();
+    // Requests that wait, which their peer may cancel.
+    let mut waiting: VecDeque<(hyper::Request<RecvStream>, SendResponse<Bytes>)> = VecDeque::new();
     let (mut is_stopping, mut is_ending) = (false, false);
     poll_fn(|cx| {
         if !is_stopping && stop.as_mut().poll(cx).is_ready() {
             is_stopping = true;
             connection.graceful_shutdown();
         }
+        waiting.retain_mut(|(_, sender)| sender.poll_reset(cx).is_pending());
         let (began, mut answered) = (Instant::now(), 0);
         loop {
             let mut has_advanced = false;
@@ -137,10 +143,15 @@ pub async fn serve(
                 answered += 1;
             }
             let abandoned = load.abandoned();
-            let is_full = running.len() + abandoned >= limits.in_flight || load.output() >= limits.output;
+            let calls = running.len().saturating_sub(load.streams()) + abandoned;
+            let is_full = calls >= limits.in_flight || load.output() >= limits.output;
             watch.recheck = is_full && abandoned > 0;
+            if let Some((request, sender)) = (!is_full).then(|| waiting.pop_front()).flatten() {
+                running.push(respond(service, request, sender, &load, limits));
+                continue;
+            }
             // Both read, and write what there is to write.
-            let accepted = if is_full {
+            let accepted = if waiting.len() >= limits.max_streams() {
                 connection.poll_closed(cx).map(|closed| closed.err().map(Err))
             } else {
                 connection.poll_accept(cx)
@@ -150,8 +161,7 @@ pub async fn serve(
                     return Poll::Ready(Err(Http2Error::Stream(stall_error())));
                 }
                 Poll::Ready(Some(request)) => {
-                    let (request, sender) = request?;
-                    running.push(respond(service, request, sender, &load, limits));
+                    waiting.push_back(request?);
                     has_advanced = true;
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
@@ -169,9 +179,12 @@ pub async fn serve(
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
         }
-        match watch.poll(cx, running.is_empty()) {
+        let is_idle = running.is_empty() && waiting.is_empty();
+        watch.is_leaving |= is_stopping;
+        match watch.poll(cx, is_idle) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(Watched::Gone)) => Poll::Ready(Ok(())),
             Poll::Ready(Ok(Watched::Idle)) => {
                 connection.graceful_shutdown();
                 cx.waker().wake_by_ref();
@@ -199,6 +212,10 @@ struct Watch<'a> {
     idle_since: Option<Instant>,
     /// The functions of cancelled requests are to be checked soon.
     recheck: bool,
+    /// The peer was asked to leave.
+    is_leaving: bool,
+    /// Since when it could have left.
+    leaving_since: Option<Instant>,
     alarm: Alarm,
 }
 
@@ -206,6 +223,8 @@ struct Watch<'a> {
 enum Watched {
     /// The connection has had no request for long.
     Idle,
+    /// The peer was asked to leave, and has not, though it has no request.
+    Gone,
     Recheck,
 }
 
@@ -223,6 +242,8 @@ impl<'a> Watch<'a> {
             max_idle: limits.keepalive * IDLE_KEEPALIVES,
             idle_since: None,
             recheck: false,
+            is_leaving: false,
+            leaving_since: None,
             alarm: Alarm::default(),
         }
     }
@@ -256,14 +277,20 @@ impl<'a> Watch<'a> {
         let late = self.progress.incomplete_since().map(|since| since + self.head_timeout);
         self.idle_since = is_idle.then(|| self.idle_since.unwrap_or(now));
         let leave = self.idle_since.filter(|_| !self.max_idle.is_zero()).map(|since| since + self.max_idle);
+        self.leaving_since = (self.is_leaving && is_idle).then(|| self.leaving_since.unwrap_or(now));
+        let gone = self.leaving_since.map(|since| since + LEAVE);
         let recheck = self.recheck.then(|| now + RECHECK);
-        std::task::ready!(self.alarm.poll([late, leave, recheck].into_iter().flatten().min(), cx));
+        std::task::ready!(self.alarm.poll([late, leave, gone, recheck].into_iter().flatten().min(), cx));
         let now = Instant::now();
         if late.is_some_and(|late| late <= now) {
             return Poll::Ready(Err(Http2Error::SlowHead));
         }
+        if gone.is_some_and(|gone| gone <= now) {
+            return Poll::Ready(Ok(Watched::Gone));
+        }
         if leave.is_some_and(|leave| leave <= now) {
             self.max_idle = Duration::ZERO;
+            self.is_leaving = true;
             return Poll::Ready(Ok(Watched::Idle));
         }
         Poll::Ready(Ok(Watched::Recheck))

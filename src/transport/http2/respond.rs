@@ -81,6 +81,7 @@ async fn send(
     }
     let mut frames = Frames { stream: sender.send_response(head, false)?, load, stall_timeout };
     if let Some(mut parts) = stream {
+        let _guard = load.add_stream();
         while let Some(part) = frames.next_part(&mut *parts).await? {
             frames.send(part, false).await?;
         }

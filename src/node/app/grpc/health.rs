@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use super::messages::each_field;
 use super::own;
 use super::stream::{Messages, streamed};
-use super::{App, replied};
+use super::{App, Head, replied};
 use crate::codec::grpc::proto::put_integer;
 use crate::codec::grpc::{Status, prefixed};
 use crate::message::code;
@@ -29,9 +29,9 @@ impl App<'_> {
     }
 
     /// Returns the same as a stream, which ends when the node stops.
-    pub(super) fn health_watch(&self, message: &[u8]) -> Result<HttpResponse, Status> {
+    pub(super) fn health_watch(&self, message: &[u8], head: &Head) -> Result<HttpResponse, Status> {
         let state = if is_known(service(message)?) { SERVING } else { SERVICE_UNKNOWN };
-        Ok(streamed(Watch { next: Some(state), stop: Some(self.node.shutdown.signal()) }))
+        Ok(streamed(Watch { next: Some(state), stop: Some(self.node.shutdown.signal()) }, head))
     }
 }
 

@@ -57,7 +57,8 @@ impl App<'_> {
         if let Err(response) = self.context.host_policy.check(request) {
             self.node.metrics().misdirected.inc();
             self.grants.log_rejection(&"misdirected");
-            return response;
+            let message = String::from_utf8_lossy(response.body()).trim_end().to_owned();
+            return failed(&Status::new(Status::PERMISSION_DENIED, message));
         }
         match self.grpc_head(request) {
             Ok(head) => self.grpc_method(request, head).await.unwrap_or_else(|status| failed(&status)),
@@ -128,7 +129,7 @@ impl App<'_> {
             }
             ("grpc.health.v1.Health", "Watch") => {
                 let message = self.grpc_message(request, &head).await?;
-                self.health_watch(&message)
+                self.health_watch(&message, &head)
             }
             (
                 "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection",
@@ -146,6 +147,7 @@ impl App<'_> {
     /// Reads the only message of a request.
     async fn grpc_message(&self, request: &mut HttpRequest, head: &Head) -> Result<Vec<u8>, Status> {
         let max = self.node.limits.message;
+        request.extend_limit(PREFIX);
         let body = request.read_body_unless(|body| is_longer_than(max, body));
         let late = async {
             match head.deadline {
@@ -167,10 +169,8 @@ impl App<'_> {
             Err(Some(BodyError::TooLarge(body))) => {
                 self.node.metrics().too_large.inc();
                 self.grants.log_rejection(&code::REQUEST_TOO_LARGE);
-                match only_message(&body, max) {
-                    Err(status) if status.code == Status::RESOURCE_EXHAUSTED => Err(status),
-                    _ => Err(Status::new(Status::UNIMPLEMENTED, "the method takes one message")),
-                }
+                only_message(&body, max)?;
+                Err(Status::new(Status::UNIMPLEMENTED, "the method takes one message"))
             }
             Err(Some(BodyError::Timeout)) => {
                 self.node.metrics().slow_messages.inc();

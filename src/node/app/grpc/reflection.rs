@@ -31,13 +31,14 @@ impl App<'_> {
         self.has_served_request.store(true, std::sync::atomic::Ordering::Relaxed);
         // A client may keep the stream for further questions, but not for ever.
         let silence = self.node.limits.deadline;
-        Ok(streamed(Reflection {
+        let reflection = Reflection {
             data: request.take_data(),
             input: Vec::new(),
             timer: Timer::after(silence),
             silence,
             stop: self.node.shutdown.signal(),
-        }))
+        };
+        Ok(streamed(reflection, head))
     }
 }
 
@@ -68,8 +69,6 @@ impl Messages for Reflection {
             match ready!(self.data.poll_next(cx)) {
                 Some(Ok(data)) => {
                     self.input.extend_from_slice(&data);
-                    // What is kept of it is bounded here.
-                    self.data.release();
                 }
                 Some(Err(error)) => {
                     return Poll::Ready(Err(Status::new(Status::CANCELLED, error.to_string())));

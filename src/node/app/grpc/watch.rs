@@ -27,7 +27,7 @@ impl App<'_> {
         let request = WatchRequest::read(message)?;
         let watch = self.watch(&request, &head.grants);
         head.grants.log_call("rpc.subscribe", watch.as_ref().err(), Duration::ZERO);
-        watch.map(streamed).map_err(|fault| {
+        watch.map(|watch| streamed(watch, head)).map_err(|fault| {
             if fault.code == code::DENIED {
                 self.node.metrics().denied.inc();
             }
