@@ -46,7 +46,7 @@ impl Way {
         Err(Fault::invalid_params("via is for nodes: at most 32 epochs, separated by commas"))
     }
 
-    /// Adds a way of another subscription to the same name, so that a circle is noticed the node that has subscribed first.
+    /// Adds a way of another subscription to the same name: a circle is noticed whichever has begun first.
     fn merge(&mut self, other: &Self) {
         self.hops = self.hops.min(other.hops);
         for epoch in other.via.split(',') {
