@@ -239,7 +239,8 @@ fn eventually_fails(client: &mut Client) -> Value {
         let reply = client
             .ask("{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"rpc.publish\",\"params\":[\"chat.a\",1]}\n");
         fault = reply["error"].clone();
-        fault["code"] != -32001 && !fault.is_null()
+        // Not sent, or lost with a connection that found nobody behind the relay.
+        !fault.is_null() && fault["code"] != -32001 && fault["code"] != -32011
     });
     fault
 }
