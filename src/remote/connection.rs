@@ -150,14 +150,6 @@ impl Connection {
         matches!(*self.lock(), Status::Connected(_))
     }
 
-    /// Returns the other node if the connection is established.
-    pub(super) fn established(&self) -> Option<Peer> {
-        match &*self.lock() {
-            Status::Connected(peer) => Some(peer.clone()),
-            _ => None,
-        }
-    }
-
     /// Returns the other node, or `None` while an attempt to connect is under way.
     pub(crate) fn peer(&self) -> Result<Option<Peer>, RemoteError> {
         match &*self.lock() {

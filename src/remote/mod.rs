@@ -402,11 +402,6 @@ impl Remote {
         self.0.pool.target().limits.deadline
     }
 
-    /// Returns a connection with capacity for a call, and the other node, or `None` while it connects.
-    pub(crate) fn lease_peer(&self) -> Result<(Option<Peer>, ConnectionLease), RemoteError> {
-        self.0.pool.lease_peer()
-    }
-
     /// Returns a connection with capacity for a call.
     pub(crate) fn lease(&self) -> Result<ConnectionLease, RemoteError> {
         self.0.pool.lease()

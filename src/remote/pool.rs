@@ -12,7 +12,6 @@ use super::driver;
 use super::error::RemoteError;
 use super::target::Target;
 use crate::metrics::TargetState;
-use crate::route::Peer;
 
 /// The maximum number of connections to one node.
 const MAX_CONNECTIONS: usize = 4;
@@ -81,22 +80,6 @@ impl Pool {
         RemoteError::Unreachable { address: self.target.address.clone(), reason: reason.to_owned() }
     }
 
-    /// As [`lease`](Self::lease), together with the other node, or `None` while an attempt to connect is under way.
-    ///
-    /// # Errors
-    /// As [`lease`](Self::lease), or what [`Connection::peer`] returns.
-    pub(super) fn lease_peer(&self) -> Result<(Option<Peer>, ConnectionLease), RemoteError> {
-        // The usual case, which looks at the connection once.
-        if let [only] = &self.connections()[..]
-            && only.connection.leases() < self.target.limits.in_flight
-            && let Some(peer) = only.connection.established()
-        {
-            return Ok((Some(peer), only.connection.lease()));
-        }
-        let lease = self.lease()?;
-        Ok((lease.connection().peer()?, lease))
-    }
-
     /// Leases the first connection with capacity for a call, a new one if necessary.
     ///
     /// # Errors
@@ -104,8 +87,10 @@ impl Pool {
     pub(super) fn lease(&self) -> Result<ConnectionLease, RemoteError> {
         let mut pool = self.connections();
         let in_flight = self.target.limits.in_flight;
-        if pool.is_empty() {
-            return Err(self.unreachable("the client was closed"));
+        match &pool[..] {
+            [] => return Err(self.unreachable("the client was closed")),
+            [only] if only.connection.has_capacity(in_flight) => return Ok(only.connection.lease()),
+            _ => {}
         }
         pool.retain(|pooled| {
             // A connection to a node that stops may have calls in flight.

@@ -135,7 +135,8 @@ impl Forward {
     /// Sends a call to the next node, or answers it if there is none.
     fn attempt(self, mut attempt: Attempt) {
         while let Some(index) = self.0.choose(attempt.key, &mut attempt.failures) {
-            match self.0.nodes[index].remote.lease_peer() {
+            let lease = self.0.nodes[index].remote.lease();
+            match lease.and_then(|lease| Ok((lease.connection().peer()?, lease))) {
                 Ok((Some(peer), lease)) => return self.send(&peer, lease, index, attempt),
                 Ok((None, lease)) => {
                     let executor = self.0.executor.clone();
@@ -215,8 +216,8 @@ impl Inner {
             if failures.iter().any(|(failed, _)| *failed == index) {
                 continue;
             }
-            match node.remote.lease_peer() {
-                Ok((peer, _lease)) => candidates.push(Candidate {
+            match node.remote.lease().and_then(|lease| lease.connection().peer()) {
+                Ok(peer) => candidates.push(Candidate {
                     index,
                     readiness: match peer {
                         _ if node.is_refusing() => Readiness::Refusing,
