@@ -14,6 +14,7 @@ use super::listener::ListenerContext;
 use super::sessions;
 use super::shared::Shared;
 use crate::codec::{Decoded, Detected, Dialect, detect, jsonrpc};
+use crate::config::Limits;
 use crate::driver;
 use crate::message::{Fault, Id, code};
 use crate::route::{Grants, PEER, PeerName};
@@ -257,6 +258,14 @@ fn drive(node: &Shared, session: Session, pipe: Box<dyn Pipe + Send>) -> Boxed<i
     .boxed()
 }
 
+fn request_limits(limits: &Limits) -> http::RequestLimits {
+    http::RequestLimits {
+        body: limits.message,
+        head_timeout: limits.head_timeout,
+        stall_timeout: limits.stall_timeout,
+    }
+}
+
 async fn serve_http(
     node: &Shared,
     context: &ListenerContext,
@@ -264,14 +273,10 @@ async fn serve_http(
     stream: PeerStream,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
-    let request_limits = http::RequestLimits {
-        body: limits.message,
-        head_timeout: limits.head_timeout,
-        stall_timeout: limits.stall_timeout,
-    };
     let upgraded = {
         let app = App::new(node, context, peer);
-        let served = Box::pin(http::serve(stream, &app, request_limits, node.shutdown.signal())).await;
+        let served =
+            Box::pin(http::serve(stream, &app, request_limits(limits), node.shutdown.signal())).await;
         if app.has_served_request() && matches!(served, Err(http::ServeError::SlowHead)) {
             return Ok(());
         }
@@ -304,11 +309,7 @@ async fn serve_http2(
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
     let limits = &node.limits;
     let limits = http2::Http2Limits {
-        request: http::RequestLimits {
-            body: limits.message,
-            head_timeout: limits.head_timeout,
-            stall_timeout: limits.stall_timeout,
-        },
+        request: request_limits(limits),
         in_flight: limits.in_flight,
         output: limits.output,
         keepalive: limits.keepalive,

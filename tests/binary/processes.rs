@@ -258,7 +258,8 @@ fn caller_is_freed_at_once_and_the_place_when_the_program_answers() {
     let node = node("in_flight = 2", "timeout = '2s'");
     let mut client = node.connect();
     // The timeout includes the start.
-    await_some("the program is up", || client.call("w.echo", &json!([])).ok());
+    let echoed = await_some("the program is up", || client.call("w.echo", &json!([])).ok());
+    assert_eq!(echoed["method"], "echo");
     let in_flight = || node.metric("chanrpc_process_in_flight{process=\"w\"}");
     let fault = client.call("w.hold", &json!([])).unwrap_err();
     assert_eq!(fault.code, -32003, "{fault:?}");
