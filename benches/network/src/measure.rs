@@ -123,7 +123,8 @@ fn sample(
     // In a new thread, which inherits the pinning of this one.
     let run = |duration| {
         let how = How { connections, in_flight, rate: None, duration, spin: placement == Placement::Apart };
-        thread::scope(|scope| scope.spawn(move || drive(entrant, server, how)).join().expect("the load runs"))
+        thread::scope(|scope| scope.spawn(move || drive(entrant, server, how)).join())
+            .unwrap_or_else(|_| panic!("{} did not finish this load", entrant.name))
     };
     run(options.warm_up);
     let before = server.cpu();

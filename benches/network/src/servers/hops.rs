@@ -88,10 +88,11 @@ fn answer(input: impl Read, output: impl Write) {
     while input.read_line(&mut line).is_ok_and(|length| length > 0) {
         let request = serde_json::from_str::<Value>(&line).unwrap_or_default();
         let [a, b] = [0, 1].map(|at| request["params"][at].as_i64());
-        // Neither the reply to the offer nor a blank line is a request.
-        if let (Some(a), Some(b)) = (a, b) {
-            let id = &request["id"];
-            writeln!(output, "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{}}}", a + b)
+        // Neither the reply to the offer nor a blank line is a request. The node also pings a peer that it has not heard
+        // for a while, and closes the connection of one that does not answer.
+        if request["method"].is_string() {
+            let (id, result) = (&request["id"], a.zip(b).map_or(0, |(a, b)| a + b));
+            writeln!(output, "{{\"jsonrpc\":\"2.0\",\"id\":{id},\"result\":{result}}}")
                 .expect("the node reads");
         }
         if input.buffer().is_empty() {
