@@ -50,7 +50,14 @@ pub mod route {
     use std::time::{Instant, SystemTime};
 
     pub use crate::config::forward::Balance;
-    pub use crate::node::from_config::registry_from_config;
+    /// As `node::from_config::registry_from_config`.
+    pub fn registry_from_config(
+        config: &crate::config::Config,
+        executor: &Arc<smol::Executor<'static>>,
+    ) -> Result<RegistryBuilder, crate::node::from_config::ProviderConfigError> {
+        let topics = Arc::new(TopicHub::new(Arc::default()));
+        crate::node::from_config::registry_from_config(config, executor, &topics).map(|(builder, _)| builder)
+    }
     pub use crate::provider::exec::Exec;
     pub use crate::provider::forward::{Forward, ForwardSettings};
     pub use crate::route::access::{Decision, DenialReason, Grants, PeerName, Visibility, token_hash};
@@ -59,7 +66,10 @@ pub mod route {
     use crate::message::{Fault, RawJson};
     pub use crate::metrics::Metrics;
     pub use crate::route::registered::Registration;
-    use crate::route::{Access, CallHead, Description, Provider, Registry, RegistryError, Responder};
+    use crate::route::{
+        Access, CallHead, Description, FunctionCache, Provider, Registry, RegistryBuilder, RegistryError,
+        Responder, TopicHub,
+    };
 
     /// Creates the right to answer a call into a queue.
     pub fn responder(queue: &Arc<Mailbox>, id: CallId, notification: bool) -> Responder {
@@ -101,7 +111,15 @@ pub mod route {
             let mut out = Vec::new();
             let head = CallHead { method, deadline, hops: 0 };
             let now = &mut Instant::now();
-            let result = self.call(&head, params, &Grants::all(), now, &mut out, &mut defer)?;
+            let result = self.call(
+                &mut FunctionCache::default(),
+                &head,
+                params,
+                &Grants::all(),
+                now,
+                &mut out,
+                &mut defer,
+            )?;
             Some(result.map(|()| String::from_utf8_lossy(&out).into_owned()))
         }
         fn metrics(&self) -> &Arc<Metrics> {

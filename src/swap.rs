@@ -1,5 +1,6 @@
 //! A value that is replaced as a whole, and rarely: reading it takes no lock.
 
+use std::ops::Deref;
 use std::sync::Arc;
 // Not loom's: no order depends on it.
 use std::sync::atomic::AtomicU64 as Numbers;
@@ -26,7 +27,20 @@ pub(crate) struct Version<T> {
     value: T,
 }
 
+impl<T> Deref for Version<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
 impl<T> Swap<T> {
+    /// Returns the value, if any, under a lock.
+    pub(crate) fn get(&self) -> Cached<T> {
+        self.current.lock().clone()
+    }
+
     /// Returns the value, if any. It is at least as new as that of each update which has returned.
     pub(crate) fn read<'a>(&self, cached: &'a mut Cached<T>) -> Option<&'a T> {
         let version = self.version.load(Ordering::Acquire);
@@ -35,7 +49,9 @@ impl<T> Swap<T> {
             return None;
         }
         if cached.as_ref().is_none_or(|cached| cached.version != version) {
-            cached.clone_from(&self.current.lock());
+            // What it replaces is dropped after the lock is released.
+            let current = self.get();
+            *cached = current;
         }
         cached.as_ref().map(|cached| &cached.value)
     }
@@ -49,7 +65,10 @@ impl<T> Swap<T> {
         let value = change(current.as_ref().map(|current| &current.value))?;
         let version = LAST_VERSION.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
         self.version.store(if value.is_some() { version } else { 0 }, Ordering::Release);
-        *current = value.map(|value| Arc::new(Version { version, value }));
+        let value = value.map(|value| Arc::new(Version { version, value }));
+        let replaced = std::mem::replace(&mut *current, value);
+        drop(current);
+        drop(replaced);
         Ok(())
     }
 }

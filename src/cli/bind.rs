@@ -1,4 +1,4 @@
-//! Binds the configured addresses, and retries those whose interface or name does not exist yet.
+//! Listens on the configured addresses, and retries those whose interface or name does not exist yet.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smol::Timer;
 use smol::net::TcpListener;
+use smol::{Executor, Task, Timer};
 
 use crate::address::Address;
 use crate::config::ListenerConfig;
-use crate::node::Listener;
+use crate::node::{Listener, ListenerSettings, Node};
 use crate::route::Access;
 use crate::transport::tls::Acceptor;
 
@@ -35,6 +35,10 @@ struct Endpoint {
     tls: Option<Acceptor>,
     address: Address,
     bound: Vec<SocketAddr>,
+    /// Those on which the node accepts connections. Dropping them closes their sockets.
+    open: Vec<(Arc<ListenerSettings>, Task<()>)>,
+    /// Its place in the binder that it continues.
+    earlier: Option<usize>,
     /// At least one socket is not bound yet and may be later.
     is_pending: bool,
     /// The reason logged last.
@@ -69,6 +73,8 @@ impl Binder {
                 tls,
                 address,
                 bound: Vec::new(),
+                open: Vec::new(),
+                earlier: None,
                 is_pending: true,
                 logged_reason: None,
             })
@@ -77,13 +83,54 @@ impl Binder {
         Ok(Self { endpoints, access: access.clone(), file, back_off: BACKOFF.0 })
     }
 
+    /// Continues the sockets of an earlier binder, which [`replace`](Self::replace) takes from it: only the other addresses
+    /// are to be bound.
+    pub(super) fn following(mut self, earlier: &Self) -> Self {
+        let mut taken = vec![false; earlier.endpoints.len()];
+        for endpoint in &mut self.endpoints {
+            let is_same = |(at, other): &(usize, &Endpoint)| {
+                !taken[*at] && other.listen.address == endpoint.listen.address
+            };
+            if let Some((at, _)) = earlier.endpoints.iter().enumerate().find(is_same) {
+                (taken[at], endpoint.earlier, endpoint.is_pending) = (true, Some(at), false);
+            }
+        }
+        self
+    }
+
+    /// Takes the place of the earlier binder, and returns which addresses are no longer listened on.
+    pub(super) fn replace(&mut self, mut next: Self) -> Vec<SocketAddr> {
+        for endpoint in &mut next.endpoints {
+            let Some(at) = endpoint.earlier.take() else { continue };
+            let earlier = &mut self.endpoints[at];
+            endpoint.bound = std::mem::take(&mut earlier.bound);
+            endpoint.open = std::mem::take(&mut earlier.open);
+            endpoint.is_pending = earlier.is_pending;
+            endpoint.logged_reason = earlier.logged_reason.take();
+            for (settings, _) in &endpoint.open {
+                settings.replace(&endpoint.listen, &next.access, endpoint.tls.clone());
+            }
+        }
+        std::mem::replace(self, next).bound().collect()
+    }
+
+    /// Accepts connections at sockets that this binder has bound.
+    pub(super) fn accept(&mut self, bound: Vec<Bound>, node: &Node, executor: &Executor<'static>) {
+        for (listener, address) in bound {
+            let endpoint = self.endpoints.iter_mut().find(|endpoint| endpoint.bound.contains(&address));
+            let Some(endpoint) = endpoint else { continue };
+            let (settings, node) = (listener.settings().clone(), node.clone());
+            endpoint.open.push((settings, executor.spawn(async move { node.accept(listener).await })));
+        }
+    }
+
     /// Binds all addresses that are available.
     ///
     /// # Errors
     /// Fails if an address is in use, not permitted, or reachable from other machines without an access rule.
     pub(super) async fn bind(&mut self) -> Result<Vec<Bound>, String> {
         let mut all = Vec::new();
-        for endpoint in &mut self.endpoints {
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_pending) {
             let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
             match error {
                 Some(BindError::Permanent(reason)) => return Err(reason),
@@ -95,20 +142,25 @@ impl Binder {
         Ok(all)
     }
 
-    /// Waits, then binds the addresses that have become available. Logs errors instead of returning them, because the
-    /// node already serves other addresses.
+    /// Waits until addresses that were not available are to be tried again; for ever if there are none.
+    pub(super) async fn next_attempt(&self) {
+        if self.is_complete() {
+            std::future::pending::<()>().await;
+        }
+        Timer::after(self.back_off).await;
+    }
+
+    /// Binds the addresses that have become available. Logs errors instead of returning them, because the node already
+    /// serves other addresses.
     pub(super) async fn bind_pending(&mut self) -> Vec<Bound> {
         let mut all = Vec::new();
-        while all.is_empty() && !self.is_complete() {
-            Timer::after(self.back_off).await;
-            self.back_off = (self.back_off * 2).min(BACKOFF.1);
-            for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_pending) {
-                let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
-                if let Some(BindError::Transient(reason) | BindError::Permanent(reason)) = error {
-                    endpoint.log_once(&reason);
-                }
-                all.extend(bound);
+        self.back_off = (self.back_off * 2).min(BACKOFF.1);
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_pending) {
+            let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
+            if let Some(BindError::Transient(reason) | BindError::Permanent(reason)) = error {
+                endpoint.log_once(&reason);
             }
+            all.extend(bound);
         }
         all
     }
@@ -256,8 +308,9 @@ mod tests {
         smol::block_on(async {
             assert_eq!(binder.bind().await.unwrap().len(), 1);
             assert!(!binder.is_complete() && binder.bound().count() == 1);
-            let waiting = smol::future::poll_once(binder.bind_pending()).await;
+            let waiting = smol::future::poll_once(binder.next_attempt()).await;
             assert!(waiting.is_none(), "waits between attempts");
+            assert!(binder.bind_pending().await.is_empty());
 
             binder.endpoints[1].address = "127.0.0.1:0".parse().unwrap();
             let bound = binder.bind_pending().await;

@@ -20,8 +20,11 @@ mod params;
 mod progress;
 mod publish;
 mod ready_file;
+mod reload;
+mod reloader;
 mod result;
 mod serve;
+mod setup;
 mod signals;
 mod suggest;
 mod token;
@@ -56,6 +59,7 @@ const COMMANDS: &[&Command] = &[
     &call::GO,
     &list::LIST,
     &describe::DESCRIBE,
+    &reload::RELOAD,
     &watch::WATCH,
     &publish::PUBLISH,
     &offer::OFFER,

@@ -1,7 +1,7 @@
 //! `chanrpc serve`.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,16 +11,17 @@ use log::LevelFilter;
 use smol::Executor;
 
 use super::arguments::{Arguments, Command, Opt};
-use super::bind::{Binder, missing_rule};
+use super::bind::Binder;
 use super::check;
+use super::reloader::{CommandLine, Reloader, Requests, stopping};
+use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
 use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
-use crate::config::{Config, ConfigError, ListenerConfig, format_bytes};
-use crate::node::{Listener, Node, offers_from_config, registry_from_config};
-use crate::route::{Access, Registry};
+use crate::config::{Config, format_bytes};
+use crate::node::{Listener, Node, Parts, offers_from_config, registry_from_config};
+use crate::route::{Access, Registry, TopicHub};
 use crate::threads;
-use crate::transport::tls::Acceptor;
 
 /// The configuration file.
 pub(super) const CONFIG: Opt = Opt::with_value("--config", "FILE", "the configuration file");
@@ -51,7 +52,8 @@ pub(super) const SERVE: Command = Command {
     about: "Run a node. Without a configuration it serves this machine only, with demo functions.",
     operands: &[],
     options: &[&[LISTEN, CONFIG, CHECK, STRICT, READY_FILE, THREADS, LOG]],
-    notes: "SIGINT, SIGTERM and Ctrl-C stop it gracefully; a second one ends it immediately. SIGHUP does nothing yet.",
+    notes: "SIGINT, SIGTERM and Ctrl-C stop it gracefully; a second one ends it immediately.\nSIGHUP has it \
+            load its configuration again.",
     run,
 };
 
@@ -105,7 +107,7 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
 }
 
 fn try_run(settings: Serve) -> Result<(), BoxError> {
-    let mut config = configuration(settings.config.as_deref(), settings.listen)?;
+    let mut config = configuration(settings.config.as_deref(), settings.listen.clone())?;
     config.access_log |= settings.log.1;
     let access = Arc::new(Access::new(&config));
     // Before the first server is created: its panic hook calls the log's.
@@ -114,17 +116,16 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         crate::log::enable_access_log();
     }
     let executor = Arc::new(Executor::new());
-    let registry = registry(&config, &executor, settings.config.is_none())?;
+    let (registry, parts) = registry(&config, &executor, settings.config.is_none())?;
     let offers = offers_from_config(&config)?;
     let tls = load_tls(&config.listen)?;
-    if settings.check {
-        let open = |listen: &&ListenerConfig| !listen.is_local() && !access.has_rule_for(&listen.address);
-        if let Some(listen) = config.listen.iter().find(open) {
-            return Err(missing_rule(&listen.address, settings.config.as_deref()).into());
-        }
+    if settings.check
+        && let Some(missing) = open_address(&config, settings.config.as_deref())
+    {
+        return Err(missing.into());
     }
     let mut warnings = check::warnings(&config);
-    warnings.extend(raise_file_limit(&mut config));
+    warnings.extend(lower_connections(&mut config));
     if settings.check {
         warnings.extend(check::network_warnings(&config));
     }
@@ -147,7 +148,9 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         ));
         return Ok(());
     }
-    let shutdown = shutdown_signal()?;
+    let (requests, reloads) = Requests::new();
+    let _ = registry.table().reloader.set(Arc::new(requests.clone()));
+    let shutdown = shutdown_signal(requests)?;
     for _ in 1..settings.threads.0 {
         let executor = executor.clone();
         threads::spawn("chanrpc", Box::new(move || run_on(&executor, pin!(std::future::pending()))))?;
@@ -170,17 +173,30 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         {
             print_examples(address);
         }
-        let pending = (!binder.is_complete()).then(|| {
-            executor.spawn(listen_when_available(binder, node.clone(), executor.clone(), settings.ready_file))
-        });
+        binder.accept(bound, &node, &executor);
+        let Serve { config: file, listen, log: Level(_, access_log), ready_file, .. } = settings;
+        let reloader = Reloader {
+            node: node.clone(),
+            executor: executor.clone(),
+            command_line: CommandLine { file, listen, access_log, ready_file },
+            access,
+            parts,
+            binder,
+            retiring: None,
+        };
+        let reloader = executor.spawn(reloader.run(reloads.clone()));
         let stop = async {
             let _ = shutdown.recv().await;
             log::info!("stopping");
-            if let Some(pending) = pending {
-                pending.cancel().await;
+            reloader.cancel().await;
+            reloads.close();
+            while let Ok(waiting) = reloads.try_recv() {
+                if let Some(responder) = waiting {
+                    responder.send(Err(stopping()));
+                }
             }
         };
-        node.serve(bound.into_iter().map(|(listener, _)| listener).collect(), stop).await;
+        node.serve(Vec::<Listener>::new(), stop).await;
         Ok(())
     };
     let mut ended = Ok(());
@@ -192,8 +208,9 @@ fn registry(
     config: &Config,
     executor: &Arc<Executor<'static>>,
     demo: bool,
-) -> Result<Arc<Registry>, BoxError> {
-    let mut builder = registry_from_config(config, executor)?;
+) -> Result<(Arc<Registry>, Parts), BoxError> {
+    let topics = Arc::new(TopicHub::new(Arc::default()));
+    let (mut builder, parts) = registry_from_config(config, executor, &topics)?;
     if demo {
         let settings = ServerSettings {
             name: Some("demo".into()),
@@ -205,65 +222,7 @@ fn registry(
         builder.export(&functions, &server.client())?;
         executor.spawn(server.run()).detach();
     }
-    Ok(builder.build())
-}
-
-/// Loads the configuration. The addresses in `listen`, if any, replace the configured ones.
-pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<Config, ConfigError> {
-    let mut config = file.map_or_else(|| Ok(Config::default()), Config::load)?;
-    if !listen.is_empty() {
-        let configured = std::mem::take(&mut config.listen);
-        let listen = listen.into_iter().map(|address| {
-            let same =
-                configured.iter().find(|listen| address.parse().is_ok_and(|address| listen.is_at(&address)));
-            same.cloned().unwrap_or_else(|| ListenerConfig::new(address))
-        });
-        config.listen = listen.collect();
-    }
-    if config.listen.is_empty() {
-        config.listen.push(ListenerConfig::new(DEFAULT_ADDRESS));
-    }
-    Ok(config)
-}
-
-/// Loads the TLS files of the listeners.
-fn load_tls(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, BoxError> {
-    let tls =
-        |listen| Listener::tls(listen).map_err(|error| format!("tls of {}: {error}", listen.address).into());
-    addresses.iter().map(tls).collect()
-}
-
-/// Retries until every address is bound, and accepts connections on each.
-async fn listen_when_available(
-    mut binder: Binder,
-    node: Node,
-    executor: Arc<Executor<'static>>,
-    ready_file: Option<PathBuf>,
-) {
-    let mut accepting = Vec::new();
-    while !binder.is_complete() {
-        for (listener, address) in binder.bind_pending().await {
-            announce([address]);
-            let node = node.clone();
-            accepting.push(executor.spawn(async move { node.accept(listener).await }));
-        }
-    }
-    if let Some(path) = ready_file
-        && let Err(error) = ready_file::write(&path, binder.bound()).await
-    {
-        log::error!("{error}");
-    }
-    // Dropping this future cancels them.
-    for task in accepting {
-        task.await;
-    }
-}
-
-fn announce(addresses: impl IntoIterator<Item = SocketAddr>) {
-    for address in addresses {
-        print(&format!("listening on {address}"));
-        log::info!("listening on {address}");
-    }
+    Ok((builder.build(), parts))
 }
 
 /// Prints commands to try.
@@ -284,30 +243,8 @@ fn print_examples(address: SocketAddr) {
     }
 }
 
-/// Raises the system's limit on open files so that it covers all connections, programs and other nodes, or else lowers
-/// the connection limit to fit, and returns a warning.
-fn raise_file_limit(config: &mut Config) -> Option<String> {
-    let connections = config.limits.connections;
-    let (reserved, all) =
-        (config.worst_case_descriptors() as u64, (config.worst_case_descriptors() + connections) as u64);
-    // A process that may not raise the limit can still read it. Windows has none.
-    let allowed = rlimit::increase_nofile_limit(all).or_else(|_| rlimit::increase_nofile_limit(0));
-    let allowed = allowed.ok()?.min(all);
-    (allowed < all).then(|| {
-        let fitting = allowed.saturating_sub(reserved).max(allowed / 4).max(1);
-        config.limits.connections = usize::try_from(fitting).unwrap_or(connections).min(connections);
-        format!(
-            "the system allows {allowed} open files, but up to {all} are needed: accepting {} connections instead of \
-             {connections} (limits.connections); raise the limit to {all} with ulimit -n, systemd's LimitNOFILE or OpenRC's \
-             rc_ulimit",
-            config.limits.connections
-        )
-    })
-}
-
-/// Returns a channel that receives the first signal to stop; a second one exits the process. SIGHUP, which makes other
-/// programs reload their configuration, does not stop the node.
-fn shutdown_signal() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
+/// Returns a channel that receives the first signal to stop; a second one exits the process. SIGHUP requests a reload.
+fn shutdown_signal(requests: Requests) -> Result<async_channel::Receiver<()>, ctrlc::Error> {
     let (first, signals) = async_channel::bounded(1);
     let signalled = AtomicBool::new(false);
     let stop = move || {
@@ -316,8 +253,7 @@ fn shutdown_signal() -> Result<async_channel::Receiver<()>, ctrlc::Error> {
         }
         let _ = first.try_send(());
     };
-    let hang_up = || log::warn!("SIGHUP: reload is not supported yet; restart to apply the configuration");
-    signals::watch(Arc::new(stop), Arc::new(hang_up))?;
+    signals::watch(Arc::new(stop), Arc::new(move || requests.signal()))?;
     Ok(signals)
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::arguments::{Arguments, Command, Count, Operand, Opt};
-use super::serve::{CONFIG, LISTEN};
-use super::{Exit, print, print_error, serve, token};
+use super::serve::{CONFIG, LISTEN, addresses};
+use super::{Exit, print, print_error, setup, token};
 use crate::config::Rule;
 use crate::route::{Access, Action, Decision};
 
@@ -32,11 +32,11 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
         _ => return Err("at most one of --offer, --subscribe and --publish can be given".to_owned()),
     };
     let as_json = arguments.has(&JSON);
-    let listen = serve::addresses(&mut arguments)?;
+    let listen = addresses(&mut arguments)?;
     let token = token::from_options(&mut arguments)?;
     let file = arguments.take(&CONFIG).map(PathBuf::from).ok_or("--config FILE is missing")?;
     let name = arguments.operands.pop().unwrap_or_default();
-    let config = match serve::configuration(Some(&file), listen) {
+    let config = match setup::configuration(Some(&file), listen) {
         Ok(config) => config,
         Err(error) => {
             print_error(format_args!("{error}"));

@@ -4,7 +4,7 @@ mod histogram;
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::message::{Fault, code};
@@ -477,7 +477,7 @@ impl ProcessMetrics {
 }
 
 /// Appends the counters of processes in Prometheus's text format.
-pub(crate) fn write_processes(out: &mut String, processes: &[&ProcessMetrics]) {
+pub(crate) fn write_processes(out: &mut String, processes: &[Arc<ProcessMetrics>]) {
     if processes.is_empty() {
         return;
     }

@@ -10,7 +10,7 @@ use smol::future::yield_now;
 use super::listener::{Listener, ListenerContext};
 use super::serve::{serve, with_stall_timeout};
 use super::shared::Shared;
-use crate::config::host_key;
+use crate::config::{Limits, host_key};
 use crate::route::{PEER, PeerName};
 use crate::transport::{self, Stream};
 
@@ -31,16 +31,16 @@ pub(super) async fn run(node: Arc<Shared>, listener: Listener) {
                     yield_now().await;
                 }
                 node.metrics().accepted.inc();
-                let host = host_key(peer.ip());
-                if let Some(reason) = node.limit_reached(host) {
+                let (host, limits) = (host_key(peer.ip()), node.limits());
+                if let Some(reason) = node.limit_reached(&limits, host) {
                     node.metrics().turned_away.inc();
                     log::warn!(target: PEER, "connection from {} rejected: {reason}", PeerName(Some(peer)));
                     continue;
                 }
                 // Replies are written in batches, so that Nagle's algorithm would only delay small ones.
                 let _ = stream.set_nodelay(true);
-                let _ = transport::set_keepalive(&stream, node.limits.keepalive);
-                spawn(&node, &listener.context, host, peer, stream);
+                let _ = transport::set_keepalive(&stream, limits.keepalive);
+                spawn(&node, limits, listener.context(), host, peer, stream);
             }
             Err(error) => {
                 node.metrics().accept_errors.inc();
@@ -54,12 +54,12 @@ pub(super) async fn run(node: Arc<Shared>, listener: Listener) {
 
 impl Shared {
     /// Returns the limit that rules out one more connection of a host, if one does.
-    fn limit_reached(&self, host: IpAddr) -> Option<String> {
-        let limit = self.limits.connections;
+    fn limit_reached(&self, limits: &Limits, host: IpAddr) -> Option<String> {
+        let limit = limits.connections;
         if self.metrics().connections.get() >= limit as u64 {
             return Some(format!("{limit} are open (limits.connections)"));
         }
-        let limit = self.limits.per_host_limit(host);
+        let limit = limits.per_host_limit(host);
         let open = self.connections().hosts.get(&host).copied().unwrap_or(0);
         (open >= limit).then(|| format!("this host has {open} (limits.per_host)"))
     }
@@ -68,7 +68,8 @@ impl Shared {
 /// Spawns the task of a connection, and keeps it until the connection ends.
 fn spawn(
     node: &Arc<Shared>,
-    context: &Arc<ListenerContext>,
+    limits: Arc<Limits>,
+    context: Arc<ListenerContext>,
     host: IpAddr,
     peer: SocketAddr,
     stream: impl Stream,
@@ -79,12 +80,12 @@ fn spawn(
     // Counted here, since the task may start late.
     *connections.hosts.entry(host).or_default() += 1;
     let guard = ConnectionGuard::new(node, key, host);
-    let stream = with_stall_timeout(node, stream);
+    let stream = with_stall_timeout(&limits, stream);
     let task = node.executor.spawn({
-        let (node, context) = (node.clone(), context.clone());
+        let node = node.clone();
         async move {
             let _guard = guard;
-            serve(&node, &context, Some(peer), stream).await;
+            serve(&node, &limits, &context, Some(peer), stream).await;
         }
     });
     connections.tasks.insert(key, task);

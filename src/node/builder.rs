@@ -10,7 +10,7 @@ use async_channel::{Receiver, Sender};
 use smol::{Async, Executor, Task};
 
 use super::Node;
-use super::from_config::{ProviderConfigError, registry_with_topics};
+use super::from_config::{ProviderConfigError, registry_from_config};
 use super::listener::Listener;
 use super::offers::{RemoteOffer, offers_from_config};
 use super::sessions::Observer;
@@ -342,7 +342,7 @@ impl NodeBuilder {
         observers.iter().try_for_each(Observer::check).map_err(NodeError::Sessions)?;
         let own = executor.is_none();
         let executor = executor.unwrap_or_default();
-        let mut registry = registry_with_topics(&config, &executor, &topics)?;
+        let (mut registry, _) = registry_from_config(&config, &executor, &topics)?;
         exports.into_iter().try_for_each(|export| export(&mut registry))?;
         offers.extend(offers_from_config(&config)?);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());

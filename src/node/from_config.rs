@@ -1,47 +1,138 @@
 //! Creates the registry of a configuration.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
 use smol::Executor;
 
-use crate::config::{Config, ForwardTarget, Limits, NodeWorkers, ProviderConfig};
+use crate::config::{Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProviderConfig};
 use crate::encoding;
 use crate::provider::{Exec, Forward, ForwardSettings, Process, ReportLimit, upstream};
 use crate::remote::{Remote, RemoteBuilder};
-use crate::route::{Description, Follow, ProviderKind, Registry, RegistryBuilder, RegistryError, TopicHub};
+use crate::route::{
+    Description, Follow, FunctionSet, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError,
+    TopicHub,
+};
 use crate::transport::tls::{Connector, TlsError};
+
+/// What the registry of a configuration was made of, so that that of a later one takes over what has not changed.
+pub(crate) struct Parts {
+    config: Config,
+    /// The other nodes, each with a hash of the files that connections to it need.
+    remotes: Vec<(ForwardTarget, u64, Remote)>,
+    processes: Vec<Process>,
+    reports: Arc<ReportLimit>,
+}
 
 /// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node with the same
 /// token and TLS share its connections.
 ///
 /// # Errors
 /// [`ProviderConfigError`] if a function's name, token file or TLS files cannot be used.
-pub fn registry_from_config(
-    config: &Config,
-    executor: &Arc<Executor<'static>>,
-) -> Result<RegistryBuilder, ProviderConfigError> {
-    registry_with_topics(config, executor, &Arc::new(TopicHub::new(Arc::default())))
-}
-
-/// As [`registry_from_config`], with topics that exist already.
-pub(crate) fn registry_with_topics(
+pub(crate) fn registry_from_config(
     config: &Config,
     executor: &Arc<Executor<'static>>,
     topics: &Arc<TopicHub>,
-) -> Result<RegistryBuilder, ProviderConfigError> {
+) -> Result<(RegistryBuilder, Parts), ProviderConfigError> {
     let name: Arc<str> = config.name.as_str().into();
     let hops = config.limits.hops;
     let mut builder =
         Registry::builder(name.clone()).max_hops(hops).limits(&config.limits).with_topics(topics);
+    builder.topics(&config.topics)?;
+    let reports = ReportLimit::new(&config.limits, builder.metrics());
+    let parts = functions(&mut builder.functions, config, &name, executor, &reports, None)?;
+    // Topics of the same node share a connection for their events.
+    let mut nodes: Vec<(&ForwardTarget, Arc<dyn Follow>)> = Vec::new();
+    for (topic, target) in config.topics.iter().filter_map(|topic| Some((topic, topic.forward.as_ref()?))) {
+        let Some(remote) = parts.remote(target) else { continue };
+        let settings = ForwardSettings { node: name.clone(), max_hops: hops, ..ForwardSettings::default() };
+        let publish = Arc::new(Forward::new(executor.clone(), [remote.clone()], settings));
+        let known = nodes.iter().position(|(other, _)| *other == target);
+        let (number, follow) = (known.unwrap_or(nodes.len()), known.map(|at| nodes[at].1.clone()));
+        // The executor exists.
+        let Ok(upstream) = upstream(topics, remote, publish, number, follow) else { continue };
+        if known.is_none() {
+            nodes.push((target, upstream.follow.clone()));
+        }
+        topics.set_upstream(&topic.name, upstream);
+    }
+    Ok((builder, parts))
+}
+
+impl Parts {
+    /// Creates the functions of a later configuration for the same registry. The topics stay those of the first one.
+    ///
+    /// # Errors
+    /// As [`registry_from_config`].
+    pub(crate) fn succeed(
+        &self,
+        config: &Config,
+        executor: &Arc<Executor<'static>>,
+        registry: &Registry,
+    ) -> Result<(FunctionSet, Self), ProviderConfigError> {
+        let mut set = FunctionSet::default();
+        for name in registry.names() {
+            // Those of this program are in no configuration.
+            if self.function(&name).is_none() {
+                set.keep(registry, &name)?;
+            }
+        }
+        let earlier = Some((self, registry));
+        let parts = functions(&mut set, config, registry.name(), executor, &self.reports, earlier)?;
+        Ok((set, parts))
+    }
+
+    /// Ends the programs, and the connections to other nodes, that a later configuration does not have, when their calls
+    /// have ended.
+    pub(crate) fn withdraw_all_but(&self, next: &Self) {
+        for process in &self.processes {
+            if !next.processes.iter().any(|other| other.is(process)) {
+                process.withdraw();
+            }
+        }
+        for (.., remote) in &self.remotes {
+            if !next.remotes.iter().any(|(.., other)| other.is(remote)) && !self.has_topic_of(remote) {
+                remote.withdraw();
+            }
+        }
+    }
+
+    /// Returns the configuration.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn remote(&self, target: &ForwardTarget) -> Option<&Remote> {
+        self.remotes.iter().find(|(other, ..)| other == target).map(|(.., remote)| remote)
+    }
+
+    /// Returns `true` if a topic comes from this node. Topics stay those of the start.
+    fn has_topic_of(&self, remote: &Remote) -> bool {
+        let mut targets = self.config.topics.iter().filter_map(|topic| topic.forward.as_ref());
+        targets.any(|target| self.remote(target).is_some_and(|other| other.is(remote)))
+    }
+
+    fn function(&self, name: &str) -> Option<&FunctionConfig> {
+        self.config.functions.iter().find(|function| function.name == name)
+    }
+}
+
+/// Adds the functions of a configuration, and takes over those that have not changed since an `earlier` one.
+fn functions(
+    set: &mut FunctionSet,
+    config: &Config,
+    name: &Arc<str>,
+    executor: &Arc<Executor<'static>>,
+    reports: &Arc<ReportLimit>,
+    earlier: Option<(&Parts, &Registry)>,
+) -> Result<Parts, ProviderConfigError> {
+    let before = earlier.map(|(parts, _)| parts);
     let NodeWorkers { node, exec, forward, process, native, peer } = &config.workers;
     if let Some(workers) = node {
-        builder.node_workers(workers.clone());
+        set.node_workers(workers.clone());
     }
-    builder.topics(&config.topics)?;
     let of_providers = [
         (ProviderKind::Exec, exec),
         (ProviderKind::Forward, forward),
@@ -51,90 +142,154 @@ pub(crate) fn registry_with_topics(
     ];
     for (kind, workers) in of_providers {
         if let Some(workers) = workers {
-            builder.provider_workers(kind, workers.clone());
+            set.provider_workers(kind, workers.clone());
         }
     }
-    let mut remotes: HashMap<&ForwardTarget, Remote> = HashMap::new();
-    let mut connect = |target| -> Result<Remote, ProviderConfigError> {
-        Ok(match remotes.entry(target) {
-            Entry::Occupied(remote) => remote.get().clone(),
-            Entry::Vacant(entry) => {
-                let remote = remote(&config.limits, target)?.executor(executor).watched();
-                entry.insert(remote.connect()).clone()
-            }
-        })
-    };
-    let reports = ReportLimit::new(&config.limits, builder.metrics());
-    let mut processes: Vec<Process> = Vec::new();
+    let remotes = remotes(config, executor, before)?;
+    let mut parts =
+        Parts { config: config.clone(), remotes, processes: Vec::new(), reports: reports.clone() };
     for process in &config.processes {
-        let process = Process::new(executor, process.clone(), &config.limits);
+        let same_name = before.and_then(|it| it.processes.iter().find(|other| other.name() == process.name));
+        let process = match same_name {
+            Some(same) if same.is_same(process, &config.limits) => same.clone(),
+            Some(other) => {
+                Process::with_metrics(executor, process.clone(), &config.limits, other.metrics().clone())
+            }
+            None => Process::new(executor, process.clone(), &config.limits),
+        };
         if let Some(problem) = process.preflight() {
             log::warn!("process {:?} cannot run: {problem}", process.name());
         }
-        builder.process(process.metrics().clone());
-        processes.push(process);
+        let provided = config.functions.iter().filter(|function| {
+            matches!(&function.provider, ProviderConfig::Process(found) if found.process == process.name())
+        });
+        process.set_functions(provided.map(|function| function.name.clone()).collect());
+        set.process(process.metrics().clone());
+        parts.processes.push(process);
     }
     for function in &config.functions {
+        if let Some((before, registry)) = earlier
+            && before.function(&function.name) == Some(function)
+            && parts.has_provider_of(before, function)
+            && set.keep(registry, &function.name)?
+        {
+            continue;
+        }
         let describe = |mut found: Description| {
             found.signature.description.clone_from(&function.description);
             found
         };
-        match &function.provider {
+        let (description, provider): (_, Arc<dyn Provider>) = match &function.provider {
             ProviderConfig::Exec(exec) => {
                 let exec = Exec::new(executor.clone(), name.clone(), exec.clone());
                 if let Some(problem) = exec.preflight() {
                     log::warn!("function {:?} cannot run: {problem}", function.name);
                 }
-                builder.insert(&function.name, describe(exec.describe()), Arc::new(exec))?;
+                (exec.describe(), Arc::new(exec))
             }
             ProviderConfig::Forward(forward) => {
-                let mut targets = Vec::new();
-                for target in &forward.to {
-                    targets.push(connect(target)?);
-                }
                 let settings = ForwardSettings {
                     node: name.clone(),
-                    max_hops: hops,
+                    max_hops: config.limits.hops,
                     timeout: forward.timeout,
                     balance: forward.balance,
                     key: forward.key.clone(),
                     repeatable: forward.repeatable,
                     hedge: forward.hedge,
-                    metrics: builder.metrics().clone(),
+                    metrics: reports.metrics().clone(),
                 };
+                let targets = forward.to.iter().filter_map(|target| parts.remote(target)).cloned();
                 let forward = Forward::new(executor.clone(), targets, settings);
-                let mut description = describe(forward.describe());
-                description.nodes = Some(forward.other_nodes(&function.name, &reports));
-                builder.insert(&function.name, description, Arc::new(forward))?;
+                let mut description = forward.describe();
+                description.nodes = Some(forward.other_nodes(&function.name, reports));
+                (description, Arc::new(forward))
             }
             ProviderConfig::Process(found) => {
-                let process = processes.iter().find(|process| process.name() == found.process);
+                let process = parts.processes.iter().find(|process| process.name() == found.process);
                 // Always found: the configuration has been checked.
                 let Some(process) = process else { continue };
                 let provider = process.function(&function.name, found);
-                builder.insert(&function.name, describe(provider.describe()), Arc::new(provider))?;
+                (provider.describe(), Arc::new(provider))
+            }
+        };
+        set.insert(&function.name, describe(description), provider)?;
+        if let Some(workers) = &function.workers {
+            set.function_workers(&function.name, workers.clone())?;
+        }
+    }
+    Ok(parts)
+}
+
+impl Parts {
+    /// Returns `true` if what provides a function is the same as before.
+    fn has_provider_of(&self, before: &Self, function: &FunctionConfig) -> bool {
+        match &function.provider {
+            ProviderConfig::Exec(_) => true,
+            ProviderConfig::Forward(forward) => {
+                let is_same = |target| match (self.remote(target), before.remote(target)) {
+                    (Some(remote), Some(other)) => remote.is(other),
+                    _ => false,
+                };
+                self.config.limits.hops == before.config.limits.hops && forward.to.iter().all(is_same)
+            }
+            ProviderConfig::Process(found) => {
+                let of = |parts: &Self| {
+                    parts.processes.iter().find(|process| process.name() == found.process).cloned()
+                };
+                matches!((of(self), of(before)), (Some(process), Some(other)) if process.is(&other))
             }
         }
-        if let Some(workers) = &function.workers {
-            builder.function_workers(&function.name, workers.clone())?;
-        }
     }
-    // Topics of the same node share a connection for their events.
-    let mut nodes: Vec<(&ForwardTarget, Arc<dyn Follow>)> = Vec::new();
-    for (topic, target) in config.topics.iter().filter_map(|topic| Some((topic, topic.forward.as_ref()?))) {
-        let remote = connect(target)?;
-        let settings = ForwardSettings { node: name.clone(), max_hops: hops, ..ForwardSettings::default() };
-        let publish = Arc::new(Forward::new(executor.clone(), [remote.clone()], settings));
-        let known = nodes.iter().position(|(other, _)| *other == target);
-        let (number, follow) = (known.unwrap_or(nodes.len()), known.map(|at| nodes[at].1.clone()));
-        // The executor exists.
-        let Ok(upstream) = upstream(topics, &remote, publish, number, follow) else { continue };
-        if known.is_none() {
-            nodes.push((target, upstream.follow.clone()));
+}
+
+/// Returns the connections to all other nodes of functions and topics. All files are read before the first is
+/// established.
+fn remotes(
+    config: &Config,
+    executor: &Arc<Executor<'static>>,
+    earlier: Option<&Parts>,
+) -> Result<Vec<(ForwardTarget, u64, Remote)>, ProviderConfigError> {
+    let of_functions = config.functions.iter().filter_map(|function| match &function.provider {
+        ProviderConfig::Forward(forward) => Some(&forward.to),
+        _ => None,
+    });
+    let of_topics = config.topics.iter().filter_map(|topic| topic.forward.as_ref());
+    let mut remotes: Vec<(&ForwardTarget, u64, Result<Remote, RemoteBuilder>)> = Vec::new();
+    for target in of_functions.flatten().chain(of_topics) {
+        if remotes.iter().any(|(other, ..)| *other == target) {
+            continue;
         }
-        topics.set_upstream(&topic.name, upstream);
+        let files = hash_of_files(target);
+        let is_same = |(other, hash, _): &&(ForwardTarget, u64, Remote)| other == target && *hash == files;
+        let same = earlier.filter(|earlier| earlier.config.limits == config.limits);
+        let same = same.and_then(|earlier| earlier.remotes.iter().find(is_same));
+        let remote = match same {
+            Some((.., remote)) => Ok(remote.clone()),
+            None => Err(remote(&config.limits, target)?.executor(executor).watched()),
+        };
+        remotes.push((target, files, remote));
     }
-    Ok(builder)
+    let connect = |(target, files, remote): (&ForwardTarget, _, Result<Remote, RemoteBuilder>)| {
+        (target.clone(), files, remote.unwrap_or_else(RemoteBuilder::connect))
+    };
+    Ok(remotes.into_iter().map(connect).collect())
+}
+
+/// Returns a hash of the token and TLS files for connections to a node.
+fn hash_of_files(target: &ForwardTarget) -> u64 {
+    let tls = target.tls.as_ref();
+    let identity = tls.and_then(|tls| tls.identity.as_ref());
+    let files = [
+        target.token_file.as_ref(),
+        tls.map(|tls| &tls.ca),
+        identity.map(|(certificate, _)| certificate),
+        identity.map(|(_, key)| key),
+    ];
+    let mut hasher = DefaultHasher::new();
+    for file in files.into_iter().flatten() {
+        std::fs::read(file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Returns a builder of connections to another node.

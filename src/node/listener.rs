@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smol::Async;
 use smol::net::{TcpListener, TcpStream};
@@ -24,7 +24,27 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub struct Listener {
     socket: Arc<Async<std::net::TcpListener>>,
-    pub(super) context: Arc<ListenerContext>,
+    settings: Arc<ListenerSettings>,
+}
+
+/// The settings of the connections that a listener accepts from now on.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerSettings(Mutex<Arc<ListenerContext>>);
+
+impl ListenerSettings {
+    fn new(context: ListenerContext) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Arc::new(context))))
+    }
+
+    fn context(&self) -> MutexGuard<'_, Arc<ListenerContext>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the settings.
+    #[cfg(feature = "cli")]
+    pub(crate) fn replace(&self, configured: &ListenerConfig, access: &Arc<Access>, tls: Option<Acceptor>) {
+        *self.context() = Arc::new(ListenerContext::new(configured, access, tls));
+    }
 }
 
 /// The settings of all connections of a listener.
@@ -57,14 +77,19 @@ impl Listener {
         access: &Arc<Access>,
         tls: Option<Acceptor>,
     ) -> Self {
-        let mut hosts = configured.hosts.clone();
-        hosts.extend(configured.address.parse().map(|address: Address| address.host()));
-        let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
-        let host_policy = host_policy.with_tls(tls.is_some());
-        let leaf = configured.leaf.as_ref().map(leaf);
-        let context =
-            ListenerContext { grants: access.grants_for(&configured.address), host_policy, leaf, tls };
-        Self { socket: with_backlog(socket), context: Arc::new(context) }
+        let settings = ListenerSettings::new(ListenerContext::new(configured, access, tls));
+        Self { socket: with_backlog(socket), settings }
+    }
+
+    /// Returns the settings, which can be replaced.
+    #[cfg(feature = "cli")]
+    pub(crate) fn settings(&self) -> &Arc<ListenerSettings> {
+        &self.settings
+    }
+
+    /// Returns the settings of a connection that is accepted now.
+    pub(super) fn context(&self) -> Arc<ListenerContext> {
+        self.settings.context().clone()
     }
 
     /// Waits for a connection.
@@ -90,7 +115,7 @@ impl Listener {
 
 impl From<TcpListener> for Listener {
     fn from(socket: TcpListener) -> Self {
-        Self { socket: with_backlog(socket), context: Arc::default() }
+        Self { socket: with_backlog(socket), settings: Arc::default() }
     }
 }
 
@@ -106,6 +131,15 @@ fn with_backlog(socket: TcpListener) -> Arc<Async<std::net::TcpListener>> {
 }
 
 impl ListenerContext {
+    fn new(configured: &ListenerConfig, access: &Arc<Access>, tls: Option<Acceptor>) -> Self {
+        let mut hosts = configured.hosts.clone();
+        hosts.extend(configured.address.parse().map(|address: Address| address.host()));
+        let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
+        let host_policy = host_policy.with_tls(tls.is_some());
+        let leaf = configured.leaf.as_ref().map(leaf);
+        Self { grants: access.grants_for(&configured.address), host_policy, leaf, tls }
+    }
+
     /// Returns the rights of a new connection, whose number they hold.
     pub(super) fn grants_for(&self, peer: Option<SocketAddr>) -> Grants {
         self.grants.clone().for_connection(peer)

@@ -7,6 +7,8 @@ pub(crate) mod from_config;
 mod host_policy;
 mod listener;
 mod offers;
+#[cfg(feature = "cli")]
+mod reload;
 mod serve;
 mod sessions;
 mod shared;
@@ -24,10 +26,14 @@ use crate::route::{Registry, Topics};
 pub use crate::transport::tls::TlsError;
 pub use builder::{NodeBuilder, NodeError, RunningNode};
 #[cfg(feature = "cli")]
-pub(crate) use from_config::registry_from_config;
+pub(crate) use from_config::{Parts, registry_from_config};
 pub use listener::Listener;
 #[cfg(feature = "cli")]
+pub(crate) use listener::ListenerSettings;
+#[cfg(feature = "cli")]
 pub(crate) use offers::{RemoteOffer, offers_from_config};
+#[cfg(feature = "cli")]
+pub(crate) use reload::Generation;
 use shared::Shared;
 
 /// How long peers may take to read the error that ends their calls, before their connections are closed by force.
@@ -135,7 +141,7 @@ impl Node {
             true
         };
         let timeout = async {
-            Timer::after(self.shared.limits.drain).await;
+            Timer::after(self.shared.limits().drain).await;
             false
         };
         if !drained.or(timeout).await {
@@ -200,7 +206,8 @@ impl Node {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let stream = serve::with_stall_timeout(&self.shared, stream);
-        serve::serve(&self.shared, &Default::default(), None, stream).await;
+        let limits = self.shared.limits();
+        let stream = serve::with_stall_timeout(&limits, stream);
+        serve::serve(&self.shared, &limits, &Default::default(), None, stream).await;
     }
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use smol::Timer;
@@ -33,8 +34,8 @@ const TLS_REQUIRED: &str = "this port speaks TLS: a client needs the CA certific
 pub(super) type PeerStream = Rewind<Box<dyn Stream>>;
 
 /// Closes a stream whose peer does not read within the stall timeout.
-pub(super) fn with_stall_timeout(node: &Shared, stream: impl Stream) -> PeerStream {
-    Rewind::new(Box::new(StallTimeout::new(stream, node.limits.stall_timeout)))
+pub(super) fn with_stall_timeout(limits: &Limits, stream: impl Stream) -> PeerStream {
+    Rewind::new(Box::new(StallTimeout::new(stream, limits.stall_timeout)))
 }
 
 /// Serves a connection until it ends.
@@ -43,19 +44,20 @@ pub(super) fn with_stall_timeout(node: &Shared, stream: impl Stream) -> PeerStre
 /// HTTP are large.
 pub(super) async fn serve(
     node: &Shared,
+    limits: &Arc<Limits>,
     context: &ListenerContext,
     peer: Option<SocketAddr>,
     mut stream: PeerStream,
 ) {
     if let Some(tls) = &context.tls {
-        match Box::pin(accept_tls(node, tls, peer, stream)).await {
+        match Box::pin(accept_tls(node, limits, tls, peer, stream)).await {
             Some(secured) => stream = secured,
             None => return,
         }
     }
     let detected = match context.leaf {
         Some(leaf) if leaf.length_prefixed => Ok(Some((Detected::Dialect(Dialect::Leaf(leaf)), stream))),
-        _ => Box::pin(detect_dialect(node, stream)).await,
+        _ => Box::pin(detect_dialect(node, limits, stream)).await,
     };
     let result = match detected {
         Ok(Some((Detected::Dialect(dialect), _))) if context.is_websocket_only() => {
@@ -63,14 +65,16 @@ pub(super) async fn serve(
             Err(format!("the peer speaks {dialect:?} to a listener for WebSocket only").into())
         }
         Ok(Some((Detected::Dialect(dialect), stream))) => {
-            serve_stream(node, context.grants_for(peer), stream, dialect).await.map_err(Into::into)
+            serve_stream(node, limits, context.grants_for(peer), stream, dialect).await.map_err(Into::into)
         }
-        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, context, peer, stream)).await,
+        Ok(Some((Detected::Http, stream))) => Box::pin(serve_http(node, limits, context, peer, stream)).await,
         #[cfg(feature = "grpc")]
-        Ok(Some((Detected::Http2, stream))) => Box::pin(serve_http2(node, context, peer, stream)).await,
+        Ok(Some((Detected::Http2, stream))) => {
+            Box::pin(serve_http2(node, limits, context, peer, stream)).await
+        }
         Ok(Some((foreign, stream))) => {
             node.metrics().foreign.inc();
-            Box::pin(refuse(node, stream, foreign, context)).await;
+            Box::pin(refuse(limits, stream, foreign, context)).await;
             Err(format!("the peer speaks {}", foreign_name(foreign)).into())
         }
         Ok(None) => Ok(()),
@@ -95,15 +99,16 @@ pub(super) async fn serve(
 /// Performs the TLS handshake, with which the peer must begin. Counts and logs a failure, and returns `None`.
 async fn accept_tls(
     node: &Shared,
+    limits: &Limits,
     tls: &Acceptor,
     peer: Option<SocketAddr>,
     stream: PeerStream,
 ) -> Option<PeerStream> {
-    let error = match detect_dialect(node, stream).await {
+    let error = match detect_dialect(node, limits, stream).await {
         Ok(None) => return None,
         Ok(Some((Detected::Tls, stream))) => {
             let handshake = async { Some(tls.accept(stream).await) };
-            match within_head_timeout(node, handshake).await {
+            match within_head_timeout(node, limits, handshake).await {
                 None => return None,
                 Some(Ok(stream)) => return Some(Rewind::new(stream)),
                 Some(Err(error)) => error.to_string(),
@@ -131,7 +136,7 @@ async fn accept_tls(
 }
 
 /// Sends an error in the form that the peer most likely understands, and closes the stream.
-async fn refuse(node: &Shared, stream: PeerStream, foreign: Detected, context: &ListenerContext) {
+async fn refuse(limits: &Limits, stream: PeerStream, foreign: Detected, context: &ListenerContext) {
     let (first, mut stream) = stream.into_parts();
     match foreign {
         Detected::Tls => {
@@ -144,16 +149,16 @@ async fn refuse(node: &Shared, stream: PeerStream, foreign: Detected, context: &
         _ => {
             let name = foreign_name(foreign);
             let message = format!("this is {name}: send HTTP/1.1 requests, or lines that start with {{ or [");
-            write_error(&mut stream, &Fault::new(error_code(node, &first), message)).await;
+            write_error(&mut stream, &Fault::new(error_code(limits, &first), message)).await;
         }
     }
 }
 
 /// Returns the error code for a first line that starts with neither bracket: a string or a number is valid JSON, but no
 /// request.
-fn error_code(node: &Shared, first: &[u8]) -> i64 {
+fn error_code(limits: &Limits, first: &[u8]) -> i64 {
     let line = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let limits = jsonrpc::DecodeLimits { depth: node.limits.depth, batch: node.limits.batch };
+    let limits = jsonrpc::DecodeLimits { depth: limits.depth, batch: limits.batch };
     match jsonrpc::decode(line, limits) {
         Decoded::Single(Err(refused)) => refused.fault.code,
         _ => code::PARSE,
@@ -179,7 +184,11 @@ fn foreign_name(foreign: Detected) -> &'static str {
 }
 
 /// Reads until the dialect is known. Returns `None` on a timeout, at the end of an empty stream, or if the node stops.
-async fn detect_dialect(node: &Shared, mut stream: PeerStream) -> io::Result<Option<(Detected, PeerStream)>> {
+async fn detect_dialect(
+    node: &Shared,
+    limits: &Limits,
+    mut stream: PeerStream,
+) -> io::Result<Option<(Detected, PeerStream)>> {
     let detected = async {
         let mut seen = 0;
         loop {
@@ -198,14 +207,18 @@ async fn detect_dialect(node: &Shared, mut stream: PeerStream) -> io::Result<Opt
             }
         }
     };
-    let detected = within_head_timeout(node, detected).await.transpose()?;
+    let detected = within_head_timeout(node, limits, detected).await.transpose()?;
     Ok(detected.map(|dialect| (dialect, stream)))
 }
 
 /// Waits for `first`. Returns `None` after the head timeout, which is counted, or if the node stops.
-async fn within_head_timeout<T>(node: &Shared, first: impl Future<Output = Option<T>>) -> Option<T> {
+async fn within_head_timeout<T>(
+    node: &Shared,
+    limits: &Limits,
+    first: impl Future<Output = Option<T>>,
+) -> Option<T> {
     let timeout = async {
-        Timer::after(node.limits.head_timeout).await;
+        Timer::after(limits.head_timeout).await;
         node.metrics().slow_heads.inc();
         None
     };
@@ -218,12 +231,13 @@ async fn within_head_timeout<T>(node: &Shared, first: impl Future<Output = Optio
 
 fn serve_stream(
     node: &Shared,
+    limits: &Arc<Limits>,
     grants: Grants,
     stream: PeerStream,
     dialect: Dialect,
 ) -> Boxed<io::Result<()>> {
     let (first, stream) = stream.into_parts();
-    let mut session = node.connection(dialect, grants);
+    let mut session = node.connection(limits, dialect, grants);
     session.input().extend_from_slice(&first);
     drive(node, session, Box::new(StreamPipe::new(stream)))
 }
@@ -268,13 +282,13 @@ fn request_limits(limits: &Limits) -> http::RequestLimits {
 
 async fn serve_http(
     node: &Shared,
+    limits: &Arc<Limits>,
     context: &ListenerContext,
     peer: Option<SocketAddr>,
     stream: PeerStream,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let limits = &node.limits;
     let upgraded = {
-        let app = App::new(node, context, peer);
+        let app = App::new(node, limits, context, peer);
         let served =
             Box::pin(http::serve(stream, &app, request_limits(limits), node.shutdown.signal())).await;
         if app.has_served_request() && matches!(served, Err(http::ServeError::SlowHead)) {
@@ -295,7 +309,7 @@ async fn serve_http(
                 (Dialect::Leaf(leaf), pipe.always_binary().with_limit_name("listen.leaf.max"))
             }
         };
-        drive(node, node.connection(dialect, grants), Box::new(pipe)).await?;
+        drive(node, node.connection(limits, dialect, grants), Box::new(pipe)).await?;
     }
     Ok(())
 }
@@ -303,18 +317,18 @@ async fn serve_http(
 #[cfg(feature = "grpc")]
 async fn serve_http2(
     node: &Shared,
+    limits: &Arc<Limits>,
     context: &ListenerContext,
     peer: Option<SocketAddr>,
     stream: PeerStream,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let limits = &node.limits;
+    let app = App::new(node, limits, context, peer);
     let limits = http2::Http2Limits {
         request: request_limits(limits),
         in_flight: limits.in_flight,
         output: limits.output,
         keepalive: limits.keepalive,
     };
-    let app = App::new(node, context, peer);
     match http2::serve(stream, &app, limits, node.shutdown.signal()).await {
         Ok(()) => Ok(()),
         // Counted and logged as over other protocols.

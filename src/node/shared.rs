@@ -21,7 +21,7 @@ use crate::web;
 pub(super) struct Shared {
     pub(super) executor: Arc<Executor<'static>>,
     pub(super) registry: Arc<Registry>,
-    pub(super) limits: Arc<Limits>,
+    limits: Mutex<Arc<Limits>>,
     pub(super) shutdown: Shutdown,
     /// The servers that are told of connections.
     pub(super) observers: Arc<[Observer]>,
@@ -63,13 +63,23 @@ impl Shared {
         Self {
             executor,
             registry,
-            limits,
+            limits: Mutex::new(limits),
             shutdown,
             observers,
             pages: Vec::new(),
             connections,
             offers: Mutex::default(),
         }
+    }
+
+    /// Returns the limits of connections that open now.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the limits of connections that open from now on.
+    pub(super) fn set_limits(&self, limits: &Arc<Limits>) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits.clone();
     }
 
     pub(super) fn metrics(&self) -> &Metrics {
@@ -108,13 +118,13 @@ impl Shared {
     }
 
     /// Creates the session of a connection that functions can reach.
-    pub(super) fn connection(&self, dialect: Dialect, grants: Grants) -> Session {
-        self.session(dialect, grants).reachable()
+    pub(super) fn connection(&self, limits: &Arc<Limits>, dialect: Dialect, grants: Grants) -> Session {
+        self.session(limits, dialect, grants).reachable()
     }
 
     /// Creates a session.
-    pub(super) fn session(&self, dialect: Dialect, mut grants: Grants) -> Session {
+    pub(super) fn session(&self, limits: &Arc<Limits>, dialect: Dialect, mut grants: Grants) -> Session {
         grants.set_dialect(dialect.name());
-        Session::new(self.registry.clone(), self.limits.clone(), dialect, grants, Instant::now())
+        Session::new(self.registry.clone(), limits.clone(), dialect, grants, Instant::now())
     }
 }

@@ -6,11 +6,13 @@ use serde::{Serialize, Serializer};
 
 use super::builtin_support::{describe, write_json};
 use super::{discover, peer, topics};
-use crate::message::{Fault, Param, RawJson, Schema, Signature};
-use crate::metrics::{ProcessMetrics, ProcessStats, TargetStats};
-use crate::route::{Builtin, BuiltinCall, Description, ProviderKind, Registry, RegistryBuilder, matches};
+use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
+use crate::metrics::{ProcessStats, TargetStats};
+use crate::route::{
+    Builtin, BuiltinCall, Description, ProviderKind, RELOAD, Registry, RegistryBuilder, matches,
+};
 
-static BUILTINS: [Builtin; 11] = [
+static BUILTINS: [Builtin; 12] = [
     Builtin { name: "rpc.discover", describe: discover::describe_discover, answer: discover::discover },
     Builtin { name: "rpc.echo", describe: describe_echo, answer: echo },
     Builtin { name: "rpc.info", describe: describe_info, answer: info },
@@ -18,6 +20,7 @@ static BUILTINS: [Builtin; 11] = [
     Builtin { name: "rpc.offer", describe: peer::describe_offer, answer: peer::offer },
     Builtin { name: "rpc.ping", describe: describe_ping, answer: ping },
     topics::PUBLISH,
+    Builtin { name: RELOAD, describe: describe_reload, answer: reload },
     Builtin { name: "rpc.stats", describe: describe_stats, answer: stats },
     topics::SUBSCRIBE,
     topics::UNSUBSCRIBE,
@@ -51,6 +54,11 @@ fn describe_list() -> Description {
 
 fn describe_ping() -> Description {
     describe(Signature::default().names([]).result(Schema::string()).description("returns \"pong\""))
+}
+
+fn describe_reload() -> Description {
+    let signature = Signature::default().names([]).result(Schema::object());
+    describe(signature.description("loads the configuration again, and returns what has changed"))
 }
 
 fn describe_stats() -> Description {
@@ -119,6 +127,17 @@ fn list(BuiltinCall { table, grants, params, out, .. }: BuiltinCall<'_>) -> Resu
     Ok(())
 }
 
+fn reload(call: BuiltinCall<'_>) -> Result<(), Fault> {
+    if !call.grants.allow_reload() {
+        let message = "rpc.reload needs a rule that allows it by its name: functions = [\"rpc.reload\"]";
+        return Err(Fault::new(code::DENIED, message));
+    }
+    match call.table.reloader.get() {
+        Some(reloader) => call.pass_to(&**reloader),
+        None => Err(Fault::new(code::UNKNOWN_FUNCTION, "this node has no configuration file to load again")),
+    }
+}
+
 fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), Fault> {
     #[derive(Serialize)]
     struct Stats<'a> {
@@ -152,6 +171,7 @@ fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), 
         }
     }
     let visibility = grants.visibility();
+    let processes = table.processes(&visibility);
     let stats = Stats {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
@@ -163,7 +183,7 @@ fn stats(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), 
             .map(|(name, provider, stats)| Function { name, provider, stats })
             .collect(),
         workers: table.workers(&visibility),
-        processes: table.processes(&visibility).into_iter().map(ProcessMetrics::stats).collect(),
+        processes: processes.iter().map(|process| process.stats()).collect(),
         forwards: table
             .forwards(&visibility)
             .into_iter()

@@ -91,6 +91,10 @@ impl Provider for Exec {
         prepare(&self.shared.config, &self.shared.signature, params).map(|_| ())
     }
 
+    fn retire(&self) -> bool {
+        self.shared.running.load(Ordering::Relaxed) == 0
+    }
+
     fn stop(&self) -> Boxed<()> {
         let shared = self.shared.clone();
         Box::pin(async move {

@@ -140,10 +140,10 @@ fn try_offer(table: &Table, grants: &Grants, params: Option<&RawJson<'_>>) -> Re
         .signature(described)
         .target(owner.to_string())
         .workers(crate::config::Workers::new(in_flight).queue(QUEUE));
-    let (name, end) = (name.clone().into_boxed_str(), grants.end(Action::Offer, &name));
+    let (name, right) = (name.clone().into_boxed_str(), grants.right(Action::Offer, &name));
     let (connection, knows_meta) = (caller.connection(), meta == Some("true"));
-    let offer = Offer { name, connection, owner, end, peer, in_flight, share, knows_meta };
-    let (node, max_hops) = (&table.name, table.max_hops);
+    let offer = Offer { name, connection, owner, right, peer, in_flight, share, knows_meta };
+    let (node, max_hops) = (&table.name, table.max_hops());
     table.offer(offer, &described, &|members| {
         Arc::new(Offered { node: node.clone(), max_hops, members: members.clone() })
     })

@@ -28,7 +28,7 @@ impl Relay {
     ) -> Arc<Registry> {
         let relay = Self { registry: Arc::downgrade(registry), prefix, functions, withdrawn };
         RegistryBuilder::new(registry.name().clone(), &[])
-            .max_hops(registry.table().max_hops)
+            .max_hops(registry.table().max_hops())
             .fallback(Arc::new(relay))
             .build()
     }

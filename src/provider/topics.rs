@@ -55,9 +55,9 @@ fn subscribe(BuiltinCall { table, grants, params, head, out, .. }: BuiltinCall<'
     grants.allow(Action::Subscribe, &topic)?;
     let topics = &table.topics;
     let (since, overflow) = (since.transpose()?, overflow.transpose()?);
-    let end = grants.end(Action::Subscribe, &topic);
+    let right = Some(grants.right(Action::Subscribe, &topic));
     let way = Way { hops: head.hops, via: via.map(|_| text(via)).transpose()?.unwrap_or_default() };
-    let request = Subscribe { topic: &topic, since, epoch: epoch.as_deref(), overflow, end, way };
+    let request = Subscribe { topic: &topic, since, epoch: epoch.as_deref(), overflow, right, way };
     let subscribed = topics.subscribe(peer, &request)?;
     let seq = subscribed.seq.map_or_else(|| "null".to_owned(), |seq| seq.to_string());
     let (epoch, missed) = (topics.epoch(), subscribed.is_missing);

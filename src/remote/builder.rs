@@ -1,7 +1,7 @@
 //! The builder of a network client.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use async_channel::Sender;
@@ -19,7 +19,7 @@ use crate::transport::tls::Connector;
 /// Builds a [`Remote`].
 ///
 /// ```
-/// # use std::sync::Arc;
+/// # use std::sync::{Arc, OnceLock};
 /// # use chanrpc::{Functions, Id1, Node, Remote};
 /// # const ADD: Id1<i64, i64> = Id1::new("add");
 /// # let mut functions = Functions::exported();
@@ -125,7 +125,7 @@ impl RemoteBuilder {
     /// thread.
     ///
     /// ```
-    /// # use std::sync::Arc;
+    /// # use std::sync::{Arc, OnceLock};
     /// # use chanrpc::{Node, Remote};
     /// # let node = Node::builder("example").listen("127.0.0.1:0").start()?;
     /// # let address = node.addresses()[0].to_string();
@@ -161,7 +161,11 @@ impl RemoteBuilder {
                 (executor, Some(thread))
             }
         };
-        Remote(Arc::new(Inner { pool: Pool::new(&executor, target), _thread: thread }))
+        Remote(Arc::new(Inner {
+            pool: Pool::new(&executor, target),
+            withdrawn: OnceLock::new(),
+            _thread: thread,
+        }))
     }
 }
 

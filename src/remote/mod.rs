@@ -15,7 +15,7 @@ mod target;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -26,7 +26,7 @@ use smol::future::FutureExt;
 use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
 use crate::metrics::TargetState;
-use crate::route::{CallId, Peer, PeerError, Subscription, Way};
+use crate::route::{CallId, LAST_CALLS, Peer, PeerError, Subscription, Way};
 pub use crate::transport::tls::{Connector, TlsError};
 use builder::IoThread;
 pub use builder::RemoteBuilder;
@@ -78,6 +78,8 @@ pub struct Remote(Arc<Inner>);
 
 struct Inner {
     pool: Pool,
+    /// When the configuration ceased to have it.
+    withdrawn: OnceLock<Instant>,
     _thread: Option<IoThread>,
 }
 
@@ -396,6 +398,23 @@ impl Remote {
     /// Returns `true` if the persistent connection is established.
     pub(crate) fn is_connected(&self) -> bool {
         self.0.pool.is_connected()
+    }
+
+    /// Notes that nobody calls any longer, so that it closes when the last call is answered.
+    pub(crate) fn withdraw(&self) {
+        let _ = self.0.withdrawn.set(Instant::now());
+    }
+
+    /// Closes the connections if nobody calls any longer. Returns `false` while calls are in flight.
+    pub(crate) fn retire(&self) -> bool {
+        // A thread that has found the function before may still call.
+        let Some(withdrawn) = self.0.withdrawn.get() else { return true };
+        withdrawn.elapsed() >= LAST_CALLS && self.0.pool.close_unused()
+    }
+
+    /// Returns `true` if both share their connections.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     fn default_timeout(&self) -> Duration {

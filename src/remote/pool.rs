@@ -117,6 +117,18 @@ impl Pool {
         }
     }
 
+    /// Closes all connections at once, unless any has calls in flight.
+    pub(super) fn close_unused(&self) -> bool {
+        let mut pool = self.connections();
+        if pool.iter().any(|pooled| pooled.connection.leases() > 0) {
+            return false;
+        }
+        let closed = mem::take(&mut *pool);
+        drop(pool);
+        drop(closed);
+        true
+    }
+
     /// Closes all connections after their requests are written, and waits up to `timeout`.
     pub(super) async fn close(&self, timeout: Duration) {
         let pool = mem::take(&mut *self.connections());

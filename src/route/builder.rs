@@ -1,44 +1,41 @@
 //! Builds a registry: which functions exist, and how many of their calls run at once.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::admission::Admission;
 use super::caught::Caught;
 use super::entry::Entry;
-use super::offers::Offers;
+use super::functions::FunctionSet;
 use super::registry::Registry;
 use super::table::{Builtin, Table};
 use super::topics::TopicHub;
 use super::{Description, Provider, ProviderKind, RegistryError};
 use crate::config::{Limits, TopicConfig, Workers};
-use crate::metrics::{Metrics, ProcessMetrics};
+use crate::metrics::Metrics;
 
 /// Collects the functions of a [`Registry`]. Created by [`Registry::builder`].
 #[derive(Debug)]
 #[must_use = "there is no registry before `build`"]
 pub struct RegistryBuilder {
     registry: Registry,
-    node: Option<Workers>,
-    providers: BTreeMap<ProviderKind, Workers>,
+    pub(crate) functions: FunctionSet,
 }
 
 impl RegistryBuilder {
     /// Starts with the functions that every node has.
     pub(crate) fn new(name: Arc<str>, builtins: &'static [Builtin]) -> Self {
         let registry = Registry { table: Table::new(name, builtins) };
-        Self { registry, node: None, providers: BTreeMap::new() }
+        Self { registry, functions: FunctionSet::default() }
     }
 
     /// Sets how many nodes may forward a call; 8 by default.
-    pub fn max_hops(mut self, hops: u32) -> Self {
-        self.registry.table.max_hops = hops;
+    pub fn max_hops(self, hops: u32) -> Self {
+        self.registry.table.set_max_hops(hops);
         self
     }
 
     /// Sets the limits of what connections offer.
-    pub(crate) fn limits(mut self, limits: &Limits) -> Self {
-        self.registry.table.offers = Arc::new(Offers::new(limits));
+    pub(crate) fn limits(self, limits: &Limits) -> Self {
+        self.registry.table.offers.set_limits(limits);
         self
     }
 
@@ -62,19 +59,13 @@ impl RegistryBuilder {
         description: Description,
         provider: Arc<dyn Provider>,
     ) -> Result<&mut Self, RegistryError> {
-        let entry = Entry::new(name, description, provider);
-        self.registry.table.fixed.insert(name, Arc::new(entry))?;
+        self.functions.insert(name, description, provider)?;
         Ok(self)
     }
 
     /// Returns the node's counters.
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.registry.table.metrics
-    }
-
-    /// Reports the counters of a process.
-    pub(crate) fn process(&mut self, metrics: Arc<ProcessMetrics>) {
-        self.registry.table.processes.push(metrics);
     }
 
     /// Configures topics.
@@ -100,13 +91,13 @@ impl RegistryBuilder {
 
     /// Limits the concurrent calls of all functions together. Built-in functions (`rpc.*`) are exempt.
     pub fn node_workers(&mut self, workers: Workers) -> &mut Self {
-        self.node = Some(workers);
+        self.functions.node_workers(workers);
         self
     }
 
     /// Limits the concurrent calls of all functions with one [kind of provider](super::Description::provider).
     pub fn provider_workers(&mut self, kind: ProviderKind, workers: Workers) -> &mut Self {
-        self.providers.insert(kind, workers);
+        self.functions.provider_workers(kind, workers);
         self
     }
 
@@ -116,22 +107,13 @@ impl RegistryBuilder {
     /// # Errors
     /// [`RegistryError::Unknown`] if no provider has been registered for it.
     pub fn function_workers(&mut self, name: &str, workers: Workers) -> Result<&mut Self, RegistryError> {
-        let entry = self.entries().find(|entry| entry.name == name);
-        let entry = entry.ok_or_else(|| RegistryError::Unknown(name.to_owned()))?;
-        entry.description.workers = Some(workers);
+        self.functions.function_workers(name, workers)?;
         Ok(self)
     }
 
     /// Builds the registry.
-    pub fn build(mut self) -> Arc<Registry> {
-        let admission = Arc::new(Admission::new(self.node.take(), std::mem::take(&mut self.providers)));
-        self.entries().for_each(|entry| entry.join(&admission));
-        self.registry.table.admission = admission;
+    pub fn build(self) -> Arc<Registry> {
+        self.registry.install(self.functions);
         Arc::new(self.registry)
-    }
-
-    /// Returns the functions so far, of which the builder has the only references.
-    fn entries(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.registry.table.fixed.values_mut().filter_map(Arc::get_mut)
     }
 }

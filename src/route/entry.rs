@@ -26,10 +26,42 @@ impl Entry {
         Self { name, provider, metrics, queue: None, description, listed }
     }
 
-    /// Applies the limits of an admission.
-    pub(super) fn join(&mut self, admission: &Arc<Admission>) {
+    /// Applies the limits of an admission. Takes over the counters of an earlier function of the same name and, if the same
+    /// kinds of limits apply, its queue.
+    pub(super) fn join(&mut self, admission: &Arc<Admission>, earlier: Option<&Self>) {
         let Description { provider, workers, .. } = &self.description;
-        self.queue = admission.add(&self.name, *provider, workers.as_ref());
+        if let Some(earlier) = earlier {
+            self.metrics = earlier.metrics.clone();
+        }
+        let is_same = |earlier: &&Self| {
+            let Description { provider: kind, workers: own, .. } = &earlier.description;
+            (kind, own.is_some()) == (provider, workers.is_some()) && self.is_limited_by(admission)
+        };
+        let queue = earlier.filter(is_same).and_then(|earlier| earlier.queue.clone());
+        if let (Some(queue), Some(workers)) = (&queue, workers) {
+            queue.set_limit(workers);
+        }
+        self.queue = queue.or_else(|| admission.add(&self.name, *provider, workers.as_ref()));
+    }
+
+    /// Returns the same function with the same provider, without counters and limits.
+    pub(super) fn duplicate(&self) -> Self {
+        Self::new(&self.name, self.description.clone(), self.provider.clone())
+    }
+
+    /// Returns its name, or the prefix of a family.
+    pub(super) fn key(&self) -> &str {
+        self.name.strip_suffix('*').unwrap_or(&self.name)
+    }
+
+    /// Returns `true` if a limit applies to its calls.
+    pub(super) fn is_limited(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Returns `true` if a limit of an admission is to apply to its calls.
+    pub(super) fn is_limited_by(&self, admission: &Admission) -> bool {
+        self.description.workers.is_some() || admission.limits_all(self.description.provider)
     }
 
     /// Returns what `rpc.list` reports of it.

@@ -10,6 +10,8 @@ mod entry;
 mod error;
 mod events;
 mod exports;
+mod functions;
+mod generation;
 mod listing;
 pub(crate) mod mailbox;
 mod name;
@@ -26,7 +28,7 @@ mod table;
 pub(crate) mod topics;
 
 pub use access::{Access, Caller};
-pub(crate) use access::{Action, Grants, PEER, PING, PeerName};
+pub(crate) use access::{Action, Grants, PEER, PING, PeerName, RELOAD};
 #[cfg(feature = "cli")]
 pub(crate) use access::{Decision, token_hash};
 pub use builder::RegistryBuilder;
@@ -37,6 +39,8 @@ pub use description::{Description, ProviderKind};
 pub use error::RegistryError;
 pub(crate) use events::Notice;
 pub use exports::{Exports, Network, WithCaller};
+pub(crate) use functions::FunctionSet;
+pub(crate) use generation::FunctionCache;
 pub(crate) use mailbox::{CallId, Mailbox, Peer, PeerCall, PeerError, Post, Posts, SESSION};
 pub(crate) use name::matches;
 pub(crate) use names::is_valid;
@@ -49,12 +53,17 @@ pub use subscription::{Subscription, TopicEvent};
 pub(crate) use table::{Builtin, BuiltinCall, Table};
 pub use topics::Topics;
 #[cfg(feature = "grpc")]
-pub(crate) use topics::{EXPIRED, Subscribed};
+pub(crate) use topics::{EXPIRED, Subscribed, WITHDRAWN};
 pub(crate) use topics::{Follow, Subscribe, TopicHub, Upstream, Way, covers};
+
+use std::time::Duration;
 
 use smol::future::Boxed;
 
 use crate::message::{Fault, RawJson};
+
+/// How long after a function was withdrawn a call may still come to its provider, from a thread that has found it before.
+pub(crate) const LAST_CALLS: Duration = Duration::from_secs(1);
 
 /// Answers the calls of one function, or of one family of functions. What is known of the function before it is called
 /// is its [`Description`].
@@ -77,5 +86,12 @@ pub trait Provider: Send + Sync + 'static {
     /// abort.
     fn stop(&self) -> Boxed<()> {
         Box::pin(std::future::ready(()))
+    }
+
+    /// Called from time to time once the configuration of the node no longer has the function, so that no further call
+    /// comes. Returns `true` if no call runs, and nothing else is left that [`stop`](Self::stop) would end. By default
+    /// nothing is.
+    fn retire(&self) -> bool {
+        true
     }
 }

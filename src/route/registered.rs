@@ -70,6 +70,11 @@ impl Registered {
         removed.iter().filter_map(Weak::upgrade).map(|metrics| metrics.in_flight()).sum()
     }
 
+    /// Notes that a function was removed, of which calls may be in flight.
+    pub(super) fn note_removed(&self, metrics: &Arc<FunctionMetrics>) {
+        self.removed().push(Arc::downgrade(metrics));
+    }
+
     fn removed(&self) -> MutexGuard<'_, Vec<Weak<FunctionMetrics>>> {
         let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
         removed.retain(|metrics| metrics.strong_count() > 0);
@@ -121,7 +126,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         let Some(registered) = self.registered.upgrade() else { return };
-        registered.removed().push(Arc::downgrade(&self.entry.metrics));
+        registered.note_removed(&self.entry.metrics);
         let Ok(()) = registered.names.update(|names| {
             let mut names = names.cloned().unwrap_or_default();
             // Another one may have taken its place.

@@ -9,10 +9,11 @@ use super::admission::QueueSlot;
 use super::call::{Call, CallContext, CallHead, Progress, Responder, unanswered};
 use super::caught::Caught;
 use super::entry::Entry;
+use super::generation::{FunctionCache, Generation};
 use super::name::quoted;
 use super::registered::Registration;
 use super::table::{Builtin, BuiltinCall, Table};
-use super::topics::TopicHub;
+use super::topics::{TopicHub, covers};
 use super::{Description, Provider, RegistryError};
 use crate::chan::Kind;
 use crate::message::{Fault, RawJson, code};
@@ -43,16 +44,24 @@ impl Registry {
         self.table.register(name, description, Arc::new(Caught::new(provider)), None, false)
     }
 
+    /// Replaces the access rules of a connection by those in force.
+    #[inline]
+    pub(crate) fn refresh(&self, grants: &mut Grants) {
+        self.table.refresh(grants);
+    }
+
     /// Passes a call to the provider of its function, queues it for a worker, or answers why neither is possible.
     /// Built-in functions report only the functions that `grants` allows.
     ///
     /// Appends a result that is available at once to `out`, and returns `Some`; with a fault, what was appended is to be
     /// discarded. Returns `None` if the answer comes later, through the responder that `defer` has created.
     ///
-    /// `clock` is when the function starts, and is advanced to when it returns, so that a series of calls reads the
-    /// time once for each.
+    /// `cache` is for the calls of one connection. `clock` is when the function starts, and is advanced to when it
+    /// returns, so that a series of calls reads the time once for each.
+    #[allow(clippy::too_many_arguments, reason = "a session has them apart")]
     pub(crate) fn call(
         &self,
+        cache: &mut FunctionCache,
         head: &CallHead<'_>,
         params: Option<RawJson<'_>>,
         grants: &Grants,
@@ -60,8 +69,9 @@ impl Registry {
         out: &mut Vec<u8>,
         defer: &mut dyn FnMut() -> Responder,
     ) -> Option<Result<(), Fault>> {
+        let generation = self.table.current.read(cache);
         let registered;
-        let entry = match self.find(head.method, head.hops) {
+        let entry = match self.find(generation, head.method, head.hops) {
             Ok(Found::Fixed(entry)) => entry,
             Ok(Found::Registered(entry)) => {
                 registered = entry;
@@ -108,7 +118,7 @@ impl Registry {
 
     /// Passes on a call that came under another name. Built-in functions cannot be called so.
     pub(crate) fn relay(&self, method: &str, mut call: Call<'_>) {
-        let Some(entry) = self.entry(method) else {
+        let Some(entry) = self.entry(&mut FunctionCache::default(), method) else {
             let message = format!("no function {}", quoted(method));
             return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
         };
@@ -130,26 +140,35 @@ impl Registry {
     }
 
     /// Returns `true` if the function exists and is known to have no result.
-    pub(crate) fn has_no_result(&self, method: &str) -> bool {
-        self.entry(method).is_some_and(|entry| entry.description.signature.kind == Some(Kind::Zero))
+    pub(crate) fn has_no_result(&self, cache: &mut FunctionCache, method: &str) -> bool {
+        self.entry(cache, method).is_some_and(|entry| entry.description.signature.kind == Some(Kind::Zero))
     }
 
     /// Returns the timeout configured for a function, if any.
-    pub(crate) fn timeout(&self, method: &str) -> Option<Duration> {
-        self.entry(method)?.description.timeout
+    pub(crate) fn timeout(&self, cache: &mut FunctionCache, method: &str) -> Option<Duration> {
+        self.entry(cache, method)?.description.timeout
     }
 
-    fn entry(&self, method: &str) -> Option<Arc<Entry>> {
-        self.table.fixed.find(method).cloned().or_else(|| self.table.registered.find(method))
+    fn entry(&self, cache: &mut FunctionCache, method: &str) -> Option<Arc<Entry>> {
+        let generation = self.table.current.read(cache);
+        generation
+            .and_then(|generation| generation.functions.find(method))
+            .cloned()
+            .or_else(|| self.table.registered.find(method))
     }
 
-    fn find(&self, method: &str, hops: u32) -> Result<Found<'_>, Fault> {
-        if hops > self.table.max_hops {
-            let message =
-                format!("the call was forwarded more than {} times (limits.hops)", self.table.max_hops);
+    fn find<'a>(
+        &self,
+        generation: Option<&'a Generation>,
+        method: &str,
+        hops: u32,
+    ) -> Result<Found<'a>, Fault> {
+        let max_hops = self.table.max_hops();
+        if hops > max_hops {
+            let message = format!("the call was forwarded more than {max_hops} times (limits.hops)");
             return Err(Fault::new(code::HOP_LIMIT, message).through(self.name()));
         }
-        if let Some(entry) = self.table.fixed.find(method) {
+        if let Some(entry) = generation.and_then(|generation| generation.functions.find(method)) {
             return Ok(Found::Fixed(entry));
         }
         if let Some(builtin) = self.table.find_builtin(method) {
@@ -157,7 +176,10 @@ impl Registry {
         }
         let other = self.table.registered.find(method).or_else(|| self.table.fallback.clone());
         other.map(Found::Registered).ok_or_else(|| {
-            let message = format!("no function {}; rpc.list returns the available ones", quoted(method));
+            let is_withdrawn =
+                generation.is_some_and(|it| it.withdrawn.iter().any(|name| covers(name, method)));
+            let why = if is_withdrawn { ", which was withdrawn" } else { "" };
+            let message = format!("no function {}{why}; rpc.list returns the available ones", quoted(method));
             Fault::new(code::UNKNOWN_FUNCTION, message)
         })
     }
@@ -197,6 +219,7 @@ impl Registry {
         self.table.admission.close();
         let mut providers = Vec::new();
         self.table.each(&mut |entry| providers.push(entry.provider.clone()));
+        providers.append(&mut self.table.retired());
         // All of them are asked before the first is waited for.
         let stopping: Vec<_> = providers.iter().map(|provider| provider.stop()).collect();
         for stopped in stopping {

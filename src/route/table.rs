@@ -1,19 +1,22 @@
 //! The functions of a node by name, with their providers and counters.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::access::{Grants, Visibility};
+use super::access::{Access, Grants, Visibility};
 use super::admission::Admission;
 use super::call::{Call, CallContext, CallHead, Progress, Responder, unanswered};
 use super::entry::Entry;
+use super::generation::Current;
 use super::listing::Listed;
 use super::mailbox::Peer;
-use super::names::{Names, key};
+use super::names::key;
 use super::offers::{Offer, Offers, Provide, taken};
 use super::other_nodes::{OtherNodes, Report, Reported};
 use super::registered::{Registered, Registration};
 use super::topics::TopicHub;
 use super::{Action, Description, Provider, ProviderKind, RegistryError, Told};
+use crate::config::Limits;
 use crate::message::{Fault, RawJson};
 use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, TargetStats, WorkerStats};
 
@@ -21,15 +24,19 @@ use crate::metrics::{self, FunctionStats, Metrics, ProcessMetrics, TargetStats, 
 pub(crate) struct Table {
     pub(crate) name: Arc<str>,
     pub(crate) metrics: Arc<Metrics>,
-    /// How many nodes may forward a call.
-    pub(crate) max_hops: u32,
+    max_hops: AtomicU32,
     pub(super) admission: Arc<Admission>,
-    /// The functions that the node has as long as it runs.
-    pub(super) fixed: Names<Arc<Entry>>,
+    /// The functions that no connection offers.
+    pub(super) current: Current,
     pub(super) registered: Arc<Registered>,
     pub(super) offers: Arc<Offers>,
-    /// The counters of processes.
-    pub(super) processes: Vec<Arc<ProcessMetrics>>,
+    /// The providers of functions that were replaced or withdrawn, while their calls run.
+    retired: Mutex<Vec<Arc<dyn Provider>>>,
+    /// The access rules that have replaced those of the start, and their number.
+    access: Mutex<Option<Arc<Access>>>,
+    access_number: AtomicU64,
+    /// What answers `rpc.reload`.
+    pub(crate) reloader: OnceLock<Arc<dyn Provider>>,
     pub(crate) topics: Arc<TopicHub>,
     /// What answers all other names, if anything does.
     pub(super) fallback: Option<Arc<Entry>>,
@@ -86,18 +93,71 @@ impl Table {
         let metrics = Arc::<Metrics>::default();
         Self {
             name,
-            max_hops: 8,
+            max_hops: AtomicU32::new(8),
             topics: Arc::new(TopicHub::new(metrics.clone())),
             metrics,
             admission: Arc::default(),
-            fixed: Names::default(),
+            current: Current::default(),
             registered: Arc::default(),
             offers: Arc::default(),
-            processes: Vec::new(),
+            retired: Mutex::default(),
+            access: Mutex::default(),
+            access_number: AtomicU64::new(0),
+            reloader: OnceLock::new(),
             fallback: None,
             builtins,
             builtins_listed: OnceLock::new(),
         }
+    }
+
+    /// Sets the limits of forwarded calls, of topics, and of what connections offer.
+    pub(crate) fn set_limits(&self, limits: &Arc<Limits>) {
+        self.set_max_hops(limits.hops);
+        self.offers.set_limits(limits);
+        self.topics.set_limits(limits);
+    }
+
+    /// Returns how many nodes may forward a call.
+    pub(crate) fn max_hops(&self) -> u32 {
+        self.max_hops.load(Ordering::Relaxed)
+    }
+
+    /// Sets how many nodes may forward a call.
+    pub(crate) fn set_max_hops(&self, hops: u32) {
+        self.max_hops.store(hops, Ordering::Relaxed);
+    }
+
+    /// Replaces the access rules. Subscriptions and offers that the new ones do not allow end.
+    pub(crate) fn set_access(&self, access: &Arc<Access>) {
+        if access.number() == self.access_number.load(Ordering::Acquire) {
+            return;
+        }
+        *self.lock_access() = Some(access.clone());
+        self.access_number.store(access.number(), Ordering::Release);
+        self.topics.check_rights(access);
+        self.offers.check_rights(access, &self.metrics);
+    }
+
+    /// Replaces the rules of a connection by those in force.
+    #[inline]
+    pub(super) fn refresh(&self, grants: &mut Grants) {
+        if self.access_number.load(Ordering::Acquire) > grants.number() {
+            self.follow_access(grants);
+        }
+    }
+
+    #[cold]
+    fn follow_access(&self, grants: &mut Grants) {
+        let access = self.lock_access().clone();
+        access.iter().for_each(|access| grants.follow(access));
+    }
+
+    fn lock_access(&self) -> MutexGuard<'_, Option<Arc<Access>>> {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn retired(&self) -> MutexGuard<'_, Vec<Arc<dyn Provider>>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a function while the node runs, in place of `replaced` if that has the same name; with its queue, or with a new
@@ -113,13 +173,13 @@ impl Table {
         replaced: Option<&Registration>,
         keeps_queue: bool,
     ) -> Result<Registration, RegistryError> {
-        if self.fixed.find(key(name)?).is_some() {
+        if self.current.find(key(name)?).is_some() {
             return Err(RegistryError::Duplicate(name.to_owned()));
         }
         let mut entry = Entry::new(name, description, provider);
         match replaced.filter(|_| keeps_queue) {
             Some(replaced) => entry.queue = replaced.queue(),
-            None => entry.join(&self.admission),
+            None => entry.join(&self.admission, None),
         }
         self.registered.insert(entry, replaced)
     }
@@ -159,13 +219,15 @@ impl Table {
 
     /// Returns the maximum that a peer may ask for as its number of calls in flight.
     pub(crate) fn max_offer_in_flight(&self) -> usize {
-        self.offers.max_in_flight
+        self.offers.max_in_flight()
     }
 
     /// Visits all functions except the built-in ones.
     pub(super) fn each(&self, visit: &mut dyn FnMut(&Entry)) {
-        self.fixed.values().for_each(|entry| visit(entry));
-        self.registered.entries().iter().for_each(|entry| visit(entry));
+        self.current.entries().iter().for_each(|entry| visit(entry));
+        // One that a later configuration provides is not called.
+        let offered = self.registered.entries();
+        offered.iter().filter(|it| self.current.find(it.key()).is_none()).for_each(|entry| visit(entry));
     }
 
     /// Visits what `rpc.list` reports of each function whose name `is_wanted`, the built-in ones last.
@@ -221,7 +283,7 @@ impl Table {
             description
         });
         let answers =
-            |name: &str| self.fixed.find(name).is_none_or(|found| std::ptr::eq(&raw const **found, entry));
+            |name: &str| self.current.find(name).is_none_or(|found| std::ptr::eq(&raw const *found, entry));
         for reported in functions.iter().filter(|reported| *reported.name != *entry.name) {
             if answers(&reported.name) {
                 visit(&reported.name, &|| Description {
@@ -268,9 +330,10 @@ impl Table {
     }
 
     /// Returns the counters of the processes that provide a visible function.
-    pub(crate) fn processes(&self, visibility: &Visibility<'_>) -> Vec<&ProcessMetrics> {
-        let processes = self.processes.iter().map(|process| &**process);
-        processes.filter(|process| process.provides(|name| visibility.includes(name))).collect()
+    pub(crate) fn processes(&self, visibility: &Visibility<'_>) -> Vec<Arc<ProcessMetrics>> {
+        let mut processes = self.current.processes();
+        processes.retain(|process| process.provides(|name| visibility.includes(name)));
+        processes
     }
 
     /// Returns the number of unanswered calls, notifications included.

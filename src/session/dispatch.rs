@@ -12,7 +12,7 @@ impl Session {
     /// Dispatches a request, or queues it until capacity is available and all earlier requests are dispatched.
     pub(super) fn handle_request(&mut self, request: Request<'_>, batch: Option<BatchId>, now: Instant) {
         let Request { mut id, method, params, meta } = request;
-        if self.codec.sends_results_only() && self.registry.has_no_result(&method) {
+        if self.codec.sends_results_only() && self.registry.has_no_result(&mut self.functions, &method) {
             id = None;
         }
         // Only nodes forward.
@@ -53,19 +53,21 @@ impl Session {
 
     /// Returns how long a call may take: the time that its caller requests, up to the configured maximum for all calls
     /// or for this function, so that no caller can hold a function indefinitely.
-    fn timeout_for(&self, method: &str, requested: Option<Duration>) -> Duration {
+    fn timeout_for(&mut self, method: &str, requested: Option<Duration>) -> Duration {
         let default = self.limits.deadline;
         match requested {
             None => default,
             Some(requested) if requested <= default => requested,
             Some(requested) => {
-                requested.min(self.registry.timeout(method).map_or(default, |own| own.max(default)))
+                let own = self.registry.timeout(&mut self.functions, method);
+                requested.min(own.map_or(default, |own| own.max(default)))
             }
         }
     }
 
     /// Checks a token. Later calls are dispatched after this.
     fn authorize(&mut self, id: Option<&Id<'_>>, batch: Option<BatchId>, params: Option<&RawJson<'_>>) {
+        self.registry.refresh(&mut self.grants);
         let result = self.grants.handle_auth(params);
         if result.as_ref().is_err_and(|fault| fault.code == code::DENIED) {
             self.metrics().bad_tokens.inc();
@@ -114,6 +116,7 @@ impl Session {
         params: Option<RawJson<'_>>,
         received_at: Instant,
     ) {
+        self.registry.refresh(&mut self.grants);
         if let Err(fault) = self.grants.check(head.method) {
             self.metrics().denied.inc();
             self.grants.log_call(head.method, Some(&fault), Duration::ZERO);
@@ -137,7 +140,7 @@ impl Session {
     ) {
         let bytes = params.as_ref().map_or(0, |params| params.get().len());
         let started = self.clock;
-        let Self { codec, registry, grants, clock, output, limits, calls, .. } = self;
+        let Self { codec, registry, functions, grants, clock, output, limits, calls, .. } = self;
         let (limit, metrics) = (limits.message, registry.metrics());
         let mut defer = || {
             metrics.in_flight.inc();
@@ -147,7 +150,7 @@ impl Session {
             let start = out.len();
             let answered = codec.encode_result(out, id, |out| {
                 let start = out.len();
-                match registry.call(head, params, grants, clock, out, &mut defer) {
+                match registry.call(functions, head, params, grants, clock, out, &mut defer) {
                     Some(Ok(())) => {}
                     Some(Err(fault)) => return Err(Some(fault)),
                     None => return Err(None),
@@ -183,12 +186,12 @@ impl Session {
     ) {
         let bytes = params.as_ref().map_or(0, |params| params.get().len());
         let (mut buffer, started) = (std::mem::take(&mut self.result), self.clock);
-        let Self { registry, grants, clock, calls, .. } = self;
+        let Self { registry, functions, grants, clock, calls, .. } = self;
         let mut defer = || {
             registry.metrics().in_flight.inc();
             calls.insert(id, batch, head, bytes, grants.is_logged().then_some(received_at))
         };
-        if let Some(result) = registry.call(head, params, grants, clock, &mut buffer, &mut defer) {
+        if let Some(result) = registry.call(functions, head, params, grants, clock, &mut buffer, &mut defer) {
             let outcome = result.and_then(|()| as_text(&buffer));
             let outcome = outcome.as_ref().map(|result| *result);
             self.count_fault(outcome.err());

@@ -45,7 +45,7 @@ use crate::message::{Fault, code};
 use crate::metrics::Metrics;
 #[cfg(feature = "grpc")]
 use crate::route::Mailbox;
-use crate::route::{Caller, Grants, Peer, Posts, Registry};
+use crate::route::{Caller, FunctionCache, Grants, Peer, Posts, Registry};
 use batches::Batches;
 use calls::Calls;
 pub use error::SessionError;
@@ -64,6 +64,7 @@ const TIME_BUDGET: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Session {
     registry: Arc<Registry>,
+    functions: FunctionCache,
     limits: Arc<Limits>,
     grants: Grants,
     codec: Codec,
@@ -159,6 +160,7 @@ impl Session {
         }
         Self {
             registry,
+            functions: FunctionCache::default(),
             limits,
             grants,
             input: Vec::new(),

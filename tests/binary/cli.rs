@@ -762,21 +762,20 @@ fn second_signal_ends_a_node_immediately() {
 }
 
 #[test]
-fn sighup_does_not_end_a_node() {
+fn sighup_reloads_and_does_not_end_a_node() {
     let mut node = gated_node("limits.drain = '1h'\n");
     let mut client = node.connect();
     client.begin(1, "gate", &json!([node.folder.name("open")]));
     await_in_flight(&node, 1);
     for count in 1..=2 {
         node.signal("HUP");
-        eventually("the log tells", || node.log().matches("reload is not supported yet").count() == count);
+        eventually("it is reloaded", || node.log().matches("reloaded the configuration").count() == count);
     }
     assert_eq!(node.run("call", &["rpc.echo", "1"]).result(), "[1]");
     // It does not count as a second signal either.
     node.signal("TERM");
     await_refusal(&node);
     node.signal("HUP");
-    eventually("the log tells", || node.log().matches("reload is not supported yet").count() == 3);
     node.folder.write("open", "");
     assert_eq!(client.reply()["result"], "opened");
     assert_eq!(node.wait(), Some(0));

@@ -17,6 +17,7 @@ mod page;
 mod processes;
 #[path = "../support/programs.rs"]
 mod programs;
+mod reload;
 mod runs;
 mod smuggling;
 mod storms;

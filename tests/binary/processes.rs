@@ -26,7 +26,7 @@ pub(crate) fn worker_command(mode: &str) -> (Vec<String>, (&'static str, String)
 }
 
 /// Returns the table of a process with this worker, and a family of functions that it provides.
-fn worker_of(name: &str, mode: &str, process: &str, function: &str) -> String {
+pub(crate) fn worker_of(name: &str, mode: &str, process: &str, function: &str) -> String {
     let (words, _) = worker_command(mode);
     let run: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
     format!(
@@ -42,7 +42,7 @@ fn node(process: &str, function: &str) -> Node {
 
 /// Calls a function until its process takes calls.
 #[track_caller]
-fn call(client: &mut Client, method: &str, params: &Value) -> Result<Value, Fault> {
+pub(crate) fn call(client: &mut Client, method: &str, params: &Value) -> Result<Value, Fault> {
     await_some("the process takes calls", || match client.call(method, params) {
         Err(fault) if fault.code == -32001 => None,
         result => Some(result),

@@ -79,8 +79,8 @@ impl EventStream {
         let peer = Peer::new(&stream.mailbox);
         for (at, name) in names.into_iter().enumerate() {
             grants.allow(Action::Subscribe, &name)?;
-            let end = grants.end(Action::Subscribe, &name);
-            let mut request = Subscribe { topic: &name, end, ..Subscribe::default() };
+            let right = Some(grants.right(Action::Subscribe, &name));
+            let mut request = Subscribe { topic: &name, right, ..Subscribe::default() };
             let is_family = name.ends_with('*');
             if let Some(last) = last.as_ref().filter(|_| !is_family) {
                 request.epoch = Some(last.epoch);

@@ -8,7 +8,7 @@ mod rpc;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::Method;
@@ -18,6 +18,7 @@ use smol::Timer;
 use super::listener::ListenerContext;
 use super::shared::Shared;
 use crate::codec::{Dialect, jsonrpc};
+use crate::config::Limits;
 use crate::message::{Fault, Id, code};
 use crate::route::Grants;
 use crate::transport::http::{BodyError, HttpRequest, HttpResponse, HttpService};
@@ -35,6 +36,7 @@ const LEAF_USAGE: &str = "this listener speaks Leaf messages over WebSocket; GET
 /// The application, for one connection.
 pub(super) struct App<'a> {
     node: &'a Shared,
+    limits: &'a Arc<Limits>,
     context: &'a ListenerContext,
     /// What the peer may do without a token.
     grants: Grants,
@@ -52,9 +54,21 @@ struct Tokens {
 }
 
 impl<'a> App<'a> {
-    pub(super) fn new(node: &'a Shared, context: &'a ListenerContext, peer: Option<SocketAddr>) -> Self {
+    pub(super) fn new(
+        node: &'a Shared,
+        limits: &'a Arc<Limits>,
+        context: &'a ListenerContext,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         let (has_served_request, tokens) = (AtomicBool::new(false), Mutex::default());
-        Self { node, context, grants: context.grants_for(peer), has_served_request, tokens }
+        Self { node, limits, context, grants: context.grants_for(peer), has_served_request, tokens }
+    }
+
+    /// Returns what the peer may do without a token.
+    fn grants(&self) -> Grants {
+        let mut grants = self.grants.clone();
+        self.node.registry.refresh(&mut grants);
+        grants
     }
 
     /// Returns `true` if a request has arrived. A timeout then means an idle connection, not a slow head.
@@ -95,7 +109,7 @@ impl<'a> App<'a> {
 
     /// Returns how long to wait before `token` is checked, if its host has presented wrong ones.
     fn token_delay(&self, token: &str) -> Option<Duration> {
-        let delay = self.grants.token_delay()?;
+        let delay = self.grants().token_delay()?;
         if self.tokens().accepted.as_deref() == Some(token) {
             return None;
         }
@@ -105,7 +119,7 @@ impl<'a> App<'a> {
 
     /// Returns what the sender of a request may do.
     fn authenticate(&self, token: Option<&str>) -> Result<Grants, HttpResponse> {
-        let mut grants = self.grants.clone();
+        let mut grants = self.grants();
         if let Some(token) = token {
             self.accept_token(&mut grants, token).map_err(|fault| unauthorized(&fault).and_close())?;
         }
@@ -161,7 +175,7 @@ impl<'a> App<'a> {
                 HttpResponse::text(408, format!("the body was not received in time ({limits})\n"))
             }
             BodyError::TooLarge(prefix) => {
-                let mut session = self.node.session(Dialect::JsonPerFrame, self.grants.clone());
+                let mut session = self.node.session(self.limits, Dialect::JsonPerFrame, self.grants());
                 session.reject_oversized(&prefix);
                 HttpResponse::json(session.take_output()).with_status(413)
             }
@@ -175,7 +189,7 @@ impl<'a> App<'a> {
 
     /// Answers a JSON-RPC message or batch.
     async fn rpc(&self, request: &mut HttpRequest, body: Vec<u8>, grants: Grants) -> HttpResponse {
-        let session = self.node.session(Dialect::JsonPerFrame, grants.for_single_request());
+        let session = self.node.session(self.limits, Dialect::JsonPerFrame, grants.for_single_request());
         let output = match rpc::answer(session, body, request, || self.node.shutdown.force_signal()) {
             Ok(output) => output,
             Err(finished) => match finished.await {
@@ -189,7 +203,7 @@ impl<'a> App<'a> {
     /// Returns the events of the topics that the query names, until the node stops.
     fn events(&self, request: &HttpRequest, grants: &Grants) -> HttpResponse {
         let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
-        let (registry, keepalive) = (&self.node.registry, self.node.limits.keepalive);
+        let (registry, keepalive) = (&self.node.registry, self.limits.keepalive);
         let (query, stop) = (request.uri().query().unwrap_or_default(), self.node.shutdown.signal());
         let stream = EventStream::subscribe(registry, grants, query, last, keepalive, stop);
         grants.log_call("rpc.subscribe", stream.as_ref().err(), Duration::ZERO);

@@ -332,6 +332,14 @@ impl Node {
 }
 
 impl Provider for Forward {
+    fn retire(&self) -> bool {
+        let mut has_ended = true;
+        for node in &self.0.nodes {
+            has_ended &= node.remote.retire();
+        }
+        has_ended
+    }
+
     fn call(&self, mut call: Call<'_>) {
         let ForwardSettings { node, max_hops, timeout, key, .. } = &self.0.settings;
         let hops = call.hops() + 1;

@@ -42,6 +42,10 @@ impl ReportLimit {
         Arc::new(Self { left: Mutex::new(left), metrics: metrics.clone() })
     }
 
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     fn left(&self) -> MutexGuard<'_, Room> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }

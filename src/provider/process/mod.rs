@@ -17,7 +17,7 @@ use super::program::{self, Environment};
 use crate::config::{Limits, ProcessConfig, ProcessFunctionConfig};
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::ProcessMetrics;
-use crate::route::{Call, Caller, Description, Provider, ProviderKind, Registry};
+use crate::route::{Call, Caller, Description, LAST_CALLS, Provider, ProviderKind, Registry};
 use crate::session::{ProgramPeer, StrayOutput};
 use pool::{Pool, Request};
 use supervisor::{Spec, supervise};
@@ -53,16 +53,28 @@ struct Pools {
     /// Instances whose task has not ended.
     tasks: usize,
     is_closed: bool,
+    /// When the configuration ceased to have the process.
+    withdrawn: Option<Instant>,
 }
 
 impl Process {
     /// Creates a process, whose instances run in tasks on `executor`.
     pub(crate) fn new(executor: &Arc<Executor<'static>>, config: ProcessConfig, limits: &Limits) -> Self {
+        let metrics = ProcessMetrics { name: config.name.clone(), ..ProcessMetrics::default() };
+        Self::with_metrics(executor, config, limits, Arc::new(metrics))
+    }
+
+    /// As [`new`](Self::new), with the counters of an earlier process of that name.
+    pub(crate) fn with_metrics(
+        executor: &Arc<Executor<'static>>,
+        config: ProcessConfig,
+        limits: &Limits,
+        metrics: Arc<ProcessMetrics>,
+    ) -> Self {
         let (set, inherit) = (config.env.clone(), config.inherit_env.clone());
         let environment = Arc::new(Environment { set, inherit });
         // Output that is no message may end without a line feed. A silent program is judged by its calls.
         let limits = Arc::new(Limits { stall_timeout: YEAR, keepalive: Duration::ZERO, ..limits.clone() });
-        let metrics = Arc::new(ProcessMetrics { name: config.name.clone(), ..ProcessMetrics::default() });
         let peer = ProgramPeer { has_meta: config.has_meta, stray: stray(&metrics) };
         let registry = Registry::builder("").build();
         let spec = Arc::new(Spec { environment, limits, registry, peer });
@@ -84,16 +96,38 @@ impl Process {
         &self.0.metrics
     }
 
+    /// Returns `true` if a process with this configuration and these limits would be the same.
+    pub(crate) fn is_same(&self, config: &ProcessConfig, limits: &Limits) -> bool {
+        let of_messages = |limits: &Limits| {
+            let &Limits { message, depth, batch, in_flight, output, deadline, .. } = limits;
+            (message, depth, batch, in_flight, output, deadline)
+        };
+        self.0.config == *config && of_messages(&self.0.spec.limits) == of_messages(limits)
+    }
+
+    /// Returns `true` if both are the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Notes that the configuration no longer has the process, which ends when its calls have ended.
+    pub(crate) fn withdraw(&self) {
+        self.0.lock().withdrawn = Some(Instant::now());
+    }
+
     /// Returns why the program cannot run, as far as that can be determined without running it.
     pub(crate) fn preflight(&self) -> Option<String> {
         let Handle { config, spec, .. } = &*self.0;
         program::preflight(config.run.first()?, config.directory.as_deref(), &spec.environment)
     }
 
+    /// Sets the functions that it provides, whose visibility is that of its counters.
+    pub(crate) fn set_functions(&self, names: Vec<String>) {
+        *self.metrics().functions.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
     /// Returns the provider of a function, or of a family of functions if `name` ends in `.*`.
     pub(crate) fn function(&self, name: &str, config: &ProcessFunctionConfig) -> ProcessFunction {
-        let mut functions = self.metrics().functions.lock().unwrap_or_else(PoisonError::into_inner);
-        functions.push(name.to_owned());
         let prefix = name.strip_suffix('*').map_or(0, str::len);
         ProcessFunction {
             process: self.clone(),
@@ -172,12 +206,26 @@ impl Handle {
     }
 
     fn close(&self) {
-        let open = {
+        let (open, is_withdrawn) = {
             let mut pools = self.lock();
             pools.is_closed = true;
-            std::mem::take(&mut pools.open)
+            (std::mem::take(&mut pools.open), pools.withdrawn.is_some())
         };
-        open.values().for_each(|pool| pool.close("the node is stopping"));
+        let reason = if is_withdrawn { "the process was withdrawn" } else { "the node is stopping" };
+        open.values().for_each(|pool| pool.close(reason));
+    }
+
+    /// Closes a process that was withdrawn, once it has no calls. Returns `true` if it has ended.
+    fn retire(&self) -> bool {
+        let pools = self.lock();
+        let Some(withdrawn) = pools.withdrawn else { return true };
+        let may_close = withdrawn.elapsed() >= LAST_CALLS && pools.open.values().all(|pool| pool.is_idle());
+        let has_ended = may_close && pools.tasks == 0;
+        drop(pools);
+        if may_close {
+            self.close();
+        }
+        has_ended
     }
 
     async fn wait_ended(&self) {
@@ -273,6 +321,10 @@ impl Provider for ProcessFunction {
             Ok(pool) => pool.call(Request { method, params, deadline, hops, timeout }, call.defer()),
             Err(fault) => call.reply(Err(fault)),
         }
+    }
+
+    fn retire(&self) -> bool {
+        self.process.0.retire()
     }
 
     fn stop(&self) -> Boxed<()> {

@@ -140,6 +140,12 @@ impl Pool {
         self.lock().instances.len()
     }
 
+    /// Returns `true` if nobody waits for an answer.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.lock();
+        state.waiting.is_empty() && state.running.values().all(|running| running.is_told)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

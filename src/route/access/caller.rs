@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::super::mailbox::Peer;
 use super::super::send_error::SendError;
 use super::peer::PeerName;
-use super::rights::{Rights, label};
+use super::rights::{Rights, TokenHash, label};
 use crate::config::host_key;
 use crate::message::{Fault, RawJson};
 
@@ -109,9 +109,9 @@ impl Caller {
 
     /// Returns who answers for what the connection offers.
     pub(crate) fn owner(&self) -> Owner {
-        let presented = self.rights.as_ref().map(|rights| rights.presented_tokens());
-        match (presented, self.address()) {
-            (Some((tokens, names)), _) if !tokens.is_empty() => Owner::Tokens(tokens, names),
+        let rights = self.rights.as_ref().filter(|rights| !rights.presented.is_empty());
+        match (rights, self.address()) {
+            (Some(rights), _) => Owner::Tokens(rights.presented_tokens(), rights.presented_names()),
             (_, Some(address)) => Owner::Host(host_key(address.ip())),
             (_, None) => Owner::Connection(self.connection),
         }
@@ -145,8 +145,8 @@ impl Caller {
 /// Who answers for what a connection offers: all who have its tokens or, without any, its host.
 #[derive(Clone, Debug)]
 pub(crate) enum Owner {
-    /// The tokens, each as the index of a rule; and, for people, the names of all their rules, or else their locations.
-    Tokens(Vec<usize>, BTreeSet<String>),
+    /// The hashes of the tokens; and, for people, the names of all their rules, or else their locations.
+    Tokens(Vec<TokenHash>, BTreeSet<String>),
     Host(IpAddr),
     /// No other connection.
     Connection(u64),

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::super::mailbox::Peer;
 use super::caller::Caller;
-use super::rights::{RightEnd, Rights};
-use super::visibility::PING;
+use super::rights::{Right, Rights};
+use super::visibility::{PING, RELOAD};
 use super::{Access, Action, Decision, PEER, Visibility};
 use crate::message::{Fault, RawJson, code};
 
@@ -24,6 +24,10 @@ pub struct Grants {
     /// There is an access log.
     is_logged: bool,
     wrong_tokens: u8,
+    /// The configured address of the listener; `None` if no rules apply to the connection, whatever they are.
+    listener: Option<Arc<str>>,
+    /// The number of the rules.
+    number: u64,
 }
 
 impl Grants {
@@ -32,17 +36,31 @@ impl Grants {
 
     /// Returns rights to call everything.
     pub fn all() -> Self {
-        Self::unrestricted(false)
+        let (caller, is_logged, wrong_tokens) = (Caller::local(), false, 0);
+        Self { caller, is_logged, wrong_tokens, listener: None, number: u64::MAX }
     }
 
-    pub(super) fn unrestricted(is_logged: bool) -> Self {
-        Self { caller: Caller::local(), is_logged, wrong_tokens: 0 }
+    /// Returns the rights at a listener: all if `rights` is `None`.
+    pub(super) fn at_listener(listener: &str, access: &Access, rights: Option<Arc<Rights>>) -> Self {
+        let (is_logged, number) = (access.is_logged, access.number);
+        let (caller, listener) = (Caller::new(rights), Some(listener.into()));
+        Self { caller, is_logged, wrong_tokens: 0, listener, number }
     }
 
-    pub(super) fn new(access: Arc<Access>, rules: Arc<[usize]>) -> Self {
-        let is_logged = access.is_logged;
-        let caller = Caller::new(Some(Arc::new(Rights::new(access, rules))));
-        Self { caller, is_logged, wrong_tokens: 0 }
+    /// Returns the number of the rules, which is larger than that of earlier ones.
+    #[inline]
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Replaces the rules by later ones. Of the tokens that were presented, those count that they know.
+    pub(crate) fn follow(&mut self, access: &Arc<Access>) {
+        let Some(listener) = &self.listener else { return };
+        let mut next = access.grants_for(listener);
+        if let (Some(earlier), Some(rights)) = (&self.caller.rights, &mut next.caller.rights) {
+            Arc::make_mut(rights).present(&earlier.presented_tokens());
+        }
+        (self.caller.rights, self.is_logged, self.number) = (next.caller.rights, next.is_logged, next.number);
     }
 
     /// Returns the rights of a new connection. Logs name its peer, and wrong tokens are counted by its address.
@@ -178,14 +196,23 @@ impl Grants {
         self.caller.rights.as_ref().map_or(Ok(()), |rights| rights.check(action, name))
     }
 
-    /// Returns when an action that is allowed now ceases to be; `None` if never.
-    pub(crate) fn end(&self, action: Action, name: &str) -> Option<RightEnd> {
-        self.caller.rights.as_ref()?.end(action, name)
+    /// Returns the right to an action that is allowed now.
+    pub(crate) fn right(&self, action: Action, name: &str) -> Right {
+        let rights = self.caller.rights.as_ref();
+        let tokens = rights.map(|rights| rights.presented_tokens()).unwrap_or_default();
+        let end = rights.and_then(|rights| rights.end(action, name));
+        Right { action, listener: self.listener.clone(), tokens, end }
+    }
+
+    /// Returns `true` if a rule in force allows to call [`RELOAD`] by its name.
+    pub(crate) fn allow_reload(&self) -> bool {
+        self.caller.rights.as_ref().is_some_and(|rights| rights.check(Action::Call, RELOAD).is_ok())
     }
 
     /// Explains why something may be done with the function or topic `name`, or may not.
     pub(crate) fn explain(&self, action: Action, name: &str) -> Decision<'_> {
         match &self.caller.rights {
+            None if name == RELOAD => Decision::Denied(Vec::new()),
             None => Decision::Unrestricted,
             Some(_) if action == Action::Call && (name == PING || name == Self::AUTH) => Decision::Always,
             Some(rights) => rights.explain(action, name),

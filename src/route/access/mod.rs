@@ -16,9 +16,9 @@ pub(crate) use caller::Owner;
 pub use decision::{Decision, DenialReason};
 pub use grants::Grants;
 pub use peer::PeerName;
-pub(crate) use rights::RightEnd;
-pub(crate) use visibility::PING;
+pub(crate) use rights::{Right, RightEnd};
 pub use visibility::Visibility;
+pub(crate) use visibility::{PING, RELOAD};
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +28,7 @@ use sha2::{Digest, Sha256};
 
 use super::name::matches_all;
 use crate::config::{Config, ListenerConfig, Rule};
+use rights::Rights;
 use throttle::TokenThrottle;
 
 /// The log target of events that a peer can cause. The log sink limits it to a few lines a second.
@@ -39,6 +40,9 @@ pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token).into()
 }
 
+/// Tells the time, by which rules expire.
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
 /// The access rules of a configuration, shared by all connections.
 ///
 /// A call is allowed if any rule allows it. A listener without rules allows everything if it is reachable from this
@@ -49,8 +53,10 @@ pub struct Access {
     is_unrestricted: bool,
     /// There is an access log.
     is_logged: bool,
-    throttle: TokenThrottle,
-    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    throttle: Arc<TokenThrottle>,
+    clock: Clock,
+    /// How many rules there were before, which it replaces.
+    number: u64,
 }
 
 impl Access {
@@ -60,9 +66,36 @@ impl Access {
             rules: config.access.clone(),
             is_unrestricted: false,
             is_logged: config.access_log,
-            throttle: TokenThrottle::new(config.limits.token_delay),
-            clock: Box::new(SystemTime::now),
+            throttle: Arc::new(TokenThrottle::new(config.limits.token_delay)),
+            clock: Arc::new(SystemTime::now),
+            number: 0,
         }
+    }
+
+    /// Creates the access rules of a later configuration of the same node, or returns these if they are the same. Wrong
+    /// tokens stay counted.
+    pub(crate) fn succeed(self: &Arc<Self>, config: &Config) -> Arc<Self> {
+        if self.rules == config.access && self.is_logged == config.access_log {
+            return self.clone();
+        }
+        Arc::new(Self {
+            rules: config.access.clone(),
+            is_unrestricted: self.is_unrestricted,
+            is_logged: config.access_log,
+            throttle: self.throttle.clone(),
+            clock: self.clock.clone(),
+            number: self.number + 1,
+        })
+    }
+
+    /// Sets the maximum delay of a token.
+    pub(crate) fn set_token_delay(&self, max_delay: Duration) {
+        self.throttle.set_max_delay(max_delay);
+    }
+
+    /// Returns a number that is larger than those of the rules that these replace.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     /// Allows everything everywhere.
@@ -71,8 +104,9 @@ impl Access {
             rules: Vec::new(),
             is_unrestricted: true,
             is_logged: false,
-            throttle: TokenThrottle::new(Duration::ZERO),
-            clock: Box::new(SystemTime::now),
+            throttle: Arc::new(TokenThrottle::new(Duration::ZERO)),
+            clock: Arc::new(SystemTime::now),
+            number: 0,
         }
     }
 
@@ -80,7 +114,7 @@ impl Access {
     #[cfg(feature = "internals")]
     #[must_use]
     pub(crate) fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        self.clock = Box::new(clock);
+        self.clock = Arc::new(clock);
         self
     }
 
@@ -89,7 +123,8 @@ impl Access {
         let rules: Arc<[usize]> = self.rules_at(listener).map(|(index, _)| index).collect();
         let is_unrestricted =
             self.is_unrestricted || (rules.is_empty() && ListenerConfig::new(listener).is_local());
-        if is_unrestricted { Grants::unrestricted(self.is_logged) } else { Grants::new(self.clone(), rules) }
+        let rights = (!is_unrestricted).then(|| Arc::new(Rights::new(self.clone(), rules)));
+        Grants::at_listener(listener, self, rights)
     }
 
     /// Returns `true` if any rule applies to the listener with this configured address.

@@ -1,16 +1,20 @@
 //! What the rules of a listener allow to one caller.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use subtle::ConstantTimeEq;
 
 use super::super::name::{matches, quoted};
-use super::visibility::PING;
-use super::{Access, Action, Decision, DenialReason, token_hash};
+use super::visibility::{PING, RELOAD};
+use super::{Access, Action, Clock, Decision, DenialReason, token_hash};
 use crate::config::Rule;
 use crate::message::{Fault, code};
+
+/// The SHA-256 of a token.
+pub(super) type TokenHash = [u8; 32];
 
 /// Rights at a listener with rules.
 #[derive(Clone, Debug)]
@@ -34,16 +38,25 @@ impl Rights {
         indices.map(|index| &self.access.rules[*index]).collect()
     }
 
-    /// Returns the tokens that have been presented, each as the index of the first rule that has it, and the names of
-    /// their rules.
-    pub(super) fn presented_tokens(&self) -> (Vec<usize>, BTreeSet<String>) {
-        let rules = &self.access.rules;
-        let first = |index: usize| rules.iter().take(index).position(|rule| rule.token == rules[index].token);
-        let tokens = self.presented.iter().map(|index| first(*index).unwrap_or(*index));
-        let mut tokens: Vec<_> = tokens.collect();
+    /// Returns the hashes of the tokens that have been presented.
+    pub(super) fn presented_tokens(&self) -> Vec<TokenHash> {
+        let mut tokens: Vec<_> =
+            self.presented.iter().filter_map(|index| self.access.rules[*index].token).collect();
         tokens.sort_unstable();
         tokens.dedup();
-        (tokens, self.presented.iter().map(|index| label(&rules[*index]).to_owned()).collect())
+        tokens
+    }
+
+    /// Returns the names of the rules whose tokens have been presented.
+    pub(super) fn presented_names(&self) -> BTreeSet<String> {
+        self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned()).collect()
+    }
+
+    /// Presents tokens that were accepted under earlier rules.
+    pub(super) fn present(&mut self, tokens: &[TokenHash]) {
+        let is_known =
+            |index: &usize| self.access.rules[*index].token.is_some_and(|token| tokens.contains(&token));
+        self.presented = self.rules.iter().copied().filter(is_known).collect();
     }
 
     /// Returns when an action that is allowed now ceases to be; `None` if never.
@@ -51,7 +64,7 @@ impl Rights {
         let allowing = self.rules.iter().filter(|index| self.pattern(**index, action, name).is_ok());
         let ends = allowing.map(|index| self.access.rules[*index].expires);
         let at = ends.reduce(|one, other| Some(one?.max(other?)))??;
-        Some(RightEnd { access: self.access.clone(), at })
+        Some(RightEnd { clock: self.access.clock.clone(), at })
     }
 
     fn is_in_force(&self, index: usize, now: SystemTime) -> bool {
@@ -131,7 +144,9 @@ impl Rights {
     /// Returns the pattern by which a rule of this listener allows something, or why it does not.
     fn pattern(&self, index: usize, action: Action, name: &str) -> Result<&str, DenialReason> {
         let rule = &self.access.rules[index];
-        let pattern = action.patterns(rule).iter().find(|pattern| matches(pattern, name));
+        // A reload is allowed by its name only.
+        let covers = |pattern: &&String| matches(pattern, name) && (name != RELOAD || *pattern == name);
+        let pattern = action.patterns(rule).iter().find(covers);
         // Who may do something with some names may call the function for it, which checks the name.
         let implied = || Action::of(name).filter(|_| action == Action::Call)?.patterns(rule).first();
         let pattern = pattern.or_else(implied);
@@ -146,21 +161,59 @@ impl Rights {
     }
 }
 
-/// When a right ends, since the rules that give it expire.
+/// The right to something that goes on, such as a subscription.
 #[derive(Clone, Debug)]
+pub(crate) struct Right {
+    pub(super) action: Action,
+    /// The configured address of the listener; `None` if no rules apply to the connection.
+    pub(super) listener: Option<Arc<str>>,
+    pub(super) tokens: Vec<TokenHash>,
+    /// When it ends.
+    pub(crate) end: Option<RightEnd>,
+}
+
+impl Right {
+    /// Returns `true` if other rules give the right to `name` too, for at least as long.
+    pub(crate) fn persists(&self, access: &Arc<Access>, name: &str) -> bool {
+        let grants = self.listener.as_ref().map(|listener| access.grants_for(listener));
+        let Some(mut rights) = grants.and_then(|grants| grants.caller().rights.clone()) else { return true };
+        let rights = Arc::make_mut(&mut rights);
+        rights.present(&self.tokens);
+        let at = |end: Option<&RightEnd>| end.map(|end| end.at);
+        let is_sooner = match (at(rights.end(self.action, name).as_ref()), at(self.end.as_ref())) {
+            (Some(end), Some(earlier)) => end < earlier,
+            (end, _) => end.is_some(),
+        };
+        rights.check(self.action, name).is_ok() && !is_sooner
+    }
+
+    /// Returns `true` if it has not ended.
+    pub(crate) fn is_in_force(&self) -> bool {
+        self.end.as_ref().is_none_or(|end| !end.has_passed())
+    }
+}
+
+/// When a right ends, since the rules that give it expire.
+#[derive(Clone)]
 pub(crate) struct RightEnd {
-    access: Arc<Access>,
+    clock: Clock,
     at: SystemTime,
+}
+
+impl fmt::Debug for RightEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.at.fmt(f)
+    }
 }
 
 impl RightEnd {
     pub(crate) fn has_passed(&self) -> bool {
-        self.at <= (self.access.clock)()
+        self.at <= (self.clock)()
     }
 
     /// Returns the time until then.
     pub(crate) fn remaining(&self) -> Duration {
-        self.at.duration_since((self.access.clock)()).unwrap_or_default()
+        self.at.duration_since((self.clock)()).unwrap_or_default()
     }
 }
 

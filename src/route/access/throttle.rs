@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,8 @@ const MAX_HOSTS: usize = 1024;
 /// Counts the wrong tokens of each host, and delays further ones.
 #[derive(Debug)]
 pub(super) struct TokenThrottle {
-    max_delay: Duration,
+    /// In microseconds.
+    max_delay: AtomicU64,
     hosts: Mutex<HashMap<IpAddr, WrongTokens, RandomState>>,
     /// The number of tracked hosts, readable without the lock.
     num_hosts: AtomicUsize,
@@ -47,7 +48,19 @@ impl WrongTokens {
 impl TokenThrottle {
     /// Creates a throttle that delays tokens by at most `max_delay`; zero disables it.
     pub(super) fn new(max_delay: Duration) -> Self {
-        Self { max_delay, hosts: Mutex::default(), num_hosts: AtomicUsize::new(0) }
+        let throttle =
+            Self { max_delay: AtomicU64::new(0), hosts: Mutex::default(), num_hosts: AtomicUsize::new(0) };
+        throttle.set_max_delay(max_delay);
+        throttle
+    }
+
+    /// Sets the maximum delay of a token.
+    pub(super) fn set_max_delay(&self, max_delay: Duration) {
+        self.max_delay.store(u64::try_from(max_delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn max_delay(&self) -> Duration {
+        Duration::from_micros(self.max_delay.load(Ordering::Relaxed))
     }
 
     /// Returns the delay of a token that arrives now, if any.
@@ -57,12 +70,12 @@ impl TokenThrottle {
         }
         let remaining = self.lock().get(&host_key(ip))?.remaining(now);
         let doublings = remaining.checked_sub(FREE + 1)?;
-        Some(FIRST_DELAY.saturating_mul(1 << doublings.min(MAX_COUNT)).min(self.max_delay))
+        Some(FIRST_DELAY.saturating_mul(1 << doublings.min(MAX_COUNT)).min(self.max_delay()))
     }
 
     /// Records a wrong token. Returns `true` if it is the one from which on the host's tokens are delayed.
     pub(super) fn record_wrong(&self, ip: IpAddr, now: Instant) -> bool {
-        if self.max_delay.is_zero() {
+        if self.max_delay().is_zero() {
             return false;
         }
         let (host, mut hosts) = (host_key(ip), self.lock());

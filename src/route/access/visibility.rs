@@ -7,6 +7,9 @@ use crate::config::Rule;
 /// Always allowed: it reveals only that the node is alive.
 pub(crate) const PING: &str = "rpc.ping";
 
+/// Loads the configuration again. Allowed only by a rule that names it, without `*`.
+pub(crate) const RELOAD: &str = "rpc.reload";
+
 /// The functions that a caller may see: those that it may call. Obtained from [`Grants`](super::Grants).
 #[derive(Clone, Debug)]
 pub struct Visibility<'a> {
@@ -23,8 +26,9 @@ impl<'a> Visibility<'a> {
 impl Visibility<'_> {
     /// Returns `true` if the function, or some function of a family (`math.*`), may be called.
     pub(crate) fn includes(&self, name: &str) -> bool {
-        let Some(rules) = &self.rules else { return true };
+        let Some(rules) = &self.rules else { return name != RELOAD };
         let covers = |pattern: &String| match name.strip_suffix('*') {
+            _ if name == RELOAD => pattern == name,
             Some(family) => may_match_prefix(pattern, family),
             None => matches(pattern, name),
         };

@@ -35,18 +35,38 @@ pub(super) struct Limit {
 
 impl Limit {
     pub(super) fn new(scope: Scope, workers: &Workers) -> Self {
-        let &Workers { count, queue, when_full, share } = workers;
-        Self {
+        let mut limit = Self {
             scope,
-            workers: count.max(1),
-            queue,
-            when_full,
-            share,
+            workers: 1,
+            queue: 0,
+            when_full: WhenFull::Refuse,
+            share: None,
             functions: 0,
             running: 0,
             queued: 0,
             num_refused: 0,
             num_shed: 0,
+        };
+        limit.configure(workers);
+        limit
+    }
+
+    pub(super) fn configure(&mut self, workers: &Workers) {
+        let &Workers { count, queue, when_full, share } = workers;
+        (self.workers, self.queue, self.when_full, self.share) = (count.max(1), queue, when_full, share);
+    }
+
+    /// Takes over the counters of calls that an earlier limit of the same functions has rejected.
+    pub(super) fn take_counters(&mut self, earlier: &Self) {
+        (self.num_refused, self.num_shed) = (earlier.num_refused, earlier.num_shed);
+    }
+
+    /// Returns `true` if both apply to the same functions, which share them.
+    pub(super) fn is_shared_like(&self, other: &Self) -> bool {
+        match (&self.scope, &other.scope) {
+            (Scope::Node, Scope::Node) => true,
+            (Scope::Provider(own), Scope::Provider(other)) => own == other,
+            _ => false,
         }
     }
 

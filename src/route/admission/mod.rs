@@ -30,13 +30,18 @@ pub(super) struct Admission {
 }
 
 impl Admission {
-    /// Creates the limits that functions share: all of them, or those with one kind of provider.
-    pub(super) fn new(node: Option<Workers>, providers: BTreeMap<ProviderKind, Workers>) -> Self {
+    /// Sets the limits that functions share: all of them, or those with one kind of provider. Those that remain keep their
+    /// counters. Starts no call that waits.
+    pub(super) fn set_shared(&self, node: Option<Workers>, providers: BTreeMap<ProviderKind, Workers>) {
         let node = node.map(|workers| Limit::new(Scope::Node, &workers));
         let providers =
             providers.into_iter().map(|(kind, workers)| Limit::new(Scope::Provider(kind), &workers));
-        let state = State::new(node.into_iter().chain(providers).collect());
-        Self { state: Mutex::new(state) }
+        self.lock().set_shared(node.into_iter().chain(providers).collect());
+    }
+
+    /// Returns `true` if a limit applies to all functions with this kind of provider.
+    pub(super) fn limits_all(&self, kind: ProviderKind) -> bool {
+        self.lock().limits.iter().any(|limit| limit.is_shared_by(kind))
     }
 
     /// Adds a function or family with a limit of its `own`, or without. Returns its queue, unless no limit applies.
@@ -170,10 +175,30 @@ impl QueueSlot {
         self.index
     }
 
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.in_use, &other.in_use)
+    }
+
     /// Changes the limit of the function's own, if it has one. Starts no call that waits.
     pub(super) fn set_workers(&self, count: usize) {
         if let Some(admission) = self.in_use.admission.upgrade() {
             admission.lock().set_workers(self.index, count);
+        }
+    }
+
+    /// Replaces the limit of the function's own, if it has one. Starts no call that waits.
+    pub(super) fn set_limit(&self, workers: &Workers) {
+        if let Some(admission) = self.in_use.admission.upgrade() {
+            admission.lock().set_limit(self.index, workers);
+        }
+    }
+
+    /// Has the calls that wait answered by another provider.
+    pub(super) fn set_provider(&self, provider: &Arc<dyn Provider>) {
+        if let Some(admission) = self.in_use.admission.upgrade() {
+            // What it replaces is dropped after the lock is released.
+            let replaced = admission.lock().set_provider(self.index, provider);
+            drop(replaced);
         }
     }
 
@@ -182,6 +207,13 @@ impl QueueSlot {
         if let Some(admission) = self.in_use.admission.upgrade() {
             let waker = admission.waker(self.index);
             admission.lock().move_waiting(earlier.index, self.index, waker);
+        }
+    }
+
+    /// Notes that the function is no longer registered, for the limits that it shares with others. Starts no call that waits.
+    pub(super) fn retire(&self) {
+        if let Some(admission) = self.in_use.admission.upgrade() {
+            admission.lock().retire(self.index);
         }
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use super::limit::Limit;
-use crate::config::WhenFull;
+use crate::config::{WhenFull, Workers};
 use crate::message::{Fault, RawJson, code};
 use crate::route::call::{Call, Responder};
 use crate::route::{Caller, Provider, ProviderKind};
@@ -47,8 +47,11 @@ pub(super) type Rejected = (QueuedCall, Fault);
 /// The running and queued calls of one function or family.
 #[derive(Default)]
 struct FunctionQueue {
-    /// The function is registered.
+    /// The function is registered, or somebody who has found it before may still call it.
     in_use: bool,
+    /// The function is no longer registered.
+    is_retired: bool,
+    kind: ProviderKind,
     /// Nothing provides the function any longer, so that no further call waits.
     is_withdrawn: bool,
     /// The index of the limit of its own, if any.
@@ -72,7 +75,10 @@ impl FunctionQueue {
 /// Invariant: whenever the lock is released, no queued call could run.
 #[derive(Default)]
 pub(super) struct State {
+    /// Those that functions share, of which the node's is the first, and then those of single functions.
     pub(super) limits: Vec<Limit>,
+    /// The number of those that functions share.
+    shared: usize,
     queues: Vec<FunctionQueue>,
     /// Indices of the queues that are not empty, in round-robin order.
     round_robin: VecDeque<usize>,
@@ -83,17 +89,36 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Begins with the limits that functions share, of which the node's is the first.
-    pub(super) fn new(limits: Vec<Limit>) -> Self {
-        Self { limits, ..Self::default() }
+    /// Replaces the limits that functions share.
+    pub(super) fn set_shared(&mut self, shared: Vec<Limit>) {
+        let own = self.limits.split_off(self.shared);
+        let earlier = std::mem::replace(&mut self.limits, shared);
+        for limit in &mut self.limits {
+            if let Some(same) = earlier.iter().find(|earlier| earlier.is_shared_like(limit)) {
+                limit.take_counters(same);
+            }
+        }
+        self.shared = self.limits.len();
+        self.limits.extend(own);
+        for queue in &mut self.queues {
+            queue.own = queue.own.map(|at| at - earlier.len() + self.shared);
+            let shared = (0..self.shared).rev().filter(|limit| self.limits[*limit].is_shared_by(queue.kind));
+            let shared: Vec<_> = shared.collect();
+            for limit in &shared {
+                let limit = &mut self.limits[*limit];
+                limit.functions += usize::from(!queue.is_retired);
+                limit.running += queue.running;
+                limit.queued += queue.queued.len();
+            }
+            queue.limits = queue.own.into_iter().chain(shared).collect();
+        }
     }
 
     /// Adds the queue of a function with a limit of its `own`, or without, and returns its index; `None` if no limit
     /// applies.
     pub(super) fn add(&mut self, kind: ProviderKind, own: Option<Limit>) -> Option<usize> {
-        // The node's limit is the first.
         let mut limits: Vec<_> =
-            (0..self.limits.len()).rev().filter(|limit| self.limits[*limit].is_shared_by(kind)).collect();
+            (0..self.shared).rev().filter(|limit| self.limits[*limit].is_shared_by(kind)).collect();
         if own.is_none() && limits.is_empty() {
             return None;
         }
@@ -113,15 +138,23 @@ impl State {
             limits.insert(0, at);
         }
         limits.iter().for_each(|limit| self.limits[*limit].functions += 1);
-        (queue.in_use, queue.is_withdrawn, queue.limits) = (true, false, limits);
+        (queue.in_use, queue.is_retired, queue.is_withdrawn) = (true, false, false);
+        (queue.kind, queue.limits) = (kind, limits);
         Some(index)
+    }
+
+    /// Notes that a function is no longer registered.
+    pub(super) fn retire(&mut self, queue: usize) {
+        let FunctionQueue { is_retired, limits, .. } = &mut self.queues[queue];
+        if !std::mem::replace(is_retired, true) {
+            limits.iter().for_each(|limit| self.limits[*limit].functions -= 1);
+        }
     }
 
     /// Removes a function. Its queue remains until its calls have ended.
     pub(super) fn remove_function(&mut self, queue: usize) {
-        let FunctionQueue { in_use, limits, .. } = &mut self.queues[queue];
-        *in_use = false;
-        limits.iter().for_each(|limit| self.limits[*limit].functions -= 1);
+        self.retire(queue);
+        self.queues[queue].in_use = false;
         while self.queues.last().is_some_and(FunctionQueue::is_free) {
             // Limits of functions are in the order of their queues.
             let last = self.queues.pop().and_then(|queue| queue.own);
@@ -136,6 +169,23 @@ impl State {
         if let Some(own) = self.queues[queue].own {
             self.limits[own].set_workers(count);
         }
+    }
+
+    /// Replaces the limit of a function's own, if it has one.
+    pub(super) fn set_limit(&mut self, queue: usize, workers: &Workers) {
+        if let Some(own) = self.queues[queue].own {
+            self.limits[own].configure(workers);
+        }
+    }
+
+    /// Has the calls of a queue answered by another provider. Returns the replaced ones.
+    pub(super) fn set_provider(
+        &mut self,
+        queue: usize,
+        provider: &Arc<dyn Provider>,
+    ) -> Vec<Arc<dyn Provider>> {
+        let queued = &mut self.queues[queue].queued;
+        queued.iter_mut().map(|call| std::mem::replace(&mut call.provider, provider.clone())).collect()
     }
 
     /// Acquires the workers of a new call, if it may run now.
@@ -183,7 +233,7 @@ impl State {
             return vec![(call, closed())];
         }
         if self.queues[queue].is_withdrawn {
-            return vec![(call, withdrawn())];
+            return vec![(call, withdrawn(self.queues[queue].kind))];
         }
         let mut rejected = Vec::new();
         if let Err(fault) = self.make_room(queue, call.is_notification(), now, &mut rejected) {
@@ -226,10 +276,12 @@ impl State {
 
     /// Removes the calls that wait for a function that nothing provides any longer. No further one waits.
     pub(super) fn withdraw(&mut self, queue: usize) -> Vec<Rejected> {
-        self.queues[queue].is_withdrawn = true;
+        let FunctionQueue { is_withdrawn, kind, .. } = &mut self.queues[queue];
+        *is_withdrawn = true;
+        let kind = *kind;
         let mut rejected = Vec::new();
         while let Some(call) = self.remove(queue, 0) {
-            rejected.push((call, withdrawn()));
+            rejected.push((call, withdrawn(kind)));
         }
         rejected
     }
@@ -372,8 +424,11 @@ pub(super) fn expired() -> Fault {
     Fault::new(code::DEADLINE, "the deadline passed before a worker was free")
 }
 
-fn withdrawn() -> Fault {
-    Fault::not_sent("the peer that offered the function is gone")
+fn withdrawn(kind: ProviderKind) -> Fault {
+    Fault::not_sent(match kind {
+        ProviderKind::Peer => "the peer that offered the function is gone",
+        _ => "the function was withdrawn before a worker was free",
+    })
 }
 
 fn closed() -> Fault {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::Provider;
-use super::access::{Owner, RightEnd};
+use super::access::{Access, Owner, Right};
 use super::mailbox::{Held, OFFERS, Peer};
 use super::registered::Registration;
 use crate::config::Limits;
@@ -34,8 +34,7 @@ pub(crate) struct Offer<P> {
     /// The number of the peer's connection.
     pub(crate) connection: u64,
     pub(crate) owner: Owner,
-    /// When the owner may no longer offer it, if ever.
-    pub(crate) end: Option<RightEnd>,
+    pub(crate) right: Right,
     pub(crate) peer: P,
     /// The maximum number of calls that the peer takes at a time.
     pub(crate) in_flight: usize,
@@ -48,7 +47,7 @@ pub(crate) struct Offer<P> {
 pub(crate) struct Member<P> {
     connection: u64,
     owner: Owner,
-    end: Option<RightEnd>,
+    right: Right,
     peer: P,
     limit: usize,
     /// Shared with its successor when it renews its offer.
@@ -58,7 +57,7 @@ pub(crate) struct Member<P> {
 impl<P> Member<P> {
     /// Returns `true` while its owner may offer the function.
     fn is_in_force(&self) -> bool {
-        self.end.as_ref().is_none_or(|end| !end.has_passed())
+        self.right.is_in_force()
     }
 }
 
@@ -160,6 +159,16 @@ impl<P> Members<P> {
         state.members.len() < before
     }
 
+    /// Returns the members whose right is not `valid`: their connections and peers.
+    fn without(&self, is_valid: impl Fn(&Right) -> bool) -> Vec<(u64, P)>
+    where
+        P: Clone,
+    {
+        let state = self.lock();
+        let invalid = state.members.iter().filter(|member| !is_valid(&member.right));
+        invalid.map(|member| (member.connection, member.peer.clone())).collect()
+    }
+
     fn is_empty(&self) -> bool {
         self.lock().members.is_empty()
     }
@@ -222,6 +231,13 @@ pub(super) struct Maximum {
     bytes: usize,
 }
 
+impl Maximum {
+    fn of(limits: &Limits) -> Self {
+        // The list of all functions must fit into a message, and descriptions grow in that of rpc.discover.
+        Self { each: limits.offers, all: limits.offered, bytes: limits.message / 4 }
+    }
+}
+
 struct Offered<P, R> {
     share: Share,
     members: Arc<Members<P>>,
@@ -255,7 +271,7 @@ impl<P: Clone, R: Slot> Directory<P, R> {
         bytes: usize,
         register: impl FnOnce(&Arc<Members<P>>, Option<&R>, bool) -> Result<R, E>,
     ) -> Result<Replaced<P, R>, Refused<E>> {
-        let Offer { name, connection, owner, end, peer, in_flight, share, .. } = offer;
+        let Offer { name, connection, owner, right, peer, in_flight, share, .. } = offer;
         let current = self.functions.get(&name);
         let is_renewed = current.is_some_and(|current| current.members.has(connection));
         if !is_renewed {
@@ -271,7 +287,7 @@ impl<P: Clone, R: Slot> Directory<P, R> {
         if let Some(other) = taken.and_then(|current| current.members.other_owner(&owner, connection)) {
             return Err(Refused::Taken(other));
         }
-        let member = Member { connection, owner, end, peer, limit: in_flight, in_flight: Arc::default() };
+        let member = Member { connection, owner, right, peer, limit: in_flight, in_flight: Arc::default() };
         let mut replaced = Replaced { peers: Vec::new(), _registration: None };
         if let Some(current) = current.filter(is_shared) {
             current.members.put(member, false);
@@ -360,15 +376,41 @@ type Register<'a> =
 pub(crate) struct Offers {
     directory: Mutex<Directory<Peer, Registration>>,
     /// The maximum that a peer may ask for as its number of calls in flight.
-    pub(crate) max_in_flight: usize,
+    max_in_flight: AtomicUsize,
 }
 
 impl Offers {
     pub(super) fn new(limits: &Limits) -> Self {
-        let &Limits { offers, offered, in_flight, message, .. } = limits;
-        // The list of all functions must fit into a message, and descriptions grow in that of rpc.discover.
-        let limits = Maximum { each: offers, all: offered, bytes: message / 4 };
-        Self { directory: Mutex::new(Directory::new(limits)), max_in_flight: in_flight }
+        let max_in_flight = AtomicUsize::new(limits.in_flight);
+        Self { directory: Mutex::new(Directory::new(Maximum::of(limits))), max_in_flight }
+    }
+
+    /// Sets the limits of what is offered from now on.
+    pub(super) fn set_limits(&self, limits: &Limits) {
+        self.max_in_flight.store(limits.in_flight, Ordering::Relaxed);
+        self.lock().limits = Maximum::of(limits);
+    }
+
+    pub(super) fn max_in_flight(&self) -> usize {
+        self.max_in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Withdraws the offers that other access rules do not allow, or only for a shorter time, and tells the peers.
+    pub(super) fn check_rights(&self, access: &Arc<Access>, metrics: &Metrics) {
+        let mut invalid = Vec::new();
+        for (name, offered) in &self.lock().functions {
+            let members = offered.members.without(|right| right.persists(access, name));
+            invalid.extend(members.into_iter().map(|member| (name.clone(), member)));
+        }
+        for (name, (connection, peer)) in invalid {
+            if self.withdraw(&name, connection, &peer, metrics) {
+                tell_withdrawn(&peer, &name, "the access rules have changed");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Directory<Peer, Registration>> {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an offer, with a description of a size, until it is withdrawn, taken over or its connection ends. `register` adds its function to the
@@ -401,10 +443,8 @@ impl Offers {
         let (replaced, _guards) = replaced.map_err(|refused: Refused<_>| refused.into_fault(&name, self))?;
         if !replaced.peers.is_empty() {
             metrics.offers_taken_over.inc();
-            let params = RawJson::of(&Withdrawn { name: &name, reason: "taken over" }).ok();
             for (_, earlier) in &replaced.peers {
-                let id = earlier.reserve();
-                earlier.call(id, WITHDRAWN.into(), params.clone(), None, 0, true, drop);
+                tell_withdrawn(earlier, &name, "taken over");
             }
         }
         Ok(())
@@ -425,7 +465,7 @@ impl Offers {
         metrics: &Metrics,
         change: impl FnOnce(&mut Directory<Peer, Registration>) -> R,
     ) -> R {
-        let mut directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut directory = self.lock();
         let before = directory.count();
         let changed = change(&mut directory);
         let after = directory.count();
@@ -445,10 +485,15 @@ impl Default for Offers {
     }
 }
 
-#[derive(serde::Serialize)]
-struct Withdrawn<'a> {
-    name: &'a str,
-    reason: &'a str,
+/// Tells a peer that it no longer offers a function.
+fn tell_withdrawn(peer: &Peer, name: &str, reason: &str) {
+    #[derive(serde::Serialize)]
+    struct Withdrawn<'a> {
+        name: &'a str,
+        reason: &'a str,
+    }
+    let params = RawJson::of(&Withdrawn { name, reason }).ok();
+    peer.call(peer.reserve(), WITHDRAWN.into(), params, None, 0, true, drop);
 }
 
 /// Withdraws what a connection offers when the connection drops it.
@@ -482,8 +527,7 @@ impl Directory<Peer, Registration> {
 
 impl Refused<Fault> {
     fn into_fault(self, name: &str, offers: &Offers) -> Fault {
-        let Maximum { each, all, bytes } =
-            offers.directory.lock().unwrap_or_else(PoisonError::into_inner).limits;
+        let Maximum { each, all, bytes } = offers.lock().limits;
         match self {
             Self::Taken(owner) => taken(name, &owner.to_string()),
             Self::Connection => {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
+use super::super::{Action, Grants};
 use super::*;
 
 const EACH: usize = 3;
@@ -50,6 +51,10 @@ fn step() -> impl Strategy<Value = Step> {
 /// Connections 0 to 2 have one owner, the others another one.
 fn owner(connection: u64) -> Owner {
     Owner::Connection(connection / 3)
+}
+
+fn right() -> Right {
+    Grants::all().right(Action::Offer, "")
 }
 
 type Model = BTreeMap<String, (Share, BTreeMap<u64, usize>)>;
@@ -109,7 +114,7 @@ proptest! {
                         Ok::<_, ()>(Registered(registered.clone(), name.clone(), Cell::new(in_flight)))
                     };
                     let offer = Offer {
-                        name: name.clone().into(), connection, owner: owner(connection), end: None,
+                        name: name.clone().into(), connection, owner: owner(connection), right: right(),
                         peer: connection, in_flight, share, knows_meta: false,
                     };
                     let told = directory.offer(offer, 1, register);
@@ -145,7 +150,7 @@ proptest! {
         ends in proptest::collection::vec(any::<prop::sample::Index>(), 0..40),
     ) {
         let member = |(connection, limit): (usize, &usize)| Arc::new(Member {
-            connection: connection as u64, owner: owner(0), end: None, peer: connection, limit: *limit,
+            connection: connection as u64, owner: owner(0), right: right(), peer: connection, limit: *limit,
             in_flight: Arc::default(),
         });
         let members = Members { state: Mutex::new(Turns {
@@ -176,7 +181,7 @@ fn idle_members_take_turns() {
     let members = Members::new();
     for connection in 0..3 {
         let (owner, in_flight) = (owner(0), Arc::default());
-        let member = Member { connection, owner, end: None, peer: connection, limit: 1, in_flight };
+        let member = Member { connection, owner, right: right(), peer: connection, limit: 1, in_flight };
         assert!(members.put(member, false).is_empty());
     }
     let chosen: Vec<_> = (0..6).map(|_| *members.choose().unwrap().peer()).collect();

@@ -19,7 +19,7 @@ use rustc_hash::FxHashMap;
 use smol::Timer;
 
 use super::RegistryError;
-use super::access::{PEER, RightEnd};
+use super::access::{Access, PEER, Right, RightEnd};
 use super::mailbox::{Held, Mailbox, Peer, TOPIC};
 use super::name::quoted;
 use super::names::{Names, key};
@@ -29,7 +29,7 @@ use crate::metrics::{Counter, Metrics};
 pub(crate) use forwarded::{Follow, Upstream, Way};
 use forwarded::{Forwarded, Interest};
 pub use handle::Topics;
-pub(crate) use topic::EXPIRED;
+pub(crate) use topic::{EXPIRED, WITHDRAWN};
 use topic::{Joining, Published, StartAt, SubscriptionId, Topic};
 
 /// The topics of a node.
@@ -40,7 +40,7 @@ pub(crate) struct TopicHub {
     unconfigured: Arc<Configured>,
     /// Differs after each start of the node, so that numbers of earlier ones do not count.
     epoch: String,
-    limits: OnceLock<Arc<Limits>>,
+    limits: RwLock<Option<Arc<Limits>>>,
     metrics: Arc<Metrics>,
     /// No topic that was removed, or to which was published while it did not exist, has had a larger number.
     floor: AtomicU64,
@@ -74,8 +74,8 @@ pub(crate) struct Subscribe<'a> {
     pub(crate) epoch: Option<&'a str>,
     /// What happens when too many events wait; `None`: as the topic is configured.
     pub(crate) overflow: Option<Overflow>,
-    /// When the right to it ends.
-    pub(crate) end: Option<RightEnd>,
+    /// The right to it; `None` in this process.
+    pub(crate) right: Option<Right>,
     /// The way that the request has come.
     pub(crate) way: Way,
 }
@@ -97,6 +97,7 @@ struct Subscription {
     mailbox: usize,
     /// What it needs of other nodes.
     interest: Option<Arc<Interest>>,
+    right: Option<Right>,
     /// Ends it with the right to it.
     _expiry: Option<Timer>,
 }
@@ -113,7 +114,7 @@ impl TopicHub {
             configured: OnceLock::new(),
             unconfigured: Arc::new(unconfigured),
             epoch: format!("{:016x}", fastrand::u64(..)),
-            limits: OnceLock::new(),
+            limits: RwLock::default(),
             metrics,
             floor: AtomicU64::new(0),
             last_subscription: AtomicU64::new(0),
@@ -149,18 +150,32 @@ impl TopicHub {
         &self.metrics
     }
 
-    /// Sets the limits, unless they are set.
+    /// Sets the limits.
     pub(crate) fn set_limits(&self, limits: &Arc<Limits>) {
-        let _ = self.limits.set(limits.clone());
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Some(limits.clone());
     }
 
     /// Returns `true` if the limits are set.
     pub(crate) fn has_limits(&self) -> bool {
-        self.limits.get().is_some()
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn limits(&self) -> &Limits {
-        self.limits.get_or_init(Arc::default)
+    fn limits(&self) -> Arc<Limits> {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    }
+
+    /// Ends the subscriptions that other access rules do not allow, or only for a shorter time.
+    pub(crate) fn check_rights(&self, access: &Arc<Access>) {
+        let is_ended = |held: &Held| {
+            held.downcast_ref::<Subscription>().is_some_and(|subscription| {
+                let right = subscription.right.as_ref();
+                right.is_some_and(|right| !right.persists(access, &subscription.name))
+            })
+        };
+        for mailbox in self.mailboxes() {
+            let ended = mailbox.end_subscriptions(is_ended, WITHDRAWN);
+            self.metrics.subscriptions_ended.add(ended.len() as u64);
+        }
     }
 
     /// Returns what distinguishes the numbers of this node from those before its start.
@@ -353,6 +368,7 @@ impl TopicHub {
         let limits = self.limits();
         let id = self.last_subscription.fetch_add(1, Ordering::Relaxed) + 1;
         let mailbox = peer.mailbox();
+        let end = request.right.as_ref().and_then(|right| right.end.clone());
         let interest = self.has_forwarded().then(|| Arc::new(Interest::new(self, request.topic)));
         let subscription = Subscription {
             topics: self.clone(),
@@ -360,12 +376,13 @@ impl TopicHub {
             id,
             mailbox: topic::key(mailbox),
             interest: interest.clone(),
-            _expiry: request.end.clone().map(|end| self.expiry(mailbox, id, end)),
+            right: request.right.clone(),
+            _expiry: end.clone().map(|end| self.expiry(mailbox, id, end)),
         };
         self.metrics.subscriptions.inc();
         // Dropped last, so that no event is lost in between.
         let (_replaced, has_ended) =
-            match mailbox.hold_subscription(request.topic, Box::new(subscription), limits) {
+            match mailbox.hold_subscription(request.topic, Box::new(subscription), &limits) {
                 Ok(Some(replaced)) => (Some(replaced), false),
                 // An earlier one may have ended, unknown to the subscriber.
                 Ok(None) => (None, mailbox.forget_events(request.topic, true, covers)),
@@ -385,8 +402,7 @@ impl TopicHub {
                 interest.acquire(&request.way);
             }
         };
-        let (overflow, end) = (request.overflow, request.end.clone());
-        let joining = Joining { id, mailbox: mailbox.clone(), overflow, end };
+        let joining = Joining { id, mailbox: mailbox.clone(), overflow: request.overflow, end };
         let mut directory = self.write();
         if is_family {
             let prefix = request.topic.trim_end_matches('*');

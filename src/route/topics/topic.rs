@@ -124,6 +124,9 @@ const TOO_SLOW: &str = "the subscriber was too slow";
 /// Why a subscription ends with the right to it.
 pub(crate) const EXPIRED: &str = "the token has expired";
 
+/// Why a subscription ends when the access rules have changed.
+pub(crate) const WITHDRAWN: &str = "the access rules have changed";
+
 impl Topic {
     /// Creates a topic whose first event has the number after `seq`.
     pub(super) fn new(name: Arc<str>, config: Arc<TopicConfig>, seq: u64) -> Self {

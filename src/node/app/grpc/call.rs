@@ -19,7 +19,7 @@ impl App<'_> {
         head: Head,
     ) -> Result<HttpResponse, Status> {
         let message = self.grpc_message(request, &head).await?;
-        let limits = &self.node.limits;
+        let limits = self.limits;
         let CallRequest { function, params } = CallRequest::read(&message)?;
         if function.is_empty() {
             let message = "function is empty: name one, such as rpc.list";

@@ -68,7 +68,7 @@ impl App<'_> {
 
     /// Checks the headers of a call.
     fn grpc_head(&self, request: &HttpRequest) -> Result<Head, Status> {
-        let mut grants = self.grants.clone();
+        let mut grants = self.grants();
         if let Some(token) = bearer_token(request) {
             self.accept_token(&mut grants, token)
                 .map_err(|fault| Status::of(&fault).with_code(Status::UNAUTHENTICATED))?;
@@ -146,7 +146,7 @@ impl App<'_> {
 
     /// Reads the only message of a request.
     async fn grpc_message(&self, request: &mut HttpRequest, head: &Head) -> Result<Vec<u8>, Status> {
-        let max = self.node.limits.message;
+        let max = self.limits.message;
         request.extend_limit(PREFIX);
         let body = request.read_body_unless(|body| is_longer_than(max, body));
         let late = async {

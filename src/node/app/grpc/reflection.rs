@@ -30,7 +30,7 @@ impl App<'_> {
         }
         self.has_served_request.store(true, std::sync::atomic::Ordering::Relaxed);
         // A client may keep the stream for further questions, but not for ever.
-        let silence = self.node.limits.deadline;
+        let silence = self.limits.deadline;
         let reflection = Reflection {
             data: request.take_data(),
             input: Vec::new(),

@@ -16,6 +16,7 @@ use crate::message::{Fault, code};
 use crate::metrics::Metrics;
 use crate::route::{
     Action, EXPIRED, Grants, Mailbox, Notice, Peer, Posts, ShutdownSignal, Subscribe, Subscribed, TopicHub,
+    WITHDRAWN,
 };
 use crate::transport::http::HttpResponse;
 
@@ -41,9 +42,9 @@ impl App<'_> {
         let overflow = (!when_full.is_empty()).then(|| Overflow::named(when_full).ok_or_else(invalid));
         let epoch = (!epoch.is_empty()).then_some(epoch);
         grants.allow(Action::Subscribe, topic)?;
-        let end = grants.end(Action::Subscribe, topic);
+        let right = Some(grants.right(Action::Subscribe, topic));
         let overflow = overflow.transpose()?;
-        let request = Subscribe { topic, since, epoch, overflow, end, ..Subscribe::default() };
+        let request = Subscribe { topic, since, epoch, overflow, right, ..Subscribe::default() };
         let topics = self.node.registry.topics();
         let mut watch = Watch {
             mailbox: Arc::default(),
@@ -110,7 +111,7 @@ impl Watch {
             }),
             Notice::Ended { reason, .. } => {
                 let code = match &**reason {
-                    EXPIRED => code::DENIED,
+                    EXPIRED | WITHDRAWN => code::DENIED,
                     _ if self.is_ending => code::CLOSED,
                     _ => code::BUSY,
                 };
