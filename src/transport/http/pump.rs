@@ -96,7 +96,9 @@ where
             if ended.is_some() {
                 ready!(flushed);
             } else if cork.resume_reads() {
-                if !is_over_budget() {
+                // Other connections first: a peer that is quick to answer would otherwise be served several times before
+                // them.
+                if requests.started() == before && !is_over_budget() {
                     continue;
                 }
                 cx.waker().wake_by_ref();
