@@ -139,11 +139,34 @@ pub(crate) enum NodeDialect {
     Lines,
     Headers,
     MessagePack,
+    /// gRPC, for servers that are no nodes. The name `grpcs` says that they have TLS.
+    #[cfg(feature = "grpc")]
+    Grpc {
+        needs_tls: bool,
+    },
 }
 
 impl NodeDialect {
-    const NAMES: [(&str, Self); 3] =
-        [("lines", Self::Lines), ("headers", Self::Headers), ("msgpack", Self::MessagePack)];
+    const NAMES: &[(&str, Self)] = &[
+        ("lines", Self::Lines),
+        ("headers", Self::Headers),
+        ("msgpack", Self::MessagePack),
+        #[cfg(feature = "grpc")]
+        ("grpc", Self::Grpc { needs_tls: false }),
+        #[cfg(feature = "grpc")]
+        ("grpcs", Self::Grpc { needs_tls: true }),
+    ];
+}
+
+impl NodeDialect {
+    /// Returns `true` if nodes speak it: among themselves they have topics and offers, too.
+    pub(crate) fn is_of_node(self) -> bool {
+        #[cfg(feature = "grpc")]
+        if let Self::Grpc { .. } = self {
+            return false;
+        }
+        true
+    }
 }
 
 impl FromStr for NodeAddress {
@@ -153,7 +176,7 @@ impl FromStr for NodeAddress {
         let (dialect, address) = match text.split_once("://") {
             None => (NodeDialect::default(), text),
             Some((scheme, address)) => {
-                let known = NodeDialect::NAMES.into_iter().find(|(name, _)| *name == scheme);
+                let known = NodeDialect::NAMES.iter().find(|(name, _)| *name == scheme);
                 (known.ok_or(AddressError::Scheme)?.1, address)
             }
         };
@@ -210,6 +233,12 @@ impl fmt::Display for AddressError {
                 "host:port, with an IPv6 address in brackets, such as \"[::1]:7300\" or \
                  \"[fe80::1%eth0]:7300\""
             }
+            #[cfg(feature = "grpc")]
+            Self::Scheme => {
+                "host:port, or with a dialect lines://, headers://, msgpack://, grpc:// or grpcs://, such as \
+                 \"msgpack://board-a:7300\""
+            }
+            #[cfg(not(feature = "grpc"))]
             Self::Scheme => {
                 "host:port, or with a dialect lines://, headers:// or msgpack://, such as \
                  \"msgpack://board-a:7300\""

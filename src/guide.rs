@@ -34,6 +34,8 @@ pub mod from_leaf {}
 
 /// [protocol.md]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
 /// [grpc.md]: https://github.com/chanrpc/chanrpc/blob/main/docs/grpc.md
+/// [services of your `.proto`]: https://github.com/chanrpc/chanrpc/blob/main/docs/grpc.md#services-of-your-own
+/// [from Rust]: https://github.com/chanrpc/chanrpc/blob/main/docs/grpc.md#from-rust
 /// [configuration]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#workers
 /// [deferred]: embedding#answering-later
 /// [job]: embedding#jobs-and-futures

@@ -177,6 +177,6 @@ pub mod transport {
         address: &str,
         stream: impl Stream,
     ) -> io::Result<Box<dyn Stream>> {
-        connector.connect(address, stream).await
+        connector.connect(address, stream, false).await
     }
 }

@@ -57,7 +57,7 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
         let host = address.clone();
         Secure(Arc::new(move |stream| {
             let (tls, host) = (tls.clone(), host.clone());
-            Box::pin(async move { Ok(Box::new(tls.connect(&host, stream).await?) as _) })
+            Box::pin(async move { Ok(Box::new(tls.connect(&host, stream, false).await?) as _) })
         }))
     });
     let load = Load {

@@ -12,6 +12,8 @@ use smol::{Executor, Timer};
 use crate::address::{Address, NodeAddress};
 use crate::config::{Config, ForwardTarget, FunctionConfig, ProcessConfig, ProviderConfig};
 use crate::nearest::nearest;
+#[cfg(feature = "grpc")]
+use crate::node::Services;
 use crate::provider::{Exec, Process, mode};
 use crate::route::matches;
 
@@ -64,6 +66,27 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         seen.push(warning.clone());
         is_new
     });
+    warnings
+}
+
+/// Returns the methods of gRPC services that nothing answers.
+#[cfg(feature = "grpc")]
+pub(super) fn grpc_warnings(config: &Config, services: &Services) -> Vec<String> {
+    let unanswered = services.unanswered().map(|(method, reason)| format!("[grpc] {method}: {reason}"));
+    let mut warnings: Vec<_> = unanswered.collect();
+    // The functions of peers are not known.
+    if config.access.iter().any(|rule| !rule.offer.is_empty()) {
+        return warnings;
+    }
+    let names = || config.functions.iter().map(|function| &*function.name);
+    for (method, function) in services.functions() {
+        if !function.starts_with("rpc.") && !names().any(|name| matches(name, function)) {
+            let near = nearest(function, &mut names());
+            let near = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
+            let hint = "[grpc.methods] may name another, or false";
+            warnings.push(format!("[grpc] {method}: there is no function {function:?}{near}; {hint}"));
+        }
+    }
     warnings
 }
 

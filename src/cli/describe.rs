@@ -6,6 +6,8 @@ use super::arguments::{Arguments, Command, Opt};
 use super::connection::{CONNECTION, Connected, Connection};
 use super::functions::{Function, Target, example, fetch, quoted};
 use super::params::FUNCTION;
+#[cfg(feature = "grpc")]
+use super::proto::proto;
 use super::result::explain;
 use super::suggest::suggest;
 use super::{DEFAULT_ADDRESS, Exit, json, print, print_error};
@@ -13,12 +15,21 @@ use crate::chan::Kind;
 use crate::message::{Param, RawJson, Schema};
 
 const JSON: Opt = Opt::switch("--json", "print its OpenRPC document");
+#[cfg(feature = "grpc")]
+const PROTO: Opt = Opt::switch("--proto", "print a .proto of the functions that match, such as 'disk.*'");
 
 pub(super) const DESCRIBE: Command = Command {
     name: "describe",
     about: "Show what a function takes and returns, and lines that call it.",
     operands: &[FUNCTION],
-    options: &[&[JSON], CONNECTION],
+    options: &[
+        &[
+            JSON,
+            #[cfg(feature = "grpc")]
+            PROTO,
+        ],
+        CONNECTION,
+    ],
     notes: "Exit codes: 0 shown, 1 the node sent an invalid answer, 2 usage, 3 node or function not found, 4 deadline,\n\
             5 denied, 130 interrupted.",
     run,
@@ -26,9 +37,25 @@ pub(super) const DESCRIBE: Command = Command {
 
 fn run(mut arguments: Arguments) -> Result<Exit, String> {
     let as_json = arguments.has(&JSON);
+    #[cfg(feature = "grpc")]
+    let as_proto = arguments.has(&PROTO);
     let connection = Connection::take(&mut arguments)?;
     let name = arguments.operands.pop().unwrap_or_default();
     connection.with_remote(async |connected| {
+        #[cfg(feature = "grpc")]
+        if as_proto {
+            return match fetch(connected, &name).await {
+                Ok((functions, _)) if functions.is_empty() => {
+                    print_error(format_args!("no function matches {name:?}, or none may be called"));
+                    Exit::Unavailable
+                }
+                Ok((functions, _)) => {
+                    print(proto(&functions).trim_end());
+                    Exit::Success
+                }
+                Err(exit) => exit,
+            };
+        }
         let function = match find(connected, &name).await {
             Ok(function) => function,
             Err(exit) => return exit,

@@ -18,6 +18,8 @@ mod list;
 mod offer;
 mod params;
 mod progress;
+#[cfg(feature = "grpc")]
+mod proto;
 mod publish;
 mod ready_file;
 mod reload;

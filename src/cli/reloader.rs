@@ -13,6 +13,8 @@ use super::setup::{announce, configuration, load_tls, lower_connections, open_ad
 use super::{check, ready_file};
 use crate::config::{Config, FunctionConfig, Limits};
 use crate::message::{Fault, RawJson, code};
+#[cfg(feature = "grpc")]
+use crate::node::Services;
 use crate::node::{Generation, Node, Parts};
 use crate::route::{Access, Call, Provider, Responder};
 
@@ -177,6 +179,10 @@ impl Reloader {
         let needs_restart = keep_fixed(&mut config, before);
         let mut warnings = check::warnings(&config);
         warnings.extend(lower_connections(&mut config));
+        #[cfg(feature = "grpc")]
+        let services = config.grpc.as_ref().map(Services::load).transpose().map_err(|error| text(&error))?;
+        #[cfg(feature = "grpc")]
+        warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
         let access = self.access.succeed(&config);
         let tls = load_tls(&config.listen).map_err(|error| text(&error))?;
         let mut binder = Binder::new(&config.listen, tls, &access, file.clone())?.following(&self.binder);
@@ -192,6 +198,8 @@ impl Reloader {
         }
         let limits = config.limits.clone();
         self.node.replace(Generation { functions, access: access.clone(), limits }, &self.parts, &parts);
+        #[cfg(feature = "grpc")]
+        self.node.set_services(services.unwrap_or_default());
         (self.access, self.parts) = (access, parts);
         let closed = self.binder.replace(binder);
         changes.extend(closed.iter().map(|address| format!("no longer listening on {address}")));
@@ -268,6 +276,8 @@ fn changes(before: &Config, after: &Config) -> Vec<String> {
         ("[workers]", before.workers != after.workers),
         ("[limits]", before.limits != after.limits),
         ("[log]", before.access_log != after.access_log),
+        #[cfg(feature = "grpc")]
+        ("[grpc]", before.grpc != after.grpc),
     ] {
         if is_changed {
             changes.push(format!("{setting} has changed"));

@@ -19,6 +19,8 @@ use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, read
 use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, format_bytes};
+#[cfg(feature = "grpc")]
+use crate::node::Services;
 use crate::node::{Listener, Node, Parts, offers_from_config, registry_from_config};
 use crate::route::{Access, Registry, TopicHub};
 use crate::threads;
@@ -118,6 +120,8 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     let executor = Arc::new(Executor::new());
     let (registry, parts) = registry(&config, &executor, settings.config.is_none())?;
     let offers = offers_from_config(&config)?;
+    #[cfg(feature = "grpc")]
+    let services = config.grpc.as_ref().map(Services::load).transpose()?;
     let tls = load_tls(&config.listen)?;
     if settings.check
         && let Some(missing) = open_address(&config, settings.config.as_deref())
@@ -126,6 +130,8 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     }
     let mut warnings = check::warnings(&config);
     warnings.extend(lower_connections(&mut config));
+    #[cfg(feature = "grpc")]
+    warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
     if settings.check {
         warnings.extend(check::network_warnings(&config));
     }
@@ -159,6 +165,8 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         let mut binder = Binder::new(&config.listen, tls, &access, settings.config.clone())?;
         let bound = binder.bind().await?;
         let node = Node::new(executor.clone(), registry, config.limits.clone());
+        #[cfg(feature = "grpc")]
+        node.set_services(services.unwrap_or_default());
         node.offer(offers);
         if binder.is_complete()
             && let Some(path) = &settings.ready_file

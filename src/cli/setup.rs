@@ -28,8 +28,10 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
     Ok(config)
 }
 
-/// Loads the TLS files of the listeners.
+/// Loads the TLS files of the listeners, and checks their others.
 pub(super) fn load_tls(addresses: &[ListenerConfig]) -> Result<Vec<Option<Acceptor>>, String> {
+    #[cfg(feature = "grpc")]
+    addresses.iter().try_for_each(Listener::check)?;
     let tls = |listen| Listener::tls(listen).map_err(|error| format!("tls of {}: {error}", listen.address));
     addresses.iter().map(tls).collect()
 }

@@ -4,7 +4,7 @@ use super::content_length::ContentLengthFramer;
 use super::format::MessageFormat;
 use super::framing::{Framing, PerFrame};
 use super::jsonrpc::JsonRpc;
-use super::leaf::{Leaf, LeafFraming};
+use super::leaf::LeafFraming;
 use super::lines::LineFramer;
 use super::msgpack::{MessagePack, MessagePackFramer};
 
@@ -45,7 +45,7 @@ impl Dialect {
             Self::JsonPerFrame | Self::DetectPerFrame => (Box::new(PerFrame), &JsonRpc),
             Self::JsonContentLength => (Box::new(ContentLengthFramer::new(max)), &JsonRpc),
             Self::MessagePack => (Box::new(MessagePackFramer::new(max)), &MessagePack),
-            Self::Leaf(framing) => (Box::new(framing.with_max(max)), &Leaf),
+            Self::Leaf(framing) => (Box::new(framing.with_max(max)), framing.format()),
         }
     }
 }

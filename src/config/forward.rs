@@ -21,6 +21,38 @@ pub struct ForwardConfig {
     pub repeatable: bool,
     /// How long a node has to answer before another one is asked too.
     pub hedge: Option<Duration>,
+    /// The method of a gRPC server, `package.Service/Method`; for a family, `package.Service`.
+    #[cfg(feature = "grpc")]
+    pub method: Option<String>,
+}
+
+impl ForwardConfig {
+    /// Creates the configuration of a function without further settings.
+    pub fn new(to: Vec<ForwardTarget>) -> Self {
+        Self {
+            to,
+            timeout: None,
+            balance: Balance::default(),
+            key: None,
+            repeatable: false,
+            hedge: None,
+            #[cfg(feature = "grpc")]
+            method: None,
+        }
+    }
+}
+
+impl ForwardTarget {
+    /// Creates a node without a token and without TLS.
+    pub fn new(to: &str) -> Self {
+        Self {
+            to: to.to_owned(),
+            token_file: None,
+            tls: None,
+            #[cfg(feature = "grpc")]
+            descriptors: None,
+        }
+    }
 }
 
 /// Which of several nodes is asked.
@@ -44,6 +76,9 @@ pub struct ForwardTarget {
     pub token_file: Option<PathBuf>,
     /// The TLS files, if the other node requires TLS.
     pub tls: Option<ForwardTlsConfig>,
+    /// The descriptors of a gRPC server; it is asked for them if there are none. Path as typed.
+    #[cfg(feature = "grpc")]
+    pub descriptors: Option<PathBuf>,
 }
 
 /// The TLS files for connections to another node, in PEM; paths as typed.
@@ -70,6 +105,12 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
             "key",
             "repeatable",
             "hedge",
+            #[cfg(feature = "grpc")]
+            "descriptors",
+            #[cfg(feature = "grpc")]
+            "service",
+            #[cfg(feature = "grpc")]
+            "method",
             "workers",
             "queue",
             "when_full",
@@ -77,12 +118,13 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
     )?;
     let token_file = table.get("token_file").map(Field::path).transpose()?;
     let tls = table.get("tls").map(self::tls).transpose()?;
-    let targets = match to.string() {
-        Ok(_) => vec![target(to, to, &token_file, &tls)?],
+    #[allow(unused_mut, reason = "only gRPC adds to it")]
+    let mut targets: Vec<ForwardTarget> = match to.string() {
+        Ok(_) => vec![target(to, to, &token_file, &tls, true)?],
         Err(_) => to
             .list("a node such as \"10.0.0.2:7300\", or a list of nodes")?
             .map(|node| match node.table("an element of forward") {
-                None => target(node, node, &token_file, &tls),
+                None => target(node, node, &token_file, &tls, true),
                 Some(own) => {
                     own.allow(&["to", "token_file", "tls"])?;
                     let address = own.require("to", "\"10.0.0.2:7300\"")?;
@@ -93,6 +135,7 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
                         address,
                         &own_token.or_else(|| token_file.clone()),
                         &own_tls.or_else(|| tls.clone()),
+                        true,
                     )
                 }
             })
@@ -109,7 +152,16 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
     };
     let key = table.get("key").map(|field| field.visible_name("player")).transpose()?.map(str::to_owned);
     let repeatable = table.get("repeatable").map(Field::boolean).transpose()?.unwrap_or_default();
-    let mut forward = ForwardConfig { to: targets, timeout: None, balance, key, repeatable, hedge: None };
+    #[cfg(feature = "grpc")]
+    let method = grpc_method(table, &mut targets)?;
+    let mut forward = ForwardConfig {
+        balance,
+        key,
+        repeatable,
+        #[cfg(feature = "grpc")]
+        method,
+        ..ForwardConfig::new(targets)
+    };
     table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout)?;
     table.duration("hedge", MIN_DURATION..=DAY, &mut forward.hedge)?;
     if let Some(field) = table.get("hedge") {
@@ -124,20 +176,65 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
     Ok(forward)
 }
 
-/// Parses another node: its address, in a string or a table, and what connections to it need.
+/// Parses what a function is called by gRPC servers, and adds their descriptors.
+#[cfg(feature = "grpc")]
+fn grpc_method(table: &Table<'_>, targets: &mut [ForwardTarget]) -> Result<Option<String>> {
+    let is_grpc = |target: &ForwardTarget| target.to.starts_with("grpc");
+    let fields = ["descriptors", "service", "method"].map(|key| table.get(key));
+    if !targets.iter().any(is_grpc) {
+        return match fields.into_iter().flatten().next() {
+            Some(field) => Err(field.fail("only for a gRPC server: forward = \"grpc://10.0.0.2:50051\"")),
+            None => Ok(None),
+        };
+    }
+    if !targets.iter().all(is_grpc) {
+        return Err(table.fail("forwards to gRPC servers or to nodes, not to both"));
+    }
+    let [descriptors, service, method] = fields;
+    let descriptors = descriptors.map(Field::path).transpose()?;
+    targets.iter_mut().for_each(|target| target.descriptors.clone_from(&descriptors));
+    let is_family =
+        table.get("name").and_then(|name| name.string().ok()).is_some_and(|name| name.ends_with('*'));
+    let (found, other, key, example) = match is_family {
+        true => (service, method, "service", "greeter.v1.Greeter"),
+        false => (method, service, "method", "greeter.v1.Greeter/SayHello"),
+    };
+    if let Some(other) = other {
+        return Err(other.fail(&format!(
+            "{} has {key} = {example:?}",
+            if is_family { "a family" } else { "one function" }
+        )));
+    }
+    let found = match found {
+        Some(found) => found,
+        None => table.require(key, &format!("{example:?}"))?,
+    };
+    let name = found.visible_name(example)?;
+    if name.split('/').count() != example.split('/').count() || name.split(['/', '.']).any(str::is_empty) {
+        return Err(found.expected(&format!("a name such as {example:?}")));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+/// Parses another node: its address, in a string or a table, and what connections to it need. For functions it may be a
+/// gRPC server.
 pub(super) fn target(
     to: Field<'_>,
     address: Field<'_>,
     token_file: &Option<PathBuf>,
     tls: &Option<ForwardTlsConfig>,
+    may_be_grpc: bool,
 ) -> Result<ForwardTarget> {
     let (address, parsed) = address.address::<NodeAddress>()?;
+    if !may_be_grpc && !parsed.dialect.is_of_node() {
+        return Err(to.fail("a gRPC server has functions only; name a node"));
+    }
     if parsed.address.port() == 0 {
         return Err(to.fail(&format!(
             "{address:?} has port 0, which cannot be connected to; name the other node's port"
         )));
     }
-    Ok(ForwardTarget { to: address.to_owned(), token_file: token_file.clone(), tls: tls.clone() })
+    Ok(ForwardTarget { token_file: token_file.clone(), tls: tls.clone(), ..ForwardTarget::new(address) })
 }
 
 /// Parses the `tls` of connections to another node. The trusted authorities are explicit; the machine's own are never

@@ -54,6 +54,10 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "key",
         "repeatable",
         "hedge",
+        #[cfg(feature = "grpc")]
+        "descriptors",
+        #[cfg(feature = "grpc")]
+        "service",
         "workers",
         "process",
         "method",

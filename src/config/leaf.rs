@@ -1,5 +1,8 @@
 //! A listener for Leaf clients: `dialect = "leaf"` and `[listen.leaf]`.
 
+#[cfg(feature = "grpc")]
+use std::path::PathBuf;
+
 use super::table::{Field, Result, Table};
 
 const HEADING: &str = "[listen.leaf]";
@@ -20,6 +23,19 @@ pub struct LeafConfig {
     pub max: u32,
     /// Whether messages arrive in WebSocket frames without a length prefix, instead of over plain TCP.
     pub websocket: bool,
+    /// The messages of a gate with the protobuf processor; those of others are JSON.
+    #[cfg(feature = "grpc")]
+    pub protobuf: Option<LeafProtobuf>,
+}
+
+/// The messages of a gate with the protobuf processor.
+#[cfg(feature = "grpc")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafProtobuf {
+    /// The file with their descriptors; path as typed.
+    pub descriptors: PathBuf,
+    /// Their full names, in the order of their numbers.
+    pub messages: Vec<String>,
 }
 
 /// The byte order of a length prefix.
@@ -43,10 +59,32 @@ pub(super) fn parse(listen: &Table<'_>, max_message: usize) -> Result<Option<Lea
 }
 
 fn framing(table: Option<&Table<'_>>, max_message: usize) -> Result<LeafConfig> {
-    let mut leaf = LeafConfig { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
+    let mut leaf = LeafConfig {
+        length: 2,
+        order: ByteOrder::Big,
+        min: 1,
+        max: 4096,
+        websocket: false,
+        #[cfg(feature = "grpc")]
+        protobuf: None,
+    };
     let mut max = 4096;
     if let Some(table) = table {
-        table.allow(&["length", "order", "min", "max", "websocket"])?;
+        table.allow(&[
+            "length",
+            "order",
+            "min",
+            "max",
+            "websocket",
+            #[cfg(feature = "grpc")]
+            "descriptors",
+            #[cfg(feature = "grpc")]
+            "messages",
+        ])?;
+        #[cfg(feature = "grpc")]
+        {
+            leaf.protobuf = protobuf(table)?;
+        }
         if let Some(field) = table.get("length") {
             let length = field.integer().and_then(|length| u8::try_from(length).ok());
             leaf.length = length
@@ -84,6 +122,24 @@ fn framing(table: Option<&Table<'_>>, max_message: usize) -> Result<LeafConfig> 
     // Neither exceeds `largest`, which was converted from a u32.
     (leaf.min, leaf.max) = (min as u32, max as u32);
     Ok(leaf)
+}
+
+#[cfg(feature = "grpc")]
+fn protobuf(table: &Table<'_>) -> Result<Option<LeafProtobuf>> {
+    match (table.get("descriptors"), table.get("messages")) {
+        (None, None) => Ok(None),
+        (Some(descriptors), Some(messages)) => {
+            let wanted =
+                "the messages in the order of their numbers, such as [\"msg.Hello\", \"msg.Welcome\"]";
+            let messages =
+                messages.list(wanted)?.map(|name| name.visible_name("msg.Hello").map(str::to_owned));
+            Ok(Some(LeafProtobuf {
+                descriptors: descriptors.path()?,
+                messages: messages.collect::<Result<_>>()?,
+            }))
+        }
+        _ => Err(table.fail("needs descriptors and messages for Leaf's protobuf processor, or neither")),
+    }
 }
 
 fn exceeds_max_message(max: Field<'_>, bytes: usize, max_message: usize) -> super::ConfigError {

@@ -1,5 +1,7 @@
 //! The memory that a configuration may require.
 
+#[cfg(feature = "grpc")]
+use super::FunctionConfig;
 use super::{Config, Limits, ProviderConfig, TopicConfig};
 
 const KIB: u64 = 1024;
@@ -10,6 +12,10 @@ const READ: u64 = 64 * KIB;
 /// What a peer over HTTP/2 may send of each request before it is read, and the requests that it may always have open.
 #[cfg(feature = "grpc")]
 const HTTP2_WINDOW: (u64, u64) = ((64 + 16) * KIB, 100);
+/// The maximum ratio of a gRPC message that is converted to JSON, or from it, to its size; and how many large ones are
+/// converted at once.
+#[cfg(feature = "grpc")]
+const TRANSCODING: (u64, u64) = (128, 2);
 /// Tasks, timers and tables of a connection.
 const CONNECTION: u64 = 16 * KIB;
 /// The end of a program's standard error, and its two pipes.
@@ -91,6 +97,8 @@ impl Config {
         let descriptions = if forwarded > 0 { CONVERSION * u64_from(limits.message) / 4 } else { 0 };
         let forwards = forwards.saturating_add(u64_from(forwarded) * FORWARD_FUNCTION + descriptions);
         let threads = u64_from(threads).saturating_mul(READ + CONVERSION * u64_from(limits.message));
+        #[cfg(feature = "grpc")]
+        let threads = threads.saturating_add(self.transcoding());
         let topics = self.topic_memory();
         let followed = match u64_from(self.event_nodes()) {
             0 => 0,
@@ -103,6 +111,16 @@ impl Config {
         [BASE, connections, programs, forwards, offers, threads, topics, followed]
             .into_iter()
             .fold(0, u64::saturating_add)
+    }
+
+    /// Returns the maximum memory of messages that are converted.
+    #[cfg(feature = "grpc")]
+    fn transcoding(&self) -> u64 {
+        let is_server = |function: &FunctionConfig| matches!(&function.provider, ProviderConfig::Forward(to) if to.method.is_some());
+        if self.grpc.is_none() && !self.functions.iter().any(is_server) {
+            return 0;
+        }
+        u64_from(self.limits.message).saturating_mul(TRANSCODING.0 * TRANSCODING.1)
     }
 
     /// Returns the maximum memory of all topics and their kept events.
@@ -180,6 +198,11 @@ mod tests {
         let one = with(&format!("{base}{}{}", other("a", "h:1"), other("b", "h:1")));
         assert!(one > before);
         assert!(with(&format!("{base}{}{}", other("a", "h:1"), other("b", "h:2"))) > one);
+        #[cfg(feature = "grpc")]
+        for more in [other("a", "grpc://h:1\"\nmethod = \"p.S/M"), "[grpc]\ndescriptors = ['a']\n".to_owned()]
+        {
+            assert!(with(&format!("{base}{more}")) > one);
+        }
         let topic = |to| format!("{base}[[topic]]\nname = \"a\"\nforward = \"{to}\"\n");
         let more =
             |text: String| with(&text.replace("[limits]", "[limits]\nsubscriptions = 65")) - with(&text);

@@ -11,6 +11,8 @@ mod error;
 pub(crate) mod exec;
 pub(crate) mod forward;
 pub(crate) mod function;
+#[cfg(feature = "grpc")]
+pub(crate) mod grpc;
 pub(crate) mod leaf;
 pub(crate) mod limits;
 pub(crate) mod listener;
@@ -34,6 +36,10 @@ pub(crate) use access::Rule;
 pub(crate) use exec::{ExecConfig, OutputFormat};
 pub(crate) use forward::{Balance, ForwardConfig, ForwardTarget};
 pub(crate) use function::{FunctionConfig, ProviderConfig};
+#[cfg(feature = "grpc")]
+pub(crate) use grpc::{GrpcConfig, MethodTarget};
+#[cfg(feature = "grpc")]
+pub(crate) use leaf::LeafProtobuf;
 pub(crate) use leaf::{ByteOrder, LeafConfig};
 pub(crate) use limits::host_key;
 pub(crate) use listener::ListenerTlsConfig;
@@ -87,6 +93,9 @@ pub struct Config {
     pub(crate) access: Vec<Rule>,
     /// What the node offers at other nodes.
     pub(crate) offers: Vec<OfferConfig>,
+    /// The gRPC services besides those that every node has.
+    #[cfg(feature = "grpc")]
+    pub(crate) grpc: Option<GrpcConfig>,
     /// The limits on concurrent calls; unlimited by default.
     pub(crate) workers: NodeWorkers,
     /// The resource limits of the node.
@@ -127,6 +136,8 @@ impl Default for Config {
             topics: Vec::new(),
             access: Vec::new(),
             offers: Vec::new(),
+            #[cfg(feature = "grpc")]
+            grpc: None,
             workers: NodeWorkers::default(),
             limits: Limits::default(),
             access_log: false,

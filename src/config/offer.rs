@@ -24,7 +24,7 @@ pub(super) fn parse(table: &Table<'_>) -> Result<OfferConfig> {
     let token_file = table.get("token_file").map(Field::path).transpose()?;
     let tls = table.get("tls").map(forward::tls).transpose()?;
     let to = table.require("to", "\"vps:7300\"")?;
-    let to = forward::target(to, to, &token_file, &tls)?;
+    let to = forward::target(to, to, &token_file, &tls, false)?;
     let functions = table.require("functions", "[\"disk.*\"]")?;
     let functions: Vec<_> = functions
         .list("a list of names such as [\"disk.*\", \"uptime\"]")?

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 
 use toml::de::DeTable;
 
+#[cfg(feature = "grpc")]
+use super::grpc;
 use super::table::{Result, Source, Table};
 use super::{Config, ConfigError, access, function, listener, offer, process, topic, workers};
 
@@ -32,6 +34,7 @@ fn parse(source: Source<'_>) -> Result<Config> {
     let root = Table { source, heading: "", offset: 0, entries: root.get_ref() };
     root.allow(&[
         "name", "listen", "function", "topic", "offer", "access", "limits", "workers", "log", "process",
+        "grpc",
     ])?;
 
     let mut config = Config::default();
@@ -79,6 +82,14 @@ fn parse(source: Source<'_>) -> Result<Config> {
     }
     for table in source.note(root.tables("offer", offer::HEADING)).unwrap_or_default() {
         config.offers.extend(source.note(offer::parse(&table)));
+    }
+    #[cfg(feature = "grpc")]
+    if let Some(Some(table)) = source.note(root.table("grpc", grpc::HEADING)) {
+        config.grpc = source.note(grpc::parse(&table));
+    }
+    #[cfg(not(feature = "grpc"))]
+    if let Some(field) = root.get("grpc") {
+        source.note::<()>(Err(field.fail("this build has no gRPC (cargo feature `grpc`)")));
     }
     for table in source.note(root.tables("access", access::HEADING)).unwrap_or_default() {
         // A rule may name a listener whose own table has an error.

@@ -79,8 +79,21 @@ fn errors_describe_invalid_files() {
 fn empty_file_gives_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
     let config = Config::default();
-    let Config { name, listen, processes, functions, topics, offers, access, workers, limits, access_log } =
-        config;
+    #[cfg(feature = "grpc")]
+    assert_eq!(config.grpc, None);
+    let Config {
+        name,
+        listen,
+        processes,
+        functions,
+        topics,
+        offers,
+        access,
+        workers,
+        limits,
+        access_log,
+        ..
+    } = config;
     assert!(processes.is_empty() && topics.is_empty());
     assert!(!access_log && offers.is_empty());
     assert_eq!(workers, NodeWorkers::default());
@@ -132,14 +145,7 @@ fn documented_example_is_parsed() {
         env: Vec::new(),
         inherit_env: Vec::new(),
     };
-    let greet = ForwardConfig {
-        to: vec![ForwardTarget { to: "10.0.0.2:7300".to_owned(), token_file: None, tls: None }],
-        timeout: None,
-        balance: Balance::Least,
-        key: None,
-        repeatable: false,
-        hedge: None,
-    };
+    let greet = ForwardConfig::new(vec![ForwardTarget::new("10.0.0.2:7300")]);
     let expected = Config {
         name: "board-a".to_owned(),
         listen: vec![ListenerConfig::new("127.0.0.1:7300")],
@@ -163,6 +169,8 @@ fn documented_example_is_parsed() {
         access: Vec::new(),
         workers: NodeWorkers::default(),
         limits: Limits::default(),
+        #[cfg(feature = "grpc")]
+        grpc: None,
         access_log: false,
     };
     assert_eq!(load("design.toml"), expected);
@@ -201,32 +209,27 @@ fn every_key_is_parsed() {
         inherit_env: ["DISPLAY", "CAMERA_*"].map(str::to_owned).to_vec(),
     };
     let near = ForwardTarget {
-        to: "10.0.0.2:7300".to_owned(),
         token_file: Some(PathBuf::from("/etc/chanrpc/token")),
         tls: Some(ForwardTlsConfig {
             ca: PathBuf::from("/etc/chanrpc/ca.pem"),
             identity: Some((PathBuf::from("board-a.pem"), PathBuf::from("board-a.key"))),
         }),
+        ..ForwardTarget::new("10.0.0.2:7300")
     };
     let own = PathBuf::from("/etc/chanrpc/far.token");
     let far = ForwardTarget { to: "10.0.1.9:7300".to_owned(), token_file: Some(own), ..near.clone() };
     let math = ForwardConfig {
-        to: vec![near, far],
         timeout: Some(Duration::from_millis(1500)),
         balance: Balance::First,
         key: Some("player".to_owned()),
         repeatable: true,
-        hedge: None,
+        ..ForwardConfig::new(vec![near, far])
     };
     let hedged = ForwardConfig {
-        to: ["a:7300", "b:7300"]
-            .map(|to| ForwardTarget { to: to.to_owned(), token_file: None, tls: None })
-            .to_vec(),
-        timeout: None,
         balance: Balance::Turns,
-        key: None,
         repeatable: true,
         hedge: Some(Duration::from_millis(50)),
+        ..ForwardConfig::new(["a:7300", "b:7300"].map(ForwardTarget::new).to_vec())
     };
     let params = r#"{"version":"2025","depth":16,"ratio":1.5,"on":true,"none":[],"caps":{"list":["a",2]}}"#;
     let tools = ProcessConfig {
@@ -254,8 +257,15 @@ fn every_key_is_parsed() {
     let mut listen = ["[::1]:0", "[::1]:0", "board-b.local:7300"].map(ListenerConfig::new);
     listen[2].hosts = ["board-b", "board-b.lan"].map(str::to_owned).to_vec();
     listen[2].origins = ["https://app.example", "http://localhost:3000"].map(str::to_owned).to_vec();
-    listen[2].leaf =
-        Some(LeafConfig { length: 4, order: ByteOrder::Little, min: 2, max: 32_768, websocket: true });
+    listen[2].leaf = Some(LeafConfig {
+        length: 4,
+        order: ByteOrder::Little,
+        min: 2,
+        max: 32_768,
+        websocket: true,
+        #[cfg(feature = "grpc")]
+        protobuf: None,
+    });
     listen[2].tls = Some(ListenerTlsConfig {
         certificate: PathBuf::from("/etc/chanrpc/node.pem"),
         key: PathBuf::from("/etc/chanrpc/node.key"),
@@ -331,9 +341,8 @@ fn every_key_is_parsed() {
             TopicConfig { when_full: Overflow::End, ..TopicConfig::new("alarm") },
             TopicConfig {
                 forward: Some(ForwardTarget {
-                    to: "hub:7300".to_owned(),
                     token_file: Some("hub.token".into()),
-                    tls: None,
+                    ..ForwardTarget::new("hub:7300")
                 }),
                 ..TopicConfig::new("news.*")
             },
@@ -342,16 +351,16 @@ fn every_key_is_parsed() {
         offers: vec![
             OfferConfig {
                 to: ForwardTarget {
-                    to: "msgpack://vps.example:7300".to_owned(),
                     token_file: Some("vps.token".into()),
                     tls: Some(ForwardTlsConfig { ca: "vps.pem".into(), identity: None }),
+                    ..ForwardTarget::new("msgpack://vps.example:7300")
                 },
                 functions: vec!["camera.*".to_owned(), "uptime".to_owned()],
                 prefix: "board-b.".to_owned(),
                 is_shared: true,
             },
             OfferConfig {
-                to: ForwardTarget { to: "board-c:7300".to_owned(), token_file: None, tls: None },
+                to: ForwardTarget::new("board-c:7300"),
                 functions: vec!["*".to_owned()],
                 prefix: String::new(),
                 is_shared: false,
@@ -393,6 +402,8 @@ fn every_key_is_parsed() {
             subscriptions: 20,
             events: 128,
         },
+        #[cfg(feature = "grpc")]
+        grpc: None,
         access_log: true,
     };
     assert_eq!(load("everything.toml"), expected);
@@ -421,10 +432,18 @@ fn leaf_defaults_match_leaf_within_the_limits() {
         let config = Config::parse(&text, "test.toml").expect("valid");
         config.listen[0].leaf.clone().expect("it is for Leaf")
     };
-    let usual = LeafConfig { length: 2, order: ByteOrder::Big, min: 1, max: 4096, websocket: false };
+    let usual = LeafConfig {
+        length: 2,
+        order: ByteOrder::Big,
+        min: 1,
+        max: 4096,
+        websocket: false,
+        #[cfg(feature = "grpc")]
+        protobuf: None,
+    };
     assert_eq!(leaf(""), usual);
-    assert_eq!(leaf("[listen.leaf]\nlength = 1"), LeafConfig { length: 1, max: 255, ..usual });
-    assert_eq!(leaf("[limits]\nmessage = 1000"), LeafConfig { max: 1000, ..usual });
+    assert_eq!(leaf("[listen.leaf]\nlength = 1"), LeafConfig { length: 1, max: 255, ..usual.clone() });
+    assert_eq!(leaf("[limits]\nmessage = 1000"), LeafConfig { max: 1000, ..usual.clone() });
     assert_eq!(leaf("[listen.leaf]\nmax = 65535").max, 65_535);
     let websocket = leaf("[listen.leaf]\nlength = 1\nmax = 100000\nwebsocket = true");
     assert_eq!((websocket.max, websocket.websocket), (100_000, true));

@@ -83,7 +83,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
     let token_file = table.get("token_file").map(Field::path).transpose()?;
     let tls = table.get("tls").map(forward::tls).transpose()?;
     topic.forward = match table.get("forward") {
-        Some(to) => Some(forward::target(to, to, &token_file, &tls)?),
+        Some(to) => Some(forward::target(to, to, &token_file, &tls, false)?),
         None if token_file.is_some() || tls.is_some() => {
             return Err(table.fail("token_file and tls are for a topic of another node; it has no forward"));
         }

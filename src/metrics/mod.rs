@@ -119,6 +119,8 @@ node_metrics! {
     foreign: Counter = "chanrpc_foreign_dialects_total";
     /// Connections over HTTP/2 closed because the peer flooded them: with cancelled requests or empty frames.
     floods: Counter = "chanrpc_http2_floods_total";
+    /// Results and events of which a part is not in the gRPC message of a user.
+    grpc_dropped: Counter = "chanrpc_grpc_results_cut_total";
     /// Failed TLS handshakes, including connections without one.
     tls_failed: Counter = "chanrpc_tls_handshakes_failed_total";
     /// Connections closed because the peer answered no ping.

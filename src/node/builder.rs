@@ -348,6 +348,8 @@ impl NodeBuilder {
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         let access = Arc::new(Access::new(&config));
         for listen in &config.listen {
+            #[cfg(feature = "grpc")]
+            Listener::check(listen).map_err(|error| NodeError::Config(error.into()))?;
             let unusable = |error| NodeError::Config(format!("tls of {}: {error}", listen.address).into());
             let tls = Listener::tls(listen).map_err(unusable)?;
             for (socket, local) in bind(&listen.address)? {
@@ -362,8 +364,14 @@ impl NodeBuilder {
             }
         }
         let (stop, stopped) = async_channel::bounded::<()>(1);
+        #[cfg(feature = "grpc")]
+        let services = config.grpc.as_ref().map(super::Services::load).transpose();
         let mut shared = Shared::new(executor.clone(), registry.build(), config.limits);
         (shared.observers, shared.pages) = (observers.into(), pages);
+        #[cfg(feature = "grpc")]
+        if let Some(services) = services.map_err(|error| NodeError::Config(error.into()))? {
+            shared.set_services(services);
+        }
         let node = Node { shared: Arc::new(shared) };
         let servers: Vec<_> = servers.into_iter().map(|spawn| spawn(&executor)).collect();
         node.offer(offers);

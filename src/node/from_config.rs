@@ -9,6 +9,8 @@ use smol::Executor;
 
 use crate::config::{Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProviderConfig};
 use crate::encoding;
+#[cfg(feature = "grpc")]
+use crate::provider::MethodName;
 use crate::provider::{Exec, Forward, ForwardSettings, Process, ReportLimit, upstream};
 use crate::remote::{Remote, RemoteBuilder};
 use crate::route::{
@@ -197,6 +199,11 @@ fn functions(
                     repeatable: forward.repeatable,
                     hedge: forward.hedge,
                     metrics: reports.metrics().clone(),
+                    #[cfg(feature = "grpc")]
+                    method: forward.method.clone().map(|method| match function.name.strip_suffix('*') {
+                        Some(prefix) => MethodName::Family { service: method, prefix: prefix.to_owned() },
+                        None => MethodName::One(method),
+                    }),
                 };
                 let targets = forward.to.iter().filter_map(|target| parts.remote(target)).cloned();
                 let forward = Forward::new(executor.clone(), targets, settings);
@@ -275,7 +282,7 @@ fn remotes(
     Ok(remotes.into_iter().map(connect).collect())
 }
 
-/// Returns a hash of the token and TLS files for connections to a node.
+/// Returns a hash of the files for connections to a node.
 fn hash_of_files(target: &ForwardTarget) -> u64 {
     let tls = target.tls.as_ref();
     let identity = tls.and_then(|tls| tls.identity.as_ref());
@@ -284,6 +291,8 @@ fn hash_of_files(target: &ForwardTarget) -> u64 {
         tls.map(|tls| &tls.ca),
         identity.map(|(certificate, _)| certificate),
         identity.map(|(_, key)| key),
+        #[cfg(feature = "grpc")]
+        target.descriptors.as_ref(),
     ];
     let mut hasher = DefaultHasher::new();
     for file in files.into_iter().flatten() {
@@ -297,6 +306,12 @@ pub(super) fn remote(limits: &Limits, target: &ForwardTarget) -> Result<RemoteBu
     let mut remote = Remote::builder(&target.to).limits(limits.clone());
     if let Some(file) = &target.token_file {
         remote = remote.token(read_token(file)?);
+    }
+    #[cfg(feature = "grpc")]
+    if let Some(path) = &target.descriptors {
+        let fail = |source| ProviderConfigError::Descriptors { path: path.clone(), source };
+        let set = std::fs::read(path).map_err(|error| fail(error.into()))?;
+        remote = remote.descriptors(&set).map_err(fail)?;
     }
     if let Some(tls) = &target.tls {
         let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
@@ -329,6 +344,14 @@ pub enum ProviderConfigError {
         /// The cause.
         source: io::Error,
     },
+    /// A function's `descriptors` cannot be used.
+    #[cfg(feature = "grpc")]
+    Descriptors {
+        /// The path, as configured.
+        path: PathBuf,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The files under a function's `tls` cannot be used.
     Tls {
         /// The other node, as configured.
@@ -351,6 +374,8 @@ impl fmt::Display for ProviderConfigError {
             Self::TokenFile { path, source } => {
                 write!(f, "cannot read token_file {}: {source}", path.display())
             }
+            #[cfg(feature = "grpc")]
+            Self::Descriptors { path, source } => write!(f, "descriptors {}: {source}", path.display()),
             Self::Tls { to, source } => write!(f, "tls of {to:?}: {source}"),
         }
     }
@@ -361,6 +386,8 @@ impl std::error::Error for ProviderConfigError {
         match self {
             Self::Registry(error) => error.source(),
             Self::TokenFile { source, .. } => Some(source),
+            #[cfg(feature = "grpc")]
+            Self::Descriptors { source, .. } => Some(&**source),
             Self::Tls { source, .. } => Some(source),
         }
     }

@@ -9,7 +9,11 @@ use smol::net::{TcpListener, TcpStream};
 use socket2::SockRef;
 
 use super::host_policy::HostPolicy;
+#[cfg(feature = "grpc")]
+use super::leaf;
 use crate::address::Address;
+#[cfg(feature = "grpc")]
+use crate::codec::leaf::LeafMessages;
 use crate::codec::leaf::{ByteOrder, LeafFraming, LengthBytes};
 use crate::config::{self, ListenerConfig, ListenerTlsConfig};
 use crate::route::{Access, Grants};
@@ -102,6 +106,16 @@ impl Listener {
         Ok((TcpStream::try_from(std::net::TcpStream::from(stream))?, peer))
     }
 
+    /// Checks the files of a listener, other than those of TLS.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn check(configured: &ListenerConfig) -> Result<(), String> {
+        let leaf = configured.leaf.as_ref();
+        leaf.map_or(Ok(()), |leaf| leaf::messages(leaf, byte_order(leaf)).map(drop))
+    }
+
     /// Loads the certificate and key of a listener. Returns `None` if it is configured without TLS.
     ///
     /// # Errors
@@ -136,7 +150,7 @@ impl ListenerContext {
         hosts.extend(configured.address.parse().map(|address: Address| address.host()));
         let host_policy = HostPolicy::new(hosts, configured.origins.clone(), &configured.address.to_string());
         let host_policy = host_policy.with_tls(tls.is_some());
-        let leaf = configured.leaf.as_ref().map(leaf);
+        let leaf = configured.leaf.as_ref().map(leaf_framing);
         Self { grants: access.grants_for(&configured.address), host_policy, leaf, tls }
     }
 
@@ -157,21 +171,35 @@ impl Default for ListenerContext {
     }
 }
 
-fn leaf(configured: &config::LeafConfig) -> LeafFraming {
+fn byte_order(configured: &config::LeafConfig) -> ByteOrder {
+    match configured.order {
+        config::ByteOrder::Big => ByteOrder::Big,
+        config::ByteOrder::Little => ByteOrder::Little,
+    }
+}
+
+/// Returns the messages of a listener for Leaf clients. [`Listener::check`] has found nothing wrong with them.
+#[cfg(feature = "grpc")]
+fn messages(configured: &config::LeafConfig) -> Option<&'static LeafMessages> {
+    leaf::messages(configured, byte_order(configured)).unwrap_or_else(|error| {
+        log::error!("{error}");
+        None
+    })
+}
+
+fn leaf_framing(configured: &config::LeafConfig) -> LeafFraming {
     let length = match configured.length {
         1 => LengthBytes::One,
         2 => LengthBytes::Two,
         _ => LengthBytes::Four,
     };
-    let order = match configured.order {
-        config::ByteOrder::Big => ByteOrder::Big,
-        config::ByteOrder::Little => ByteOrder::Little,
-    };
     LeafFraming {
         length_bytes: length,
-        byte_order: order,
+        byte_order: byte_order(configured),
         min: configured.min,
         max: configured.max,
         length_prefixed: !configured.websocket,
+        #[cfg(feature = "grpc")]
+        messages: messages(configured),
     }
 }

@@ -5,11 +5,15 @@ mod app;
 mod builder;
 pub(crate) mod from_config;
 mod host_policy;
+#[cfg(feature = "grpc")]
+mod leaf;
 mod listener;
 mod offers;
 #[cfg(feature = "cli")]
 mod reload;
 mod serve;
+#[cfg(feature = "grpc")]
+mod services;
 mod sessions;
 mod shared;
 
@@ -34,6 +38,8 @@ pub(crate) use listener::ListenerSettings;
 pub(crate) use offers::{RemoteOffer, offers_from_config};
 #[cfg(feature = "cli")]
 pub(crate) use reload::Generation;
+#[cfg(feature = "grpc")]
+pub(crate) use services::Services;
 use shared::Shared;
 
 /// How long peers may take to read the error that ends their calls, before their connections are closed by force.
@@ -72,6 +78,12 @@ impl Node {
     /// ```
     pub fn new(executor: Arc<Executor<'static>>, registry: Arc<Registry>, limits: Limits) -> Self {
         Self { shared: Arc::new(Shared::new(executor, registry, limits)) }
+    }
+
+    /// Replaces the gRPC services besides the node's own.
+    #[cfg(all(feature = "cli", feature = "grpc"))]
+    pub(crate) fn set_services(&self, services: Services) {
+        self.shared.set_services(services);
     }
 
     /// Returns the registry of functions.

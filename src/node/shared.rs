@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use smol::{Executor, Task};
 
+#[cfg(feature = "grpc")]
+use super::services::Services;
 use super::sessions::Observer;
 use crate::codec::Dialect;
 use crate::config::Limits;
@@ -27,6 +29,9 @@ pub(super) struct Shared {
     pub(super) observers: Arc<[Observer]>,
     /// The files for browsers, with their paths. The node's own if there are none.
     pub(super) pages: Vec<(&'static str, web::File)>,
+    /// The gRPC services besides the node's own.
+    #[cfg(feature = "grpc")]
+    services: Mutex<Arc<Services>>,
     connections: Mutex<Connections>,
     /// The connections over which functions are offered at other nodes.
     offers: Mutex<Vec<Task<()>>>,
@@ -67,6 +72,8 @@ impl Shared {
             shutdown,
             observers,
             pages: Vec::new(),
+            #[cfg(feature = "grpc")]
+            services: Mutex::default(),
             connections,
             offers: Mutex::default(),
         }
@@ -80,6 +87,17 @@ impl Shared {
     /// Sets the limits of connections that open from now on.
     pub(super) fn set_limits(&self, limits: &Arc<Limits>) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits.clone();
+    }
+
+    /// Returns the gRPC services besides the node's own.
+    #[cfg(feature = "grpc")]
+    pub(super) fn services(&self) -> Arc<Services> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    #[cfg(feature = "grpc")]
+    pub(super) fn set_services(&self, services: Services) {
+        *self.services.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(services);
     }
 
     pub(super) fn metrics(&self) -> &Metrics {

@@ -17,6 +17,8 @@ mod topic_forward;
 mod topics;
 
 pub(crate) use exec::Exec;
+#[cfg(feature = "grpc")]
+pub(crate) use forward::MethodName;
 pub(crate) use forward::{Forward, ForwardSettings, ReportLimit};
 pub(crate) use process::Process;
 #[cfg(feature = "cli")]

@@ -8,10 +8,18 @@ use async_channel::Sender;
 use smol::{Executor, Task};
 
 use super::connection::Connection;
+#[cfg(feature = "grpc")]
+use super::grpc::Grpc;
 use super::offering::Offering;
 use super::pool::Pool;
+#[cfg(feature = "grpc")]
+use super::protocol::Protocol;
 use super::target::{Secret, Target, Watchers};
 use super::{Inner, Remote, driver};
+#[cfg(feature = "grpc")]
+use crate::address::{NodeAddress, NodeDialect};
+#[cfg(feature = "grpc")]
+use crate::codec::grpc::Schema;
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::tls::Connector;
@@ -40,6 +48,8 @@ pub struct RemoteBuilder {
     is_watched: bool,
     registry: Option<Arc<Registry>>,
     executor: Option<Arc<Executor<'static>>>,
+    #[cfg(feature = "grpc")]
+    schema: Option<Arc<Schema>>,
 }
 
 impl RemoteBuilder {
@@ -52,6 +62,8 @@ impl RemoteBuilder {
             is_watched: false,
             registry: None,
             executor: None,
+            #[cfg(feature = "grpc")]
+            schema: None,
         }
     }
 
@@ -139,6 +151,20 @@ impl RemoteBuilder {
         self
     }
 
+    /// Describes the services of a gRPC server, at an address such as `grpc://board-a:50051`, by a
+    /// `google.protobuf.FileDescriptorSet`: what `protoc --include_imports --descriptor_set_out=FILE` writes. By default the
+    /// server is asked for them ([reflection](https://grpc.io/docs/guides/reflection/)).
+    ///
+    /// # Errors
+    /// If the descriptors cannot be used.
+    #[cfg(feature = "grpc")]
+    pub fn descriptors(mut self, set: &[u8]) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let mut schema = Schema::default();
+        schema.add(set)?;
+        self.schema = Some(Arc::new(schema));
+        Ok(self)
+    }
+
     /// Starts to connect and returns the client.
     ///
     /// ```
@@ -182,8 +208,17 @@ impl RemoteBuilder {
 
     /// Returns what to connect to, and the executor, if one is set.
     fn target(self, offering: Option<Offering>) -> (Target, Option<Arc<Executor<'static>>>) {
-        let Self { address, limits, token, tls, is_watched, registry, executor } = self;
+        #[cfg(feature = "grpc")]
+        let protocol = match self.address.parse() {
+            Ok(NodeAddress { dialect: NodeDialect::Grpc { .. }, .. }) => {
+                Some(Grpc::new(self.schema) as Arc<dyn Protocol>)
+            }
+            _ => None,
+        };
+        let Self { address, limits, token, tls, is_watched, registry, executor, .. } = self;
         let target = Target {
+            #[cfg(feature = "grpc")]
+            protocol,
             address,
             limits: Arc::new(limits),
             token,

@@ -29,6 +29,10 @@ pub(super) struct Dial {
 /// Connects, and performs the TLS handshake if the target has TLS.
 pub(super) async fn dial(target: &Target) -> io::Result<Dial> {
     let Target { address, limits, tls, .. } = target;
+    #[cfg(feature = "grpc")]
+    let is_http2 = target.protocol.is_some();
+    #[cfg(not(feature = "grpc"))]
+    let is_http2 = false;
     let timeout = async {
         Timer::after(limits.connect_timeout).await;
         Err(io::Error::new(io::ErrorKind::TimedOut, "timed out (limits.connect_timeout)"))
@@ -39,6 +43,16 @@ pub(super) async fn dial(target: &Target) -> io::Result<Dial> {
         NodeDialect::Lines => Dialect::JsonLines,
         NodeDialect::Headers => Dialect::JsonContentLength,
         NodeDialect::MessagePack => Dialect::MessagePack,
+        // It has no session.
+        #[cfg(feature = "grpc")]
+        NodeDialect::Grpc { needs_tls } => {
+            if needs_tls && tls.is_none() {
+                let message =
+                    "grpcs:// needs TLS: name the authorities to trust with tls = { ca = \"ca.pem\" }";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+            }
+            Dialect::JsonPerFrame
+        }
     };
     let dial = async {
         let stream = connect(&address).await?;
@@ -48,7 +62,7 @@ pub(super) async fn dial(target: &Target) -> io::Result<Dial> {
         let stream = StallTimeout::new(stream, limits.stall_timeout);
         let stream = match tls {
             None => Box::new(stream) as Box<dyn Stream>,
-            Some(tls) => tls.connect(&address.to_string(), stream).await.map_err(|error| {
+            Some(tls) => tls.connect(&address.to_string(), stream, is_http2).await.map_err(|error| {
                 io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"))
             })?,
         };

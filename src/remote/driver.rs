@@ -10,6 +10,8 @@ use smol::future::{FutureExt, pending, poll_once, yield_now};
 
 use super::connection::{Connection, Status};
 use super::dial::{Dial, dial};
+#[cfg(feature = "grpc")]
+use super::link::MailboxLink;
 use super::offering::{OfferEvent, Offering};
 use super::target::{Secret, Target};
 use crate::driver::drive;
@@ -50,7 +52,19 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
                 if std::mem::take(&mut failure_logged) {
                     log::info!("reconnected to {address}");
                 }
+                #[cfg(feature = "grpc")]
+                let began = Instant::now();
                 let ended = serve(connection, dial, is_suspect, persistent).await;
+                // A server that ends idle connections is not gone.
+                #[cfg(feature = "grpc")]
+                if ended.is_ok()
+                    && connection.target().protocol.is_some()
+                    && persistent
+                    && connection.is_connected()
+                    && began.elapsed() > MAX_BACKOFF
+                {
+                    continue;
+                }
                 is_suspect = ended.as_ref().is_err_and(has_vanished);
                 (ended.map_or_else(|error| error.to_string(), |()| "closed".to_owned()), is_suspect)
             }
@@ -94,6 +108,11 @@ async fn serve(
 ) -> io::Result<()> {
     let Target { address, limits, token, tls, is_watched, answers_pings, registry, offering, .. } =
         connection.target();
+    #[cfg(feature = "grpc")]
+    if let Some(protocol) = &connection.target().protocol {
+        let link = MailboxLink::new(connection, persistent);
+        return protocol.serve(stream, &link).await;
+    }
     let dialled = Dialled {
         address: address.clone(),
         resolved: PeerName(peer),

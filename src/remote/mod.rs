@@ -7,9 +7,15 @@ mod dial;
 mod driver;
 mod error;
 mod follow;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod lanes;
+#[cfg(feature = "grpc")]
+mod link;
 mod offering;
 mod pool;
+#[cfg(feature = "grpc")]
+mod protocol;
 mod submit;
 mod target;
 
@@ -38,6 +44,8 @@ pub(crate) use connection::Connection;
 pub(crate) use connection::ConnectionLease;
 pub(crate) use error::RemoteError;
 pub(crate) use follow::{Follower, News, Tell};
+#[cfg(feature = "grpc")]
+pub(crate) use grpc::unblocked;
 pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
 

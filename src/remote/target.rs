@@ -5,6 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::offering::Offering;
+#[cfg(feature = "grpc")]
+use super::protocol::Protocol;
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::tls::Connector;
@@ -27,6 +29,9 @@ pub(super) struct Target {
     pub(super) registry: Arc<Registry>,
     /// What is offered on each connection.
     pub(super) offering: Option<Offering>,
+    /// What carries calls in place of a session.
+    #[cfg(feature = "grpc")]
+    pub(super) protocol: Option<Arc<dyn Protocol>>,
 }
 
 impl Target {
@@ -43,6 +48,8 @@ impl Target {
             watchers: Watchers::default(),
             registry,
             offering: None,
+            #[cfg(feature = "grpc")]
+            protocol: None,
         }
     }
 

@@ -149,6 +149,17 @@ impl Registry {
         self.entry(cache, method)?.description.timeout
     }
 
+    /// Returns `true` if the parameters of a function are known to have no names, but positions.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn takes_positions(&self, method: &str) -> bool {
+        let is_position = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+        let entry = self.table.current.find(method).or_else(|| self.table.registered.find(method));
+        entry.is_some_and(|entry| {
+            let params = entry.description.signature.params.as_deref().unwrap_or_default();
+            !params.is_empty() && params.iter().all(|param| is_position(&param.name))
+        })
+    }
+
     fn entry(&self, cache: &mut FunctionCache, method: &str) -> Option<Arc<Entry>> {
         let generation = self.table.current.read(cache);
         generation

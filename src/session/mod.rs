@@ -189,7 +189,7 @@ impl Session {
     pub fn peer(&mut self) -> Peer {
         let encoder = self.codec.notification_encoder(self.limits.message);
         let mailbox = self.calls.mailbox();
-        mailbox.accept_calls(self.limits.output, encoder);
+        mailbox.accept_calls(self.limits.output, Some(encoder));
         Peer::new(mailbox)
     }
 

@@ -36,6 +36,8 @@ pub(super) fn leaf(input: &[u8]) {
             min,
             max,
             length_prefixed: true,
+            #[cfg(feature = "grpc")]
+            messages: None,
         }),
         &mut source,
     );

@@ -14,6 +14,7 @@ mod node;
 mod session;
 mod source;
 mod topics;
+mod transcode;
 
 /// A fuzz target.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     Target { name: "access", run: access::access },
     Target { name: "client", run: client::client },
     Target { name: "config", run: config::config },
@@ -39,6 +40,7 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "msgpack", run: framing::msgpack },
     Target { name: "session", run: session::session },
     Target { name: "topics", run: topics::topics },
+    Target { name: "transcode", run: transcode::transcode },
     Target { name: "websocket", run: node::websocket },
 ];
 

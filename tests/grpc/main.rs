@@ -3,8 +3,11 @@
 
 mod abuse;
 mod calls;
+mod forward;
 mod frames;
+mod leaf;
 mod peer;
+mod services;
 mod site;
 mod streams;
 #[path = "../support/mod.rs"]

@@ -15,7 +15,7 @@ use tokio::io::ReadBuf;
 
 use crate::support::LIMIT;
 
-struct Io(smol::net::TcpStream);
+pub(crate) struct Io(pub(crate) smol::net::TcpStream);
 
 impl tokio::io::AsyncRead for Io {
     fn poll_read(

@@ -223,6 +223,20 @@ fn http2_is_negotiated() {
         let ended = curl(&certificates, &[option, "--write-out", "%{http_version}\n", &url]);
         assert_eq!(ended.result(), format!("ok\n{version}"), "{ended:?}");
     }
+    let to = format!("grpcs://{}", node.address());
+    let call = |remote: chanrpc::remote::RemoteBuilder| {
+        remote.connect().call1::<_, serde_json::Value>("chanrpc.v1.Node/Call", ("rpc.echo", "[1]")).wait()
+    };
+    let tls = |name: &str| Connector::load(&certificates.0.path(&format!("{name}.pem")), None).unwrap();
+    assert_eq!(call(chanrpc::Remote::builder(&to).tls(tls("ca"))).unwrap()["result"], "[1]");
+    for (remote, expected) in [
+        (chanrpc::Remote::builder(&to).tls(tls("other")), "the TLS handshake failed"),
+        (chanrpc::Remote::builder(&to), "grpcs:// needs TLS"),
+        (chanrpc::Remote::builder(to.replace("grpcs", "grpc")), "HTTP/2"),
+    ] {
+        let error = call(remote).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -23,11 +23,14 @@ pub fn codec(max: usize, limits: DecodeLimits) -> Codec {
 }
 
 /// Returns the JSON of a reply, or its fault.
-pub fn outcome(reply: &[u8]) -> Result<&str, Fault> {
+pub fn outcome(mut reply: Vec<u8>) -> Result<String, Fault> {
     let lost = || Fault::new(code::INTERNAL, "the call was not answered");
-    let (kind, rest) = reply.split_first().ok_or_else(lost)?;
-    let text = std::str::from_utf8(rest).map_err(|_| lost())?;
-    if *kind == RESULT {
+    if reply.is_empty() {
+        return Err(lost());
+    }
+    let kind = reply.remove(0);
+    let text = String::from_utf8(reply).map_err(|_| lost())?;
+    if kind == RESULT {
         return Ok(text);
     }
     let (code, text) = text.split_once('\n').ok_or_else(lost)?;
@@ -96,11 +99,11 @@ mod tests {
             assert!(Reply.encode(&mut out, &Outgoing::Reply(&Id::null(), answer)));
             out
         };
-        assert_eq!(outcome(&reply(Ok("[1]"))), Ok("[1]"));
+        assert_eq!(outcome(reply(Ok("[1]"))), Ok("[1]".to_owned()));
         for fault in [Fault::new(-7, "a\nb"), Fault::new(7, "").with_data(&["ä\n"]), Fault::new(0, "7\n7")] {
-            assert_eq!(outcome(&reply(Err(&fault))), Err(fault));
+            assert_eq!(outcome(reply(Err(&fault))), Err(fault));
         }
-        assert!(outcome(b"").is_err() && outcome(b"\x017").is_err());
+        assert!(outcome(Vec::new()).is_err() && outcome(b"\x017".to_vec()).is_err());
     }
 
     #[test]

@@ -26,6 +26,11 @@ impl<'a> Fields<'a> {
         Self(message)
     }
 
+    /// Returns what is left of the message.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.0
+    }
+
     fn varint(&mut self) -> Result<u64, Invalid> {
         let mut value = 0;
         for (at, byte) in self.0.iter().enumerate().take(10) {

@@ -4,13 +4,19 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::proto::{put_bytes, put_integer};
+use data_encoding::BASE64;
+use serde_json::value::RawValue;
+
+use super::descriptors;
+use super::proto::{Fields, Value, put_bytes, put_integer};
 use crate::message::{Fault, code};
 
 /// Maximum length of a message, in bytes. Many clients accept 8 KiB of headers in all.
 const MAX_MESSAGE: usize = 1024;
 /// Maximum size of the details, in bytes. Larger data of a fault is left out.
 const MAX_DETAILS: usize = 3 * 1024;
+/// Who gives the reason in `ErrorInfo`.
+const DOMAIN: &str = "chanrpc";
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
 /// The status of a call that did not succeed.
@@ -38,6 +44,7 @@ impl Status {
     pub const UNIMPLEMENTED: u32 = 12;
     pub const INTERNAL: u32 = 13;
     pub const UNAVAILABLE: u32 = 14;
+    pub const DATA_LOSS: u32 = 15;
     pub const UNAUTHENTICATED: u32 = 16;
 }
 
@@ -74,6 +81,62 @@ impl Status {
         }
         self
     }
+}
+
+impl Status {
+    /// Returns the fault of a call that a server has answered with this status: the reverse of [`of`](Self::of). If a
+    /// node has sent it, it is the same fault; else its code is that of the status, and its data is `{"status": NUMBER}`
+    /// with the `details` in Base64.
+    pub fn into_fault(self) -> Fault {
+        if let Some((code, data)) = fault_in(&self.details) {
+            return Fault { code, message: self.message, data };
+        }
+        #[derive(serde::Serialize)]
+        struct Data {
+            status: u32,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            details: Option<String>,
+            /// The call has reached a server, which may have run it.
+            #[serde(skip_serializing_if = "std::ops::Not::not")]
+            sent: bool,
+        }
+        let code = fault_code(self.code);
+        let details = (!self.details.is_empty()).then(|| BASE64.encode(&self.details));
+        let data = Data { status: self.code, details, sent: code == code::NO_PROVIDER };
+        Fault::new(code, self.message).with_data(&data)
+    }
+}
+
+/// Returns the code and the data of a fault in the details of a status, if a node has put them there.
+fn fault_in(details: &[u8]) -> Option<(i64, Option<Box<RawValue>>)> {
+    for (_, any) in descriptors::parts(details, &[3]) {
+        let (mut is_node, mut code, mut data) = (false, None, None);
+        for (_, info) in descriptors::parts(any, &[2]) {
+            for (number, value) in Fields::of(info).filter_map(Result::ok) {
+                match (number, value) {
+                    (2, domain) => is_node = domain.text() == Some(DOMAIN),
+                    (3, Value::Bytes(entry)) => {
+                        let text = |wanted| {
+                            let mut fields = Fields::of(entry).filter_map(Result::ok);
+                            fields.find_map(|(number, value)| (number == wanted).then(|| value.text())?)
+                        };
+                        match (text(1), text(2)) {
+                            (Some("code"), Some(value)) => code = value.parse().ok(),
+                            (Some("data"), Some(value)) => {
+                                data = RawValue::from_string(value.to_owned()).ok();
+                            }
+                            _ => {}
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if let Some(code) = code.filter(|_| is_node) {
+            return Some((code, data));
+        }
+    }
+    None
 }
 
 /// Returns the start of a message, at most as long as is sent.
@@ -114,11 +177,28 @@ fn status_and_reason(fault: i64) -> (u32, &'static str) {
     }
 }
 
+/// Returns the code of the fault for a status of a server that is no node. Several codes share a status, of which this is
+/// the most general.
+fn fault_code(status: u32) -> i64 {
+    match status {
+        Status::CANCELLED => code::CANCELLED,
+        Status::INVALID_ARGUMENT => code::INVALID_PARAMS,
+        Status::DEADLINE_EXCEEDED => code::DEADLINE,
+        Status::PERMISSION_DENIED | Status::UNAUTHENTICATED => code::DENIED,
+        Status::RESOURCE_EXHAUSTED => code::BUSY,
+        Status::UNIMPLEMENTED => code::UNKNOWN_FUNCTION,
+        Status::INTERNAL | Status::DATA_LOSS => code::INTERNAL,
+        Status::UNAVAILABLE => code::NO_PROVIDER,
+        // The function's own: UNKNOWN, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION, ABORTED and OUT_OF_RANGE.
+        _ => i64::from(status),
+    }
+}
+
 /// Returns a `google.rpc.Status` with one `google.rpc.ErrorInfo`.
 fn details(status: u32, message: &str, reason: &str, code: i64, data: &str) -> Vec<u8> {
     let mut info = Vec::new();
     put_bytes(&mut info, 1, reason.as_bytes());
-    put_bytes(&mut info, 2, b"chanrpc");
+    put_bytes(&mut info, 2, DOMAIN.as_bytes());
     for (key, value) in [("code", &*code.to_string()), ("data", data)] {
         if !value.is_empty() {
             let mut entry = Vec::new();
@@ -137,6 +217,27 @@ fn details(status: u32, message: &str, reason: &str, code: i64, data: &str) -> V
     out
 }
 
+/// Decodes the header `grpc-message`. What is not encoded right is left as it is.
+pub fn percent_decode(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits =
+            after.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                out.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Encodes a message for the header `grpc-message`.
 pub fn percent_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -151,7 +252,6 @@ pub fn percent_encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::Fields;
     use super::*;
 
     #[test]
@@ -160,7 +260,49 @@ mod tests {
             [("", ""), ("plain ~", "plain ~"), ("100%", "100%25"), ("\u{e4}\n", "%C3%A4%0A")]
         {
             assert_eq!(percent_encode(text), expected);
+            assert_eq!(percent_decode(expected), text);
         }
+    }
+
+    #[test]
+    fn each_status_of_a_server_has_its_code() {
+        for (status, expected) in [
+            (1, code::CANCELLED),
+            (2, 2),
+            (3, code::INVALID_PARAMS),
+            (4, code::DEADLINE),
+            (5, 5),
+            (6, 6),
+            (7, code::DENIED),
+            (8, code::BUSY),
+            (9, 9),
+            (10, 10),
+            (11, 11),
+            (12, code::UNKNOWN_FUNCTION),
+            (13, code::INTERNAL),
+            (14, code::NO_PROVIDER),
+            (15, code::INTERNAL),
+            (16, code::DENIED),
+            (17, 17),
+        ] {
+            let fault = Status::new(status, "why").into_fault();
+            assert_eq!((fault.code, &*fault.message), (expected, "why"));
+            let sent = if status == 14 { ",\"sent\":true" } else { "" };
+            assert_eq!(fault.data.unwrap().get(), format!("{{\"status\":{status}{sent}}}"));
+        }
+        let details = Status { code: 5, message: "no".into(), details: vec![0x0a, 0x01, 0x02] }.into_fault();
+        assert_eq!(details.data.unwrap().get(), r#"{"status":5,"details":"CgEC"}"#);
+    }
+
+    #[test]
+    fn faults_of_nodes_stay_as_they_are() {
+        for code in [code::PARSE, code::HOP_LIMIT, code::PROGRAM_FAILED, code::NO_PROVIDER, 5, -7, 0] {
+            for fault in [Fault::new(code, "a\nb"), Fault::new(code, "").with_data(&["ä"])] {
+                assert_eq!(Status::of(&fault).into_fault(), fault);
+            }
+        }
+        assert!(Status::of(&Fault::not_sent("gone")).into_fault().is_unsent());
+        assert!(!Status::new(Status::UNAVAILABLE, "").into_fault().is_unsent());
     }
 
     #[test]

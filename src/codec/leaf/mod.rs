@@ -1,8 +1,12 @@
 //! The protocol of Leaf's gate (<https://github.com/name5566/leaf>, `network/tcp_msg.go` and `network/json`), byte for
-//! byte: a length prefix, then a JSON object with one key, the name of the message.
+//! byte: a length prefix, then a JSON object with one key, the name of the message; or, with the feature `grpc`, a message of
+//! its protobuf processor.
 //!
 //! Leaf has no request ids: a reply is a message of its own. It has no errors either: a gate closes the connection of a
 //! peer whose message it cannot read.
+
+#[cfg(feature = "grpc")]
+mod protobuf;
 
 use std::borrow::Cow;
 
@@ -11,6 +15,8 @@ use super::frame::{DecodeError, Decoded, FrameResult};
 use super::framing::Framing;
 use super::json::{ScanError, ScanFailed, Scanner};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
+#[cfg(feature = "grpc")]
+pub use protobuf::LeafMessages;
 
 /// A result nested deeper than this is not inspected: each level takes some of the stack.
 const MAX_DEPTH: usize = 128;
@@ -29,6 +35,9 @@ pub struct LeafFraming {
     pub max: u32,
     /// Messages have a length prefix. `true` over TCP, `false` over WebSocket.
     pub length_prefixed: bool,
+    /// The messages of the protobuf processor; those of others are JSON.
+    #[cfg(feature = "grpc")]
+    pub messages: Option<&'static LeafMessages>,
 }
 
 /// Size of the length prefix.
@@ -57,11 +66,22 @@ impl Default for LeafFraming {
             min: 1,
             max: 4096,
             length_prefixed: true,
+            #[cfg(feature = "grpc")]
+            messages: None,
         }
     }
 }
 
 impl LeafFraming {
+    /// Returns the format of the messages.
+    pub(super) fn format(&self) -> &'static dyn MessageFormat {
+        #[cfg(feature = "grpc")]
+        if let Some(messages) = self.messages {
+            return messages;
+        }
+        &Leaf
+    }
+
     /// Limits the length of messages further.
     pub(super) fn with_max(self, max: usize) -> Self {
         Self { max: self.max.min(u32::try_from(max).unwrap_or(u32::MAX)), ..self }

@@ -65,6 +65,57 @@ pub struct ForwardSettings {
     pub hedge: Option<Duration>,
     /// The counters of the node.
     pub metrics: Arc<Metrics>,
+    /// What the function is called there, if it has another name.
+    #[cfg(feature = "grpc")]
+    pub method: Option<MethodName>,
+}
+
+/// What functions are called by a gRPC server.
+#[cfg(feature = "grpc")]
+#[derive(Clone, Debug)]
+pub enum MethodName {
+    /// The method `package.Service/Method`.
+    One(String),
+    /// The methods of a service, for a family of functions.
+    Family {
+        /// `package.Service`.
+        service: String,
+        /// What the names of the functions begin with.
+        prefix: String,
+    },
+}
+
+#[cfg(feature = "grpc")]
+impl MethodName {
+    /// Returns the method of a function.
+    fn of(&self, function: &str) -> String {
+        match self {
+            Self::One(method) => method.clone(),
+            Self::Family { service, prefix } => {
+                format!("{service}/{}", function.strip_prefix(&**prefix).unwrap_or(function))
+            }
+        }
+    }
+
+    /// Returns the pattern of the methods.
+    fn pattern(&self) -> String {
+        match self {
+            Self::One(method) => method.clone(),
+            Self::Family { service, .. } => format!("{service}/*"),
+        }
+    }
+
+    /// Returns the function of a method; `name` is that of the only one.
+    fn function(&self, method: &str, name: &str) -> Option<String> {
+        match self {
+            Self::One(only) => (method == only).then(|| name.to_owned()),
+            Self::Family { service, prefix } => {
+                let name = method.strip_prefix(&**service)?.strip_prefix('/')?;
+                let (first, rest) = name.split_at_checked(1)?;
+                Some(format!("{prefix}{}{rest}", first.to_ascii_lowercase()))
+            }
+        }
+    }
 }
 
 /// One of the nodes.
@@ -348,7 +399,10 @@ impl Provider for Forward {
             return call.reply(Err(Fault::new(code::HOP_LIMIT, message).through(node)));
         }
         let key = key.as_ref().and_then(|key| key_of(key, call.params()?.get()));
-        let (method, params) = (call.method().to_owned(), call.take_params().map(RawJson::into_owned));
+        let method = call.method().to_owned();
+        #[cfg(feature = "grpc")]
+        let method = self.0.settings.method.as_ref().map_or(method, |name| name.of(call.method()));
+        let params = call.take_params().map(RawJson::into_owned);
         let own = timeout.map(|timeout| Instant::now() + timeout);
         let deadline = own.map_or(call.deadline(), |own| own.min(call.deadline()));
         let earn = |credit: u32| Some((credit + 1).min(CALLS_PER_RETRY * MAX_RETRIES));

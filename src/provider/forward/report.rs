@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use serde_json::value::RawValue;
 
 use super::Inner;
+#[cfg(feature = "grpc")]
+use super::MethodName;
 use crate::config::Limits;
 use crate::message::{Object, RawJson, Signature, code};
 use crate::metrics::{Metrics, TargetState, TargetStats};
@@ -133,7 +135,10 @@ impl Reporter {
             return;
         }
         let (remote, reporter) = (self.inner.nodes[index].remote.clone(), self.this.clone());
-        let params = RawJson::of(&(&*self.name, true)).ok();
+        let pattern = self.name.clone();
+        #[cfg(feature = "grpc")]
+        let pattern = self.inner.settings.method.as_ref().map_or(pattern, MethodName::pattern);
+        let params = RawJson::of(&(pattern, true)).ok();
         let deadline = Instant::now() + TIMEOUT;
         let ask = async move {
             let told = remote.send("rpc.list".into(), params, deadline, 1, Mode::Call).await;
@@ -230,6 +235,11 @@ impl Reporter {
     fn read_function(&self, json: &str) -> Option<(Reported, usize)> {
         let function: Object<'_> = serde_json::from_str(json).ok()?;
         let name = function.required("name").ok()?;
+        #[cfg(feature = "grpc")]
+        let name = match &self.inner.settings.method {
+            Some(method) => method.function(&name, &self.name)?,
+            None => name,
+        };
         let is_asked_for = match self.name.strip_suffix('*') {
             Some(prefix) => name.starts_with(prefix) && is_valid(&name),
             None => name == self.name,

@@ -98,10 +98,10 @@ impl fmt::Debug for PeerCall {
 
 /// Calls to the peer, as its session sees them.
 impl Mailbox {
-    /// Accepts calls to the peer, of up to `limit` bytes until the session takes them.
-    pub(crate) fn accept_calls(&self, limit: usize, encoder: NotificationEncoder) {
+    /// Accepts calls to the peer, of up to `limit` bytes until the session takes them; and, with an `encoder`, notifications.
+    pub(crate) fn accept_calls(&self, limit: usize, encoder: Option<NotificationEncoder>) {
         let mut state = self.lock();
-        (state.limit, state.encoder) = (limit, Some(encoder));
+        (state.limit, state.encoder) = (limit, encoder);
     }
 
     /// Returns `true` if the connection holds something as long as its peer is alive. Otherwise it need no longer be

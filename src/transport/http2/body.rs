@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use h2::RecvStream;
 use hyper::body::Bytes;
+use hyper::header::HeaderMap;
 
 use super::load::Load;
 use crate::transport::http::BodySource;
@@ -32,6 +33,13 @@ impl Http2Body {
             is_held_back: false,
             is_stream: false,
         }
+    }
+}
+
+impl Http2Body {
+    /// Returns the trailers, after the data.
+    pub(super) async fn trailers(&mut self) -> Result<Option<HeaderMap>, h2::Error> {
+        self.stream.trailers().await
     }
 }
 

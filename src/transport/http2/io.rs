@@ -36,6 +36,8 @@ pub(super) struct Progress(Arc<Mutex<Received>>);
 #[derive(Debug, Default)]
 struct Received {
     bytes: u64,
+    /// Frames of HEADERS and DATA received.
+    answers: u64,
     /// Bytes of the preface received.
     preface: usize,
     head: [u8; FRAME_HEAD],
@@ -67,6 +69,21 @@ impl Progress {
         self.lock().bytes
     }
 
+    /// Of what a client receives: a server sends no preface.
+    pub(super) fn of_client() -> Self {
+        Self(Arc::new(Mutex::new(Received { preface: PREFACE, ..Received::default() })))
+    }
+
+    /// Returns the number of frames with a head or with data.
+    pub(super) fn answers(&self) -> u64 {
+        self.lock().answers
+    }
+
+    /// Returns `true` if the first frame has arrived.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lock().has_begun
+    }
+
     /// Returns when the peer began a frame or the head of a request that is incomplete. Data of a body does not count.
     pub(super) fn incomplete_since(&self) -> Option<Instant> {
         self.lock().incomplete_since
@@ -95,6 +112,7 @@ impl Received {
                     HEADERS | CONTINUATION => self.in_header_block = flags & END_HEADERS == 0,
                     _ => {}
                 }
+                self.answers += u64::from(matches!(kind, DATA | HEADERS));
             }
             let count = bytes.len().min(self.payload);
             self.payload -= count;

@@ -1,8 +1,10 @@
-//! HTTP/2 connections. h2 reads and writes the frames; an [`HttpService`] answers the requests, as over HTTP/1.
+//! HTTP/2 connections. h2 reads and writes the frames; an [`HttpService`] answers the requests, as over HTTP/1. A
+//! [`Client`] sends them.
 //!
 //! One future drives a connection and all its requests. Nothing is spawned, and h2's tokio is only I/O traits.
 
 mod body;
+mod client;
 mod error;
 mod io;
 mod load;
@@ -24,6 +26,7 @@ use smol::future::FutureExt;
 use super::http::{HttpService, RequestLimits};
 use super::pipe::Stream;
 use super::stream::{Alarm, Heartbeat, PeerIdle, keepalive_error, stall_error};
+pub use client::{Answer, Client, ClientLimits, RequestError, Requests};
 pub use error::Http2Error;
 use io::{Progress, TokioStream};
 use load::Load;

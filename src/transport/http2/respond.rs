@@ -54,7 +54,7 @@ pub(super) async fn respond(
 }
 
 /// Why a response was not sent.
-enum SendError {
+pub(super) enum SendError {
     /// The peer gave no room for it in time.
     Stalled,
     /// The peer cancelled the request, or is gone.
@@ -98,11 +98,11 @@ async fn send(
     Ok(())
 }
 
-/// Sends the body of one response.
-struct Frames<'a> {
-    stream: SendStream<Bytes>,
-    load: &'a Load,
-    stall_timeout: Duration,
+/// Sends the body of one response, or of one request.
+pub(super) struct Frames<'a> {
+    pub(super) stream: SendStream<Bytes>,
+    pub(super) load: &'a Load,
+    pub(super) stall_timeout: Duration,
 }
 
 impl Frames<'_> {
@@ -119,7 +119,7 @@ impl Frames<'_> {
     }
 
     /// Sends a part as the peer gives room for it: h2 would queue any amount.
-    async fn send(&mut self, part: Vec<u8>, is_last: bool) -> Result<(), SendError> {
+    pub(super) async fn send(&mut self, part: Vec<u8>, is_last: bool) -> Result<(), SendError> {
         let mut part = Bytes::from(part);
         let mut output = self.load.add_output(part.len());
         while !part.is_empty() {

@@ -48,7 +48,7 @@ impl Connector {
     /// # Errors
     /// None.
     #[allow(clippy::unused_async)]
-    pub(crate) async fn connect(&self, _: &str, _: impl Stream) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn connect(&self, _: &str, _: impl Stream, _: bool) -> io::Result<Box<dyn Stream>> {
         match self.0 {}
     }
 }

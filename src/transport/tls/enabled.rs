@@ -32,7 +32,7 @@ pub struct Acceptor(TlsAcceptor);
 
 /// The client side of TLS.
 #[derive(Clone)]
-pub struct Connector(TlsConnector);
+pub struct Connector(Arc<ClientConfig>);
 
 impl Acceptor {
     /// Loads a certificate chain and its private key, all in PEM. With `client_ca`, only peers with a certificate of
@@ -96,18 +96,28 @@ impl Connector {
                 .with_client_auth_cert(certificates(certificate)?, private_key(key)?)
                 .map_err(|error| TlsError::file(certificate, error))?,
         };
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self(Arc::new(config)))
     }
 
     /// Performs the client side of the handshake. The server's certificate must be valid for the host name or IP
-    /// address of `address`, a `host:port`.
+    /// address of `address`, a `host:port`. If the stream is to carry HTTP/2, that is negotiated.
     ///
     /// # Errors
     /// If `address` is invalid or the handshake fails.
-    pub(crate) async fn connect(&self, address: &str, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
+    pub(crate) async fn connect(
+        &self,
+        address: &str,
+        stream: impl Stream,
+        is_http2: bool,
+    ) -> io::Result<Box<dyn Stream>> {
         let address: Address = address.parse().map_err(io::Error::other)?;
         let name = ServerName::try_from(address.host()).map_err(io::Error::other)?;
-        Ok(Box::new(self.0.connect(name, stream).await.map_err(explain)?))
+        let mut config = self.0.clone();
+        if is_http2 {
+            // Servers of gRPC may require it.
+            Arc::make_mut(&mut config).alpn_protocols = vec![b"h2".to_vec()];
+        }
+        Ok(Box::new(TlsConnector::from(config).connect(name, stream).await.map_err(explain)?))
     }
 }
 

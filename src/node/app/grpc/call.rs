@@ -7,7 +7,7 @@ use super::{App, Head, replied};
 use crate::codec::grpc::proto::put_bytes;
 use crate::codec::grpc::{self, Status};
 use crate::codec::jsonrpc::DecodeLimits;
-use crate::message::{Id, Meta, Request};
+use crate::message::{Id, Meta, RawJson, Request};
 use crate::node::app::rpc;
 use crate::session::Session;
 use crate::transport::http::{HttpRequest, HttpResponse};
@@ -19,16 +19,27 @@ impl App<'_> {
         head: Head,
     ) -> Result<HttpResponse, Status> {
         let message = self.grpc_message(request, &head).await?;
-        let limits = self.limits;
         let CallRequest { function, params } = CallRequest::read(&message)?;
         if function.is_empty() {
             let message = "function is empty: name one, such as rpc.list";
             return Err(Status::new(Status::INVALID_ARGUMENT, message));
         }
-        let params =
-            grpc::params(params, limits.depth).map_err(|fault| self.grpc_status(&fault, &head.grants))?;
-        let now = Instant::now();
-        let mut grants = head.grants.for_single_request();
+        let params = grpc::params(params, self.limits.depth)
+            .map_err(|fault| self.grpc_status(&fault, &head.grants))?;
+        let result = self.grpc_run(request, &head, function, params.map(RawJson::into_owned)).await?;
+        Ok(replied(|out| put_bytes(out, 1, result.as_bytes())))
+    }
+
+    /// Calls a function, and returns its result as JSON.
+    pub(super) async fn grpc_run(
+        &self,
+        request: &mut HttpRequest,
+        head: &Head,
+        function: &str,
+        params: Option<RawJson<'static>>,
+    ) -> Result<String, Status> {
+        let (limits, now) = (self.limits, Instant::now());
+        let mut grants = head.grants.clone().for_single_request();
         grants.set_dialect("grpc");
         let codec = grpc::codec(limits.message, DecodeLimits { depth: limits.depth, batch: limits.batch });
         let mut session =
@@ -43,9 +54,6 @@ impl App<'_> {
             let finished = rpc::finish(session, self.node.shutdown.force_signal());
             Box::pin(finished).await.map_err(|error| Status::new(Status::INTERNAL, error.to_string()))?
         };
-        match grpc::outcome(&output) {
-            Ok(result) => Ok(replied(|out| put_bytes(out, 1, result.as_bytes()))),
-            Err(fault) => Err(self.grpc_status(&fault, &grants)),
-        }
+        grpc::outcome(output).map_err(|fault| self.grpc_status(&fault, &grants))
     }
 }

@@ -19,9 +19,8 @@ const SERVICE_UNKNOWN: u64 = 3;
 
 impl App<'_> {
     /// Returns whether the node serves: until it stops.
-    pub(super) fn health_check(&self, message: &[u8]) -> Result<HttpResponse, Status> {
-        let service = service(message)?;
-        if !is_known(service) {
+    pub(super) fn health_check(&self, message: &[u8], head: &Head) -> Result<HttpResponse, Status> {
+        if !self.has_service(service(message)?, head) {
             return Err(Status::new(Status::NOT_FOUND, "no such service"));
         }
         let is_stopping = self.node.shutdown.signal().is_given();
@@ -30,8 +29,15 @@ impl App<'_> {
 
     /// Returns the same as a stream, which ends when the node stops.
     pub(super) fn health_watch(&self, message: &[u8], head: &Head) -> Result<HttpResponse, Status> {
-        let state = if is_known(service(message)?) { SERVING } else { SERVICE_UNKNOWN };
+        let state = if self.has_service(service(message)?, head) { SERVING } else { SERVICE_UNKNOWN };
         Ok(streamed(Watch { next: Some(state), stop: Some(self.node.shutdown.signal()) }, head))
+    }
+
+    /// Returns `true` if the caller sees a service of this name.
+    fn has_service(&self, name: &str, head: &Head) -> bool {
+        name.is_empty()
+            || own::has_service(name)
+            || self.node.services().visible(&head.grants).contains(&name)
     }
 }
 
@@ -44,10 +50,6 @@ fn service(message: &[u8]) -> Result<&str, Status> {
         Some(())
     })?;
     Ok(service)
-}
-
-fn is_known(service: &str) -> bool {
-    service.is_empty() || own::has_service(service)
 }
 
 struct Watch {

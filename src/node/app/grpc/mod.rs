@@ -1,11 +1,12 @@
 //! gRPC: the services of this node itself, by which any client calls its functions (`chanrpc.v1.Node`), watches its
-//! topics, asks for its health and for the description of these services.
+//! topics, asks for its health and for the description of services; and those of the user, by their descriptors.
 
 mod call;
 mod health;
 mod messages;
 mod own;
 mod reflection;
+mod service;
 mod stream;
 mod watch;
 
@@ -125,7 +126,7 @@ impl App<'_> {
             }
             ("grpc.health.v1.Health", "Check") => {
                 let message = self.grpc_message(request, &head).await?;
-                self.health_check(&message)
+                self.health_check(&message, &head)
             }
             ("grpc.health.v1.Health", "Watch") => {
                 let message = self.grpc_message(request, &head).await?;
@@ -136,7 +137,12 @@ impl App<'_> {
                 "ServerReflectionInfo",
             ) => self.reflection(request, &head),
             _ => {
-                let kind = if own::has_service(service) { "method" } else { "service" };
+                let services = self.node.services();
+                if let Some(mapped) = services.find(&path) {
+                    return self.grpc_service(request, head, &services, mapped).await;
+                }
+                let is_known = own::has_service(service) || services.has_service(service);
+                let kind = if is_known { "method" } else { "service" };
                 let name: String = path.chars().take(200).collect();
                 let message = format!("no {kind} {name:?}; chanrpc.v1.Node/Call calls any function");
                 Err(Status::new(Status::UNIMPLEMENTED, message))

@@ -2,6 +2,7 @@
 //! in their names only: old clients know `v1alpha`, some new ones only `v1`.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use super::messages::each_field;
 use super::stream::{Messages, streamed};
 use super::{App, Head, own};
 use crate::codec::grpc::proto::{put_bytes, put_integer};
-use crate::codec::grpc::{Status, next_message, prefixed};
+use crate::codec::grpc::{Status, Wanted, next_message, prefixed};
 use crate::message::code;
-use crate::route::ShutdownSignal;
+use crate::node::services::Services;
+use crate::route::{Grants, ShutdownSignal};
 use crate::transport::http::{HttpRequest, HttpResponse, IncomingData};
 
 /// Maximum length of a question, in bytes.
@@ -32,6 +34,8 @@ impl App<'_> {
         // A client may keep the stream for further questions, but not for ever.
         let silence = self.limits.deadline;
         let reflection = Reflection {
+            services: self.node.services(),
+            grants: head.grants.clone(),
             data: request.take_data(),
             input: Vec::new(),
             timer: Timer::after(silence),
@@ -43,6 +47,8 @@ impl App<'_> {
 }
 
 struct Reflection {
+    services: Arc<Services>,
+    grants: Grants,
     data: IncomingData,
     input: Vec<u8>,
     timer: Timer,
@@ -54,7 +60,7 @@ impl Messages for Reflection {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Vec<u8>>, Status>> {
         loop {
             if let Some((question, length)) = next_message(&self.input, MAX_QUESTION)? {
-                let answer = answer(question)?;
+                let answer = answer(question, &self.services, &self.grants)?;
                 self.input.drain(..length);
                 self.timer.set_after(self.silence);
                 return Poll::Ready(Ok(Some(answer)));
@@ -92,7 +98,7 @@ struct Question<'a> {
 }
 
 /// Returns the `ServerReflectionResponse` to a request, which it repeats.
-fn answer(message: &[u8]) -> Result<Vec<u8>, Status> {
+fn answer(message: &[u8], services: &Services, grants: &Grants) -> Result<Vec<u8>, Status> {
     let mut question = Question::default();
     each_field(message, |number, value| {
         match number {
@@ -106,17 +112,19 @@ fn answer(message: &[u8]) -> Result<Vec<u8>, Status> {
     })?;
     let Question { host, field, name } = question;
     let mut found = Vec::new();
+    let own = |file: &[u8]| Some(file.to_vec());
+    let file = match field {
+        3 => own::file_named(name).and_then(own).or_else(|| services.file(Wanted::Name(name), grants)),
+        4 => own::file_of(name).and_then(own).or_else(|| services.file(Wanted::Symbol(name), grants)),
+        _ => None,
+    };
     let answered = match field {
-        3 => own::file_named(name).map(|file| {
-            put_bytes(&mut found, 1, file);
-            4
-        }),
-        4 => own::file_of(name).map(|file| {
-            put_bytes(&mut found, 1, file);
+        3 | 4 => file.map(|file| {
+            put_bytes(&mut found, 1, &file);
             4
         }),
         7 => {
-            for service in own::SERVICES {
+            for service in own::SERVICES.into_iter().chain(services.visible(grants)) {
                 let mut named = Vec::new();
                 put_bytes(&mut named, 1, service.as_bytes());
                 put_bytes(&mut found, 1, &named);

@@ -10,7 +10,7 @@ use super::messages::WatchRequest;
 use super::stream::{Messages, streamed};
 use super::{App, Head};
 use crate::codec::grpc::proto::{put_bytes, put_integer};
-use crate::codec::grpc::{Status, prefixed};
+use crate::codec::grpc::{MessageType, Status, prefixed};
 use crate::config::{OVERFLOWS, Overflow};
 use crate::message::{Fault, code};
 use crate::metrics::Metrics;
@@ -26,9 +26,18 @@ const ROOM: usize = 16 * 1024;
 impl App<'_> {
     pub(super) fn grpc_watch(&self, message: &[u8], head: &Head) -> Result<HttpResponse, Status> {
         let request = WatchRequest::read(message)?;
-        let watch = self.watch(&request, &head.grants);
+        self.logged(self.watch(&request, Form::Node, &head.grants), head).map(|watch| streamed(watch, head))
+    }
+
+    /// Subscribes to a topic, for a method of the user's services.
+    pub(super) fn watch_topic(&self, topic: &str, form: Form, head: &Head) -> Result<Watch, Status> {
+        let request = WatchRequest { topic, ..WatchRequest::default() };
+        self.logged(self.watch(&request, form, &head.grants), head)
+    }
+
+    fn logged(&self, watch: Result<Watch, Fault>, head: &Head) -> Result<Watch, Status> {
         head.grants.log_call("rpc.subscribe", watch.as_ref().err(), Duration::ZERO);
-        watch.map(|watch| streamed(watch, head)).map_err(|fault| {
+        watch.map_err(|fault| {
             if fault.code == code::DENIED {
                 self.node.metrics().denied.inc();
             }
@@ -36,7 +45,7 @@ impl App<'_> {
         })
     }
 
-    fn watch(&self, request: &WatchRequest<'_>, grants: &Grants) -> Result<Watch, Fault> {
+    fn watch(&self, request: &WatchRequest<'_>, form: Form, grants: &Grants) -> Result<Watch, Fault> {
         let WatchRequest { topic, since, epoch, when_full } = *request;
         let invalid = || Fault::invalid_params(format!("when_full is {OVERFLOWS}"));
         let overflow = (!when_full.is_empty()).then(|| Overflow::named(when_full).ok_or_else(invalid));
@@ -54,21 +63,41 @@ impl App<'_> {
             stop: self.node.shutdown.signal(),
             is_ending: false,
             end: None,
+            form,
         };
         let Subscribed { seq, is_missing } = topics.subscribe(&Peer::new(&watch.mailbox), &request)?;
-        watch.put(1, |out| {
-            put_bytes(out, 1, topics.epoch().as_bytes());
-            if let Some(seq) = seq {
-                put_integer(out, 2, seq);
-            }
-            put_integer(out, 3, is_missing.into());
-        });
+        if let Form::Node = watch.form {
+            watch.put(1, |out| {
+                put_bytes(out, 1, topics.epoch().as_bytes());
+                if let Some(seq) = seq {
+                    put_integer(out, 2, seq);
+                }
+                put_integer(out, 3, is_missing.into());
+            });
+        }
         Ok(watch)
     }
 }
 
+/// The messages of a stream.
+pub(super) enum Form {
+    /// `chanrpc.v1.WatchReply`.
+    Node,
+    /// The user's own.
+    Typed(Typed),
+}
+
+/// How events become messages of the user's.
+pub(super) struct Typed {
+    pub(super) reply: MessageType,
+    /// A member that the message lacks is an error.
+    pub(super) is_strict: bool,
+    /// The stream continues when events were dropped, which its messages cannot tell.
+    pub(super) skips_missed: bool,
+}
+
 /// The events of one subscription.
-struct Watch {
+pub(super) struct Watch {
     /// Closed when dropped, which ends the subscription.
     mailbox: Arc<Mailbox>,
     metrics: Arc<Metrics>,
@@ -78,6 +107,7 @@ struct Watch {
     stop: ShutdownSignal,
     is_ending: bool,
     end: Option<Status>,
+    form: Form,
 }
 
 impl Watch {
@@ -88,8 +118,35 @@ impl Watch {
         self.out.append(&mut prefixed(|out| put_bytes(out, field, &inner)));
     }
 
+    /// Appends an event as a message of the user's. What does not fit ends the stream.
+    fn put_typed(&mut self, topic: &str, data: &str) {
+        let Form::Typed(Typed { reply, is_strict, .. }) = &self.form else { return };
+        match reply.of_result(data, *is_strict) {
+            Ok((message, dropped)) => {
+                self.metrics.events_sent.inc();
+                self.metrics.grpc_dropped.add(dropped.is_some().into());
+                self.out.append(&mut prefixed(|out| out.extend_from_slice(&message)));
+            }
+            Err(error) => {
+                let message = format!("an event of {topic} is no {}: {error}", reply.name());
+                self.end = Some(Status::of_code(code::INTERNAL, message));
+            }
+        }
+    }
+
     fn put_notice(&mut self, notice: &Notice, now: Instant) {
         match notice {
+            _ if self.end.is_some() => {}
+            Notice::Event { event, .. } if matches!(self.form, Form::Typed(_)) => {
+                self.put_typed(&event.topic, event.data());
+            }
+            Notice::Missed { .. } if matches!(&self.form, Form::Typed(typed) if typed.skips_missed) => {}
+            Notice::Missed { topic, count, .. } if matches!(self.form, Form::Typed(_)) => {
+                let count = count.map_or("some".to_owned(), |count| count.to_string());
+                let message =
+                    format!("{count} events of {topic} were dropped, since they were read too slowly");
+                self.end = Some(Status::new(Status::DATA_LOSS, message));
+            }
             Notice::Event { event, is_kept, .. } => {
                 self.metrics.events_sent.inc();
                 self.put(2, |out| {
@@ -135,7 +192,7 @@ impl Messages for Watch {
         }
         match std::mem::take(&mut self.out) {
             out if !out.is_empty() => Poll::Ready(Ok(Some(out))),
-            _ => self.end.take().map_or(Poll::Pending, |status| Poll::Ready(Err(status))),
+            _ => self.end.clone().map_or(Poll::Pending, |status| Poll::Ready(Err(status))),
         }
     }
 }
