@@ -15,6 +15,8 @@ pub mod leaf;
 mod lines;
 mod meta;
 mod msgpack;
+#[cfg(feature = "grpc")]
+pub mod protobuf;
 
 pub use connection_codec::{Codec, NotificationEncoder};
 pub use detect::{Detected, detect};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
-use crate::codec::grpc::Schema;
 use crate::codec::leaf::{ByteOrder, LeafMessages};
+use crate::codec::protobuf::Schema;
 use crate::config::{LeafConfig, LeafProtobuf};
 
 /// The messages of a listener, by what they are made of. They stay as long as the process, since connections refer to

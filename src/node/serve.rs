@@ -328,6 +328,7 @@ async fn serve_http2(
         in_flight: limits.in_flight,
         output: limits.output,
         keepalive: limits.keepalive,
+        auth_timeout: limits.auth_timeout,
     };
     match http2::serve(stream, &app, limits, node.shutdown.signal()).await {
         Ok(()) => Ok(()),
@@ -337,6 +338,7 @@ async fn serve_http2(
             match error {
                 Http2Error::Flood => node.metrics().floods.inc(),
                 Http2Error::SlowHead => node.metrics().slow_heads.inc(),
+                Http2Error::NoToken => node.metrics().unauthenticated.inc(),
                 _ => node.metrics().foreign.inc(),
             }
             Err(error.into())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::{fmt, fs};
 
-use crate::codec::grpc::{Method, Schema, Streaming, Wanted};
+use crate::codec::protobuf::{Method, Schema, Streaming, Wanted};
 use crate::config::{GrpcConfig, MethodTarget};
 use crate::nearest::nearest;
 use crate::route::{Action, Grants};

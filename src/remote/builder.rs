@@ -19,7 +19,7 @@ use super::{Inner, Remote, driver};
 #[cfg(feature = "grpc")]
 use crate::address::{NodeAddress, NodeDialect};
 #[cfg(feature = "grpc")]
-use crate::codec::grpc::Schema;
+use crate::codec::protobuf::Schema;
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::tls::Connector;

@@ -5,7 +5,7 @@
 pub(super) fn transcode(input: &[u8]) {
     use std::sync::OnceLock;
 
-    use chanrpc::internals::codec::grpc::{MessageType, Schema};
+    use chanrpc::internals::codec::protobuf::{MessageType, Schema};
 
     const MAX: usize = 1 << 20;
     static TYPES: OnceLock<Vec<MessageType>> = OnceLock::new();
@@ -26,7 +26,7 @@ pub(super) fn transcode(input: &[u8]) {
         assert_eq!(dropped, None);
         let json = message.to_json(&bytes, MAX).expect("it was JSON before");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&json).expect("it is JSON"), value);
-        let _ = message.to_params(&bytes, true, MAX).expect("it was JSON before");
+        let _ = message.to_params(&bytes, true, MAX, 256).expect("it was JSON before");
     };
     again(input);
     if let Ok(text) = std::str::from_utf8(input) {

@@ -174,6 +174,29 @@ fn callers_have_the_rights_of_their_token() {
 }
 
 #[test]
+fn peers_without_a_token_are_disconnected() {
+    // The SHA-256 of "good".
+    let config = "[limits]\nauth_timeout = '2s'\n[[listen]]\naddress = '127.0.0.1:0'\n[[access]]\n\
+                  functions = ['echo', 'rpc.stats']\n\
+                  token = 'sha256:770e607624d689265ca6c44884d0807d9b054d23c473c106c72be9de08b7376c'\n";
+    let node = node(config);
+    smol::block_on(async {
+        let mut known = Peer::connect(address(&node)).await;
+        let (echo, good) = (call_request("echo", "[\"x\"]"), [("authorization", "Bearer good")]);
+        assert_eq!(known.reply(CALL, &good, &echo).await.result(), "\"x\"");
+        let mut stranger = Peer::connect(address(&node)).await;
+        // Everybody may ask for health, which is no token.
+        assert_eq!(stranger.reply("/grpc.health.v1.Health/Check", &[], b"").await.status, 0);
+        stranger.end().await;
+        // Long after its own time.
+        assert_eq!(known.reply(CALL, &good, &echo).await.result(), "\"x\"");
+        let stats = call_request("rpc.stats", "");
+        let stats = known.reply(CALL, &good, &stats).await;
+        assert!(stats.result().contains("\"unauthenticated\":1"), "{}", stats.result());
+    });
+}
+
+#[test]
 fn calls_are_limited_to_those_that_run() {
     let node = node("[limits]\nin_flight = 2\n");
     smol::block_on(async {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use chanrpc::config::Config;
-use chanrpc::internals::codec::grpc::{MessageType, Schema, TranscodeError};
+use chanrpc::internals::codec::protobuf::{MessageType, Schema, TranscodeError};
 use chanrpc::node::RunningNode;
 use chanrpc::{Fault, Functions, Id1, Node, Responder};
 use serde::{Deserialize, Serialize};

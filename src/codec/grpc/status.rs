@@ -7,8 +7,8 @@ use std::fmt::Write;
 use data_encoding::BASE64;
 use serde_json::value::RawValue;
 
-use super::descriptors;
-use super::proto::{Fields, Value, put_bytes, put_integer};
+use super::super::protobuf::descriptors;
+use super::super::protobuf::wire::{Fields, Value, put_bytes, put_integer};
 use crate::message::{Fault, code};
 
 /// Maximum length of a message, in bytes. Many clients accept 8 KiB of headers in all.

@@ -4,7 +4,7 @@
 use super::{ByteOrder, MAX_DEPTH, single_member};
 use crate::codec::format::{DecodeLimits, FormatTraits, MessageFormat, Outgoing};
 use crate::codec::frame::{DecodeError, Decoded};
-use crate::codec::grpc::{self, MessageType, Schema, TranscodeError};
+use crate::codec::protobuf::{MessageType, Schema, TranscodeError};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 
 /// Length of the number, in bytes.
@@ -62,17 +62,13 @@ impl LeafMessages {
             .types
             .get(usize::from(number))
             .ok_or_else(|| invalid(format!("message {number}; the listener has {}", self.types.len())))?;
-        let params = message.to_params(body, false, max).map_err(|error| match error {
+        let params = message.to_params(body, false, max, depth).map_err(|error| match error {
             TranscodeError::TooLong => {
                 let message = format!("as JSON, {name} has more than {max} bytes (limits.message)");
                 DecodeError::new(code::REQUEST_TOO_LARGE, message)
             }
             TranscodeError::Wrong(error) => DecodeError::new(code::PARSE, format!("{name}: {error}")),
         })?;
-        if let Some(json) = &params {
-            let checked = grpc::params(json.get(), depth);
-            checked.map_err(|fault| DecodeError { id: Id::null(), fault })?;
-        }
         let id = Id::from_json(format!("\"{name}\""));
         Ok(Message::Request(Request { id, method: name.clone().into(), params, meta: Meta::default() }))
     }

@@ -258,6 +258,11 @@ impl HttpService for App<'_> {
     }
 
     #[cfg(feature = "grpc")]
+    fn awaits_token(&self) -> bool {
+        self.tokens().accepted.is_none() && self.grants().allows_nothing()
+    }
+
+    #[cfg(feature = "grpc")]
     fn record_stalled(&self) {
         self.node.metrics().slow_readers.inc();
     }

@@ -5,7 +5,8 @@ use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 use smol::lock::Semaphore;
 
-use crate::codec::grpc::{Method, Status, TranscodeError, only_message, percent_decode, prefixed};
+use crate::codec::grpc::{Status, only_message, percent_decode, prefixed};
+use crate::codec::protobuf::{Method, TranscodeError};
 use crate::message::{Fault, RawJson, code};
 use crate::route::PeerError;
 use crate::transport::http2::{Answer, RequestError, Requests};

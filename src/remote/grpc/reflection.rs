@@ -12,8 +12,9 @@ use smol::future::FutureExt;
 
 use super::Head;
 use super::exchange::message_of;
-use crate::codec::grpc::proto::{Fields, put_bytes};
-use crate::codec::grpc::{Schema, Status, descriptors, prefixed};
+use crate::codec::grpc::{Status, prefixed};
+use crate::codec::protobuf::wire::{Fields, put_bytes};
+use crate::codec::protobuf::{Schema, descriptors};
 use crate::transport::Stream;
 use crate::transport::http2::{Client, Requests};
 

@@ -12,6 +12,12 @@ pub trait HttpService: Sync {
     /// If a part of the body is left unread, the connection ends after the response.
     fn respond(&self, request: &mut HttpRequest) -> impl Future<Output = HttpResponse> + Send;
 
+    /// Returns `true` if the peer may do nothing without a token, and has presented none.
+    #[cfg(feature = "grpc")]
+    fn awaits_token(&self) -> bool {
+        false
+    }
+
     /// Notes a response over HTTP/2 that was given up, since the peer did not read it.
     #[cfg(feature = "grpc")]
     fn record_stalled(&self) {}

@@ -13,6 +13,8 @@ pub enum Http2Error {
     Flood,
     /// The peer did not complete the preface, a frame or the head of a request in time.
     SlowHead,
+    /// The peer may do nothing without a token, and has presented none in time.
+    NoToken,
     /// The peer broke the protocol, or ended the connection with an error.
     Protocol(h2::Error),
     /// The stream failed, or the peer is gone.
@@ -38,6 +40,9 @@ impl fmt::Display for Http2Error {
                 "the peer floods the connection with requests that it cancels, or with empty frames",
             ),
             Self::SlowHead => f.write_str("a request head was not received in time (limits.head_timeout)"),
+            Self::NoToken => f.write_str(
+                "no token arrived in time, and nothing may be called without one (limits.auth_timeout)",
+            ),
             Self::Protocol(error) => error.fmt(f),
             Self::Stream(error) => error.fmt(f),
         }

@@ -63,6 +63,8 @@ pub struct Http2Limits {
     pub output: usize,
     /// How long a peer may be silent before it is pinged, and after that before it is given up; 0 never pings.
     pub keepalive: Duration,
+    /// How long a peer may go without a token that may do nothing without one.
+    pub auth_timeout: Duration,
 }
 
 impl Http2Limits {
@@ -188,12 +190,15 @@ pub async fn serve(
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(Watched::Gone)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(Watched::TokenDue)) if service.awaits_token() => {
+                Poll::Ready(Err(Http2Error::NoToken))
+            }
             Poll::Ready(Ok(Watched::Idle)) => {
                 connection.graceful_shutdown();
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Poll::Ready(Ok(Watched::Recheck)) => {
+            Poll::Ready(Ok(Watched::Recheck | Watched::TokenDue)) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -219,6 +224,8 @@ struct Watch<'a> {
     is_leaving: bool,
     /// Since when it could have left.
     leaving_since: Option<Instant>,
+    /// When it must have presented a token, if it needs one.
+    token_due: Option<Instant>,
     alarm: Alarm,
 }
 
@@ -228,6 +235,8 @@ enum Watched {
     Idle,
     /// The peer was asked to leave, and has not, though it has no request.
     Gone,
+    /// A token is due, if one is needed.
+    TokenDue,
     Recheck,
 }
 
@@ -247,6 +256,7 @@ impl<'a> Watch<'a> {
             recheck: false,
             is_leaving: false,
             leaving_since: None,
+            token_due: Some(Instant::now() + limits.auth_timeout),
             alarm: Alarm::default(),
         }
     }
@@ -283,13 +293,18 @@ impl<'a> Watch<'a> {
         self.leaving_since = (self.is_leaving && is_idle).then(|| self.leaving_since.unwrap_or(now));
         let gone = self.leaving_since.map(|since| since + LEAVE);
         let recheck = self.recheck.then(|| now + RECHECK);
-        std::task::ready!(self.alarm.poll([late, leave, gone, recheck].into_iter().flatten().min(), cx));
+        std::task::ready!(
+            self.alarm.poll([late, leave, gone, recheck, self.token_due].into_iter().flatten().min(), cx)
+        );
         let now = Instant::now();
         if late.is_some_and(|late| late <= now) {
             return Poll::Ready(Err(Http2Error::SlowHead));
         }
         if gone.is_some_and(|gone| gone <= now) {
             return Poll::Ready(Ok(Watched::Gone));
+        }
+        if self.token_due.take_if(|due| *due <= now).is_some() {
+            return Poll::Ready(Ok(Watched::TokenDue));
         }
         if leave.is_some_and(|leave| leave <= now) {
             self.max_idle = Duration::ZERO;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use hyper::Method;
 use hyper::body::Bytes;
+use hyper::header;
+use hyper::{Method, StatusCode};
 use smol::Timer;
 
 use super::Http2Limits;
@@ -25,6 +26,11 @@ pub(super) async fn respond(
     limits: Http2Limits,
 ) {
     let is_head = *request.method() == Method::HEAD;
+    if request.headers().get(header::EXPECT).is_some_and(|value| value.as_bytes() == b"100-continue") {
+        let mut proceed = hyper::Response::new(());
+        *proceed.status_mut() = StatusCode::CONTINUE;
+        let _ = sender.send_informational(proceed);
+    }
     let request = request.map(|body| {
         let source: Box<dyn BodySource> = Box::new(Http2Body::new(body, load, limits.request.body));
         RequestBody::Http2(source)

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::messages::CallRequest;
 use super::{App, Head, replied};
-use crate::codec::grpc::proto::put_bytes;
 use crate::codec::grpc::{self, Status};
 use crate::codec::jsonrpc::DecodeLimits;
+use crate::codec::protobuf::wire::put_bytes;
 use crate::message::{Id, Meta, RawJson, Request};
 use crate::node::app::rpc;
 use crate::session::Session;

@@ -1,7 +1,7 @@
 //! The messages of `chanrpc.v1` and of the other services, as far as this node reads them. `own.proto` describes them.
 
 use crate::codec::grpc::Status;
-use crate::codec::grpc::proto::{Fields, Value};
+use crate::codec::protobuf::wire::{Fields, Value};
 
 fn invalid() -> Status {
     Status::new(Status::INVALID_ARGUMENT, "the message is not in the wire format of protobuf")

@@ -1,6 +1,6 @@
 //! The descriptors of this node's own services. `ci/grpc` compares them with what protoc makes of `proto/`.
 
-use crate::codec::grpc::descriptors;
+use crate::codec::protobuf::descriptors;
 
 /// A `google.protobuf.FileDescriptorSet`, whose files do not import each other.
 static DESCRIPTORS: &[u8] = include_bytes!("proto/own.binpb");

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use super::stream::streamed;
 use super::watch::{Form, Typed};
 use super::{App, Head, replied};
-use crate::codec::grpc::{self, Status, TranscodeError};
+use crate::codec::grpc::Status;
+use crate::codec::protobuf::TranscodeError;
 use crate::message::{Fault, code};
 use crate::node::services::{Mapped, Services, Target, filled_in};
 use crate::remote::unblocked;
@@ -30,15 +31,8 @@ impl App<'_> {
                 let is_positional = is_positional.unwrap_or_else(|| self.node.registry.takes_positions(name));
                 let depth = self.limits.depth;
                 let from = mapped.method.request();
-                let params = unblocked(message.len(), move || {
-                    let params = from.to_params(&message, is_positional, max)?;
-                    // As deep as any caller's.
-                    if let Some(json) = &params {
-                        grpc::params(json.get(), depth)
-                            .map_err(|fault| TranscodeError::Wrong(fault.message.into()))?;
-                    }
-                    Ok(params)
-                });
+                let params =
+                    unblocked(message.len(), move || from.to_params(&message, is_positional, max, depth));
                 let params = params.await.map_err(|error| invalid(&error, max))?;
                 let result = self.grpc_run(request, &head, name, params).await?;
                 let (to, is_strict) = (mapped.method.reply(), services.is_strict);

@@ -13,8 +13,9 @@ use prost_reflect::{
 };
 use serde_json::value::RawValue;
 
+use super::super::json::Scanner;
 use super::descriptors::raw_fields;
-use super::proto::Value;
+use super::wire::Value;
 use crate::message::RawJson;
 
 const TO_JSON: SerializeOptions = SerializeOptions::new()
@@ -96,8 +97,8 @@ impl MessageType {
         }
     }
 
-    /// Returns a message as the parameters of a function: an object with its fields, or an array in the order of their
-    /// numbers; none if it has none.
+    /// Returns a message as the parameters of a function, as deep as any caller's: an object with its fields, or an array in
+    /// the order of their numbers; none if it has none.
     ///
     /// # Errors
     /// As [`to_json`](Self::to_json).
@@ -106,8 +107,13 @@ impl MessageType {
         message: &[u8],
         is_positional: bool,
         max: usize,
+        depth: usize,
     ) -> Result<Option<RawJson<'static>>, TranscodeError> {
         let json = self.to_json(message, max)?;
+        let mut scanner = Scanner::new(&json, depth);
+        if scanner.value().is_err() {
+            return Err(TranscodeError::Wrong(format!("{}: {}", self.name(), scanner.error())));
+        }
         let json = match self.form() {
             Form::Empty => return Ok(None),
             Form::Fields if self.0.fields().len() == 0 => return Ok(None),

@@ -1,6 +1,6 @@
 //! Descriptors as bytes: what a `FileDescriptorProto` defines, and a copy of it that shows less.
 
-use super::proto::{Fields, Value, put_bytes};
+use super::wire::{Fields, Value, put_bytes};
 
 /// The fields of a `FileDescriptorProto`: package, messages, enumerations, services, and the places of all these in the
 /// text.
