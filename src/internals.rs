@@ -56,7 +56,8 @@ pub mod route {
         executor: &Arc<smol::Executor<'static>>,
     ) -> Result<RegistryBuilder, crate::node::from_config::ProviderConfigError> {
         let topics = Arc::new(TopicHub::new(Arc::default()));
-        crate::node::from_config::registry_from_config(config, executor, &topics).map(|(builder, _)| builder)
+        let config = Arc::new(config.clone());
+        crate::node::from_config::registry_from_config(&config, executor, &topics).map(|(builder, _)| builder)
     }
     pub use crate::provider::exec::Exec;
     pub use crate::provider::forward::{Forward, ForwardSettings};

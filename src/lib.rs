@@ -59,6 +59,8 @@ mod codec;
 #[cfg(feature = "node")]
 pub mod config;
 #[cfg(feature = "node")]
+mod datetime;
+#[cfg(feature = "node")]
 mod driver;
 #[cfg(feature = "node")]
 mod encoding;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smol::net::TcpListener;
-use smol::{Executor, Task, Timer};
+use smol::{Executor, Task};
 
 use crate::address::Address;
 use crate::config::ListenerConfig;
@@ -98,8 +98,9 @@ impl Binder {
         self
     }
 
-    /// Takes the place of the earlier binder, and returns which addresses are no longer listened on.
-    pub(super) fn replace(&mut self, mut next: Self) -> Vec<SocketAddr> {
+    /// Lets another binder take the place of this one, and returns what has changed, for people.
+    pub(super) fn replace(&mut self, mut next: Self) -> Vec<String> {
+        let mut changes = Vec::new();
         for endpoint in &mut next.endpoints {
             let Some(at) = endpoint.earlier.take() else { continue };
             let earlier = &mut self.endpoints[at];
@@ -107,11 +108,21 @@ impl Binder {
             endpoint.open = std::mem::take(&mut earlier.open);
             endpoint.is_pending = earlier.is_pending;
             endpoint.logged_reason = earlier.logged_reason.take();
+            let listen = &endpoint.listen;
+            let mut is_renewed = false;
             for (settings, _) in &endpoint.open {
-                settings.replace(&endpoint.listen, &next.access, endpoint.tls.clone());
+                is_renewed |= settings.replace(listen, &next.access, endpoint.tls.clone());
+            }
+            if is_renewed {
+                changes.push(format!("listener {} has another certificate", listen.address));
+            }
+            if *listen != earlier.listen {
+                changes.push(format!("listener {} has changed", listen.address));
             }
         }
-        std::mem::replace(self, next).bound().collect()
+        let closed = std::mem::replace(self, next);
+        changes.extend(closed.bound().map(|address| format!("no longer listening on {address}")));
+        changes
     }
 
     /// Accepts connections at sockets that this binder has bound.
@@ -142,12 +153,9 @@ impl Binder {
         Ok(all)
     }
 
-    /// Waits until addresses that were not available are to be tried again; for ever if there are none.
-    pub(super) async fn next_attempt(&self) {
-        if self.is_complete() {
-            std::future::pending::<()>().await;
-        }
-        Timer::after(self.back_off).await;
+    /// Returns how long to wait before addresses that were not available are tried again, if there are any.
+    pub(super) fn back_off(&self) -> Option<Duration> {
+        (!self.is_complete()).then_some(self.back_off)
     }
 
     /// Binds the addresses that have become available. Logs errors instead of returning them, because the node already
@@ -308,8 +316,7 @@ mod tests {
         smol::block_on(async {
             assert_eq!(binder.bind().await.unwrap().len(), 1);
             assert!(!binder.is_complete() && binder.bound().count() == 1);
-            let waiting = smol::future::poll_once(binder.next_attempt()).await;
-            assert!(waiting.is_none(), "waits between attempts");
+            assert!(binder.back_off().is_some(), "waits between attempts");
             assert!(binder.bind_pending().await.is_empty());
 
             binder.endpoints[1].address = "127.0.0.1:0".parse().unwrap();

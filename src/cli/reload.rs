@@ -1,6 +1,6 @@
 //! `chanrpc reload`.
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::arguments::{Arguments, Command};
 use super::connection::{CONNECTION, Connection};
@@ -19,29 +19,18 @@ pub(super) const RELOAD: Command = Command {
     run,
 };
 
-/// What a node answers.
-#[derive(Deserialize)]
-struct Reloaded {
-    changes: Vec<String>,
-    needs_restart: Vec<String>,
-    warnings: Vec<String>,
-}
-
-/// What the error of a node tells.
-#[derive(Deserialize)]
-struct Mistakes {
-    mistakes: Vec<String>,
-}
-
 fn run(mut arguments: Arguments) -> Result<Exit, String> {
     Connection::take(&mut arguments)?.with_remote(async |connected| {
         match connected.call(route::RELOAD, None).await {
-            Ok(reloaded) => show(reloaded.get()),
+            Ok(reloaded) => show(&serde_json::from_str(reloaded.get()).unwrap_or_default()),
             Err(RemoteError::Fault(fault)) => {
                 let data = fault.data.as_ref().and_then(|data| serde_json::from_str(data.get()).ok());
-                let Some(Mistakes { mistakes }) = data else { return explain(&RemoteError::Fault(fault)) };
+                let data: Value = data.unwrap_or_default();
+                if data["mistakes"].is_null() {
+                    return explain(&RemoteError::Fault(fault));
+                }
                 print_error(format_args!("{}", fault.message));
-                mistakes.iter().for_each(|mistake| print_error(format_args!("{mistake}")));
+                texts(&data["mistakes"]).for_each(|mistake| print_error(format_args!("{mistake}")));
                 Exit::Usage
             }
             Err(error) => explain(&error),
@@ -49,20 +38,19 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
     })
 }
 
-fn show(reloaded: &str) -> Exit {
-    let Ok(Reloaded { changes, needs_restart, warnings }) = serde_json::from_str(reloaded) else {
-        print(reloaded);
-        return Exit::Success;
-    };
-    for warning in warnings {
-        print_error(format_args!("warning: {warning}"));
-    }
-    for setting in needs_restart {
+fn show(reloaded: &Value) -> Exit {
+    texts(&reloaded["warnings"]).for_each(|warning| print_error(format_args!("warning: {warning}")));
+    for setting in texts(&reloaded["needs_restart"]) {
         print_error(format_args!("warning: {setting} has changed, which needs a restart"));
     }
-    if changes.is_empty() {
+    let mut changes = texts(&reloaded["changes"]).peekable();
+    if changes.peek().is_none() {
         print("nothing has changed");
     }
-    changes.iter().for_each(|change| print(change));
+    changes.for_each(print);
     Exit::Success
+}
+
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }

@@ -1,18 +1,18 @@
 //! Loads the configuration of a running node again.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender};
 use serde::Serialize;
 use smol::future::FutureExt;
-use smol::{Executor, Task, Timer};
+use smol::{Executor, Timer};
 
-use super::bind::Binder;
+use super::bind::{Binder, Bound};
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
 use super::{check, ready_file};
-use crate::config::{Config, FunctionConfig, Limits};
-use crate::message::{Fault, RawJson, code};
+use crate::config::{Config, Limits};
+use crate::message::{Fault, Outcome, RawJson, code};
 #[cfg(feature = "grpc")]
 use crate::node::Services;
 use crate::node::{Generation, Node, Parts};
@@ -25,45 +25,72 @@ const RETIRE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What may reload a node: signals, and callers of `rpc.reload`.
 #[derive(Clone)]
-pub(super) struct Requests(Sender<Option<Responder>>);
+pub(super) struct Requests {
+    wake: Sender<()>,
+    waiting: Arc<Mutex<Vec<Responder>>>,
+}
 
 impl Requests {
-    pub(super) fn new() -> (Self, Receiver<Option<Responder>>) {
-        let (sender, receiver) = async_channel::bounded(QUEUE);
-        (Self(sender), receiver)
+    pub(super) fn new() -> (Self, Receiver<()>) {
+        let (wake, woken) = async_channel::bounded(1);
+        (Self { wake, waiting: Arc::default() }, woken)
     }
 
     /// Requests a reload, whose outcome is only logged.
     pub(super) fn signal(&self) {
-        // If `QUEUE` others wait, this one is served with them.
-        let _ = self.0.try_send(None);
+        // One that is requested already serves this request too.
+        let _ = self.wake.try_send(());
+    }
+
+    /// Refuses all requests, since the node stops.
+    pub(super) fn stop(&self) {
+        self.wake.close();
+        let waiting = std::mem::take(&mut *self.waiting());
+        waiting.into_iter().for_each(|responder| responder.send(Err(stopping())));
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Responder>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Provider for Requests {
     fn call(&self, call: Call<'_>) {
-        if self.0.is_closed() {
-            return call.reply(Err(stopping()));
-        }
-        // Nobody else takes or closes what is sent.
-        if self.0.is_full() {
-            return call.reply(Err(Fault::new(code::BUSY, format!("{QUEUE} requests wait for a reload"))));
-        }
-        let _ = self.0.try_send(Some(call.defer()));
+        let mut waiting = self.waiting();
+        let refused = match waiting.len() {
+            _ if self.wake.is_closed() => stopping(),
+            QUEUE => Fault::new(code::BUSY, format!("{QUEUE} requests wait for a reload")).unsent(),
+            _ => {
+                waiting.push(call.defer());
+                return self.signal();
+            }
+        };
+        drop(waiting);
+        call.reply(Err(refused));
     }
 }
 
 /// Returns the fault for requests that come while the node stops.
-pub(super) fn stopping() -> Fault {
+fn stopping() -> Fault {
     Fault::new(code::CLOSED, "the node is stopping").unsent()
 }
 
-/// What a reload has changed.
-#[derive(Serialize)]
-struct Outcome {
+/// What a reload has changed: texts for people.
+#[derive(Default, Serialize)]
+struct Report {
     changes: Vec<String>,
     needs_restart: Vec<String>,
     warnings: Vec<String>,
+}
+
+/// A configuration that has been checked, and what of it takes time to make.
+struct Prepared {
+    config: Arc<Config>,
+    access: Arc<Access>,
+    binder: Binder,
+    #[cfg(feature = "grpc")]
+    services: Option<Services>,
+    report: Report,
 }
 
 /// The command line of a node, as far as it concerns the configuration.
@@ -82,32 +109,30 @@ pub(super) struct Reloader {
     pub(super) access: Arc<Access>,
     pub(super) parts: Parts,
     pub(super) binder: Binder,
-    /// Drops providers whose last calls have ended.
-    pub(super) retiring: Option<Task<()>>,
+    pub(super) requests: Requests,
+    /// There are providers that end with their last calls.
+    pub(super) is_retiring: bool,
 }
 
 impl Reloader {
     /// Listens on addresses that become available, and reloads the configuration on request, until it is dropped.
-    pub(super) async fn run(mut self, requests: Receiver<Option<Responder>>) {
+    pub(super) async fn run(mut self, woken: Receiver<()>) {
         loop {
-            let request = async { requests.recv().await.ok() };
-            let attempt = async {
-                self.binder.next_attempt().await;
-                None
+            let request = async { woken.recv().await.is_ok() };
+            let retire = self.is_retiring.then_some(RETIRE_INTERVAL);
+            let wait = [self.binder.back_off(), retire].into_iter().flatten().min();
+            let due = async {
+                wait.map_or_else(Timer::never, Timer::after).await;
+                false
             };
-            match request.or(attempt).await {
-                None => self.bind_pending().await,
-                Some(first) => {
-                    // Those that wait already are served by the same reload.
-                    let mut responders = vec![first];
-                    while let Ok(other) = requests.try_recv() {
-                        responders.push(other);
-                    }
-                    let outcome = self.reload().await;
-                    for responder in responders.into_iter().flatten() {
-                        responder.send(outcome.clone());
-                    }
-                }
+            if request.or(due).await {
+                // Those that come meanwhile are served by the next reload.
+                let waiting = std::mem::take(&mut *self.requests.waiting());
+                let outcome = self.reload().await;
+                waiting.into_iter().for_each(|responder| responder.send(outcome.clone()));
+            } else {
+                self.is_retiring &= !self.node.registry().drop_retired();
+                self.bind_pending().await;
             }
         }
     }
@@ -132,138 +157,136 @@ impl Reloader {
         }
     }
 
-    async fn reload(&mut self) -> Result<RawJson<'static>, Fault> {
-        if self.command_line.file.is_none() {
-            let message = "the node was started without --config, so that there is no file to load again";
-            log::warn!("not reloaded: {message}");
-            return Err(Fault::new(code::UNKNOWN_FUNCTION, message));
-        }
+    async fn reload(&mut self) -> Outcome {
         log::info!("reloading the configuration");
-        match self.try_reload().await {
-            Ok(outcome) => {
-                outcome.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-                for setting in &outcome.needs_restart {
-                    log::warn!("{setting} has changed, which needs a restart");
-                }
-                outcome.changes.iter().for_each(|change| log::info!("{change}"));
-                log::info!("reloaded the configuration: {} changes", outcome.changes.len());
-                RawJson::of(&outcome).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
-            }
-            Err(mistakes) => {
-                #[derive(Serialize)]
-                struct Mistakes<'a> {
-                    mistakes: Vec<&'a str>,
-                }
-                mistakes.lines().for_each(|mistake| log::error!("{mistake}"));
-                let message = "the configuration was not loaded again, and nothing has changed";
-                log::error!("{message}");
-                let data = Mistakes { mistakes: mistakes.lines().collect() };
-                Err(Fault::new(code::INTERNAL, message).with_data(&data))
-            }
+        let mut prepared = self.prepare();
+        let bound = match &mut prepared {
+            Ok(prepared) => prepared.binder.bind().await,
+            Err(_) => Ok(Vec::new()),
+        };
+        let reloaded = prepared.and_then(|prepared| self.commit(prepared, bound?));
+        if reloaded.is_ok() {
+            self.write_ready_file().await;
         }
+        told(reloaded)
     }
 
-    /// Loads the configuration, and replaces what the node has of it. Changes nothing before all has been checked.
+    /// Loads and checks the configuration. Changes nothing.
     ///
     /// # Errors
     /// The mistakes, one a line.
-    async fn try_reload(&mut self) -> Result<Outcome, String> {
+    fn prepare(&self) -> Result<Prepared, String> {
         let CommandLine { file, listen, access_log, .. } = &self.command_line;
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let mut config = configuration(file.as_deref(), listen.clone()).map_err(|error| text(&error))?;
+        if file.is_none() {
+            return Err("the node was started without --config, so that there is no file to load".to_owned());
+        }
+        let config = configuration(file.as_deref(), listen.clone());
+        let mut config = config.map_err(|error| error.to_string())?;
         config.access_log |= access_log;
         if let Some(missing) = open_address(&config, file.as_deref()) {
             return Err(missing);
         }
-        let before = self.parts.config();
-        let needs_restart = keep_fixed(&mut config, before);
         let mut warnings = check::warnings(&config);
         warnings.extend(lower_connections(&mut config));
         #[cfg(feature = "grpc")]
-        let services = config.grpc.as_ref().map(Services::load).transpose().map_err(|error| text(&error))?;
+        let services =
+            config.grpc.as_ref().map(Services::load).transpose().map_err(|error| error.to_string())?;
         #[cfg(feature = "grpc")]
         warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
+        let needs_restart = fixed(&config, self.parts.started());
+        let report = Report { changes: changes(self.parts.config(), &config), needs_restart, warnings };
         let access = self.access.succeed(&config);
-        let tls = load_tls(&config.listen).map_err(|error| text(&error))?;
-        let mut binder = Binder::new(&config.listen, tls, &access, file.clone())?.following(&self.binder);
-        let bound = binder.bind().await?;
-        let registry = self.node.registry();
-        let succeeded = self.parts.succeed(&config, &self.executor, registry);
-        let (functions, parts) = succeeded.map_err(|error| text(&error))?;
+        let tls = load_tls(&config.listen)?;
+        let binder = Binder::new(&config.listen, tls, &access, file.clone())?.following(&self.binder);
+        Ok(Prepared {
+            config: Arc::new(config),
+            access,
+            binder,
+            #[cfg(feature = "grpc")]
+            services,
+            report,
+        })
+    }
 
-        // Nothing fails from here on.
-        let mut changes = changes(before, &config);
+    /// Replaces what the node has of its configuration.
+    ///
+    /// # Errors
+    /// Why a function cannot be provided. Then nothing has changed.
+    fn commit(&mut self, prepared: Prepared, bound: Vec<Bound>) -> Result<Report, String> {
+        let Prepared { config, access, binder, mut report, .. } = prepared;
+        let succeeded = self.parts.succeed(&config, &self.executor, self.node.registry());
+        let (functions, parts) = succeeded.map_err(|error| error.to_string())?;
         if config.access_log {
             crate::log::enable_access_log();
         }
         let limits = config.limits.clone();
         self.node.replace(Generation { functions, access: access.clone(), limits }, &self.parts, &parts);
         #[cfg(feature = "grpc")]
-        self.node.set_services(services.unwrap_or_default());
+        self.node.set_services(prepared.services.unwrap_or_default());
         (self.access, self.parts) = (access, parts);
-        let closed = self.binder.replace(binder);
-        changes.extend(closed.iter().map(|address| format!("no longer listening on {address}")));
-        changes.extend(bound.iter().map(|(_, address)| format!("listening on {address}")));
-        announce(bound.iter().map(|(_, address)| *address));
-        self.binder.accept(bound, &self.node, &self.executor);
-        self.write_ready_file().await;
-        self.drop_retired();
-        Ok(Outcome { changes, needs_restart, warnings })
-    }
-
-    /// Drops providers that are no longer needed when their last calls have ended.
-    fn drop_retired(&mut self) {
-        if self.node.registry().drop_retired() || self.retiring.as_ref().is_some_and(|it| !it.is_finished()) {
-            return;
+        report.changes.append(&mut self.binder.replace(binder));
+        for (_, address) in &bound {
+            report.changes.push(format!("listening on {address}"));
+            announce([*address]);
         }
-        let registry = self.node.registry().clone();
-        self.retiring = Some(self.executor.spawn(async move {
-            while !registry.drop_retired() {
-                Timer::after(RETIRE_INTERVAL).await;
-            }
-        }));
+        self.binder.accept(bound, &self.node, &self.executor);
+        self.is_retiring = !self.node.registry().drop_retired();
+        Ok(report)
     }
 }
 
-/// Restores the settings that only a restart changes, and returns those that were to change.
-fn keep_fixed(config: &mut Config, before: &Config) -> Vec<String> {
-    let mut changed = Vec::new();
-    let mut keep = |setting: &str, is_changed: bool| {
-        if is_changed {
-            changed.push(setting.to_owned());
+/// Logs what has become of a reload, and returns it as the answer to those who requested it.
+fn told(reloaded: Result<Report, String>) -> Outcome {
+    #[derive(Serialize)]
+    struct Mistakes<'a> {
+        mistakes: Vec<&'a str>,
+    }
+    match reloaded {
+        Ok(report) => {
+            report.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            for setting in &report.needs_restart {
+                log::warn!("{setting} has changed, which needs a restart");
+            }
+            report.changes.iter().for_each(|change| log::info!("{change}"));
+            log::info!("reloaded the configuration: {} changes", report.changes.len());
+            RawJson::of(&report).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
         }
-    };
-    keep("name", config.name != before.name);
-    config.name.clone_from(&before.name);
-    keep("[[topic]]", config.topics != before.topics);
-    config.topics.clone_from(&before.topics);
-    keep("[[offer]]", config.offers != before.offers);
-    config.offers.clone_from(&before.offers);
-    let Limits { forward_functions, queue, .. } = before.limits;
-    keep("limits.forward_functions", config.limits.forward_functions != forward_functions);
-    keep("limits.queue", config.limits.queue != queue);
-    (config.limits.forward_functions, config.limits.queue) = (forward_functions, queue);
-    changed
+        Err(mistakes) => {
+            let message = "the configuration was not loaded again, and nothing has changed";
+            mistakes.lines().chain([message]).for_each(|mistake| log::error!("{mistake}"));
+            let data = Mistakes { mistakes: mistakes.lines().collect() };
+            Err(Fault::new(code::INTERNAL, message).with_data(&data))
+        }
+    }
+}
+
+/// Returns the settings that only a restart changes, and that are to change.
+fn fixed(config: &Config, started: &Config) -> Vec<String> {
+    let Limits { forward_functions, queue, .. } = started.limits;
+    let settings = [
+        ("name", config.name != started.name),
+        ("[[topic]]", config.topics != started.topics),
+        ("[[offer]]", config.offers != started.offers),
+        ("limits.forward_functions", config.limits.forward_functions != forward_functions),
+        ("limits.queue", config.limits.queue != queue),
+    ];
+    settings.into_iter().filter(|(_, is_other)| *is_other).map(|(setting, _)| setting.to_owned()).collect()
 }
 
 /// Describes in what two configurations differ, apart from listeners.
 fn changes(before: &Config, after: &Config) -> Vec<String> {
     let mut changes = Vec::new();
-    let find = |config: &Config, name: &str| -> Option<FunctionConfig> {
-        config.functions.iter().find(|function| function.name == name).cloned()
-    };
     for function in &after.functions {
-        match find(before, &function.name) {
-            None => changes.push(format!("function {} is new", function.name)),
-            Some(earlier) if earlier != *function => {
-                changes.push(format!("function {} has changed", function.name));
-            }
-            Some(_) => {}
-        }
+        let what = match before.functions.iter().find(|earlier| earlier.name == function.name) {
+            Some(earlier) if earlier == function => continue,
+            Some(_) => "has changed",
+            None => "is new",
+        };
+        changes.push(format!("function {} {what}", function.name));
     }
-    for function in &before.functions {
-        if find(after, &function.name).is_none() {
-            changes.push(format!("function {} is withdrawn", function.name));
+    for earlier in &before.functions {
+        if !after.functions.iter().any(|function| function.name == earlier.name) {
+            changes.push(format!("function {} is withdrawn", earlier.name));
         }
     }
     for process in &after.processes {

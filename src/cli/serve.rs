@@ -13,7 +13,7 @@ use smol::Executor;
 use super::arguments::{Arguments, Command, Opt};
 use super::bind::Binder;
 use super::check;
-use super::reloader::{CommandLine, Reloader, Requests, stopping};
+use super::reloader::{CommandLine, Reloader, Requests};
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
 use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
 use crate::address::Address;
@@ -117,6 +117,8 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     if config.access_log {
         crate::log::enable_access_log();
     }
+    let lowered = lower_connections(&mut config);
+    let config = Arc::new(config);
     let executor = Arc::new(Executor::new());
     let (registry, parts) = registry(&config, &executor, settings.config.is_none())?;
     let offers = offers_from_config(&config)?;
@@ -129,7 +131,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         return Err(missing.into());
     }
     let mut warnings = check::warnings(&config);
-    warnings.extend(lower_connections(&mut config));
+    warnings.extend(lowered);
     #[cfg(feature = "grpc")]
     warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
     if settings.check {
@@ -154,9 +156,9 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         ));
         return Ok(());
     }
-    let (requests, reloads) = Requests::new();
+    let (requests, woken) = Requests::new();
     let _ = registry.table().reloader.set(Arc::new(requests.clone()));
-    let shutdown = shutdown_signal(requests)?;
+    let shutdown = shutdown_signal(requests.clone())?;
     for _ in 1..settings.threads.0 {
         let executor = executor.clone();
         threads::spawn("chanrpc", Box::new(move || run_on(&executor, pin!(std::future::pending()))))?;
@@ -190,19 +192,15 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
             access,
             parts,
             binder,
-            retiring: None,
+            requests: requests.clone(),
+            is_retiring: false,
         };
-        let reloader = executor.spawn(reloader.run(reloads.clone()));
+        let reloader = executor.spawn(reloader.run(woken));
         let stop = async {
             let _ = shutdown.recv().await;
             log::info!("stopping");
             reloader.cancel().await;
-            reloads.close();
-            while let Ok(waiting) = reloads.try_recv() {
-                if let Some(responder) = waiting {
-                    responder.send(Err(stopping()));
-                }
-            }
+            requests.stop();
         };
         node.serve(Vec::<Listener>::new(), stop).await;
         Ok(())
@@ -213,7 +211,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
 }
 
 fn registry(
-    config: &Config,
+    config: &Arc<Config>,
     executor: &Arc<Executor<'static>>,
     demo: bool,
 ) -> Result<(Arc<Registry>, Parts), BoxError> {

@@ -5,7 +5,6 @@
 //! unknown key is an error, so that a misspelt setting is never ignored silently.
 
 pub(crate) mod access;
-mod datetime;
 mod descriptors;
 mod error;
 pub(crate) mod exec;

@@ -12,8 +12,9 @@ use std::time::{Duration, SystemTime};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{ConfigError, datetime, units};
+use super::{ConfigError, units};
 use crate::address::AddressError;
+use crate::datetime;
 use crate::nearest::nearest;
 
 pub(super) const GIB: usize = 1 << 30;

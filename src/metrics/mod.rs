@@ -5,7 +5,7 @@ mod histogram;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::message::{Fault, code};
 use histogram::{Durations, Histogram};
@@ -331,6 +331,23 @@ pub(crate) fn write_topics(out: &mut String, topics: &[(String, u64)]) {
     family(out, name, "counter", "Events published, by configured topic; to others under an empty name.");
     for (topic, events) in topics {
         let _ = writeln!(out, "{name}{{topic=\"{topic}\"}} {events}");
+    }
+}
+
+/// Writes when the certificates of listeners expire.
+pub(crate) fn write_certificates(out: &mut String, certificates: &[(String, SystemTime)]) {
+    if certificates.is_empty() {
+        return;
+    }
+    let name = "chanrpc_certificate_expiry_timestamp_seconds";
+    family(out, name, "gauge", "When the certificate of a listener expires, in seconds since 1970.");
+    for (at, (listen, expires)) in certificates.iter().enumerate() {
+        // A name may have several addresses.
+        if certificates[..at].iter().any(|(other, _)| other == listen) {
+            continue;
+        }
+        let seconds = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let _ = writeln!(out, "{name}{{listen=\"{listen}\"}} {seconds}");
     }
 }
 

@@ -22,6 +22,7 @@ const BACKOFF: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1
 /// Accepts connections, and spawns a task for each.
 pub(super) async fn run(node: Arc<Shared>, listener: Listener) {
     let (mut backoff, mut accepted) = (BACKOFF[0], 0_u32);
+    node.add_listener(&listener);
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {

@@ -342,6 +342,7 @@ impl NodeBuilder {
         observers.iter().try_for_each(Observer::check).map_err(NodeError::Sessions)?;
         let own = executor.is_none();
         let executor = executor.unwrap_or_default();
+        let config = Arc::new(config);
         let (mut registry, _) = registry_from_config(&config, &executor, &topics)?;
         exports.into_iter().try_for_each(|export| export(&mut registry))?;
         offers.extend(offers_from_config(&config)?);
@@ -366,7 +367,7 @@ impl NodeBuilder {
         let (stop, stopped) = async_channel::bounded::<()>(1);
         #[cfg(feature = "grpc")]
         let services = config.grpc.as_ref().map(super::Services::load).transpose();
-        let mut shared = Shared::new(executor.clone(), registry.build(), config.limits);
+        let mut shared = Shared::new(executor.clone(), registry.build(), config.limits.clone());
         (shared.observers, shared.pages) = (observers.into(), pages);
         #[cfg(feature = "grpc")]
         if let Some(services) = services.map_err(|error| NodeError::Config(error.into()))? {

@@ -21,7 +21,9 @@ use crate::transport::tls::{Connector, TlsError};
 
 /// What the registry of a configuration was made of, so that that of a later one takes over what has not changed.
 pub(crate) struct Parts {
-    config: Config,
+    config: Arc<Config>,
+    /// The first configuration. Its topics stay, with their nodes.
+    started: Arc<Config>,
     /// The other nodes, each with a hash of the files that connections to it need.
     remotes: Vec<(ForwardTarget, u64, Remote)>,
     processes: Vec<Process>,
@@ -34,7 +36,7 @@ pub(crate) struct Parts {
 /// # Errors
 /// [`ProviderConfigError`] if a function's name, token file or TLS files cannot be used.
 pub(crate) fn registry_from_config(
-    config: &Config,
+    config: &Arc<Config>,
     executor: &Arc<Executor<'static>>,
     topics: &Arc<TopicHub>,
 ) -> Result<(RegistryBuilder, Parts), ProviderConfigError> {
@@ -70,7 +72,7 @@ impl Parts {
     /// As [`registry_from_config`].
     pub(crate) fn succeed(
         &self,
-        config: &Config,
+        config: &Arc<Config>,
         executor: &Arc<Executor<'static>>,
         registry: &Registry,
     ) -> Result<(FunctionSet, Self), ProviderConfigError> {
@@ -106,13 +108,18 @@ impl Parts {
         &self.config
     }
 
+    /// Returns the first configuration.
+    pub(crate) fn started(&self) -> &Config {
+        &self.started
+    }
+
     fn remote(&self, target: &ForwardTarget) -> Option<&Remote> {
         self.remotes.iter().find(|(other, ..)| other == target).map(|(.., remote)| remote)
     }
 
     /// Returns `true` if a topic comes from this node. Topics stay those of the start.
     fn has_topic_of(&self, remote: &Remote) -> bool {
-        let mut targets = self.config.topics.iter().filter_map(|topic| topic.forward.as_ref());
+        let mut targets = self.started.topics.iter().filter_map(|topic| topic.forward.as_ref());
         targets.any(|target| self.remote(target).is_some_and(|other| other.is(remote)))
     }
 
@@ -124,7 +131,7 @@ impl Parts {
 /// Adds the functions of a configuration, and takes over those that have not changed since an `earlier` one.
 fn functions(
     set: &mut FunctionSet,
-    config: &Config,
+    config: &Arc<Config>,
     name: &Arc<str>,
     executor: &Arc<Executor<'static>>,
     reports: &Arc<ReportLimit>,
@@ -147,9 +154,10 @@ fn functions(
             set.provider_workers(kind, workers.clone());
         }
     }
-    let remotes = remotes(config, executor, before)?;
-    let mut parts =
-        Parts { config: config.clone(), remotes, processes: Vec::new(), reports: reports.clone() };
+    let started = before.map_or(config, |before| &before.started).clone();
+    let remotes = remotes(config, &started, executor, before)?;
+    let (config, processes, reports) = (config.clone(), Vec::new(), reports.clone());
+    let mut parts = Parts { config: config.clone(), started, remotes, processes, reports: reports.clone() };
     for process in &config.processes {
         let same_name = before.and_then(|it| it.processes.iter().find(|other| other.name() == process.name));
         let process = match same_name {
@@ -208,7 +216,7 @@ fn functions(
                 let targets = forward.to.iter().filter_map(|target| parts.remote(target)).cloned();
                 let forward = Forward::new(executor.clone(), targets, settings);
                 let mut description = forward.describe();
-                description.nodes = Some(forward.other_nodes(&function.name, reports));
+                description.nodes = Some(forward.other_nodes(&function.name, &reports));
                 (description, Arc::new(forward))
             }
             ProviderConfig::Process(found) => {
@@ -253,6 +261,7 @@ impl Parts {
 /// established.
 fn remotes(
     config: &Config,
+    started: &Config,
     executor: &Arc<Executor<'static>>,
     earlier: Option<&Parts>,
 ) -> Result<Vec<(ForwardTarget, u64, Remote)>, ProviderConfigError> {
@@ -260,7 +269,7 @@ fn remotes(
         ProviderConfig::Forward(forward) => Some(&forward.to),
         _ => None,
     });
-    let of_topics = config.topics.iter().filter_map(|topic| topic.forward.as_ref());
+    let of_topics = started.topics.iter().filter_map(|topic| topic.forward.as_ref());
     let mut remotes: Vec<(&ForwardTarget, u64, Result<Remote, RemoteBuilder>)> = Vec::new();
     for target in of_functions.flatten().chain(of_topics) {
         if remotes.iter().any(|(other, ..)| *other == target) {

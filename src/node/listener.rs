@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use smol::Async;
 use smol::net::{TcpListener, TcpStream};
@@ -40,14 +41,30 @@ impl ListenerSettings {
         Arc::new(Self(Mutex::new(Arc::new(context))))
     }
 
+    /// Returns the configured address, and when the certificate expires, if it has one.
+    pub(super) fn expiry(&self) -> Option<(String, SystemTime)> {
+        let context = self.context().clone();
+        Some((context.grants.listener()?.to_owned(), context.tls.as_ref()?.expires()?))
+    }
+
     fn context(&self) -> MutexGuard<'_, Arc<ListenerContext>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the settings.
+    /// Replaces the settings. Returns `true` if the certificate is another one.
     #[cfg(feature = "cli")]
-    pub(crate) fn replace(&self, configured: &ListenerConfig, access: &Arc<Access>, tls: Option<Acceptor>) {
-        *self.context() = Arc::new(ListenerContext::new(configured, access, tls));
+    pub(crate) fn replace(
+        &self,
+        configured: &ListenerConfig,
+        access: &Arc<Access>,
+        tls: Option<Acceptor>,
+    ) -> bool {
+        let next = Arc::new(ListenerContext::new(configured, access, tls));
+        let earlier = std::mem::replace(&mut *self.context(), next.clone());
+        match (&earlier.tls, &next.tls) {
+            (Some(earlier), Some(next)) => !next.is_like(earlier),
+            _ => false,
+        }
     }
 }
 
@@ -86,7 +103,6 @@ impl Listener {
     }
 
     /// Returns the settings, which can be replaced.
-    #[cfg(feature = "cli")]
     pub(crate) fn settings(&self) -> &Arc<ListenerSettings> {
         &self.settings
     }

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Instant, SystemTime};
 
 use smol::{Executor, Task};
 
+use super::listener::{Listener, ListenerSettings};
 #[cfg(feature = "grpc")]
 use super::services::Services;
 use super::sessions::Observer;
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     #[cfg(feature = "grpc")]
     services: Mutex<Arc<Services>>,
     connections: Mutex<Connections>,
+    /// The listeners on which connections are accepted.
+    listeners: Mutex<Vec<Weak<ListenerSettings>>>,
     /// The connections over which functions are offered at other nodes.
     offers: Mutex<Vec<Task<()>>>,
 }
@@ -75,6 +78,7 @@ impl Shared {
             #[cfg(feature = "grpc")]
             services: Mutex::default(),
             connections,
+            listeners: Mutex::default(),
             offers: Mutex::default(),
         }
     }
@@ -114,6 +118,22 @@ impl Shared {
             return web::file(path);
         }
         self.pages.iter().find(|(at, _)| *at == path).map(|(_, file)| *file)
+    }
+
+    /// Notes that connections are accepted on a listener, as long as it exists.
+    pub(super) fn add_listener(&self, listener: &Listener) {
+        self.listeners().push(Arc::downgrade(listener.settings()));
+    }
+
+    /// Returns the listeners with a certificate by their configured addresses, and when it expires.
+    pub(super) fn certificates(&self) -> Vec<(String, SystemTime)> {
+        self.listeners().iter().filter_map(|listener| listener.upgrade()?.expiry()).collect()
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Weak<ListenerSettings>>> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners
     }
 
     pub(super) fn offers(&self) -> MutexGuard<'_, Vec<Task<()>>> {

@@ -99,7 +99,7 @@ def main(folder):
             rules = [rule for group in groups for rule in group["rules"]]
             return rules if rules and all(rule["health"] == "ok" for rule in rules) else None
         found = server.eventually("the alerts can be evaluated", rules)
-        same("five of them, none active", [rule["state"] for rule in found], ["inactive"] * 5)
+        same("six of them, none active", [rule["state"] for rule in found], ["inactive"] * 6)
     finally:
         server.stop()
 

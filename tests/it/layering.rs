@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 30] = [
+const ORDER: [&str; 31] = [
     "setters",
     "nearest",
     "threads",
     "receive_deadline",
     "origin",
+    "datetime",
     "chan",
     "swap",
     "sched",

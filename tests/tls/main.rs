@@ -533,3 +533,37 @@ fn openssl_sees_an_orderly_close() {
     assert!(ended.stdout.contains("\"id\":1"), "{ended:?}");
     assert!(!ended.stderr.contains("unexpected eof"), "{ended:?}");
 }
+
+#[test]
+fn renewed_certificate_is_for_new_connections_after_a_reload() {
+    let certificates = Certificates::new();
+    let rules = "[[access]]\nfunctions = ['*', 'rpc.reload']\n";
+    let node = Node::with(Folder::new(), &format!("{rules}{}", certificates.listener("node", "")));
+    let expiry = || {
+        metric(&node, &certificates, "chanrpc_certificate_expiry_timestamp_seconds{listen=\"127.0.0.1:0\"}")
+    };
+    let first = expiry();
+    let mut open = Client::connect(certificates.tunnel(node.address()));
+    assert_eq!(open.call("rpc.ping", &json!([])), Ok(json!("pong")));
+
+    certificates.leaf("node", "ca", "30");
+    assert_eq!(expiry(), first, "nothing was reloaded");
+    let changed = "listener 127.0.0.1:0 has another certificate";
+    assert_eq!(certificates.run(&node, "ca", &["reload"]).result(), changed);
+    assert_eq!(certificates.run(&node, "ca", &["reload"]).result(), "nothing has changed");
+    let days = (expiry() - first) / 86_400;
+    assert_eq!(days, 28, "from 2 to 30");
+
+    certificates.leaf("node", "other", "30");
+    assert_eq!(certificates.run(&node, "ca", &["reload"]).result(), changed);
+    certificates.run(&node, "ca", &["call", "rpc.ping"]).failed(3);
+    assert_eq!(certificates.run(&node, "other", &["call", "rpc.ping"]).result(), "\"pong\"");
+    assert_eq!(open.call("rpc.ping", &json!([])), Ok(json!("pong")), "an open connection stays");
+
+    // The key of another certificate.
+    certificates.leaf("else", "other", "2");
+    let key = certificates.0.read("else.key").unwrap();
+    certificates.0.write("node.key", &key);
+    assert!(certificates.run(&node, "other", &["reload"]).failed(2).contains("nothing has changed"));
+    assert_eq!(certificates.run(&node, "other", &["call", "rpc.ping"]).result(), "\"pong\"");
+}

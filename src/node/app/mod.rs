@@ -20,6 +20,7 @@ use super::shared::Shared;
 use crate::codec::{Dialect, jsonrpc};
 use crate::config::Limits;
 use crate::message::{Fault, Id, code};
+use crate::metrics;
 use crate::route::Grants;
 use crate::transport::http::{BodyError, HttpRequest, HttpResponse, HttpService};
 use crate::web;
@@ -228,7 +229,9 @@ impl<'a> App<'a> {
         match allowed {
             Ok(()) => {
                 let exposition = "text/plain; version=0.0.4; charset=utf-8";
-                HttpResponse::new(exposition, self.node.registry.prometheus(grants))
+                let mut page = self.node.registry.prometheus(grants);
+                metrics::write_certificates(&mut page, &self.node.certificates());
+                HttpResponse::new(exposition, page)
             }
             Err(fault) => {
                 self.node.metrics().denied.inc();

@@ -155,7 +155,9 @@ pub(crate) enum Owner {
 impl PartialEq for Owner {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Tokens(own, _), Self::Tokens(other, _)) => own == other,
+            (Self::Tokens(own, _), Self::Tokens(other, _)) => {
+                own.len() == other.len() && own.iter().all(|token| other.contains(token))
+            }
             (Self::Host(own), Self::Host(other)) => own == other,
             (Self::Connection(own), Self::Connection(other)) => own == other,
             _ => false,

@@ -53,6 +53,11 @@ impl Grants {
         self.number
     }
 
+    /// Returns the configured address of the listener, if rules may apply to it.
+    pub(crate) fn listener(&self) -> Option<&str> {
+        self.listener.as_deref()
+    }
+
     /// Replaces the rules by later ones. Of the tokens that were presented, those count that they know.
     pub(crate) fn follow(&mut self, access: &Arc<Access>) {
         let Some(listener) = &self.listener else { return };

@@ -40,10 +40,12 @@ impl Rights {
 
     /// Returns the hashes of the tokens that have been presented.
     pub(super) fn presented_tokens(&self) -> Vec<TokenHash> {
-        let mut tokens: Vec<_> =
-            self.presented.iter().filter_map(|index| self.access.rules[*index].token).collect();
-        tokens.sort_unstable();
-        tokens.dedup();
+        let mut tokens = Vec::new();
+        for token in self.presented.iter().filter_map(|index| self.access.rules[*index].token) {
+            if !tokens.contains(&token) {
+                tokens.push(token);
+            }
+        }
         tokens
     }
 

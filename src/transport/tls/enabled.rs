@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::fs;
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures_rustls::rustls;
 use futures_rustls::rustls::crypto::ring;
@@ -14,6 +16,7 @@ use futures_rustls::{TlsAcceptor, TlsConnector};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
+use super::validity::end_of_validity;
 use crate::address::Address;
 use crate::encoding;
 use crate::transport::pipe::Stream;
@@ -28,7 +31,13 @@ const ALPN: &[&[u8]] = &[
 
 /// The server side of TLS.
 #[derive(Clone)]
-pub struct Acceptor(TlsAcceptor);
+pub struct Acceptor {
+    inner: TlsAcceptor,
+    /// When the first certificate of the chain expires.
+    expires: Option<SystemTime>,
+    /// A hash of the chain.
+    fingerprint: u64,
+}
 
 /// The client side of TLS.
 #[derive(Clone)]
@@ -55,11 +64,25 @@ impl Acceptor {
             }
         };
         let (chain, key_der) = (certificates(certificate)?, private_key(key)?);
+        let mut hasher = DefaultHasher::new();
+        chain.iter().for_each(|certificate| hasher.write(certificate));
+        let fingerprint = hasher.finish();
+        let expires = chain.iter().filter_map(|certificate| end_of_validity(certificate)).min();
         let mut config = builder.with_single_cert(chain, key_der).map_err(|error| {
             TlsError(format!("{} with {}: {error}", certificate.display(), key.display()))
         })?;
         config.alpn_protocols = ALPN.iter().map(|name| name.to_vec()).collect();
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self { inner: TlsAcceptor::from(Arc::new(config)), expires, fingerprint })
+    }
+
+    /// Returns `true` if both have the same certificates.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+
+    /// Returns when the certificate, or the first of its chain, expires; `None` if that is not known.
+    pub(crate) fn expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 
     /// Performs the server side of the handshake. If it fails, the alert that says why is sent before the stream is
@@ -68,7 +91,7 @@ impl Acceptor {
     /// # Errors
     /// If the handshake fails.
     pub(crate) async fn accept(&self, stream: impl Stream) -> io::Result<Box<dyn Stream>> {
-        match self.0.accept(stream).into_fallible().await {
+        match self.inner.accept(stream).into_fallible().await {
             Ok(stream) => Ok(Box::new(stream)),
             Err((error, mut stream)) => {
                 // With TLS 1.3 the peer may already be sending requests.

@@ -4,6 +4,8 @@
 mod disabled;
 #[cfg(feature = "tls")]
 mod enabled;
+#[cfg(feature = "tls")]
+mod validity;
 
 #[cfg(not(feature = "tls"))]
 pub use disabled::{Acceptor, Connector, TlsError, is_certificate_rejection};

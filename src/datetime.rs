@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use toml_datetime::{Datetime, Offset};
 
 /// Converts a date-time, if it has an offset and is not before 1970.
-pub(super) fn to_system_time(datetime: &Datetime) -> Option<SystemTime> {
+pub(crate) fn to_system_time(datetime: &Datetime) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(since_1970(datetime)?)
 }
 
