@@ -38,6 +38,23 @@ fn the_whole_site_is_served() {
 }
 
 #[test]
+fn clients_that_wait_for_it_are_told_to_go_on() {
+    let node = node("");
+    smol::block_on(async {
+        let mut peer = Peer::connect(address(&node)).await;
+        let (mut response, mut stream) =
+            peer.begin("POST", "/rpc", &[("expect", "100-continue")], false).await;
+        let proceed = std::future::poll_fn(|cx| response.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!(proceed.status(), 100);
+        let call = r#"{"jsonrpc":"2.0","id":1,"method":"echo","params":["x"]}"#;
+        stream.send_data(call.into(), true).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert!(body_of(response.into_body()).await.0.ends_with(b"\"x\"}"));
+    });
+}
+
+#[test]
 fn events_are_a_stream_among_other_requests() {
     let node = node("");
     smol::block_on(async {
