@@ -15,6 +15,8 @@ pub mod config {
     pub use crate::config::function::*;
     pub use crate::config::leaf::*;
     pub use crate::config::listener::*;
+    #[cfg(feature = "nats")]
+    pub use crate::config::nats::*;
     pub use crate::config::offer::*;
     pub use crate::config::param::*;
     pub use crate::config::process::*;
@@ -61,6 +63,8 @@ pub mod route {
     }
     pub use crate::provider::exec::Exec;
     pub use crate::provider::forward::{Forward, ForwardSettings};
+    #[cfg(feature = "nats")]
+    pub use crate::provider::nats::Naming;
     pub use crate::route::access::{Decision, DenialReason, Grants, PeerName, Visibility, token_hash};
     pub use crate::route::mailbox::{CallId, Mailbox, Peer, PeerError, Posts};
 

@@ -260,6 +260,12 @@ fn told(reloaded: Result<Report, String>) -> Outcome {
     }
 }
 
+/// Returns what a node of a configuration offers over NATS, and how.
+#[cfg(feature = "nats")]
+fn nats_offer(config: &Config) -> Option<&crate::config::NatsConfig> {
+    config.nats.as_ref().filter(|nats| !nats.offer.is_empty())
+}
+
 /// Returns the settings that only a restart changes, and that are to change.
 fn fixed(config: &Config, started: &Config) -> Vec<String> {
     let Limits { forward_functions, queue, .. } = started.limits;
@@ -267,6 +273,8 @@ fn fixed(config: &Config, started: &Config) -> Vec<String> {
         ("name", config.name != started.name),
         ("[[topic]]", config.topics != started.topics),
         ("[[offer]]", config.offers != started.offers),
+        #[cfg(feature = "nats")]
+        ("nats.offer", nats_offer(config) != nats_offer(started)),
         ("limits.forward_functions", config.limits.forward_functions != forward_functions),
         ("limits.queue", config.limits.queue != queue),
     ];

@@ -156,6 +156,11 @@ impl Codec {
         self.format.encode(out, message)
     }
 
+    /// Returns the setting that limits the length of a message, for errors.
+    pub fn limit_name(&self) -> &'static str {
+        self.framing.limit_name()
+    }
+
     /// Returns what encodes notifications of at most `max` bytes for the peer outside of its session.
     pub fn notification_encoder(&self, max: usize) -> NotificationEncoder {
         let (min, longest) = self.framing.lengths();

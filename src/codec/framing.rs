@@ -51,6 +51,11 @@ pub trait Framing: Debug + Send {
         (0, usize::MAX)
     }
 
+    /// Returns the setting that limits the length of a message, for errors.
+    fn limit_name(&self) -> &'static str {
+        "limits.message"
+    }
+
     /// Adds what separates a message, which was appended at `start`, from the next one. Returns `false`, and removes
     /// the message, if the framing cannot express its length.
     fn finish(&self, out: &mut Vec<u8>, start: usize) -> bool {

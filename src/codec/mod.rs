@@ -15,6 +15,8 @@ pub mod leaf;
 mod lines;
 mod meta;
 mod msgpack;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "grpc")]
 pub mod protobuf;
 

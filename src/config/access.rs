@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use super::listener::{ListenerConfig, same_address};
+use super::Config;
+use super::listener::same_address;
 use super::table::{Field, Result, Table};
 
 pub(super) const HEADING: &str = "[[access]]";
@@ -38,7 +39,7 @@ impl Rule {
 }
 
 /// Parses an `[[access]]` table.
-pub(super) fn parse(table: &Table<'_>, listeners: &[ListenerConfig]) -> Result<Rule> {
+pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<Rule> {
     table.allow(&["functions", "offer", "subscribe", "publish", "name", "token", "listen", "expires"])?;
     let patterns = |key: &str| -> Result<Vec<String>> {
         let Some(field) = table.get(key) else { return Ok(Vec::new()) };
@@ -58,7 +59,7 @@ pub(super) fn parse(table: &Table<'_>, listeners: &[ListenerConfig]) -> Result<R
     let listen = match table.get("listen") {
         Some(field) => field
             .list("a list of addresses such as [\"0.0.0.0:7300\"]")?
-            .map(|field| listener(field, listeners))
+            .map(|field| listener(field, config))
             .collect::<Result<_>>()?,
         None => Vec::new(),
     };
@@ -87,8 +88,12 @@ fn token_hash(field: Field<'_>) -> Result<[u8; 32]> {
 }
 
 /// Parses the address of a listener, and returns it as typed in the listener's own table.
-fn listener(field: Field<'_>, listeners: &[ListenerConfig]) -> Result<String> {
-    let address = field.string()?;
+fn listener(field: Field<'_>, config: &Config) -> Result<String> {
+    let (address, listeners) = (field.string()?, &config.listen);
+    #[cfg(feature = "nats")]
+    if super::nats::is_target(field, config) {
+        return Ok(address.to_owned());
+    }
     match listeners.iter().find(|listen| same_address(&listen.address, address)) {
         Some(listen) => Ok(listen.address.clone()),
         None => {

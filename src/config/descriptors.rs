@@ -27,7 +27,18 @@ impl Config {
         let programs = processes.fold(programs, usize::saturating_add);
         // A host name may resolve to two addresses.
         let connections = PER_NODE * self.other_nodes() + self.event_nodes() + self.offers.len();
+        let connections = connections + self.nats_connections().len();
         BASE + 2 * self.listen.len() + connections + programs.saturating_mul(PER_PROGRAM)
+    }
+
+    /// Returns how many calls of others each connection to NATS may bring at a time.
+    pub(super) fn nats_connections(&self) -> Vec<usize> {
+        #[cfg(feature = "nats")]
+        if let Some(nats) = &self.nats {
+            let offered = (!nats.offer.is_empty()).then_some(nats.in_flight);
+            return [0].into_iter().chain(offered).collect();
+        }
+        Vec::new()
     }
 
     /// Returns the number of connections over which the events of other nodes come.

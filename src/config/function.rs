@@ -28,6 +28,9 @@ pub enum ProviderConfig {
     Forward(ForwardConfig),
     /// A program that stays.
     Process(ProcessFunctionConfig),
+    /// Others, over NATS.
+    #[cfg(feature = "nats")]
+    Nats(super::NatsFunctionConfig),
 }
 
 /// Parses a `[[function]]` table; `config` has the tables before it.
@@ -61,10 +64,16 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "workers",
         "process",
         "method",
+        #[cfg(feature = "nats")]
+        "subject",
     ])?;
     let name_field = table.require("name", "\"disk.free\"")?;
     let (provider, workers) = match (table.get("exec"), table.get("forward"), table.get("process")) {
         (Some(argv), None, None) => (ProviderConfig::Exec(exec::parse(table, argv, &config.limits)?), None),
+        #[cfg(feature = "nats")]
+        (None, Some(to), None) if super::nats::is_target(to, config) => {
+            (ProviderConfig::Nats(super::nats::parse_function(table)?), workers::parse_function(table)?)
+        }
         (None, Some(to), None) => {
             (ProviderConfig::Forward(forward::parse(table, to)?), workers::parse_function(table)?)
         }

@@ -77,6 +77,8 @@ impl Config {
                     forwarded = limits.forward_functions.min(forwarded + one);
                 }
                 ProviderConfig::Process(_) => {}
+                #[cfg(feature = "nats")]
+                ProviderConfig::Nats(_) => {}
             }
         }
         for process in &self.processes {
@@ -89,6 +91,12 @@ impl Config {
         // The other node calls over it, as over an accepted one.
         let forwards =
             forwards.saturating_add(u64_from(self.offers.len()).saturating_mul(connection(limits)));
+        // As one to a node, with the results of all calls.
+        let of_nats = |in_flight: usize| {
+            let results = u64_from(in_flight).saturating_mul(GROWTH * u64_from(limits.message));
+            per_connection.saturating_add(results)
+        };
+        let forwards = self.nats_connections().into_iter().map(of_nats).fold(forwards, u64::saturating_add);
         let offers = limits.offers.saturating_mul(limits.connections).min(limits.offered);
         // The descriptions of all are a quarter of a message: as given, and as `rpc.list` reports them.
         let descriptions = if offers > 0 { GROWTH * u64_from(limits.message) / 2 } else { 0 };

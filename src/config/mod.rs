@@ -16,6 +16,8 @@ pub(crate) mod leaf;
 pub(crate) mod limits;
 pub(crate) mod listener;
 mod memory;
+#[cfg(feature = "nats")]
+pub(crate) mod nats;
 pub(crate) mod offer;
 pub(crate) mod param;
 mod parse;
@@ -33,7 +35,7 @@ pub use workers::{WhenFull, Workers};
 
 pub(crate) use access::Rule;
 pub(crate) use exec::{ExecConfig, OutputFormat};
-pub(crate) use forward::{Balance, ForwardConfig, ForwardTarget};
+pub(crate) use forward::{Balance, ForwardConfig, ForwardTarget, ForwardTlsConfig};
 pub(crate) use function::{FunctionConfig, ProviderConfig};
 #[cfg(feature = "grpc")]
 pub(crate) use grpc::{GrpcConfig, MethodTarget};
@@ -42,6 +44,8 @@ pub(crate) use leaf::LeafProtobuf;
 pub(crate) use leaf::{ByteOrder, LeafConfig};
 pub(crate) use limits::host_key;
 pub(crate) use listener::ListenerTlsConfig;
+#[cfg(feature = "nats")]
+pub(crate) use nats::{LISTENER as NATS_LISTENER, NatsConfig, NatsFunctionConfig, NatsServer, is_of_name};
 pub(crate) use offer::OfferConfig;
 pub(crate) use param::{ParamConfig, ParamKind};
 pub(crate) use process::{ProcessConfig, ProcessFunctionConfig, Speech};
@@ -95,6 +99,9 @@ pub struct Config {
     /// The gRPC services besides those that every node has.
     #[cfg(feature = "grpc")]
     pub(crate) grpc: Option<GrpcConfig>,
+    /// The servers of NATS.
+    #[cfg(feature = "nats")]
+    pub(crate) nats: Option<NatsConfig>,
     /// The limits on concurrent calls; unlimited by default.
     pub(crate) workers: NodeWorkers,
     /// The resource limits of the node.
@@ -137,6 +144,8 @@ impl Default for Config {
             offers: Vec::new(),
             #[cfg(feature = "grpc")]
             grpc: None,
+            #[cfg(feature = "nats")]
+            nats: None,
             workers: NodeWorkers::default(),
             limits: Limits::default(),
             access_log: false,

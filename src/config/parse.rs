@@ -6,6 +6,8 @@ use toml::de::DeTable;
 
 #[cfg(feature = "grpc")]
 use super::grpc;
+#[cfg(feature = "nats")]
+use super::nats;
 use super::table::{Result, Source, Table};
 use super::{Config, ConfigError, access, function, listener, offer, process, topic, workers};
 
@@ -33,8 +35,19 @@ fn parse(source: Source<'_>) -> Result<Config> {
     let root = DeTable::parse(source.text).map_err(|error| source.syntax_error(&error))?;
     let root = Table { source, heading: "", offset: 0, entries: root.get_ref() };
     root.allow(&[
-        "name", "listen", "function", "topic", "offer", "access", "limits", "workers", "log", "process",
+        "name",
+        "listen",
+        "function",
+        "topic",
+        "offer",
+        "access",
+        "limits",
+        "workers",
+        "log",
+        "process",
         "grpc",
+        #[cfg(feature = "nats")]
+        "nats",
     ])?;
 
     let mut config = Config::default();
@@ -56,6 +69,10 @@ fn parse(source: Source<'_>) -> Result<Config> {
         if let Some(field) = table.get("access") {
             config.access_log = source.note(field.boolean()).unwrap_or_default();
         }
+    }
+    #[cfg(feature = "nats")]
+    if let Some(Some(table)) = source.note(root.table("nats", "[nats]")) {
+        config.nats = source.note(nats::parse(&table, &config.name));
     }
     let before = source.errors.borrow().len();
     for table in source.note(root.tables("listen", "[[listen]]")).unwrap_or_default() {
@@ -94,7 +111,7 @@ fn parse(source: Source<'_>) -> Result<Config> {
     for table in source.note(root.tables("access", access::HEADING)).unwrap_or_default() {
         // A rule may name a listener whose own table has an error.
         if are_listeners_known {
-            config.access.extend(source.note(access::parse(&table, &config.listen)));
+            config.access.extend(source.note(access::parse(&table, &config)));
         }
     }
     Ok(config)

@@ -172,6 +172,7 @@ fn documented_example_is_parsed() {
         #[cfg(feature = "grpc")]
         grpc: None,
         access_log: false,
+        ..Config::default()
     };
     assert_eq!(load("design.toml"), expected);
 }
@@ -405,6 +406,7 @@ fn every_key_is_parsed() {
         #[cfg(feature = "grpc")]
         grpc: None,
         access_log: true,
+        ..Config::default()
     };
     assert_eq!(load("everything.toml"), expected);
 }

@@ -17,6 +17,9 @@ pub(crate) struct TopicConfig {
     pub when_full: Overflow,
     /// The node where its events are published, if that is another one.
     pub forward: Option<ForwardTarget>,
+    /// Set if its events come from NATS: the subject, if it is not the name behind the prefix.
+    #[cfg(feature = "nats")]
+    pub nats: Option<Option<String>>,
 }
 
 /// What happens when too many events wait for a subscriber.
@@ -43,7 +46,18 @@ impl TopicConfig {
             keep_bytes: 64 * 1024,
             when_full: Overflow::default(),
             forward: None,
+            #[cfg(feature = "nats")]
+            nats: None,
         }
+    }
+
+    /// Returns `true` if its events come from elsewhere.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        #[cfg(feature = "nats")]
+        if self.nats.is_some() {
+            return true;
+        }
+        self.forward.is_some()
     }
 }
 
@@ -61,7 +75,17 @@ impl Overflow {
 
 /// Parses a `[[topic]]` table; `config` has the tables before it.
 pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
-    table.allow(&["name", "keep", "keep_bytes", "when_full", "forward", "token_file", "tls"])?;
+    table.allow(&[
+        "name",
+        "keep",
+        "keep_bytes",
+        "when_full",
+        "forward",
+        "token_file",
+        "tls",
+        #[cfg(feature = "nats")]
+        "subject",
+    ])?;
     let field = table.require("name", "\"chat.lobby\"")?;
     let name = field.function_or_family("chat.*")?;
     if config.topics.iter().any(|other| other.name == name) {
@@ -82,6 +106,11 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
     }
     let token_file = table.get("token_file").map(Field::path).transpose()?;
     let tls = table.get("tls").map(forward::tls).transpose()?;
+    #[cfg(feature = "nats")]
+    if table.get("forward").is_some_and(|to| super::nats::is_target(to, config)) {
+        topic.nats = Some(super::nats::subject_of(table, name.ends_with('*'))?);
+        return Ok(topic);
+    }
     topic.forward = match table.get("forward") {
         Some(to) => Some(forward::target(to, to, &token_file, &tls, false)?),
         None if token_file.is_some() || tls.is_some() => {

@@ -28,6 +28,12 @@ impl<'a> Id<'a> {
         (fits && is_id).then_some(Self(text))
     }
 
+    /// Wraps a text of any form and length, which only its own dialect reads.
+    #[cfg(feature = "nats")]
+    pub(crate) fn opaque(text: impl Into<Cow<'a, str>>) -> Self {
+        Self(text.into())
+    }
+
     /// Returns the id as JSON text.
     pub fn as_json(&self) -> &str {
         &self.0

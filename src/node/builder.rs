@@ -10,9 +10,10 @@ use async_channel::{Receiver, Sender};
 use smol::{Async, Executor, Task};
 
 use super::Node;
-use super::from_config::{ProviderConfigError, registry_from_config};
+use super::from_config::registry_from_config;
 use super::listener::Listener;
 use super::offers::{RemoteOffer, offers_from_config};
+use super::secrets::ProviderConfigError;
 use super::sessions::Observer;
 use super::shared::Shared;
 use crate::address::Address;
@@ -345,7 +346,8 @@ impl NodeBuilder {
         let config = Arc::new(config);
         let (mut registry, _) = registry_from_config(&config, &executor, &topics)?;
         exports.into_iter().try_for_each(|export| export(&mut registry))?;
-        offers.extend(offers_from_config(&config)?);
+        let mut offered = offers_from_config(&config)?;
+        offered.nodes.append(&mut offers);
         let (mut listeners, mut bound) = (Vec::new(), Vec::new());
         let access = Arc::new(Access::new(&config));
         for listen in &config.listen {
@@ -375,7 +377,7 @@ impl NodeBuilder {
         }
         let node = Node { shared: Arc::new(shared) };
         let servers: Vec<_> = servers.into_iter().map(|spawn| spawn(&executor)).collect();
-        node.offer(offers);
+        node.offer(offered);
         let serve = serve(node.clone(), listeners, stopped, servers);
         let running = if own {
             let thread = thread::Builder::new().name("chanrpc node".into());

@@ -1,23 +1,22 @@
 //! Creates the registry of a configuration.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fmt, io};
 
 use smol::Executor;
 
+#[cfg(feature = "nats")]
+use super::nats::NatsCalls;
+pub(crate) use super::secrets::ProviderConfigError;
+use super::secrets::{connector, read_secret};
 use crate::config::{Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProviderConfig};
-use crate::encoding;
 #[cfg(feature = "grpc")]
 use crate::provider::MethodName;
 use crate::provider::{Exec, Forward, ForwardSettings, Process, ReportLimit, upstream};
 use crate::remote::{Remote, RemoteBuilder};
 use crate::route::{
-    Description, Follow, FunctionSet, Provider, ProviderKind, Registry, RegistryBuilder, RegistryError,
-    TopicHub,
+    Description, Follow, FunctionSet, Provider, ProviderKind, Registry, RegistryBuilder, TopicHub,
 };
-use crate::transport::tls::{Connector, TlsError};
 
 /// What the registry of a configuration was made of, so that that of a later one takes over what has not changed.
 pub(crate) struct Parts {
@@ -28,6 +27,8 @@ pub(crate) struct Parts {
     remotes: Vec<(ForwardTarget, u64, Remote)>,
     processes: Vec<Process>,
     reports: Arc<ReportLimit>,
+    #[cfg(feature = "nats")]
+    nats: Option<NatsCalls>,
 }
 
 /// Starts a registry with the functions of a configuration. Functions that are forwarded to the same node with the same
@@ -61,6 +62,10 @@ pub(crate) fn registry_from_config(
             nodes.push((target, upstream.follow.clone()));
         }
         topics.set_upstream(&topic.name, upstream);
+    }
+    #[cfg(feature = "nats")]
+    if let Some(nats) = &parts.nats {
+        nats.bring_topics(config, topics, executor);
     }
     Ok((builder, parts))
 }
@@ -100,6 +105,10 @@ impl Parts {
             if !next.remotes.iter().any(|(.., other)| other.is(remote)) && !self.has_topic_of(remote) {
                 remote.withdraw();
             }
+        }
+        #[cfg(feature = "nats")]
+        if let Some(nats) = &self.nats {
+            nats.withdraw_for(next.nats.as_ref());
         }
     }
 
@@ -156,8 +165,18 @@ fn functions(
     }
     let started = before.map_or(config, |before| &before.started).clone();
     let remotes = remotes(config, &started, executor, before)?;
+    #[cfg(feature = "nats")]
+    let nats = NatsCalls::new(config, &started, executor, before.and_then(|before| before.nats.as_ref()))?;
     let (config, processes, reports) = (config.clone(), Vec::new(), reports.clone());
-    let mut parts = Parts { config: config.clone(), started, remotes, processes, reports: reports.clone() };
+    let mut parts = Parts {
+        config: config.clone(),
+        started,
+        remotes,
+        processes,
+        reports: reports.clone(),
+        #[cfg(feature = "nats")]
+        nats,
+    };
     for process in &config.processes {
         let same_name = before.and_then(|it| it.processes.iter().find(|other| other.name() == process.name));
         let process = match same_name {
@@ -212,9 +231,27 @@ fn functions(
                         Some(prefix) => MethodName::Family { service: method, prefix: prefix.to_owned() },
                         None => MethodName::One(method),
                     }),
+                    #[cfg(feature = "nats")]
+                    nats: None,
                 };
                 let targets = forward.to.iter().filter_map(|target| parts.remote(target)).cloned();
                 let forward = Forward::new(executor.clone(), targets, settings);
+                let mut description = forward.describe();
+                description.nodes = Some(forward.other_nodes(&function.name, &reports));
+                (description, Arc::new(forward))
+            }
+            #[cfg(feature = "nats")]
+            ProviderConfig::Nats(found) => {
+                // Always there: the configuration has been checked.
+                let Some(nats) = &parts.nats else { continue };
+                let settings = ForwardSettings {
+                    node: name.clone(),
+                    max_hops: config.limits.hops,
+                    timeout: found.timeout,
+                    nats: Some(nats.naming(found)),
+                    ..ForwardSettings::default()
+                };
+                let forward = Forward::new(executor.clone(), [nats.remote().clone()], settings);
                 let mut description = forward.describe();
                 description.nodes = Some(forward.other_nodes(&function.name, &reports));
                 (description, Arc::new(forward))
@@ -253,6 +290,13 @@ impl Parts {
                 };
                 matches!((of(self), of(before)), (Some(process), Some(other)) if process.is(&other))
             }
+            #[cfg(feature = "nats")]
+            ProviderConfig::Nats(_) => match (&self.nats, &before.nats) {
+                (Some(nats), Some(other)) => {
+                    self.config.limits.hops == before.config.limits.hops && nats.remote().is(other.remote())
+                }
+                _ => false,
+            },
         }
     }
 }
@@ -314,7 +358,7 @@ fn hash_of_files(target: &ForwardTarget) -> u64 {
 pub(super) fn remote(limits: &Limits, target: &ForwardTarget) -> Result<RemoteBuilder, ProviderConfigError> {
     let mut remote = Remote::builder(&target.to).limits(limits.clone());
     if let Some(file) = &target.token_file {
-        remote = remote.token(read_token(file)?);
+        remote = remote.token(read_secret(file)?);
     }
     #[cfg(feature = "grpc")]
     if let Some(path) = &target.descriptors {
@@ -323,81 +367,7 @@ pub(super) fn remote(limits: &Limits, target: &ForwardTarget) -> Result<RemoteBu
         remote = remote.descriptors(&set).map_err(fail)?;
     }
     if let Some(tls) = &target.tls {
-        let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
-        let connector = Connector::load(&tls.ca, identity)
-            .map_err(|source| ProviderConfigError::Tls { to: target.to.clone(), source })?;
-        remote = remote.tls(connector);
+        remote = remote.tls(connector(&target.to, tls)?);
     }
     Ok(remote)
-}
-
-fn read_token(path: &Path) -> Result<String, ProviderConfigError> {
-    let fail = |source| ProviderConfigError::TokenFile { path: path.to_owned(), source };
-    let text = encoding::read(path).map_err(fail)?;
-    match text.trim() {
-        "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file contains no token"))),
-        token => Ok(token.to_owned()),
-    }
-}
-
-/// Why the registry of a configuration could not be created.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ProviderConfigError {
-    /// The registry did not accept a function.
-    Registry(RegistryError),
-    /// A function's `token_file` cannot be read.
-    TokenFile {
-        /// The path, as configured.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A function's `descriptors` cannot be used.
-    #[cfg(feature = "grpc")]
-    Descriptors {
-        /// The path, as configured.
-        path: PathBuf,
-        /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The files under a function's `tls` cannot be used.
-    Tls {
-        /// The other node, as configured.
-        to: String,
-        /// The cause.
-        source: TlsError,
-    },
-}
-
-impl From<RegistryError> for ProviderConfigError {
-    fn from(error: RegistryError) -> Self {
-        Self::Registry(error)
-    }
-}
-
-impl fmt::Display for ProviderConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Registry(error) => error.fmt(f),
-            Self::TokenFile { path, source } => {
-                write!(f, "cannot read token_file {}: {source}", path.display())
-            }
-            #[cfg(feature = "grpc")]
-            Self::Descriptors { path, source } => write!(f, "descriptors {}: {source}", path.display()),
-            Self::Tls { to, source } => write!(f, "tls of {to:?}: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for ProviderConfigError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Registry(error) => error.source(),
-            Self::TokenFile { source, .. } => Some(source),
-            #[cfg(feature = "grpc")]
-            Self::Descriptors { source, .. } => Some(&**source),
-            Self::Tls { source, .. } => Some(source),
-        }
-    }
 }

@@ -8,9 +8,12 @@ mod host_policy;
 #[cfg(feature = "grpc")]
 mod leaf;
 mod listener;
+#[cfg(feature = "nats")]
+mod nats;
 mod offers;
 #[cfg(feature = "cli")]
 mod reload;
+mod secrets;
 mod serve;
 #[cfg(feature = "grpc")]
 mod services;

@@ -6,7 +6,10 @@ use std::sync::{Arc, Weak};
 use serde::Serialize;
 
 use super::Node;
-use super::from_config::{ProviderConfigError, remote};
+use super::from_config::remote;
+#[cfg(feature = "nats")]
+use super::nats::NatsOffer;
+use super::secrets::ProviderConfigError;
 use crate::config::Config;
 use crate::message::{Param, RawJson};
 use crate::provider::Relay;
@@ -30,23 +33,39 @@ pub(crate) struct RemoteOffer {
     pub(crate) in_flight: Option<usize>,
 }
 
-/// Returns what the node of a configuration offers at other nodes.
+/// What a node offers elsewhere.
+#[derive(Default)]
+pub(crate) struct Offers {
+    pub(crate) nodes: Vec<RemoteOffer>,
+    #[cfg(feature = "nats")]
+    nats: Option<NatsOffer>,
+}
+
+/// Returns what the node of a configuration offers elsewhere.
 ///
 /// # Errors
 /// [`ProviderConfigError`] if a token file or TLS file cannot be used.
-pub(crate) fn offers_from_config(config: &Config) -> Result<Vec<RemoteOffer>, ProviderConfigError> {
+pub(crate) fn offers_from_config(config: &Config) -> Result<Offers, ProviderConfigError> {
     let offer = |offer: &crate::config::OfferConfig| {
         let remote = remote(&config.limits, &offer.to)?;
         let (functions, prefix) = (offer.functions.clone(), offer.prefix.clone());
         Ok(RemoteOffer { remote, functions, prefix, is_shared: offer.is_shared, in_flight: None })
     };
-    config.offers.iter().map(offer).collect()
+    Ok(Offers {
+        nodes: config.offers.iter().map(offer).collect::<Result<_, ProviderConfigError>>()?,
+        #[cfg(feature = "nats")]
+        nats: NatsOffer::from_config(config)?,
+    })
 }
 
 impl Node {
-    /// Connects to other nodes, and offers functions there until this node stops.
-    pub(crate) fn offer(&self, offers: Vec<RemoteOffer>) {
-        for offer in offers {
+    /// Connects elsewhere, and offers functions there until this node stops.
+    pub(crate) fn offer(&self, offers: Offers) {
+        #[cfg(feature = "nats")]
+        if let Some(offer) = offers.nats {
+            offer.start(&self.shared);
+        }
+        for offer in offers.nodes {
             let address = offer.remote.address().to_owned();
             let lost = address.clone();
             let withdrawn = Box::new(move |what: &str| {

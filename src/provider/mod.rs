@@ -8,6 +8,8 @@ pub(crate) mod exec;
 pub(crate) mod forward;
 mod infer;
 mod native;
+#[cfg(feature = "nats")]
+pub(crate) mod nats;
 mod peer;
 pub(crate) mod process;
 mod program;

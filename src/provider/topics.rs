@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use crate::chan::Kind;
 use crate::config::{OVERFLOWS, Overflow};
+#[cfg(feature = "nats")]
+use crate::message::RawJson;
 use crate::message::{Fault, Param, Schema, Signature, code};
 use crate::route::{Action, Builtin, BuiltinCall, Description, Peer, ProviderKind, Subscribe, Way};
 
@@ -85,6 +87,14 @@ fn publish(call: BuiltinCall<'_>) -> Result<(), Fault> {
     let reached = table.topics.publish(&topic, data)?;
     write(call.out, format_args!("{reached}"));
     Ok(())
+}
+
+/// Returns the topic and the data of a call of `rpc.publish`, which has been checked.
+#[cfg(feature = "nats")]
+pub(super) fn publication(params: Option<&RawJson<'_>>) -> Result<(String, RawJson<'static>), Fault> {
+    let given = PUBLICATION.bind(params)?;
+    let data = RawJson::checked(given[1].unwrap_or("null").to_owned());
+    Ok((text(given[0])?, data))
 }
 
 /// Returns the other end of a connection that can receive events.

@@ -10,6 +10,8 @@ use smol::{Executor, Task};
 use super::connection::Connection;
 #[cfg(feature = "grpc")]
 use super::grpc::Grpc;
+#[cfg(feature = "nats")]
+use super::nats::{NatsClient, NatsSettings};
 use super::offering::Offering;
 use super::pool::Pool;
 #[cfg(feature = "grpc")]
@@ -206,6 +208,18 @@ impl RemoteBuilder {
         self
     }
 
+    /// Returns connections to servers of NATS.
+    #[cfg(feature = "nats")]
+    pub(crate) fn nats(limits: &Limits, settings: NatsSettings) -> NatsTarget {
+        let client = NatsClient::new(settings);
+        // One connection serves all calls.
+        let limits = Limits { in_flight: usize::MAX, ..limits.clone() };
+        let builder = Self::new(client.address()).limits(limits).watched().registry(client.registry());
+        let (mut target, _) = builder.target(None);
+        target.nats = Some(client);
+        NatsTarget(target)
+    }
+
     /// Returns what to connect to, and the executor, if one is set.
     fn target(self, offering: Option<Offering>) -> (Target, Option<Arc<Executor<'static>>>) {
         #[cfg(feature = "grpc")]
@@ -228,6 +242,8 @@ impl RemoteBuilder {
             watchers: Watchers::default(),
             registry: registry.unwrap_or_else(|| Registry::builder("").build()),
             offering,
+            #[cfg(feature = "nats")]
+            nats: None,
         };
         (target, executor)
     }
@@ -264,5 +280,23 @@ impl IoThread {
             }
         })?;
         Ok((executor, Self { _running: running }))
+    }
+}
+
+/// Servers of NATS, and what connections to them are for.
+#[cfg(feature = "nats")]
+pub(crate) struct NatsTarget(Target);
+
+#[cfg(feature = "nats")]
+impl NatsTarget {
+    /// Starts to connect, to call others.
+    pub(crate) fn connect(self, executor: &Arc<Executor<'static>>) -> Remote {
+        let pool = Pool::new(executor, self.0);
+        Remote(Arc::new(Inner { pool, withdrawn: OnceLock::new(), _thread: None }))
+    }
+
+    /// Starts to connect, to answer others. The task ends after the signal to stop.
+    pub(crate) fn serve(self, executor: &Executor<'static>) -> Task<()> {
+        executor.spawn(driver::run(Connection::new(Arc::new(self.0)), true))
     }
 }

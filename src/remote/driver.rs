@@ -8,10 +8,15 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 use smol::future::{FutureExt, pending, poll_once, yield_now};
 
+use super::backoff::Backoff;
+#[cfg(feature = "grpc")]
+use super::backoff::MAX_BACKOFF;
 use super::connection::{Connection, Status};
 use super::dial::{Dial, dial};
 #[cfg(feature = "grpc")]
 use super::link::MailboxLink;
+#[cfg(feature = "nats")]
+use super::nats_driver;
 use super::offering::{OfferEvent, Offering};
 use super::target::{Secret, Target};
 use crate::driver::drive;
@@ -19,14 +24,13 @@ use crate::route::{PeerName, Shutdown};
 use crate::session::{Dialled, Session, SessionError};
 use crate::transport::StreamPipe;
 
-/// The shortest wait between attempts to connect.
-const MIN_BACKOFF: Duration = Duration::from_millis(50);
-/// The longest wait between attempts to connect, before jitter.
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
-
 /// Runs a connection until it is lost, or for as long as the client exists if it is `persistent`. One that offers
 /// functions ends when it is to stop.
 pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
+    #[cfg(feature = "nats")]
+    if let Some(client) = &connection.target().nats {
+        return nats_driver::run(&connection, client).await;
+    }
     let stopped = async {
         match &connection.target().offering {
             Some(offering) => offering.stopped_unconnected().await,
@@ -38,7 +42,7 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
 
 async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
     let Target { address, offering, .. } = connection.target();
-    let mut backoff = MIN_BACKOFF;
+    let mut backoff = Backoff::new();
     let mut failure_logged = false;
     // A frozen node still accepts connections: it is one again when it sends something.
     let mut is_suspect = false;
@@ -48,7 +52,7 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
         }
         let (reason, is_silent) = match dial(connection.target()).await {
             Ok(dial) => {
-                backoff = MIN_BACKOFF;
+                backoff = Backoff::new();
                 if std::mem::take(&mut failure_logged) {
                     log::info!("reconnected to {address}");
                 }
@@ -87,9 +91,7 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
         if !persistent || connection.is_closed() || connection.is_replaced() {
             return;
         }
-        // Jitter, so that many clients of one node do not reconnect at the same moment.
-        Timer::after(backoff.mul_f64(0.5 + fastrand::f64())).await;
-        backoff = (backoff * 2).min(MAX_BACKOFF);
+        Timer::after(backoff.next()).await;
     }
 }
 
@@ -121,6 +123,8 @@ async fn serve(
         answers_pings: answers_pings.clone(),
         silence: if *is_watched { limits.forward_silence } else { Duration::ZERO },
         is_encrypted: tls.is_some(),
+        #[cfg(feature = "nats")]
+        is_broker: false,
         program: None,
     };
     let mut session = Session::dialled(registry.clone(), limits.clone(), dialect, dialled, Instant::now());

@@ -1,5 +1,6 @@
 //! The network client: calls the functions of another node over connections that all callers share.
 
+mod backoff;
 mod builder;
 mod call;
 mod connection;
@@ -12,12 +13,17 @@ mod grpc;
 mod lanes;
 #[cfg(feature = "grpc")]
 mod link;
+#[cfg(feature = "nats")]
+mod nats;
+#[cfg(feature = "nats")]
+mod nats_driver;
 mod offering;
 mod pool;
 #[cfg(feature = "grpc")]
 mod protocol;
 mod submit;
 mod target;
+mod tcp;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -46,6 +52,8 @@ pub(crate) use error::RemoteError;
 pub(crate) use follow::{Follower, News, Tell};
 #[cfg(feature = "grpc")]
 pub(crate) use grpc::unblocked;
+#[cfg(feature = "nats")]
+pub(crate) use nats::{NatsRole, NatsSettings, Nkey};
 pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
 

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "nats")]
+use super::nats::NatsClient;
 use super::offering::Offering;
 #[cfg(feature = "grpc")]
 use super::protocol::Protocol;
@@ -32,6 +34,9 @@ pub(super) struct Target {
     /// What carries calls in place of a session.
     #[cfg(feature = "grpc")]
     pub(super) protocol: Option<Arc<dyn Protocol>>,
+    /// Set if it is no node, but servers of NATS.
+    #[cfg(feature = "nats")]
+    pub(super) nats: Option<Arc<NatsClient>>,
 }
 
 impl Target {
@@ -50,6 +55,8 @@ impl Target {
             offering: None,
             #[cfg(feature = "grpc")]
             protocol: None,
+            #[cfg(feature = "nats")]
+            nats: None,
         }
     }
 

@@ -83,6 +83,13 @@ impl RegistryBuilder {
         self
     }
 
+    /// Counts in the counters of another registry.
+    #[cfg(feature = "nats")]
+    pub(crate) fn counted_in(mut self, metrics: &Arc<Metrics>) -> Self {
+        self.registry.table.metrics = metrics.clone();
+        self
+    }
+
     /// Has all other names answered by a provider that does not panic.
     pub(crate) fn fallback(mut self, provider: Arc<dyn Provider>) -> Self {
         self.registry.table.fallback = Some(Arc::new(Entry::new("*", Description::default(), provider)));

@@ -25,6 +25,9 @@ pub(super) struct Registered {
     names: Swap<Found>,
     /// Removed functions of which calls may be in flight.
     removed: Mutex<Vec<Weak<FunctionMetrics>>>,
+    /// Notified when a function has come or gone.
+    #[cfg(feature = "nats")]
+    pub(super) changed: Arc<event_listener::Event>,
 }
 
 impl Registered {
@@ -46,6 +49,8 @@ impl Registered {
             names.insert(&entry.name, Arc::downgrade(&entry))?;
             Ok(Some(names))
         })?;
+        #[cfg(feature = "nats")]
+        self.changed.notify(usize::MAX);
         Ok(Registration { registered: Arc::downgrade(self), entry })
     }
 
@@ -134,5 +139,7 @@ impl Drop for Registration {
             let is_empty = names.values().next().is_none();
             Ok::<_, Infallible>((!is_empty).then_some(names))
         });
+        #[cfg(feature = "nats")]
+        registered.changed.notify(usize::MAX);
     }
 }

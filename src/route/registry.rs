@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::access::Grants;
+use super::access::{Caller, Grants};
 use super::admission::QueueSlot;
 use super::call::{Call, CallContext, CallHead, Progress, Responder, unanswered};
 use super::caught::Caught;
@@ -118,13 +118,24 @@ impl Registry {
 
     /// Passes on a call that came under another name. Built-in functions cannot be called so.
     pub(crate) fn relay(&self, method: &str, mut call: Call<'_>) {
+        let (caller, params) = (call.caller(), call.take_params());
+        self.relay_as(method, caller, params, call);
+    }
+
+    /// As [`relay`](Self::relay), for another caller, and with these parameters.
+    pub(crate) fn relay_as(
+        &self,
+        method: &str,
+        caller: &Caller,
+        params: Option<RawJson<'_>>,
+        call: Call<'_>,
+    ) {
         let Some(entry) = self.entry(&mut FunctionCache::default(), method) else {
             let message = format!("no function {}", quoted(method));
             return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
         };
         let head = CallHead { method, deadline: call.deadline(), hops: call.hops() };
-        let context = CallContext { head: &head, caller: call.caller() };
-        let params = call.take_params();
+        let context = CallContext { head: &head, caller };
         let responder = call.defer().measured(&entry.metrics);
         let Some(queue) = entry.queue.as_ref().map(QueueSlot::index) else {
             return entry.provider.call(Call::with_responder(&context, params, responder));

@@ -140,7 +140,7 @@ impl Table {
 
     /// Replaces the rules of a connection by those in force.
     #[inline]
-    pub(super) fn refresh(&self, grants: &mut Grants) {
+    pub(crate) fn refresh(&self, grants: &mut Grants) {
         if self.access_number.load(Ordering::Acquire) > grants.number() {
             self.follow_access(grants);
         }
@@ -182,6 +182,12 @@ impl Table {
             None => entry.join(&self.admission, None),
         }
         self.registered.insert(entry, replaced)
+    }
+
+    /// Returns what is notified when a function has come or gone.
+    #[cfg(feature = "nats")]
+    pub(crate) fn changes(&self) -> Arc<event_listener::Event> {
+        self.registered.changed.clone()
     }
 
     /// Lets a peer offer a function or a family, for whose calls `provide` creates a provider, until it withdraws it or its

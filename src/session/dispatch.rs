@@ -38,6 +38,14 @@ impl Session {
             let head = CallHead { method: &method, deadline, hops: meta.hops };
             return self.dispatch(id.as_ref(), batch, &head, params, now);
         }
+        #[cfg(feature = "nats")]
+        if self.is_broker() && !self.calls.has_capacity(&self.limits) {
+            self.metrics().refused.inc();
+            let message =
+                "the node answers as many calls over NATS as it may (nats.in_flight), or as large ones";
+            let fault = Fault::new(code::BUSY, message).unsent();
+            return self.write_reply_unless_notification(batch, id.as_ref(), Err(&fault));
+        }
         self.calls.enqueue(QueuedRequest {
             batch,
             id: id.map(Id::into_owned),
@@ -157,7 +165,7 @@ impl Session {
                 }
                 let result = as_text(&out[start..])?;
                 reply::oversize(Ok(result), limit)
-                    .map_or(Ok(()), |size| Err(Some(reply::reply_too_large(size, limit, metrics))))
+                    .map_or(Ok(()), |size| Err(Some(reply::reply_too_large(size, limit, codec, metrics))))
             });
             if let Err(Some(fault)) = &answered {
                 reply::encode_reply(codec, out, limit, metrics, id, Err(fault));

@@ -146,6 +146,22 @@ impl Session {
         session
     }
 
+    /// As [`dialled_with_codec`](Self::dialled_with_codec), with a peer that passes on the calls of others: functions cannot
+    /// reach those who call.
+    #[cfg(feature = "nats")]
+    pub(crate) fn brokered(
+        registry: Arc<Registry>,
+        limits: Arc<Limits>,
+        codec: Codec,
+        dialled: Dialled,
+        now: Instant,
+    ) -> Self {
+        let grants = Grants::all().for_connection(dialled.resolved.0);
+        let mut session = Self::with_codec(registry, limits, codec, grants, now);
+        session.outbound = Some(Box::new(Outbound::new(Some(dialled), now)));
+        session
+    }
+
     /// Creates a session that speaks whatever `codec` does.
     pub fn with_codec(
         registry: Arc<Registry>,

@@ -30,6 +30,9 @@ pub struct Dialled {
     pub answers_pings: Arc<AtomicBool>,
     /// What was handed to the transport may have been sent even if writing failed.
     pub is_encrypted: bool,
+    /// The peer passes on the calls of others, which would wait for each other if this end stopped reading.
+    #[cfg(feature = "nats")]
+    pub is_broker: bool,
     /// The peer is a program on its stdin and stdout.
     pub program: Option<ProgramPeer>,
 }
@@ -203,6 +206,14 @@ impl Outbound {
         let call = self.remove(id)?;
         self.notified = true;
         Some(call)
+    }
+
+    /// Removes the latest call of a function.
+    #[cfg(feature = "nats")]
+    pub(super) fn take_latest(&mut self, method: &str) -> Option<PeerCall> {
+        let calls = self.in_flight.iter().filter(|(_, sent)| sent.call.method == method);
+        let latest = calls.map(|(id, _)| *id).max()?;
+        self.remove(latest)
     }
 
     fn remove(&mut self, id: CallId) -> Option<PeerCall> {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::keepalive::{Keepalive, PeerIdle};
 use super::outbound::{self, Dialled, Matched, Notice, Outbound};
 use super::{Session, SessionError};
-use crate::codec::{DecodeError, Decoded, Outgoing};
+use crate::codec::{Codec, DecodeError, Decoded, Outgoing};
 use crate::message::{Fault, Id, Message, Meta, Outcome, RawJson, Request, code};
 use crate::route::{CallId, Grants, PING, PeerCall, PeerError, Post};
 
@@ -16,6 +16,13 @@ impl Session {
     /// Returns `true` if this node has established the connection.
     pub fn is_dialled(&self) -> bool {
         self.outbound.as_ref().is_some_and(|outbound| outbound.dialled.is_some())
+    }
+
+    /// Returns `true` if the peer passes on the calls of others.
+    #[cfg(feature = "nats")]
+    pub(super) fn is_broker(&self) -> bool {
+        let dialled = self.outbound.as_ref().and_then(|outbound| outbound.dialled.as_ref());
+        dialled.is_some_and(|dialled| dialled.is_broker)
     }
 
     /// Has `heard` called when the peer sends something for the first time.
@@ -72,9 +79,28 @@ impl Session {
                 self.calls.mailbox().refuse_calls(&PeerError::Unsent("the other node is stopping".into()));
             }
             CLOSED => outbound.is_finished = true,
+            #[cfg(feature = "nats")]
+            method
+                if method.starts_with(crate::codec::nats::REFUSED)
+                    && outbound.dialled.as_ref().is_some_and(|dialled| dialled.is_broker) =>
+            {
+                self.note_refused(method);
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Ends the latest call of a function, which the peer has refused to pass on.
+    #[cfg(feature = "nats")]
+    fn note_refused(&mut self, notice: &str) {
+        let name = notice.split_once(' ').map_or("", |(_, name)| name);
+        let Some(call) = self.outbound.as_mut().and_then(|outbound| outbound.take_latest(name)) else {
+            return;
+        };
+        let message =
+            format!("the NATS server does not let this node publish to {name:?} (permissions violation)");
+        self.answer(call, Err(PeerError::Fault(Fault::new(code::DENIED, message))));
     }
 
     /// Writes what selects the dialect at the other node, unless a message does.
@@ -138,17 +164,22 @@ impl Session {
             let result = if !codec.encode(out, &Outgoing::Request(&request)) {
                 Err(inexpressible(codec.sends_results_only()))
             } else if out.len() - start > limit {
-                Err(too_large(out.len() - start, limit))
+                Err(too_large(out.len() - start, limit, codec))
             } else if codec.finish(out, start) {
                 Ok(())
             } else {
-                Err(too_large(bytes, limit))
+                Err(too_large(bytes, limit, codec))
             };
             if result.is_err() {
                 out.truncate(start);
             }
             result
         });
+        // A broker tells which function it has refused, not which call.
+        #[cfg(feature = "nats")]
+        {
+            call.method = request.method;
+        }
         match sent {
             Err(fault) => self.answer(call, Err(PeerError::Fault(fault))),
             Ok(()) => {
@@ -466,8 +497,9 @@ const FINISHED: &str = "the peer has finished sending";
 const CLOSING: &str = "rpc.closing";
 const CLOSED: &str = "rpc.closed";
 
-fn too_large(size: usize, limit: usize) -> Fault {
-    let message = format!("a request of {size} bytes exceeds the limit of {limit} bytes (limits.message)");
+fn too_large(size: usize, limit: usize, codec: &Codec) -> Fault {
+    let name = codec.limit_name();
+    let message = format!("a request of {size} bytes exceeds the limit of {limit} bytes ({name})");
     Fault::new(code::REQUEST_TOO_LARGE, message)
 }
 

@@ -78,13 +78,13 @@ pub(super) fn encode_reply(
     let start = out.len();
     let mut encoded = match oversize(outcome, limit) {
         None => codec.encode_reply(out, id, outcome),
-        Some(size) => codec.encode_reply(out, id, Err(&reply_too_large(size, limit, metrics))),
+        Some(size) => codec.encode_reply(out, id, Err(&reply_too_large(size, limit, codec, metrics))),
     };
     // Dialects other than JSON-RPC may need more bytes for the same reply.
     let size = out.len() - start;
     if size > limit.saturating_add(ENVELOPE_ALLOWANCE) {
         out.truncate(start);
-        encoded = codec.encode_reply(out, id, Err(&reply_too_large(size, limit, metrics)));
+        encoded = codec.encode_reply(out, id, Err(&reply_too_large(size, limit, codec, metrics)));
     }
     if !encoded {
         metrics.unsent.inc();
@@ -92,10 +92,10 @@ pub(super) fn encode_reply(
 }
 
 /// Returns the error sent in place of a reply of `size` bytes.
-pub(super) fn reply_too_large(size: usize, limit: usize, metrics: &Metrics) -> Fault {
+pub(super) fn reply_too_large(size: usize, limit: usize, codec: &Codec, metrics: &Metrics) -> Fault {
     metrics.replies_too_large.inc();
-    let message =
-        format!("a reply of {size} bytes exceeds the remaining limit of {limit} bytes (limits.message)");
+    let name = codec.limit_name();
+    let message = format!("a reply of {size} bytes exceeds the remaining limit of {limit} bytes ({name})");
     Fault::new(code::REPLY_TOO_LARGE, message)
 }
 

@@ -43,6 +43,52 @@ pub(super) fn leaf(input: &[u8]) {
     );
 }
 
+/// Messages of a server of NATS. `TOKEN` in them is the one that the reply to call 7 needs.
+#[cfg(feature = "nats")]
+pub(super) fn nats(input: &[u8]) {
+    use std::hash::{BuildHasher, RandomState};
+
+    use chanrpc::internals::codec::Decoded;
+    use chanrpc::internals::codec::nats::{Nats, NatsFramer};
+    use chanrpc::internals::message::Message;
+    use chanrpc::message::RawJson;
+
+    fn checked(json: &RawJson<'_>) {
+        serde_json::from_str::<serde::de::IgnoredAny>(json.get()).expect("what is taken for JSON is JSON");
+    }
+    let mut source = Source::new(input);
+    let max = [1, 16, 64, 256, 4096][source.below(5)];
+    let step = 1 + source.below(32);
+    let tokens = RandomState::new();
+    let token = format!("{:016x}", tokens.hash_one("7"));
+    let bytes = String::from_utf8_lossy(source.rest()).replace("TOKEN", &token).into_bytes();
+    let codec = || {
+        let framer = NatsFramer::new(max, max, "_INBOX.x".to_owned(), tokens.clone());
+        Codec::of(Box::new(framer), &Nats, max, BOUNDS)
+    };
+    // A control line comes with the payload.
+    let largest = max + 64 * 1024;
+    let whole = found(&mut codec(), largest, [&bytes[..]]);
+    assert_eq!(whole, found(&mut codec(), largest, bytes.chunks(step)), "cut into pieces of {step}");
+    let mut codec = codec();
+    for message in whole.0 {
+        if let Found::Message(message) = message
+            && !message.is_empty()
+        {
+            match codec.decode(&message) {
+                Decoded::Single(Ok(Message::Request(request))) => request.params.iter().for_each(checked),
+                Decoded::Single(Ok(Message::Reply(_, Ok(result)))) => checked(&result),
+                Decoded::Single(_) => {}
+                Decoded::Batch(_) => panic!("a server sends no batches"),
+            }
+        }
+    }
+}
+
+/// Builds without NATS have nothing to check.
+#[cfg(not(feature = "nats"))]
+pub(super) fn nats(_input: &[u8]) {}
+
 /// The messages found in a stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
@@ -57,13 +103,15 @@ fn stream(dialect: Dialect, source: &mut Source<'_>) {
     let max = [1, 16, 64, 256, 4096][source.below(5)];
     let step = 1 + source.below(32);
     let bytes = source.rest();
-    let whole = found(dialect, max, [bytes]);
-    let pieces = found(dialect, max, bytes.chunks(step));
+    let largest = if let Dialect::Leaf(leaf) = dialect { most(leaf) } else { max };
+    let codec = || Codec::new(dialect, max, BOUNDS);
+    let whole = found(&mut codec(), largest, [bytes]);
+    let pieces = found(&mut codec(), largest, bytes.chunks(step));
     assert_eq!(whole, pieces, "cut into pieces of {step}");
     if bytes.len() <= 512 {
-        assert_eq!(whole, found(dialect, max, bytes.chunks(1)), "cut into single bytes");
+        assert_eq!(whole, found(&mut codec(), largest, bytes.chunks(1)), "cut into single bytes");
     }
-    let mut codec = Codec::new(dialect, max, BOUNDS);
+    let mut codec = codec();
     for message in whole.0 {
         if let Found::Message(message) = message {
             json::readable(dialect, codec.decode(&message));
@@ -75,14 +123,12 @@ fn stream(dialect: Dialect, source: &mut Source<'_>) {
     }
 }
 
-/// Returns the messages in `pieces`, and how many bytes are left over.
+/// Returns the messages in `pieces`, of at most `largest` bytes, and how many bytes are left over.
 fn found<'a>(
-    dialect: Dialect,
-    max: usize,
+    codec: &mut Codec,
+    largest: usize,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<Found>, usize) {
-    let mut codec = Codec::new(dialect, max, BOUNDS);
-    let largest = if let Dialect::Leaf(leaf) = dialect { most(leaf) } else { max };
     let (mut buffer, mut found) = (Vec::new(), Vec::new());
     for piece in pieces {
         buffer.extend_from_slice(piece);

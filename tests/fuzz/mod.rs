@@ -26,7 +26,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "access", run: access::access },
     Target { name: "client", run: client::client },
     Target { name: "config", run: config::config },
@@ -38,6 +38,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "leaf", run: framing::leaf },
     Target { name: "lines", run: framing::lines },
     Target { name: "msgpack", run: framing::msgpack },
+    Target { name: "nats", run: framing::nats },
     Target { name: "session", run: session::session },
     Target { name: "topics", run: topics::topics },
     Target { name: "transcode", run: transcode::transcode },

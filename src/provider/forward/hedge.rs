@@ -53,7 +53,7 @@ impl Forward {
         };
         let ended = answered.or(cancelled_by_caller).await;
         let result = match ended {
-            Some(Err(answer)) => answer.map_err(|error| inner.fault(&error)),
+            Some(Err(answer)) => inner.result(answer),
             Some(Ok(_)) => {
                 let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
                 Err(inner.fault(&inner.nobody(failures)))

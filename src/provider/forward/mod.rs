@@ -15,6 +15,8 @@ use smol::{Executor, Timer};
 use crate::config::Balance;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
+#[cfg(feature = "nats")]
+use crate::provider::nats::Naming;
 use crate::remote::{ConnectionLease, Remote, RemoteError};
 use crate::route::{Call, Description, OtherNodes, Peer, PeerError, Provider, ProviderKind, Responder};
 use balance::{Candidate, Readiness, choose, hash};
@@ -65,6 +67,9 @@ pub struct ForwardSettings {
     pub hedge: Option<Duration>,
     /// The counters of the node.
     pub metrics: Arc<Metrics>,
+    /// Set if calls go to NATS.
+    #[cfg(feature = "nats")]
+    pub nats: Option<Naming>,
     /// What the function is called there, if it has another name.
     #[cfg(feature = "grpc")]
     pub method: Option<MethodName>,
@@ -226,7 +231,7 @@ impl Forward {
                     failures.push((index, error));
                     self.attempt(Attempt { request, responder, key, failures });
                 }
-                (result, _) => responder.send(result.map_err(|error| self.0.fault(&error))),
+                (result, _) => responder.send(self.0.result(result)),
             }
         };
         let deadline = (!is_notification).then_some(deadline);
@@ -330,6 +335,16 @@ impl Inner {
         RemoteError::Fault(Fault::new(code::NO_PROVIDER, message).with_data(&data))
     }
 
+    /// Returns what the caller receives for the answer of a node.
+    fn result(&self, answer: Result<RawJson<'static>, RemoteError>) -> Result<RawJson<'static>, Fault> {
+        let result = answer.map_err(|error| self.fault(&error));
+        #[cfg(feature = "nats")]
+        if let Some(naming) = &self.settings.nats {
+            return naming.result(result);
+        }
+        result
+    }
+
     fn fault(&self, error: &RemoteError) -> Fault {
         let message = || error.to_string();
         let fault = match error {
@@ -402,6 +417,12 @@ impl Provider for Forward {
         let method = call.method().to_owned();
         #[cfg(feature = "grpc")]
         let method = self.0.settings.method.as_ref().map_or(method, |name| name.of(call.method()));
+        #[cfg(feature = "nats")]
+        let method = match self.0.settings.nats.as_ref().map(|naming| naming.subject(&method)) {
+            None => method,
+            Some(Ok(subject)) => subject,
+            Some(Err(fault)) => return call.reply(Err(fault.through(node))),
+        };
         let params = call.take_params().map(RawJson::into_owned);
         let own = timeout.map(|timeout| Instant::now() + timeout);
         let deadline = own.map_or(call.deadline(), |own| own.min(call.deadline()));

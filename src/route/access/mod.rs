@@ -123,8 +123,18 @@ impl Access {
         let rules: Arc<[usize]> = self.rules_at(listener).map(|(index, _)| index).collect();
         let is_unrestricted =
             self.is_unrestricted || (rules.is_empty() && ListenerConfig::new(listener).is_local());
+        #[cfg(feature = "nats")]
+        let is_unrestricted = is_unrestricted || self.is_open_over_nats(listener);
         let rights = (!is_unrestricted).then(|| Arc::new(Rights::new(self.clone(), rules)));
         Grants::at_listener(listener, self, rights)
+    }
+
+    /// Returns `true` if this is where calls over NATS arrive, and no rule names it: then all that is offered there may be
+    /// called.
+    #[cfg(feature = "nats")]
+    fn is_open_over_nats(&self, listener: &str) -> bool {
+        let is_it = |name: &str| name == crate::config::NATS_LISTENER;
+        is_it(listener) && !self.rules.iter().any(|rule| rule.listen.iter().any(|name| is_it(name)))
     }
 
     /// Returns `true` if any rule applies to the listener with this configured address.

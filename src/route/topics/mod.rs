@@ -129,7 +129,7 @@ impl TopicHub {
     pub(crate) fn configure(&self, configs: &[TopicConfig]) -> Result<(), RegistryError> {
         let mut names = Names::default();
         for config in configs {
-            let forwarded = config.forward.as_ref().map(|_| Forwarded::default());
+            let forwarded = config.is_forwarded().then(Forwarded::default);
             let config = Arc::new(config.clone());
             let name = config.name.clone();
             names.insert(&name, Arc::new(Configured { config, published: Counter::default(), forwarded }))?;

@@ -1,0 +1,198 @@
+//! The servers of NATS of a configuration.
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use smol::future::FutureExt;
+use smol::{Executor, Timer};
+
+use super::secrets::{ProviderConfigError, connector, read_secret};
+use super::shared::Shared;
+use crate::codec::nats::Credentials;
+use crate::config::{
+    Config, Limits, NATS_LISTENER, NatsConfig, NatsFunctionConfig, NatsServer, ProviderConfig,
+};
+use crate::metrics::Metrics;
+use crate::provider::nats::{Naming, NatsService, NatsTopics, ServiceSettings};
+use crate::remote::{NatsRole, NatsSettings, Nkey, Remote, RemoteBuilder};
+use crate::route::{Access, Grants, TopicHub};
+use crate::transport::tls::Connector;
+
+/// How long changes of the functions are collected before their endpoints change.
+const REFRESH_DELAY: Duration = Duration::from_millis(20);
+
+/// How to connect to the servers, for whatever role.
+pub(super) struct NatsTarget {
+    servers: Vec<NatsServer>,
+    tls: Option<Connector>,
+    credentials: Credentials,
+    key: Option<Arc<Nkey>>,
+    name: String,
+    inbox: String,
+    max_hops: u32,
+}
+
+impl NatsTarget {
+    /// # Errors
+    /// [`ProviderConfigError`] if a file cannot be used.
+    pub(super) fn new(config: &Config, nats: &NatsConfig) -> Result<Self, ProviderConfigError> {
+        let tls = nats.tls.as_ref().map(|tls| connector("nats", tls)).transpose()?;
+        let credentials = credentials(nats.user_file.as_deref(), nats.token_file.as_deref())?;
+        let key = nats.nkey_file.as_deref().map(key).transpose()?;
+        let servers = nats.servers.clone();
+        let (name, inbox) = (config.name.clone(), nats.inbox.clone());
+        Ok(Self { servers, tls, credentials, key, name, inbox, max_hops: config.limits.hops })
+    }
+
+    /// Returns the settings of a connection for a role, over which others make `in_flight` calls at a time.
+    pub(super) fn settings(
+        self,
+        role: Arc<dyn NatsRole>,
+        in_flight: usize,
+        metrics: Arc<Metrics>,
+    ) -> NatsSettings {
+        let Self { servers, tls, credentials, key, name, inbox, max_hops } = self;
+        NatsSettings { servers, tls, credentials, key, name, inbox, max_hops, in_flight, metrics, role }
+    }
+}
+
+fn credentials(user: Option<&Path>, token: Option<&Path>) -> Result<Credentials, ProviderConfigError> {
+    let mut credentials = Credentials::default();
+    if let Some(file) = user {
+        let text = read_secret(file)?;
+        let (user, password) = text.split_once(':').unwrap_or((&text, ""));
+        credentials.user = Some(user.to_owned());
+        credentials.password = Some(password.to_owned());
+    }
+    if let Some(file) = token {
+        credentials.token = Some(read_secret(file)?);
+    }
+    Ok(credentials)
+}
+
+fn key(file: &Path) -> Result<Arc<Nkey>, ProviderConfigError> {
+    let fail = |reason| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, reason);
+        ProviderConfigError::TokenFile { path: file.to_owned(), source }
+    };
+    Nkey::from_seed(&read_secret(file)?).map(Arc::new).map_err(fail)
+}
+
+/// The servers of NATS as functions and topics of a node use them.
+pub(super) struct NatsCalls {
+    nats: NatsConfig,
+    limits: Limits,
+    remote: Remote,
+    topics: Arc<NatsTopics>,
+}
+
+impl NatsCalls {
+    /// Connects to the servers, if a configuration has functions there, or that of the start topics; or takes over the
+    /// connection of an `earlier` one that has not changed.
+    ///
+    /// # Errors
+    /// [`ProviderConfigError`] if a file cannot be used.
+    pub(super) fn new(
+        config: &Config,
+        started: &Config,
+        executor: &Arc<Executor<'static>>,
+        earlier: Option<&Self>,
+    ) -> Result<Option<Self>, ProviderConfigError> {
+        let is_used = config.functions.iter().any(|function| is_theirs(&function.provider))
+            || started.topics.iter().any(|topic| topic.nats.is_some());
+        let Some(nats) = config.nats.as_ref().filter(|_| is_used) else { return Ok(None) };
+        let (nats, limits) = (nats.clone(), config.limits.clone());
+        if let Some(same) = earlier.filter(|earlier| earlier.nats == nats && earlier.limits == limits) {
+            let (remote, topics) = (same.remote.clone(), same.topics.clone());
+            return Ok(Some(Self { nats, limits, remote, topics }));
+        }
+        let fixed =
+            started.topics.iter().filter_map(|topic| Some((topic.name.clone(), topic.nats.clone()??)));
+        let topics = NatsTopics::new(nats.prefix.clone(), fixed.collect());
+        let settings = NatsTarget::new(config, &nats)?.settings(topics.clone(), usize::MAX, Arc::default());
+        let remote = RemoteBuilder::nats(&limits, settings).connect(executor);
+        Ok(Some(Self { nats, limits, remote, topics }))
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
+    /// Returns how a function is called.
+    pub(super) fn naming(&self, function: &NatsFunctionConfig) -> Naming {
+        let NatsFunctionConfig { subject, is_text, .. } = function.clone();
+        Naming { prefix: self.nats.prefix.clone(), subject, is_text }
+    }
+
+    /// Has the events of topics come from the servers.
+    pub(super) fn bring_topics(
+        &self,
+        config: &Config,
+        topics: &Arc<TopicHub>,
+        executor: &Arc<Executor<'static>>,
+    ) {
+        for topic in config.topics.iter().filter(|topic| topic.nats.is_some()) {
+            topics.set_upstream(&topic.name, self.topics.upstream(topics, &self.remote, executor));
+        }
+    }
+
+    /// Ends the connection when all calls are answered, unless a later configuration has it, or topics use it.
+    pub(super) fn withdraw_for(&self, next: Option<&Self>) {
+        if !next.is_some_and(|next| next.remote.is(&self.remote)) && !self.topics.is_used() {
+            self.remote.withdraw();
+        }
+    }
+}
+
+fn is_theirs(provider: &ProviderConfig) -> bool {
+    matches!(provider, ProviderConfig::Nats(_))
+}
+
+/// Functions that a node offers over NATS.
+pub(crate) struct NatsOffer {
+    target: NatsTarget,
+    nats: NatsConfig,
+    grants: Grants,
+    excluded: Vec<String>,
+}
+
+impl NatsOffer {
+    /// Returns what a node of a configuration offers, if anything.
+    ///
+    /// # Errors
+    /// [`ProviderConfigError`] if a file cannot be used.
+    pub(super) fn from_config(config: &Config) -> Result<Option<Self>, ProviderConfigError> {
+        let Some(nats) = config.nats.as_ref().filter(|nats| !nats.offer.is_empty()) else { return Ok(None) };
+        let grants = Arc::new(Access::new(config)).grants_for(NATS_LISTENER);
+        let mut grants = grants.for_connection(None);
+        grants.set_dialect("nats");
+        let excluded = config.functions.iter().filter(|function| is_theirs(&function.provider));
+        let excluded = excluded.map(|function| function.name.clone()).collect();
+        let (target, nats) = (NatsTarget::new(config, nats)?, nats.clone());
+        Ok(Some(Self { target, nats, grants, excluded }))
+    }
+
+    /// Connects, and answers calls until the node stops.
+    pub(super) fn start(self, shared: &Shared) {
+        let Self { target, nats, grants, excluded } = self;
+        let (stop, force_stop) = (shared.shutdown.signal(), shared.shutdown.force_signal());
+        let in_flight = nats.in_flight;
+        let settings = ServiceSettings { nats, grants: Mutex::new(grants), excluded, stop, force_stop };
+        let service = NatsService::new(&shared.registry, settings);
+        let settings = target.settings(service.clone(), in_flight, shared.registry.metrics().clone());
+        let serving = RemoteBuilder::nats(&shared.limits(), settings).serve(&shared.executor);
+        let changes = shared.registry.table().changes();
+        let following = async move {
+            loop {
+                let changed = changes.listen();
+                service.refresh();
+                changed.await;
+                // Many come and go at once.
+                Timer::after(REFRESH_DELAY).await;
+            }
+        };
+        shared.offers().push(shared.executor.spawn(serving.or(following)));
+    }
+}

@@ -1,0 +1,88 @@
+//! The files of a configuration with secrets and certificates, and what may be wrong with a configuration.
+
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use crate::config::ForwardTlsConfig;
+use crate::encoding;
+use crate::route::RegistryError;
+use crate::transport::tls::{Connector, TlsError};
+
+/// Loads the TLS files for connections to another node.
+pub(super) fn connector(to: &str, tls: &ForwardTlsConfig) -> Result<Connector, ProviderConfigError> {
+    let identity = tls.identity.as_ref().map(|(certificate, key)| (&**certificate, &**key));
+    Connector::load(&tls.ca, identity)
+        .map_err(|source| ProviderConfigError::Tls { to: to.to_owned(), source })
+}
+
+/// Reads a file with a token or password.
+pub(super) fn read_secret(path: &Path) -> Result<String, ProviderConfigError> {
+    let fail = |source| ProviderConfigError::TokenFile { path: path.to_owned(), source };
+    let text = encoding::read(path).map_err(fail)?;
+    match text.trim() {
+        "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))),
+        token => Ok(token.to_owned()),
+    }
+}
+
+/// Why the registry of a configuration could not be created.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ProviderConfigError {
+    /// The registry did not accept a function.
+    Registry(RegistryError),
+    /// A `token_file`, or another file with a secret, cannot be used.
+    TokenFile {
+        /// The path, as configured.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A function's `descriptors` cannot be used.
+    #[cfg(feature = "grpc")]
+    Descriptors {
+        /// The path, as configured.
+        path: PathBuf,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The files under a function's `tls` cannot be used.
+    Tls {
+        /// The other node, as configured.
+        to: String,
+        /// The cause.
+        source: TlsError,
+    },
+}
+
+impl From<RegistryError> for ProviderConfigError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl fmt::Display for ProviderConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(error) => error.fmt(f),
+            Self::TokenFile { path, source } => {
+                write!(f, "cannot use {}: {source}", path.display())
+            }
+            #[cfg(feature = "grpc")]
+            Self::Descriptors { path, source } => write!(f, "descriptors {}: {source}", path.display()),
+            Self::Tls { to, source } => write!(f, "tls of {to:?}: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for ProviderConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Registry(error) => error.source(),
+            Self::TokenFile { source, .. } => Some(source),
+            #[cfg(feature = "grpc")]
+            Self::Descriptors { source, .. } => Some(&**source),
+            Self::Tls { source, .. } => Some(source),
+        }
+    }
+}

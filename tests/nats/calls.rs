@@ -1,0 +1,213 @@
+//! Calls of others over NATS.
+
+use std::thread;
+
+use chanrpc::message::code;
+use serde_json::json;
+
+use crate::server::{Server, info};
+use crate::support::{await_some, ended, eventually};
+use crate::{fault, node, params, remote};
+
+const FORWARD: &str = "[[function]]\nname = \"far.*\"\nforward = \"nats\"\n\
+    [[function]]\nname = \"text\"\nforward = \"nats\"\nsubject = \"svc.text\"\noutput = \"text\"\n";
+
+#[test]
+fn a_call_is_a_message_and_its_reply_another() {
+    let server = Server::new();
+    let (node, _) = node(&[&server], "", FORWARD);
+    let mut peer = server.accept();
+    for (name, expected) in
+        [("headers", json!(true)), ("no_responders", json!(true)), ("name", json!("near"))]
+    {
+        assert_eq!(peer.connect[name], expected);
+    }
+    let (first, second) = (remote(&node), remote(&node));
+    let first = thread::spawn(move || first.call_raw("far.add", params("[1,2]")).wait());
+    let one = peer.published();
+    assert_eq!((&*one.subject, &*one.payload), ("chanrpc.far.add", "[1,2]"));
+    assert!(one.headers.contains("Rpc-Hops: 1\r\n") && one.headers.contains("Rpc-Deadline-Ms: "), "{one:?}");
+    let second = thread::spawn(move || second.call_raw("text", None).wait());
+    let other = peer.published();
+    assert_eq!((&*other.subject, &*other.payload), ("svc.text", ""));
+    // Others know neither the number nor the token of a call.
+    let inbox = one.reply.rsplitn(3, '.').last().unwrap();
+    for wrong in [inbox.to_owned(), format!("{inbox}.1.0"), format!("{inbox}.99.{}", "0".repeat(16))] {
+        peer.deliver(&wrong, "r", "", "\"wrong\"");
+    }
+    peer.deliver(&other.reply, "r", "", "plain text");
+    peer.deliver(&one.reply, "r", "", " [3]");
+    assert_eq!(ended(second).unwrap().get(), "\"plain text\"");
+    assert_eq!(ended(first).unwrap().get(), "[3]");
+    // Late ones harm nobody.
+    peer.deliver(&one.reply, "r", "", "[4]");
+    peer.send("PING\r\n");
+    while peer.any_line() != "PONG" {}
+}
+
+#[test]
+fn only_the_latest_call_of_a_subject_is_refused() {
+    let server = Server::new();
+    let (node, _) = node(&[&server], "", FORWARD);
+    let mut peer = server.accept();
+    let call = |name: &'static str| {
+        let remote = remote(&node);
+        thread::spawn(move || remote.call_raw(name, None).wait())
+    };
+    let first = call("far.a");
+    let one = peer.published();
+    let other = call("far.b");
+    let two = peer.published();
+    let refused = call("far.a");
+    peer.published();
+    peer.send("-ERR 'Permissions Violation for Publish to \"chanrpc.far.a\"'\r\n");
+    let refused = fault(ended(refused));
+    assert_eq!((refused.code, refused.message.contains("chanrpc.far.a")), (code::DENIED, true));
+    peer.deliver_with(&one.reply, "r", "", " 503", "");
+    let absent = fault(ended(first));
+    assert_eq!(absent.code, code::NO_PROVIDER);
+    assert_eq!(absent.data.unwrap().get(), r#"{"sent":false,"via":["near"]}"#);
+    let error = "\r\nNats-Service-Error: no luck\r\nNats-Service-Error-Code: 503";
+    peer.deliver_with(&two.reply, "r", "", error, "{}");
+    assert_eq!((fault(ended(other)).code), 503);
+}
+
+#[test]
+fn what_is_too_long_or_no_subject_is_not_sent() {
+    let server = Server::new();
+    let (node, _) = node(&[&server], "", FORWARD);
+    let mut peer = server.accept();
+    let remote = remote(&node);
+    let long = fault(remote.call_raw("far.a", params(&format!("[\"{}\"]", "x".repeat(1000)))).wait());
+    assert_eq!((long.code, long.message.contains("max_payload")), (code::REQUEST_TOO_LARGE, true));
+    assert_eq!(fault(remote.call_raw("far.a..b", None).wait()).code, code::UNKNOWN_FUNCTION);
+    let call = thread::spawn(move || remote.call_raw("far.c", None).wait());
+    let next = peer.published();
+    assert_eq!(next.subject, "chanrpc.far.c");
+    // A long reply is refused, and what follows it is read.
+    peer.deliver(&next.reply, "r", "", &format!("\"{}\"", "x".repeat(2 << 20)));
+    assert_eq!(fault(ended(call)).code, code::REPLY_TOO_LARGE);
+}
+
+#[test]
+fn a_connection_that_is_lost_fails_what_was_sent_and_what_is_not() {
+    let server = Server::new();
+    let (node, _) = node(&[&server], "", FORWARD);
+    let mut peer = server.accept();
+    let caller = remote(&node);
+    let call = thread::spawn(move || caller.call_raw("far.a", None).wait());
+    peer.published();
+    drop(peer);
+    assert_eq!(fault(ended(call)).code, code::LOST);
+    // The next attempt fails: this is no server that it can use.
+    let mut info = info();
+    info["headers"] = json!(false);
+    drop(server.greet(&info));
+    let caller = remote(&node);
+    let told = await_some("the reason", || {
+        let fault = fault(caller.call_raw("far.a", None).wait());
+        assert_eq!(fault.code, code::NO_PROVIDER);
+        fault.message.contains("version 2.2").then_some(fault)
+    });
+    assert_eq!(told.data.unwrap().get(), r#"{"sent":false,"via":["near"]}"#);
+    let mut peer = server.accept();
+    let call = thread::spawn(move || {
+        await_some("a result", || caller.call_raw("far.a", None).wait().ok());
+    });
+    let published = peer.published();
+    peer.deliver(&published.reply, "r", "", "1");
+    ended(call);
+}
+
+#[test]
+fn a_server_that_does_not_let_it_in_is_told_with_its_reason() {
+    for (answer, reason) in [
+        ("-ERR 'Authorization Violation'\r\n", "Authorization Violation"),
+        ("-ERR 'Permissions Violation for Subscription to \"_INBOX.x.>\"'\r\n", "inbox under [nats]"),
+        ("HTTP/1.1 400\r\n", "no NATS server"),
+    ] {
+        let server = Server::new();
+        let (node, _) = node(&[&server], "", FORWARD);
+        let caller = remote(&node);
+        let mut peer = server.greet(&info());
+        for _ in 0..3 {
+            peer.any_line();
+        }
+        peer.send(answer);
+        let told = || fault(caller.call_raw("far.a", None).wait()).message.contains(reason);
+        eventually(reason, told);
+    }
+    let server = Server::new();
+    let (node, _) = node(&[&server], "", FORWARD);
+    let mut info = info();
+    info["tls_required"] = json!(true);
+    let peer = server.greet(&info);
+    let caller = remote(&node);
+    let told = || fault(caller.call_raw("far.a", None).wait()).message.contains("requires TLS");
+    eventually("the reason", told);
+    drop(peer);
+}
+
+#[test]
+fn calls_move_to_another_server_before_theirs_stops() {
+    let (first, second) = (Server::new(), Server::new());
+    let (node, _) = node(&[&first], "", FORWARD);
+    let mut old = first.accept();
+    let caller = remote(&node);
+    let call = thread::spawn(move || caller.call_raw("far.a", None).wait());
+    let one = old.published();
+    let mut told = info();
+    told["ldm"] = json!(true);
+    told["connect_urls"] = json!([second.address().to_string()]);
+    drop(first);
+    old.send(&format!("INFO {told}\r\n"));
+    let mut info = info();
+    info["server_id"] = json!("two");
+    let mut new = second.accept_with(&info);
+    // The old connection answers what it has.
+    let flush = old.published();
+    assert!(flush.subject.starts_with("_INBOX.") && flush.reply.is_empty(), "{flush:?}");
+    old.deliver(&flush.subject, "r", "", "");
+    old.deliver(&one.reply, "r", "", "1");
+    assert_eq!(ended(call).unwrap().get(), "1");
+    assert!(old.has_ended());
+    let caller = remote(&node);
+    let call = thread::spawn(move || caller.call_raw("far.a", None).wait());
+    let two = new.published();
+    new.deliver(&two.reply, "r", "", "2");
+    assert_eq!(ended(call).unwrap().get(), "2");
+}
+
+#[test]
+fn topics_are_subscribed_to_as_long_as_anybody_does() {
+    let server = Server::new();
+    let topics = "[[topic]]\nname = \"chat.*\"\nforward = \"nats\"\n\
+                  [[topic]]\nname = \"attic\"\nforward = \"nats\"\nsubject = \"sensors.attic\"\n";
+    let (node, _) = node(&[&server], "", topics);
+    let mut peer = server.accept();
+    let lobby = node.node().topics().subscribe::<serde_json::Value>("chat.lobby").unwrap();
+    assert_eq!(peer.line(), "SUB chanrpc.chat.lobby t1");
+    let mut family = node.node().topics().subscribe::<serde_json::Value>("chat.*").unwrap();
+    // Two subscriptions would bring each event twice.
+    assert_eq!((peer.line(), peer.line()), ("UNSUB t1".to_owned(), "SUB chanrpc.chat.> t2".to_owned()));
+    peer.deliver("chanrpc.chat.lobby", "t2", "", "not JSON");
+    let published = await_some("an event", || match smol::block_on(family.next()).unwrap() {
+        chanrpc::route::TopicEvent::Published { topic, data, .. } => Some((topic.to_string(), data)),
+        _ => None,
+    });
+    assert_eq!(published, ("chat.lobby".to_owned(), json!("not JSON")));
+    drop(family);
+    assert_eq!((peer.line(), peer.line()), ("UNSUB t2".to_owned(), "SUB chanrpc.chat.lobby t1".to_owned()));
+    drop(lobby);
+    assert_eq!(peer.line(), "UNSUB t1");
+    let attic = node.node().topics().subscribe::<serde_json::Value>("attic").unwrap();
+    assert_eq!(peer.line(), "SUB sensors.attic t3");
+    assert_eq!(node.node().topics().publish("attic", &21.5).unwrap(), 0);
+    let event = peer.published();
+    assert_eq!((&*event.subject, &*event.payload, &*event.reply), ("sensors.attic", "21.5", ""));
+    // It is subscribed to again, and told what may be missed.
+    drop(peer);
+    let mut peer = server.accept();
+    assert_eq!(peer.line(), "SUB sensors.attic t3");
+    drop(attic);
+}
