@@ -29,7 +29,7 @@ use crate::transport::tls::Connector;
 /// Builds a [`Remote`].
 ///
 /// ```
-/// # use std::sync::{Arc, OnceLock};
+/// # use std::sync::Arc;
 /// # use chanrpc::{Functions, Id1, Node, Remote};
 /// # const ADD: Id1<i64, i64> = Id1::new("add");
 /// # let mut functions = Functions::exported();
@@ -139,7 +139,7 @@ impl RemoteBuilder {
     /// thread.
     ///
     /// ```
-    /// # use std::sync::{Arc, OnceLock};
+    /// # use std::sync::Arc;
     /// # use chanrpc::{Node, Remote};
     /// # let node = Node::builder("example").listen("127.0.0.1:0").start()?;
     /// # let address = node.addresses()[0].to_string();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::config::Overflow;
 use crate::message::RawJson;
@@ -180,6 +180,9 @@ impl EventQueue {
             dropped += 1;
             // A topic with few events loses none to one with many.
             let Some(at) = self.position_of(&event.topic).or_else(|| self.position_of_any()) else {
+                if self.gaps > 0 {
+                    self.join_missed(&event.topic);
+                }
                 self.note_missed(event);
                 return Pushed::Dropped(dropped);
             };
@@ -325,11 +328,18 @@ impl EventQueue {
             .position(|notice| matches!(notice, Notice::Event { event, .. } if event.topic == *topic))
     }
 
-    /// Returns the oldest waiting event that may be dropped.
+    /// Returns the oldest waiting event that may be dropped, of those that are the first of their topic: what is missed is
+    /// told before the first.
     fn position_of_any(&self) -> Option<usize> {
-        let may_drop =
-            |notice: &Notice| matches!(notice, Notice::Event { overflow, .. } if *overflow != Overflow::End);
-        self.waiting.iter().position(may_drop)
+        let mut held = FxHashSet::default();
+        self.waiting.iter().position(|notice| match notice {
+            Notice::Event { event, overflow: Overflow::End, .. } => {
+                held.insert(&event.topic);
+                false
+            }
+            Notice::Event { event, .. } => !held.contains(&event.topic),
+            _ => false,
+        })
     }
 
     fn drop_at(&mut self, at: usize) {
@@ -399,7 +409,8 @@ mod tests {
     }
 
     fn action() -> impl Strategy<Value = Action> {
-        let overflow = prop_oneof![3 => Just(Overflow::Oldest), 1 => Just(Overflow::Latest)];
+        let overflow =
+            prop_oneof![3 => Just(Overflow::Oldest), 1 => Just(Overflow::Latest), 1 => Just(Overflow::End)];
         prop_oneof![
             6 => (0..2_usize, overflow).prop_map(|(topic, overflow)| Action::Publish(topic, overflow)),
             3 => (0..2_usize, prop::option::of(1..4_u64)).prop_map(|(topic, count)| Action::Skip(topic, count)),
@@ -425,7 +436,9 @@ mod tests {
                     Action::Publish(topic, overflow) => {
                         last[topic] += 1;
                         let event = Event::new(topics[topic].clone(), last[topic], "0", Instant::now());
-                        queue.push(&Arc::new(event), overflow, false);
+                        if matches!(queue.push(&Arc::new(event), overflow, false), Pushed::Full) {
+                            last[topic] -= 1;
+                        }
                     }
                     Action::Skip(topic, count) => {
                         last[topic] += count.unwrap_or(1);
