@@ -1,5 +1,6 @@
 //! Loads the configuration of a running node again.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,6 +23,9 @@ use crate::route::{Access, Call, Provider, Responder};
 const QUEUE: usize = 64;
 /// The interval at which providers that are no longer needed are checked.
 const RETIRE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The maximum length of a configuration file that a running node loads, in bytes.
+const MAX_FILE: u64 = 4 << 20;
 
 /// What may reload a node: signals, and callers of `rpc.reload`.
 #[derive(Clone)]
@@ -177,8 +181,18 @@ impl Reloader {
     /// The mistakes, one a line.
     fn prepare(&self) -> Result<Prepared, String> {
         let CommandLine { file, listen, access_log, .. } = &self.command_line;
-        if file.is_none() {
+        let Some(path) = file else {
             return Err("the node was started without --config, so that there is no file to load".to_owned());
+        };
+        // Reading holds up the node.
+        match fs::metadata(path) {
+            Ok(metadata) if !metadata.is_file() => {
+                return Err(format!("{}: not a regular file", path.display()));
+            }
+            Ok(metadata) if metadata.len() > MAX_FILE => {
+                return Err(format!("{}: longer than {MAX_FILE} bytes", path.display()));
+            }
+            _ => {}
         }
         let config = configuration(file.as_deref(), listen.clone());
         let mut config = config.map_err(|error| error.to_string())?;

@@ -374,6 +374,10 @@ impl EventQueue {
     }
 
     fn note_missed(&mut self, event: &Event) {
+        // A kept event may wait twice, for two subscriptions.
+        if self.missed.get(&event.topic).is_some_and(|(_, next)| *next > event.seq) {
+            return;
+        }
         add_missed(&mut self.missed, &event.topic, Some(1), event.seq + 1);
     }
 }
