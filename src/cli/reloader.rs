@@ -12,7 +12,7 @@ use smol::{Executor, Timer};
 use super::bind::{Binder, Bound};
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
 use super::{check, ready_file};
-use crate::config::{Config, Limits};
+use crate::config::{Config, ConfigError, Limits};
 use crate::message::{Fault, Outcome, RawJson, code};
 #[cfg(feature = "grpc")]
 use crate::node::Services;
@@ -85,6 +85,29 @@ struct Report {
     changes: Vec<String>,
     needs_restart: Vec<String>,
     warnings: Vec<String>,
+}
+
+/// Why a configuration is not loaded: a text for people for each mistake.
+#[derive(Serialize)]
+struct Refused {
+    mistakes: Vec<String>,
+}
+
+impl From<String> for Refused {
+    fn from(mistake: String) -> Self {
+        Self { mistakes: vec![mistake] }
+    }
+}
+
+impl From<ConfigError> for Refused {
+    fn from(error: ConfigError) -> Self {
+        match error {
+            ConfigError::Several(errors) => {
+                Self { mistakes: errors.iter().map(ConfigError::to_string).collect() }
+            }
+            error => error.to_string().into(),
+        }
+    }
 }
 
 /// A configuration that has been checked, and what of it takes time to make.
@@ -178,27 +201,27 @@ impl Reloader {
     /// Loads and checks the configuration. Changes nothing.
     ///
     /// # Errors
-    /// The mistakes, one a line.
-    fn prepare(&self) -> Result<Prepared, String> {
+    /// The mistakes of the file, or the first of what it refers to.
+    fn prepare(&self) -> Result<Prepared, Refused> {
         let CommandLine { file, listen, access_log, .. } = &self.command_line;
         let Some(path) = file else {
-            return Err("the node was started without --config, so that there is no file to load".to_owned());
+            let reason = "the node was started without --config, so that there is no file to load";
+            return Err(reason.to_owned().into());
         };
         // Reading holds up the node.
         match fs::metadata(path) {
             Ok(metadata) if !metadata.is_file() => {
-                return Err(format!("{}: not a regular file", path.display()));
+                return Err(format!("{}: not a regular file", path.display()).into());
             }
             Ok(metadata) if metadata.len() > MAX_FILE => {
-                return Err(format!("{}: longer than {MAX_FILE} bytes", path.display()));
+                return Err(format!("{}: longer than {MAX_FILE} bytes", path.display()).into());
             }
             _ => {}
         }
-        let config = configuration(file.as_deref(), listen.clone());
-        let mut config = config.map_err(|error| error.to_string())?;
+        let mut config = configuration(file.as_deref(), listen.clone())?;
         config.access_log |= access_log;
         if let Some(missing) = open_address(&config, file.as_deref()) {
-            return Err(missing);
+            return Err(missing.into());
         }
         let mut warnings = check::warnings(&config);
         warnings.extend(lower_connections(&mut config));
@@ -226,7 +249,7 @@ impl Reloader {
     ///
     /// # Errors
     /// Why a function cannot be provided. Then nothing has changed.
-    fn commit(&mut self, prepared: Prepared, bound: Vec<Bound>) -> Result<Report, String> {
+    fn commit(&mut self, prepared: Prepared, bound: Vec<Bound>) -> Result<Report, Refused> {
         let Prepared { config, access, binder, mut report, .. } = prepared;
         let succeeded = self.parts.succeed(&config, &self.executor, self.node.registry());
         let (functions, parts) = succeeded.map_err(|error| error.to_string())?;
@@ -250,11 +273,7 @@ impl Reloader {
 }
 
 /// Logs what has become of a reload, and returns it as the answer to those who requested it.
-fn told(reloaded: Result<Report, String>) -> Outcome {
-    #[derive(Serialize)]
-    struct Mistakes<'a> {
-        mistakes: Vec<&'a str>,
-    }
+fn told(reloaded: Result<Report, Refused>) -> Outcome {
     match reloaded {
         Ok(report) => {
             report.warnings.iter().for_each(|warning| log::warn!("{warning}"));
@@ -265,11 +284,11 @@ fn told(reloaded: Result<Report, String>) -> Outcome {
             log::info!("reloaded the configuration: {} changes", report.changes.len());
             RawJson::of(&report).map_err(|error| Fault::new(code::INTERNAL, error.to_string()))
         }
-        Err(mistakes) => {
+        Err(refused) => {
             let message = "the configuration was not loaded again, and nothing has changed";
-            mistakes.lines().chain([message]).for_each(|mistake| log::error!("{mistake}"));
-            let data = Mistakes { mistakes: mistakes.lines().collect() };
-            Err(Fault::new(code::INTERNAL, message).with_data(&data))
+            refused.mistakes.iter().for_each(|mistake| log::error!("{mistake}"));
+            log::error!("{message}");
+            Err(Fault::new(code::INTERNAL, message).with_data(&refused))
         }
     }
 }
@@ -295,27 +314,34 @@ fn fixed(config: &Config, started: &Config) -> Vec<String> {
     settings.into_iter().filter(|(_, is_other)| *is_other).map(|(setting, _)| setting.to_owned()).collect()
 }
 
-/// Describes in what two configurations differ, apart from listeners.
-fn changes(before: &Config, after: &Config) -> Vec<String> {
-    let mut changes = Vec::new();
-    for function in &after.functions {
-        let what = match before.functions.iter().find(|earlier| earlier.name == function.name) {
-            Some(earlier) if earlier == function => continue,
+/// Describes which of the things with a name are new, changed or gone.
+fn compare<T: PartialEq>(
+    kind: &str,
+    before: &[T],
+    after: &[T],
+    name: fn(&T) -> &str,
+    changes: &mut Vec<String>,
+) {
+    for thing in after {
+        let what = match before.iter().find(|earlier| name(earlier) == name(thing)) {
+            Some(earlier) if earlier == thing => continue,
             Some(_) => "has changed",
             None => "is new",
         };
-        changes.push(format!("function {} {what}", function.name));
+        changes.push(format!("{kind} {} {what}", name(thing)));
     }
-    for earlier in &before.functions {
-        if !after.functions.iter().any(|function| function.name == earlier.name) {
-            changes.push(format!("function {} is withdrawn", earlier.name));
+    for earlier in before {
+        if !after.iter().any(|thing| name(thing) == name(earlier)) {
+            changes.push(format!("{kind} {} is withdrawn", name(earlier)));
         }
     }
-    for process in &after.processes {
-        if before.processes.iter().any(|other| other.name == process.name && other != process) {
-            changes.push(format!("process {} has changed, and is started again", process.name));
-        }
-    }
+}
+
+/// Describes in what two configurations differ, apart from listeners.
+fn changes(before: &Config, after: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    compare("function", &before.functions, &after.functions, |function| &*function.name, &mut changes);
+    compare("process", &before.processes, &after.processes, |process| &*process.name, &mut changes);
     for (setting, is_changed) in [
         ("[[access]]", before.access != after.access),
         ("[workers]", before.workers != after.workers),

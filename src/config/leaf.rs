@@ -3,7 +3,7 @@
 #[cfg(feature = "grpc")]
 use std::path::PathBuf;
 
-use super::table::{Field, Result, Table};
+use super::table::{Field, Mistake, Result, Table};
 
 const HEADING: &str = "[listen.leaf]";
 const DIALECTS: &str =
@@ -142,7 +142,7 @@ fn protobuf(table: &Table<'_>) -> Result<Option<LeafProtobuf>> {
     }
 }
 
-fn exceeds_max_message(max: Field<'_>, bytes: usize, max_message: usize) -> super::ConfigError {
+fn exceeds_max_message(max: Field<'_>, bytes: usize, max_message: usize) -> Box<Mistake> {
     max.fail(&format!(
         "{bytes} bytes exceed the limit of {max_message} for all messages; raise message in [limits], or lower this"
     ))

@@ -12,19 +12,21 @@ use super::table::{Result, Source, Table};
 use super::{Config, ConfigError, access, function, listener, offer, process, topic, workers};
 
 /// Parses the text of a configuration file, which errors refer to as `file`.
-pub(super) fn config(text: &str, file: &str) -> Result<Config> {
-    let errors = RefCell::default();
-    let config = parse(Source { text, file, errors: &errors })?;
-    let mut errors = errors.into_inner();
-    errors.sort_by_key(|error| match error {
-        ConfigError::Invalid { line, .. } => *line,
-        _ => 0,
-    });
+pub(super) fn config(text: &str, file: &str) -> std::result::Result<Config, ConfigError> {
+    let mistakes = RefCell::default();
+    let parsed = parse(Source { text, file, mistakes: &mistakes });
+    let mut mistakes = mistakes.into_inner();
+    match parsed {
+        Ok(config) if mistakes.is_empty() => return Ok(config),
+        // It may have been the reason of others.
+        Err(mistake) => mistakes = vec![mistake],
+        Ok(_) => mistakes.sort_by_key(|mistake| mistake.line),
+    }
+    let mut errors: Vec<_> = mistakes.into_iter().map(|mistake| mistake.of_file(file)).collect();
     match errors.pop() {
-        None => Ok(config),
         Some(only) if errors.is_empty() => Err(only),
-        Some(last) => {
-            errors.push(last);
+        last => {
+            errors.extend(last);
             Err(ConfigError::Several(errors))
         }
     }
@@ -74,18 +76,18 @@ fn parse(source: Source<'_>) -> Result<Config> {
     if let Some(Some(table)) = source.note(root.table("nats", "[nats]")) {
         config.nats = source.note(nats::parse(&table, &config.name));
     }
-    let before = source.errors.borrow().len();
+    let before = source.mistakes.borrow().len();
     for table in source.note(root.tables("listen", "[[listen]]")).unwrap_or_default() {
         let listener = listener::parse(&table, &config);
         config.listen.extend(source.note(listener));
     }
-    let are_listeners_known = source.errors.borrow().len() == before;
-    let before = source.errors.borrow().len();
+    let are_listeners_known = source.mistakes.borrow().len() == before;
+    let before = source.mistakes.borrow().len();
     for table in source.note(root.tables("process", process::HEADING)).unwrap_or_default() {
         let process = process::parse(&table, &config);
         config.processes.extend(source.note(process));
     }
-    let are_processes_known = source.errors.borrow().len() == before;
+    let are_processes_known = source.mistakes.borrow().len() == before;
     for table in source.note(root.tables("function", "[[function]]")).unwrap_or_default() {
         // A function may name a process whose own table has an error.
         if are_processes_known || table.get("process").is_none() {

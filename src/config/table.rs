@@ -23,20 +23,34 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// The shortest plausible duration: a shorter one is most likely a mistaken unit.
 pub(super) const MIN_DURATION: Duration = Duration::from_millis(1);
 
-pub(super) type Result<T> = std::result::Result<T, ConfigError>;
+/// What is wrong, and at which line of the file, counted from 1.
+#[derive(Debug)]
+pub(super) struct Mistake {
+    pub(super) line: usize,
+    pub(super) message: String,
+}
+
+impl Mistake {
+    pub(super) fn of_file(self, file: &str) -> ConfigError {
+        ConfigError::Invalid { file: file.to_owned(), line: self.line, message: self.message }
+    }
+}
+
+/// The mistake is boxed: nearly every line that reads a value may return one.
+pub(super) type Result<T> = std::result::Result<T, Box<Mistake>>;
 
 /// The text of the file, which maps byte offsets to lines.
 #[derive(Clone, Copy)]
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) file: &'a str,
-    /// The errors so far that do not prevent reading on.
-    pub(super) errors: &'a RefCell<Vec<ConfigError>>,
+    /// Those so far that do not prevent reading on.
+    pub(super) mistakes: &'a RefCell<Vec<Box<Mistake>>>,
 }
 
 impl Source<'_> {
     /// Returns the error of a text that is not TOML.
-    pub(super) fn syntax_error(&self, error: &toml::de::Error) -> ConfigError {
+    pub(super) fn syntax_error(&self, error: &toml::de::Error) -> Box<Mistake> {
         let span = error.span().unwrap_or_default();
         let mut message = error.message().replace('\n', ", ");
         if message == "duplicate key" {
@@ -49,12 +63,13 @@ impl Source<'_> {
 
     /// Keeps the error of a part of the file, so that the others are checked too.
     pub(super) fn note<T>(&self, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.errors.borrow_mut().push(error)).ok()
+        result.map_err(|error| self.mistakes.borrow_mut().push(error)).ok()
     }
 
     /// Returns an error at a byte offset.
-    pub(super) fn fail(&self, offset: usize, message: String) -> ConfigError {
-        ConfigError::Invalid { file: self.file.to_owned(), line: self.line(offset), message }
+    #[cold]
+    pub(super) fn fail(&self, offset: usize, message: String) -> Box<Mistake> {
+        Box::new(Mistake { line: self.line(offset), message })
     }
 
     /// Returns the line of a byte offset, counted from 1.
@@ -182,7 +197,7 @@ impl<'a> Table<'a> {
     }
 
     /// Returns an error that begins with the table's heading.
-    pub(super) fn fail(&self, message: &str) -> ConfigError {
+    pub(super) fn fail(&self, message: &str) -> Box<Mistake> {
         self.source.fail(self.offset, format!("{} {message}", self.heading))
     }
 }
@@ -268,7 +283,7 @@ impl<'a> Field<'a> {
     }
 
     /// Returns the error that another value was expected.
-    pub(super) fn expected(self, wanted: &str) -> ConfigError {
+    pub(super) fn expected(self, wanted: &str) -> Box<Mistake> {
         let typed = self.source.text.get(self.value.span()).and_then(|typed| typed.lines().next());
         // Lists and tables may be too long to quote.
         let found = match self.value.get_ref() {
@@ -281,7 +296,7 @@ impl<'a> Field<'a> {
     }
 
     /// Returns an error that begins with the key.
-    pub(super) fn fail(self, message: &str) -> ConfigError {
+    pub(super) fn fail(self, message: &str) -> Box<Mistake> {
         self.source
             .fail(self.value.span().start, format!("{}: {message}", in_heading(self.key, self.heading)))
     }
