@@ -183,7 +183,7 @@ impl EventQueue {
                 if self.gaps > 0 {
                     self.join_missed(&event.topic);
                 }
-                self.note_missed(event);
+                self.note_missed(event, is_kept);
                 return Pushed::Dropped(dropped);
             };
             self.drop_at(at);
@@ -343,9 +343,9 @@ impl EventQueue {
     }
 
     fn drop_at(&mut self, at: usize) {
-        if let Some(Notice::Event { event, .. }) = self.waiting.remove(at) {
+        if let Some(Notice::Event { event, is_kept, .. }) = self.waiting.remove(at) {
             self.uncount(&event);
-            self.note_missed(&event);
+            self.note_missed(&event, is_kept);
             if self.gaps > 0 {
                 self.join_missed(&event.topic);
             }
@@ -373,12 +373,12 @@ impl EventQueue {
         self.bytes -= event.bytes();
     }
 
-    fn note_missed(&mut self, event: &Event) {
-        // A kept event may wait twice, for two subscriptions.
-        if self.missed.get(&event.topic).is_some_and(|(_, next)| *next > event.seq) {
-            return;
+    /// Notes that an event was dropped. One that `is_kept` may have come, or be about to come, for another subscription too.
+    fn note_missed(&mut self, event: &Event, is_kept: bool) {
+        if self.missed.get(&event.topic).is_none_or(|(_, next)| *next <= event.seq) {
+            let count = if is_kept { None } else { Some(1) };
+            add_missed(&mut self.missed, &event.topic, count, event.seq + 1);
         }
-        add_missed(&mut self.missed, &event.topic, Some(1), event.seq + 1);
     }
 }
 

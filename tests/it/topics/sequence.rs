@@ -113,8 +113,11 @@ impl Subscriber {
                 }
                 self.subscribed.insert(name, ());
                 // Events of a subscription that goes on may still come.
-                if let Some(seq) = result["seq"].as_u64().filter(|_| !was_covered || result["missed"] == true)
-                {
+                let goes_on = match result["missed"] == true {
+                    true => self.subscribed.keys().any(|other| *other != name && covers(other, name)),
+                    false => was_covered,
+                };
+                if let Some(seq) = result["seq"].as_u64().filter(|_| !goes_on) {
                     self.began.insert(name.to_owned(), seq);
                     self.next.insert(name.to_owned(), None);
                 }
