@@ -40,7 +40,7 @@ impl Rule {
 
 /// Parses an `[[access]]` table.
 pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<Rule> {
-    table.allow(&["functions", "offer", "subscribe", "publish", "name", "token", "listen", "expires"])?;
+    table.allow(&["functions", "offer", "subscribe", "publish", "name", "token", "listen", "expires"]);
     let patterns = |key: &str| -> Result<Vec<String>> {
         let Some(field) = table.get(key) else { return Ok(Vec::new()) };
         field

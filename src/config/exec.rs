@@ -108,11 +108,11 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
     if let Some(field) = table.get("inherit_env") {
         exec.inherit_env = inherit_env(field)?;
     }
-    table.duration("timeout", MIN_DURATION..=DAY, &mut exec.timeout)?;
-    table.count("concurrency", 1..=1024, &mut exec.concurrency)?;
-    table.count("queue", 0..=65_536, &mut exec.queue)?;
+    table.duration("timeout", MIN_DURATION..=DAY, &mut exec.timeout);
+    table.count("concurrency", 1..=1024, &mut exec.concurrency);
+    table.count("queue", 0..=65_536, &mut exec.queue);
     workers::when_full(table, &mut exec.when_full)?;
-    table.size("output_limit", 1..=GIB, &mut exec.output_limit)?;
+    table.size("output_limit", 1..=GIB, &mut exec.output_limit);
     Ok(exec)
 }
 

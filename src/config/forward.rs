@@ -126,7 +126,7 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
             .map(|node| match node.table("an element of forward") {
                 None => target(node, node, &token_file, &tls, true),
                 Some(own) => {
-                    own.allow(&["to", "token_file", "tls"])?;
+                    own.allow(&["to", "token_file", "tls"]);
                     let address = own.require("to", "\"10.0.0.2:7300\"")?;
                     let own_token = own.get("token_file").map(Field::path).transpose()?;
                     let own_tls = own.get("tls").map(self::tls).transpose()?;
@@ -162,8 +162,8 @@ pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
         method,
         ..ForwardConfig::new(targets)
     };
-    table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout)?;
-    table.duration("hedge", MIN_DURATION..=DAY, &mut forward.hedge)?;
+    table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout);
+    table.duration("hedge", MIN_DURATION..=DAY, &mut forward.hedge);
     if let Some(field) = table.get("hedge") {
         let missing = match (&forward.key, forward.repeatable, forward.to.len()) {
             (Some(_), _, _) => "calls with the same key go to the same node",
@@ -242,7 +242,7 @@ pub(super) fn target(
 pub(super) fn tls(field: Field<'_>) -> Result<ForwardTlsConfig> {
     let wanted = "a table with the file of the authorities to trust, { ca = \"ca.pem\" }";
     let table = field.table("tls").ok_or_else(|| field.expected(wanted))?;
-    table.allow(&["ca", "certificate", "key"])?;
+    table.allow(&["ca", "certificate", "key"]);
     let ca = table.require("ca", "\"ca.pem\"")?.path()?;
     let identity = match (table.get("certificate"), table.get("key")) {
         (Some(certificate), Some(key)) => Some((certificate.path()?, key.path()?)),

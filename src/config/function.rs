@@ -66,7 +66,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
         "method",
         #[cfg(feature = "nats")]
         "subject",
-    ])?;
+    ]);
     let name_field = table.require("name", "\"disk.free\"")?;
     let (provider, workers) = match (table.get("exec"), table.get("forward"), table.get("process")) {
         (Some(argv), None, None) => (ProviderConfig::Exec(exec::parse(table, argv, &config.limits)?), None),

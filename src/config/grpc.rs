@@ -47,7 +47,7 @@ pub(crate) enum MethodTarget {
 
 /// Parses `[grpc]`.
 pub(super) fn parse(table: &Table<'_>) -> Result<GrpcConfig> {
-    table.allow(&["descriptors", "strict", "methods"])?;
+    table.allow(&["descriptors", "strict", "methods"]);
     let wanted =
         "the files that protoc --include_imports --descriptor_set_out writes, such as [\"api.binpb\"]";
     let descriptors = table.require("descriptors", "[\"api.binpb\"]")?.list(wanted)?;
@@ -76,7 +76,7 @@ fn method(field: Field<'_>) -> Result<MethodConfig> {
     let wanted = "a function such as \"greet\", { function = \"greet\", params = \"positional\" }, \
                   { topic = \"news\" }, or false";
     let to = if let Some(table) = field.table(METHODS) {
-        table.allow(&["function", "params", "topic", "skip_missed"])?;
+        table.allow(&["function", "params", "topic", "skip_missed"]);
         match (table.get("function"), table.get("topic")) {
             (Some(name), None) => {
                 let is_positional = table.get("params").map(|params| match params.string() {

@@ -80,7 +80,7 @@ fn framing(table: Option<&Table<'_>>, max_message: usize) -> Result<LeafConfig> 
             "descriptors",
             #[cfg(feature = "grpc")]
             "messages",
-        ])?;
+        ]);
         #[cfg(feature = "grpc")]
         {
             leaf.protobuf = protobuf(table)?;
@@ -113,11 +113,11 @@ fn framing(table: Option<&Table<'_>>, max_message: usize) -> Result<LeafConfig> 
     max = max.min(largest).min(max_message);
     let mut min = 1;
     if let Some(table) = table {
-        table.size("max", 1..=largest, &mut max)?;
+        table.size("max", 1..=largest, &mut max);
         if let Some(field) = table.get("max").filter(|_| max > max_message) {
             return Err(exceeds_max_message(field, max, max_message));
         }
-        table.size("min", 1..=max, &mut min)?;
+        table.size("min", 1..=max, &mut min);
     }
     // Neither exceeds `largest`, which was converted from a u32.
     (leaf.min, leaf.max) = (min as u32, max as u32);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use super::table::{DAY, GIB, HOUR, MIN_DURATION, Result, Table};
+use super::table::{DAY, GIB, HOUR, MIN_DURATION, Table};
 use crate::setters::setters;
 
 /// The resource limits of a node: the `[limits]` table. Sizes are in bytes.
@@ -111,7 +111,7 @@ impl Limits {
 
 impl Limits {
     /// Reads the keys of `[limits]`.
-    pub(super) fn parse(&mut self, table: &Table<'_>) -> Result<()> {
+    pub(super) fn parse(&mut self, table: &Table<'_>) {
         table.allow(&[
             "message",
             "depth",
@@ -139,35 +139,35 @@ impl Limits {
             "topics",
             "subscriptions",
             "events",
-        ])?;
-        table.size("message", 64..=GIB, &mut self.message)?;
-        table.count("depth", 1..=1024, &mut self.depth)?;
-        table.count("batch", 1..=65_536, &mut self.batch)?;
-        table.count("connections", 1..=1_000_000, &mut self.connections)?;
+        ]);
+        table.size("message", 64..=GIB, &mut self.message);
+        table.count("depth", 1..=1024, &mut self.depth);
+        table.count("batch", 1..=65_536, &mut self.batch);
+        table.count("connections", 1..=1_000_000, &mut self.connections);
         if table.get("per_host").is_some() {
-            table.count("per_host", 1..=1_000_000, self.per_host.insert(1))?;
+            table.count("per_host", 1..=1_000_000, self.per_host.insert(1));
         }
-        table.count("in_flight", 1..=65_536, &mut self.in_flight)?;
-        table.size("output", 64..=GIB, &mut self.output)?;
-        table.duration("head_timeout", MIN_DURATION..=HOUR, &mut self.head_timeout)?;
-        table.duration("auth_timeout", MIN_DURATION..=HOUR, &mut self.auth_timeout)?;
-        table.duration("stall_timeout", MIN_DURATION..=HOUR, &mut self.stall_timeout)?;
-        table.duration("deadline", MIN_DURATION..=DAY, &mut self.deadline)?;
-        table.count("hops", 1..=255, &mut self.hops)?;
-        table.duration("drain", Duration::ZERO..=HOUR, &mut self.drain)?;
-        table.count("queue", 1..=1_000_000, &mut self.queue)?;
-        table.duration("connect_timeout", MIN_DURATION..=HOUR, &mut self.connect_timeout)?;
-        table.duration("keepalive", Duration::ZERO..=HOUR, &mut self.keepalive)?;
-        table.duration("offer_keepalive", Duration::ZERO..=HOUR, &mut self.offer_keepalive)?;
-        table.duration("forward_silence", Duration::ZERO..=HOUR, &mut self.forward_silence)?;
-        table.count("offers", 0..=65_536, &mut self.offers)?;
-        table.count("offered", 0..=65_536, &mut self.offered)?;
-        table.count("forward_functions", 0..=65_536, &mut self.forward_functions)?;
-        table.count("processes", 1..=1024, &mut self.processes)?;
-        table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay)?;
-        table.count("topics", 1..=1_000_000, &mut self.topics)?;
-        table.count("subscriptions", 1..=65_536, &mut self.subscriptions)?;
-        table.count("events", 1..=65_536, &mut self.events)
+        table.count("in_flight", 1..=65_536, &mut self.in_flight);
+        table.size("output", 64..=GIB, &mut self.output);
+        table.duration("head_timeout", MIN_DURATION..=HOUR, &mut self.head_timeout);
+        table.duration("auth_timeout", MIN_DURATION..=HOUR, &mut self.auth_timeout);
+        table.duration("stall_timeout", MIN_DURATION..=HOUR, &mut self.stall_timeout);
+        table.duration("deadline", MIN_DURATION..=DAY, &mut self.deadline);
+        table.count("hops", 1..=255, &mut self.hops);
+        table.duration("drain", Duration::ZERO..=HOUR, &mut self.drain);
+        table.count("queue", 1..=1_000_000, &mut self.queue);
+        table.duration("connect_timeout", MIN_DURATION..=HOUR, &mut self.connect_timeout);
+        table.duration("keepalive", Duration::ZERO..=HOUR, &mut self.keepalive);
+        table.duration("offer_keepalive", Duration::ZERO..=HOUR, &mut self.offer_keepalive);
+        table.duration("forward_silence", Duration::ZERO..=HOUR, &mut self.forward_silence);
+        table.count("offers", 0..=65_536, &mut self.offers);
+        table.count("offered", 0..=65_536, &mut self.offered);
+        table.count("forward_functions", 0..=65_536, &mut self.forward_functions);
+        table.count("processes", 1..=1024, &mut self.processes);
+        table.duration("token_delay", Duration::ZERO..=HOUR, &mut self.token_delay);
+        table.count("topics", 1..=1_000_000, &mut self.topics);
+        table.count("subscriptions", 1..=65_536, &mut self.subscriptions);
+        table.count("events", 1..=65_536, &mut self.events);
     }
 
     /// Returns the maximum number of connections from `host`.

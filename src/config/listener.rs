@@ -62,7 +62,7 @@ pub(super) fn same_address(a: &str, b: &str) -> bool {
 
 /// Parses a `[[listen]]` table; `config` has the tables before it.
 pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ListenerConfig> {
-    table.allow(&["address", "hosts", "origins", "dialect", "leaf", "tls"])?;
+    table.allow(&["address", "hosts", "origins", "dialect", "leaf", "tls"]);
     let field = table.require("address", "\"127.0.0.1:7300\"")?;
     let (address, parsed) = field.address::<Address>()?;
     // Port 0 selects another port each time, so it never conflicts.
@@ -105,7 +105,7 @@ fn tls(field: Field<'_>) -> Result<ListenerTlsConfig> {
     let example = "{ certificate = \"node.pem\", key = \"node.key\" }";
     let table =
         field.table("tls").ok_or_else(|| field.expected(&format!("a table of files such as {example}")))?;
-    table.allow(&["certificate", "key", "client_ca"])?;
+    table.allow(&["certificate", "key", "client_ca"]);
     let certificate = table.require("certificate", "\"node.pem\"")?.path()?;
     let key = table.require("key", "\"node.key\"")?.path()?;
     let client_ca = table.get("client_ca").map(Field::path).transpose()?;

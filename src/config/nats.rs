@@ -102,7 +102,7 @@ pub(super) fn parse(table: &Table<'_>, name: &str) -> Result<NatsConfig> {
         "queue",
         "offer",
         "in_flight",
-    ])?;
+    ]);
     let server = table.require("server", "\"nats://10.0.0.1:4222\"")?;
     let servers = match server.string() {
         Ok(_) => vec![self::server(server)?],
@@ -153,7 +153,7 @@ pub(super) fn parse(table: &Table<'_>, name: &str) -> Result<NatsConfig> {
         offer,
         in_flight: 1024,
     };
-    table.count("in_flight", 1..=65_536, &mut nats.in_flight)?;
+    table.count("in_flight", 1..=65_536, &mut nats.in_flight);
     Ok(nats)
 }
 
@@ -179,7 +179,7 @@ pub(super) fn parse_function(table: &Table<'_>) -> Result<NatsFunctionConfig> {
         },
     };
     let mut function = NatsFunctionConfig { subject, is_text, timeout: None };
-    table.duration("timeout", MIN_DURATION..=DAY, &mut function.timeout)?;
+    table.duration("timeout", MIN_DURATION..=DAY, &mut function.timeout);
     Ok(function)
 }
 

@@ -20,7 +20,7 @@ pub struct OfferConfig {
 
 /// Parses an `[[offer]]` table.
 pub(super) fn parse(table: &Table<'_>) -> Result<OfferConfig> {
-    table.allow(&["to", "functions", "as", "share", "token_file", "tls"])?;
+    table.allow(&["to", "functions", "as", "share", "token_file", "tls"]);
     let token_file = table.get("token_file").map(Field::path).transpose()?;
     let tls = table.get("tls").map(forward::tls).transpose()?;
     let to = table.require("to", "\"vps:7300\"")?;

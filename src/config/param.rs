@@ -72,7 +72,7 @@ fn param(field: Field<'_>) -> Result<ParamConfig> {
     let mut param = ParamConfig::new(field.key, ParamKind::String);
     let (mut kind, mut default, mut choices) = (field, None, None);
     if let Some(table) = field.table(field.heading) {
-        table.allow(&["type", "leading_dash", "default", "choices", "description"])?;
+        table.allow(&["type", "leading_dash", "default", "choices", "description"]);
         kind = table.get("type").ok_or_else(|| field.fail("needs a type, such as { type = \"string\" }"))?;
         if let Some(field) = table.get("leading_dash") {
             param.leading_dash = field.boolean()?;

@@ -19,7 +19,7 @@ pub(super) fn config(text: &str, file: &str) -> std::result::Result<Config, Conf
     match parsed {
         Ok(config) if mistakes.is_empty() => return Ok(config),
         // It may have been the reason of others.
-        Err(mistake) => mistakes = vec![mistake],
+        Err(mistake) => mistakes = vec![*mistake],
         Ok(_) => mistakes.sort_by_key(|mistake| mistake.line),
     }
     let mut errors: Vec<_> = mistakes.into_iter().map(|mistake| mistake.of_file(file)).collect();
@@ -50,7 +50,7 @@ fn parse(source: Source<'_>) -> Result<Config> {
         "grpc",
         #[cfg(feature = "nats")]
         "nats",
-    ])?;
+    ]);
 
     let mut config = Config::default();
     if let Some(field) = root.get("name")
@@ -59,7 +59,7 @@ fn parse(source: Source<'_>) -> Result<Config> {
         name.clone_into(&mut config.name);
     }
     if let Some(Some(table)) = source.note(root.table("limits", "[limits]")) {
-        source.note(config.limits.parse(&table));
+        config.limits.parse(&table);
     }
     if let Some(Some(table)) = source.note(root.table("workers", "[workers]"))
         && let Some(workers) = source.note(workers::parse_node(&table))
@@ -67,7 +67,7 @@ fn parse(source: Source<'_>) -> Result<Config> {
         config.workers = workers;
     }
     if let Some(Some(table)) = source.note(root.table("log", "[log]")) {
-        table.allow(&["access"])?;
+        table.allow(&["access"]);
         if let Some(field) = table.get("access") {
             config.access_log = source.note(field.boolean()).unwrap_or_default();
         }

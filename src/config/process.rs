@@ -133,7 +133,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ProcessConfig>
         "env",
         "inherit_env",
         "meta",
-    ])?;
+    ]);
     let name_field = table.require("name", "\"tools\"")?;
     let name = name_field.visible_name("tools")?;
     if config.processes.iter().any(|other| other.name == name) {
@@ -195,13 +195,13 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ProcessConfig>
     if let Some(field) = table.get("meta") {
         process.has_meta = field.boolean()?;
     }
-    table.count("instances", 1..=1024, &mut process.instances)?;
-    table.count("in_flight", 1..=1024, &mut process.in_flight)?;
-    table.count("queue", 1..=65_536, &mut process.queue)?;
-    table.duration("idle", MIN_DURATION..=DAY, &mut process.idle)?;
-    table.duration("ready", MIN_DURATION..=HOUR, &mut process.ready)?;
-    table.duration("stall", MIN_DURATION..=DAY, &mut process.stall)?;
-    table.duration("stop", Duration::ZERO..=HOUR, &mut process.stop)?;
+    table.count("instances", 1..=1024, &mut process.instances);
+    table.count("in_flight", 1..=1024, &mut process.in_flight);
+    table.count("queue", 1..=65_536, &mut process.queue);
+    table.duration("idle", MIN_DURATION..=DAY, &mut process.idle);
+    table.duration("ready", MIN_DURATION..=HOUR, &mut process.ready);
+    table.duration("stall", MIN_DURATION..=DAY, &mut process.stall);
+    table.duration("stop", Duration::ZERO..=HOUR, &mut process.stop);
     let all = process.instances + config.processes.iter().map(|other| other.instances).sum::<usize>();
     if all > config.limits.processes {
         let limit = config.limits.processes;
@@ -240,7 +240,7 @@ pub(super) fn parse_function(
         }
     };
     let mut function = ProcessFunctionConfig { process: name.to_owned(), method, timeout: None };
-    table.duration("timeout", MIN_DURATION..=DAY, &mut function.timeout)?;
+    table.duration("timeout", MIN_DURATION..=DAY, &mut function.timeout);
     if let Some(field) = table.get("timeout")
         && function.timeout > Some(found.stall)
     {
@@ -269,7 +269,7 @@ fn method(field: Field<'_>) -> Result<String> {
 fn hello(field: Field<'_>) -> Result<(String, Option<String>)> {
     let wanted = "a table such as { method = \"initialize\", params = {} }";
     let table = field.table("hello").ok_or_else(|| field.expected(wanted))?;
-    table.allow(&["method", "params"])?;
+    table.allow(&["method", "params"]);
     let method = method(table.require("method", "\"initialize\"")?)?;
     let Some(params) = table.get("params") else { return Ok((method, None)) };
     if !matches!(params.value.get_ref(), DeValue::Table(_) | DeValue::Array(_)) {

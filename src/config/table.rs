@@ -45,7 +45,7 @@ pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) file: &'a str,
     /// Those so far that do not prevent reading on.
-    pub(super) mistakes: &'a RefCell<Vec<Box<Mistake>>>,
+    pub(super) mistakes: &'a RefCell<Vec<Mistake>>,
 }
 
 impl Source<'_> {
@@ -63,7 +63,7 @@ impl Source<'_> {
 
     /// Keeps the error of a part of the file, so that the others are checked too.
     pub(super) fn note<T>(&self, result: Result<T>) -> Option<T> {
-        result.map_err(|error| self.mistakes.borrow_mut().push(error)).ok()
+        result.map_err(|mistake| self.mistakes.borrow_mut().push(*mistake)).ok()
     }
 
     /// Returns an error at a byte offset.
@@ -89,7 +89,7 @@ pub(super) struct Table<'a> {
 
 impl<'a> Table<'a> {
     /// Notes the errors of every key but the known ones.
-    pub(super) fn allow(&self, known: &[&str]) -> Result<()> {
+    pub(super) fn allow(&self, known: &[&str]) {
         for (key, _) in self.entries {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
@@ -101,7 +101,6 @@ impl<'a> Table<'a> {
             let message = format!("unknown key {shown};{near} known keys: {}", known.join(", "));
             self.source.note::<()>(Err(self.source.fail(key.span().start, message)));
         }
-        Ok(())
     }
 
     /// Rejects every key but those that such a table takes.
@@ -143,8 +142,8 @@ impl<'a> Table<'a> {
     }
 
     /// Reads a size in bytes into `into`, which is left unchanged if the key is missing. An error is noted.
-    pub(super) fn size(&self, key: &'a str, range: RangeInclusive<usize>, into: &mut usize) -> Result<()> {
-        let Some(field) = self.get(key) else { return Ok(()) };
+    pub(super) fn size(&self, key: &'a str, range: RangeInclusive<usize>, into: &mut usize) {
+        let Some(field) = self.get(key) else { return };
         let bytes = match field.value.get_ref() {
             DeValue::String(text) => units::parse_size(text),
             _ => field.integer(),
@@ -157,20 +156,18 @@ impl<'a> Table<'a> {
         if let Some(bytes) = self.source.note(bytes) {
             *into = bytes;
         }
-        Ok(())
     }
 
     /// Reads an integer into `into`, which is left unchanged if the key is missing. An error is noted.
-    pub(super) fn count<T>(&self, key: &'a str, range: RangeInclusive<T>, into: &mut T) -> Result<()>
+    pub(super) fn count<T>(&self, key: &'a str, range: RangeInclusive<T>, into: &mut T)
     where
         T: TryFrom<u64> + PartialOrd + ToString,
     {
-        let Some(field) = self.get(key) else { return Ok(()) };
+        let Some(field) = self.get(key) else { return };
         let count = field.integer().and_then(|count| T::try_from(count).ok());
         if let Some(count) = self.source.note(field.within(count, &range, T::to_string)) {
             *into = count;
         }
-        Ok(())
     }
 
     /// Reads a duration into `into`, which is left unchanged if the key is missing. An error is noted.
@@ -179,8 +176,8 @@ impl<'a> Table<'a> {
         key: &'a str,
         range: RangeInclusive<Duration>,
         into: &mut impl From<Duration>,
-    ) -> Result<()> {
-        let Some(field) = self.get(key) else { return Ok(()) };
+    ) {
+        let Some(field) = self.get(key) else { return };
         let duration = match field.value.get_ref() {
             DeValue::String(text) => units::parse_duration(text),
             _ => field.integer().map(Duration::from_secs),
@@ -193,7 +190,6 @@ impl<'a> Table<'a> {
         if let Some(duration) = self.source.note(duration) {
             *into = duration.into();
         }
-        Ok(())
     }
 
     /// Returns an error that begins with the table's heading.

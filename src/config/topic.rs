@@ -85,7 +85,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
         "tls",
         #[cfg(feature = "nats")]
         "subject",
-    ])?;
+    ]);
     let field = table.require("name", "\"chat.lobby\"")?;
     let name = field.function_or_family("chat.*")?;
     if config.topics.iter().any(|other| other.name == name) {
@@ -93,9 +93,9 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
     }
     let mut topic = TopicConfig::new(name);
     let Limits { events, output, .. } = config.limits;
-    table.count("keep", 0..=events, &mut topic.keep)?;
+    table.count("keep", 0..=events, &mut topic.keep);
     topic.keep_bytes = topic.keep_bytes.min(output);
-    table.size("keep_bytes", 64..=output, &mut topic.keep_bytes)?;
+    table.size("keep_bytes", 64..=output, &mut topic.keep_bytes);
     if let Some(field) = table.get("when_full") {
         topic.when_full = field
             .value

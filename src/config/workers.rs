@@ -77,10 +77,10 @@ pub enum WhenFull {
 
 /// Parses `[workers]` and its subtables.
 pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
-    table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native", "peer", "process"])?;
+    table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native", "peer", "process"]);
     let of_provider = |key, heading| {
         let Some(table) = table.table(key, heading)? else { return Ok(None) };
-        table.allow(&["count", "queue", "when_full", "share"])?;
+        table.allow(&["count", "queue", "when_full", "share"]);
         parse_shared(&table).map(Some)
     };
     let limits_node = ["count", "queue", "when_full", "share"].iter().any(|key| table.get(key).is_some());
@@ -98,12 +98,12 @@ pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
 fn parse_shared(table: &Table<'_>) -> Result<Workers> {
     table.require("count", "64")?;
     let mut workers = Workers::new(1);
-    table.count("count", COUNT, &mut workers.count)?;
-    table.count("queue", QUEUE, &mut workers.queue)?;
+    table.count("count", COUNT, &mut workers.count);
+    table.count("queue", QUEUE, &mut workers.queue);
     when_full(table, &mut workers.when_full)?;
     if table.get("share").is_some() {
         let mut share = 1;
-        table.count("share", 1..=workers.count, &mut share)?;
+        table.count("share", 1..=workers.count, &mut share);
         workers.share = Some(share);
     }
     Ok(workers)
@@ -118,8 +118,8 @@ pub(super) fn parse_function(table: &Table<'_>) -> Result<Option<Workers>> {
         });
     }
     let mut workers = Workers { queue: FUNCTION_QUEUE, ..Workers::new(1) };
-    table.count("workers", COUNT, &mut workers.count)?;
-    table.count("queue", QUEUE, &mut workers.queue)?;
+    table.count("workers", COUNT, &mut workers.count);
+    table.count("queue", QUEUE, &mut workers.queue);
     when_full(table, &mut workers.when_full)?;
     Ok(Some(workers))
 }
