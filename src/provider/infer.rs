@@ -18,29 +18,32 @@ const MAX_PARTS: usize = 1000;
 
 /// Returns the signature of a function with arguments `A` and result `R`, as far as the types show it.
 pub(super) fn signature<A: DeserializeOwned, R: 'static>() -> Signature {
-    Signature { params: params::<A>(), result: result::<R>(), ..Signature::default() }
+    Signature { params: params(trace::<A>), result: result(TypeId::of::<R>()), ..Signature::default() }
 }
 
-fn params<A: DeserializeOwned>() -> Option<Vec<Param>> {
+/// [`trace`] of a type. What calls it is compiled once, not for each type.
+type Trace = fn(Option<&[usize]>) -> (Shape, Result<(), Ended>);
+
+fn params(trace: Trace) -> Option<Vec<Param>> {
     let param = |(index, shape): (usize, Shape)| {
         let param = Param::new(index.to_string(), shape.schema());
         if let Shape::Optional(_) = shape { param.optional() } else { param }
     };
-    match trace::<A>(None).0 {
+    match trace(None).0 {
         Shape::Null => Some(Vec::new()),
         Shape::Tuple(elements) => Some(elements.into_iter().enumerate().map(param).collect()),
-        Shape::Struct(fields) => Some(fields_as_params::<A>(&fields)),
+        Shape::Struct(fields) => Some(fields_as_params(trace, &fields)),
         // Any number of parameters, or unknown ones.
         Shape::Any | Shape::Array(_) | Shape::Map => None,
         shape => Some(vec![param((0, shape))]),
     }
 }
 
-fn fields_as_params<A: DeserializeOwned>(fields: &[(&'static str, Shape)]) -> Vec<Param> {
+fn fields_as_params(trace: Trace, fields: &[(&'static str, Shape)]) -> Vec<Param> {
     // The fields without which no value is made, one after the other.
     let mut required = Vec::new();
     let is_complete = loop {
-        let ended = trace::<A>(Some(&required)).1;
+        let ended = trace(Some(&required)).1;
         let missing = |name| fields.iter().position(|(field, _)| *field == name);
         match ended {
             Err(Ended::Missing(name)) => match missing(name).filter(|index| !required.contains(index)) {
@@ -53,14 +56,14 @@ fn fields_as_params<A: DeserializeOwned>(fields: &[(&'static str, Shape)]) -> Ve
     // Serde lists the aliases of a field beside its name, and accepts one of them.
     let is_alias = |index: usize| {
         let is_alias_beside = |first: usize| {
-            let ended = trace::<A>(Some(&[first, first + 1])).1;
+            let ended = trace(Some(&[first, first + 1])).1;
             matches!(ended, Err(Ended::Duplicate(name)) if name != fields[index].0)
         };
         is_alias_beside(index) || (index > 0 && is_alias_beside(index - 1))
     };
     let params = (0..fields.len()).filter(|index| !is_alias(*index)).map(|index| {
         // Alone, since a field of which no value is made ends the trace.
-        let shape = match trace::<A>(Some(&[index])).0 {
+        let shape = match trace(Some(&[index])).0 {
             Shape::Struct(mut fields) => fields.swap_remove(index).1,
             _ => Shape::Any,
         };
@@ -73,8 +76,8 @@ fn fields_as_params<A: DeserializeOwned>(fields: &[(&'static str, Shape)]) -> Ve
 }
 
 /// Returns the schema of common types of results.
-fn result<R: 'static>() -> Option<Schema> {
-    let is = |types: &[TypeId]| types.contains(&TypeId::of::<R>());
+fn result(of: TypeId) -> Option<Schema> {
+    let is = |types: &[TypeId]| types.contains(&of);
     macro_rules! ids {
         ($($type:ty),+) => { [$(TypeId::of::<$type>()),+] };
     }
