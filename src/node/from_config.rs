@@ -25,6 +25,8 @@ pub(crate) struct Parts {
     started: Arc<Config>,
     /// The other nodes, each with a hash of the files that connections to it need.
     remotes: Vec<(ForwardTarget, u64, Remote)>,
+    /// Those that topics hold, which stay those of the first configuration.
+    of_topics: Vec<Remote>,
     processes: Vec<Process>,
     reports: Arc<ReportLimit>,
     #[cfg(feature = "nats")]
@@ -47,7 +49,9 @@ pub(crate) fn registry_from_config(
         Registry::builder(name.clone()).max_hops(hops).limits(&config.limits).with_topics(topics);
     builder.topics(&config.topics)?;
     let reports = ReportLimit::new(&config.limits, builder.metrics());
-    let parts = functions(&mut builder.functions, config, &name, executor, &reports, None)?;
+    let mut parts = functions(&mut builder.functions, config, &name, executor, &reports, None)?;
+    let upstreams = config.topics.iter().filter_map(|topic| topic.forward.as_ref());
+    parts.of_topics = upstreams.filter_map(|target| parts.remote(target)).cloned().collect();
     // Topics of the same node share a connection for their events.
     let mut nodes: Vec<(&ForwardTarget, Arc<dyn Follow>)> = Vec::new();
     for (topic, target) in config.topics.iter().filter_map(|topic| Some((topic, topic.forward.as_ref()?))) {
@@ -102,7 +106,9 @@ impl Parts {
             }
         }
         for (.., remote) in &self.remotes {
-            if !next.remotes.iter().any(|(.., other)| other.is(remote)) && !self.has_topic_of(remote) {
+            if !next.remotes.iter().any(|(.., other)| other.is(remote))
+                && !self.of_topics.iter().any(|other| other.is(remote))
+            {
                 remote.withdraw();
             }
         }
@@ -124,12 +130,6 @@ impl Parts {
 
     fn remote(&self, target: &ForwardTarget) -> Option<&Remote> {
         self.remotes.iter().find(|(other, ..)| other == target).map(|(.., remote)| remote)
-    }
-
-    /// Returns `true` if a topic comes from this node. Topics stay those of the start.
-    fn has_topic_of(&self, remote: &Remote) -> bool {
-        let mut targets = self.started.topics.iter().filter_map(|topic| topic.forward.as_ref());
-        targets.any(|target| self.remote(target).is_some_and(|other| other.is(remote)))
     }
 
     fn function(&self, name: &str) -> Option<&FunctionConfig> {
@@ -164,7 +164,7 @@ fn functions(
         }
     }
     let started = before.map_or(config, |before| &before.started).clone();
-    let remotes = remotes(config, &started, executor, before)?;
+    let remotes = remotes(config, executor, before)?;
     #[cfg(feature = "nats")]
     let nats = NatsCalls::new(config, &started, executor, before.and_then(|before| before.nats.as_ref()))?;
     let (config, processes, reports) = (config.clone(), Vec::new(), reports.clone());
@@ -172,6 +172,7 @@ fn functions(
         config: config.clone(),
         started,
         remotes,
+        of_topics: before.map_or_else(Vec::new, |before| before.of_topics.clone()),
         processes,
         reports: reports.clone(),
         #[cfg(feature = "nats")]
@@ -301,11 +302,10 @@ impl Parts {
     }
 }
 
-/// Returns the connections to all other nodes of functions and topics. All files are read before the first is
-/// established.
+/// Returns the connections to all other nodes of functions, and at the start of topics. All files are read before the
+/// first is established.
 fn remotes(
     config: &Config,
-    started: &Config,
     executor: &Arc<Executor<'static>>,
     earlier: Option<&Parts>,
 ) -> Result<Vec<(ForwardTarget, u64, Remote)>, ProviderConfigError> {
@@ -313,7 +313,8 @@ fn remotes(
         ProviderConfig::Forward(forward) => Some(&forward.to),
         _ => None,
     });
-    let of_topics = started.topics.iter().filter_map(|topic| topic.forward.as_ref());
+    let topics = if earlier.is_none() { &config.topics[..] } else { &[] };
+    let of_topics = topics.iter().filter_map(|topic| topic.forward.as_ref());
     let mut remotes: Vec<(&ForwardTarget, u64, Result<Remote, RemoteBuilder>)> = Vec::new();
     for target in of_functions.flatten().chain(of_topics) {
         if remotes.iter().any(|(other, ..)| *other == target) {

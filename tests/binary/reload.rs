@@ -267,6 +267,33 @@ fn workers_and_limits_apply_at_once() {
 }
 
 #[test]
+fn topics_keep_their_connection_and_functions_have_one_more() {
+    let far = start(&(echo("f", "far") + "[[topic]]\nname = 't'\n"));
+    let config = |depth: u32| {
+        let to = far.address();
+        format!(
+            "[limits]\ndepth = {depth}\n[[function]]\nname = 'f'\nforward = '{to}'\n[[topic]]\nname = 't'\nforward = '{to}'\n"
+        )
+    };
+    let node = start(&config(100));
+    let (mut client, mut publisher) = (node.connect(), far.connect());
+    client.call("rpc.subscribe", &json!(["t"])).unwrap();
+    let call = |client: &mut Client| {
+        await_some("the node is connected", || client.call("f", &json!([])).ok());
+    };
+    call(&mut client);
+    let before = far.metric("chanrpc_connections");
+    // Others of `[limits]` need other connections.
+    for depth in 101..105 {
+        reload(&node, &config(depth));
+        call(&mut client);
+    }
+    eventually("the earlier ones are closed", || far.metric("chanrpc_connections") <= before + 1);
+    assert!(publisher.call("rpc.publish", &json!(["t", 1])).is_ok());
+    assert_eq!(client.reply()["params"]["data"], 1);
+}
+
+#[test]
 fn no_call_is_lost_and_no_memory_grows_however_often_the_node_reloads() {
     let config = |text: &str| echo("b", text) + "[[topic]]\nname = 't'\n";
     let node = start(&config("0"));
