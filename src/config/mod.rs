@@ -29,13 +29,14 @@ pub(crate) mod units;
 pub(crate) mod workers;
 
 pub use error::ConfigError;
+pub use forward::Balance;
 pub use limits::Limits;
 pub use listener::ListenerConfig;
 pub use workers::{WhenFull, Workers};
 
 pub(crate) use access::Rule;
 pub(crate) use exec::{ExecConfig, OutputFormat};
-pub(crate) use forward::{Balance, ForwardConfig, ForwardTarget, ForwardTlsConfig};
+pub(crate) use forward::{ForwardConfig, ForwardTarget, ForwardTlsConfig};
 pub(crate) use function::{FunctionConfig, ProviderConfig};
 #[cfg(feature = "grpc")]
 pub(crate) use grpc::{GrpcConfig, MethodTarget};

@@ -202,6 +202,10 @@ impl RemoteBuilder {
         &self.address
     }
 
+    pub(super) fn has_executor(&self) -> bool {
+        self.executor.is_some()
+    }
+
     /// Lets the other node call the functions of `registry`.
     pub(crate) fn registry(mut self, registry: Arc<Registry>) -> Self {
         self.registry = Some(registry);
@@ -269,7 +273,7 @@ pub(super) struct IoThread {
 }
 
 impl IoThread {
-    fn start() -> io::Result<(Arc<Executor<'static>>, Self)> {
+    pub(super) fn start() -> io::Result<(Arc<Executor<'static>>, Self)> {
         let executor = Arc::new(Executor::new());
         let (running, stopped) = async_channel::bounded::<()>(1);
         let thread = thread::Builder::new().name("chanrpc client".into());

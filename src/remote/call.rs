@@ -1,16 +1,17 @@
 //! Calls to another node.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Remote;
+use super::endpoint::{Endpoint, Mode, Request};
+use super::error::RemoteError;
 use crate::chan::{BoxFuture, CallError, FunctionError, FunctionId, wait_graph};
 use crate::message::{Fault, RawJson, code};
 
@@ -34,34 +35,21 @@ pub struct RemoteCall<R> {
 }
 
 enum State {
-    Unsent(Remote, Request),
+    Unsent(Arc<dyn Endpoint>, Request),
     /// The call itself is wrong.
     Invalid(CallError),
-    Sent(BoxFuture<'static, Result<RawJson<'static>, CallError>>),
+    Sent(BoxFuture<'static, Result<RawJson<'static>, RemoteError>>),
     Done,
-}
-
-pub(super) struct Request {
-    pub(super) method: Cow<'static, str>,
-    pub(super) params: Option<RawJson<'static>>,
-    pub(super) mode: Mode,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
-    Call,
-    /// Ends when the call is queued for sending.
-    Go,
 }
 
 impl<R> RemoteCall<R> {
     pub(super) fn new(
-        remote: &Remote,
+        endpoint: Arc<dyn Endpoint>,
         request: Result<Request, CallError>,
         decode: fn(RawJson<'static>) -> Result<R, CallError>,
     ) -> Self {
         let state = match request {
-            Ok(request) => State::Unsent(remote.clone(), request),
+            Ok(request) => State::Unsent(endpoint, request),
             Err(error) => State::Invalid(error),
         };
         Self { state, deadline: None, hops: 0, decode }
@@ -136,17 +124,6 @@ impl<R> RemoteCall<R> {
     }
 }
 
-async fn send(
-    remote: Remote,
-    request: Request,
-    deadline: Option<Instant>,
-    hops: u32,
-) -> Result<RawJson<'static>, CallError> {
-    let Request { method, params, mode } = request;
-    let deadline = deadline.unwrap_or_else(|| Instant::now() + remote.default_timeout().min(MAX_TIMEOUT));
-    Ok(remote.send(method, params, deadline, hops, mode).await?)
-}
-
 impl<R> Unpin for RemoteCall<R> {}
 
 impl<R> Future for RemoteCall<R> {
@@ -155,9 +132,11 @@ impl<R> Future for RemoteCall<R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if !matches!(self.state, State::Sent(_)) {
             match std::mem::replace(&mut self.state, State::Done) {
-                State::Unsent(remote, request) => {
-                    let (deadline, hops) = (self.deadline, self.hops);
-                    self.state = State::Sent(Box::pin(send(remote, request, deadline, hops)));
+                State::Unsent(endpoint, request) => {
+                    let deadline = self
+                        .deadline
+                        .unwrap_or_else(|| Instant::now() + endpoint.default_timeout().min(MAX_TIMEOUT));
+                    self.state = State::Sent(endpoint.send(request, deadline, self.hops));
                 }
                 State::Invalid(error) => return Poll::Ready(Err(error)),
                 State::Sent(_) | State::Done => panic!("the call was polled after its end"),
@@ -166,7 +145,7 @@ impl<R> Future for RemoteCall<R> {
         let State::Sent(sent) = &mut self.state else { unreachable!("it was sent above") };
         let Poll::Ready(result) = sent.as_mut().poll(cx) else { return Poll::Pending };
         self.state = State::Done;
-        Poll::Ready(result.and_then(self.decode))
+        Poll::Ready(result.map_err(CallError::from).and_then(self.decode))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smol::Executor;
 
-use super::{Remote, RemoteBuilder};
+use super::{Balanced, Remote, RemoteBuilder};
 use crate::chan::CallError;
 use crate::lanes::{Keyed, LaneCall, LaneClient, LaneSettings, Lanes};
 use crate::message::RawJson;
@@ -19,6 +19,43 @@ impl LaneClient for Remote {
 
     fn is_dead(&self) -> bool {
         !self.is_connected()
+    }
+}
+
+/// Calls to several nodes, in order by key.
+impl LaneClient for Balanced {
+    type Error = CallError;
+
+    /// Its connections are established again by themselves.
+    fn is_fatal(_: &CallError) -> bool {
+        false
+    }
+}
+
+impl Lanes<Balanced> {
+    /// Creates lanes to several nodes, which share their connections. Calls of one key run in order, whichever nodes they
+    /// go to.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use chanrpc::lanes::{LaneSettings, Lanes};
+    /// # use chanrpc::remote::{Balanced, Policy};
+    /// # use chanrpc::{Id1, Node, Remote};
+    /// # const ECHO: Id1<Vec<String>, Vec<String>> = Id1::new("rpc.echo");
+    /// # let nodes = [(); 2].map(|()| Node::builder("board").listen("127.0.0.1:0").start().unwrap());
+    /// let executor = Arc::new(smol::Executor::new());
+    /// let remotes = nodes.each_ref().map(|node| {
+    ///     Remote::builder(node.addresses()[0].to_string()).executor(&executor)
+    /// });
+    /// let balanced = Balanced::connect(remotes, Policy::default());
+    /// let lanes = Lanes::to_nodes(&executor, LaneSettings::default(), &balanced);
+    /// let echoed = smol::block_on(executor.run(lanes.keyed("player 7").call(ECHO, vec!["hello".into()])))?;
+    /// assert_eq!(echoed, ["hello"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn to_nodes(executor: &Arc<Executor<'static>>, settings: LaneSettings, nodes: &Balanced) -> Self {
+        let nodes = nodes.clone();
+        Self::new(executor, settings, move |_| std::future::ready(Ok(nodes.clone())))
     }
 }
 

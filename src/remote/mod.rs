@@ -1,11 +1,13 @@
 //! The network client: calls the functions of another node over connections that all callers share.
 
 mod backoff;
+mod balanced;
 mod builder;
 mod call;
 mod connection;
 mod dial;
 mod driver;
+mod endpoint;
 mod error;
 mod follow;
 #[cfg(feature = "grpc")]
@@ -32,22 +34,25 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smol::Timer;
 use smol::future::FutureExt;
+use smol::{Executor, Timer};
 
-use crate::chan::{CallError, FunctionId, Id, KindMarker, Results, Takes};
+use crate::chan::{BoxFuture, CallError, FunctionId, Id, KindMarker, Results, Takes};
 use crate::message::RawJson;
 use crate::metrics::TargetState;
 use crate::route::{CallId, LAST_CALLS, Peer, PeerError, Subscription, Way};
 pub use crate::transport::tls::{Connector, TlsError};
+pub use balanced::{Balanced, Policy};
+pub(crate) use balanced::{BalancedRequest, Balancer, BalancerSettings, Failures, key_of};
 use builder::IoThread;
 pub use builder::RemoteBuilder;
-pub(crate) use call::Mode;
 pub use call::RemoteCall;
-use call::{Request, decode, request};
+use call::{decode, request};
 #[cfg(feature = "cli")]
 pub(crate) use connection::Connection;
 pub(crate) use connection::ConnectionLease;
+pub(crate) use endpoint::Mode;
+use endpoint::{Endpoint, Request};
 pub(crate) use error::RemoteError;
 pub(crate) use follow::{Follower, News, Tell};
 #[cfg(feature = "grpc")]
@@ -232,7 +237,7 @@ impl Remote {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn go<A: Serialize>(&self, id: impl Takes<A>, arguments: A) -> RemoteCall<()> {
-        RemoteCall::new(self, request(id.into_function_id(), &arguments, Mode::Go), decode)
+        RemoteCall::new(self.endpoint(), request(id.into_function_id(), &arguments, Mode::Go), decode)
     }
 
     /// Calls a function with parameters in JSON, and waits for its result in JSON.
@@ -255,7 +260,11 @@ impl Remote {
         params: Option<RawJson<'_>>,
     ) -> RemoteCall<RawJson<'static>> {
         let params = params.map(RawJson::into_owned);
-        RemoteCall::new(self, Ok(Request { method: Cow::Owned(method.into()), params, mode: Mode::Call }), Ok)
+        RemoteCall::new(
+            self.endpoint(),
+            Ok(Request { method: Cow::Owned(method.into()), params, mode: Mode::Call }),
+            Ok,
+        )
     }
 
     /// Calls a function in go mode with parameters in JSON. See [`go`](Self::go).
@@ -275,7 +284,7 @@ impl Remote {
     pub fn go_raw(&self, method: impl Into<String>, params: Option<RawJson<'_>>) -> RemoteCall<()> {
         let params = params.map(RawJson::into_owned);
         RemoteCall::new(
-            self,
+            self.endpoint(),
             Ok(Request { method: Cow::Owned(method.into()), params, mode: Mode::Go }),
             decode,
         )
@@ -351,7 +360,7 @@ impl Remote {
     }
 
     fn call_untyped<R: DeserializeOwned>(&self, id: FunctionId, arguments: &impl Serialize) -> RemoteCall<R> {
-        RemoteCall::new(self, request(id, arguments, Mode::Call), decode)
+        RemoteCall::new(self.endpoint(), request(id, arguments, Mode::Call), decode)
     }
 
     /// Waits for an attempt to connect that is under way. Calls do so themselves.
@@ -428,13 +437,13 @@ impl Remote {
         withdrawn.elapsed() >= LAST_CALLS && self.0.pool.close_unused()
     }
 
+    fn endpoint(&self) -> Arc<dyn Endpoint> {
+        self.0.clone()
+    }
+
     /// Returns `true` if both share their connections.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-    }
-
-    fn default_timeout(&self) -> Duration {
-        self.0.pool.target().limits.deadline
     }
 
     /// Returns a connection with capacity for a call.
@@ -451,7 +460,20 @@ impl Remote {
         hops: u32,
         mode: Mode,
     ) -> Result<RawJson<'static>, RemoteError> {
-        let lease = self.lease()?;
+        self.0.call(method, params, deadline, hops, mode).await
+    }
+}
+
+impl Inner {
+    async fn call(
+        &self,
+        method: Cow<'static, str>,
+        params: Option<RawJson<'static>>,
+        deadline: Instant,
+        hops: u32,
+        mode: Mode,
+    ) -> Result<RawJson<'static>, RemoteError> {
+        let lease = self.pool.lease()?;
         let call = async {
             let connection = lease.connection();
             let peer = connection.connected().await?;
@@ -478,6 +500,29 @@ impl Remote {
             Err(RemoteError::Deadline)
         };
         call.or(timeout).await
+    }
+}
+
+impl Endpoint for Inner {
+    fn address(&self) -> String {
+        self.pool.target().address.clone()
+    }
+
+    fn default_timeout(&self) -> Duration {
+        self.pool.target().limits.deadline
+    }
+
+    fn executor(&self) -> Result<Arc<Executor<'static>>, RemoteError> {
+        self.pool.executor()
+    }
+
+    fn send(
+        self: Arc<Self>,
+        Request { method, params, mode }: Request,
+        deadline: Instant,
+        hops: u32,
+    ) -> BoxFuture<'static, Result<RawJson<'static>, RemoteError>> {
+        Box::pin(async move { self.call(method, params, deadline, hops, mode).await })
     }
 }
 

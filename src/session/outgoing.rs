@@ -437,8 +437,12 @@ impl Session {
         let number = self.calls.mailbox().next_id();
         let outbound = self.outbound.as_mut()?;
         outbound.sent_own(number);
-        let id = Some(outbound.id(number, self.codec.sends_json()));
-        let request = Request { id, method: method.into(), params, meta: Meta::default() };
+        let sends_json = self.codec.sends_json();
+        let id = Some(outbound.id(number, sends_json));
+        // Like a call that is forwarded, so that a node says when it stops: several nodes are watched, and no call is lost.
+        let is_watching = outbound.dialled.as_ref().is_some_and(|dialled| !dialled.silence.is_zero());
+        let hops = u32::from(is_watching && sends_json && method == PING);
+        let request = Request { id, method: method.into(), params, meta: Meta { hops, ..Meta::default() } };
         self.send(&Outgoing::Request(&request));
         Some(number)
     }

@@ -3,6 +3,7 @@
 
 mod access;
 mod audit;
+mod balanced;
 mod both_ways;
 mod caller;
 mod client;

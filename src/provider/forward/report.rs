@@ -1,7 +1,6 @@
 //! What other nodes tell of the functions that are forwarded to them, and in what state they are.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use super::Inner;
 use super::MethodName;
 use crate::config::Limits;
 use crate::message::{Object, RawJson, Signature, code};
-use crate::metrics::{Metrics, TargetState, TargetStats};
-use crate::remote::{Mode, RemoteError};
+use crate::metrics::{Metrics, TargetStats};
+use crate::remote::{Mode, Remote, RemoteError};
 use crate::route::{OtherNodes, Report, Reported, is_valid};
 
 /// How old a report may be when it is read. An older one is returned too, and asked for again.
@@ -96,9 +95,9 @@ impl Reporter {
             limit: limit.clone(),
             state: Mutex::default(),
         });
-        for (index, node) in inner.nodes.iter().enumerate() {
+        for (index, remote) in inner.balancer.remotes().enumerate() {
             let reporter = Arc::downgrade(&reporter);
-            node.remote.when_node_found(move || match reporter.upgrade() {
+            remote.when_node_found(move || match reporter.upgrade() {
                 Some(reporter) => {
                     reporter.note_found(index);
                     true
@@ -114,7 +113,7 @@ impl Reporter {
     }
 
     fn is_connected(&self, index: usize) -> bool {
-        self.inner.nodes[index].remote.is_connected()
+        self.inner.balancer.remote(index).is_connected()
     }
 
     /// Notes that a node answers, and asks it unless one that comes before it has told.
@@ -134,7 +133,7 @@ impl Reporter {
             state.is_outdated = true;
             return;
         }
-        let (remote, reporter) = (self.inner.nodes[index].remote.clone(), self.this.clone());
+        let (remote, reporter) = (self.inner.balancer.remote(index).clone(), self.this.clone());
         let pattern = self.name.clone();
         #[cfg(feature = "grpc")]
         let pattern = self.inner.settings.method.as_ref().map_or(pattern, MethodName::pattern);
@@ -217,7 +216,7 @@ impl Reporter {
     }
 
     fn address(&self, index: usize) -> &str {
-        self.inner.nodes[index].remote.address()
+        self.inner.balancer.remote(index).address()
     }
 
     /// Reads what a node lists. Ignores what is not understood, or is behind too many nodes: in a circle of nodes, what
@@ -267,23 +266,12 @@ impl OtherNodes for Reporter {
         if !state.is_asking && state.asked.is_none_or(|asked| asked.elapsed() >= MAX_AGE) {
             self.ask_first(&mut state);
         }
-        let is_stale = !(0..self.inner.nodes.len()).any(|index| self.is_connected(index));
+        let is_stale = !self.inner.balancer.remotes().any(Remote::is_connected);
         Report { functions: state.functions.clone(), is_stale }
     }
 
     fn targets(&self) -> Vec<TargetStats> {
-        let target = |node: &super::Node| {
-            let (state, time, reason) = node.remote.health();
-            let is_refusing = state == TargetState::Up && node.is_refusing();
-            TargetStats {
-                to: node.remote.address().to_owned(),
-                state: if is_refusing { TargetState::Refused } else { state },
-                seconds: time.as_secs(),
-                in_flight: node.in_flight.load(Ordering::Relaxed) as u64,
-                reason,
-            }
-        };
-        self.inner.nodes.iter().map(target).collect()
+        self.inner.balancer.targets()
     }
 }
 

@@ -8,6 +8,8 @@ use crate::config::Balance;
 
 /// One call of this number tries a node that is slower than others, since it may be fast again.
 const PROBE: usize = 32;
+/// A node that takes this many times as long as the fastest is slow.
+const SLOW: u64 = 4;
 
 /// What is known of a node that could be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,31 +32,46 @@ pub(super) enum Readiness {
     Refusing,
 }
 
-/// Chooses one of the `candidates`, which are in the order of the configuration. The `turn` is another number for each
-/// call. Calls with the same `key` go to the same node, as long as it is connected.
+/// Chooses one of the `candidates`. The `turn` is another number for each call; `None` if the candidates are in the order
+/// in which it is their turn, and not in that of the configuration. Calls with the same `key` go to the same node, as
+/// long as it is connected.
 pub(super) fn choose(
     balance: Balance,
-    turn: usize,
+    turn: Option<usize>,
     key: Option<u64>,
     candidates: &[Candidate],
 ) -> Option<usize> {
     let best = candidates.iter().map(|candidate| candidate.readiness).min()?;
     let usable: Vec<_> = candidates.iter().filter(|candidate| candidate.readiness == best).collect();
-    let in_turn = |among: &[&Candidate], turn: usize| among.get(turn % among.len()).map(|one| one.index);
+    let in_turn = |among: &[&Candidate], turn: Option<usize>| {
+        among.get(turn.unwrap_or(0) % among.len()).map(|one| one.index)
+    };
     match (balance, key) {
         (_, Some(key)) => usable.iter().max_by_key(|one| weight(key, one.index)).map(|one| one.index),
         (Balance::First, None) => usable.first().map(|one| one.index),
         (Balance::Turns, None) => in_turn(&usable, turn),
-        (Balance::Least, None) if turn.is_multiple_of(PROBE) => in_turn(&usable, turn / PROBE),
+        (Balance::Least, None) if turn.is_some_and(is_probe) => {
+            in_turn(&usable, turn.map(|turn| turn / PROBE))
+        }
         (Balance::Least, None) => {
             let fastest = usable.iter().map(|one| one.mean).filter(|mean| *mean > 0).min().unwrap_or(1);
-            // A node that takes four times as long as the fastest gets a call when that has four.
-            let cost = |one: &Candidate| (one.in_flight + 1) << (one.mean / fastest).max(1).ilog2().min(16);
+            // A node that takes four times as long as the fastest gets a call when that has four. Times that differ by less
+            // are taken as equal: those of equal nodes do too.
+            let slowness = |one: &Candidate| match one.mean / fastest {
+                0..SLOW => 0,
+                times => times.ilog2().min(16),
+            };
+            let cost = |one: &Candidate| (one.in_flight + 1) << slowness(one);
             let least = usable.iter().map(|one| cost(one)).min()?;
             let cheapest: Vec<_> = usable.into_iter().filter(|one| cost(one) == least).collect();
             in_turn(&cheapest, turn)
         }
     }
+}
+
+/// Returns `true` if the call of this turn goes to the node whose turn it is, even if others are faster.
+pub(super) fn is_probe(turn: usize) -> bool {
+    turn.is_multiple_of(PROBE)
 }
 
 /// Returns how much a node is preferred for a key. If a node is lost, only its keys go elsewhere.
@@ -70,7 +87,7 @@ pub(super) fn hash(value: &impl Hash) -> u64 {
 }
 
 /// Spreads numbers evenly: the output step of SplitMix64 (Steele, Lea and Flood, 2014).
-fn mix(number: u64) -> u64 {
+pub(super) fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -88,7 +105,7 @@ mod tests {
     fn shares(balance: Balance, candidates: &[Candidate]) -> Vec<usize> {
         let mut shares = vec![0; candidates.len()];
         for turn in 0..960 {
-            shares[choose(balance, turn, None, candidates).unwrap()] += 1;
+            shares[choose(balance, Some(turn), None, candidates).unwrap()] += 1;
         }
         shares
     }
@@ -111,7 +128,7 @@ mod tests {
             nodes[count - 1].mean = 1000;
             let mut tried = 0;
             for turn in 0..count * PROBE {
-                tried += usize::from(choose(Balance::Least, turn, None, &nodes) == Some(count - 1));
+                tried += usize::from(choose(Balance::Least, Some(turn), None, &nodes) == Some(count - 1));
             }
             assert_eq!(tried, 1, "of {count} nodes");
         }
@@ -119,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_slow_node_helps_out_when_the_others_are_busy() {
-        assert_eq!(choose(Balance::Least, 1, None, &[up(0, 2, 10), up(1, 0, 45)]), Some(0));
-        assert_eq!(choose(Balance::Least, 1, None, &[up(0, 4, 10), up(1, 0, 45)]), Some(1));
+        assert_eq!(choose(Balance::Least, Some(1), None, &[up(0, 2, 10), up(1, 0, 45)]), Some(0));
+        assert_eq!(choose(Balance::Least, Some(1), None, &[up(0, 4, 10), up(1, 0, 45)]), Some(1));
     }
 
     #[test]
@@ -128,10 +145,10 @@ mod tests {
         let refusing = |index| Candidate { readiness: Readiness::Refusing, ..up(index, 0, 1) };
         for balance in [Balance::Least, Balance::First, Balance::Turns] {
             for turn in 0..64 {
-                assert_eq!(choose(balance, turn, None, &[refusing(0), up(1, 9, 9)]), Some(1));
-                assert_eq!(choose(balance, turn, Some(3), &[refusing(0), up(1, 9, 9)]), Some(1));
+                assert_eq!(choose(balance, Some(turn), None, &[refusing(0), up(1, 9, 9)]), Some(1));
+                assert_eq!(choose(balance, Some(turn), Some(3), &[refusing(0), up(1, 9, 9)]), Some(1));
             }
-            assert_eq!(choose(balance, 5, None, &[refusing(0)]), Some(0));
+            assert_eq!(choose(balance, Some(5), None, &[refusing(0)]), Some(0));
         }
     }
 
@@ -140,7 +157,7 @@ mod tests {
         let connecting = |index| Candidate { readiness: Readiness::Connecting, ..up(index, 0, 0) };
         for balance in [Balance::Least, Balance::First, Balance::Turns] {
             for key in [None, Some(7)] {
-                let choose = |candidates: &[Candidate]| choose(balance, 5, key, candidates);
+                let choose = |candidates: &[Candidate]| choose(balance, Some(5), key, candidates);
                 assert_eq!(choose(&[connecting(0), up(1, 9, 9), connecting(2)]), Some(1));
                 assert!(choose(&[connecting(0), connecting(2)]).is_some());
                 assert_eq!(choose(&[]), None);
@@ -154,11 +171,11 @@ mod tests {
         let mut counts = [0; 3];
         for key in 0..3000 {
             let key = Some(hash(&key));
-            let chosen = choose(Balance::Least, 0, key, &all).unwrap();
+            let chosen = choose(Balance::Least, Some(0), key, &all).unwrap();
             counts[chosen] += 1;
             for gone in (0..3).filter(|gone| *gone != chosen) {
                 let left: Vec<_> = all.iter().filter(|one| one.index != gone).copied().collect();
-                assert_eq!(choose(Balance::Least, 1, key, &left), Some(chosen));
+                assert_eq!(choose(Balance::Least, Some(1), key, &left), Some(chosen));
             }
         }
         assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
