@@ -55,6 +55,17 @@ impl Address {
         }
     }
 
+    /// Returns `true` if it is, or may resolve to, a socket address.
+    #[cfg(feature = "cli")]
+    pub(crate) fn may_be(&self, address: SocketAddr) -> bool {
+        let is_host = match &self.host {
+            Host::Ip(ip) => *ip == address.ip(),
+            Host::Zoned(ip, _) => *ip == address.ip(),
+            Host::Name(_) => true,
+        };
+        is_host && self.port == address.port()
+    }
+
     /// Resolves to socket addresses, in the order to try them. Names are resolved by the system, on the blocking thread
     /// pool.
     ///

@@ -9,6 +9,7 @@ use std::time::Duration;
 use smol::net::TcpListener;
 use smol::{Executor, Task};
 
+use super::activation::Passed;
 use crate::address::Address;
 use crate::config::ListenerConfig;
 use crate::node::{Listener, ListenerSettings, Node};
@@ -26,6 +27,7 @@ pub(super) struct Binder {
     access: Arc<Access>,
     /// The configuration file, which an error message tells the user to edit.
     file: Option<PathBuf>,
+    passed: Arc<Passed>,
     back_off: Duration,
 }
 
@@ -62,6 +64,7 @@ impl Binder {
         tls: Vec<Option<Acceptor>>,
         access: &Arc<Access>,
         file: Option<PathBuf>,
+        passed: &Arc<Passed>,
     ) -> Result<Self, String> {
         let endpoint = |(listen, tls): (&ListenerConfig, _)| {
             let address = listen
@@ -80,7 +83,7 @@ impl Binder {
             })
         };
         let endpoints = listens.iter().zip(tls).map(endpoint).collect::<Result<_, String>>()?;
-        Ok(Self { endpoints, access: access.clone(), file, back_off: BACKOFF.0 })
+        Ok(Self { endpoints, access: access.clone(), file, passed: passed.clone(), back_off: BACKOFF.0 })
     }
 
     /// Continues the sockets of an earlier binder, which [`replace`](Self::replace) takes from it: only the other addresses
@@ -142,7 +145,7 @@ impl Binder {
     pub(super) async fn bind(&mut self) -> Result<Vec<Bound>, String> {
         let mut all = Vec::new();
         for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_pending) {
-            let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
+            let (bound, error) = endpoint.bind(&self.access, self.file.as_deref(), &self.passed).await;
             match error {
                 Some(BindError::Permanent(reason)) => return Err(reason),
                 Some(BindError::Transient(reason)) => endpoint.log_once(&reason),
@@ -164,7 +167,7 @@ impl Binder {
         let mut all = Vec::new();
         self.back_off = (self.back_off * 2).min(BACKOFF.1);
         for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.is_pending) {
-            let (bound, error) = endpoint.bind(&self.access, self.file.as_deref()).await;
+            let (bound, error) = endpoint.bind(&self.access, self.file.as_deref(), &self.passed).await;
             if let Some(BindError::Transient(reason) | BindError::Permanent(reason)) = error {
                 endpoint.log_once(&reason);
             }
@@ -178,6 +181,13 @@ impl Binder {
         self.endpoints.iter().all(|endpoint| !endpoint.is_pending)
     }
 
+    /// Returns a text about the bound addresses.
+    pub(super) fn status(&self) -> String {
+        let bound: Vec<_> = self.bound().map(|address| address.to_string()).collect();
+        let waiting = if self.is_complete() { "" } else { "; an address is not available yet" };
+        format!("listening on {}{waiting}", bound.join(", "))
+    }
+
     /// Returns the bound addresses in the order of the configuration.
     pub(super) fn bound(&self) -> impl Iterator<Item = SocketAddr> {
         self.endpoints.iter().flat_map(|endpoint| endpoint.bound.iter().copied())
@@ -185,14 +195,19 @@ impl Binder {
 }
 
 impl Endpoint {
-    async fn bind(&mut self, access: &Arc<Access>, file: Option<&Path>) -> (Vec<Bound>, Option<BindError>) {
+    async fn bind(
+        &mut self,
+        access: &Arc<Access>,
+        file: Option<&Path>,
+        passed: &Passed,
+    ) -> (Vec<Bound>, Option<BindError>) {
         let (sockets, error) = match self.address.resolve().await {
-            Ok(found) if access.has_rule_for(&self.listen.address) => self.bind_each(&found).await,
+            Ok(found) if access.has_rule_for(&self.listen.address) => self.bind_each(&found, passed).await,
             // A name may resolve to more than loopback addresses.
             Ok(found) if found.iter().any(|found| !found.ip().to_canonical().is_loopback()) => {
                 (Vec::new(), Some(BindError::Permanent(missing_rule(&self.listen.address, file))))
             }
-            Ok(found) => self.bind_each(&found).await,
+            Ok(found) => self.bind_each(&found, passed).await,
             Err(error) => {
                 let reason = format!("cannot listen on {}: {error}", self.listen.address);
                 (Vec::new(), Some(BindError::Transient(reason)))
@@ -217,8 +232,12 @@ impl Endpoint {
         (all, error)
     }
 
-    /// Binds the addresses that are not bound yet, all to the same port.
-    async fn bind_each(&self, found: &[SocketAddr]) -> (Vec<TcpListener>, Option<BindError>) {
+    /// Binds the addresses that are not bound yet, all to the same port. Those that were passed are bound already.
+    async fn bind_each(
+        &self,
+        found: &[SocketAddr],
+        passed: &Passed,
+    ) -> (Vec<TcpListener>, Option<BindError>) {
         let mut tries = 1..=PORT_ATTEMPTS;
         'again: loop {
             let is_last = tries.next().is_none_or(|count| count == PORT_ATTEMPTS);
@@ -229,7 +248,11 @@ impl Endpoint {
                 if self.bound.contains(&address) {
                     continue;
                 }
-                match TcpListener::bind(address).await {
+                let bound = match passed.socket(address) {
+                    Some(socket) => socket.try_clone().and_then(TcpListener::try_from),
+                    None => TcpListener::bind(address).await,
+                };
+                match bound {
                     Ok(socket) => {
                         port = socket.local_addr().map_or(port, |address| address.port());
                         sockets.push(socket);
@@ -310,7 +333,7 @@ mod tests {
     fn address_that_becomes_available_later_is_bound_then() {
         let access = Arc::new(Access::new(&Config::default()));
         let listens = [ListenerConfig::new("127.0.0.1:0"), ListenerConfig::new("a.localhost:0")];
-        let mut binder = Binder::new(&listens, vec![None, None], &access, None).unwrap();
+        let mut binder = Binder::new(&listens, vec![None, None], &access, None, &Arc::default()).unwrap();
         // No host name has two dots in a row.
         binder.endpoints[1].address = "nowhere..invalid:0".parse().unwrap();
         smol::block_on(async {
@@ -330,7 +353,8 @@ mod tests {
     fn name_reachable_from_other_machines_is_not_bound_without_a_rule() {
         let access = Arc::new(Access::new(&Config::default()));
         let mut binder =
-            Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None).unwrap();
+            Binder::new(&[ListenerConfig::new("a.localhost:0")], vec![None], &access, None, &Arc::default())
+                .unwrap();
         binder.endpoints[0].address = "0.0.0.0:0".parse().unwrap();
         let refused = smol::block_on(binder.bind()).err().unwrap();
         assert!(refused.contains("no access rule applies"), "{refused}");

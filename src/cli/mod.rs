@@ -1,5 +1,6 @@
 //! The command line, with one file per command.
 
+mod activation;
 mod arguments;
 mod bench;
 mod bind;
@@ -15,6 +16,7 @@ mod functions;
 mod init;
 mod json;
 mod list;
+mod notify;
 mod offer;
 mod params;
 mod progress;

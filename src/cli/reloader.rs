@@ -9,9 +9,10 @@ use serde::Serialize;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
+use super::activation::Passed;
 use super::bind::{Binder, Bound};
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
-use super::{check, ready_file};
+use super::{check, notify, ready_file};
 use crate::config::{Config, ConfigError, Limits};
 use crate::message::{Fault, Outcome, RawJson, code};
 #[cfg(feature = "grpc")]
@@ -126,6 +127,7 @@ pub(super) struct CommandLine {
     pub(super) listen: Vec<String>,
     pub(super) access_log: bool,
     pub(super) ready_file: Option<PathBuf>,
+    pub(super) passed: Arc<Passed>,
 }
 
 /// A node, and what it has of its configuration.
@@ -171,6 +173,7 @@ impl Reloader {
         self.binder.accept(bound, &self.node, &self.executor);
         if is_new {
             self.write_ready_file().await;
+            notify::ready(&self.binder.status());
         }
     }
 
@@ -186,14 +189,22 @@ impl Reloader {
 
     async fn reload(&mut self) -> Outcome {
         log::info!("reloading the configuration");
+        notify::reloading();
         let mut prepared = self.prepare();
         let bound = match &mut prepared {
             Ok(prepared) => prepared.binder.bind().await,
             Err(_) => Ok(Vec::new()),
         };
         let reloaded = prepared.and_then(|prepared| self.commit(prepared, bound?));
-        if reloaded.is_ok() {
-            self.write_ready_file().await;
+        match &reloaded {
+            Ok(_) => {
+                self.write_ready_file().await;
+                notify::ready(&self.binder.status());
+            }
+            Err(Refused { mistakes }) => {
+                let mistake = mistakes.first().map_or("", String::as_str);
+                notify::ready(&format!("the last reload changed nothing: {mistake}"));
+            }
         }
         told(reloaded)
     }
@@ -203,7 +214,7 @@ impl Reloader {
     /// # Errors
     /// The mistakes of the file, or the first of what it refers to.
     fn prepare(&self) -> Result<Prepared, Refused> {
-        let CommandLine { file, listen, access_log, .. } = &self.command_line;
+        let CommandLine { file, listen, access_log, passed, .. } = &self.command_line;
         let Some(path) = file else {
             let reason = "the node was started without --config, so that there is no file to load";
             return Err(reason.to_owned().into());
@@ -218,13 +229,14 @@ impl Reloader {
             }
             _ => {}
         }
-        let mut config = configuration(file.as_deref(), listen.clone())?;
+        let mut config = configuration(file.as_deref(), listen.clone(), passed)?;
         config.access_log |= access_log;
         if let Some(missing) = open_address(&config, file.as_deref()) {
             return Err(missing.into());
         }
         let mut warnings = check::warnings(&config);
         warnings.extend(lower_connections(&mut config));
+        warnings.extend(passed.unused(&config.listen));
         #[cfg(feature = "grpc")]
         let services =
             config.grpc.as_ref().map(Services::load).transpose().map_err(|error| error.to_string())?;
@@ -234,7 +246,7 @@ impl Reloader {
         let report = Report { changes: changes(self.parts.config(), &config), needs_restart, warnings };
         let access = self.access.succeed(&config);
         let tls = load_tls(&config.listen)?;
-        let binder = Binder::new(&config.listen, tls, &access, file.clone())?.following(&self.binder);
+        let binder = Binder::new(&config.listen, tls, &access, file.clone(), passed)?.following(&self.binder);
         Ok(Prepared {
             config: Arc::new(config),
             access,

@@ -10,12 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use log::LevelFilter;
 use smol::Executor;
 
+use super::activation::Passed;
 use super::arguments::{Arguments, Command, Opt};
 use super::bind::Binder;
 use super::check;
 use super::reloader::{CommandLine, Reloader, Requests};
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
-use super::{DEFAULT_ADDRESS, Exit, check_address, demo, print, print_error, ready_file, run_on, signals};
+use super::{
+    DEFAULT_ADDRESS, Exit, check_address, demo, notify, print, print_error, ready_file, run_on, signals,
+};
 use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
 use crate::config::{Config, format_bytes};
@@ -68,6 +71,7 @@ struct Serve {
     ready_file: Option<PathBuf>,
     threads: Threads,
     log: Level,
+    passed: Arc<Passed>,
 }
 
 /// Why a node cannot start.
@@ -94,10 +98,14 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
         ready_file: arguments.take(&READY_FILE).map(PathBuf::from),
         threads: arguments.parsed(&THREADS)?.unwrap_or(Threads(1)),
         log: arguments.parsed(&LOG)?.unwrap_or(Level(LevelFilter::Info, false)),
+        passed: Arc::new(Passed::take()?),
     };
     if !settings.check {
         crate::provider::set_inherited_cloexec();
-        super::init::run_under_init();
+        // A child would not get the sockets.
+        if settings.passed.addresses().next().is_none() {
+            super::init::run_under_init();
+        }
     }
     match try_run(settings) {
         Ok(()) => Ok(Exit::Success),
@@ -109,7 +117,7 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
 }
 
 fn try_run(settings: Serve) -> Result<(), BoxError> {
-    let mut config = configuration(settings.config.as_deref(), settings.listen.clone())?;
+    let mut config = configuration(settings.config.as_deref(), settings.listen.clone(), &settings.passed)?;
     config.access_log |= settings.log.1;
     let access = Arc::new(Access::new(&config));
     // Before the first server is created: its panic hook calls the log's.
@@ -129,6 +137,9 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         && let Some(missing) = open_address(&config, settings.config.as_deref())
     {
         return Err(missing.into());
+    }
+    if let Some(unused) = settings.passed.unused(&config.listen) {
+        return Err(unused.into());
     }
     let mut warnings = check::warnings(&config);
     warnings.extend(lowered);
@@ -164,7 +175,8 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         threads::spawn("chanrpc", Box::new(move || run_on(&executor, pin!(std::future::pending()))))?;
     }
     let node = async {
-        let mut binder = Binder::new(&config.listen, tls, &access, settings.config.clone())?;
+        let mut binder =
+            Binder::new(&config.listen, tls, &access, settings.config.clone(), &settings.passed)?;
         let bound = binder.bind().await?;
         let node = Node::new(executor.clone(), registry, config.limits.clone());
         #[cfg(feature = "grpc")]
@@ -184,11 +196,13 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
             print_examples(address);
         }
         binder.accept(bound, &node, &executor);
-        let Serve { config: file, listen, log: Level(_, access_log), ready_file, .. } = settings;
+        notify::ready(&binder.status());
+        notify::watch(&executor);
+        let Serve { config: file, listen, log: Level(_, access_log), ready_file, passed, .. } = settings;
         let reloader = Reloader {
             node: node.clone(),
             executor: executor.clone(),
-            command_line: CommandLine { file, listen, access_log, ready_file },
+            command_line: CommandLine { file, listen, access_log, ready_file, passed },
             access,
             parts,
             binder,
@@ -199,6 +213,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         let stop = async {
             let _ = shutdown.recv().await;
             log::info!("stopping");
+            notify::notify("STOPPING=1\nSTATUS=stopping");
             reloader.cancel().await;
             requests.stop();
         };

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::activation::Passed;
 use super::bind::missing_rule;
 use super::{DEFAULT_ADDRESS, print};
 use crate::config::{Config, ConfigError, ListenerConfig};
@@ -10,8 +11,13 @@ use crate::node::Listener;
 use crate::route::Access;
 use crate::transport::tls::Acceptor;
 
-/// Loads the configuration. The addresses in `listen`, if any, replace the configured ones.
-pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<Config, ConfigError> {
+/// Loads the configuration. The addresses in `listen`, if any, replace the configured ones. If there are neither, those of
+/// the sockets that the service manager has passed are listened on.
+pub(super) fn configuration(
+    file: Option<&Path>,
+    listen: Vec<String>,
+    passed: &Passed,
+) -> Result<Config, ConfigError> {
     let mut config = file.map_or_else(|| Ok(Config::default()), Config::load)?;
     if !listen.is_empty() {
         let configured = std::mem::take(&mut config.listen);
@@ -21,6 +27,9 @@ pub(super) fn configuration(file: Option<&Path>, listen: Vec<String>) -> Result<
             same.cloned().unwrap_or_else(|| ListenerConfig::new(address))
         });
         config.listen = listen.collect();
+    }
+    if config.listen.is_empty() {
+        config.listen.extend(passed.addresses().map(|address| ListenerConfig::new(address.to_string())));
     }
     if config.listen.is_empty() {
         config.listen.push(ListenerConfig::new(DEFAULT_ADDRESS));

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::activation::Passed;
 use super::arguments::{Arguments, Command, Count, Operand, Opt};
 use super::serve::{CONFIG, LISTEN, addresses};
 use super::{Exit, print, print_error, setup, token};
@@ -36,7 +37,7 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
     let token = token::from_options(&mut arguments)?;
     let file = arguments.take(&CONFIG).map(PathBuf::from).ok_or("--config FILE is missing")?;
     let name = arguments.operands.pop().unwrap_or_default();
-    let config = match setup::configuration(Some(&file), listen) {
+    let config = match setup::configuration(Some(&file), listen, &Passed::default()) {
         Ok(config) => config,
         Err(error) => {
             print_error(format_args!("{error}"));

@@ -27,21 +27,23 @@ pub(super) async fn run(node: Arc<Shared>, listener: Listener) {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 backoff = BACKOFF[0];
-                accepted = accepted.wrapping_add(1);
-                if accepted % ACCEPT_BUDGET == 0 {
-                    yield_now().await;
-                }
                 node.metrics().accepted.inc();
                 let (host, limits) = (host_key(peer.ip()), node.limits());
                 if let Some(reason) = node.limit_reached(&limits, host) {
+                    drop(stream);
                     node.metrics().turned_away.inc();
                     log::warn!(target: PEER, "connection from {} rejected: {reason}", PeerName(Some(peer)));
-                    continue;
+                } else {
+                    // Replies are written in batches, so that Nagle's algorithm would only delay small ones.
+                    let _ = stream.set_nodelay(true);
+                    let _ = transport::set_keepalive(&stream, limits.keepalive);
+                    spawn(&node, limits, listener.context(), host, peer, stream);
                 }
-                // Replies are written in batches, so that Nagle's algorithm would only delay small ones.
-                let _ = stream.set_nodelay(true);
-                let _ = transport::set_keepalive(&stream, limits.keepalive);
-                spawn(&node, limits, listener.context(), host, peer, stream);
+                accepted = accepted.wrapping_add(1);
+                // Every connection that was accepted has its task: the node may stop now.
+                if accepted % ACCEPT_BUDGET == 0 {
+                    yield_now().await;
+                }
             }
             Err(error) => {
                 node.metrics().accept_errors.inc();
@@ -83,10 +85,10 @@ fn spawn(
     let guard = ConnectionGuard::new(node, key, host);
     let stream = with_stall_timeout(&limits, stream);
     let task = node.executor.spawn({
-        let node = node.clone();
+        let (node, silent) = (node.clone(), node.silent.clone());
         async move {
             let _guard = guard;
-            serve(&node, &limits, &context, Some(peer), stream).await;
+            serve(&node, &limits, &context, Some(peer), stream, silent).await;
         }
     });
     connections.tasks.insert(key, task);

@@ -47,6 +47,9 @@ use shared::Shared;
 
 /// How long peers may take to read the error that ends their calls, before their connections are closed by force.
 const FORCE_CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a stopping node waits for the first bytes of connections that it has accepted, whose peers may be about to
+/// call.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long connections that are closed by force may take to end.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// The interval at which a draining node checks for unfinished notifications.
@@ -144,6 +147,10 @@ impl Node {
         for task in accepting {
             task.cancel().await;
         }
+        let timeout = async {
+            Timer::after(FIRST_BYTES_TIMEOUT.min(self.shared.limits().drain)).await;
+        };
+        self.shared.all_heard().or(timeout).await;
         self.shared.shutdown.begin();
         self.registry().topics().stop();
         let drained = async {
@@ -223,6 +230,6 @@ impl Node {
     pub async fn serve_connection(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let limits = self.shared.limits();
         let stream = serve::with_stall_timeout(&limits, stream);
-        serve::serve(&self.shared, &limits, &Default::default(), None, stream).await;
+        serve::serve(&self.shared, &limits, &Default::default(), None, stream, Arc::default()).await;
     }
 }

@@ -42,12 +42,15 @@ pub(super) fn with_stall_timeout(limits: &Limits, stream: impl Stream) -> PeerSt
 ///
 /// Each state of the connection is boxed: in one future, each would take as much memory as the largest, and those of
 /// HTTP are large.
+///
+/// `silent` is dropped when the first bytes have arrived.
 pub(super) async fn serve(
     node: &Shared,
     limits: &Arc<Limits>,
     context: &ListenerContext,
     peer: Option<SocketAddr>,
     mut stream: PeerStream,
+    silent: Arc<()>,
 ) {
     if let Some(tls) = &context.tls {
         match Box::pin(accept_tls(node, limits, tls, peer, stream)).await {
@@ -59,6 +62,7 @@ pub(super) async fn serve(
         Some(leaf) if leaf.length_prefixed => Ok(Some((Detected::Dialect(Dialect::Leaf(leaf)), stream))),
         _ => Box::pin(detect_dialect(node, limits, stream)).await,
     };
+    drop(silent);
     let result = match detected {
         Ok(Some((Detected::Dialect(dialect), _))) if context.is_websocket_only() => {
             node.metrics().foreign.inc();

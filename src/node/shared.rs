@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 
-use smol::{Executor, Task};
+use smol::{Executor, Task, Timer};
 
+use super::DRAIN_POLL_INTERVAL;
 use super::listener::{Listener, ListenerSettings};
 #[cfg(feature = "grpc")]
 use super::services::Services;
@@ -34,6 +35,8 @@ pub(super) struct Shared {
     #[cfg(feature = "grpc")]
     services: Mutex<Arc<Services>>,
     connections: Mutex<Connections>,
+    /// Cloned for each connection of which the first bytes have not arrived.
+    pub(super) silent: Arc<()>,
     /// The listeners on which connections are accepted.
     listeners: Mutex<Vec<Weak<ListenerSettings>>>,
     /// The connections over which functions are offered at other nodes.
@@ -78,6 +81,7 @@ impl Shared {
             #[cfg(feature = "grpc")]
             services: Mutex::default(),
             connections,
+            silent: Arc::default(),
             listeners: Mutex::default(),
             offers: Mutex::default(),
         }
@@ -145,6 +149,13 @@ impl Shared {
         let offers = std::mem::take(&mut *self.offers());
         for offer in offers {
             offer.await;
+        }
+    }
+
+    /// Waits until the first bytes of all connections have arrived.
+    pub(super) async fn all_heard(&self) {
+        while Arc::strong_count(&self.silent) > 1 {
+            Timer::after(DRAIN_POLL_INTERVAL).await;
         }
     }
 
