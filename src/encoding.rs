@@ -2,20 +2,36 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
+
+/// The maximum length of a file that is read as a whole, in bytes.
+const MAX_FILE: u64 = 16 << 20;
 
 /// Reads a text file.
 ///
 /// # Errors
 /// If the file cannot be read, or with [`io::ErrorKind::InvalidData`] and an [`EncodingError`] if it cannot be decoded.
 pub(crate) fn read(path: &Path) -> io::Result<String> {
-    let bytes = fs::read(path)?;
+    let bytes = read_bytes(path)?;
     match decode(&bytes) {
         Ok(text) => Ok(text.into_owned()),
         Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
     }
+}
+
+/// Reads a file of at most [`MAX_FILE`] bytes.
+///
+/// # Errors
+/// If the file cannot be read, or is longer.
+pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {MAX_FILE} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Decodes a text: UTF-8 with or without a byte order mark, or UTF-16 with one, as PowerShell's `>` writes it.

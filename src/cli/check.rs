@@ -119,16 +119,21 @@ fn overlap(pattern: &str, name: &str) -> bool {
 
 /// Returns `true` if a program is missing, which the log tells.
 pub(super) fn lacks_programs(config: &Config, executor: &Arc<Executor<'static>>) -> bool {
+    let cannot_run = |process: &ProcessConfig| {
+        Process::new(executor, process.clone(), &config.limits).preflight().is_some()
+    };
+    lacks_exec(config, executor) || config.processes.iter().any(cannot_run)
+}
+
+/// Returns `true` if a program that runs for each call is missing.
+pub(super) fn lacks_exec(config: &Config, executor: &Arc<Executor<'static>>) -> bool {
     let lacks_program = |function: &FunctionConfig| match &function.provider {
         ProviderConfig::Exec(exec) => {
             Exec::new(executor.clone(), config.name.as_str().into(), exec.clone()).preflight().is_some()
         }
         _ => false,
     };
-    let cannot_run = |process: &ProcessConfig| {
-        Process::new(executor, process.clone(), &config.limits).preflight().is_some()
-    };
-    config.functions.iter().any(lacks_program) || config.processes.iter().any(cannot_run)
+    config.functions.iter().any(lacks_program)
 }
 
 /// Returns what is wrong with the names and addresses of a configuration, as seen from this machine now.

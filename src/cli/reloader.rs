@@ -3,27 +3,33 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
+use rustc_hash::FxHashMap;
 use serde::Serialize;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use super::activation::Passed;
-use super::bind::{Binder, Bound};
+use super::bind::Binder;
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
 use super::{check, notify, ready_file};
 use crate::config::{Config, ConfigError, Limits};
 use crate::message::{Fault, Outcome, RawJson, code};
 #[cfg(feature = "grpc")]
 use crate::node::Services;
-use crate::node::{Generation, Node, Parts};
+use crate::node::{Generation, Node, OtherNodes, Parts};
 use crate::route::{Access, Call, Provider, Responder};
+use crate::transport::tls::Acceptor;
 
 /// The maximum number of requests that wait for a reload.
 const QUEUE: usize = 64;
 /// The interval at which providers that are no longer needed are checked.
-const RETIRE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+const RETIRE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long reading the configuration and the files that it names may take.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The maximum length of a configuration file that a running node loads, in bytes.
 const MAX_FILE: u64 = 4 << 20;
@@ -111,11 +117,12 @@ impl From<ConfigError> for Refused {
     }
 }
 
-/// A configuration that has been checked, and what of it takes time to make.
-struct Prepared {
-    config: Arc<Config>,
+/// A configuration that has been checked, and what is read from the files that it names.
+struct Loaded {
+    config: Config,
     access: Arc<Access>,
-    binder: Binder,
+    tls: Vec<Option<Acceptor>>,
+    nodes: OtherNodes,
     #[cfg(feature = "grpc")]
     services: Option<Services>,
     report: Report,
@@ -134,13 +141,15 @@ pub(super) struct CommandLine {
 pub(super) struct Reloader {
     pub(super) node: Node,
     pub(super) executor: Arc<Executor<'static>>,
-    pub(super) command_line: CommandLine,
+    pub(super) command_line: Arc<CommandLine>,
     pub(super) access: Arc<Access>,
-    pub(super) parts: Parts,
+    pub(super) parts: Arc<Parts>,
     pub(super) binder: Binder,
     pub(super) requests: Requests,
     /// There are providers that end with their last calls.
     pub(super) is_retiring: bool,
+    /// Cloned while files are read.
+    pub(super) reading: Arc<()>,
 }
 
 impl Reloader {
@@ -190,12 +199,7 @@ impl Reloader {
     async fn reload(&mut self) -> Outcome {
         log::info!("reloading the configuration");
         notify::reloading();
-        let mut prepared = self.prepare();
-        let bound = match &mut prepared {
-            Ok(prepared) => prepared.binder.bind().await,
-            Err(_) => Ok(Vec::new()),
-        };
-        let reloaded = prepared.and_then(|prepared| self.commit(prepared, bound?));
+        let reloaded = self.try_reload().await;
         match &reloaded {
             Ok(_) => {
                 self.write_ready_file().await;
@@ -209,70 +213,27 @@ impl Reloader {
         told(reloaded)
     }
 
-    /// Loads and checks the configuration. Changes nothing.
-    ///
-    /// # Errors
-    /// The mistakes of the file, or the first of what it refers to.
-    fn prepare(&self) -> Result<Prepared, Refused> {
-        let CommandLine { file, listen, access_log, passed, .. } = &self.command_line;
-        let Some(path) = file else {
-            let reason = "the node was started without --config, so that there is no file to load";
-            return Err(reason.to_owned().into());
-        };
-        // Reading holds up the node.
-        match fs::metadata(path) {
-            Ok(metadata) if !metadata.is_file() => {
-                return Err(format!("{}: not a regular file", path.display()).into());
-            }
-            Ok(metadata) if metadata.len() > MAX_FILE => {
-                return Err(format!("{}: longer than {MAX_FILE} bytes", path.display()).into());
-            }
-            _ => {}
-        }
-        let mut config = configuration(file.as_deref(), listen.clone(), passed)?;
-        config.access_log |= access_log;
-        if let Some(missing) = open_address(&config, file.as_deref()) {
-            return Err(missing.into());
-        }
-        let mut warnings = check::warnings(&config);
-        warnings.extend(lower_connections(&mut config));
-        warnings.extend(passed.unused(&config.listen));
-        #[cfg(feature = "grpc")]
-        let services =
-            config.grpc.as_ref().map(Services::load).transpose().map_err(|error| error.to_string())?;
-        #[cfg(feature = "grpc")]
-        warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
-        let needs_restart = fixed(&config, self.parts.started());
-        let report = Report { changes: changes(self.parts.config(), &config), needs_restart, warnings };
-        let access = self.access.succeed(&config);
-        let tls = load_tls(&config.listen)?;
-        let binder = Binder::new(&config.listen, tls, &access, file.clone(), passed)?.following(&self.binder);
-        Ok(Prepared {
-            config: Arc::new(config),
-            access,
-            binder,
-            #[cfg(feature = "grpc")]
-            services,
-            report,
-        })
-    }
-
-    /// Replaces what the node has of its configuration.
-    ///
-    /// # Errors
-    /// Why a function cannot be provided. Then nothing has changed.
-    fn commit(&mut self, prepared: Prepared, bound: Vec<Bound>) -> Result<Report, Refused> {
-        let Prepared { config, access, binder, mut report, .. } = prepared;
-        let succeeded = self.parts.succeed(&config, &self.executor, self.node.registry());
+    async fn try_reload(&mut self) -> Result<Report, Refused> {
+        let loaded = self.load().await?;
+        let CommandLine { file, passed, .. } = &*self.command_line;
+        let listen = &loaded.config.listen;
+        let binder = Binder::new(listen, loaded.tls, &loaded.access, file.clone(), passed)?;
+        let mut binder = binder.following(&self.binder);
+        // Closed again, unless nothing fails.
+        let bound = binder.bind().await?;
+        let config = Arc::new(loaded.config);
+        let succeeded = self.parts.succeed(&config, loaded.nodes, &self.executor, self.node.registry());
         let (functions, parts) = succeeded.map_err(|error| error.to_string())?;
+
+        // From here on nothing fails.
         if config.access_log {
             crate::log::enable_access_log();
         }
-        let limits = config.limits.clone();
+        let (access, limits, mut report) = (loaded.access, config.limits.clone(), loaded.report);
         self.node.replace(Generation { functions, access: access.clone(), limits }, &self.parts, &parts);
         #[cfg(feature = "grpc")]
-        self.node.set_services(prepared.services.unwrap_or_default());
-        (self.access, self.parts) = (access, parts);
+        self.node.set_services(loaded.services.unwrap_or_default());
+        (self.access, self.parts) = (access, Arc::new(parts));
         report.changes.append(&mut self.binder.replace(binder));
         for (_, address) in &bound {
             report.changes.push(format!("listening on {address}"));
@@ -282,6 +243,86 @@ impl Reloader {
         self.is_retiring = !self.node.registry().drop_retired();
         Ok(report)
     }
+
+    /// Loads and checks the configuration on a thread of its own, since a file may be on a device that does not respond.
+    ///
+    /// # Errors
+    /// The mistakes of the file, or the first of what it refers to.
+    async fn load(&self) -> Result<Loaded, Refused> {
+        if Arc::strong_count(&self.reading) > 1 {
+            return Err("an earlier reload still waits for a file that cannot be read".to_owned().into());
+        }
+        let (command_line, parts, access) =
+            (self.command_line.clone(), self.parts.clone(), self.access.clone());
+        let (executor, reading) = (self.executor.clone(), self.reading.clone());
+        let mut loading = smol::unblock(move || {
+            let loaded = load(&command_line, &parts, &access, &executor);
+            drop(reading);
+            loaded
+        });
+        let timeout = async {
+            Timer::after(LOAD_TIMEOUT).await;
+            None
+        };
+        let loaded = async { Some((&mut loading).await) }.or(timeout).await;
+        loaded.unwrap_or_else(|| {
+            loading.detach();
+            Err(format!(
+                "reading the configuration and the files that it names has taken more than {} s; one may be a pipe, or on \
+                 a device that does not respond",
+                LOAD_TIMEOUT.as_secs()
+            )
+            .into())
+        })
+    }
+}
+
+/// Loads and checks the configuration, and reads the files that it names. Changes nothing.
+fn load(
+    command_line: &CommandLine,
+    parts: &Parts,
+    access: &Arc<Access>,
+    executor: &Arc<Executor<'static>>,
+) -> Result<Loaded, Refused> {
+    let CommandLine { file, listen, access_log, passed, .. } = command_line;
+    let Some(path) = file else {
+        let reason = "the node was started without --config, so that there is no file to load";
+        return Err(reason.to_owned().into());
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(format!("{}: not a regular file", path.display()).into());
+        }
+        Ok(metadata) if metadata.len() > MAX_FILE => {
+            return Err(format!("{}: longer than {MAX_FILE} bytes", path.display()).into());
+        }
+        _ => {}
+    }
+    let mut config = configuration(file.as_deref(), listen.clone(), passed)?;
+    config.access_log |= access_log;
+    if let Some(missing) = open_address(&config, file.as_deref()) {
+        return Err(missing.into());
+    }
+    let mut warnings = check::warnings(&config);
+    warnings.extend(lower_connections(&mut config));
+    warnings.extend(passed.unused(&config.listen));
+    #[cfg(feature = "grpc")]
+    let services = config.grpc.as_ref().map(Services::load).transpose().map_err(|error| error.to_string())?;
+    #[cfg(feature = "grpc")]
+    warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
+    // Looks up the programs where that may take time; the log tells later what is missing.
+    let _ = check::lacks_exec(&config, executor);
+    let needs_restart = fixed(&config, parts.started());
+    let report = Report { changes: changes(parts.config(), &config), needs_restart, warnings };
+    Ok(Loaded {
+        access: access.succeed(&config),
+        tls: load_tls(&config.listen)?,
+        nodes: parts.read_nodes(&config).map_err(|error| error.to_string())?,
+        #[cfg(feature = "grpc")]
+        services,
+        report,
+        config,
+    })
 }
 
 /// Logs what has become of a reload, and returns it as the answer to those who requested it.
@@ -334,18 +375,17 @@ fn compare<T: PartialEq>(
     name: fn(&T) -> &str,
     changes: &mut Vec<String>,
 ) {
+    let mut earlier: FxHashMap<_, _> = before.iter().map(|thing| (name(thing), thing)).collect();
     for thing in after {
-        let what = match before.iter().find(|earlier| name(earlier) == name(thing)) {
-            Some(earlier) if earlier == thing => continue,
+        let what = match earlier.remove(name(thing)) {
+            Some(same) if same == thing => continue,
             Some(_) => "has changed",
             None => "is new",
         };
         changes.push(format!("{kind} {} {what}", name(thing)));
     }
-    for earlier in before {
-        if !after.iter().any(|thing| name(thing) == name(earlier)) {
-            changes.push(format!("{kind} {} is withdrawn", name(earlier)));
-        }
+    for gone in before.iter().filter(|thing| earlier.contains_key(name(thing))) {
+        changes.push(format!("{kind} {} is withdrawn", name(gone)));
     }
 }
 

@@ -202,12 +202,13 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         let reloader = Reloader {
             node: node.clone(),
             executor: executor.clone(),
-            command_line: CommandLine { file, listen, access_log, ready_file, passed },
+            command_line: Arc::new(CommandLine { file, listen, access_log, ready_file, passed }),
             access,
-            parts,
+            parts: Arc::new(parts),
             binder,
             requests: requests.clone(),
             is_retiring: false,
+            reading: Arc::default(),
         };
         let reloader = executor.spawn(reloader.run(woken));
         let stop = async {

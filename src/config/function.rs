@@ -1,5 +1,7 @@
 //! The functions that programs, processes and other nodes provide: `[[function]]`.
 
+use rustc_hash::FxHashSet;
+
 use super::table::{Field, Result, Table};
 use super::{
     Config, ExecConfig, ForwardConfig, ProcessFunctionConfig, Workers, exec, forward, process, workers,
@@ -33,8 +35,12 @@ pub enum ProviderConfig {
     Nats(super::NatsFunctionConfig),
 }
 
-/// Parses a `[[function]]` table; `config` has the tables before it.
-pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig> {
+/// Parses a `[[function]]` table; `config` has the tables before it, and `names` the names of their functions.
+pub(super) fn parse(
+    table: &Table<'_>,
+    config: &Config,
+    names: &mut FxHashSet<String>,
+) -> Result<FunctionConfig> {
     table.allow(&[
         "name",
         "description",
@@ -88,7 +94,7 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<FunctionConfig
     };
     let may_be_family = !matches!(provider, ProviderConfig::Exec(_));
     let name = function_name(name_field, may_be_family)?;
-    if config.functions.iter().any(|other| other.name == name) {
+    if !names.insert(name.to_owned()) {
         return Err(
             name_field.fail(&format!("there is another function {name:?}; each name may appear once"))
         );

@@ -110,6 +110,26 @@ impl Limits {
 }
 
 impl Limits {
+    /// Returns `true` if other limits are the same for connections to other nodes.
+    pub(crate) fn is_same_for_remotes(&self, other: &Self) -> bool {
+        let of_this_node = Self {
+            connections: self.connections,
+            per_host: self.per_host,
+            head_timeout: self.head_timeout,
+            auth_timeout: self.auth_timeout,
+            hops: self.hops,
+            drain: self.drain,
+            queue: self.queue,
+            offered: self.offered,
+            forward_functions: self.forward_functions,
+            processes: self.processes,
+            token_delay: self.token_delay,
+            topics: self.topics,
+            ..other.clone()
+        };
+        *self == of_this_node
+    }
+
     /// Reads the keys of `[limits]`.
     pub(super) fn parse(&mut self, table: &Table<'_>) {
         table.allow(&[

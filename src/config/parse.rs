@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 
+use rustc_hash::FxHashSet;
 use toml::de::DeTable;
 
 #[cfg(feature = "grpc")]
@@ -88,10 +89,11 @@ fn parse(source: Source<'_>) -> Result<Config> {
         config.processes.extend(source.note(process));
     }
     let are_processes_known = source.mistakes.borrow().len() == before;
+    let mut names = FxHashSet::default();
     for table in source.note(root.tables("function", "[[function]]")).unwrap_or_default() {
         // A function may name a process whose own table has an error.
         if are_processes_known || table.get("process").is_none() {
-            let function = function::parse(&table, &config);
+            let function = function::parse(&table, &config, &mut names);
             config.functions.extend(source.note(function));
         }
     }

@@ -3,13 +3,17 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use smol::Executor;
 
 #[cfg(feature = "nats")]
 use super::nats::NatsCalls;
 pub(crate) use super::secrets::ProviderConfigError;
 use super::secrets::{connector, read_secret};
-use crate::config::{Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProviderConfig};
+use crate::config::{
+    Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProcessConfig, ProviderConfig,
+};
+use crate::encoding;
 #[cfg(feature = "grpc")]
 use crate::provider::MethodName;
 use crate::provider::{Exec, Forward, ForwardSettings, Process, ReportLimit, upstream};
@@ -49,7 +53,8 @@ pub(crate) fn registry_from_config(
         Registry::builder(name.clone()).max_hops(hops).limits(&config.limits).with_topics(topics);
     builder.topics(&config.topics)?;
     let reports = ReportLimit::new(&config.limits, builder.metrics());
-    let mut parts = functions(&mut builder.functions, config, &name, executor, &reports, None)?;
+    let nodes = OtherNodes::read(config, None)?;
+    let mut parts = functions(&mut builder.functions, config, &name, executor, &reports, nodes, None)?;
     let upstreams = config.topics.iter().filter_map(|topic| topic.forward.as_ref());
     parts.of_topics = upstreams.filter_map(|target| parts.remote(target)).cloned().collect();
     // Topics of the same node share a connection for their events.
@@ -75,6 +80,14 @@ pub(crate) fn registry_from_config(
 }
 
 impl Parts {
+    /// Reads the files of the other nodes of a later configuration, which may take time.
+    ///
+    /// # Errors
+    /// As [`registry_from_config`].
+    pub(crate) fn read_nodes(&self, config: &Config) -> Result<OtherNodes, ProviderConfigError> {
+        OtherNodes::read(config, Some(self))
+    }
+
     /// Creates the functions of a later configuration for the same registry. The topics stay those of the first one.
     ///
     /// # Errors
@@ -82,18 +95,21 @@ impl Parts {
     pub(crate) fn succeed(
         &self,
         config: &Arc<Config>,
+        nodes: OtherNodes,
         executor: &Arc<Executor<'static>>,
         registry: &Registry,
     ) -> Result<(FunctionSet, Self), ProviderConfigError> {
         let mut set = FunctionSet::default();
+        let of_config = self.config.functions.iter().map(|function| (&*function.name, function));
+        let earlier = Earlier { parts: self, registry, functions: of_config.collect() };
         for name in registry.names() {
             // Those of this program are in no configuration.
-            if self.function(&name).is_none() {
+            if !earlier.functions.contains_key(&*name) {
                 set.keep(registry, &name)?;
             }
         }
-        let earlier = Some((self, registry));
-        let parts = functions(&mut set, config, registry.name(), executor, &self.reports, earlier)?;
+        let (name, reports) = (registry.name(), &self.reports);
+        let parts = functions(&mut set, config, name, executor, reports, nodes, Some(&earlier))?;
         Ok((set, parts))
     }
 
@@ -131,10 +147,13 @@ impl Parts {
     fn remote(&self, target: &ForwardTarget) -> Option<&Remote> {
         self.remotes.iter().find(|(other, ..)| other == target).map(|(.., remote)| remote)
     }
+}
 
-    fn function(&self, name: &str) -> Option<&FunctionConfig> {
-        self.config.functions.iter().find(|function| function.name == name)
-    }
+/// What a node has of an earlier configuration.
+struct Earlier<'a> {
+    parts: &'a Parts,
+    registry: &'a Registry,
+    functions: FxHashMap<&'a str, &'a FunctionConfig>,
 }
 
 /// Adds the functions of a configuration, and takes over those that have not changed since an `earlier` one.
@@ -144,10 +163,46 @@ fn functions(
     name: &Arc<str>,
     executor: &Arc<Executor<'static>>,
     reports: &Arc<ReportLimit>,
-    earlier: Option<(&Parts, &Registry)>,
+    nodes: OtherNodes,
+    earlier: Option<&Earlier<'_>>,
 ) -> Result<Parts, ProviderConfigError> {
-    let before = earlier.map(|(parts, _)| parts);
-    let NodeWorkers { node, exec, forward, process, native, peer } = &config.workers;
+    let before = earlier.map(|earlier| earlier.parts);
+    limit_workers(set, &config.workers);
+    let started = before.map_or(config, |before| &before.started).clone();
+    #[cfg(feature = "nats")]
+    let nats = NatsCalls::new(config, &started, executor, before.and_then(|before| before.nats.as_ref()))?;
+    let parts = Parts {
+        config: config.clone(),
+        started,
+        remotes: nodes.connect(executor),
+        of_topics: before.map_or_else(Vec::new, |before| before.of_topics.clone()),
+        processes: processes(set, config, executor, before),
+        reports: reports.clone(),
+        #[cfg(feature = "nats")]
+        nats,
+    };
+    for function in &config.functions {
+        if let Some(earlier) = earlier
+            && earlier.functions.get(&*function.name) == Some(&function)
+            && parts.has_provider_of(earlier.parts, function)
+            && set.keep(earlier.registry, &function.name)?
+        {
+            continue;
+        }
+        // Always provided: the configuration has been checked.
+        let Some((mut description, provider)) = parts.provider(function, name, executor) else { continue };
+        description.signature.description.clone_from(&function.description);
+        set.insert(&function.name, description, provider)?;
+        if let Some(workers) = &function.workers {
+            set.function_workers(&function.name, workers.clone())?;
+        }
+    }
+    Ok(parts)
+}
+
+/// Limits the concurrent calls of all functions together, and of those with one kind of provider.
+fn limit_workers(set: &mut FunctionSet, workers: &NodeWorkers) {
+    let NodeWorkers { node, exec, forward, process, native, peer } = workers;
     if let Some(workers) = node {
         set.node_workers(workers.clone());
     }
@@ -163,22 +218,16 @@ fn functions(
             set.provider_workers(kind, workers.clone());
         }
     }
-    let started = before.map_or(config, |before| &before.started).clone();
-    let remotes = remotes(config, executor, before)?;
-    #[cfg(feature = "nats")]
-    let nats = NatsCalls::new(config, &started, executor, before.and_then(|before| before.nats.as_ref()))?;
-    let (config, processes, reports) = (config.clone(), Vec::new(), reports.clone());
-    let mut parts = Parts {
-        config: config.clone(),
-        started,
-        remotes,
-        of_topics: before.map_or_else(Vec::new, |before| before.of_topics.clone()),
-        processes,
-        reports: reports.clone(),
-        #[cfg(feature = "nats")]
-        nats,
-    };
-    for process in &config.processes {
+}
+
+/// Returns the programs that stay: those of an earlier configuration that are the same, and new ones.
+fn processes(
+    set: &mut FunctionSet,
+    config: &Config,
+    executor: &Arc<Executor<'static>>,
+    before: Option<&Parts>,
+) -> Vec<Process> {
+    let process = |process: &ProcessConfig| {
         let same_name = before.and_then(|it| it.processes.iter().find(|other| other.name() == process.name));
         let process = match same_name {
             Some(same) if same.is_same(process, &config.limits) => same.clone(),
@@ -195,21 +244,27 @@ fn functions(
         });
         process.set_functions(provided.map(|function| function.name.clone()).collect());
         set.process(process.metrics().clone());
-        parts.processes.push(process);
-    }
-    for function in &config.functions {
-        if let Some((before, registry)) = earlier
-            && before.function(&function.name) == Some(function)
-            && parts.has_provider_of(before, function)
-            && set.keep(registry, &function.name)?
-        {
-            continue;
-        }
-        let describe = |mut found: Description| {
-            found.signature.description.clone_from(&function.description);
-            found
+        process
+    };
+    config.processes.iter().map(process).collect()
+}
+
+impl Parts {
+    /// Creates what provides a function. Returns `None` if the configuration lacks what it names.
+    fn provider(
+        &self,
+        function: &FunctionConfig,
+        name: &Arc<str>,
+        executor: &Arc<Executor<'static>>,
+    ) -> Option<(Description, Arc<dyn Provider>)> {
+        let settings =
+            ForwardSettings { node: name.clone(), max_hops: self.config.limits.hops, ..Default::default() };
+        let described = |forward: Forward| -> (Description, Arc<dyn Provider>) {
+            let mut description = forward.describe();
+            description.nodes = Some(forward.other_nodes(&function.name, &self.reports));
+            (description, Arc::new(forward))
         };
-        let (description, provider): (_, Arc<dyn Provider>) = match &function.provider {
+        Some(match &function.provider {
             ProviderConfig::Exec(exec) => {
                 let exec = Exec::new(executor.clone(), name.clone(), exec.clone());
                 if let Some(problem) = exec.preflight() {
@@ -219,61 +274,37 @@ fn functions(
             }
             ProviderConfig::Forward(forward) => {
                 let settings = ForwardSettings {
-                    node: name.clone(),
-                    max_hops: config.limits.hops,
                     timeout: forward.timeout,
                     balance: forward.balance,
                     key: forward.key.clone(),
                     repeatable: forward.repeatable,
                     hedge: forward.hedge,
-                    metrics: reports.metrics().clone(),
+                    metrics: self.reports.metrics().clone(),
                     #[cfg(feature = "grpc")]
                     method: forward.method.clone().map(|method| match function.name.strip_suffix('*') {
                         Some(prefix) => MethodName::Family { service: method, prefix: prefix.to_owned() },
                         None => MethodName::One(method),
                     }),
-                    #[cfg(feature = "nats")]
-                    nats: None,
+                    ..settings
                 };
-                let targets = forward.to.iter().filter_map(|target| parts.remote(target)).cloned();
-                let forward = Forward::new(executor.clone(), targets, settings);
-                let mut description = forward.describe();
-                description.nodes = Some(forward.other_nodes(&function.name, &reports));
-                (description, Arc::new(forward))
+                let targets = forward.to.iter().filter_map(|target| self.remote(target)).cloned();
+                described(Forward::new(executor.clone(), targets, settings))
             }
             #[cfg(feature = "nats")]
             ProviderConfig::Nats(found) => {
-                // Always there: the configuration has been checked.
-                let Some(nats) = &parts.nats else { continue };
-                let settings = ForwardSettings {
-                    node: name.clone(),
-                    max_hops: config.limits.hops,
-                    timeout: found.timeout,
-                    nats: Some(nats.naming(found)),
-                    ..ForwardSettings::default()
-                };
-                let forward = Forward::new(executor.clone(), [nats.remote().clone()], settings);
-                let mut description = forward.describe();
-                description.nodes = Some(forward.other_nodes(&function.name, &reports));
-                (description, Arc::new(forward))
+                let nats = self.nats.as_ref()?;
+                let nats_naming = Some(nats.naming(found));
+                let settings = ForwardSettings { timeout: found.timeout, nats: nats_naming, ..settings };
+                described(Forward::new(executor.clone(), [nats.remote().clone()], settings))
             }
             ProviderConfig::Process(found) => {
-                let process = parts.processes.iter().find(|process| process.name() == found.process);
-                // Always found: the configuration has been checked.
-                let Some(process) = process else { continue };
+                let process = self.processes.iter().find(|process| process.name() == found.process)?;
                 let provider = process.function(&function.name, found);
                 (provider.describe(), Arc::new(provider))
             }
-        };
-        set.insert(&function.name, describe(description), provider)?;
-        if let Some(workers) = &function.workers {
-            set.function_workers(&function.name, workers.clone())?;
-        }
+        })
     }
-    Ok(parts)
-}
 
-impl Parts {
     /// Returns `true` if what provides a function is the same as before.
     fn has_provider_of(&self, before: &Self, function: &FunctionConfig) -> bool {
         match &function.provider {
@@ -302,38 +333,43 @@ impl Parts {
     }
 }
 
-/// Returns the connections to all other nodes of functions, and at the start of topics. All files are read before the
-/// first is established.
-fn remotes(
-    config: &Config,
-    executor: &Arc<Executor<'static>>,
-    earlier: Option<&Parts>,
-) -> Result<Vec<(ForwardTarget, u64, Remote)>, ProviderConfigError> {
-    let of_functions = config.functions.iter().filter_map(|function| match &function.provider {
-        ProviderConfig::Forward(forward) => Some(&forward.to),
-        _ => None,
-    });
-    let topics = if earlier.is_none() { &config.topics[..] } else { &[] };
-    let of_topics = topics.iter().filter_map(|topic| topic.forward.as_ref());
-    let mut remotes: Vec<(&ForwardTarget, u64, Result<Remote, RemoteBuilder>)> = Vec::new();
-    for target in of_functions.flatten().chain(of_topics) {
-        if remotes.iter().any(|(other, ..)| *other == target) {
-            continue;
+/// The other nodes of a configuration, with what is read from their files.
+pub(crate) struct OtherNodes(Vec<(ForwardTarget, u64, Result<Remote, RemoteBuilder>)>);
+
+impl OtherNodes {
+    /// Reads the files of all other nodes of functions, and at the start of topics.
+    fn read(config: &Config, earlier: Option<&Parts>) -> Result<Self, ProviderConfigError> {
+        let of_functions = config.functions.iter().filter_map(|function| match &function.provider {
+            ProviderConfig::Forward(forward) => Some(&forward.to),
+            _ => None,
+        });
+        let topics = if earlier.is_none() { &config.topics[..] } else { &[] };
+        let of_topics = topics.iter().filter_map(|topic| topic.forward.as_ref());
+        let same = earlier.filter(|earlier| config.limits.is_same_for_remotes(&earlier.config.limits));
+        let mut nodes: Vec<(ForwardTarget, u64, Result<Remote, RemoteBuilder>)> = Vec::new();
+        for target in of_functions.flatten().chain(of_topics) {
+            if nodes.iter().any(|(other, ..)| other == target) {
+                continue;
+            }
+            let files = hash_of_files(target);
+            let is_same =
+                |(other, hash, _): &&(ForwardTarget, u64, Remote)| other == target && *hash == files;
+            let node = match same.and_then(|earlier| earlier.remotes.iter().find(is_same)) {
+                Some((.., remote)) => Ok(remote.clone()),
+                None => Err(remote(&config.limits, target)?),
+            };
+            nodes.push((target.clone(), files, node));
         }
-        let files = hash_of_files(target);
-        let is_same = |(other, hash, _): &&(ForwardTarget, u64, Remote)| other == target && *hash == files;
-        let same = earlier.filter(|earlier| earlier.config.limits == config.limits);
-        let same = same.and_then(|earlier| earlier.remotes.iter().find(is_same));
-        let remote = match same {
-            Some((.., remote)) => Ok(remote.clone()),
-            None => Err(remote(&config.limits, target)?.executor(executor).watched()),
-        };
-        remotes.push((target, files, remote));
+        Ok(Self(nodes))
     }
-    let connect = |(target, files, remote): (&ForwardTarget, _, Result<Remote, RemoteBuilder>)| {
-        (target.clone(), files, remote.unwrap_or_else(RemoteBuilder::connect))
-    };
-    Ok(remotes.into_iter().map(connect).collect())
+
+    /// Connects to those that there is no connection to.
+    fn connect(self, executor: &Arc<Executor<'static>>) -> Vec<(ForwardTarget, u64, Remote)> {
+        let connect = |(target, files, node): (_, _, Result<Remote, RemoteBuilder>)| {
+            (target, files, node.unwrap_or_else(|remote| remote.executor(executor).watched().connect()))
+        };
+        self.0.into_iter().map(connect).collect()
+    }
 }
 
 /// Returns a hash of the files for connections to a node.
@@ -350,7 +386,7 @@ fn hash_of_files(target: &ForwardTarget) -> u64 {
     ];
     let mut hasher = DefaultHasher::new();
     for file in files.into_iter().flatten() {
-        std::fs::read(file).ok().hash(&mut hasher);
+        encoding::read_bytes(file).ok().hash(&mut hasher);
     }
     hasher.finish()
 }
@@ -364,7 +400,7 @@ pub(super) fn remote(limits: &Limits, target: &ForwardTarget) -> Result<RemoteBu
     #[cfg(feature = "grpc")]
     if let Some(path) = &target.descriptors {
         let fail = |source| ProviderConfigError::Descriptors { path: path.clone(), source };
-        let set = std::fs::read(path).map_err(|error| fail(error.into()))?;
+        let set = encoding::read_bytes(path).map_err(|error| fail(error.into()))?;
         remote = remote.descriptors(&set).map_err(fail)?;
     }
     if let Some(tls) = &target.tls {

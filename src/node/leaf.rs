@@ -1,11 +1,11 @@
 //! The messages of listeners for Leaf clients.
 
-use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use crate::codec::leaf::{ByteOrder, LeafMessages};
 use crate::codec::protobuf::Schema;
 use crate::config::{LeafConfig, LeafProtobuf};
+use crate::encoding;
 
 /// The messages of a listener, by what they are made of. They stay as long as the process, since connections refer to
 /// them; so the same ones are made once.
@@ -19,7 +19,7 @@ static MADE: Mutex<Vec<Made>> = Mutex::new(Vec::new());
 pub(crate) fn messages(leaf: &LeafConfig, order: ByteOrder) -> Result<Option<&'static LeafMessages>, String> {
     let Some(LeafProtobuf { descriptors, messages: names }) = &leaf.protobuf else { return Ok(None) };
     let fail = |error: String| format!("descriptors {} of [listen.leaf]: {error}", descriptors.display());
-    let set = fs::read(descriptors).map_err(|error| fail(error.to_string()))?;
+    let set = encoding::read_bytes(descriptors).map_err(|error| fail(error.to_string()))?;
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     let known = made.iter().find(|known| known.0 == set && known.1 == *names && known.2 == order);
     if let Some((.., messages)) = known {

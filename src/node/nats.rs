@@ -104,7 +104,9 @@ impl NatsCalls {
             || started.topics.iter().any(|topic| topic.nats.is_some());
         let Some(nats) = config.nats.as_ref().filter(|_| is_used) else { return Ok(None) };
         let (nats, limits) = (nats.clone(), config.limits.clone());
-        if let Some(same) = earlier.filter(|earlier| earlier.nats == nats && earlier.limits == limits) {
+        if let Some(same) =
+            earlier.filter(|earlier| earlier.nats == nats && limits.is_same_for_remotes(&earlier.limits))
+        {
             let (remote, topics) = (same.remote.clone(), same.topics.clone());
             return Ok(Some(Self { nats, limits, remote, topics }));
         }

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::{fmt, fs};
 
 use crate::codec::protobuf::{Method, Schema, Streaming, Wanted};
 use crate::config::{GrpcConfig, MethodTarget};
+use crate::encoding;
 use crate::nearest::nearest;
 use crate::route::{Action, Grants};
 
@@ -202,7 +203,7 @@ impl Mapped {
 /// If it cannot be read, or has no descriptors.
 fn read_descriptors(schema: &mut Schema, path: &Path) -> Result<(), ServicesError> {
     let fail = |error: &dyn fmt::Display| ServicesError(format!("descriptors {}: {error}", path.display()));
-    let set = fs::read(path).map_err(|error| fail(&error))?;
+    let set = encoding::read_bytes(path).map_err(|error| fail(&error))?;
     schema.add(&set).map_err(|error| {
         let is_text =
             std::str::from_utf8(&set).is_ok_and(|text| text.contains("syntax") || text.contains("message "));

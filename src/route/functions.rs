@@ -64,8 +64,7 @@ impl FunctionSet {
     /// # Errors
     /// [`RegistryError::Unknown`] if there is none.
     pub(crate) fn function_workers(&mut self, name: &str, workers: Workers) -> Result<(), RegistryError> {
-        let mut new = self.functions.values_mut().filter_map(Arc::get_mut);
-        let entry = new.find(|entry| entry.name == name);
+        let entry = self.functions.find_exact_mut(name).and_then(Arc::get_mut);
         let entry = entry.ok_or_else(|| RegistryError::Unknown(name.to_owned()))?;
         entry.description.workers = Some(workers);
         Ok(())

@@ -59,6 +59,15 @@ impl<T> Names<T> {
         })
     }
 
+    /// Returns the value of exactly that name.
+    pub(super) fn find_exact_mut(&mut self, name: &str) -> Option<&mut T> {
+        let (list, key) = match name.strip_suffix('*') {
+            Some(prefix) => (&mut self.families, prefix),
+            None => (&mut self.exact, name),
+        };
+        position(list, key).ok().map(|at| &mut list[at].1)
+    }
+
     /// Returns all values, those of families last.
     pub(super) fn values(&self) -> impl Iterator<Item = &T> {
         self.exact.iter().chain(&self.families).map(|(_, value)| value)

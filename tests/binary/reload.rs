@@ -123,6 +123,35 @@ fn mistake_changes_nothing_and_is_told() {
 }
 
 #[test]
+fn file_that_cannot_be_read_holds_up_nobody() {
+    let node = start(&echo("a", "1"));
+    let pipe = node.folder.name("pipe");
+    let mut mkfifo = std::process::Command::new("mkfifo");
+    mkfifo.arg(&pipe);
+    assert!(mkfifo.status().unwrap().success());
+    let forward = format!("[[function]]\nname = 'b'\nforward = '127.0.0.1:1'\ntoken_file = '{pipe}'\n");
+    write(&node, &forward);
+    let (mut operator, mut client) = (node.connect(), node.connect());
+    operator.begin(1, "rpc.reload", &json!([]));
+    node.await_log("reloading the configuration");
+    // The pipe has no writer: the reload waits, and nobody else.
+    assert_eq!(client.call("a", &json!([])), Ok(json!([1])));
+    let refused = operator.reply();
+    let told = refused["error"]["data"]["mistakes"][0].as_str().unwrap();
+    assert!(told.contains("more than 10 s"), "{refused}");
+    // As long as it waits, there is no point in another.
+    write(&node, &echo("a", "2"));
+    let fault = operator.call("rpc.reload", &json!([])).unwrap_err();
+    assert!(fault.data["mistakes"][0].as_str().unwrap().contains("an earlier reload"), "{fault:?}");
+    await_some("the file is read", || {
+        // Opened for both, it does not wait for a reader.
+        drop(std::fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap());
+        operator.call("rpc.reload", &json!([])).ok()
+    });
+    assert_eq!(client.call("a", &json!([])), Ok(json!([2])));
+}
+
+#[test]
 fn reload_needs_a_rule_that_names_it() {
     for rules in ["", "[[access]]\nfunctions = ['*', 'rpc.*', 'rpc.reloa*']\n"] {
         let node = Node::with(Folder::new(), rules);
@@ -163,6 +192,10 @@ fn withdrawn_token_ends_what_it_allowed() {
     assert_eq!(client.call("a", &json!([])), Ok(json!([1])));
     assert_eq!(node.metric("chanrpc_subscriptions"), 1);
     assert_eq!(node.metric("chanrpc_offers"), 1);
+
+    // It only moves to another line.
+    let moved = format!("# a comment\n\n{}\n", rule(HASH, &format!("name = 'n'\n{all}")));
+    assert_eq!(set(&moved), "nothing has changed");
 
     set(&rule(&HASH.replace("984c", "0000"), all));
     let told: Vec<Value> = (0..2).map(|_| serde_json::from_str(&client.line().unwrap()).unwrap()).collect();
@@ -289,6 +322,12 @@ fn topics_keep_their_connection_and_functions_have_one_more() {
         call(&mut client);
     }
     eventually("the earlier ones are closed", || far.metric("chanrpc_connections") <= before + 1);
+    // These concern no connection to another node.
+    let accepted = far.metric("chanrpc_connections_accepted_total");
+    reload(&node, &config(104).replace("[limits]", "[limits]\nconnections = 99\nhops = 7\ndrain = '1s'"));
+    assert!(client.call("f", &json!([])).is_ok());
+    let asked = far.metric("chanrpc_connections_accepted_total");
+    assert_eq!(asked, accepted + 1, "only that of the metrics is new");
     assert!(publisher.call("rpc.publish", &json!(["t", 1])).is_ok());
     assert_eq!(client.reply()["params"]["data"], 1);
 }

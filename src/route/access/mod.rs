@@ -75,7 +75,12 @@ impl Access {
     /// Creates the access rules of a later configuration of the same node, or returns these if they are the same. Wrong
     /// tokens stay counted.
     pub(crate) fn succeed(self: &Arc<Self>, config: &Config) -> Arc<Self> {
-        if self.rules == config.access && self.is_logged == config.access_log {
+        let locations =
+            |rules: &[Rule]| -> Vec<String> { rules.iter().map(|rule| rule.location.clone()).collect() };
+        if self.rules == config.access
+            && locations(&self.rules) == locations(&config.access)
+            && self.is_logged == config.access_log
+        {
             return self.clone();
         }
         Arc::new(Self {

@@ -1,7 +1,6 @@
 //! TLS 1.2 and 1.3 by rustls, with the cryptography of ring.
 
 use std::fmt;
-use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::path::Path;
@@ -195,8 +194,8 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 
 /// Reads a PEM file, whose text may be UTF-8 or UTF-16.
 fn read_pem(file: &Path) -> Result<Vec<u8>, TlsError> {
-    let bytes =
-        fs::read(file).map_err(|error| TlsError(format!("cannot read {}: {error}", file.display())))?;
+    let bytes = encoding::read_bytes(file)
+        .map_err(|error| TlsError(format!("cannot read {}: {error}", file.display())))?;
     let text = encoding::decode(&bytes).map(|text| text.into_owned().into_bytes());
     // Bytes that are not text are not PEM either: the parser reports that.
     Ok(text.unwrap_or(bytes))
