@@ -1,15 +1,18 @@
 //! Topics, for the code of the node's own process.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Subscribe, TopicHub, check_topic};
+use super::{Subscribe, TopicHub, Upstream, check_topic};
 use crate::message::{Fault, RawJson, code};
-use crate::route::mailbox::{Mailbox, Peer};
+use crate::route::mailbox::{Mailbox, Peer, Posts};
 use crate::route::subscription::Subscription;
 use crate::route::{Call, CallHead, Caller, Responder};
 
@@ -50,7 +53,7 @@ impl Topics {
     /// process. Never waits for any of them.
     ///
     /// If another node has the topic (`forward`), the event is sent there, and the result is 0: that node counts. Whether
-    /// it has come there is not told: call `rpc.publish` by a [`Remote`](crate::Remote) to know that.
+    /// it has come there is told by [`publish_acknowledged`](Self::publish_acknowledged) only.
     ///
     /// ```
     /// # use chanrpc::Node;
@@ -68,20 +71,70 @@ impl Topics {
     /// no topic's, the node has [`Limits::topics`](crate::config::Limits::topics) already, or it has not started yet and
     /// another node has the topic.
     pub fn publish(&self, topic: &str, data: &(impl Serialize + ?Sized)) -> Result<usize, Fault> {
-        let data = RawJson::of(data).map_err(|error| Fault::invalid_params(error.to_string()))?;
-        self.publish_raw(topic, &data)
+        self.publish_raw(topic, &as_json(data)?)
     }
 
     fn publish_raw(&self, topic: &str, data: &RawJson<'_>) -> Result<usize, Fault> {
         let Some(upstream) = self.0.upstream(topic)? else { return self.0.publish(topic, data.get()) };
+        // Nobody waits for the answer.
+        self.publish_upstream(upstream, topic, data, Responder::new(&Arc::default(), 1, true))?;
+        Ok(0)
+    }
+
+    /// Publishes an event, and waits until the node that has the topic (`forward`) has counted the subscribers that
+    /// receive it. A topic of this node's own waits for nobody. If the future is dropped, the event may have come there.
+    ///
+    /// ```
+    /// # use chanrpc::Node;
+    /// # let topics = Node::builder("example").topics();
+    /// # smol::block_on(async {
+    /// let count = topics.publish_acknowledged("sensor.attic", &21.5).await?;
+    /// # assert_eq!(count, 0);
+    /// # Ok::<(), chanrpc::message::Fault>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and those of that node and of the way there: [`code::NO_PROVIDER`] if the event was
+    /// not sent, [`code::LOST`] or [`code::DEADLINE`] if it may have come there.
+    pub fn publish_acknowledged<D: Serialize + ?Sized>(
+        &self,
+        topic: &str,
+        data: &D,
+    ) -> impl Future<Output = Result<usize, Fault>> + Send + use<D> {
+        let sent = self.begin_acknowledged(topic, data);
+        async move {
+            match sent? {
+                Sent::Here(count) => Ok(count),
+                Sent::Upstream(answer) => answer.await,
+            }
+        }
+    }
+
+    fn begin_acknowledged(&self, topic: &str, data: &(impl Serialize + ?Sized)) -> Result<Sent, Fault> {
+        let data = as_json(data)?;
+        let Some(upstream) = self.0.upstream(topic)? else {
+            return self.0.publish(topic, data.get()).map(Sent::Here);
+        };
+        let answer = OneAnswer(Arc::default());
+        self.publish_upstream(upstream, topic, &data, Responder::new(&answer.0, 1, false))?;
+        Ok(Sent::Upstream(answer))
+    }
+
+    fn publish_upstream(
+        &self,
+        upstream: &Upstream,
+        topic: &str,
+        data: &RawJson<'_>,
+        responder: Responder,
+    ) -> Result<(), Fault> {
         check_topic(topic)?;
         let params = RawJson::checked(format!("{{\"topic\":\"{topic}\",\"data\":{}}}", data.get()));
         let deadline = Instant::now() + self.0.limits().deadline;
         let head = CallHead { method: "rpc.publish", deadline, hops: 0 };
-        // Nobody waits for the answer.
-        let responder = Responder::new(&Arc::default(), 1, true);
         Call::detached(&head, &Caller::local(), Some(params), responder, |call| upstream.publish.call(call));
-        Ok(0)
+        Ok(())
     }
 
     /// Subscribes to a topic, or to a family such as `chat.*`, whose data are a `T`, until the result is dropped.
@@ -172,5 +225,40 @@ impl Topics {
 impl fmt::Debug for Topics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+fn as_json(data: &(impl Serialize + ?Sized)) -> Result<RawJson<'static>, Fault> {
+    RawJson::of(data).map_err(|error| Fault::invalid_params(error.to_string()))
+}
+
+/// Where an event went.
+enum Sent {
+    /// To so many subscribers of this node.
+    Here(usize),
+    Upstream(OneAnswer),
+}
+
+/// Completes with the answer of another node. Dropped, it cancels the call.
+struct OneAnswer(Arc<Mailbox>);
+
+impl Future for OneAnswer {
+    type Output = Result<usize, Fault>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut replies = VecDeque::new();
+        ready!(self.0.poll(cx, &mut replies, &mut Posts::default()));
+        let Some((_, outcome)) = replies.pop_front() else { return Poll::Pending };
+        Poll::Ready(outcome.and_then(|count| {
+            let no_count =
+                || Fault::new(code::INTERNAL, format!("the node of the topic has answered {count}"));
+            count.get().parse().map_err(|_| no_count())
+        }))
+    }
+}
+
+impl Drop for OneAnswer {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

@@ -209,6 +209,25 @@ fn both_nodes_decide_who_may() {
 }
 
 #[test]
+fn publisher_in_the_process_of_a_node_may_wait_for_the_node_of_the_topic() {
+    let hub = start(
+        "[[listen]]\naddress = '127.0.0.1:0'\n[[access]]\nsubscribe = ['*']\npublish = ['chat.open']\n",
+    );
+    let edge = edge(hub.addresses()[0], "");
+    let topics = edge.node().topics();
+    let acknowledged = |topic: &str| smol::block_on(topics.publish_acknowledged(topic, &json!({ "n": 1 })));
+    let mut client = connect(&hub);
+    subscribe(&mut client, &json!(["chat.open"]));
+    assert_eq!(acknowledged("chat.open"), Ok(1));
+    assert_eq!(next(&mut client, "rpc.event")["data"], json!({ "n": 1 }));
+    assert_eq!(acknowledged("chat.closed").unwrap_err().code, -32002);
+    assert_eq!(acknowledged("own.topic"), Ok(0));
+    assert_eq!(acknowledged("no topic").unwrap_err().code, -32602);
+    drop((client, hub));
+    assert_eq!(acknowledged("chat.open").unwrap_err().code, -32001);
+}
+
+#[test]
 fn circles_end() {
     let (there, back) = (Relay::new(), Relay::new());
     let (one, two) = (edge(there.1, ""), edge(back.1, ""));
