@@ -3,7 +3,7 @@
 
 use super::marker::Marker;
 use super::reader::Reader;
-use crate::codec::json::unescaped_len;
+use crate::message::json::unescaped_len;
 use crate::message::{Fault, RawJson, code};
 
 /// Upper bound of the depth limit, for readers of the JSON text that recurse.
@@ -22,8 +22,8 @@ pub(super) struct ParamLimits {
 pub(super) struct Converter<'a> {
     reader: Reader<'a>,
     out: Vec<u8>,
-    /// The keys of each map that is not at its end.
-    keys: Vec<Numbers>,
+    /// The numbers among the keys of each map that is not at its end.
+    numbers: Vec<i128>,
     depth: usize,
     max: usize,
 }
@@ -31,8 +31,8 @@ pub(super) struct Converter<'a> {
 impl<'a> Converter<'a> {
     /// Creates a converter for the value at the reader's position.
     pub(super) fn new(reader: Reader<'a>, limits: ParamLimits) -> Self {
-        let (out, keys) = (Vec::with_capacity(128), Vec::new());
-        Self { reader, out, keys, depth: limits.depth.min(MAX_DEPTH), max: limits.json }
+        let (out, numbers) = (Vec::with_capacity(128), Vec::new());
+        Self { reader, out, numbers, depth: limits.depth.min(MAX_DEPTH), max: limits.json }
     }
 
     /// Returns the reader behind the value, and the JSON text.
@@ -50,23 +50,17 @@ impl<'a> Converter<'a> {
         // Most messages nest no deeper, and need no memory for those around it.
         let (mut innermost, mut outer) = (None::<Open>, Vec::new());
         loop {
-            let opened = match self.reader.marker()? {
-                Marker::Array(values) => Some(Open::new(values, b']')),
-                Marker::Map(pairs) => Some(Open::new(pairs, b'}')),
-                scalar => {
-                    self.scalar(scalar)?;
-                    None
-                }
-            };
-            if let Some(opened) = opened {
+            if let Some((count, end)) = self.scalar_or_start()? {
                 outer.extend(innermost.take());
-                self.open(&opened, outer.len() + 1)?;
-                innermost = Some(opened);
-            }
-            while let Some(Open { end, .. }) = innermost.take_if(|open| open.left == 0) {
-                if end == b'}' {
-                    self.keys.pop().unwrap_or_default().check_unique()?;
+                // The message counts as one level.
+                if outer.len() + 1 >= self.depth {
+                    return Err(self.too_deep());
                 }
+                self.out.push(if end == b']' { b'[' } else { b'{' });
+                innermost = Some(Open { left: count, end, is_first: true, keys: Keys::after(&self.numbers) });
+            }
+            while let Some(Open { end, keys, .. }) = innermost.take_if(|open| open.left == 0) {
+                keys.check_unique(&mut self.numbers)?;
                 self.out.push(end);
                 innermost = outer.pop();
             }
@@ -76,22 +70,42 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// Begins an array or a map that is `level` levels deep.
-    fn open(&mut self, opened: &Open, level: usize) -> Result<(), Fault> {
-        // The message counts as one level.
-        if level >= self.depth {
-            let message = format!("nested deeper than {} (limits.depth)", self.depth);
-            return Err(Fault::new(code::PARSE, message));
+    #[cold]
+    fn too_deep(&self) -> Fault {
+        Fault::new(code::PARSE, format!("nested deeper than {} (limits.depth)", self.depth))
+    }
+
+    /// Writes a scalar, or returns the number of values or pairs of an array or a map, and its last character in JSON.
+    fn scalar_or_start(&mut self) -> Result<Option<(u32, u8)>, Fault> {
+        // Markers of one byte, of which most fit into a message, are quick.
+        if let [first, rest @ ..] = self.reader.rest {
+            let (first, rest) = (*first, rest);
+            match first {
+                0x80..=0x9f => {
+                    self.reader.rest = rest;
+                    return Ok(Some((u32::from(first & 0x0f), if first < 0x90 { b'}' } else { b']' })));
+                }
+                0..=9 => {
+                    self.reader.rest = rest;
+                    self.out.push(b'0' + first);
+                    return Ok(None);
+                }
+                0xa0..=0xbf => {
+                    self.reader.rest = rest;
+                    return self.string(u32::from(first & 0x1f)).map(|()| None);
+                }
+                _ => {}
+            }
         }
-        if opened.end == b'}' {
-            self.keys.push(Numbers::default());
+        match self.reader.marker()? {
+            Marker::Array(values) => Ok(Some((values, b']'))),
+            Marker::Map(pairs) => Ok(Some((pairs, b'}'))),
+            scalar => self.scalar(scalar).map(|()| None),
         }
-        self.out.push(if opened.end == b']' { b'[' } else { b'{' });
-        Ok(())
     }
 
     /// Writes what comes before the next value of an array or a map that is not at its end.
-    fn next(&mut self, Open { left, end, is_first }: &mut Open) -> Result<(), Fault> {
+    fn next(&mut self, Open { left, end, is_first, keys }: &mut Open) -> Result<(), Fault> {
         // Single digits in an array, of which most fit into a message, are quick.
         while *end == b']'
             && *left > 1
@@ -110,7 +124,13 @@ impl<'a> Converter<'a> {
             self.out.push(b',');
         }
         if *end == b'}' {
-            self.key()?;
+            let number = self.key()?;
+            // A single key is unique.
+            if let Some(number) = number
+                && (*left > 0 || !keys.is_empty(&self.numbers))
+            {
+                keys.add(number, &mut self.numbers);
+            }
             self.out.push(b':');
         }
         Ok(())
@@ -125,20 +145,7 @@ impl<'a> Converter<'a> {
             // The shortest decimal form of an f32 is a different number when parsed as f64.
             Marker::F32(number) => self.float(number.into())?,
             Marker::F64(number) => self.float(number)?,
-            Marker::Str(length) => {
-                let bytes = self.reader.bytes(length)?;
-                // As for digits.
-                if bytes.len() <= SHORT && bytes.iter().all(|byte| is_plain(*byte)) {
-                    self.out.push(b'"');
-                    bytes.iter().for_each(|byte| self.out.push(*byte));
-                    self.out.push(b'"');
-                    return Ok(());
-                }
-                match std::str::from_utf8(bytes) {
-                    Ok(text) => self.text(text)?,
-                    Err(_) => self.bytes(bytes)?,
-                }
-            }
+            Marker::Str(length) => self.string(length)?,
             Marker::Bin(length) => {
                 let bytes = self.reader.bytes(length)?;
                 self.bytes(bytes)?;
@@ -162,38 +169,52 @@ impl<'a> Converter<'a> {
         Fault::new(code::REQUEST_TOO_LARGE, message)
     }
 
-    fn key(&mut self) -> Result<(), Fault> {
+    fn string(&mut self, length: u32) -> Result<(), Fault> {
+        let bytes = self.reader.bytes(length)?;
+        if self.put_short(bytes) {
+            return Ok(());
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.text(text),
+            Err(_) => self.bytes(bytes),
+        }
+    }
+
+    /// Writes a text that is short and plain, in which case it returns `true`. As quick as for digits.
+    fn put_short(&mut self, text: &[u8]) -> bool {
+        let is_short = text.len() <= SHORT && text.iter().all(|byte| is_plain(*byte));
+        if is_short {
+            self.out.push(b'"');
+            text.iter().for_each(|byte| self.out.push(*byte));
+            self.out.push(b'"');
+        }
+        is_short
+    }
+
+    /// Writes a key. Returns its number if it is one, or looks like one.
+    fn key(&mut self) -> Result<Option<i128>, Fault> {
         match self.reader.marker()? {
             Marker::Uint(number) => {
-                self.note_number(number.into());
                 self.out.push(b'"');
                 self.uint(number);
                 self.out.push(b'"');
+                Ok(Some(number.into()))
             }
             Marker::Int(number) => {
-                self.note_number(number.into());
                 self.out.push(b'"');
                 self.int(number);
                 self.out.push(b'"');
+                Ok(Some(number.into()))
             }
-            Marker::Str(length) => match std::str::from_utf8(self.reader.bytes(length)?) {
-                Ok(text) => {
-                    if let Some(number) = decimal(text) {
-                        self.note_number(number);
-                    }
-                    self.text(text)?;
+            Marker::Str(length) => {
+                let bytes = self.reader.bytes(length)?;
+                if !self.put_short(bytes) {
+                    let text = std::str::from_utf8(bytes);
+                    self.text(text.map_err(|_| Fault::invalid_params("a key of a map must be UTF-8"))?)?;
                 }
-                Err(_) => return Err(Fault::invalid_params("a key of a map must be UTF-8")),
-            },
-            _ => return Err(Fault::invalid_params("a key of a map must be a string or an integer")),
-        }
-        Ok(())
-    }
-
-    /// Notes that the innermost map has a key that is a number.
-    fn note_number(&mut self, number: i128) {
-        if let Some(numbers) = self.keys.last_mut() {
-            numbers.add(number);
+                Ok(decimal(bytes))
+            }
+            _ => Err(Fault::invalid_params("a key of a map must be a string or an integer")),
         }
     }
 
@@ -262,41 +283,48 @@ struct Open {
     /// Its last character in JSON.
     end: u8,
     is_first: bool,
+    keys: Keys,
 }
 
-impl Open {
-    fn new(left: u32, end: u8) -> Self {
-        Self { left, end, is_first: true }
-    }
-}
-
-/// The keys of a map that are integers, or texts that look like integers: in JSON both are the same key.
-#[derive(Default)]
-struct Numbers {
-    numbers: Vec<i128>,
+/// The keys of a map that are integers, or texts that look like integers: in JSON both are the same key. They follow those
+/// of the maps around it in one list, since a message may hold a hundred thousand maps.
+struct Keys {
+    /// The position of the first one in the list.
+    from: usize,
     /// A number is greater than the one before it, or less. If both are so, or two are equal, they have to be sorted.
     rises: bool,
     falls: bool,
 }
 
-impl Numbers {
-    fn add(&mut self, number: i128) {
-        if let Some(last) = self.numbers.last() {
+impl Keys {
+    fn after(numbers: &[i128]) -> Self {
+        Self { from: numbers.len(), rises: false, falls: false }
+    }
+
+    fn is_empty(&self, numbers: &[i128]) -> bool {
+        self.from == numbers.len()
+    }
+
+    fn add(&mut self, number: i128, numbers: &mut Vec<i128>) {
+        if let Some(last) = numbers[self.from..].last() {
             self.rises |= *last <= number;
             self.falls |= *last >= number;
         }
-        self.numbers.push(number);
+        numbers.push(number);
     }
 
-    fn check_unique(mut self) -> Result<(), Fault> {
+    /// Checks that the numbers are unique, and removes them.
+    fn check_unique(&self, numbers: &mut Vec<i128>) -> Result<(), Fault> {
         if self.rises && self.falls {
-            self.numbers.sort_unstable();
-            if self.numbers.windows(2).any(|pair| pair[0] == pair[1]) {
+            let own = &mut numbers[self.from..];
+            own.sort_unstable();
+            if own.windows(2).any(|pair| pair[0] == pair[1]) {
                 return Err(Fault::invalid_params(
                     "two keys of a map are equal in JSON: the same number, or a number and its text",
                 ));
             }
         }
+        numbers.truncate(self.from);
         Ok(())
     }
 }
@@ -310,14 +338,26 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Returns the number whose canonical decimal form is `text`.
-fn decimal(text: &str) -> Option<i128> {
-    match text.strip_prefix('-').unwrap_or(text).as_bytes() {
-        b"0" if text.len() == 1 => Some(0),
-        [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit) => match text.parse::<i64>() {
-            Ok(number) => Some(number.into()),
-            // Numbers of 128 bits are slow.
-            Err(_) => text.parse().ok(),
-        },
+fn decimal(text: &[u8]) -> Option<i128> {
+    let (sign, digits) = match text {
+        [b'-', digits @ ..] => (-1, digits),
+        digits => (1, digits),
+    };
+    match digits {
+        b"0" if sign == 1 => Some(0),
+        [b'1'..=b'9', rest @ ..] if rest.len() < MOST_DIGITS && rest.iter().all(u8::is_ascii_digit) => {
+            let number = digits
+                .iter()
+                .try_fold(0_i64, |number, digit| number.checked_mul(10)?.checked_add((digit - b'0').into()));
+            match number {
+                Some(number) => Some(i128::from(sign * number)),
+                // Numbers of 128 bits are slow.
+                None => std::str::from_utf8(text).ok()?.parse().ok(),
+            }
+        }
         _ => None,
     }
 }
+
+/// The most digits of an integer of 128 bits.
+const MOST_DIGITS: usize = 39;

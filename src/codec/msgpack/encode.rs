@@ -176,8 +176,9 @@ pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Result<(), ConvertError
 fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(), ConvertError> {
     let (mut at, mut open) = (0, Vec::<Open>::new());
     let mut values = 0;
-    while let Some(&byte) = json.as_bytes().get(at) {
-        let rest = &json[at..];
+    let json = json.as_bytes();
+    while let [byte, rest @ ..] = &json[at..] {
+        let byte = *byte;
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' | b',' | b':' => {
                 at += 1;
@@ -198,9 +199,14 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(),
                 out.push(NIL);
                 1
             }
-            b'"' => 1 + put_string(out, &rest.as_bytes()[1..])?,
-            b'-' | b'0'..=b'9' => put_number(out, rest)?,
-            _ => put_word(out, rest)?,
+            b'"' => 1 + put_string(out, rest)?,
+            // Single digits are quick, since a result may hold half a million.
+            b'0'..=b'9' if let [b',' | b']' | b'}', ..] = rest => {
+                out.push(byte - b'0');
+                1
+            }
+            b'-' | b'0'..=b'9' => put_number(out, &json[at..])?,
+            _ => put_word(out, &json[at..])?,
         };
     }
     if values == 1 && open.is_empty() { Ok(()) } else { Err(ConvertError::NotJson) }
@@ -209,30 +215,44 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(),
 /// The length up to which a string is short, in bytes.
 const SHORT: usize = 8;
 
-fn put_word(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
-    let (word, byte) = [("null", NIL), ("false", 0xc2), ("true", 0xc3)]
-        .into_iter()
-        .find(|(word, _)| text.starts_with(word))
-        .ok_or(ConvertError::NotJson)?;
+fn put_word(out: &mut Vec<u8>, json: &[u8]) -> Result<usize, ConvertError> {
+    let (byte, length) = match json {
+        [b'n', b'u', b'l', b'l', ..] => (NIL, 4),
+        [b't', b'r', b'u', b'e', ..] => (0xc3, 4),
+        [b'f', b'a', b'l', b's', b'e', ..] => (0xc2, 5),
+        _ => return Err(ConvertError::NotJson),
+    };
     out.push(byte);
-    Ok(word.len())
+    Ok(length)
 }
 
-fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
-    // Single digits are quick, since a result may hold half a million.
-    match text.as_bytes() {
-        [digit @ b'0'..=b'9', b',' | b']' | b'}', ..] => {
-            out.push(digit - b'0');
-            return Ok(1);
-        }
-        [b'-', digit @ b'1'..=b'9', b',' | b']' | b'}', ..] => {
-            out.push((digit - b'0').wrapping_neg());
-            return Ok(2);
-        }
-        _ => {}
+fn put_number(out: &mut Vec<u8>, json: &[u8]) -> Result<usize, ConvertError> {
+    let is_other = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+    let text = &json[..json.iter().position(is_other).unwrap_or(json.len())];
+    match integer(text) {
+        Some(number) if number < 0 => put_int(out, number),
+        Some(number) => put_uint(out, number.unsigned_abs()),
+        None => put_other_number(out, std::str::from_utf8(text).map_err(|_| ConvertError::NotJson)?)?,
     }
-    let end = text.bytes().position(|byte| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E'));
-    let text = &text[..end.unwrap_or(text.len())];
+    Ok(text.len())
+}
+
+/// Parses an integer of usual size, quicker than the standard library's code for any size.
+fn integer(text: &[u8]) -> Option<i64> {
+    let (is_negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() || digits.len() > 18 || text == b"-0" {
+        return None;
+    }
+    let number = digits
+        .iter()
+        .try_fold(0, |number, digit| digit.is_ascii_digit().then(|| 10 * number + i64::from(digit - b'0')))?;
+    Some(if is_negative { -number } else { number })
+}
+
+fn put_other_number(out: &mut Vec<u8>, text: &str) -> Result<(), ConvertError> {
     if let Ok(number) = text.parse() {
         put_uint(out, number);
     } else if text != "-0"
@@ -241,17 +261,24 @@ fn put_number(out: &mut Vec<u8>, text: &str) -> Result<usize, ConvertError> {
         put_int(out, number);
     } else {
         let number: f64 = text.parse().map_err(|_| ConvertError::NotJson)?;
-        // An integer must stay one. A short fraction keeps all its digits in a float.
-        let is_integer = text != "-0" && !text.contains(['.', 'e', 'E']);
-        let is_short = text.len() <= 16 && !text.contains(['e', 'E']);
-        if is_integer || !(is_short || exact(text).is_some()) {
+        // An integer must stay one. A float keeps all of 15 digits.
+        let is_integer = text != "-0" && !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+        if is_integer || !(has_few_digits(text, number) || exact(text).is_some()) {
             let cut = if text.len() > MAX_QUOTED { "…" } else { "" };
             return Err(ConvertError::Number(format!("{}{cut}", &text[..text.len().min(MAX_QUOTED)])));
         }
         out.push(0xcb);
         out.extend_from_slice(&number.to_be_bytes());
     }
-    Ok(text.len())
+    Ok(())
+}
+
+/// Returns `true` if a number that is no integer has at most 15 digits, and a float of full precision.
+fn has_few_digits(text: &str, number: f64) -> bool {
+    match text.bytes().position(|byte| matches!(byte, b'e' | b'E')) {
+        None => text.len() <= 16,
+        Some(mantissa) => mantissa <= 15 && number.is_normal(),
+    }
 }
 
 /// Appends the string after an opening quote. Returns its length including the closing quote.
