@@ -9,7 +9,6 @@ mod frame;
 mod framing;
 #[cfg(feature = "grpc")]
 pub mod grpc;
-mod json;
 pub mod jsonrpc;
 pub mod leaf;
 mod lines;

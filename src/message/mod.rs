@@ -4,6 +4,7 @@
 //! forwards them never parses them.
 
 pub(crate) mod finite;
+pub(crate) mod json;
 pub(crate) mod number;
 mod object;
 pub(crate) mod request;

@@ -4,19 +4,17 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::json::{ScanFailed, Scanner};
 use super::object::Object;
 use super::{Fault, RawJson, number};
 use crate::chan::Kind;
 
 /// The maximum length of a value that an error quotes, in characters.
 const MAX_QUOTED: usize = 40;
-/// The minimum length of a long text, in bytes of JSON.
-const LONG: usize = 64 * 1024;
 
 /// What a function takes and returns. `rpc.list` reports it, the page makes its form of it, and errors about wrong
 /// parameters use its words.
@@ -185,51 +183,21 @@ impl Signature {
         if !json.starts_with(['[', '{']) {
             return Err(self.mismatch(format_args!("the parameters must be an array or an object")));
         }
-        let mut given = Given::new(params, false);
-        let parsed = serde_json::Deserializer::from_str(json).deserialize_any(&mut given);
-        let Given { values, count, problem, .. } = given;
-        if let Some(problem) = problem {
-            return Err(self.mismatch(format_args!("{problem}")));
-        }
-        parsed.map_err(|error| Fault::invalid_params(error.to_string()))?;
+        let Given { values, count } =
+            Given::find(params, json).map_err(|problem| self.mismatch(format_args!("{problem}")))?;
         if count > params.len() {
             return Err(self.mismatch(format_args!("got {count} parameters")));
         }
-        let value = |(param, value): (&'a Param, Option<&'a RawValue>)| match value {
-            Some(value) if param.schema.accepts(value.get()) => Ok(Some(value.get())),
+        let value = |(param, value): (&'a Param, Option<&'a str>)| match value {
+            Some(value) if param.schema.accepts(value) => Ok(Some(value)),
             // A caller that leaves out an optional parameter may also give null.
-            Some(value) if value.get() == "null" && !param.required => Ok(param.default_text()),
-            Some(value) => Err(self.wrong_type(param, value.get())),
+            Some("null") if !param.required => Ok(param.default_text()),
+            Some(value) => Err(self.wrong_type(param, value)),
             None if !param.required => Ok(param.default_text()),
             None if json.starts_with('[') => Err(self.mismatch(format_args!("got {count} parameters"))),
             None => Err(self.mismatch(format_args!("parameter {:?} is missing", param.name))),
         };
         params.iter().zip(values).map(value).collect()
-    }
-
-    /// Checks that no long text is given for a parameter of another type. The error of serde would quote all of it, for
-    /// tens of milliseconds.
-    ///
-    /// # Errors
-    /// As [`bind`](Self::bind).
-    pub(crate) fn check_long_texts(&self, given: &RawJson<'_>) -> Result<(), Fault> {
-        let params = self.params.as_deref().unwrap_or_default();
-        // The only parameter may be the whole array or object.
-        let takes_all = matches!(params, [only] if only.schema.accepts("[]") || only.schema.accepts("{}"));
-        let takes_texts = params.iter().all(|param| param.schema.accepts("\"\""));
-        if given.get().len() < LONG || takes_all || takes_texts {
-            return Ok(());
-        }
-        let mut found = Given::new(params, true);
-        // What is no JSON, or of another form, is left to others.
-        let _ = serde_json::Deserializer::from_str(given.get()).deserialize_any(&mut found);
-        let texts = params.iter().zip(found.values).filter_map(|(param, value)| Some((param, value?.get())));
-        for (param, json) in texts {
-            if json.len() >= LONG && json.starts_with('"') && !param.schema.accepts(json) {
-                return Err(self.wrong_type(param, json));
-            }
-        }
-        Ok(())
     }
 
     fn wrong_type(&self, Param { name, schema, .. }: &Param, json: &str) -> Fault {
@@ -259,58 +227,51 @@ impl Signature {
     }
 }
 
-/// Takes the caller's values for the parameters, and keeps nothing else: an object may have a million other members.
-struct Given<'s, 'j> {
-    params: &'s [Param],
-    values: Vec<Option<&'j RawValue>>,
+/// The caller's values for the parameters. Nothing else is kept: an object may have a million other members.
+struct Given<'j> {
+    values: Vec<Option<&'j str>>,
     /// The number of values in an array.
     count: usize,
-    /// Unknown members are no problem.
-    lenient: bool,
-    problem: Option<String>,
 }
 
-impl<'s, 'j> Given<'s, 'j> {
-    fn new(params: &'s [Param], lenient: bool) -> Self {
-        Self { params, values: vec![None; params.len()], count: 0, lenient, problem: None }
-    }
-}
-
-impl<'j> Visitor<'j> for &mut Given<'_, 'j> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array or an object")
-    }
-
-    fn visit_seq<A: SeqAccess<'j>>(self, mut array: A) -> Result<(), A::Error> {
-        while let Some(place) = self.values.get_mut(self.count) {
-            let Some(value) = array.next_element()? else { return Ok(()) };
-            *place = Some(value);
-            self.count += 1;
+impl<'j> Given<'j> {
+    /// Finds the values in an array or an object.
+    ///
+    /// # Errors
+    /// What is wrong.
+    fn find(params: &[Param], json: &'j str) -> Result<Self, String> {
+        let (mut values, mut count) = (vec![None; params.len()], 0);
+        let mut problem = None;
+        // It is JSON, as deep as its codec allowed.
+        let mut scanner = Scanner::new(json, usize::MAX);
+        let found = if json.starts_with('[') {
+            scanner.array(|scanner| {
+                let value = scanner.value()?;
+                if let Some(place) = values.get_mut(count) {
+                    *place = Some(value);
+                }
+                count += 1;
+                Ok(())
+            })
+        } else {
+            scanner.object(|scanner, key| {
+                let value = scanner.value()?;
+                let of_key =
+                    |param: &Param| key.within(param.name.len()).is_some_and(|key| key == param.name);
+                let what = match params.iter().position(of_key).map(|at| values[at].replace(value)) {
+                    Some(None) => return Ok(()),
+                    Some(Some(_)) => "occurs twice",
+                    None => "is unknown",
+                };
+                problem = Some(format!("parameter \"{}\" {what}", shortened(key.text)));
+                Err(ScanFailed)
+            })
+        };
+        match (problem, found) {
+            (Some(problem), _) => Err(problem),
+            (None, Err(ScanFailed)) => Err(scanner.error().to_string()),
+            (None, Ok(())) => Ok(Self { values, count }),
         }
-        // How many follow does not matter to a lenient reader, whose error for them is ignored.
-        while !self.lenient
-            && let Some(IgnoredAny) = array.next_element()?
-        {
-            self.count += 1;
-        }
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'j>>(self, mut object: A) -> Result<(), A::Error> {
-        while let Some(name) = object.next_key::<String>()? {
-            let problem = match self.params.iter().position(|param| param.name == name) {
-                Some(at) => self.values[at].replace(object.next_value()?).map(|_| "occurs twice"),
-                None if self.lenient => object.next_value().map(|IgnoredAny| None)?,
-                None => Some("is unknown"),
-            };
-            if let Some(problem) = problem {
-                self.problem = Some(format!("parameter {:?} {problem}", shortened(&name)));
-                return Err(A::Error::custom(problem));
-            }
-        }
-        Ok(())
     }
 }
 
@@ -606,30 +567,6 @@ mod tests {
         }
         let long = bound(&format!("[{:?}]", "é".repeat(1000))).unwrap_err();
         assert!(long.chars().count() < 200, "{long}");
-    }
-
-    #[test]
-    fn long_text_for_a_parameter_of_another_type_is_refused_before_it_is_deserialized() {
-        let checked = |json: String| {
-            let fault = signature().check_long_texts(&RawJson::checked(json)).err()?;
-            Some(fault.message.into_owned())
-        };
-        let text = |length| format!("\"{}\"", "\\n".repeat(length / 2));
-        let (long, short) = (text(LONG), text(1000));
-        for json in [format!("[{long}]"), format!("{{\"of\":1,\"pin\":{long}}}"), format!("[1,{long}]")] {
-            let message = checked(json).unwrap();
-            assert!(message.contains("must be of type") && message.len() < 250, "{message}");
-        }
-        for json in [
-            format!("[{short}]"),
-            format!("[1,true,{long}]"),
-            format!("{{\"of\":{long}}}"),
-            format!("[[{long}]]"),
-            long.clone(),
-        ] {
-            assert_eq!(checked(json), None);
-        }
-        assert!(Signature::default().check_long_texts(&RawJson::checked(format!("[{long}]"))).is_ok());
     }
 
     #[test]

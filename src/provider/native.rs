@@ -12,6 +12,7 @@ use super::result::encode;
 use crate::chan::{
     CallError, Client, FunctionId, Functions, IntoFunctionId, Kind, Reach, ResolvedId, Scope, Sink,
 };
+use crate::message::json::with_short_strings;
 use crate::message::number::with_whole_numbers;
 use crate::message::{Fault, RawJson, Signature, code};
 use crate::route::{
@@ -228,9 +229,6 @@ impl Provider for NativeProvider {
 /// Decodes parameters as the function's arguments. Integers written as floats, such as `1.0`, are accepted as integers,
 /// parameters of a tuple also by their names, and `null` for optional ones.
 fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Signature) -> Result<A, Fault> {
-    if let Some(params) = params {
-        signature.check_long_texts(params)?;
-    }
     let error = match decode(params.map_or("null", RawJson::get)) {
         Ok(arguments) => return Ok(arguments),
         Err(error) => error,
@@ -247,10 +245,32 @@ fn arguments<A: DeserializeOwned>(params: Option<&RawJson<'_>>, signature: &Sign
     Ok(decoded.expect("an attempt has succeeded"))
 }
 
-/// Decodes a JSON text. Not inlined, so that the binary has it once for each type.
+/// The minimum length of a long text, in bytes of JSON.
+const LONG: usize = 64 * 1024;
+
+/// Decodes a JSON text. Serde's error for a long text in place of another type would quote all of it, which takes tens
+/// of milliseconds, so first it decodes a form without long texts.
+fn decode<A: DeserializeOwned>(json: &str) -> Result<A, serde_json::Error> {
+    if json.len() >= LONG
+        && let Some(short) = with_short_strings(json, LONG)
+        && let Err(error) = decode_any::<A>(&short)
+        && quotes_text(&error)
+    {
+        return Err(error);
+    }
+    decode_any(json)
+}
+
+/// Not inlined, so that the binary has it once for each type.
 #[inline(never)]
-fn decode<A: DeserializeOwned>(text: &str) -> Result<A, serde_json::Error> {
-    serde_json::from_str(text)
+fn decode_any<A: DeserializeOwned>(json: &str) -> Result<A, serde_json::Error> {
+    serde_json::from_str(json)
+}
+
+/// Returns `true` if an error says that a text, whatever its content, has been given for something else.
+fn quotes_text(error: &serde_json::Error) -> bool {
+    let text = error.to_string();
+    text.starts_with("invalid type: string") || text.contains(", expected a character at line ")
 }
 
 /// Has `attempt` decode other forms of the parameters, whose own form it did not decode because of `error`, until it
@@ -384,4 +404,31 @@ fn fault(error: &CallError) -> Fault {
         }
     };
     Fault::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_in_place_of_another_type_is_not_quoted() {
+        fn reason<A: DeserializeOwned>(json: &str) -> String {
+            let Err(error) = decode::<A>(json) else { panic!("it fits") };
+            error.to_string()
+        }
+        let text = format!("\"{}\"", "€\\n".repeat(LONG));
+        let array = format!("[1,{text}]");
+        for reason in [
+            reason::<()>(&text),
+            reason::<i64>(&text),
+            reason::<char>(&text),
+            reason::<Vec<i64>>(&array),
+            reason::<(i64, bool)>(&array),
+            reason::<(i64, Option<(f64,)>)>(&array),
+            reason::<std::collections::HashMap<String, Vec<u8>>>(&format!("{{\"a\":{array}}}")),
+        ] {
+            assert!(reason.len() < 250, "{} bytes: {}", reason.len(), &reason[..100]);
+        }
+        assert_eq!(decode::<(i64, String)>(&array).unwrap().1.chars().count(), 2 * LONG);
+    }
 }

@@ -6,7 +6,7 @@ use super::super::connection_codec::Codec;
 use super::super::format::{DecodeLimits, FormatTraits, MessageFormat, Outgoing};
 use super::super::frame::{DecodeError, Decoded};
 use super::super::framing::PerFrame;
-use super::super::json::Scanner;
+use crate::message::json::Scanner;
 use crate::message::{Fault, Id, RawJson, code};
 
 /// The format of replies to one call.

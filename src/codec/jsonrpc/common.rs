@@ -1,7 +1,7 @@
 //! Requests in the form in which most clients write them: without white space or escapes around the parameters, and with
 //! the members in one of two orders. They are decoded without the general scanner, in less than half the time.
 
-use crate::codec::json::{Scanner, unescaped_len};
+use crate::message::json::{Scanner, unescaped_len};
 use crate::message::{Id, RawJson};
 
 const VERSION: &str = r#"{"jsonrpc":"2.0","#;

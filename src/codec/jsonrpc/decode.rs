@@ -9,13 +9,14 @@ use super::prefix::without_bom;
 use super::replies::outcome;
 use super::{CANCEL_METHOD, DecodeLimits, id_in_prefix, reject};
 use crate::codec::frame::{DecodeError, Decoded};
-use crate::codec::json::{JsonStr, ScanError, ScanFailed, Scanner, string, unescaped};
 use crate::codec::meta::{INVALID_DEADLINE, INVALID_HOPS, deadline_from_ms};
+use crate::message::json::{JsonStr, ScanError, ScanFailed, Scanner, string};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code, number};
 
 /// How most messages start.
 const COMMON_PREFIX: &str = r#"{"jsonrpc":"2.0","#;
 const VERSION: &str = r#""2.0""#;
+const LONGEST_MEMBER: usize = "jsonrpc".len();
 
 /// Decodes one JSON text.
 ///
@@ -112,7 +113,7 @@ fn message<'a>(scanner: &mut Scanner<'a>) -> Result<Result<Message<'a>, DecodeEr
         let value = scanner.value()?;
         let member = match key {
             JsonStr { text, escaped: false } => members.get_mut(text),
-            JsonStr { text, escaped: true } => unescaped(text).and_then(|text| members.get_mut(&text)),
+            key => key.within(LONGEST_MEMBER).and_then(|key| members.get_mut(&key)),
         };
         if let Some(member) = member {
             is_duplicate |= member.replace(value).is_some();

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::codec::frame::{DecodeError, Decoded};
-use crate::codec::json::{Scanner, unescaped_len};
+use crate::message::json::{Scanner, unescaped_len};
 use crate::message::{Fault, Id};
 
 /// The byte order mark that some editors and shells write before a text.

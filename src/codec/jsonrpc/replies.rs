@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::id_in_prefix;
 use super::prefix::without_bom;
-use crate::codec::json::{JsonStr, ScanFailed, Scanner, string};
+use crate::message::json::{JsonStr, ScanFailed, Scanner, string};
 use crate::message::{Fault, Id, Outcome, RawJson, code, number};
 
 /// Decodes the replies in one text: one, or several in an array. Ignores requests and notifications. A reply that

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use super::format::{DecodeLimits, FormatTraits, MessageFormat, Outgoing};
 use super::frame::{DecodeError, Decoded, FrameResult};
 use super::framing::Framing;
-use super::json::{ScanError, ScanFailed, Scanner};
+use crate::message::json::{ScanError, ScanFailed, Scanner};
 use crate::message::{Fault, Id, Message, Meta, RawJson, Request, code};
 #[cfg(feature = "grpc")]
 pub use protobuf::LeafMessages;

@@ -12,7 +12,7 @@ use super::subject::is_subject;
 use super::{ERROR, FLUSH, INFO, NOT_JSON, REFUSED, REPLIES, TOPICS};
 use crate::codec::format::{DecodeLimits, FormatTraits, MessageFormat, Outgoing};
 use crate::codec::frame::{DecodeError, Decoded};
-use crate::codec::json::Scanner;
+use crate::message::json::Scanner;
 use crate::message::{Answer, Fault, Id, Message, Meta, Object, Outcome, RawJson, Request, code};
 
 /// The method that asks for a sign of life.

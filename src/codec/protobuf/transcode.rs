@@ -13,10 +13,10 @@ use prost_reflect::{
 };
 use serde_json::value::RawValue;
 
-use super::super::json::Scanner;
 use super::descriptors::raw_fields;
 use super::wire::Value;
 use crate::message::RawJson;
+use crate::message::json::Scanner;
 
 const TO_JSON: SerializeOptions = SerializeOptions::new()
     .stringify_64_bit_integers(false)

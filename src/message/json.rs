@@ -5,9 +5,11 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use memchr::{memchr, memchr_iter};
+
 /// Scans one text.
 #[derive(Debug)]
-pub(super) struct Scanner<'a> {
+pub(crate) struct Scanner<'a> {
     text: &'a str,
     at: usize,
     depth: usize,
@@ -17,11 +19,11 @@ pub(super) struct Scanner<'a> {
 
 /// The text is invalid; [`Scanner::error`] returns the reason. Empty, to keep the results passed between steps small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ScanFailed;
+pub(crate) struct ScanFailed;
 
 /// Why a text is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ScanError {
+pub(crate) enum ScanError {
     /// Arrays and objects are nested deeper than this limit.
     TooDeep(usize),
     /// What was expected at this byte.
@@ -39,31 +41,45 @@ impl fmt::Display for ScanError {
 
 /// A string without its quotes, and with its escapes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct JsonStr<'a> {
-    pub(super) text: &'a str,
+pub(crate) struct JsonStr<'a> {
+    pub(crate) text: &'a str,
     /// The text contains escapes.
-    pub(super) escaped: bool,
+    pub(crate) escaped: bool,
+}
+
+impl<'a> JsonStr<'a> {
+    /// Returns the string without its escapes. `None` if it has some and is certainly longer than `max` bytes without
+    /// them, or is not Unicode.
+    pub(crate) fn within(self, max: usize) -> Option<Cow<'a, str>> {
+        /// The bytes of the longest escape of one byte.
+        const ESCAPE: usize = "\\u0000".len();
+        match self {
+            Self { text, escaped: false } => Some(text.into()),
+            Self { text, .. } if text.len() <= ESCAPE * max => unescaped(text),
+            Self { .. } => None,
+        }
+    }
 }
 
 impl<'a> Scanner<'a> {
     /// Creates a scanner for a text whose values may be nested `max_depth` levels deep.
-    pub(super) fn new(text: &'a str, max_depth: usize) -> Self {
+    pub(crate) fn new(text: &'a str, max_depth: usize) -> Self {
         Self { text, at: 0, depth: 0, max_depth, error: None }
     }
 
     /// Creates a scanner for a value that is nested `depth` levels deep.
-    pub(super) fn nested(text: &'a str, depth: usize, max_depth: usize) -> Self {
+    pub(crate) fn nested(text: &'a str, depth: usize, max_depth: usize) -> Self {
         Self { text, at: 0, depth, max_depth, error: None }
     }
 
     /// Returns why the text is invalid.
-    pub(super) fn error(&self) -> ScanError {
+    pub(crate) fn error(&self) -> ScanError {
         self.error.unwrap_or(ScanError::Expected("JSON", self.at))
     }
 
     /// Skips white space and returns the next byte, or `None` at the end.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(crate) fn peek(&mut self) -> Option<u8> {
         loop {
             match self.byte() {
                 Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
@@ -73,17 +89,17 @@ impl<'a> Scanner<'a> {
     }
 
     /// Returns the number of bytes scanned.
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.at
     }
 
     /// Returns the text scanned since position `start`.
-    pub(super) fn text_since(&self, start: usize) -> &'a str {
+    pub(crate) fn text_since(&self, start: usize) -> &'a str {
         &self.text[start..self.at]
     }
 
     /// Checks that nothing follows the last value.
-    pub(super) fn expect_end(&mut self) -> Result<(), ScanFailed> {
+    pub(crate) fn expect_end(&mut self) -> Result<(), ScanFailed> {
         match self.peek() {
             None => Ok(()),
             Some(_) => self.fail("the end of the text"),
@@ -92,7 +108,7 @@ impl<'a> Scanner<'a> {
 
     /// Scans one value and returns its text.
     #[inline]
-    pub(super) fn value(&mut self) -> Result<&'a str, ScanFailed> {
+    pub(crate) fn value(&mut self) -> Result<&'a str, ScanFailed> {
         self.peek();
         let start = self.at;
         self.skip()?;
@@ -100,7 +116,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Scans one value.
-    pub(super) fn skip(&mut self) -> Result<(), ScanFailed> {
+    pub(crate) fn skip(&mut self) -> Result<(), ScanFailed> {
         match self.peek() {
             Some(b'"') => self.string().map(drop),
             Some(b'{') => self.object(|scanner, _| scanner.skip()),
@@ -115,7 +131,7 @@ impl<'a> Scanner<'a> {
 
     /// Scans an object. `member` is called with each key, and must scan the value.
     #[inline]
-    pub(super) fn object(
+    pub(crate) fn object(
         &mut self,
         member: impl FnMut(&mut Self, JsonStr<'a>) -> Result<(), ScanFailed>,
     ) -> Result<(), ScanFailed> {
@@ -129,7 +145,7 @@ impl<'a> Scanner<'a> {
     /// Scans an object whose text usually starts with `prefix`, which must end in a comma. If it does, byte for byte,
     /// these members are skipped without a call of `member`, and `true` is returned.
     #[inline]
-    pub(super) fn object_with_prefix(
+    pub(crate) fn object_with_prefix(
         &mut self,
         prefix: &str,
         member: impl FnMut(&mut Self, JsonStr<'a>) -> Result<(), ScanFailed>,
@@ -166,7 +182,7 @@ impl<'a> Scanner<'a> {
 
     /// Scans an array. `element` must scan each value.
     #[inline]
-    pub(super) fn array(
+    pub(crate) fn array(
         &mut self,
         mut element: impl FnMut(&mut Self) -> Result<(), ScanFailed>,
     ) -> Result<(), ScanFailed> {
@@ -291,7 +307,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// Returns the number of bytes before the first quote, backslash or control character.
-pub(super) fn unescaped_len(bytes: &[u8]) -> usize {
+pub(crate) fn unescaped_len(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
     // Sets the highest bit of each byte below `limit`, reliably up to the first such byte: a borrow affects only the
@@ -312,14 +328,72 @@ pub(super) fn unescaped_len(bytes: &[u8]) -> usize {
     at + bytes[at..].iter().position(is_special).unwrap_or(bytes.len() - at)
 }
 
+/// Cuts each string in a JSON text that is longer than `longest` bytes to a few characters. Returns `None` if there is
+/// none.
+pub(crate) fn with_short_strings(json: &str, longest: usize) -> Option<String> {
+    let bytes = json.as_bytes();
+    // A longer one fills at least one of these windows, and most texts have a quote in each.
+    let ends_string = |window: &[u8]| {
+        memchr_iter(b'"', window).any(|at| at.checked_sub(1).is_some_and(|before| window[before] != b'\\'))
+    };
+    if bytes.chunks_exact(longest / 2).all(ends_string) {
+        return None;
+    }
+    let (mut out, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(quote) = memchr(b'"', &bytes[at..]) {
+        let start = at + quote + 1;
+        let (kept, end) = ends_of_string(json, start)?;
+        if end - start > longest {
+            out.push_str(&json[copied..kept]);
+            copied = end;
+        }
+        at = end + 1;
+    }
+    if copied == 0 {
+        return None;
+    }
+    out.push_str(&json[copied..]);
+    Some(out)
+}
+
+/// Returns a place at which a string that starts at `start` can be cut after a few characters, and its end.
+fn ends_of_string(json: &str, start: usize) -> Option<(usize, usize)> {
+    const FEW: usize = 60;
+    let bytes = json.as_bytes();
+    let (mut kept, mut end, mut in_pair) = (start, start, false);
+    loop {
+        let plain = unescaped_len(bytes.get(end..)?);
+        if !in_pair && end < start + FEW {
+            kept = end + plain.min(FEW);
+            while !json.is_char_boundary(kept) {
+                kept -= 1;
+            }
+        }
+        end += plain;
+        let escape = match &bytes[end..] {
+            [b'\\', b'u', digits @ ..] => {
+                // The first of two surrogates.
+                in_pair = matches!(digits, [b'd' | b'D', b'8' | b'9' | b'a' | b'b' | b'A' | b'B', ..]);
+                6
+            }
+            [b'\\', ..] => {
+                in_pair = false;
+                2
+            }
+            rest => return (rest.first() == Some(&b'"')).then_some((kept, end)),
+        };
+        end += escape;
+    }
+}
+
 /// Returns the content of a JSON string.
-pub(super) fn string(json: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn string(json: &str) -> Option<Cow<'_, str>> {
     let text = json.strip_prefix('"')?.strip_suffix('"')?;
     if text.contains('\\') { unescaped(text) } else { Some(text.into()) }
 }
 
 /// Decodes the escapes in the content of a string. Returns `None` if the result is not Unicode.
-pub(super) fn unescaped(text: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn unescaped(text: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned)
 }
 
@@ -433,6 +507,28 @@ mod tests {
                 assert_eq!(unescaped_len(&bytes), if special { at } else { 20 }, "{byte} from {at}");
             }
         }
+    }
+
+    #[test]
+    fn long_strings_are_cut() {
+        let cut = |json: &str| with_short_strings(json, 100);
+        for text in ["a", "é", "€", "\u{1f600}", "\\n", "\\\"", "\\\\", "\\u0041", "\\ud83d\\ude00", "a\\n"]
+        {
+            for lead in ["", "a", "ab", "\\t"] {
+                let (long, short) = (format!("{lead}{}", text.repeat(200)), text.repeat(3));
+                let json = format!("{{\"k\\\"\":[1,\"{long}\",[\"{short}\"]],\"{long}\":\"{long}\"}}");
+                let json = cut(&json).unwrap();
+                assert!(json.len() < 400, "{json}");
+                let value: serde_json::Value = serde_json::from_str(&json).expect(&json);
+                let expected: String = serde_json::from_str(&format!("\"{short}\"")).unwrap();
+                assert_eq!(value["k\""][2][0], expected.as_str());
+                let kept = value["k\""][1].as_str().unwrap();
+                let whole: String = serde_json::from_str(&format!("\"{long}\"")).unwrap();
+                assert!(whole.starts_with(kept) && kept.chars().count() >= 4, "{kept:?}");
+                assert_eq!(cut(&json), None);
+            }
+        }
+        assert_eq!(cut("[1,[],\"\"]"), None);
     }
 
     #[test]
