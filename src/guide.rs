@@ -5,6 +5,7 @@
 
 // The files link to each other by name. Here the first definition of a link holds.
 
+/// [several forwards]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#functions-of-other-nodes
 /// [from-grpc.md]: from_grpc#errors
 /// [every dialect]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
 /// [access rules]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
