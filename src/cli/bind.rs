@@ -183,9 +183,9 @@ impl Binder {
 
     /// Returns a text about the bound addresses.
     pub(super) fn status(&self) -> String {
-        let bound: Vec<_> = self.bound().map(|address| address.to_string()).collect();
         let waiting = if self.is_complete() { "" } else { "; an address is not available yet" };
-        format!("listening on {}{waiting}", bound.join(", "))
+        // Shown as by `Display`.
+        format!("listening on {:?}{waiting}", self.bound().collect::<Vec<_>>())
     }
 
     /// Returns the bound addresses in the order of the configuration.

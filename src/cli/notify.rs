@@ -4,6 +4,7 @@ use std::env;
 use std::io;
 use std::time::{Duration, Instant};
 
+use smol::future::Boxed;
 use smol::{Executor, Timer};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -35,12 +36,12 @@ pub(super) fn watch(executor: &Executor<'static>) {
     let number = |name| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let is_for_this_process = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
     if let Some(timeout @ 1..) = number("WATCHDOG_USEC").filter(|_| is_for_this_process) {
-        let beat = async move {
+        let beat: Boxed<()> = Box::pin(async move {
             loop {
                 notify("WATCHDOG=1");
                 Timer::after(Duration::from_micros(timeout) / 2).await;
             }
-        };
+        });
         executor.spawn(beat).detach();
     }
 }

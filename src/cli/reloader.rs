@@ -165,9 +165,10 @@ impl Reloader {
             };
             if request.or(due).await {
                 // Those that come meanwhile are served by the next reload.
-                let waiting = std::mem::take(&mut *self.requests.waiting());
+                let count = self.requests.waiting().len();
                 let outcome = self.reload().await;
-                waiting.into_iter().for_each(|responder| responder.send(outcome.clone()));
+                let served: Vec<_> = self.requests.waiting().drain(..count).collect();
+                served.into_iter().for_each(|responder| responder.send(outcome.clone()));
             } else {
                 self.is_retiring &= !self.node.registry().drop_retired();
                 self.bind_pending().await;

@@ -71,12 +71,16 @@ pub(super) fn lower_connections(config: &mut Config) -> Option<String> {
     let allowed = allowed.ok()?.min(all);
     (allowed < all).then(|| {
         let fitting = allowed.saturating_sub(reserved).max(allowed / 4).max(1);
-        config.limits.connections = usize::try_from(fitting).unwrap_or(connections).min(connections);
+        let fitting = usize::try_from(fitting).unwrap_or(connections).min(connections);
+        config.limits.connections = fitting;
+        // A quarter of the limit may be enough for all of them.
+        let lowered = match fitting {
+            _ if fitting == connections => String::new(),
+            _ => format!(": accepting {fitting} connections instead of {connections} (limits.connections)"),
+        };
         format!(
-            "the system allows {allowed} open files, but up to {all} are needed: accepting {} connections instead of \
-             {connections} (limits.connections); raise the limit to {all} with ulimit -n, systemd's LimitNOFILE or OpenRC's \
-             rc_ulimit",
-            config.limits.connections
+            "the system allows {allowed} open files, but up to {all} are needed{lowered}; raise the limit to {all} with \
+             ulimit -n, systemd's LimitNOFILE or OpenRC's rc_ulimit"
         )
     })
 }

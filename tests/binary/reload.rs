@@ -152,6 +152,25 @@ fn file_that_cannot_be_read_holds_up_nobody() {
 }
 
 #[test]
+fn stopping_node_refuses_reloads() {
+    let mut node = start(&echo("a", "1"));
+    let mut operator = node.connect();
+    // It waits for a pipe, and so do those after it.
+    let pipe = node.folder.name("pipe");
+    let mut mkfifo = std::process::Command::new("mkfifo");
+    mkfifo.arg(&pipe);
+    assert!(mkfifo.status().unwrap().success());
+    write(&node, &format!("[[function]]\nname = 'b'\nforward = '127.0.0.1:1'\ntoken_file = '{pipe}'\n"));
+    (0..3).for_each(|number| operator.begin(number, "rpc.reload", &json!([])));
+    node.await_log("reloading the configuration");
+    node.signal("TERM");
+    for _ in 0..3 {
+        assert_eq!(operator.reply()["error"]["code"], -32014);
+    }
+    assert_eq!(node.wait(), Some(0));
+}
+
+#[test]
 fn reload_needs_a_rule_that_names_it() {
     for rules in ["", "[[access]]\nfunctions = ['*', 'rpc.*', 'rpc.reloa*']\n"] {
         let node = Node::with(Folder::new(), rules);
