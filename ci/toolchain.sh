@@ -13,7 +13,7 @@ export CROSS_CONTAINER_OPTS="${CROSS_CONTAINER_OPTS-} --label chanrpc.steps=${CH
 # Git Bash would mistake the flags for paths.
 export MSYS2_ENV_CONV_EXCL=CARGO_ENCODED_RUSTFLAGS
 
-# Where ci/build puts the release binaries, each in a folder named after its target.
+# Where ci/build puts the release binaries, each in a folder named after its target, with -full if it has all features.
 # shellcheck disable=SC2034 # the scripts that source this use it
 dist=$target/dist
 
@@ -131,7 +131,7 @@ planned() {
     esac
 }
 
-# binary_of TRIPLE: prints the path of the binary that ci/build makes.
+# binary_of TRIPLE[-full]: prints the path of the binary that ci/build makes.
 binary_of() {
     case $1 in
         *-windows-*) echo "$dist/$1/chanrpc.exe" ;;
@@ -139,7 +139,7 @@ binary_of() {
     esac
 }
 
-# runner TRIPLE: sets `runner` to the command that runs the target's programs here: nothing, an emulator or Wine.
+# runner TRIPLE[-full]: sets `runner` to the command that runs the target's programs here: nothing, an emulator or Wine.
 # shellcheck disable=SC2034 # the scripts that source this use it
 runner() {
     local kind

@@ -6,8 +6,9 @@ repository=https://github.com/chanrpc/chanrpc
 
 usage() {
     cat <<TEXT
-Usage: install.sh [--version vX.Y.Z] [--to DIR] [--from URL]
+Usage: install.sh [--full] [--version vX.Y.Z] [--to DIR] [--from URL]
 
+  --full     the binary with all features: TLS, gRPC and NATS
   --version  the release to install (the latest)
   --to       the directory for the binary (~/.local/bin)
   --from     the URL of the releases, for mirrors
@@ -103,17 +104,17 @@ find_archive() {
         # shellcheck disable=SC2254 # v* is a pattern if no version is given
         case $file in
             */*) ;;
-            chanrpc-${version:-v*}-"$triple.$archived") name=${file%".$archived"} expected=$sum ;;
+            chanrpc-${version:-v*}-"$triple$full.$archived") name=${file%".$archived"} expected=$sum ;;
         esac
     done <"$temporary/SHA256SUMS"
-    [ -n "$name" ] || die "$sums lists no checksum of an archive for $triple, so the download cannot be" \
+    [ -n "$name" ] || die "$sums lists no checksum of an archive for $triple$full, so the download cannot be" \
         "verified; try another --version"
     case $expected in
         *[!0-9a-f]*) expected= ;;
     esac
     [ ${#expected} -eq 64 ] || die "$sums is damaged: no SHA-256 precedes $name.$archived; try again later"
     tag=${name#chanrpc-}
-    tag=${tag%"-$triple"}
+    tag=${tag%"-$triple$full"}
 }
 
 # Sets $there, the existing part of $to.
@@ -194,13 +195,18 @@ advise() {
 main() {
     set -u
     unset CDPATH
-    version='' to='' from=$repository/releases
+    version='' to='' full='' from=$repository/releases
     while [ $# -gt 0 ]; do
         option=$1
         case $option in
             -h | --help)
                 usage
                 exit 0
+                ;;
+            --full)
+                full=-full
+                shift
+                continue
                 ;;
             --*=*)
                 shift

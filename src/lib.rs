@@ -64,6 +64,8 @@ mod datetime;
 mod driver;
 #[cfg(feature = "node")]
 mod encoding;
+#[cfg(feature = "node")]
+mod features;
 #[cfg(all(any(doc, doctest), feature = "node", feature = "cron"))]
 pub mod guide;
 #[cfg(feature = "internals")]

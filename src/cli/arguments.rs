@@ -13,6 +13,7 @@ use argh::{CommandInfo, DynamicSubCommand, EarlyExit, FromArgs};
 
 use super::{COMMANDS, Exit};
 use crate::config::parse_duration;
+use crate::features::FEATURES;
 use crate::nearest::nearest;
 
 /// A command.
@@ -284,7 +285,11 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Arg
     }
     match Line::from_args(&["chanrpc"], &words) {
         Ok(Line { version: true, .. }) => {
-            Err(Stop::Shown(concat!("chanrpc ", env!("CARGO_PKG_VERSION")).to_owned()))
+            let mut version = concat!("chanrpc ", env!("CARGO_PKG_VERSION")).to_owned();
+            if !FEATURES.is_empty() {
+                version += &format!(" ({})", FEATURES.join(", "));
+            }
+            Err(Stop::Shown(version))
         }
         Ok(Line { command: Some(Chosen::OfTable(arguments)), .. }) => Ok(arguments),
         Ok(Line { command: None, .. }) => {

@@ -6,6 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::builtin_support::{describe, write_json};
 use super::{discover, peer, topics};
+use crate::features::FEATURES;
 use crate::message::{Fault, Param, RawJson, Schema, Signature, code};
 use crate::metrics::{ProcessStats, TargetStats};
 use crate::route::{
@@ -80,6 +81,8 @@ fn info(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), F
     struct Info<'a> {
         name: &'a str,
         version: &'static str,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        features: &'static [&'static str],
         functions: usize,
         uptime_seconds: f64,
     }
@@ -95,6 +98,7 @@ fn info(BuiltinCall { table, grants, out, .. }: BuiltinCall<'_>) -> Result<(), F
     let info = Info {
         name: &table.name,
         version: env!("CARGO_PKG_VERSION"),
+        features: FEATURES,
         functions: count.get(),
         uptime_seconds: table.metrics.uptime().as_secs_f64(),
     };

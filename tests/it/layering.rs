@@ -13,6 +13,7 @@ const ORDER: [&str; 31] = [
     "receive_deadline",
     "origin",
     "datetime",
+    "features",
     "chan",
     "swap",
     "sched",

@@ -210,18 +210,79 @@ def in_a_row(binary, node, directory):
         check("a stops cleanly", a.stop() == 0, a.process.returncode)
 
 
+def openssl(directory, arguments):
+    environment = {**os.environ, "MSYS2_ARG_CONV_EXCL": "*"}
+    subprocess.run(["openssl", *shlex.split(arguments)], cwd=directory, env=environment, capture_output=True, check=True)
+
+
+CERTIFICATE = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout node.key -out node.pem -days 2"
+NAMES = "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
+
+FULL = """
+[[listen]]
+address = "127.0.0.1:0"
+tls = {{ certificate = {certificate}, key = {key} }}
+[[access]]
+functions = ["*"]
+[[function]]
+name = "away.*"
+forward = "grpc://{peer}"
+service = "chanrpc.v1.Node"
+[[function]]
+name = "cloud.*"
+forward = "nats"
+[nats]
+server = "nats://{nats}"
+"""
+
+
+def all_features(binary, directory):
+    """gRPC in both directions, over TLS, and a connection to a server of NATS."""
+    import grpc
+
+    directory = pathlib.Path(directory)
+    openssl(directory, f"{CERTIFICATE} {NAMES}")
+    with serving(binary, "--listen", "127.0.0.1:0") as peer, socket.create_server(("127.0.0.1", 0)) as nats:
+        nats.settimeout(LONG)
+        path = lambda name: str(directory / name) if WINDOWS or not binary.windows else f"Z:{directory / name}"
+        file = directory / "full.toml"
+        certificate, key = json.dumps(path("node.pem")), json.dumps(path("node.key"))
+        server = "127.0.0.1:%d" % nats.getsockname()[1]
+        file.write_text(FULL.format(certificate=certificate, key=key, peer=peer.address, nats=server))
+        with serving(binary, "--config", path("full.toml")) as node:
+            text = lambda number, value: bytes([number << 3 | 2, len(value)]) + value.encode()
+            credentials = grpc.ssl_channel_credentials((directory / "node.pem").read_bytes())
+            port = node.address.split(":")[1]
+            with grpc.secure_channel(f"localhost:{port}", credentials) as channel:
+                call = channel.unary_unary("/chanrpc.v1.Node/Call")
+                ask = lambda function, params: call(text(1, function) + text(2, params), timeout=LONG, wait_for_ready=True)
+                answer = ask("rpc.echo", "[40,2]")
+                check("gRPC over TLS", answer == text(1, "[40,2]"), answer)
+                answer = ask("away.call", '["demo.add","[40,2]"]')
+                check("a call of a gRPC server", answer == text(1, '{"result":"42"}'), answer)
+            server, _ = nats.accept()
+            with server:
+                server.settimeout(LONG)
+                server.sendall(b'INFO {"server_id":"x","version":"2.10.0","max_payload":1048576,"headers":true}\r\n')
+                line = server.makefile("rb").readline()
+                check("a connection to NATS", line.startswith(b"CONNECT {"), line)
+            check("it stops cleanly", node.stop() == 0, node.process.returncode)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--binary", type=pathlib.Path, required=True)
     options.add_argument("--runner", default="", help="what runs it here")
     options.add_argument("--peer", type=pathlib.Path, required=True, help="a binary for another target")
     options.add_argument("--peer-runner", default="")
+    options.add_argument("--full", action="store_true", help="it has all features")
     options = options.parse_args()
     binary, peer = Binary(options.binary, options.runner), Binary(options.peer, options.peer_runner)
 
     linkage(options.binary)
     done = binary.run("--version")
-    check("--version", (done.returncode, done.stdout.strip()) == (0, f"chanrpc {VERSION}"), done)
+    version = f"chanrpc {VERSION}" + " (tls, grpc, nats)" * options.full
+    check(f"--version: {version}", (done.returncode, done.stdout.strip()) == (0, version), done)
     done = binary.run("--help")
     check("--help", done.returncode == 0 and "serve" in done.stdout, done)
     with serving(binary, "--listen", "127.0.0.1:0") as node:
@@ -230,6 +291,9 @@ def main():
         check("it stops cleanly", node.stop() == 0, node.process.returncode)
     with tempfile.TemporaryDirectory() as directory, serving(peer, "--listen", "127.0.0.1:0") as node:
         in_a_row(binary, node, directory)
+    if options.full:
+        with tempfile.TemporaryDirectory() as directory:
+            all_features(binary, directory)
 
 
 main()
