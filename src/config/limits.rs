@@ -26,6 +26,9 @@ pub struct Limits {
     /// The maximum amount of pending output of one connection, beyond which nothing more is read from it or answered;
     /// 1 MiB by default.
     pub output: usize,
+    /// The maximum number of HTTP/2 frames in ten seconds that belong to no request or response, such as PING and SETTINGS,
+    /// unless one that does comes between them; 1000 by default, and at least two for each request of a connection.
+    pub control_frames: usize,
     /// How long a new connection may take to send its first bytes or its HTTP head; 10 s by default.
     pub head_timeout: Duration,
     /// The time within which a connection that may call nothing without a token must present one; 10 s by default.
@@ -79,6 +82,7 @@ setters!(Limits {
     connections: usize,
     in_flight: usize,
     output: usize,
+    control_frames: usize,
     head_timeout: Duration,
     auth_timeout: Duration,
     stall_timeout: Duration,
@@ -140,6 +144,7 @@ impl Limits {
             "per_host",
             "in_flight",
             "output",
+            "control_frames",
             "head_timeout",
             "auth_timeout",
             "stall_timeout",
@@ -169,6 +174,7 @@ impl Limits {
         }
         table.count("in_flight", 1..=65_536, &mut self.in_flight);
         table.size("output", 64..=GIB, &mut self.output);
+        table.count("control_frames", 1..=1_000_000, &mut self.control_frames);
         table.duration("head_timeout", MIN_DURATION..=HOUR, &mut self.head_timeout);
         table.duration("auth_timeout", MIN_DURATION..=HOUR, &mut self.auth_timeout);
         table.duration("stall_timeout", MIN_DURATION..=HOUR, &mut self.stall_timeout);
@@ -210,6 +216,7 @@ impl Default for Limits {
             per_host: None,
             in_flight: 64,
             output: 1 << 20,
+            control_frames: 1000,
             head_timeout: Duration::from_secs(10),
             auth_timeout: Duration::from_secs(10),
             stall_timeout: Duration::from_secs(10),

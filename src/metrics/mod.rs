@@ -117,7 +117,7 @@ node_metrics! {
     unauthenticated: Counter = "chanrpc_connections_without_token_total";
     /// Connections closed because the peer spoke another protocol or sent invalid messages.
     foreign: Counter = "chanrpc_foreign_dialects_total";
-    /// Connections over HTTP/2 closed because the peer flooded them: with cancelled requests or empty frames.
+    /// Connections over HTTP/2 closed because the peer flooded them: with cancelled requests, empty frames, PING or SETTINGS.
     floods: Counter = "chanrpc_http2_floods_total";
     /// Results and events of which a part is not in the gRPC message of a user.
     grpc_dropped: Counter = "chanrpc_grpc_results_cut_total";

@@ -331,6 +331,7 @@ async fn serve_http2(
         request: request_limits(limits),
         in_flight: limits.in_flight,
         output: limits.output,
+        control_frames: limits.control_frames,
         keepalive: limits.keepalive,
         auth_timeout: limits.auth_timeout,
     };

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::peer::{
-    ACK, CALL, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, Peer, RST_STREAM, Raw, SETTINGS,
-    block, call_block, call_request, frame, prefixed,
+    ACK, CALL, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, Peer, RST_STREAM, Raw,
+    SETTINGS, UNKNOWN, WINDOW_UPDATE, block, call_block, call_request, frame, prefixed,
 };
 use crate::support::eventually;
 use crate::{State, address, metric, node, node_with};
@@ -36,10 +36,9 @@ fn call(stream: u32) -> Vec<u8> {
 #[test]
 fn floods_end_their_connection_only() {
     let node = node("");
-    let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
     let mut floods = 0;
     for reason in [
-        // An empty DATA frame, and one of a byte, of a request that is never complete.
+        // Empty DATA frames of a request that is never complete.
         flood(&node, |number| match number {
             0 => frame(HEADERS, END_HEADERS, 1, &call_block()),
             _ => frame(DATA, 0, 1, b"").repeat(10),
@@ -53,34 +52,86 @@ fn floods_end_their_connection_only() {
         assert!(reason.is_none_or(|reason| reason == ENHANCE_YOUR_CALM), "{reason:?}");
         floods += 1;
     }
-    assert_eq!(floods, 2);
-    // Cancelled requests cost the peer as much as the node, which takes no more than it runs; PING and SETTINGS are
-    // acknowledged.
-    for piece in [
-        &(|number: u32| [call(2 * number + 1), reset(2 * number + 1)].concat()) as &dyn Fn(u32) -> Vec<u8>,
-        &|number: u32| {
-            [frame(HEADERS, END_HEADERS, 2 * number + 1, &call_block()), reset(2 * number + 1)].concat()
-        },
-        &|_| frame(PING, 0, 0, &[0; 8]),
-        &|_| frame(SETTINGS, 0, 0, &[]),
-    ] {
-        let mut witness = smol::block_on(Peer::connect(address(&node)));
-        let mut raw = Raw::connect(address(&node));
-        let mut reader = Raw(raw.0.try_clone().unwrap());
-        let reader = std::thread::spawn(move || reader.end());
-        for number in 0..5_000 {
-            if raw.send(&piece(number)).is_err() {
-                break;
-            }
-            if number % 500 == 0 {
-                assert_eq!(smol::block_on(witness.function("rpc.echo", "[1]")).result(), "[1]");
-            }
-        }
-        let _ = raw.0.shutdown(std::net::Shutdown::Both);
-        reader.join().unwrap();
-    }
     eventually("the connections end", || metric(&node, "chanrpc_connections") == 1);
-    assert!(metric(&node, "chanrpc_http2_floods_total") >= 1);
+    assert_eq!(metric(&node, "chanrpc_http2_floods_total"), floods);
+}
+
+/// Sends pieces while another thread reads what the node answers. Returns the reason for which it ended the connection,
+/// unless it took them all.
+fn flood_and_read(node: &chanrpc::node::RunningNode, piece: impl Fn(u32) -> Vec<u8>) -> Option<u32> {
+    let mut witness = smol::block_on(Peer::connect(address(node)));
+    let mut raw = Raw::connect(address(node));
+    let mut reader = Raw(raw.0.try_clone().unwrap());
+    let reader = std::thread::spawn(move || reader.end());
+    for number in 0..5_000 {
+        if raw.send(&piece(number)).is_err() {
+            break;
+        }
+        if number % 500 == 0 {
+            assert_eq!(smol::block_on(witness.function("rpc.echo", "[1]")).result(), "[1]");
+        }
+    }
+    let _ = raw.0.shutdown(std::net::Shutdown::Write);
+    reader.join().unwrap()
+}
+
+#[test]
+fn frames_that_belong_to_no_call_are_limited() {
+    let node = node("[limits]\ncontrol_frames = 300\n");
+    let ping = || frame(PING, 0, 0, &[0; 8]);
+    let mut floods = 0;
+    for kind in [PING, SETTINGS, PRIORITY, WINDOW_UPDATE, UNKNOWN] {
+        let reason = flood_and_read(&node, |_| match kind {
+            PING => ping(),
+            SETTINGS => frame(SETTINGS, 0, 0, &[]),
+            PRIORITY => frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 0]),
+            WINDOW_UPDATE => frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+            _ => frame(UNKNOWN, 0, 0, &[]),
+        });
+        assert!(reason.is_none_or(|reason| reason == ENHANCE_YOUR_CALM), "{kind}: {reason:?}");
+        floods += 1;
+        eventually("it is counted", || metric(&node, "chanrpc_http2_floods_total") == floods);
+    }
+    // As many between calls are no flood: a peer may measure the time of each of them.
+    let mut raw = Raw::connect(address(&node));
+    for number in 0..10 {
+        raw.send(&ping().repeat(250)).unwrap();
+        raw.send(&call(2 * number + 1)).unwrap();
+        assert!(raw.await_frame(DATA).is_some());
+    }
+    assert_eq!(metric(&node, "chanrpc_http2_floods_total"), floods);
+}
+
+#[test]
+fn cancelled_calls_count_until_their_functions_end() {
+    let state = State::default();
+    let held = state.held.clone();
+    let node = node_with("[limits]\nin_flight = 4\n", state);
+    let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+    // Rapid reset of calls whose functions have begun, and do not end.
+    let mut witness = smol::block_on(Peer::connect(address(&node)));
+    let mut raw = Raw::connect(address(&node));
+    let hold = prefixed(&call_request("hold", ""));
+    for number in 0..100 {
+        let stream = 2 * number + 1;
+        let head = frame(HEADERS, END_HEADERS, stream, &call_block());
+        let ping = frame(PING, 0, 0, &[0; 8]);
+        raw.send(&[head, frame(DATA, END_STREAM, stream, &hold), ping].concat()).unwrap();
+        raw.await_frame(PING).unwrap();
+        raw.send(&reset(stream)).unwrap();
+        if number % 10 == 0 {
+            assert_eq!(smol::block_on(witness.function("rpc.echo", "[1]")).result(), "[1]");
+        }
+    }
+    eventually("some run", || !held.lock().unwrap().is_empty());
+    // And of heads alone.
+    let heads = flood_and_read(&node, |number| {
+        let stream = 2 * number + 1;
+        [frame(HEADERS, END_HEADERS, stream, &call_block()), reset(stream)].concat()
+    });
+    assert!(heads.is_none_or(|reason| reason == ENHANCE_YOUR_CALM || reason == 0), "{heads:?}");
+    let held = held.lock().unwrap().len();
+    assert!(held <= 4, "{held} calls of one connection run");
 }
 
 #[test]
@@ -154,6 +205,31 @@ fn calls_cancelled_before_they_are_taken_are_cancelled() {
     raw.send(&self::call(3)).unwrap();
     assert!(raw.await_frame(DATA).is_some());
     eventually("the call is cancelled", || metric(&node, "chanrpc_calls_in_flight") == 0);
+}
+
+#[test]
+fn messages_that_do_not_come_hold_back_no_other() {
+    let node = node("");
+    let mut witness = smol::block_on(Peer::connect(address(&node)));
+    let mut raw = Raw::connect(address(&node));
+    // Of each the first half window, in a frame or byte by byte: of all together more than the window of one.
+    for number in 0..20 {
+        let stream = 2 * number + 1;
+        let part = [&[0, 0, 0, 0x80, 0][..], &[b'x'; 32_000]].concat();
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &call_block())).unwrap();
+        if number == 0 {
+            let bytes: Vec<u8> = part.iter().flat_map(|&byte| frame(DATA, 0, stream, &[byte])).collect();
+            raw.send(&bytes).unwrap();
+        } else {
+            raw.send(&frame(DATA, 0, stream, &part[..16_000])).unwrap();
+            raw.send(&frame(DATA, 0, stream, &part[16_000..])).unwrap();
+        }
+        assert_eq!(smol::block_on(witness.function("rpc.echo", "[1]")).result(), "[1]");
+    }
+    raw.send(&call(101)).unwrap();
+    let (.., stream, _) = raw.await_frame(DATA).unwrap();
+    assert_eq!(stream, 101);
+    assert_eq!(metric(&node, "chanrpc_http2_floods_total"), 0);
 }
 
 #[test]

@@ -37,7 +37,8 @@ impl fmt::Display for Http2Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flood => f.write_str(
-                "the peer floods the connection with requests that it cancels, or with empty frames",
+                "the peer floods the connection with requests that it cancels, with empty frames, or with frames that \
+                 belong to no request (limits.control_frames)",
             ),
             Self::SlowHead => f.write_str("a request head was not received in time (limits.head_timeout)"),
             Self::NoToken => f.write_str(

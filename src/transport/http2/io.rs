@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use tokio::io::ReadBuf;
@@ -13,6 +13,8 @@ use tokio::io::ReadBuf;
 const PREFACE: usize = 24;
 /// Length of the head of a frame, in bytes (section 4.1).
 const FRAME_HEAD: usize = 9;
+/// Frames that belong to no message are counted over this time.
+const CONTROL_WINDOW: Duration = Duration::from_secs(10);
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -38,6 +40,12 @@ struct Received {
     bytes: u64,
     /// Frames of HEADERS and DATA received.
     answers: u64,
+    /// Other frames received since the last of HEADERS or DATA, in either direction.
+    control: usize,
+    /// When the first of them arrived.
+    control_since: Option<Instant>,
+    /// The pieces of responses that were sent when that was last checked.
+    sent: u64,
     /// Bytes of the preface received.
     preface: usize,
     head: [u8; FRAME_HEAD],
@@ -79,6 +87,20 @@ impl Progress {
         self.lock().answers
     }
 
+    /// Returns `true` if the peer sends more than `max` frames that belong to no message (PING, SETTINGS, …), within ten
+    /// seconds and without a piece of a request or of a response. `sent` is the number of pieces of responses so far.
+    pub(super) fn is_flooded(&self, sent: u64, max: usize) -> bool {
+        let mut received = self.lock();
+        if sent != std::mem::replace(&mut received.sent, sent) {
+            received.control = 0;
+        }
+        if received.control <= max {
+            return false;
+        }
+        received.control = 0;
+        received.control_since.is_some_and(|since| since.elapsed() < CONTROL_WINDOW)
+    }
+
     /// Returns `true` if the first frame has arrived.
     pub(super) fn has_begun(&self) -> bool {
         self.lock().has_begun
@@ -112,7 +134,19 @@ impl Received {
                     HEADERS | CONTINUATION => self.in_header_block = flags & END_HEADERS == 0,
                     _ => {}
                 }
-                self.answers += u64::from(matches!(kind, DATA | HEADERS));
+                match kind {
+                    DATA | HEADERS => {
+                        self.answers += 1;
+                        self.control = 0;
+                    }
+                    CONTINUATION => {}
+                    _ => {
+                        if self.control == 0 {
+                            self.control_since = Some(Instant::now());
+                        }
+                        self.control += 1;
+                    }
+                }
             }
             let count = bytes.len().min(self.payload);
             self.payload -= count;
@@ -208,6 +242,24 @@ mod tests {
                 assert_eq!(received.bytes, bytes.len() as u64);
             }
         }
+    }
+
+    #[test]
+    fn frames_that_belong_to_no_message_are_counted_until_one_does() {
+        let progress = Progress::of_client();
+        let feed = |frames: &[u8]| progress.lock().feed(frames);
+        feed(&frame(8, 6, 0).repeat(3));
+        assert!(!progress.is_flooded(0, 3));
+        feed(&frame(8, 6, 0));
+        assert!(progress.is_flooded(0, 3));
+        feed(&[frame(8, 6, 0).repeat(3), frame(1, HEADERS, END_HEADERS), frame(0, 4, 0)].concat());
+        assert!(!progress.is_flooded(0, 3));
+        feed(&frame(8, 6, 0).repeat(3));
+        assert!(!progress.is_flooded(1, 3), "a response was sent");
+        feed(&frame(8, 6, 0).repeat(4));
+        let long_ago = Instant::now().checked_sub(CONTROL_WINDOW);
+        progress.lock().control_since = long_ago;
+        assert!(!progress.is_flooded(1, 3), "they are spread over a long time");
     }
 
     #[test]

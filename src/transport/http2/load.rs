@@ -19,6 +19,8 @@ struct State {
     complete: usize,
     /// The size of the responses that wait for the peer, in bytes.
     output: usize,
+    /// Pieces of responses passed to h2 so far.
+    sent: u64,
     /// Responses that are streams, and take no place of a call.
     streams: usize,
     /// The functions of cancelled requests.
@@ -122,6 +124,11 @@ impl Load {
         self.lock().output
     }
 
+    /// Returns the number of pieces of responses that were passed to h2.
+    pub(super) fn sent(&self) -> u64 {
+        self.lock().sent
+    }
+
     /// Adds the function of a request that has ended, if it still runs.
     pub(super) fn add_abandoned(&self, function: Weak<dyn Any + Send + Sync>) {
         if function.strong_count() > 0 {
@@ -172,7 +179,9 @@ impl OutputGuard {
     /// Notes that a part was passed to h2, which bounds what it holds.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.load.lock().output -= bytes;
+        let mut state = self.load.lock();
+        state.output -= bytes;
+        state.sent += 1;
     }
 }
 

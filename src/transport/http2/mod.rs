@@ -61,6 +61,8 @@ pub struct Http2Limits {
     pub in_flight: usize,
     /// Amount of responses that wait for the peer, in bytes, beyond which no further request is taken.
     pub output: usize,
+    /// Maximum number of frames in a row that belong to no request.
+    pub control_frames: usize,
     /// How long a peer may be silent before it is pinged, and after that before it is given up; 0 never pings.
     pub keepalive: Duration,
     /// How long a peer may go without a token that may do nothing without one.
@@ -71,6 +73,12 @@ impl Http2Limits {
     /// Returns the number of requests that a peer may have open.
     fn max_streams(&self) -> usize {
         self.in_flight.max(MIN_STREAMS)
+    }
+
+    /// Returns the maximum number of frames in a row that belong to no request. An honest peer may cancel all its requests
+    /// at once.
+    fn max_control_frames(&self) -> usize {
+        self.control_frames.max(2 * self.max_streams())
     }
 
     fn builder(&self) -> Builder {
@@ -133,7 +141,7 @@ pub async fn serve(
     let mut running = FuturesUnordered::new();
     // Requests that wait, which their peer may cancel.
     let mut waiting: VecDeque<(hyper::Request<RecvStream>, SendResponse<Bytes>)> = VecDeque::new();
-    let (mut is_stopping, mut is_ending) = (false, false);
+    let (mut is_stopping, mut ending) = (false, None);
     poll_fn(|cx| {
         if !is_stopping && stop.as_mut().poll(cx).is_ready() {
             is_stopping = true;
@@ -162,8 +170,8 @@ pub async fn serve(
                 connection.poll_accept(cx)
             };
             match accepted {
-                Poll::Ready(Some(Err(_)) | None) if is_ending => {
-                    return Poll::Ready(Err(Http2Error::Stream(stall_error())));
+                Poll::Ready(Some(Err(_)) | None) if ending.is_some() => {
+                    return Poll::Ready(ending.take().map_or(Ok(()), Err));
                 }
                 Poll::Ready(Some(request)) => {
                     waiting.push_back(request?);
@@ -180,7 +188,13 @@ pub async fn serve(
                 break;
             }
         }
-        if load.stalled() > MAX_STALLED && !std::mem::replace(&mut is_ending, true) {
+        let fault = if load.stalled() > MAX_STALLED {
+            Some(Http2Error::Stream(stall_error()))
+        } else {
+            progress.is_flooded(load.sent(), limits.max_control_frames()).then_some(Http2Error::Flood)
+        };
+        if ending.is_none() && fault.is_some() {
+            ending = fault;
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             cx.waker().wake_by_ref();
         }
