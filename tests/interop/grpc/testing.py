@@ -1,0 +1,34 @@
+"""The functions behind grpc.testing.TestService: JSON-RPC in lines, by a program that stays. A call with the payload
+"sleep" gets no answer."""
+
+import base64
+import json
+import sys
+
+
+class Failed(Exception):
+    pass
+
+
+def answer(method, params):
+    if method == "emptyCall":
+        return None
+    if method == "unaryCall":
+        status = params.get("response_status")
+        if status:
+            raise Failed(status["code"], status["message"])
+        return {"payload": {"body": base64.b64encode(bytes(params["response_size"])).decode()}}
+    raise Failed(5, f"no method {method}")
+
+
+for line in sys.stdin:
+    call = json.loads(line)
+    params = call.get("params") or {}
+    if "id" not in call or (params.get("payload") or {}).get("body") == base64.b64encode(b"sleep").decode():
+        continue
+    reply = {"jsonrpc": "2.0", "id": call["id"]}
+    try:
+        reply["result"] = answer(call["method"], params)
+    except Failed as error:
+        reply["error"] = {"code": error.args[0], "message": error.args[1]}
+    print(json.dumps(reply), flush=True)
