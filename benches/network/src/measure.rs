@@ -159,7 +159,6 @@ fn raw(load: &Load, address: &str) -> Measured {
 }
 
 /// Measures the idle memory, and the memory added by each connection that has made a call and waits for the next.
-/// Connections of a client other than the shared one do not wait.
 fn memory(entrant: &Entrant, server: &Server, options: &Options) -> Memory {
     let idle = server.memory();
     // The first connection also faults in code that was not in memory yet.

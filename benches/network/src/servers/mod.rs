@@ -1,6 +1,8 @@
 //! The servers to compare.
 
 mod echo;
+#[cfg(feature = "rivals")]
+mod grpc;
 mod hops;
 mod installed;
 #[cfg(feature = "rivals")]
@@ -26,6 +28,12 @@ const MINIMAL: &str = "smol + serde_json, minimal";
 pub(crate) const REDIS: &str = "redis-server ECHO";
 const NATS: &str = "nats-server, to oneself";
 pub(crate) const JSONRPSEE_HTTP: &str = "jsonrpsee 0.26 HTTP";
+#[cfg(feature = "rivals")]
+const GRPC: &str = "chanrpc gRPC, client of tonic";
+#[cfg(feature = "rivals")]
+const TONIC: &str = "tonic 0.14, client of tonic";
+#[cfg(feature = "rivals")]
+const GRPCIO: &str = "grpcio, client of tonic";
 #[cfg(feature = "rivals")]
 const JSONRPSEE_WS: &str = "jsonrpsee 0.26 WebSocket";
 
@@ -130,7 +138,9 @@ pub(crate) fn all(binary: Option<&Path>) -> Vec<Entrant> {
         let own =
             |name, serve, client| Entrant { name, start: Start::Here(serve), drive: Drive::Own(client) };
         all.push(own("tarpc 0.38 bincode, own client", tarpc::serve as fn(), tarpc::client as Client));
-        all.push(own("tonic 0.14, own client", tonic::serve, tonic::client));
+        all.push(own(GRPC, grpc::serve, tonic::client));
+        all.push(own(TONIC, tonic::serve, tonic::client));
+        all.extend(grpc::grpcio());
     }
     all
 }

@@ -14,9 +14,9 @@ pub(super) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("tokio starts")
 }
 
-/// Keeps calls in flight on each connection that `connect` opens.
+/// Keeps calls in flight on each connection that `connect` opens. With a rate, each connection makes one call and waits.
 pub(super) fn closed_loop<C: Clone + 'static>(
-    How { connections, in_flight, duration, spin, .. }: How,
+    How { connections, in_flight, duration, spin, rate }: How,
     connect: impl AsyncFn() -> C,
     call: impl AsyncFn(&mut C) + Clone + 'static,
 ) -> Measured {
@@ -44,6 +44,9 @@ pub(super) fn closed_loop<C: Clone + 'static>(
                         let sent = Instant::now();
                         call(&mut client).await;
                         seen.borrow_mut().record(connection, sent.elapsed(), 1);
+                        if rate.is_some() {
+                            tokio::time::sleep_until((began + duration).into()).await;
+                        }
                     }
                 }));
             }
