@@ -41,7 +41,7 @@ pub mod from_leaf {}
 /// [deferred]: embedding#answering-later
 /// [job]: embedding#jobs-and-futures
 /// [attaches]: embedding#streams
-/// [build with TLS]: https://github.com/chanrpc/chanrpc/blob/main/docs/operations.md#tls
+/// [binary with TLS]: https://github.com/chanrpc/chanrpc/blob/main/docs/operations.md#tls
 /// [may call what]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
 /// [forward calls]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#functions-of-other-nodes
 /// [drain or close]: embedding#shutdown

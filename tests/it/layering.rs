@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module may use those before it and none after it.
-const ORDER: [&str; 31] = [
+const ORDER: [&str; 32] = [
     "setters",
     "nearest",
     "threads",
