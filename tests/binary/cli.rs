@@ -336,7 +336,11 @@ fn help_goes_to_stdout() {
 #[test]
 fn version_goes_to_stdout() {
     let version = run(["--version"]);
-    assert_eq!(version.result(), format!("chanrpc {}", env!("CARGO_PKG_VERSION")));
+    let features =
+        [("tls", cfg!(feature = "tls")), ("grpc", cfg!(feature = "grpc")), ("nats", cfg!(feature = "nats"))];
+    let has: Vec<_> = features.iter().filter(|feature| feature.1).map(|feature| feature.0).collect();
+    let has = if has.is_empty() { String::new() } else { format!(" ({})", has.join(", ")) };
+    assert_eq!(version.result(), format!("chanrpc {}{has}", env!("CARGO_PKG_VERSION")));
     assert_eq!(version.stderr, "");
 }
 
