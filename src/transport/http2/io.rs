@@ -44,6 +44,8 @@ struct Received {
     control: usize,
     /// When the first of them arrived.
     control_since: Option<Instant>,
+    /// The stream is neither read nor written.
+    is_paused: bool,
     /// The pieces of responses that were sent when that was last checked.
     sent: u64,
     /// Bytes of the preface received.
@@ -99,6 +101,16 @@ impl Progress {
         }
         received.control = 0;
         received.control_since.is_some_and(|since| since.elapsed() < CONTROL_WINDOW)
+    }
+
+    /// Sets whether the stream is neither read nor written, while requests that were read are taken from h2: it would try
+    /// both for each of them. Nothing wakes the task meanwhile.
+    pub(super) fn set_paused(&self, is_paused: bool) {
+        self.lock().is_paused = is_paused;
+    }
+
+    fn is_paused(&self) -> bool {
+        self.lock().is_paused
     }
 
     /// Returns `true` if the first frame has arrived.
@@ -170,6 +182,9 @@ impl Received {
 impl<T: AsyncRead + Unpin> tokio::io::AsyncRead for TokioStream<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { inner, progress, turn } = self.get_mut();
+        if progress.is_paused() {
+            return Poll::Pending;
+        }
         if *turn >= TURN {
             *turn = 0;
             cx.waker().wake_by_ref();
@@ -186,7 +201,11 @@ impl<T: AsyncRead + Unpin> tokio::io::AsyncRead for TokioStream<T> {
 
 impl<T: AsyncWrite + Unpin> tokio::io::AsyncWrite for TokioStream<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
+        let Self { inner, progress, .. } = self.get_mut();
+        if progress.is_paused() {
+            return Poll::Pending;
+        }
+        Pin::new(inner).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -194,7 +213,11 @@ impl<T: AsyncWrite + Unpin> tokio::io::AsyncWrite for TokioStream<T> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, slices)
+        let Self { inner, progress, .. } = self.get_mut();
+        if progress.is_paused() {
+            return Poll::Pending;
+        }
+        Pin::new(inner).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

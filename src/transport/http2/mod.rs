@@ -149,6 +149,8 @@ pub async fn serve(
         }
         waiting.retain_mut(|(_, sender)| sender.poll_reset(cx).is_pending());
         let (began, mut answered) = (Instant::now(), 0);
+        let mut is_paused = false;
+        progress.set_paused(is_paused);
         loop {
             let mut has_advanced = false;
             while let Poll::Ready(Some(())) = running.poll_next_unpin(cx) {
@@ -176,8 +178,16 @@ pub async fn serve(
                 Poll::Ready(Some(request)) => {
                     waiting.push_back(request?);
                     has_advanced = true;
+                    // Others may have been read with it. Their responses are written at once.
+                    if !std::mem::replace(&mut is_paused, true) {
+                        progress.set_paused(true);
+                    }
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending if std::mem::take(&mut is_paused) => {
+                    progress.set_paused(false);
+                    continue;
+                }
                 Poll::Pending => {}
             }
             if !has_advanced {

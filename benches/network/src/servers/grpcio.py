@@ -14,7 +14,9 @@ def add(request, context):
     return bytes([8, request[1] + request[3]])
 
 
-server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+# By default it refuses calls while a thousand wait.
+unlimited = [("grpc.server.max_pending_requests", 1 << 30), ("grpc.server.max_pending_requests_hard_limit", 1 << 30)]
+server = grpc.server(concurrent.futures.ThreadPoolExecutor(1), options=unlimited)
 handlers = {"Add": grpc.unary_unary_rpc_method_handler(add)}
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Adder", handlers),))
 server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
