@@ -5,8 +5,8 @@
 
 // The files link to each other by name. Here the first definition of a link holds.
 
-/// [several forwards]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#functions-of-other-nodes
 /// [from-grpc.md]: from_grpc#errors
+/// [several forwards]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#functions-of-other-nodes
 /// [every dialect]: https://github.com/chanrpc/chanrpc/blob/main/docs/protocol.md
 /// [access rules]: https://github.com/chanrpc/chanrpc/blob/main/docs/configuration.md#access
 /// [topics]: https://github.com/chanrpc/chanrpc/blob/main/docs/topics.md

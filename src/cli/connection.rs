@@ -14,6 +14,8 @@ use crate::address::NodeAddress;
 use crate::config::Limits;
 use crate::message::RawJson;
 use crate::remote::{Connector, Mode, Remote, RemoteError};
+#[cfg(feature = "nats")]
+use crate::remote::{NatsAddress, NatsCredentials};
 use crate::route::Registry;
 
 const TO: Opt = Opt::with_value("--to", "ADDR", "the node's address (CHANRPC_TO, or else 127.0.0.1:7300)");
@@ -22,8 +24,18 @@ const TIMEOUT: Opt =
 const CA: Opt =
     Opt::with_value("--ca", "FILE", "use TLS; trust the certificate authorities in this PEM file");
 
+#[cfg(feature = "nats")]
+const CREDS: Opt = Opt::with_value(
+    "--creds",
+    "FILE",
+    "for nats:// addresses: a .creds file, the seed of an NKey, user:password or a token",
+);
+
 /// The options that select a node.
+#[cfg(not(feature = "nats"))]
 pub(super) const CONNECTION: &[Opt] = &[TO, TIMEOUT, token::TOKEN_OPTION, token::TOKEN_FILE, CA];
+#[cfg(feature = "nats")]
+pub(super) const CONNECTION: &[Opt] = &[TO, TIMEOUT, token::TOKEN_OPTION, token::TOKEN_FILE, CA, CREDS];
 
 /// The environment variable with the address of the node.
 const VARIABLE: &str = "CHANRPC_TO";
@@ -34,6 +46,8 @@ pub(super) struct Connection {
     pub(super) timeout: Duration,
     pub(super) token: Option<String>,
     pub(super) tls: Option<Connector>,
+    #[cfg(feature = "nats")]
+    pub(super) credentials: Option<NatsCredentials>,
     /// What the node may call.
     pub(super) registry: Option<Arc<Registry>>,
 }
@@ -50,8 +64,27 @@ impl Connection {
         let token = token::from_options(arguments)?;
         let tls = arguments.take(&CA).map(|ca| Connector::load(Path::new(&ca), None)).transpose();
         let tls = tls.map_err(|error| format!("--ca: {error}"))?;
+        #[cfg(feature = "nats")]
+        let credentials = arguments.take(&CREDS).map(|file| credentials(&file)).transpose()?;
+        #[cfg(feature = "nats")]
+        if NatsAddress::is_meant(&address) {
+            if NatsAddress::parse(&address).is_none() {
+                return Err(format!(
+                    "{option} {address}: an address of NATS is nats://HOST:PORT, nats://HOST:PORT/PREFIX or tls://HOST:PORT"
+                ));
+            }
+            return Ok(Self { address, timeout, token, tls, credentials, registry: None });
+        }
         check_address::<NodeAddress>(option, &address)?;
-        Ok(Self { address, timeout, token, tls, registry: None })
+        Ok(Self {
+            address,
+            timeout,
+            token,
+            tls,
+            #[cfg(feature = "nats")]
+            credentials,
+            registry: None,
+        })
     }
 
     /// Connects to the node, and runs `exchange` until it ends or the user interrupts it.
@@ -61,7 +94,7 @@ impl Connection {
     }
 
     fn connect(self) -> Result<Connected, String> {
-        let Self { address, timeout, token, tls, registry } = self;
+        let Self { address, timeout, token, tls, registry, .. } = self;
         let deadline = Instant::now().checked_add(timeout);
         let deadline = deadline.ok_or_else(|| format!("--timeout: {timeout:?} is too long"))?;
         let interrupts = interrupts();
@@ -69,6 +102,10 @@ impl Connection {
         // The node decides how large requests and replies may be.
         let limits = Limits { message: MAX_MESSAGE, output: MAX_MESSAGE, ..Limits::default() };
         let mut remote = Remote::builder(&*address).limits(limits).executor(&executor);
+        #[cfg(feature = "nats")]
+        if let Some(credentials) = self.credentials {
+            remote = remote.credentials(credentials);
+        }
         if let Some(token) = token {
             remote = remote.token(token);
         }
@@ -80,6 +117,13 @@ impl Connection {
         }
         Ok(Connected { remote: remote.connect(), executor, interrupts, address, timeout, deadline })
     }
+}
+
+/// Reads a file that shows who calls.
+#[cfg(feature = "nats")]
+fn credentials(file: &str) -> Result<NatsCredentials, String> {
+    let text = crate::encoding::read(Path::new(file)).map_err(|error| format!("--creds {file}: {error}"))?;
+    NatsCredentials::any(text.trim()).map_err(|error| format!("--creds {file}: {error}"))
 }
 
 /// A connection to a node.

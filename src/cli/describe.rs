@@ -137,6 +137,9 @@ fn text(function: &Function, address: &str) -> String {
         let plain = serde_json::from_str::<String>(example).unwrap_or_else(|_| example.clone());
         let _ = write!(text, " {}", shell(&plain));
     }
+    if address.starts_with("nats://") || address.starts_with("tls://") {
+        return text;
+    }
     let host = address.split_once("://").map_or(address, |(_, host)| host);
     let request = format!(
         "{{\"jsonrpc\":\"2.0\",\"method\":{},\"params\":[{}],\"id\":1}}",

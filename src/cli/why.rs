@@ -47,8 +47,15 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
     let access = Arc::new(Access::new(&config));
     let mut exit = Exit::Success;
     let mut texts = Vec::new();
-    for listen in &config.listen {
-        let verdict = Verdict::of(&access, &listen.address, token.as_deref(), action, &name);
+    let listeners = config.listen.iter().map(|listen| &*listen.address);
+    #[cfg(feature = "nats")]
+    let listeners = {
+        // Tokens mean nothing to those who call over NATS.
+        let offers = config.nats.as_ref().is_some_and(|nats| !nats.offer.is_empty()) && token.is_none();
+        listeners.chain(offers.then_some(crate::config::NATS_LISTENER))
+    };
+    for listener in listeners {
+        let verdict = Verdict::of(&access, listener, token.as_deref(), action, &name);
         if !verdict.allowed {
             exit = Exit::Denied;
         }

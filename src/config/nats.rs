@@ -61,6 +61,8 @@ pub struct NatsConfig {
     pub token_file: Option<PathBuf>,
     /// The file with the seed of the user's NKey; path as typed.
     pub nkey_file: Option<PathBuf>,
+    /// The file with a JWT and the seed of its NKey; path as typed.
+    pub creds_file: Option<PathBuf>,
     /// The TLS files, if the servers require TLS.
     pub tls: Option<ForwardTlsConfig>,
     /// The first part of the subjects of functions and topics.
@@ -95,6 +97,7 @@ pub(super) fn parse(table: &Table<'_>, name: &str) -> Result<NatsConfig> {
         "user_file",
         "token_file",
         "nkey_file",
+        "creds_file",
         "tls",
         "prefix",
         "inbox",
@@ -113,8 +116,9 @@ pub(super) fn parse(table: &Table<'_>, name: &str) -> Result<NatsConfig> {
     };
     let path = |key| table.get(key).map(Field::path).transpose();
     let (user_file, token_file, nkey_file) = (path("user_file")?, path("token_file")?, path("nkey_file")?);
-    if [&user_file, &token_file, &nkey_file].into_iter().flatten().count() > 1 {
-        return Err(table.fail("takes one of user_file, token_file and nkey_file"));
+    let creds_file = path("creds_file")?;
+    if [&user_file, &token_file, &nkey_file, &creds_file].into_iter().flatten().count() > 1 {
+        return Err(table.fail("takes one of user_file, token_file, nkey_file and creds_file"));
     }
     let tls = table.get("tls").map(forward::tls).transpose()?;
     if tls.is_none() && servers.iter().any(|server| server.is_encrypted) {
@@ -145,6 +149,7 @@ pub(super) fn parse(table: &Table<'_>, name: &str) -> Result<NatsConfig> {
         user_file,
         token_file,
         nkey_file,
+        creds_file,
         tls,
         prefix,
         inbox,
@@ -297,7 +302,7 @@ mod tests {
             (with(&format!("{server}in_flight = 0")), "from 1 to 65536"),
             (
                 with(&format!("{server}user_file = \"a\"\ntoken_file = \"b\"")),
-                "one of user_file, token_file and nkey_file",
+                "one of user_file, token_file, nkey_file and creds_file",
             ),
             (
                 with(&format!("{server}[[function]]\nname = \"a.*\"\nforward = \"nats\"\nsubject = \"b\"")),

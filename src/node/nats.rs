@@ -1,7 +1,7 @@
 //! The servers of NATS of a configuration.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,13 +10,12 @@ use smol::{Executor, Timer};
 
 use super::secrets::{ProviderConfigError, connector, read_secret};
 use super::shared::Shared;
-use crate::codec::nats::Credentials;
 use crate::config::{
     Config, Limits, NATS_LISTENER, NatsConfig, NatsFunctionConfig, NatsServer, ProviderConfig,
 };
 use crate::metrics::Metrics;
 use crate::provider::nats::{Naming, NatsService, NatsTopics, ServiceSettings};
-use crate::remote::{NatsRole, NatsSettings, Nkey, Remote, RemoteBuilder};
+use crate::remote::{NatsCredentials, NatsRole, NatsSettings, Remote, RemoteBuilder};
 use crate::route::{Access, Grants, TopicHub};
 use crate::transport::tls::Connector;
 
@@ -27,9 +26,9 @@ const REFRESH_DELAY: Duration = Duration::from_millis(20);
 pub(super) struct NatsTarget {
     servers: Vec<NatsServer>,
     tls: Option<Connector>,
-    credentials: Credentials,
-    key: Option<Arc<Nkey>>,
+    credentials: NatsCredentials,
     name: String,
+    prefix: String,
     inbox: String,
     max_hops: u32,
 }
@@ -39,11 +38,10 @@ impl NatsTarget {
     /// [`ProviderConfigError`] if a file cannot be used.
     pub(super) fn new(config: &Config, nats: &NatsConfig) -> Result<Self, ProviderConfigError> {
         let tls = nats.tls.as_ref().map(|tls| connector("nats", tls)).transpose()?;
-        let credentials = credentials(nats.user_file.as_deref(), nats.token_file.as_deref())?;
-        let key = nats.nkey_file.as_deref().map(key).transpose()?;
+        let credentials = credentials(nats)?;
         let servers = nats.servers.clone();
-        let (name, inbox) = (config.name.clone(), nats.inbox.clone());
-        Ok(Self { servers, tls, credentials, key, name, inbox, max_hops: config.limits.hops })
+        let (name, prefix, inbox) = (config.name.clone(), nats.prefix.clone(), nats.inbox.clone());
+        Ok(Self { servers, tls, credentials, name, prefix, inbox, max_hops: config.limits.hops })
     }
 
     /// Returns the settings of a connection for a role, over which others make `in_flight` calls at a time.
@@ -53,31 +51,44 @@ impl NatsTarget {
         in_flight: usize,
         metrics: Arc<Metrics>,
     ) -> NatsSettings {
-        let Self { servers, tls, credentials, key, name, inbox, max_hops } = self;
-        NatsSettings { servers, tls, credentials, key, name, inbox, max_hops, in_flight, metrics, role }
+        let Self { servers, tls, credentials, name, prefix, inbox, max_hops } = self;
+        NatsSettings {
+            servers,
+            tls,
+            credentials,
+            name,
+            prefix,
+            are_names: false,
+            inbox,
+            max_hops,
+            in_flight,
+            metrics,
+            role,
+        }
     }
 }
 
-fn credentials(user: Option<&Path>, token: Option<&Path>) -> Result<Credentials, ProviderConfigError> {
-    let mut credentials = Credentials::default();
-    if let Some(file) = user {
-        let text = read_secret(file)?;
-        let (user, password) = text.split_once(':').unwrap_or((&text, ""));
-        credentials.user = Some(user.to_owned());
-        credentials.password = Some(password.to_owned());
+/// Reads the file that shows who the node is, if there is one.
+fn credentials(nats: &NatsConfig) -> Result<NatsCredentials, ProviderConfigError> {
+    let NatsConfig { user_file, token_file, nkey_file, creds_file, .. } = nats;
+    let read = |file: &Option<PathBuf>| file.as_deref().map(read_secret).transpose();
+    if let Some(text) = read(user_file)? {
+        return Ok(NatsCredentials::user(&text));
     }
-    if let Some(file) = token {
-        credentials.token = Some(read_secret(file)?);
+    if let Some(text) = read(token_file)? {
+        return Ok(NatsCredentials::token(&text));
     }
-    Ok(credentials)
-}
-
-fn key(file: &Path) -> Result<Arc<Nkey>, ProviderConfigError> {
-    let fail = |reason| {
+    let fail = |path: &Path, reason| {
         let source = io::Error::new(io::ErrorKind::InvalidData, reason);
-        ProviderConfigError::TokenFile { path: file.to_owned(), source }
+        ProviderConfigError::TokenFile { path: path.to_owned(), source }
     };
-    Nkey::from_seed(&read_secret(file)?).map(Arc::new).map_err(fail)
+    if let (Some(file), Some(text)) = (nkey_file, read(nkey_file)?) {
+        return NatsCredentials::nkey(&text).map_err(|reason| fail(file, reason));
+    }
+    if let (Some(file), Some(text)) = (creds_file, read(creds_file)?) {
+        return NatsCredentials::creds(&text).map_err(|reason| fail(file, reason));
+    }
+    Ok(NatsCredentials::default())
 }
 
 /// The servers of NATS as functions and topics of a node use them.

@@ -11,7 +11,7 @@ use super::connection::Connection;
 #[cfg(feature = "grpc")]
 use super::grpc::Grpc;
 #[cfg(feature = "nats")]
-use super::nats::{NatsClient, NatsSettings};
+use super::nats::{CallsOnly, NatsAddress, NatsClient, NatsCredentials, NatsSettings};
 use super::offering::Offering;
 use super::pool::Pool;
 #[cfg(feature = "grpc")]
@@ -25,6 +25,12 @@ use crate::codec::protobuf::Schema;
 use crate::config::Limits;
 use crate::route::Registry;
 use crate::transport::tls::Connector;
+
+/// What a client tells servers of NATS: its name, and where replies arrive.
+#[cfg(feature = "nats")]
+const CLIENT: &str = "chanrpc";
+#[cfg(feature = "nats")]
+const INBOX: &str = "_INBOX";
 
 /// Builds a [`Remote`].
 ///
@@ -52,6 +58,8 @@ pub struct RemoteBuilder {
     executor: Option<Arc<Executor<'static>>>,
     #[cfg(feature = "grpc")]
     schema: Option<Arc<Schema>>,
+    #[cfg(feature = "nats")]
+    credentials: Option<NatsCredentials>,
 }
 
 impl RemoteBuilder {
@@ -66,6 +74,8 @@ impl RemoteBuilder {
             executor: None,
             #[cfg(feature = "grpc")]
             schema: None,
+            #[cfg(feature = "nats")]
+            credentials: None,
         }
     }
 
@@ -167,6 +177,17 @@ impl RemoteBuilder {
         Ok(self)
     }
 
+    /// Shows the text of a `.creds` file, as `nsc` writes it, to servers of NATS, at an address such as
+    /// `nats://10.0.0.1:4222`. A [`token`](Self::token) is shown to them too.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    #[cfg(feature = "nats")]
+    pub fn creds(mut self, text: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        self.credentials = Some(NatsCredentials::creds(text)?);
+        Ok(self)
+    }
+
     /// Starts to connect and returns the client.
     ///
     /// ```
@@ -202,6 +223,13 @@ impl RemoteBuilder {
         &self.address
     }
 
+    /// Shows these to servers of NATS.
+    #[cfg(all(feature = "cli", feature = "nats"))]
+    pub(crate) fn credentials(mut self, credentials: NatsCredentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
     pub(super) fn has_executor(&self) -> bool {
         self.executor.is_some()
     }
@@ -219,13 +247,43 @@ impl RemoteBuilder {
         // One connection serves all calls.
         let limits = Limits { in_flight: usize::MAX, ..limits.clone() };
         let builder = Self::new(client.address()).limits(limits).watched().registry(client.registry());
-        let (mut target, _) = builder.target(None);
+        let (mut target, _) = builder.node_target(None);
         target.nats = Some(client);
         NatsTarget(target)
     }
 
+    /// Returns how to connect to servers of NATS, if the address is theirs.
+    #[cfg(feature = "nats")]
+    fn nats_settings(&self) -> Option<NatsSettings> {
+        let NatsAddress { servers, prefix } = NatsAddress::parse(&self.address)?;
+        let token = self.token.as_ref().map(|Secret(token)| NatsCredentials::token(token));
+        Some(NatsSettings {
+            servers,
+            tls: self.tls.clone(),
+            credentials: self.credentials.clone().or(token).unwrap_or_default(),
+            name: CLIENT.to_owned(),
+            prefix,
+            are_names: true,
+            inbox: INBOX.to_owned(),
+            max_hops: self.limits.hops,
+            in_flight: self.limits.in_flight,
+            metrics: Arc::default(),
+            role: Arc::new(CallsOnly),
+        })
+    }
+
     /// Returns what to connect to, and the executor, if one is set.
     fn target(self, offering: Option<Offering>) -> (Target, Option<Arc<Executor<'static>>>) {
+        #[cfg(feature = "nats")]
+        if let Some(settings) = self.nats_settings() {
+            let executor = self.executor.clone();
+            return (Self::nats(&self.limits, settings).0, executor);
+        }
+        self.node_target(offering)
+    }
+
+    /// As [`target`](Self::target), if it is a node or a gRPC server.
+    fn node_target(self, offering: Option<Offering>) -> (Target, Option<Arc<Executor<'static>>>) {
         #[cfg(feature = "grpc")]
         let protocol = match self.address.parse() {
             Ok(NodeAddress { dialect: NodeDialect::Grpc { .. }, .. }) => {

@@ -38,8 +38,14 @@ use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
 use crate::chan::{BoxFuture, CallError, FunctionId, Id, KindMarker, Results, Takes};
+#[cfg(feature = "nats")]
+use crate::codec::nats::FLUSH;
 use crate::message::RawJson;
+#[cfg(feature = "nats")]
+use crate::message::{Fault, code};
 use crate::metrics::TargetState;
+#[cfg(feature = "nats")]
+use crate::route::PING;
 use crate::route::{CallId, LAST_CALLS, Peer, PeerError, Subscription, Way};
 pub use crate::transport::tls::{Connector, TlsError};
 pub use balanced::{Balanced, Policy};
@@ -58,9 +64,15 @@ pub(crate) use follow::{Follower, News, Tell};
 #[cfg(feature = "grpc")]
 pub(crate) use grpc::unblocked;
 #[cfg(feature = "nats")]
-pub(crate) use nats::{NatsRole, NatsSettings, Nkey};
+pub use nats::Naming;
+#[cfg(feature = "nats")]
+pub(crate) use nats::{NatsAddress, NatsCredentials, NatsRole, NatsSettings, control};
 pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
+
+/// The function that lists the functions of a node; over NATS, those of all services.
+#[cfg(feature = "nats")]
+const LIST: &str = "rpc.list";
 
 /// A client of another node. Cheap to clone, and safe to share between threads.
 ///
@@ -465,7 +477,57 @@ impl Remote {
 }
 
 impl Inner {
+    /// Calls a function by its name, or a subject.
+    #[cfg(feature = "nats")]
     async fn call(
+        &self,
+        method: Cow<'static, str>,
+        params: Option<RawJson<'static>>,
+        deadline: Instant,
+        hops: u32,
+        mode: Mode,
+    ) -> Result<RawJson<'static>, RemoteError> {
+        let Some(client) = &self.pool.target().nats else {
+            return self.exchange(method, params, deadline, hops, mode).await;
+        };
+        if method == LIST {
+            let lease = self.pool.lease()?;
+            let peer = lease.connection().connected().await?;
+            return client.list(&peer, params.as_ref(), deadline).await;
+        }
+        let Some(naming) = client.naming() else {
+            return self.exchange(method, params, deadline, hops, mode).await;
+        };
+        if method == PING {
+            // Answered when the server has taken everything that was sent before.
+            self.exchange(FLUSH.into(), None, deadline, hops, mode).await?;
+            return Ok(RawJson::checked("\"pong\""));
+        }
+        if method.starts_with("rpc.") {
+            let message =
+                format!("servers of NATS have no {method}; they have functions, rpc.list and rpc.ping");
+            return Err(RemoteError::Fault(Fault::new(code::UNKNOWN_FUNCTION, message)));
+        }
+        let subject = naming.subject(&method).map_err(RemoteError::Fault)?;
+        match self.exchange(subject.into(), params, deadline, hops, mode).await {
+            Err(RemoteError::Fault(fault)) => naming.result(Err(fault)).map_err(RemoteError::Fault),
+            answer => answer,
+        }
+    }
+
+    #[cfg(not(feature = "nats"))]
+    async fn call(
+        &self,
+        method: Cow<'static, str>,
+        params: Option<RawJson<'static>>,
+        deadline: Instant,
+        hops: u32,
+        mode: Mode,
+    ) -> Result<RawJson<'static>, RemoteError> {
+        self.exchange(method, params, deadline, hops, mode).await
+    }
+
+    async fn exchange(
         &self,
         method: Cow<'static, str>,
         params: Option<RawJson<'static>>,

@@ -65,6 +65,7 @@ async fn keep_connected(connection: &Arc<Connection>, client: &NatsClient, links
                 links.leave(client);
                 client.settings.role.subscribe(&link.peer);
                 connection.set_status(Status::Connected(link.peer.clone()));
+                connection.target().watchers().retain(|watcher| watcher());
                 links.current = Some(link);
                 match links.until_left(client).await {
                     Some(reason) => {

@@ -172,19 +172,41 @@ pub struct Responder {
     /// Where the call is counted, and when it began.
     metrics: Option<(Arc<FunctionMetrics>, Instant)>,
     permit: Option<Permit>,
+    /// Told what the call ended with.
+    #[cfg(feature = "nats")]
+    audit: Option<Audit>,
 }
+
+/// What is told with which fault a call has ended, if any.
+#[cfg(feature = "nats")]
+type Audit = Box<dyn FnOnce(Option<&Fault>) + Send + Sync>;
 
 impl Responder {
     /// Creates the right to answer the call `id` into `queue`. The answer to a `notification` reports only that the
     /// function has run, and the call is not cancelled when the peer disconnects.
     pub(crate) fn new(queue: &Arc<Mailbox>, id: CallId, notification: bool) -> Self {
-        Self { id, is_notification: notification, queue: Some(queue.clone()), metrics: None, permit: None }
+        Self {
+            id,
+            is_notification: notification,
+            queue: Some(queue.clone()),
+            metrics: None,
+            permit: None,
+            #[cfg(feature = "nats")]
+            audit: None,
+        }
     }
 
     /// Counts the call, and the time until it is answered, in `metrics`.
     pub(super) fn measured(mut self, metrics: &Arc<FunctionMetrics>) -> Self {
         metrics.record_start();
         self.metrics = Some((metrics.clone(), Instant::now()));
+        self
+    }
+
+    /// Has `audit` told what the call ends with.
+    #[cfg(feature = "nats")]
+    pub(crate) fn audited(mut self, audit: impl FnOnce(Option<&Fault>) + Send + Sync + 'static) -> Self {
+        self.audit = Some(Box::new(audit));
         self
     }
 
@@ -227,6 +249,10 @@ impl Responder {
     }
 
     fn finish(&mut self, outcome: Outcome) {
+        #[cfg(feature = "nats")]
+        if let Some(audit) = self.audit.take() {
+            audit(outcome.as_ref().err());
+        }
         if let Some((metrics, began)) = self.metrics.take() {
             metrics.record_end(began.elapsed(), outcome.as_ref().err());
         }

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use chanrpc::Remote;
 use chanrpc::message::code;
 use serde_json::json;
 
@@ -210,4 +211,47 @@ fn topics_are_subscribed_to_as_long_as_anybody_does() {
     let mut peer = server.accept();
     assert_eq!(peer.line(), "SUB sensors.attic t3");
     drop(attic);
+}
+
+/// A client without a node in between.
+#[test]
+fn a_remote_at_an_address_of_nats_calls_functions_and_lists_those_of_all_services() {
+    let server = Server::new();
+    let client = Remote::builder(format!("nats://{}", server.address())).token("a token").connect();
+    let mut peer = server.accept();
+    assert_eq!(peer.connect["auth_token"], "a token");
+    let caller = client.clone();
+    let call = thread::spawn(move || caller.call_raw("far.add", params("[1,2]")).wait());
+    let one = peer.published();
+    assert_eq!(one.subject, "chanrpc.far.add");
+    peer.deliver(&one.reply, "r", "", "3");
+    assert_eq!(ended(call).unwrap().get(), "3");
+    let caller = client.clone();
+    let call = thread::spawn(move || caller.call_raw("rpc.list", params("[\"far*\", true]")).wait());
+    let mut line = peer.any_line();
+    while line == "PING" {
+        peer.send("PONG\r\n");
+        line = peer.any_line();
+    }
+    let (subject, subscription) = line.strip_prefix("SUB ").unwrap().split_once(' ').unwrap();
+    assert_eq!(peer.any_line(), format!("pub $SRV.INFO {subject} 0"));
+    let endpoint = json!({ "name": "far_add", "subject": "chanrpc.far.add",
+                           "metadata": { "kind": "1", "description": "adds", "params": "[]" } });
+    let info = |service: &str, more| {
+        json!({ "name": service, "endpoints": [endpoint, { "name": "x", "subject": more }] }).to_string()
+    };
+    for told in
+        [info("a", "chanrpc.near"), info("b", "else.far.x"), info("b", "chanrpc.far.more.>"), "{".to_owned()]
+    {
+        peer.deliver(subject, subscription, "", &told);
+    }
+    let listed: serde_json::Value = serde_json::from_str(ended(call).unwrap().get()).unwrap();
+    assert_eq!(
+        listed,
+        json!([
+            { "name": "far.add", "provider": "nats", "kind": "1", "params": [], "description": "adds", "target": "a, b x2" },
+            { "name": "far.more.*", "provider": "nats", "target": "b" },
+        ])
+    );
+    assert_eq!(fault(client.call_raw("rpc.publish", None).wait()).code, code::UNKNOWN_FUNCTION);
 }

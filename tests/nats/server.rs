@@ -70,10 +70,11 @@ impl Peer {
         self.reader.get_mut().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Returns the next line, without `PING`s, which are answered.
+    /// Returns the next line, without `PING`s, which are answered, and what is asked of all services, which is not.
     pub(crate) fn line(&mut self) -> String {
         loop {
             match self.any_line().as_str() {
+                line if line.is_empty() || line.contains(" i_INBOX.") || line.starts_with("pub $SRV.") => {}
                 "PING" if !self.connect.is_null() => self.send("PONG\r\n"),
                 line => return line.to_owned(),
             }

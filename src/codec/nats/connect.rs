@@ -61,6 +61,8 @@ pub struct Credentials {
     pub token: Option<String>,
     /// The public key of the user.
     pub nkey: Option<String>,
+    /// What an authority says of the user, in place of its key.
+    pub jwt: Option<String>,
     /// The server's nonce, signed by the user.
     pub signature: Option<String>,
 }
@@ -94,6 +96,8 @@ pub fn connect_line(name: &str, credentials: &Credentials, is_encrypted: bool) -
         #[serde(skip_serializing_if = "Option::is_none")]
         nkey: Option<&'a str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        jwt: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         sig: Option<&'a str>,
     }
     let connect = Connect {
@@ -111,7 +115,14 @@ pub fn connect_line(name: &str, credentials: &Credentials, is_encrypted: bool) -
         pass: credentials.password.as_deref(),
         auth_token: credentials.token.as_deref(),
         nkey: credentials.nkey.as_deref(),
+        jwt: credentials.jwt.as_deref(),
         sig: credentials.signature.as_deref(),
     };
     format!("CONNECT {}\r\n", serde_json::to_string(&connect).unwrap_or_default())
+}
+
+/// Returns the control line by which all who are asked at a subject answer at another one, as often as they like. In lower
+/// case, since it is no call, which is completed.
+pub fn inquiry(subject: &str, reply: &str) -> String {
+    format!("pub {subject} {reply} 0\r\n")
 }

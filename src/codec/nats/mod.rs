@@ -15,7 +15,7 @@ mod framing;
 mod headers;
 mod subject;
 
-pub use connect::{Credentials, ServerInfo, connect_line};
+pub use connect::{Credentials, ServerInfo, connect_line, inquiry};
 pub use format::Nats;
 pub use framing::NatsFramer;
 pub use subject::subject_of;

@@ -1,18 +1,19 @@
 //! The node as a service of NATS (<https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 use serde::Serialize;
 
-use super::topics::control;
 use crate::codec::nats::subject_of;
 use crate::config::NatsConfig;
 use crate::message::{Fault, RawJson, Signature, code};
 use crate::metrics::FunctionStats;
-use crate::remote::NatsRole;
-use crate::route::{Call, Description, Grants, Peer, ProviderKind, Registry, ShutdownSignal, matches};
+use crate::remote::{NatsRole, control};
+use crate::route::{
+    Call, CallHead, Description, Grants, Peer, ProviderKind, Registry, ShutdownSignal, matches,
+};
 
 /// The first part of the subjects by which services are found.
 const DISCOVERY: &str = "$SRV";
@@ -212,22 +213,40 @@ impl NatsRole for NatsService {
             let message = format!("{subject:?} is not offered over NATS (nats.offer)");
             return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
         };
-        let caller = {
+        let (checked, grants) = {
             let mut grants = self.settings.grants.lock().unwrap_or_else(PoisonError::into_inner);
             registry.table().refresh(&mut grants);
-            grants.check(name).map(|()| grants.caller().clone())
+            (grants.check(name), grants.is_logged().then(|| grants.clone()))
         };
-        let Ok(caller) = caller else {
+        if checked.is_err() {
             registry.metrics().denied.inc();
             let message = format!("no [[access]] rule with listen = [\"nats\"] allows {name}");
-            return call.reply(Err(Fault::new(code::DENIED, message)));
-        };
+            let fault = Fault::new(code::DENIED, message);
+            if let Some(grants) = grants {
+                grants.log_call(name, Some(&fault), Duration::ZERO);
+            }
+            return call.reply(Err(fault));
+        }
+        let caller = self.settings.grants.lock().unwrap_or_else(PoisonError::into_inner).caller().clone();
         let params = call.take_params().and_then(|params| match params.get().as_bytes() {
             b"null" => None,
             [b'[' | b'{', ..] => Some(params),
             _ => Some(RawJson::checked(format!("[{}]", params.get()))),
         });
-        registry.relay_as(name, &caller, params, call);
+        let Some(grants) = grants else {
+            registry.relay_as(name, &caller, params, call);
+            return;
+        };
+        let (head, logged, began) = (
+            CallHead { method: name, deadline: call.deadline(), hops: call.hops() },
+            name.to_owned(),
+            Instant::now(),
+        );
+        let log = move |fault: Option<&Fault>| grants.log_call(&logged, fault, began.elapsed());
+        let responder = call.defer().audited(log);
+        Call::detached(&head, &caller, None, responder, |call| {
+            registry.relay_as(name, &caller, params, call);
+        });
     }
 
     fn stop(&self) -> Option<(ShutdownSignal, ShutdownSignal)> {

@@ -9,8 +9,8 @@ use smol::Executor;
 use crate::codec::nats::{TOPICS, subject_of};
 use crate::message::{Fault, RawJson, code};
 use crate::provider::topics::publication;
-use crate::remote::{Mode, NatsRole, Remote, RemoteError};
-use crate::route::{Call, Follow, Peer, Provider, Responder, SendError, TopicHub, Upstream, Way, covers};
+use crate::remote::{Mode, NatsRole, Remote, RemoteError, control};
+use crate::route::{Call, Follow, Peer, Provider, Responder, TopicHub, Upstream, Way, covers};
 
 /// Distinguishes NATS from other nodes.
 const NUMBER: usize = usize::MAX;
@@ -192,19 +192,6 @@ impl NatsRole for NatsTopics {
 /// Returns the line that ends a subscription.
 fn ended(number: u64) -> String {
     format!("UNSUB {TOPICS}{number}")
-}
-
-/// Sends control lines, if there are any.
-pub(super) fn control(peer: &Peer, lines: &[String]) {
-    let lines = lines.join("\r\n");
-    if lines.is_empty() {
-        return;
-    }
-    match peer.notify(&lines, &RawJson::NULL) {
-        // The next connection subscribes again.
-        Ok(()) | Err(SendError::Closed) => {}
-        Err(error) => log::warn!("NATS: {} bytes of subscriptions were not sent: {error}", lines.len()),
-    }
 }
 
 /// Publishes events over NATS.

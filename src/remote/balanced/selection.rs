@@ -4,7 +4,7 @@ use super::choice::{Candidate, Readiness, choose, is_probe, mix};
 use super::index_set::IndexSet;
 use crate::config::Balance;
 
-/// So many nodes or fewer are all looked at for each call. Of more, a call has this number to choose from.
+/// Up to this number of nodes, all are looked at for each call. Of more, a call has this number to choose from.
 pub(super) const FEW: usize = 8;
 /// Nodes that were not connected, and are looked at again for a call.
 const RECHECKS: usize = 4;

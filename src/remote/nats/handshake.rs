@@ -62,7 +62,9 @@ async fn connect_to(client: &NatsClient, server: &NatsServer, limits: &Limits) -
     let is_encrypted = settings.tls.is_some() || server.is_encrypted || info.requires_tls;
     if is_encrypted {
         let tls = settings.tls.as_ref().ok_or_else(|| {
-            io::Error::other("the NATS server requires TLS: add tls = { ca = \"ca.pem\" } under [nats]")
+            io::Error::other(
+                "the NATS server requires TLS: add tls = { ca = \"ca.pem\" } under [nats], or --ca ca.pem",
+            )
         })?;
         if !info.has_tls || !lines.buffer.is_empty() {
             return Err(io::Error::other("the NATS server does not use TLS: remove tls under [nats]"));
@@ -76,11 +78,7 @@ async fn connect_to(client: &NatsClient, server: &NatsServer, limits: &Limits) -
         return Err(io::Error::other("the NATS server has no headers: version 2.2 or later is needed"));
     }
     let inbox = format!("{}.{:016x}", settings.inbox, fastrand::u64(..));
-    let mut credentials = settings.credentials.clone();
-    if let (Some(key), Some(nonce)) = (&settings.key, &info.nonce) {
-        credentials.nkey = Some(key.public());
-        credentials.signature = Some(key.sign(nonce));
-    }
+    let credentials = settings.credentials.for_nonce(info.nonce.as_deref());
     let mut hello = connect_line(&settings.name, &credentials, is_encrypted);
     hello += &format!("SUB {inbox}.> {REPLIES}\r\nPING\r\n");
     lines.stream.write_all(hello.as_bytes()).await?;

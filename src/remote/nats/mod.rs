@@ -3,32 +3,44 @@
 //! Each is a session whose peer is the server. Unlike one to a node, it may move to another server while it is used, so
 //! that one which is about to stop loses nothing.
 
+mod address;
+mod credentials;
+mod fleet;
 mod handshake;
+mod naming;
 mod nkey;
 mod servers;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::codec::nats::{Credentials, ERROR, INFO, ServerInfo};
+use async_channel::Sender;
+use rustc_hash::FxHashMap;
+
+use crate::codec::nats::{ERROR, INFO, ServerInfo};
 use crate::config::NatsServer;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
-use crate::route::{Call, PEER, PING, Peer, Provider, Registry, RegistryBuilder, ShutdownSignal};
+use crate::route::{Call, PEER, PING, Peer, Provider, Registry, RegistryBuilder, SendError, ShutdownSignal};
 use crate::transport::tls::Connector;
+pub(crate) use address::NatsAddress;
+pub(crate) use credentials::NatsCredentials;
 pub(super) use handshake::{Established, establish};
-pub(crate) use nkey::Nkey;
+pub use naming::Naming;
+use nkey::Nkey;
 use servers::Servers;
 
 /// How to reach the servers, and what connections to them are for.
 pub(crate) struct NatsSettings {
     pub(crate) servers: Vec<NatsServer>,
     pub(crate) tls: Option<Connector>,
-    pub(crate) credentials: Credentials,
-    /// Signs in place of a password.
-    pub(crate) key: Option<Arc<Nkey>>,
+    pub(crate) credentials: NatsCredentials,
     /// The node's name.
     pub(crate) name: String,
+    /// In front of the names of functions, in subjects.
+    pub(crate) prefix: String,
+    /// Methods are names of functions, not subjects.
+    pub(crate) are_names: bool,
     /// Replies arrive below this subject.
     pub(crate) inbox: String,
     /// How many nodes may forward a call.
@@ -71,12 +83,14 @@ pub(crate) trait NatsRole: Send + Sync {
 pub(super) struct NatsClient {
     pub(super) settings: NatsSettings,
     servers: Mutex<Servers>,
+    /// What is asked of all services, by the subjects of the answers.
+    inquiries: Mutex<FxHashMap<String, Sender<RawJson<'static>>>>,
 }
 
 impl NatsClient {
     pub(super) fn new(settings: NatsSettings) -> Arc<Self> {
         let servers = Mutex::new(Servers::new(&settings.servers));
-        Arc::new(Self { settings, servers })
+        Arc::new(Self { settings, servers, inquiries: Mutex::default() })
     }
 
     /// Returns the servers' addresses, for people.
@@ -92,6 +106,16 @@ impl NatsClient {
             .counted_in(&self.settings.metrics)
             .fallback(Arc::new(Inbound(self.clone())))
             .build()
+    }
+
+    /// Returns how functions are called, if methods are their names.
+    pub(super) fn naming(&self) -> Option<Naming> {
+        let NatsSettings { prefix, are_names, .. } = &self.settings;
+        are_names.then(|| Naming { prefix: prefix.clone(), subject: None, is_text: false })
+    }
+
+    fn inquiries(&self) -> MutexGuard<'_, FxHashMap<String, Sender<RawJson<'static>>>> {
+        self.inquiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn servers(&self) -> MutexGuard<'_, Servers> {
@@ -116,7 +140,15 @@ impl Provider for Inbound {
                 log::warn!(target: PEER, "NATS: {}", call.params().map_or("", RawJson::get));
                 call.reply(Ok(RawJson::NULL));
             }
-            _ => self.0.settings.role.message(call),
+            subject => match self.0.inquiries().get(subject).cloned() {
+                Some(tell) => {
+                    if let Some(params) = call.params() {
+                        let _ = tell.try_send(params.clone().into_owned());
+                    }
+                    call.reply(Ok(RawJson::NULL));
+                }
+                None => self.0.settings.role.message(call),
+            },
         }
     }
 }
@@ -130,5 +162,27 @@ impl fmt::Debug for NatsClient {
 impl fmt::Debug for NatsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NatsSettings").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}
+
+/// A connection that only calls others.
+pub(super) struct CallsOnly;
+
+impl NatsRole for CallsOnly {
+    fn subscribe(&self, _: &Peer) {}
+
+    fn unsubscribe(&self, _: &Peer) {}
+}
+
+/// Sends control lines to the server.
+pub(crate) fn control(peer: &Peer, lines: &[String]) {
+    let lines = lines.join("\r\n");
+    if lines.is_empty() {
+        return;
+    }
+    match peer.notify(&lines, &RawJson::NULL) {
+        // The next connection subscribes again.
+        Ok(()) | Err(SendError::Closed) => {}
+        Err(error) => log::warn!("NATS: {} bytes of subscriptions were not sent: {error}", lines.len()),
     }
 }
