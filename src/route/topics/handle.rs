@@ -234,7 +234,7 @@ fn as_json(data: &(impl Serialize + ?Sized)) -> Result<RawJson<'static>, Fault> 
 
 /// Where an event went.
 enum Sent {
-    /// To so many subscribers of this node.
+    /// To this number of subscribers of this node.
     Here(usize),
     Upstream(OneAnswer),
 }
