@@ -1,12 +1,14 @@
 //! One async call of a loop, from its start until its callback can run.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
+
+use rustc_hash::FxHashMap;
 
 use super::error::CallError;
 use super::id::FunctionId;
@@ -120,12 +122,12 @@ struct Ready<C> {
     ready: VecDeque<Callback<C>>,
     sleeper: Option<Waker>,
     /// By the address of a pending call: the task that works on it, to be woken when the call is abandoned.
-    workers: BTreeMap<usize, Waker>,
+    workers: FxHashMap<usize, Waker>,
 }
 
 impl<C> Default for CompletionQueue<C> {
     fn default() -> Self {
-        let inner = Ready { ready: VecDeque::new(), sleeper: None, workers: BTreeMap::new() };
+        let inner = Ready { ready: VecDeque::new(), sleeper: None, workers: FxHashMap::default() };
         Self { inner: Mutex::new(inner), closed: AtomicBool::new(false) }
     }
 }

@@ -1,6 +1,5 @@
 //! The functions that a registry is to have.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ pub(crate) struct FunctionSet {
     functions: Names<Arc<Entry>>,
     processes: Vec<Arc<ProcessMetrics>>,
     pub(super) node: Option<Workers>,
-    pub(super) providers: BTreeMap<ProviderKind, Workers>,
+    pub(super) providers: Vec<(ProviderKind, Workers)>,
 }
 
 impl FunctionSet {
@@ -56,7 +55,8 @@ impl FunctionSet {
 
     /// Limits the concurrent calls of all functions with one kind of provider.
     pub(crate) fn provider_workers(&mut self, kind: ProviderKind, workers: Workers) {
-        self.providers.insert(kind, workers);
+        self.providers.retain(|(limited, _)| *limited != kind);
+        self.providers.push((kind, workers));
     }
 
     /// Limits the concurrent calls of a function or family.

@@ -1,7 +1,7 @@
 //! `GET /events`: the events of topics as a stream of server-sent events
 //! (<https://html.spec.whatwg.org/multipage/server-sent-events.html>).
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -96,7 +96,9 @@ impl EventStream {
             let seq = if last.is_some() && !subscribed.is_missing { request.since } else { None };
             stream.positions.push((name, if is_family { None } else { seq.or(subscribed.seq) }));
         }
-        let names: BTreeSet<_> = stream.positions.iter().map(|(name, _)| name).collect();
+        let mut names: Vec<_> = stream.positions.iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
         stream.open = names.len();
         Ok(stream)
     }

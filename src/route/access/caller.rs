@@ -1,6 +1,5 @@
 //! Who calls.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -146,7 +145,7 @@ impl Caller {
 #[derive(Clone, Debug)]
 pub(crate) enum Owner {
     /// The hashes of the tokens; and, for people, the names of all their rules, or else their locations.
-    Tokens(Vec<TokenHash>, BTreeSet<String>),
+    Tokens(Vec<TokenHash>, Vec<String>),
     Host(IpAddr),
     /// No other connection.
     Connection(u64),

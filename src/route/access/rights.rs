@@ -1,6 +1,5 @@
 //! What the rules of a listener allow to one caller.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -49,9 +48,13 @@ impl Rights {
         tokens
     }
 
-    /// Returns the names of the rules whose tokens have been presented.
-    pub(super) fn presented_names(&self) -> BTreeSet<String> {
-        self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned()).collect()
+    /// Returns the names of the rules whose tokens have been presented, each once and in their order.
+    pub(super) fn presented_names(&self) -> Vec<String> {
+        let names = self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned());
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Presents tokens that were accepted under earlier rules.

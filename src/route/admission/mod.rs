@@ -8,7 +8,6 @@ mod limit;
 mod ready;
 mod state;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -32,7 +31,7 @@ pub(super) struct Admission {
 impl Admission {
     /// Sets the limits that functions share: all of them, or those with one kind of provider. Those that remain keep their
     /// counters. Starts no call that waits.
-    pub(super) fn set_shared(&self, node: Option<Workers>, providers: BTreeMap<ProviderKind, Workers>) {
+    pub(super) fn set_shared(&self, node: Option<Workers>, providers: Vec<(ProviderKind, Workers)>) {
         let node = node.map(|workers| Limit::new(Scope::Node, &workers));
         let providers =
             providers.into_iter().map(|(kind, workers)| Limit::new(Scope::Provider(kind), &workers));
