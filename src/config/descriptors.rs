@@ -1,6 +1,6 @@
 //! The file descriptors that a configuration may require.
 
-use super::{Config, ProviderConfig};
+use super::{Config, ForwardTarget, FunctionConfig, ProviderConfig};
 
 /// Descriptors of a running program: its pipes, each with a duplicate for readiness events, and those open briefly while
 /// it starts.
@@ -43,27 +43,32 @@ impl Config {
 
     /// Returns the number of connections over which the events of other nodes come.
     pub(super) fn event_nodes(&self) -> usize {
-        let mut targets: Vec<_> = self.topics.iter().filter_map(|topic| topic.forward.as_ref()).collect();
-        targets.sort_by_key(|target| &target.to);
-        targets.dedup();
+        let mut targets = Vec::new();
+        for target in self.topics.iter().filter_map(|topic| topic.forward.as_ref()) {
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+        }
         targets.len()
     }
 
     /// Returns the number of other nodes to which functions are forwarded, or where topics are published.
     pub(super) fn other_nodes(&self) -> usize {
         let topics = self.topics.iter().filter_map(|topic| topic.forward.as_ref());
-        let mut nodes: Vec<&str> = topics.map(|target| &*target.to).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        for function in &self.functions {
-            let ProviderConfig::Forward(forward) = &function.provider else { continue };
-            for target in &forward.to {
-                if !nodes.contains(&&*target.to) {
-                    nodes.push(&target.to);
-                }
+        let mut nodes: Vec<&str> = Vec::new();
+        for target in self.functions.iter().flat_map(forward_targets).chain(topics) {
+            if !nodes.contains(&&*target.to) {
+                nodes.push(&target.to);
             }
         }
         nodes.len()
+    }
+}
+
+fn forward_targets(function: &FunctionConfig) -> &[ForwardTarget] {
+    match &function.provider {
+        ProviderConfig::Forward(forward) => &forward.to,
+        _ => &[],
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn config(text: &str, file: &str) -> std::result::Result<Config, Conf
         Ok(config) if mistakes.is_empty() => return Ok(config),
         // It may have been the reason of others.
         Err(mistake) => mistakes = vec![*mistake],
-        Ok(_) => mistakes.sort_by_key(|mistake| mistake.line),
+        Ok(_) => {}
     }
     let mut errors: Vec<_> = mistakes.into_iter().map(|mistake| mistake.of_file(file)).collect();
     match errors.pop() {

@@ -44,7 +44,7 @@ pub(super) type Result<T> = std::result::Result<T, Box<Mistake>>;
 pub(super) struct Source<'a> {
     pub(super) text: &'a str,
     pub(super) file: &'a str,
-    /// Those so far that do not prevent reading on.
+    /// Those so far that do not prevent reading on, by line.
     pub(super) mistakes: &'a RefCell<Vec<Mistake>>,
 }
 
@@ -63,7 +63,12 @@ impl Source<'_> {
 
     /// Keeps the error of a part of the file, so that the others are checked too.
     pub(super) fn note<T>(&self, result: Result<T>) -> Option<T> {
-        result.map_err(|mistake| self.mistakes.borrow_mut().push(*mistake)).ok()
+        let note = |mistake: Box<Mistake>| {
+            let mut mistakes = self.mistakes.borrow_mut();
+            let at = mistakes.partition_point(|earlier| earlier.line <= mistake.line);
+            mistakes.insert(at, *mistake);
+        };
+        result.map_err(note).ok()
     }
 
     /// Returns an error at a byte offset.

@@ -96,10 +96,9 @@ impl EventStream {
             let seq = if last.is_some() && !subscribed.is_missing { request.since } else { None };
             stream.positions.push((name, if is_family { None } else { seq.or(subscribed.seq) }));
         }
-        let mut names: Vec<_> = stream.positions.iter().map(|(name, _)| name).collect();
-        names.sort_unstable();
-        names.dedup();
-        stream.open = names.len();
+        let is_first =
+            |at: &usize| stream.positions[..*at].iter().all(|(name, _)| *name != stream.positions[*at].0);
+        stream.open = (0..stream.positions.len()).filter(is_first).count();
         Ok(stream)
     }
 

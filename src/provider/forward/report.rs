@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashSet;
 use serde_json::value::RawValue;
 
 use super::Inner;
@@ -120,8 +121,8 @@ impl Reporter {
     fn note_found(&self, index: usize) {
         let mut state = self.state();
         if !state.found.contains(&index) {
-            state.found.push(index);
-            state.found.sort_unstable();
+            let at = state.found.partition_point(|earlier| *earlier < index);
+            state.found.insert(at, index);
         }
         if state.source.is_none_or(|source| source >= index || !self.is_connected(source)) {
             self.ask(index, &mut state);
@@ -223,11 +224,9 @@ impl Reporter {
     /// nobody provides any longer would stay for ever.
     fn read(&self, json: &RawJson<'_>) -> Vec<(Reported, usize)> {
         let listed: Vec<&RawValue> = serde_json::from_str(json.get()).unwrap_or_default();
-        let mut functions: Vec<_> =
-            listed.into_iter().filter_map(|json| self.read_function(json.get())).collect();
-        functions.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
-        functions.dedup_by(|(one, _), (other, _)| one.name == other.name);
-        functions
+        let functions = listed.into_iter().filter_map(|json| self.read_function(json.get()));
+        let mut names = FxHashSet::default();
+        functions.filter(|(function, _)| names.insert(function.name.clone())).collect()
     }
 
     /// Also returns the size of its description.

@@ -50,10 +50,12 @@ impl Rights {
 
     /// Returns the names of the rules whose tokens have been presented, each once and in their order.
     pub(super) fn presented_names(&self) -> Vec<String> {
-        let names = self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned());
-        let mut names: Vec<_> = names.collect();
-        names.sort_unstable();
-        names.dedup();
+        let mut names = Vec::new();
+        for name in self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned()) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
         names
     }
 
