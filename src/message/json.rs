@@ -307,7 +307,16 @@ impl<'a> Scanner<'a> {
 }
 
 /// Returns the number of bytes before the first quote, backslash or control character.
+#[inline]
 pub(crate) fn unescaped_len(bytes: &[u8]) -> usize {
+    // In a text of escapes alone there are none.
+    match bytes.first() {
+        Some(b'\\' | b'"') | None => 0,
+        Some(_) => long_unescaped_len(bytes),
+    }
+}
+
+fn long_unescaped_len(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;
     // Sets the highest bit of each byte below `limit`, reliably up to the first such byte: a borrow affects only the
