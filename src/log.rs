@@ -9,7 +9,7 @@ use std::fmt::{self, Write as _};
 use std::io::{self, Write as _};
 use std::panic;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +31,8 @@ const PANIC: &str = "chanrpc::panic";
 const LOG: &str = "chanrpc::log";
 const WRITER: &str = "log";
 
-/// The capacity of the queue, in lines.
+/// The maximum number of lines in the queue, including the one being written. The channel itself has no limit: one that has
+/// takes memory for all of them from the start.
 const QUEUE: usize = 1024;
 /// The maximum length of a line's text in bytes, including the ellipsis of a truncated one.
 const MAX_LINE: usize = 2048;
@@ -60,7 +61,7 @@ pub(crate) fn init(level: LevelFilter) -> Result<(), SetLoggerError> {
     log::set_logger(&LOGGER)?;
     LOGGER.level.store(level as usize, Ordering::Relaxed);
     log::set_max_level(level);
-    let (queue, lines) = sync_channel(QUEUE);
+    let (queue, lines) = channel();
     // `set_logger` succeeds once per process, so the queue is not set yet.
     let _ = LOGGER.queue.set(queue);
     // If the thread cannot be started, all lines are dropped and counted, but the node still runs.
@@ -101,7 +102,7 @@ enum Line {
 }
 
 struct Logger {
-    queue: OnceLock<SyncSender<Line>>,
+    queue: OnceLock<Sender<Line>>,
     /// Lines in the queue, including the one being written.
     pending: AtomicUsize,
     dropped: AtomicUsize,
@@ -115,8 +116,8 @@ struct Logger {
 impl Logger {
     fn send(&self, line: Line) {
         // Count the line before it enters, so that the writer never decrements below zero.
-        self.pending.fetch_add(1, Ordering::Relaxed);
-        if self.queue.get().is_none_or(|queue| queue.try_send(line).is_err()) {
+        let has_room = self.pending.fetch_add(1, Ordering::Relaxed) < QUEUE;
+        if !has_room || self.queue.get().is_none_or(|queue| queue.send(line).is_err()) {
             self.pending.fetch_sub(1, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
