@@ -69,11 +69,18 @@ impl Connection {
         #[cfg(feature = "nats")]
         if NatsAddress::is_meant(&address) {
             if NatsAddress::parse(&address).is_none() {
+                // It may contain a password.
+                let shown = address.rsplit_once('@').map_or(address.clone(), |(_, host)| format!("…@{host}"));
                 return Err(format!(
-                    "{option} {address}: an address of NATS is nats://HOST:PORT, nats://HOST:PORT/PREFIX or tls://HOST:PORT"
+                    "{option} {shown}: an address of NATS is nats://HOST:PORT, nats://HOST:PORT/PREFIX or \
+                     tls://HOST:PORT; --creds FILE has who calls"
                 ));
             }
             return Ok(Self { address, timeout, token, tls, credentials, registry: None });
+        }
+        #[cfg(feature = "nats")]
+        if credentials.is_some() {
+            return Err(format!("--creds is for nats:// addresses; {option} is {address}"));
         }
         check_address::<NodeAddress>(option, &address)?;
         Ok(Self {
@@ -82,7 +89,7 @@ impl Connection {
             token,
             tls,
             #[cfg(feature = "nats")]
-            credentials,
+            credentials: None,
             registry: None,
         })
     }

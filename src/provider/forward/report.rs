@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashSet;
 use serde_json::value::RawValue;
 
 use super::Inner;
@@ -224,9 +223,11 @@ impl Reporter {
     /// nobody provides any longer would stay for ever.
     fn read(&self, json: &RawJson<'_>) -> Vec<(Reported, usize)> {
         let listed: Vec<&RawValue> = serde_json::from_str(json.get()).unwrap_or_default();
-        let functions = listed.into_iter().filter_map(|json| self.read_function(json.get()));
-        let mut names = FxHashSet::default();
-        functions.filter(|(function, _)| names.insert(function.name.clone())).collect()
+        let mut functions: Vec<_> =
+            listed.into_iter().filter_map(|json| self.read_function(json.get())).collect();
+        functions.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        functions.dedup_by(|(one, _), (other, _)| one.name == other.name);
+        functions
     }
 
     /// Also returns the size of its description.

@@ -213,12 +213,13 @@ impl NatsRole for NatsService {
             let message = format!("{subject:?} is not offered over NATS (nats.offer)");
             return call.reply(Err(Fault::new(code::UNKNOWN_FUNCTION, message)));
         };
-        let (checked, grants) = {
+        let (caller, grants) = {
             let mut grants = self.settings.grants.lock().unwrap_or_else(PoisonError::into_inner);
             registry.table().refresh(&mut grants);
-            (grants.check(name), grants.is_logged().then(|| grants.clone()))
+            let caller = grants.check(name).map(|_| grants.caller().clone());
+            (caller, grants.is_logged().then(|| grants.clone()))
         };
-        if checked.is_err() {
+        let Ok(caller) = caller else {
             registry.metrics().denied.inc();
             let message = format!("no [[access]] rule with listen = [\"nats\"] allows {name}");
             let fault = Fault::new(code::DENIED, message);
@@ -226,8 +227,7 @@ impl NatsRole for NatsService {
                 grants.log_call(name, Some(&fault), Duration::ZERO);
             }
             return call.reply(Err(fault));
-        }
-        let caller = self.settings.grants.lock().unwrap_or_else(PoisonError::into_inner).caller().clone();
+        };
         let params = call.take_params().and_then(|params| match params.get().as_bytes() {
             b"null" => None,
             [b'[' | b'{', ..] => Some(params),
