@@ -52,8 +52,8 @@ impl Rights {
     pub(super) fn presented_names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for name in self.presented.iter().map(|index| label(&self.access.rules[*index]).to_owned()) {
-            if !names.contains(&name) {
-                names.push(name);
+            if let Err(at) = names.binary_search(&name) {
+                names.insert(at, name);
             }
         }
         names
