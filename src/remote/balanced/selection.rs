@@ -120,15 +120,15 @@ impl Selection {
         found
     }
 
-    /// Returns the nodes that are up from `start` on: `wanted` ones that do not refuse calls, and those between them.
+    /// Returns `wanted` nodes from `start` on that are up and do not refuse calls, or one that does if there is no other.
     fn circle<E>(
         &mut self,
         start: usize,
-        mut wanted: usize,
+        wanted: usize,
         failures: &mut Vec<(usize, E)>,
         look: &mut dyn FnMut(usize) -> Result<Candidate, E>,
     ) -> Vec<Candidate> {
-        let mut found = Vec::with_capacity(wanted);
+        let (mut found, mut refusing) = (Vec::with_capacity(wanted), None);
         for part in [start..self.count, 0..start.min(self.count)] {
             let mut at = part.start;
             while found.len() < wanted {
@@ -136,11 +136,15 @@ impl Selection {
                 at = index + 1;
                 if let Some(candidate) = self.look_at_up(index, failures, look) {
                     if candidate.readiness == Readiness::Refusing {
-                        wanted = (wanted + 1).min(FEW);
+                        refusing = refusing.or(Some(candidate));
+                    } else {
+                        found.push(candidate);
                     }
-                    found.push(candidate);
                 }
             }
+        }
+        if found.is_empty() {
+            found.extend(refusing);
         }
         found
     }
