@@ -303,6 +303,25 @@ fn call_that_may_not_run_twice_has_one_node() {
     assert_eq!(by_b.load(Ordering::SeqCst), before);
 }
 
+/// The first node has taken the call, and still answers.
+#[test]
+fn second_node_that_refuses_does_not_end_the_call() {
+    let slow = fake_node(|request| {
+        if request["method"] == "far" {
+            thread::sleep(Duration::from_millis(100));
+        }
+        json!({ "jsonrpc": "2.0", "id": request["id"], "result": "slow" })
+    });
+    let refusing = failing(-32001, json!({ "sent": false }));
+    let node = forwarding(&[slow, refusing], "balance = 'first'\nrepeatable = true\nhedge = '10ms'");
+    let mut client = node.connect();
+    for _ in 0..30 {
+        assert_eq!(client.call("far", &json!([])).unwrap(), "slow");
+    }
+    assert!(node.metric("chanrpc_forward_hedges_total") > 0);
+    assert_eq!(node.metric("chanrpc_forward_hedges_won_total"), 0);
+}
+
 /// If no node is there, that is told without waiting for the second one's turn.
 #[test]
 fn absent_nodes_are_told_at_once_also_with_a_second_one() {

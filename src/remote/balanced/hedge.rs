@@ -41,6 +41,16 @@ impl Balancer {
         delay: Duration,
         failures: &Mutex<Failures>,
     ) -> Answer {
+        // The error of a node that has not taken the call, or was lost with it: the other one's answer may still come.
+        let unanswered = Mutex::new(None);
+        let decide = |answer: Answer| match answer {
+            None => Ok(()),
+            Some(Err(error)) if error.is_unsent() || matches!(error, RemoteError::Lost { .. }) => {
+                unanswered.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                Ok(())
+            }
+            Some(answer) => Err(answer),
+        };
         let failed = Event::new();
         // From now on: the first call may fail at once.
         let first_failed = failed.listen();
@@ -62,12 +72,14 @@ impl Balancer {
                 return Ok(());
             }
             self.settings.metrics.forward_hedges.inc();
-            let answer = self.ask_in_turn(request, None, Mode::Call, failures).await;
-            self.settings.metrics.forward_hedges_won.add(u64::from(answer.is_some()));
-            decide(answer)
+            let answer = decide(self.ask_in_turn(request, None, Mode::Call, failures).await);
+            self.settings.metrics.forward_hedges_won.add(u64::from(answer.is_err()));
+            answer
         };
         // With results swapped, `try_zip` ends at the first answer, which drops and so cancels the other call.
-        try_zip(first, second).await.err()
+        let answer = try_zip(first, second).await.err();
+        let unanswered = unanswered.into_inner().unwrap_or_else(PoisonError::into_inner);
+        answer.or(unanswered.map(Err))
     }
 
     /// Asks nodes until one takes the call. Those in `failures` are not asked.
@@ -130,8 +142,4 @@ impl Drop for Sent<'_> {
             self.balancer.note_answer(self.index, None, None);
         }
     }
-}
-
-fn decide(answer: Answer) -> Result<(), Result<RawJson<'static>, RemoteError>> {
-    answer.map_or(Ok(()), Err)
 }
