@@ -379,6 +379,8 @@ impl TopicHub {
             right: request.right.clone(),
             _expiry: end.clone().map(|end| self.expiry(mailbox, id, end)),
         };
+        // Until it has joined, nobody publishes, nor ends it.
+        let mut directory = self.write();
         self.metrics.subscriptions.inc();
         // Dropped last, so that no event is lost in between.
         let (_replaced, has_ended) =
@@ -387,6 +389,7 @@ impl TopicHub {
                 // An earlier one may have ended, unknown to the subscriber.
                 Ok(None) => (None, mailbox.forget_events(request.topic, true, covers)),
                 Err(refused) => {
+                    drop(directory);
                     drop(refused);
                     self.metrics.subscriptions_refused.inc();
                     let message = format!(
@@ -403,7 +406,6 @@ impl TopicHub {
             }
         };
         let joining = Joining { id, mailbox: mailbox.clone(), overflow: request.overflow, end };
-        let mut directory = self.write();
         if is_family {
             let prefix = request.topic.trim_end_matches('*');
             directory.families.insert(id, (prefix.into(), joining.clone()));
