@@ -6,7 +6,7 @@ use crate::peer::{
     ACK, CALL, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, Peer, RST_STREAM, Raw,
     SETTINGS, UNKNOWN, WINDOW_UPDATE, block, call_block, call_request, frame, prefixed,
 };
-use crate::support::eventually;
+use crate::support::{ended, eventually};
 use crate::{State, address, metric, node, node_with};
 
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -291,4 +291,42 @@ fn silent_peers_are_pinged_and_idle_ones_asked_to_leave() {
     // This one answers pings.
     let peer = smol::block_on(Peer::connect(address(&node)));
     smol::block_on(peer.end());
+}
+
+#[test]
+fn a_peer_that_reads_slowly_gets_all_answers_of_a_node_that_stops() {
+    const CALLS: u32 = 20;
+    let node = node("[limits]\nstall_timeout = '5s'\n");
+    let mut raw = Raw::with_little_buffer(address(&node));
+    // Windows for all answers: what is not read waits in the node.
+    raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0, 16, 0, 0])).unwrap();
+    raw.send(&frame(WINDOW_UPDATE, 0, 0, &[1, 0, 0, 0])).unwrap();
+    let message = prefixed(&call_request("rpc.echo", &format!("[\"{}\"]", "x".repeat(50_000))));
+    for number in 0..CALLS {
+        let stream = 2 * number + 1;
+        raw.send(&frame(HEADERS, END_HEADERS, stream, &call_block())).unwrap();
+        for part in message.chunks(16_000) {
+            raw.send(&frame(DATA, 0, stream, part)).unwrap();
+        }
+        raw.send(&frame(DATA, END_STREAM, stream, &[])).unwrap();
+    }
+    let calls = || metric(&node, "chanrpc_calls_total") == u64::from(CALLS);
+    eventually("the calls are answered", || calls() && metric(&node, "chanrpc_calls_in_flight") == 0);
+    let stopping = std::thread::spawn(move || smol::block_on(node.stop()));
+    let mut answers = 0;
+    while let Some((kind, flags, _, payload)) = raw.frame() {
+        match kind {
+            HEADERS if flags & END_STREAM > 0 => answers += 1,
+            PING if flags & ACK == 0 => raw.send(&frame(PING, ACK, 0, &payload)).unwrap(),
+            // The peer is slow, and gives room again for what it has read.
+            DATA if !payload.is_empty() => {
+                std::thread::sleep(Duration::from_millis(30));
+                let count = u32::try_from(payload.len()).unwrap().to_be_bytes();
+                raw.send(&frame(WINDOW_UPDATE, 0, 0, &count)).unwrap();
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(answers, CALLS);
+    ended(stopping);
 }

@@ -11,6 +11,7 @@ use h2::{RecvStream, SendStream};
 use hyper::body::Bytes;
 use hyper::header::HeaderMap;
 use hyper::{Request, Response};
+use socket2::{Domain, Socket, Type};
 use tokio::io::ReadBuf;
 
 use crate::support::LIMIT;
@@ -235,7 +236,18 @@ impl Raw {
     }
 
     pub(crate) fn with_settings(address: SocketAddr, settings: &[u8]) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap(), settings)
+    }
+
+    /// Connects with a socket that takes little which is not read.
+    pub(crate) fn with_little_buffer(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(8192).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Self::over(socket.into(), &[])
+    }
+
+    fn over(stream: TcpStream, settings: &[u8]) -> Self {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_nodelay(true).unwrap();
         let mut raw = Self(stream);

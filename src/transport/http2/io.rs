@@ -46,6 +46,10 @@ struct Received {
     control_since: Option<Instant>,
     /// The stream is neither read nor written.
     is_paused: bool,
+    /// The last write was blocked.
+    is_blocked: bool,
+    /// Writes that were blocked before.
+    resumed: u64,
     /// The pieces of responses that were sent when that was last checked.
     sent: u64,
     /// Bytes of the preface received.
@@ -77,6 +81,24 @@ impl Progress {
     /// Returns the number of bytes received.
     pub(super) fn bytes(&self) -> u64 {
         self.lock().bytes
+    }
+
+    /// Returns a number that changes whenever the peer has sent something, or has read so that a blocked write goes on.
+    pub(super) fn signs(&self) -> u64 {
+        let received = self.lock();
+        received.bytes + received.resumed
+    }
+
+    /// Returns `true` if output waits for the peer to read.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.lock().is_blocked
+    }
+
+    /// Notes the result of a write.
+    fn note_write(&self, is_blocked: bool) {
+        let mut received = self.lock();
+        let was_blocked = std::mem::replace(&mut received.is_blocked, is_blocked);
+        received.resumed += u64::from(was_blocked && !is_blocked);
     }
 
     /// Of what a client receives: a server sends no preface.
@@ -205,7 +227,9 @@ impl<T: AsyncWrite + Unpin> tokio::io::AsyncWrite for TokioStream<T> {
         if progress.is_paused() {
             return Poll::Pending;
         }
-        Pin::new(inner).poll_write(cx, bytes)
+        let written = Pin::new(inner).poll_write(cx, bytes);
+        progress.note_write(written.is_pending());
+        written
     }
 
     fn poll_write_vectored(
@@ -217,7 +241,9 @@ impl<T: AsyncWrite + Unpin> tokio::io::AsyncWrite for TokioStream<T> {
         if progress.is_paused() {
             return Poll::Pending;
         }
-        Pin::new(inner).poll_write_vectored(cx, slices)
+        let written = Pin::new(inner).poll_write_vectored(cx, slices);
+        progress.note_write(written.is_pending());
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

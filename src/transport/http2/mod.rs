@@ -43,7 +43,7 @@ const MIN_STREAMS: usize = 100;
 const MAX_REFUSED: usize = 4 * MIN_STREAMS;
 /// Yields to other tasks after this many requests or this much time.
 const BUDGET: (u32, Duration) = (64, Duration::from_millis(10));
-/// How long a peer that was asked to leave may take for it, if nothing of it runs.
+/// How long a peer that was asked to leave may take for it, if nothing of it runs, and it has read what was sent to it.
 const LEAVE: Duration = Duration::from_secs(1);
 /// Responses that may be given up since the peer does not read them. After one more, the connection ends.
 const MAX_STALLED: u32 = 1;
@@ -210,7 +210,7 @@ pub async fn serve(
         }
         let is_idle = running.is_empty() && waiting.is_empty();
         watch.is_leaving |= is_stopping;
-        match watch.poll(cx, is_idle) {
+        match watch.poll(cx, is_idle, load.sent()) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Ready(Ok(Watched::Gone)) => Poll::Ready(Ok(())),
@@ -248,6 +248,13 @@ struct Watch<'a> {
     is_leaving: bool,
     /// Since when it could have left.
     leaving_since: Option<Instant>,
+    stall_timeout: Duration,
+    /// The pieces of responses that were passed to h2, and the signs of the peer, when that was last checked.
+    output: (u64, u64),
+    /// Output waited for the peer to read then.
+    was_blocked: bool,
+    /// When a response was last sent, or a sign came of a peer that may still be reading it.
+    reading_since: Option<Instant>,
     /// When it must have presented a token, if it needs one.
     token_due: Option<Instant>,
     alarm: Alarm,
@@ -280,13 +287,30 @@ impl<'a> Watch<'a> {
             recheck: false,
             is_leaving: false,
             leaving_since: None,
+            stall_timeout: limits.request.stall_timeout,
+            output: (0, 0),
+            was_blocked: false,
+            reading_since: None,
             token_due: Some(Instant::now() + limits.auth_timeout),
             alarm: Alarm::default(),
         }
     }
 
-    /// Waits until a timer requires something.
-    fn poll(&mut self, cx: &mut Context<'_>, is_idle: bool) -> Poll<Result<Watched, Http2Error>> {
+    /// Returns until when a peer that was asked to leave may still be reading responses. While a write is blocked, the
+    /// stream itself has a timeout.
+    fn reads_until(&mut self, sent: u64, now: Instant) -> Option<Instant> {
+        let before = std::mem::replace(&mut self.output, (sent, self.progress.signs()));
+        let was_blocked = std::mem::replace(&mut self.was_blocked, self.progress.is_blocked());
+        let may_read = |since: &Instant| was_blocked || now < *since + self.stall_timeout;
+        self.reading_since = self.reading_since.filter(may_read);
+        if sent != before.0 || (self.reading_since.is_some() && self.output != before) {
+            self.reading_since = Some(now);
+        }
+        self.reading_since.map(|since| since + self.stall_timeout)
+    }
+
+    /// Waits until a timer requires something. `sent` is the number of pieces of responses so far.
+    fn poll(&mut self, cx: &mut Context<'_>, is_idle: bool, sent: u64) -> Poll<Result<Watched, Http2Error>> {
         if let Some(pings) = &mut self.pings {
             let _ = pings.poll_pong(cx);
         }
@@ -315,7 +339,9 @@ impl<'a> Watch<'a> {
         self.idle_since = is_idle.then(|| self.idle_since.unwrap_or(now));
         let leave = self.idle_since.filter(|_| !self.max_idle.is_zero()).map(|since| since + self.max_idle);
         self.leaving_since = (self.is_leaving && is_idle).then(|| self.leaving_since.unwrap_or(now));
-        let gone = self.leaving_since.map(|since| since + LEAVE);
+        let reads_until = self.reads_until(sent, now);
+        let gone = self.leaving_since.filter(|_| !self.progress.is_blocked());
+        let gone = gone.map(|since| reads_until.unwrap_or(since).max(since + LEAVE));
         let recheck = self.recheck.then(|| now + RECHECK);
         std::task::ready!(
             self.alarm.poll([late, leave, gone, recheck, self.token_due].into_iter().flatten().min(), cx)
