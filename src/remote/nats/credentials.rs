@@ -61,7 +61,7 @@ impl NatsCredentials {
             text if text.contains("-----BEGIN") => Self::creds(text),
             text if text.contains(':') => Ok(Self::user(text)),
             // Even if it is damaged: a seed is never sent.
-            text if text.starts_with("SU") => Self::nkey(text),
+            text if Nkey::is_meant(text) => Self::nkey(text),
             text if text.contains(char::is_whitespace) => Err("a token is one word"),
             text => Ok(Self::token(text)),
         }
@@ -112,6 +112,12 @@ mod tests {
         let any = |text: &str| NatsCredentials::any(text).unwrap();
         assert_eq!(any("ann:secret").shown.password.as_deref(), Some("secret"));
         assert!(any(SEED).key.is_some());
-        assert_eq!(any("s3cr3t").shown.token.as_deref(), Some("s3cr3t"));
+        for token in ["s3cr3t", "SUmmer-2026", "SUAM", &SEED.to_lowercase(), &format!("{SEED}A")] {
+            assert_eq!(any(token).shown.token.as_deref(), Some(token));
+        }
+        for damaged in [SEED.replace("SUAL", "SUAM"), SEED.replace("SUAL", "SAAL")] {
+            let error = NatsCredentials::any(&damaged).unwrap_err();
+            assert!(error.contains("seed"), "{error}");
+        }
     }
 }

@@ -13,6 +13,10 @@ const SEED: u8 = 18 << 3;
 #[cfg(feature = "tls")]
 const USER: u8 = 20 << 3;
 
+/// The length of a seed as text: 36 bytes in base32.
+#[cfg(feature = "cli")]
+const SEED_LENGTH: usize = 58;
+
 /// The key of a user.
 pub(crate) struct Nkey {
     #[cfg(feature = "tls")]
@@ -20,6 +24,16 @@ pub(crate) struct Nkey {
     /// Builds without cryptography have none.
     #[cfg(not(feature = "tls"))]
     never: std::convert::Infallible,
+}
+
+#[cfg(feature = "cli")]
+impl Nkey {
+    /// Returns `true` if a text has the form of a seed, of a user or another: `S` first, and 58 characters of base32. By
+    /// chance, a token has not.
+    pub(super) fn is_meant(text: &str) -> bool {
+        let is_base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
+        text.len() == SEED_LENGTH && text.starts_with('S') && text.chars().all(is_base32)
+    }
 }
 
 #[cfg(feature = "tls")]
