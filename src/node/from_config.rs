@@ -1,15 +1,14 @@
 //! Creates the registry of a configuration.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use smol::Executor;
 
 #[cfg(feature = "nats")]
-use super::nats::NatsCalls;
+use super::nats::{NatsCalls, NatsFiles};
 pub(crate) use super::secrets::ProviderConfigError;
-use super::secrets::{connector, read_secret};
+use super::secrets::{connector, hash_of, read_secret};
 use crate::config::{
     Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProcessConfig, ProviderConfig,
 };
@@ -170,11 +169,13 @@ fn functions(
     limit_workers(set, &config.workers);
     let started = before.map_or(config, |before| &before.started).clone();
     #[cfg(feature = "nats")]
-    let nats = NatsCalls::new(config, &started, executor, before.and_then(|before| before.nats.as_ref()))?;
+    let nats = nodes.nats.and_then(|files| {
+        NatsCalls::new(config, &started, files, executor, before.and_then(|before| before.nats.as_ref()))
+    });
     let parts = Parts {
         config: config.clone(),
         started,
-        remotes: nodes.connect(executor),
+        remotes: connect(nodes.nodes, executor),
         of_topics: before.map_or_else(Vec::new, |before| before.of_topics.clone()),
         processes: processes(set, config, executor, before),
         reports: reports.clone(),
@@ -334,7 +335,14 @@ impl Parts {
 }
 
 /// The other nodes of a configuration, with what is read from their files.
-pub(crate) struct OtherNodes(Vec<(ForwardTarget, u64, Result<Remote, RemoteBuilder>)>);
+pub(crate) struct OtherNodes {
+    nodes: Vec<OtherNode>,
+    #[cfg(feature = "nats")]
+    nats: Option<NatsFiles>,
+}
+
+/// Another node, a hash of its files, and the connection to it or how to make one.
+type OtherNode = (ForwardTarget, u64, Result<Remote, RemoteBuilder>);
 
 impl OtherNodes {
     /// Reads the files of all other nodes of functions, and at the start of topics.
@@ -346,7 +354,7 @@ impl OtherNodes {
         let topics = if earlier.is_none() { &config.topics[..] } else { &[] };
         let of_topics = topics.iter().filter_map(|topic| topic.forward.as_ref());
         let same = earlier.filter(|earlier| config.limits.is_same_for_remotes(&earlier.config.limits));
-        let mut nodes: Vec<(ForwardTarget, u64, Result<Remote, RemoteBuilder>)> = Vec::new();
+        let mut nodes: Vec<OtherNode> = Vec::new();
         for target in of_functions.flatten().chain(of_topics) {
             if nodes.iter().any(|(other, ..)| other == target) {
                 continue;
@@ -360,16 +368,20 @@ impl OtherNodes {
             };
             nodes.push((target.clone(), files, node));
         }
-        Ok(Self(nodes))
+        Ok(Self {
+            nodes,
+            #[cfg(feature = "nats")]
+            nats: NatsFiles::read(config, earlier.map(|earlier| (&*earlier.started, earlier.nats.as_ref())))?,
+        })
     }
+}
 
-    /// Connects to those that there is no connection to.
-    fn connect(self, executor: &Arc<Executor<'static>>) -> Vec<(ForwardTarget, u64, Remote)> {
-        let connect = |(target, files, node): (_, _, Result<Remote, RemoteBuilder>)| {
-            (target, files, node.unwrap_or_else(|remote| remote.executor(executor).watched().connect()))
-        };
-        self.0.into_iter().map(connect).collect()
-    }
+/// Connects to the nodes that there is no connection to.
+fn connect(nodes: Vec<OtherNode>, executor: &Arc<Executor<'static>>) -> Vec<(ForwardTarget, u64, Remote)> {
+    let connect = |(target, files, node): OtherNode| {
+        (target, files, node.unwrap_or_else(|remote| remote.executor(executor).watched().connect()))
+    };
+    nodes.into_iter().map(connect).collect()
 }
 
 /// Returns a hash of the files for connections to a node.
@@ -384,11 +396,7 @@ fn hash_of_files(target: &ForwardTarget) -> u64 {
         #[cfg(feature = "grpc")]
         target.descriptors.as_ref(),
     ];
-    let mut hasher = DefaultHasher::new();
-    for file in files.into_iter().flatten() {
-        encoding::read_bytes(file).ok().hash(&mut hasher);
-    }
-    hasher.finish()
+    hash_of(files.into_iter().flatten())
 }
 
 /// Returns a builder of connections to another node.

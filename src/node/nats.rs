@@ -8,7 +8,7 @@ use std::time::Duration;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
-use super::secrets::{ProviderConfigError, connector, read_secret};
+use super::secrets::{ProviderConfigError, connector, hash_of, read_secret};
 use super::shared::Shared;
 use crate::config::{
     Config, Limits, NATS_LISTENER, NatsConfig, NatsFunctionConfig, NatsServer, ProviderConfig,
@@ -91,42 +91,80 @@ fn credentials(nats: &NatsConfig) -> Result<NatsCredentials, ProviderConfigError
     Ok(NatsCredentials::default())
 }
 
+/// What is read from the files of a configuration whose functions or topics use servers of NATS.
+pub(super) struct NatsFiles {
+    hash: u64,
+    /// `None` if an earlier connection is as good.
+    target: Option<NatsTarget>,
+}
+
+impl NatsFiles {
+    /// Reads the files, if a configuration has functions at servers of NATS, or that of the start topics. The `earlier`
+    /// ones are the configuration of the start, and the connection so far.
+    ///
+    /// # Errors
+    /// [`ProviderConfigError`] if a file cannot be used.
+    pub(super) fn read(
+        config: &Config,
+        earlier: Option<(&Config, Option<&NatsCalls>)>,
+    ) -> Result<Option<Self>, ProviderConfigError> {
+        let started = earlier.map_or(config, |(started, _)| started);
+        let is_used = config.functions.iter().any(|function| is_theirs(&function.provider))
+            || started.topics.iter().any(|topic| topic.nats.is_some());
+        let Some(nats) = config.nats.as_ref().filter(|_| is_used) else { return Ok(None) };
+        let NatsConfig { user_file, token_file, nkey_file, creds_file, tls, .. } = nats;
+        let identity = tls.as_ref().and_then(|tls| tls.identity.as_ref());
+        let files = [
+            user_file.as_ref(),
+            token_file.as_ref(),
+            nkey_file.as_ref(),
+            creds_file.as_ref(),
+            tls.as_ref().map(|tls| &tls.ca),
+            identity.map(|(certificate, _)| certificate),
+            identity.map(|(_, key)| key),
+        ];
+        let hash = hash_of(files.into_iter().flatten());
+        let is_same = |calls: &NatsCalls| {
+            calls.nats == *nats && calls.hash == hash && config.limits.is_same_for_remotes(&calls.limits)
+        };
+        let is_known = earlier.and_then(|(_, calls)| calls).is_some_and(is_same);
+        let target = (!is_known).then(|| NatsTarget::new(config, nats)).transpose()?;
+        Ok(Some(Self { hash, target }))
+    }
+}
+
 /// The servers of NATS as functions and topics of a node use them.
 pub(super) struct NatsCalls {
     nats: NatsConfig,
     limits: Limits,
+    /// Of the files.
+    hash: u64,
     remote: Remote,
     topics: Arc<NatsTopics>,
 }
 
 impl NatsCalls {
-    /// Connects to the servers, if a configuration has functions there, or that of the start topics; or takes over the
-    /// connection of an `earlier` one that has not changed.
-    ///
-    /// # Errors
-    /// [`ProviderConfigError`] if a file cannot be used.
+    /// Connects to the servers, or takes over an `earlier` connection that has not changed. Returns `None` if a
+    /// configuration names no servers.
     pub(super) fn new(
         config: &Config,
         started: &Config,
+        files: NatsFiles,
         executor: &Arc<Executor<'static>>,
         earlier: Option<&Self>,
-    ) -> Result<Option<Self>, ProviderConfigError> {
-        let is_used = config.functions.iter().any(|function| is_theirs(&function.provider))
-            || started.topics.iter().any(|topic| topic.nats.is_some());
-        let Some(nats) = config.nats.as_ref().filter(|_| is_used) else { return Ok(None) };
-        let (nats, limits) = (nats.clone(), config.limits.clone());
-        if let Some(same) =
-            earlier.filter(|earlier| earlier.nats == nats && limits.is_same_for_remotes(&earlier.limits))
-        {
-            let (remote, topics) = (same.remote.clone(), same.topics.clone());
-            return Ok(Some(Self { nats, limits, remote, topics }));
-        }
+    ) -> Option<Self> {
+        let (nats, limits) = (config.nats.clone()?, config.limits.clone());
+        let NatsFiles { hash, target } = files;
+        let Some(target) = target else {
+            let (remote, topics) = (earlier?.remote.clone(), earlier?.topics.clone());
+            return Some(Self { nats, limits, hash, remote, topics });
+        };
         let fixed =
             started.topics.iter().filter_map(|topic| Some((topic.name.clone(), topic.nats.clone()??)));
         let topics = NatsTopics::new(nats.prefix.clone(), fixed.collect());
-        let settings = NatsTarget::new(config, &nats)?.settings(topics.clone(), usize::MAX, Arc::default());
+        let settings = target.settings(topics.clone(), usize::MAX, Arc::default());
         let remote = RemoteBuilder::nats(&limits, settings).connect(executor);
-        Ok(Some(Self { nats, limits, remote, topics }))
+        Some(Self { nats, limits, hash, remote, topics })
     }
 
     pub(super) fn remote(&self) -> &Remote {

@@ -1,5 +1,6 @@
 //! The files of a configuration with secrets and certificates, and what may be wrong with a configuration.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -23,6 +24,15 @@ pub(super) fn read_secret(path: &Path) -> Result<String, ProviderConfigError> {
         "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))),
         token => Ok(token.to_owned()),
     }
+}
+
+/// Returns a hash of the contents of files.
+pub(super) fn hash_of<'a>(files: impl Iterator<Item = &'a PathBuf>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for file in files {
+        encoding::read_bytes(file).ok().hash(&mut hasher);
+    }
+    hasher.finish()
 }
 
 /// Why the registry of a configuration could not be created.
