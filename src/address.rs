@@ -72,6 +72,12 @@ impl Address {
     /// # Errors
     /// If the name cannot be resolved or has no address.
     pub(crate) async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        #[cfg(test)]
+        if let Host::Name(name) = &self.host
+            && let Some(address) = names::get(name)
+        {
+            return Ok(vec![address]);
+        }
         let mut found = match &self.host {
             Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
             // Independent of the hosts file, which may be missing or lack IPv6.
@@ -260,6 +266,25 @@ impl fmt::Display for AddressError {
 }
 
 impl std::error::Error for AddressError {}
+
+/// Names whose addresses tests choose, in place of a resolver.
+#[cfg(test)]
+pub(crate) mod names {
+    use std::net::SocketAddr;
+    use std::sync::Mutex;
+
+    static NAMES: Mutex<Vec<(String, SocketAddr)>> = Mutex::new(Vec::new());
+
+    /// Has a name resolve to an address from now on.
+    pub(crate) fn set(name: &str, address: SocketAddr) {
+        NAMES.lock().unwrap().push((name.to_owned(), address));
+    }
+
+    pub(super) fn get(name: &str) -> Option<SocketAddr> {
+        let names = NAMES.lock().unwrap();
+        names.iter().rev().find(|(other, _)| other == name).map(|(_, address)| *address)
+    }
+}
 
 #[cfg(test)]
 mod tests {

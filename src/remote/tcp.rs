@@ -70,3 +70,48 @@ fn swap<T, E>(result: Result<T, E>) -> Result<E, T> {
         Err(error) => Ok(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smol::net::TcpListener;
+
+    use super::*;
+    use crate::address::names;
+    use crate::remote::{Balanced, Policy, Remote};
+
+    /// Long enough for a busy machine.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Returns the next connection.
+    fn accept(listener: &TcpListener) -> TcpStream {
+        let timeout = async {
+            Timer::after(LIMIT).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        smol::block_on(async { listener.accept().await.map(|(stream, _)| stream) }.or(timeout)).unwrap()
+    }
+
+    /// Moves a name to another address, and ends what listens at the first one. Clients must follow.
+    fn assert_followed<C>(name: &str, connect: impl FnOnce() -> C) {
+        let [first, second] = [(); 2].map(|()| smol::block_on(TcpListener::bind("127.0.0.1:0")).unwrap());
+        names::set(name, first.local_addr().unwrap());
+        let _client = connect();
+        let stream = accept(&first);
+        names::set(name, second.local_addr().unwrap());
+        drop((stream, first));
+        accept(&second);
+    }
+
+    #[test]
+    fn a_name_is_resolved_for_each_attempt_to_connect() {
+        assert_followed("one.test", || Remote::connect("one.test:7300"));
+        assert_followed("several.test", || {
+            let nodes = ["several.test:7300", "127.0.0.1:1"].map(Remote::builder);
+            Balanced::connect(nodes, Policy::default())
+        });
+        #[cfg(feature = "grpc")]
+        assert_followed("grpc.test", || Remote::connect("grpc://grpc.test:7300"));
+        #[cfg(feature = "nats")]
+        assert_followed("nats.test", || Remote::connect("nats://nats.test:4222"));
+    }
+}
