@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use chanrpc::config::{Config, Limits};
+use chanrpc::config::{Balance, Config, Limits};
 use chanrpc::message::{RawJson, code};
 use chanrpc::node::RunningNode;
+use chanrpc::remote::{Balanced, Policy};
 use chanrpc::{CallError, Fault, Id1, Node, Remote};
 use h2::Reason;
 use hyper::Response;
@@ -14,7 +15,7 @@ use hyper::header::HeaderMap;
 
 use crate::peer::Io;
 use crate::services::{SET, set_in, shop};
-use crate::support::{Folder, eventually};
+use crate::support::{Folder, LIMIT, eventually};
 use crate::{address, metric};
 
 const ADD: Id1<(i64, i64), Sum> = Id1::new("shop.v1.Shop/Add");
@@ -147,6 +148,36 @@ fn a_server_is_asked_for_its_services() {
     let remote = builder.descriptors(SET).unwrap().connect();
     assert_eq!(remote.call(ADD, (2, 3)).wait().unwrap(), Sum { sum: 5 });
     assert!(Remote::builder("grpc://127.0.0.1:1").descriptors(b"x").is_err());
+}
+
+#[test]
+fn a_balanced_client_calls_grpc_servers() {
+    let (first, second) = (shop(""), shop(""));
+    let closed = "[[listen]]\naddress = '127.0.0.1:0'\n[[access]]\nfunctions = ['shop.echo']\n";
+    let remotes = [&first, &second].map(|server| Remote::builder(format!("grpc://{}", address(server))));
+    let shops = Balanced::connect(remotes, Policy::default().balance(Balance::Turns));
+    let sum = || shops.call(ADD, (2, 3)).timeout(LIMIT).wait();
+    let served = |server: &RunningNode| metric(server, "chanrpc_calls_total");
+    eventually("both are asked", || {
+        assert_eq!(sum().unwrap(), Sum { sum: 5 });
+        served(&first) > 0 && served(&second) > 0
+    });
+    // One that stops takes no further call, and none is lost.
+    let before = served(&second);
+    smol::block_on(first.stop());
+    for _ in 0..10 {
+        assert_eq!(sum().unwrap(), Sum { sum: 5 });
+    }
+    assert_eq!(served(&second), before + 10);
+    smol::block_on(second.stop());
+    let error = sum().unwrap_err();
+    let fault = error.fault().unwrap_or_else(|| panic!("{error}"));
+    assert_eq!(fault.code, code::NO_PROVIDER, "{fault}");
+    // A server that refuses has not run the call, but says so: another is asked only if it has no place.
+    let closed = shop(closed);
+    let remotes = [Remote::builder(format!("grpc://{}", address(&closed))).descriptors(SET).unwrap()];
+    let refused = Balanced::connect(remotes, Policy::default()).call(ADD, (2, 3)).wait().unwrap_err();
+    assert_eq!(refused.fault().map(|fault| fault.code), Some(code::DENIED), "{refused}");
 }
 
 #[test]
