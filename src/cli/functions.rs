@@ -6,6 +6,8 @@ use super::connection::Connected;
 use super::result::explain;
 use super::{Exit, print_error};
 use crate::message::{Object, Param, RawJson, Signature};
+#[cfg(feature = "nats")]
+use crate::remote::{RemoteError, Survey};
 
 /// A function.
 pub(super) struct Function {
@@ -29,8 +31,8 @@ pub(super) struct Target {
 
 /// Asks for the functions that match a pattern. Also returns the text of the answer.
 pub(super) async fn fetch(connected: &Connected, pattern: &str) -> Result<(Vec<Function>, String), Exit> {
-    let params = Some(RawJson::checked(format!("{{\"pattern\":{},\"verbose\":true}}", quoted(pattern))));
-    let listed = connected.call("rpc.list", params).await.map_err(|error| explain(&error))?;
+    let params = RawJson::checked(format!("{{\"pattern\":{},\"verbose\":true}}", quoted(pattern)));
+    let listed = list(connected, params).await?;
     let parsed = serde_json::from_str::<Vec<Object<'_>>>(listed.get())
         .and_then(|functions| functions.iter().map(function).collect());
     let functions = parsed.map_err(|error| {
@@ -38,6 +40,38 @@ pub(super) async fn fetch(connected: &Connected, pattern: &str) -> Result<(Vec<F
         Exit::Failed
     })?;
     Ok((functions, listed.get().to_owned()))
+}
+
+async fn list(connected: &Connected, params: RawJson<'static>) -> Result<RawJson<'static>, Exit> {
+    #[cfg(feature = "nats")]
+    if let Some(survey) = connected.remote.survey(&params, connected.deadline).await {
+        return of_services(survey, &connected.address);
+    }
+    connected.call("rpc.list", Some(params)).await.map_err(|error| explain(&error))
+}
+
+/// Returns what services of NATS have told, and prints what it lacks.
+#[cfg(feature = "nats")]
+fn of_services(survey: Result<Survey, RemoteError>, address: &str) -> Result<RawJson<'static>, Exit> {
+    let Survey { functions, services, below_prefix, lacks } = survey.map_err(|error| explain(&error))?;
+    match (services, below_prefix) {
+        (0, _) => {
+            print_error(format_args!(
+                "no service is at {address}: a node is one with offer = [\"disk.*\"] under [nats], and --creds FILE selects \
+                 the account"
+            ));
+            return Err(Exit::Unavailable);
+        }
+        (_, 0) => print_error(format_args!(
+            "{services} services have answered, and none has a function below the prefix of {address}: \
+             nats://HOST:PORT/PREFIX has another, and nats://HOST:PORT/ lists whole subjects"
+        )),
+        _ => {}
+    }
+    if let Some(lacks) = lacks {
+        print_error(format_args!("the list is incomplete: {lacks}"));
+    }
+    Ok(functions)
 }
 
 fn function(described: &Object<'_>) -> Result<Function, serde_json::Error> {

@@ -44,9 +44,9 @@ use crate::message::RawJson;
 #[cfg(feature = "nats")]
 use crate::message::{Fault, code};
 use crate::metrics::TargetState;
-#[cfg(feature = "nats")]
-use crate::route::PING;
 use crate::route::{CallId, LAST_CALLS, Peer, PeerError, Subscription, Way};
+#[cfg(feature = "nats")]
+use crate::route::{PEER, PING};
 pub use crate::transport::tls::{Connector, TlsError};
 pub use balanced::{Balanced, Policy};
 pub(crate) use balanced::{BalancedRequest, Balancer, BalancerSettings, Failures, key_of};
@@ -66,7 +66,7 @@ pub(crate) use grpc::unblocked;
 #[cfg(feature = "nats")]
 pub use nats::Naming;
 #[cfg(feature = "nats")]
-pub(crate) use nats::{NatsAddress, NatsCredentials, NatsRole, NatsSettings, control};
+pub(crate) use nats::{NatsAddress, NatsCredentials, NatsRole, NatsSettings, Survey, control};
 pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
 
@@ -463,6 +463,18 @@ impl Remote {
         self.0.pool.lease()
     }
 
+    /// Asks the services of NATS for their functions, with the parameters of `rpc.list`. `None` if this is a client of a
+    /// node.
+    #[cfg(all(feature = "cli", feature = "nats"))]
+    pub(crate) async fn survey(
+        &self,
+        params: &RawJson<'_>,
+        deadline: Instant,
+    ) -> Option<Result<Survey, RemoteError>> {
+        let client = self.0.pool.target().nats.as_ref()?;
+        Some(self.0.survey(client, Some(params), deadline).await)
+    }
+
     /// Calls a function until `deadline`. In go mode it ends when the request is queued for sending.
     pub(crate) async fn send(
         &self,
@@ -491,9 +503,11 @@ impl Inner {
             return self.exchange(method, params, deadline, hops, mode).await;
         };
         if method == LIST {
-            let lease = self.pool.lease()?;
-            let peer = lease.connection().connected().await?;
-            return client.list(&peer, params.as_ref(), deadline).await;
+            let survey = self.survey(client, params.as_ref(), deadline).await?;
+            if let Some(lacks) = survey.lacks {
+                log::warn!(target: PEER, "{}: {lacks}", client.address());
+            }
+            return Ok(survey.functions);
         }
         let Some(naming) = client.naming() else {
             return self.exchange(method, params, deadline, hops, mode).await;
@@ -513,6 +527,23 @@ impl Inner {
             Err(RemoteError::Fault(fault)) => naming.result(Err(fault)).map_err(RemoteError::Fault),
             answer => answer,
         }
+    }
+
+    /// Asks the services of NATS for their functions.
+    #[cfg(feature = "nats")]
+    async fn survey(
+        &self,
+        client: &nats::NatsClient,
+        params: Option<&RawJson<'_>>,
+        deadline: Instant,
+    ) -> Result<Survey, RemoteError> {
+        let lease = self.pool.lease()?;
+        let timeout = async {
+            Timer::at(deadline).await;
+            Err(RemoteError::Deadline)
+        };
+        let peer = lease.connection().connected().or(timeout).await?;
+        client.survey(&peer, params, self.pool.target().limits.message, deadline).await
     }
 
     #[cfg(not(feature = "nats"))]

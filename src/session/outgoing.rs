@@ -84,23 +84,24 @@ impl Session {
                 if method.starts_with(crate::codec::nats::REFUSED)
                     && outbound.dialled.as_ref().is_some_and(|dialled| dialled.is_broker) =>
             {
-                self.note_refused(method);
+                return self.note_refused(method);
             }
             _ => return false,
         }
         true
     }
 
-    /// Ends the latest call of a function, which the peer has refused to pass on.
+    /// Ends the latest call of a function, which the peer has refused to pass on. Returns `false` if there is none.
     #[cfg(feature = "nats")]
-    fn note_refused(&mut self, notice: &str) {
+    fn note_refused(&mut self, notice: &str) -> bool {
         let name = notice.split_once(' ').map_or("", |(_, name)| name);
         let Some(call) = self.outbound.as_mut().and_then(|outbound| outbound.take_latest(name)) else {
-            return;
+            return false;
         };
         let message =
             format!("the NATS server does not let this node publish to {name:?} (permissions violation)");
         self.answer(call, Err(PeerError::Fault(Fault::new(code::DENIED, message))));
+        true
     }
 
     /// Writes what selects the dialect at the other node, unless a message does.

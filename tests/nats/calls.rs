@@ -1,13 +1,16 @@
 //! Calls of others over NATS.
 
 use std::thread;
+use std::time::Duration;
 
-use chanrpc::Remote;
+use chanrpc::chan::CallError;
+use chanrpc::config::Balance;
 use chanrpc::message::code;
+use chanrpc::remote::{Balanced, Policy, Remote};
 use serde_json::json;
 
 use crate::server::{Server, info};
-use crate::support::{await_some, ended, eventually};
+use crate::support::{LIMIT, await_some, ended, eventually};
 use crate::{fault, node, params, remote};
 
 const FORWARD: &str = "[[function]]\nname = \"far.*\"\nforward = \"nats\"\n\
@@ -127,26 +130,21 @@ fn a_server_that_does_not_let_it_in_is_told_with_its_reason() {
         ("-ERR 'Permissions Violation for Subscription to \"_INBOX.x.>\"'\r\n", "inbox under [nats]"),
         ("HTTP/1.1 400\r\n", "no NATS server"),
     ] {
-        let server = Server::new();
-        let (node, _) = node(&[&server], "", FORWARD);
-        let caller = remote(&node);
-        let mut peer = server.greet(&info());
-        for _ in 0..3 {
-            peer.any_line();
-        }
-        peer.send(answer);
-        let told = || fault(caller.call_raw("far.a", None).wait()).message.contains(reason);
-        eventually(reason, told);
+        assert_told(info(), answer, reason);
     }
-    let server = Server::new();
-    let (node, _) = node(&[&server], "", FORWARD);
     let mut info = info();
     info["tls_required"] = json!(true);
-    let peer = server.greet(&info);
+    assert_told(info, "", "requires TLS");
+}
+
+/// Asserts that callers learn why a server lets nobody in, at each attempt.
+fn assert_told(info: serde_json::Value, answer: &'static str, reason: &str) {
+    let server = Server::new();
+    let (node, _) = node(&[&server], "", FORWARD);
+    server.answer_all(info, answer);
     let caller = remote(&node);
-    let told = || fault(caller.call_raw("far.a", None).wait()).message.contains("requires TLS");
-    eventually("the reason", told);
-    drop(peer);
+    let told = || fault(caller.call_raw("far.a", None).wait()).message.contains(reason);
+    eventually(reason, told);
 }
 
 #[test]
@@ -228,13 +226,7 @@ fn a_remote_at_an_address_of_nats_calls_functions_and_lists_those_of_all_service
     assert_eq!(ended(call).unwrap().get(), "3");
     let caller = client.clone();
     let call = thread::spawn(move || caller.call_raw("rpc.list", params("[\"far*\", true]")).wait());
-    let mut line = peer.any_line();
-    while line == "PING" {
-        peer.send("PONG\r\n");
-        line = peer.any_line();
-    }
-    let (subject, subscription) = line.strip_prefix("SUB ").unwrap().split_once(' ').unwrap();
-    assert_eq!(peer.any_line(), format!("pub $SRV.INFO {subject} 0"));
+    let (subject, subscription) = peer.inquiry();
     let endpoint = json!({ "name": "far_add", "subject": "chanrpc.far.add",
                            "metadata": { "kind": "1", "description": "adds", "params": "[]" } });
     let info = |service: &str, more| {
@@ -243,7 +235,7 @@ fn a_remote_at_an_address_of_nats_calls_functions_and_lists_those_of_all_service
     for told in
         [info("a", "chanrpc.near"), info("b", "else.far.x"), info("b", "chanrpc.far.more.>"), "{".to_owned()]
     {
-        peer.deliver(subject, subscription, "", &told);
+        peer.deliver(&subject, &subscription, "", &told);
     }
     let listed: serde_json::Value = serde_json::from_str(ended(call).unwrap().get()).unwrap();
     assert_eq!(
@@ -254,4 +246,74 @@ fn a_remote_at_an_address_of_nats_calls_functions_and_lists_those_of_all_service
         ])
     );
     assert_eq!(fault(client.call_raw("rpc.publish", None).wait()).code, code::UNKNOWN_FUNCTION);
+}
+
+#[test]
+fn a_list_waits_for_slow_services_and_tells_what_it_lacks() {
+    let server = Server::new();
+    let client = Remote::builder(format!("nats://{}", server.address())).connect();
+    let mut peer = server.accept();
+    let list = |timeout| {
+        let client = client.clone();
+        thread::spawn(move || client.call_raw("rpc.list", None).timeout(timeout).wait())
+    };
+    let service = |function: &str| json!({ "name": "a", "endpoints": [{ "subject": function }] }).to_string();
+    // A slow service, and one that is slower.
+    let listed = list(LIMIT);
+    let (subject, subscription) = peer.inquiry();
+    for function in ["chanrpc.one", "chanrpc.two"] {
+        thread::sleep(Duration::from_millis(700));
+        peer.deliver(&subject, &subscription, "", &service(function));
+    }
+    assert_eq!(ended(listed).unwrap().get(), "[\"one\",\"two\"]");
+    // Nobody is there, as the server says.
+    let listed = list(LIMIT);
+    let (subject, subscription) = peer.inquiry();
+    peer.deliver_with(&subject, &subscription, "", " 503", "");
+    assert_eq!(ended(listed).unwrap().get(), "[]");
+    // Somebody is there, and does not answer.
+    let listed = list(Duration::from_millis(300));
+    peer.inquiry();
+    let late = fault(ended(listed));
+    assert_eq!((late.code, late.message.contains("no service has answered")), (code::DEADLINE, true));
+    let listed = list(LIMIT);
+    peer.inquiry();
+    peer.send("-ERR 'Permissions Violation for Publish to \"$SRV.INFO\"'\r\n");
+    assert_eq!(fault(ended(listed)).code, code::DENIED);
+}
+
+/// Calls of several servers of NATS and a node, which have the same function.
+#[test]
+fn a_balanced_client_calls_servers_of_nats_too() {
+    let (first, second) = (Server::new(), Server::new());
+    let (node, _) = node(&[], "", "");
+    let addresses = [format!("nats://{}", first.address()), format!("nats://{}", second.address())];
+    let remotes = addresses.into_iter().chain([node.addresses()[0].to_string()]).map(Remote::builder);
+    let fleet = Balanced::connect(remotes, Policy::default().balance(Balance::First));
+    let (mut one, mut two) = (first.accept(), second.accept());
+    let call = || {
+        let fleet = fleet.clone();
+        thread::spawn(move || fleet.call1::<_, i64>("math.add", (1, 2)).timeout(LIMIT).wait())
+    };
+    let answered = call();
+    let request = one.published();
+    assert_eq!((&*request.subject, &*request.payload), ("chanrpc.math.add", "[1,2]"));
+    one.deliver(&request.reply, "r", "", "4");
+    assert_eq!(ended(answered).unwrap(), 4);
+    // Nobody is there: the call has not run, and goes on.
+    let passed_on = call();
+    let request = one.published();
+    one.deliver_with(&request.reply, "r", "", " 503", "");
+    let request = two.published();
+    two.deliver(&request.reply, "r", "", "5");
+    assert_eq!(ended(passed_on).unwrap(), 5);
+    // It was sent: it may have run. The first server has refused, and is not asked for a while.
+    let lost = call();
+    two.published();
+    drop((two, second));
+    let error = ended(lost).unwrap_err();
+    assert!(matches!(error, CallError::Lost { .. }), "{error}");
+    // The servers are gone, and the node is left.
+    drop((one, first));
+    await_some("an answer of the node", || ended(call()).ok().filter(|sum| *sum == 3));
 }

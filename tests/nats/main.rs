@@ -39,7 +39,11 @@ fn node(servers: &[&Server], nats: &str, rest: &str) -> (RunningNode, Receiver<R
         })
         .unwrap();
     let servers: Vec<_> = servers.iter().map(|server| format!("\"{}\"", server.address())).collect();
-    let text = format!("name = \"near\"\n[nats]\nserver = [{}]\n{nats}\n{rest}", servers.join(", "));
+    let nats = match servers.is_empty() {
+        true => String::new(),
+        false => format!("[nats]\nserver = [{}]\n{nats}", servers.join(", ")),
+    };
+    let text = format!("name = \"near\"\n{nats}\n{rest}");
     let config = Config::parse(&text, "test.toml").unwrap();
     let node = Node::from_config(config).serve(functions, sender).listen("127.0.0.1:0").start().unwrap();
     (node, held)

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
 
 use serde_json::{Value, json};
 
@@ -41,6 +42,23 @@ impl Server {
         let mut peer = Peer { reader: BufReader::new(stream), connect: Value::Null };
         peer.send(&format!("INFO {info} \r\n"));
         peer
+    }
+
+    /// Gives every client the same answer to what it says of itself, as long as the test runs.
+    pub(crate) fn answer_all(self, info: Value, answer: &'static str) {
+        thread::spawn(move || {
+            loop {
+                let (stream, _) = self.0.accept().unwrap();
+                let mut reader = BufReader::new(stream);
+                let _ = reader.get_mut().write_all(format!("INFO {info} \r\n").as_bytes());
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
+                    if std::mem::take(&mut line) == "PING\r\n" {
+                        let _ = reader.get_mut().write_all(answer.as_bytes());
+                    }
+                }
+            }
+        });
     }
 
     /// Accepts a connection that is made in the usual way.
@@ -86,6 +104,21 @@ impl Peer {
         self.reader.read_line(&mut line).unwrap();
         assert!(line.ends_with("\r\n"), "{line:?}");
         line.trim_end().to_owned()
+    }
+
+    /// Reads what is asked of all services. Returns where the answers go, and the subscription.
+    pub(crate) fn inquiry(&mut self) -> (String, String) {
+        let line = loop {
+            match self.any_line() {
+                ping if ping == "PING" => self.send("PONG\r\n"),
+                end if end.starts_with("UNSUB ") => {}
+                line => break line,
+            }
+        };
+        let (subject, subscription) = line.strip_prefix("SUB ").unwrap().split_once(' ').unwrap();
+        assert_eq!(self.any_line(), format!("pub $SRV.INFO {subject} 0"));
+        assert_eq!(self.any_line(), "");
+        (subject.to_owned(), subscription.to_owned())
     }
 
     /// Returns the next message.

@@ -7,6 +7,7 @@ mod address;
 mod credentials;
 mod fleet;
 mod handshake;
+mod inquiry;
 mod naming;
 mod nkey;
 mod servers;
@@ -14,10 +15,9 @@ mod servers;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_channel::Sender;
 use rustc_hash::FxHashMap;
 
-use crate::codec::nats::{ERROR, INFO, ServerInfo};
+use crate::codec::nats::{ERROR, INFO, REFUSED, ServerInfo};
 use crate::config::NatsServer;
 use crate::message::{Fault, RawJson, code};
 use crate::metrics::Metrics;
@@ -25,7 +25,9 @@ use crate::route::{Call, PEER, PING, Peer, Provider, Registry, RegistryBuilder, 
 use crate::transport::tls::Connector;
 pub(crate) use address::NatsAddress;
 pub(crate) use credentials::NatsCredentials;
+pub(crate) use fleet::Survey;
 pub(super) use handshake::{Established, establish};
+use inquiry::Answers;
 pub use naming::Naming;
 use nkey::Nkey;
 use servers::Servers;
@@ -83,8 +85,8 @@ pub(crate) trait NatsRole: Send + Sync {
 pub(super) struct NatsClient {
     pub(super) settings: NatsSettings,
     servers: Mutex<Servers>,
-    /// What is asked of all services, by the subjects of the answers.
-    inquiries: Mutex<FxHashMap<String, Sender<RawJson<'static>>>>,
+    /// The answers to what is asked of all services, by their subjects.
+    inquiries: Mutex<FxHashMap<String, Arc<Answers>>>,
 }
 
 impl NatsClient {
@@ -114,7 +116,7 @@ impl NatsClient {
         are_names.then(|| Naming { prefix: prefix.clone(), subject: None, is_text: false })
     }
 
-    fn inquiries(&self) -> MutexGuard<'_, FxHashMap<String, Sender<RawJson<'static>>>> {
+    fn inquiries(&self) -> MutexGuard<'_, FxHashMap<String, Arc<Answers>>> {
         self.inquiries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -140,11 +142,15 @@ impl Provider for Inbound {
                 log::warn!(target: PEER, "NATS: {}", call.params().map_or("", RawJson::get));
                 call.reply(Ok(RawJson::NULL));
             }
+            notice if notice.starts_with(REFUSED) => {
+                let subject = notice.split_once(' ').map_or("", |(_, subject)| subject);
+                log::warn!(target: PEER, "NATS: this node may not publish to {subject:?} (permissions violation)");
+                self.0.inquiries().values().for_each(|answers| answers.refuse(subject));
+                call.reply(Ok(RawJson::NULL));
+            }
             subject => match self.0.inquiries().get(subject).cloned() {
-                Some(tell) => {
-                    if let Some(params) = call.params() {
-                        let _ = tell.try_send(params.clone().into_owned());
-                    }
+                Some(answers) => {
+                    answers.push(call.params());
                     call.reply(Ok(RawJson::NULL));
                 }
                 None => self.0.settings.role.message(call),

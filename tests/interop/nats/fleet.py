@@ -138,13 +138,13 @@ class Server(Process):
 
 
 class Node(Process):
-    def __init__(self, name, servers, nats_keys, rest, user=f'user_file = "{FOLDER}/board"\n'):
+    def __init__(self, name, servers, nats_keys, rest, user=f'user_file = "{FOLDER}/board"\n', line='exec "$0" "$@"'):
         config, ready = FOLDER / f"{name}.toml", FOLDER / f"{name}.ready"
         ready.unlink(missing_ok=True)
         listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in servers)
         text = NODE.format(name=name, servers=listed, user=user, nats=nats_keys, rest=rest)
         config.write_text(text)
-        command = [BINARY, "serve", "--config", str(config), "--ready-file", str(ready), "--log", "debug"]
+        command = ["sh", "-c", line, BINARY, "serve", "--config", str(config), "--ready-file", str(ready), "--log", "debug"]
         super().__init__(f"{name}.log", *command)
         until = time.monotonic() + LIMIT
         while not (ready.exists() and ready.read_text().strip()):
@@ -491,6 +491,87 @@ async def offered(nc, board):
     say("what a peer offers to a node comes and goes")
 
 
+def listed(port, timeout="20", *options):
+    command = [BINARY, "list", "--to", f"nats://127.0.0.1:{port}", "--creds", str(FOLDER / "board"), "--timeout", timeout, *options]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(child):
+    """Returns the exit code, and what was printed."""
+    try:
+        out, err = child.communicate(timeout=LIMIT)
+    finally:
+        child.kill()
+    return child.returncode, out, err
+
+
+def empty(port):
+    code, out, err = told(listed(port))
+    assert (code, out) == (3, "") and "no service is at" in err, (code, out, err)
+    say("a list of nobody is an error")
+
+
+async def slow(port, board):
+    """A list waits for a service that is slow."""
+    code, out, err = told(listed(port))
+    assert code == 0 and "text.upper" in out.split() and not err, (code, out, err)
+    code, out, err = told(listed(f"{port}/elsewhere"))
+    assert (code, out) == (0, "") and "none has a function below the prefix" in err, (code, out, err)
+    board.send(signal.SIGSTOP)
+    code, out, err = told(listed(port, "500ms"))
+    assert (code, out) == (4, "") and "no service has answered" in err, (code, out, err)
+    child = listed(port)
+    await asyncio.sleep(1.5)
+    assert child.poll() is None, told(child)
+    board.send(signal.SIGCONT)
+    code, out, err = told(child)
+    assert code == 0 and "text.upper" in out.split(), (code, out, err)
+    say("a list waits for a service that is slow")
+
+
+async def reloads(port):
+    """Nodes without stderr, with a full stdout and two threads, which load their configuration and its files again."""
+    line = 'exec "$0" "$@" --threads 2 >/dev/full 2>&-'
+    user = FOLDER / "quiet"
+    user.write_text(USERS["board"])
+    keys = f'user_file = "{user}"\n'
+    rule = '[[access]]\nfunctions = ["*", "rpc.reload"]\n'
+    board = Node("quiet-board", [port], 'offer = ["text.*"]\nprefix = "quiet"', rule + SERVICE, keys, line)
+    forward = rule + '[[function]]\nname = "text.*"\nforward = "nats"\n'
+    gateway = Node("quiet-gateway", [port], 'prefix = "quiet"', forward, keys, line)
+    await gateway.until_answers("text.upper")
+    config = FOLDER / "quiet-gateway.toml"
+    stopping, counts = asyncio.Event(), []
+
+    async def caller():
+        while not stopping.is_set():
+            await gateway.expect(0, "ANN", "text.upper", "ann")
+            counts.append(1)
+
+    callers = [asyncio.create_task(caller()) for _ in range(3)]
+    before = config.read_text()
+    for number in range(10):
+        # Another connection, since the file is another, and a function that comes and goes.
+        user.write_text(USERS["board"] + "\n" * number)
+        extra = '[[function]]\nname = "svc.*"\nforward = "nats"\n' if number % 2 else ""
+        config.write_text(before + extra)
+        for node in (board, gateway):
+            command = [BINARY, "reload", "--to", node.address]
+            reload = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            out = (await asyncio.wait_for(reload.communicate(), LIMIT))[0]
+            assert reload.returncode == 0, out
+    stopping.set()
+    await asyncio.gather(*callers)
+    # The file cannot be used: nothing changes.
+    user.write_text("")
+    refused = subprocess.run([BINARY, "reload", "--to", gateway.address], capture_output=True, text=True, timeout=LIMIT)
+    assert refused.returncode == 2 and "the file is empty" in refused.stderr, refused
+    await gateway.expect(0, "ANN", "text.upper", "ann")
+    for node in (board, gateway):
+        assert node.end(signal.SIGTERM) == 0
+    say(f"10 reloads, without stderr and with a full stdout: {len(counts)} calls, all answered")
+
+
 async def drained(nc, board, gateway):
     """A node that stops answers what it has received."""
     await gateway.until_answers("text.upper")
@@ -510,16 +591,20 @@ async def main():
     ports = free_ports(5)
     first = Server("first", ports[0], ports[2], [])
     rule = '[[access]]\nlisten = ["nats"]\nfunctions = ["text.u*", "text.f*", "text.sl*", "text.late"]\n[[access]]\nlisten = ["127.0.0.1:0"]\nfunctions = ["*"]\noffer = ["*"]\n'
+    await (await client(ports[0])).close()
+    empty(ports[0])
     board = Node("board", ports[:1], 'offer = ["text.*"]', SERVICE + rule)
     gateway = Node("gateway", ports[:1], "", GATEWAY)
     nc = await client(ports[0])
     await found_and_called(nc, board)
+    await slow(ports[0], board)
     seen = await stock_service(nc)
     await four_answers(nc, gateway, seen)
     await javascript(gateway, ports[0])
     await offered(nc, board)
     await events(nc, gateway)
     await permissions_changed(gateway, first)
+    await reloads(ports[0])
     first = await gone_and_back(gateway, first)
     nc = await client(ports[0])
     seen = await stock_service(nc)
