@@ -12,6 +12,7 @@ use super::secrets::{connector, hash_of, read_secret};
 use crate::config::{
     Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProcessConfig, ProviderConfig,
 };
+#[cfg(feature = "grpc")]
 use crate::encoding;
 #[cfg(feature = "grpc")]
 use crate::provider::MethodName;

@@ -65,8 +65,10 @@ pub(crate) use follow::{Follower, News, Tell};
 pub(crate) use grpc::unblocked;
 #[cfg(feature = "nats")]
 pub use nats::Naming;
+#[cfg(all(feature = "cli", feature = "nats"))]
+pub(crate) use nats::NatsAddress;
 #[cfg(feature = "nats")]
-pub(crate) use nats::{NatsAddress, NatsCredentials, NatsRole, NatsSettings, Survey, control};
+pub(crate) use nats::{NatsCredentials, NatsRole, NatsSettings, Survey, control};
 pub(crate) use offering::{OfferEvent, Offering};
 use pool::Pool;
 
