@@ -202,6 +202,7 @@ impl Table {
         description: &Description,
         provide: &Provide<'_>,
     ) -> Result<(), Fault> {
+        key(&offer.name)?;
         let name = offer.name.clone();
         let mut register = |members: &_, replaced: Option<&_>, keeps_queue| {
             let registered =

@@ -1,6 +1,8 @@
 //! From MessagePack values to JSON, written directly: a message of a megabyte may hold as many values, and the node does
 //! nothing else meanwhile.
 
+use std::hash::{BuildHasher, RandomState};
+
 use super::marker::Marker;
 use super::reader::Reader;
 use crate::message::json::unescaped_len;
@@ -291,7 +293,7 @@ struct Open {
 struct Keys {
     /// The position of the first one in the list.
     from: usize,
-    /// A number is greater than the one before it, or less. If both are so, or two are equal, they have to be sorted.
+    /// A number is greater than the one before it, or less. If both are so, or two are equal, all have to be compared.
     rises: bool,
     falls: bool,
 }
@@ -315,18 +317,36 @@ impl Keys {
 
     /// Checks that the numbers are unique, and removes them.
     fn check_unique(&self, numbers: &mut Vec<i128>) -> Result<(), Fault> {
-        if self.rises && self.falls {
-            let own = &mut numbers[self.from..];
-            own.sort_unstable();
-            if own.windows(2).any(|pair| pair[0] == pair[1]) {
-                return Err(Fault::invalid_params(
-                    "two keys of a map are equal in JSON: the same number, or a number and its text",
-                ));
-            }
+        if self.rises && self.falls && !are_unique(&numbers[self.from..]) {
+            return Err(Fault::invalid_params(
+                "two keys of a map are equal in JSON: the same number, or a number and its text",
+            ));
         }
         numbers.truncate(self.from);
         Ok(())
     }
+}
+
+/// Returns `true` if all numbers differ. In a table of their places, since a message may have over a hundred thousand, and
+/// the standard library's sort for small binaries is slow.
+fn are_unique(numbers: &[i128]) -> bool {
+    let bits = (2 * numbers.len()).next_power_of_two().ilog2();
+    // Nobody can choose numbers that meet in the table.
+    let seed = RandomState::new().hash_one(numbers.len()) | 1;
+    // Places count from 1, and 0 is free.
+    let mut table = vec![0_u32; 1 << bits];
+    numbers.iter().zip(1..).all(|(number, place)| {
+        let folded = *number as u64 ^ ((*number >> 64) as u64).rotate_left(32);
+        let mut slot = (folded.wrapping_mul(seed) >> (u64::BITS - bits)) as usize;
+        while let Some(other) = table[slot].checked_sub(1) {
+            if numbers[other as usize] == *number {
+                return false;
+            }
+            slot = (slot + 1) & (table.len() - 1);
+        }
+        table[slot] = place;
+        true
+    })
 }
 
 /// The length up to which a text is short, in bytes.
@@ -361,3 +381,20 @@ fn decimal(text: &[u8]) -> Option<i128> {
 
 /// The most digits of an integer of 128 bits.
 const MOST_DIGITS: usize = 39;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::are_unique;
+
+    proptest! {
+        #[test]
+        fn equal_numbers_are_found(numbers in prop::collection::vec(-300_i128..300, 2..60), wide in any::<i128>()) {
+            let numbers: Vec<_> = numbers.into_iter().map(|number| number.wrapping_mul(wide | 1)).collect();
+            prop_assert_eq!(are_unique(&numbers), numbers.iter().collect::<HashSet<_>>().len() == numbers.len());
+        }
+    }
+}

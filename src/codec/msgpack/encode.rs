@@ -5,7 +5,7 @@ use std::fmt;
 use memchr::memchr2;
 
 use crate::codec::jsonrpc::CANCEL_METHOD;
-use crate::message::number::exact;
+use crate::message::number::keeps_digits;
 use crate::message::{Answer, Fault, Id, RawJson, Request, code};
 
 const NIL: u8 = 0xc0;
@@ -176,8 +176,8 @@ pub(super) fn put_json(out: &mut Vec<u8>, json: &str) -> Result<(), ConvertError
 fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(), ConvertError> {
     let (mut at, mut open) = (0, Vec::<Open>::new());
     let mut values = 0;
-    let json = json.as_bytes();
-    while let [byte, rest @ ..] = &json[at..] {
+    let bytes = json.as_bytes();
+    while let [byte, rest @ ..] = &bytes[at..] {
         let byte = *byte;
         match byte {
             b' ' | b'\t' | b'\n' | b'\r' | b',' | b':' => {
@@ -206,7 +206,7 @@ fn put_values(out: &mut Vec<u8>, json: &str, wide: &mut Vec<Wide>) -> Result<(),
                 1
             }
             b'-' | b'0'..=b'9' => put_number(out, &json[at..])?,
-            _ => put_word(out, &json[at..])?,
+            _ => put_word(out, &bytes[at..])?,
         };
     }
     if values == 1 && open.is_empty() { Ok(()) } else { Err(ConvertError::NotJson) }
@@ -226,15 +226,55 @@ fn put_word(out: &mut Vec<u8>, json: &[u8]) -> Result<usize, ConvertError> {
     Ok(length)
 }
 
-fn put_number(out: &mut Vec<u8>, json: &[u8]) -> Result<usize, ConvertError> {
-    let is_other = |byte: &u8| !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
-    let text = &json[..json.iter().position(is_other).unwrap_or(json.len())];
-    match integer(text) {
-        Some(number) if number < 0 => put_int(out, number),
-        Some(number) => put_uint(out, number.unsigned_abs()),
-        None => put_other_number(out, std::str::from_utf8(text).map_err(|_| ConvertError::NotJson)?)?,
+fn put_number(out: &mut Vec<u8>, json: &str) -> Result<usize, ConvertError> {
+    let mut is_float = false;
+    let is_other = |byte: u8| match byte {
+        b'0'..=b'9' | b'-' => false,
+        b'.' | b'e' | b'E' | b'+' => {
+            is_float = true;
+            false
+        }
+        _ => true,
+    };
+    let text = &json[..json.bytes().position(is_other).unwrap_or(json.len())];
+    if is_float {
+        put_float(out, text)?;
+    } else {
+        put_integer(out, text)?;
     }
     Ok(text.len())
+}
+
+fn put_integer(out: &mut Vec<u8>, text: &str) -> Result<(), ConvertError> {
+    match integer(text.as_bytes()) {
+        Some(number) if number < 0 => put_int(out, number),
+        Some(number) => put_uint(out, number.unsigned_abs()),
+        None if text == "-0" => put_float(out, text)?,
+        None => match (text.parse(), text.parse()) {
+            (Ok(number), _) => put_uint(out, number),
+            (_, Ok(number)) => put_int(out, number),
+            // As a float it would no longer be an integer.
+            _ if text.parse::<f64>().is_ok() => return Err(number_error(text)),
+            _ => return Err(ConvertError::NotJson),
+        },
+    }
+    Ok(())
+}
+
+fn put_float(out: &mut Vec<u8>, text: &str) -> Result<(), ConvertError> {
+    let number: f64 = text.parse().map_err(|_| ConvertError::NotJson)?;
+    if !has_few_digits(text, number) && !keeps_digits(number, text) {
+        return Err(number_error(text));
+    }
+    out.push(0xcb);
+    out.extend_from_slice(&number.to_be_bytes());
+    Ok(())
+}
+
+#[cold]
+fn number_error(text: &str) -> ConvertError {
+    let cut = if text.len() > MAX_QUOTED { "…" } else { "" };
+    ConvertError::Number(format!("{}{cut}", &text[..text.len().min(MAX_QUOTED)]))
 }
 
 /// Parses an integer of usual size, quicker than the standard library's code for any size.
@@ -250,27 +290,6 @@ fn integer(text: &[u8]) -> Option<i64> {
         .iter()
         .try_fold(0, |number, digit| digit.is_ascii_digit().then(|| 10 * number + i64::from(digit - b'0')))?;
     Some(if is_negative { -number } else { number })
-}
-
-fn put_other_number(out: &mut Vec<u8>, text: &str) -> Result<(), ConvertError> {
-    if let Ok(number) = text.parse() {
-        put_uint(out, number);
-    } else if text != "-0"
-        && let Ok(number) = text.parse()
-    {
-        put_int(out, number);
-    } else {
-        let number: f64 = text.parse().map_err(|_| ConvertError::NotJson)?;
-        // An integer must stay one. A float keeps all of 15 digits.
-        let is_integer = text != "-0" && !text.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-        if is_integer || !(has_few_digits(text, number) || exact(text).is_some()) {
-            let cut = if text.len() > MAX_QUOTED { "…" } else { "" };
-            return Err(ConvertError::Number(format!("{}{cut}", &text[..text.len().min(MAX_QUOTED)])));
-        }
-        out.push(0xcb);
-        out.extend_from_slice(&number.to_be_bytes());
-    }
-    Ok(())
 }
 
 /// Returns `true` if a number that is no integer has at most 15 digits, and a float of full precision.
