@@ -130,7 +130,7 @@ fn try_offer(table: &Table, grants: &Grants, params: Option<&RawJson<'_>>) -> Re
     let share = match &*text(share)? {
         "one" => Share::One,
         "any" => Share::Any,
-        other => return Err(Fault::invalid_params(format!("share is \"one\" or \"any\", not {other:?}"))),
+        _ => return Err(Fault::invalid_params("share is \"one\" or \"any\"")),
     };
     let owner = caller.owner();
     let mut described = Signature { description, ..Signature::default() };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::name::quoted;
 use crate::message::{Fault, code};
 
 /// Why a registry did not accept a function.
@@ -21,20 +22,18 @@ pub enum RegistryError {
 
 impl fmt::Display for RegistryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(name) => {
-                write!(f, "function {name:?} is not registered; register it before setting its workers")
+        let (Self::Unknown(name) | Self::Duplicate(name) | Self::Reserved(name) | Self::InvalidName(name)) =
+            self;
+        let wrong = match self {
+            Self::Unknown(_) => " is not registered; register it before setting its workers",
+            Self::Duplicate(_) => " is already registered",
+            Self::Reserved(_) => ": names that begin with \"rpc.\" or \"$/\" are reserved",
+            Self::InvalidName(_) => {
+                ": a name has 1 to 128 visible ASCII characters without quotes and backslashes; \"*\" may only end a \
+                 family, as in \"math.*\""
             }
-            Self::Duplicate(name) => write!(f, "function {name:?} is already registered"),
-            Self::Reserved(name) => {
-                write!(f, "function {name:?}: names that begin with \"rpc.\" or \"$/\" are reserved")
-            }
-            Self::InvalidName(name) => write!(
-                f,
-                "function {name:?}: a name has 1 to 128 visible ASCII characters without quotes and backslashes; \
-                 \"*\" may only end a family, as in \"math.*\""
-            ),
-        }
+        };
+        write!(f, "function {}{wrong}", quoted(name))
     }
 }
 
