@@ -1,6 +1,8 @@
-// The cases of cases.py, by @grpc/grpc-js.
+// The cases of cases.py, by @grpc/grpc-js. usage: cases.js ADDRESS FILE, in which the function says what it is told.
 "use strict";
 const assert = require("node:assert");
+const fs = require("node:fs");
+const http = require("node:http");
 const path = require("node:path");
 const grpc = require("@grpc/grpc-js");
 const loader = require("@grpc/proto-loader");
@@ -18,6 +20,28 @@ const call = (service, method, request, ...options) =>
   });
 const fails = (code) => (error) => error.code === code;
 const sleep = { payload: { body: Buffer.from("sleep") } };
+
+// How often the function has said this.
+const told = (what) => fs.readFileSync(process.argv[3], "utf8").split("\n").filter((line) => line === what).length;
+const until = async (what, holds) => {
+  for (const end = Date.now() + 30_000; !(await holds()); ) {
+    assert(Date.now() < end, what);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+};
+const metric = (name) =>
+  new Promise((resolve, reject) => {
+    const get = http.get(`http://${address}/metrics`, (reply) => {
+      let page = "";
+      reply.on("data", (part) => (page += part));
+      reply.on("end", () => resolve(Number(page.match(new RegExp(`^${name} (\\d+)$`, "m"))[1])));
+    });
+    get.on("error", reject);
+  });
+// The node has no call and no stream, though the connection is open.
+const nothingIsLeft = () =>
+  until("calls or streams are left", async () =>
+    (await metric("chanrpc_calls_in_flight")) + (await metric("chanrpc_subscriptions")) === 0);
 
 // Reads `count` messages of a stream and cancels it. Resolves with their sizes.
 const read = (count, options = {}) =>
@@ -49,15 +73,21 @@ const read = (count, options = {}) =>
   const soon = { deadline: Date.now() + 200 };
   await assert.rejects(call(test, "UnaryCall", sleep, soon), fails(status.DEADLINE_EXCEEDED));
   await assert.rejects(read(5, { deadline: Date.now() + 200 }), fails(status.DEADLINE_EXCEEDED));
+  await nothingIsLeft();
+  const [sleeping, cancelled] = [told("sleeping"), told("cancelled")];
   await assert.rejects(
     new Promise((resolve, reject) => {
       const begun = test.UnaryCall(sleep, (error, reply) => (error ? reject(error) : resolve(reply)));
-      setImmediate(() => begun.cancel());
+      until("the function runs", () => told("sleeping") > sleeping).then(() => begun.cancel(), reject);
     }),
     fails(status.CANCELLED),
   );
+  await until("the function is cancelled", () => told("cancelled") > cancelled);
+  await nothingIsLeft();
   assert.deepStrictEqual(await read(4), [31415, 9, 2653, 58979]);
+  await nothingIsLeft();
   assert.deepStrictEqual(await read(1), [31415]);
+  await nothingIsLeft();
   test.close();
   other.close();
   console.log("ok      the same cases by grpc-js");

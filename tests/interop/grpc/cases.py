@@ -7,6 +7,8 @@ usage: cases.py BINARY TONIC"""
 import base64
 import json
 import pathlib
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,11 +27,13 @@ from checks import check, same
 
 BINARY, TONIC = sys.argv[1:]
 SIZES = [31415, 9, 2653, 58979]
+# Long enough for a busy machine; nothing is as slow as this if all is well.
+LIMIT = 30
 SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP \u263a and non-BMP \U0001f608\t\n"
 
 protos, services = grpc.protos_and_services("testing.proto")
 work = pathlib.Path(tempfile.mkdtemp())
-DESCRIPTORS = work / "testing.binpb"
+DESCRIPTORS, TOLD = work / "testing.binpb", work / "told"
 protoc.main(["", f"-I{HERE}", f"--descriptor_set_out={DESCRIPTORS}", "testing.proto"])
 
 
@@ -41,6 +45,7 @@ class Node:
         ready = work / f"{name}.ready"
         options = ["--listen", "127.0.0.1:0", "--config", work / f"{name}.toml", "--ready-file", ready]
         self.process = subprocess.Popen([BINARY, "serve", "--log", "warn", *options], stdout=subprocess.DEVNULL)
+        started.append(self.process)
         while not ready.exists() or not ready.read_text().strip():
             check_runs(self.process)
             time.sleep(0.05)
@@ -50,6 +55,41 @@ class Node:
         call = {"jsonrpc": "2.0", "id": 1, "method": function, "params": params, "meta": {"deadline_ms": deadline}}
         reply = json.load(urllib.request.urlopen(f"http://{self.address}/rpc", json.dumps(call).encode(), timeout=30))
         return reply.get("error") or reply["result"]
+
+
+    def metric(self, name):
+        lines = urllib.request.urlopen(f"http://{self.address}/metrics", timeout=30).read().decode().split("\n")
+        return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+    def holds(self, calls, streams):
+        """Checks that so many calls and streams are under way; soon, as a cancellation takes a moment."""
+        expected, until = (calls, streams), time.monotonic() + LIMIT
+        while True:
+            seen = self.metric("chanrpc_calls_in_flight"), self.metric("chanrpc_subscriptions")
+            if seen == expected:
+                return
+            check("calls and streams under way", time.monotonic() < until, seen, expected)
+            time.sleep(0.01)
+
+
+def told(what):
+    """Returns how often the functions have said that they sleep, or were cancelled."""
+    return TOLD.read_text().split().count(what) if TOLD.exists() else 0
+
+
+def await_told(what, count):
+    until = time.monotonic() + LIMIT
+    while told(what) < count:
+        if time.monotonic() > until:
+            sys.exit(f"FAILED  the function was not told: {what}: {told(what)} of {count}")
+        time.sleep(0.01)
+
+
+def nothing_is_left(node):
+    """Checks that every call that has begun was told to end, and that the node has none."""
+    node.holds(0, 0)
+    await_told("cancelled", told("sleeping"))
+    same("each call that slept was cancelled", told("cancelled"), told("sleeping"))
 
 
 def check_runs(process):
@@ -65,9 +105,9 @@ def status_of(work):
     return grpc.StatusCode.OK, ""
 
 
-def grpcio(address):
+def grpcio(node):
     """The cases, by grpcio."""
-    channel = grpc.insecure_channel(address)
+    channel = grpc.insecure_channel(node.address)
     test = services.TestServiceStub(channel)
     zeros = lambda size: protos.Payload(body=bytes(size))
     same("empty_unary", test.EmptyCall(protos.Empty()), protos.Empty())
@@ -91,17 +131,28 @@ def grpcio(address):
     request = protos.StreamingOutputCallRequest(response_parameters=[protos.ResponseParameters(size=1)])
     silent = lambda: list(test.StreamingOutputCall(request, timeout=0.2))
     same("timeout_on_sleeping_server, of a stream", status_of(silent)[0], late)
+    await_told("cancelled", 1)
+    nothing_is_left(node)
+    # The connection stays open: the node learns of each cancellation by itself.
     call = test.UnaryCall.future(sleep)
+    await_told("sleeping", 2)
+    node.holds(1, 0)
     call.cancel()
     check("cancel_after_begin", call.cancelled())
+    await_told("cancelled", 2)
+    nothing_is_left(node)
     stream = test.StreamingOutputCall(request)
     same("server_streaming", [len(next(stream).payload.body) for _ in SIZES], SIZES)
+    node.holds(0, 1)
     stream.cancel()
     same("its end", status_of(lambda: next(stream))[0], grpc.StatusCode.CANCELLED)
+    node.holds(0, 0)
     stream = test.StreamingOutputCall(request)
     same("cancel_after_first_response", len(next(stream).payload.body), SIZES[0])
+    node.holds(0, 1)
     stream.cancel()
     same("its end", status_of(lambda: next(stream))[0], grpc.StatusCode.CANCELLED)
+    node.holds(0, 0)
     channel.close()
 
 
@@ -140,11 +191,13 @@ def behind_a_node(node, lines):
 
 
 started = []
+# So that what was started ends too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ended by SIGTERM"))
 try:
     testing = Node("testing", f"""
 [[process]]
 name = "testing"
-run = [{json.dumps(sys.executable)}, {json.dumps(str(HERE / "testing.py"))}]
+run = [{json.dumps(sys.executable)}, {json.dumps(str(HERE / "testing.py"))}, {json.dumps(str(TOLD))}]
 [[function]]
 name = "testing.*"
 process = "testing"
@@ -161,15 +214,15 @@ descriptors = [{json.dumps(str(DESCRIPTORS))}]
 "grpc.testing.TestService/StreamingOutputCall" = {{ topic = "testing.output" }}
 "grpc.testing.UnimplementedService/*" = false
 """)
-    started.append(testing.process)
     for size in SIZES:
         event = {"payload": {"body": base64.b64encode(bytes(size)).decode()}}
         testing.post("rpc.publish", ["testing.output", event])
     print("-- grpcio")
-    grpcio(testing.address)
-    for client in ["node", HERE / "cases.js", testing.address], [TONIC, "client", testing.address]:
-        print("--", *client[:-1], flush=True)
+    grpcio(testing)
+    for client in ["node", HERE / "cases.js", testing.address, TOLD], [TONIC, "client", testing.address]:
+        print("--", *client[:2], flush=True)
         subprocess.run(client, check=True, timeout=60)
+        nothing_is_left(testing)
 
     print("-- a node in front of tonic")
     server = subprocess.Popen([TONIC, "server"], stdout=subprocess.PIPE, text=True)
@@ -182,9 +235,9 @@ forward = "grpc://{address}"
 service = "grpc.testing.TestService"
 descriptors = {json.dumps(str(DESCRIPTORS))}
 """)
-    started.append(away.process)
     behind_a_node(away, server.stdout)
 finally:
     for process in reversed(started):
         process.kill()
         process.wait()
+    shutil.rmtree(work, ignore_errors=True)

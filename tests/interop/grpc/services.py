@@ -6,6 +6,7 @@ usage: services.py BINARY"""
 import concurrent.futures
 import json
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -119,6 +120,8 @@ checked = subprocess.run([BINARY, "serve", "--check", "--config", config], captu
 check("the configuration", checked.returncode == 0, checked.stderr)
 check("a method without a topic", "shop.v1.Shop/Untold: it gives a stream" in checked.stderr, checked.stderr)
 ready = work / "ready"
+# So that what was started ends too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ended by SIGTERM"))
 node = subprocess.Popen([BINARY, "serve", "--listen", "127.0.0.1:0", "--config", config, "--ready-file", ready])
 try:
     while not ready.exists() or not ready.read_text().strip():

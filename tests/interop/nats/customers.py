@@ -146,6 +146,8 @@ def main(children):
     say("a server that loads accounts again ends one, and not another")
 
 
+# So that what was started ends too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ended by SIGTERM"))
 started = []
 try:
     main(started)

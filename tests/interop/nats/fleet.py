@@ -620,6 +620,8 @@ async def main():
     await secured(ports[4])
 
 
+# So that what was started ends too.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAILED  ended by SIGTERM"))
 try:
     asyncio.run(main())
 finally:
