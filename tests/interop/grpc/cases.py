@@ -62,7 +62,7 @@ class Node:
         return int(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
     def holds(self, calls, streams):
-        """Checks that so many calls and streams are under way; soon, as a cancellation takes a moment."""
+        """Waits until the node has these numbers of calls and streams."""
         expected, until = (calls, streams), time.monotonic() + LIMIT
         while True:
             seen = self.metric("chanrpc_calls_in_flight"), self.metric("chanrpc_subscriptions")
