@@ -1,23 +1,23 @@
 //! The builder of a network client.
 
-use std::io;
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::Arc;
 
-use async_channel::Sender;
 use smol::{Executor, Task};
 
+use super::client::Remote;
 use super::connection::Connection;
+use super::driver;
 #[cfg(feature = "grpc")]
 use super::grpc::Grpc;
+use super::io_thread::IoThread;
 #[cfg(feature = "nats")]
 use super::nats::{CallsOnly, NatsAddress, NatsClient, NatsCredentials, NatsSettings};
+use super::node_endpoint::NodeEndpoint;
 use super::offering::Offering;
 use super::pool::Pool;
 #[cfg(feature = "grpc")]
 use super::protocol::Protocol;
 use super::target::{Secret, Target, Watchers};
-use super::{Inner, Remote, driver};
 #[cfg(feature = "grpc")]
 use crate::address::{NodeAddress, NodeDialect};
 #[cfg(feature = "grpc")]
@@ -31,6 +31,38 @@ use crate::transport::tls::Connector;
 const CLIENT: &str = "chanrpc";
 #[cfg(feature = "nats")]
 const INBOX: &str = "_INBOX";
+
+impl Remote {
+    /// Starts to connect to `address`, a `host:port`, on a thread of its own. [`builder`](Self::builder) takes more
+    /// settings.
+    ///
+    /// ```
+    /// # use chanrpc::Remote;
+    /// let remote = Remote::connect("127.0.0.1:7300"); // returns at once
+    /// assert_eq!(remote.address(), "127.0.0.1:7300");
+    /// ```
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn connect(address: impl Into<String>) -> Self {
+        Self::builder(address).connect()
+    }
+
+    /// Returns a builder of a client of the node at `address`, a `host:port`. A dialect may come first:
+    /// `msgpack://board-a:7300` speaks MessagePack-RPC, `headers://board-a:7300` JSON-RPC with `Content-Length`, and
+    /// `lines://`, the default, JSON-RPC in lines.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use chanrpc::Remote;
+    /// # use chanrpc::config::Limits;
+    /// let limits = Limits::default().deadline(Duration::from_secs(1));
+    /// let remote = Remote::builder("board-a:7300").token("a secret").limits(limits).connect();
+    /// ```
+    pub fn builder(address: impl Into<String>) -> RemoteBuilder {
+        RemoteBuilder::new(address)
+    }
+}
 
 /// Builds a [`Remote`].
 ///
@@ -210,11 +242,7 @@ impl RemoteBuilder {
                 (executor, Some(thread))
             }
         };
-        Remote(Arc::new(Inner {
-            pool: Pool::new(&executor, target),
-            withdrawn: OnceLock::new(),
-            _thread: thread,
-        }))
+        Remote(Arc::new(NodeEndpoint::new(Pool::new(&executor, target), thread)))
     }
 }
 
@@ -324,27 +352,6 @@ impl RemoteBuilder {
     }
 }
 
-/// A thread that runs the connections of one client until this is dropped.
-#[derive(Debug)]
-pub(super) struct IoThread {
-    _running: Sender<()>,
-}
-
-impl IoThread {
-    pub(super) fn start() -> io::Result<(Arc<Executor<'static>>, Self)> {
-        let executor = Arc::new(Executor::new());
-        let (running, stopped) = async_channel::bounded::<()>(1);
-        let thread = thread::Builder::new().name("chanrpc client".into());
-        thread.spawn({
-            let executor = executor.clone();
-            move || {
-                let _ = smol::block_on(executor.run(stopped.recv()));
-            }
-        })?;
-        Ok((executor, Self { _running: running }))
-    }
-}
-
 /// Servers of NATS, and what connections to them are for.
 #[cfg(feature = "nats")]
 pub(crate) struct NatsTarget(Target);
@@ -354,7 +361,7 @@ impl NatsTarget {
     /// Starts to connect, to call others.
     pub(crate) fn connect(self, executor: &Arc<Executor<'static>>) -> Remote {
         let pool = Pool::new(executor, self.0);
-        Remote(Arc::new(Inner { pool, withdrawn: OnceLock::new(), _thread: None }))
+        Remote(Arc::new(NodeEndpoint::new(pool, None)))
     }
 
     /// Starts to connect, to answer others. The task ends after the signal to stop.

@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 use smol::Executor;
 
 use super::{BalancedRequest, Balancer, BalancerSettings, key_of};
-use crate::chan::{BoxFuture, FunctionId, Id, KindMarker, Results, Takes};
+use crate::chan::{BoxFuture, FunctionId};
 use crate::config::Balance;
 use crate::message::RawJson;
-use crate::remote::builder::IoThread;
-use crate::remote::call::{RemoteCall, decode, request};
-use crate::remote::endpoint::{Endpoint, Mode, Request};
-use crate::remote::{Remote, RemoteBuilder, RemoteError};
+use crate::remote::calling::{self, calling_methods};
+use crate::remote::endpoint::{Endpoint, Request};
+use crate::remote::io_thread::IoThread;
+use crate::remote::{Remote, RemoteBuilder, RemoteCall, RemoteError};
 
 /// A client of several nodes that have the same functions. Cheap to clone, and safe to share between threads.
 ///
@@ -135,70 +135,13 @@ impl Balanced {
         Self(Arc::new(Inner { balancer, policy, _thread: own.map(|(_, thread)| thread) }))
     }
 
-    /// Calls the function of a typed id and waits for its result. See [`Remote::call`].
-    pub fn call<K, A, R>(&self, id: Id<K, A, R>, arguments: A) -> RemoteCall<R>
-    where
-        K: KindMarker<R>,
-        A: Serialize,
-        R: DeserializeOwned,
-    {
-        self.call_untyped(id.into_untyped(), &arguments)
-    }
-
-    /// Calls a function without a result by its name, and waits until it has run. See [`Remote::call0`].
-    pub fn call0<A: Serialize>(&self, id: impl Into<FunctionId>, arguments: A) -> RemoteCall<()> {
-        self.call_untyped(id.into(), &arguments)
-    }
-
-    /// Calls a function with one result by its name, and waits for it. See [`Remote::call1`].
-    pub fn call1<A: Serialize, R: DeserializeOwned>(
-        &self,
-        id: impl Into<FunctionId>,
-        arguments: A,
-    ) -> RemoteCall<R> {
-        self.call_untyped(id.into(), &arguments)
-    }
-
-    /// Calls a function with several results by its name, and waits for them. See [`Remote::call_n`].
-    pub fn call_n<A: Serialize, R: DeserializeOwned + Results>(
-        &self,
-        id: impl Into<FunctionId>,
-        arguments: A,
-    ) -> RemoteCall<R> {
-        self.call_untyped(id.into(), &arguments)
-    }
-
-    /// Calls a function in go mode. See [`Remote::go`].
-    pub fn go<A: Serialize>(&self, id: impl Takes<A>, arguments: A) -> RemoteCall<()> {
-        let request = request(id.into_function_id(), &arguments, Mode::Go);
-        RemoteCall::new(self.endpoint(), request, decode)
-    }
-
-    /// Calls a function with parameters in JSON, and waits for its result in JSON. See [`Remote::call_raw`].
-    pub fn call_raw(
-        &self,
-        method: impl Into<String>,
-        params: Option<RawJson<'_>>,
-    ) -> RemoteCall<RawJson<'static>> {
-        RemoteCall::new(self.endpoint(), Ok(raw(method.into(), params, Mode::Call)), Ok)
-    }
-
-    /// Calls a function in go mode with parameters in JSON. See [`Remote::go_raw`].
-    pub fn go_raw(&self, method: impl Into<String>, params: Option<RawJson<'_>>) -> RemoteCall<()> {
-        RemoteCall::new(self.endpoint(), Ok(raw(method.into(), params, Mode::Go)), decode)
-    }
-
-    fn call_untyped<R: DeserializeOwned>(&self, id: FunctionId, arguments: &impl Serialize) -> RemoteCall<R> {
-        RemoteCall::new(self.endpoint(), request(id, arguments, Mode::Call), decode)
+    calling_methods! {
+        "# let client = Balanced::connect([Remote::builder(node.addresses()[0].to_string())], Policy::default());"
     }
 
     pub(in crate::remote) fn endpoint(&self) -> Arc<dyn Endpoint> {
         self.0.clone()
     }
-}
-
-fn raw(method: String, params: Option<RawJson<'_>>, mode: Mode) -> Request {
-    Request { method: Cow::Owned(method), params: params.map(RawJson::into_owned), mode }
 }
 
 impl Endpoint for Inner {
