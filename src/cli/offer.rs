@@ -143,8 +143,8 @@ fn registry(
             ..ProcessConfig::new(&first, program, limits)
         };
         let process = Process::new(executor, config, limits);
-        let function = process
-            .function(&name, &ProcessFunctionConfig { process: first.clone(), method: None, timeout: None });
+        let function =
+            process.function(&name, &ProcessFunctionConfig { process: first.clone(), ..Default::default() });
         (process.preflight(), function.describe(), Arc::new(function))
     } else {
         let exec =

@@ -48,38 +48,33 @@ impl Rule {
     }
 }
 
-/// Parses an `[[access]]` table.
-pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<Rule> {
+/// Parses an `[[access]]` table; `config` has the listeners, unless they have errors.
+pub(super) fn parse(table: &Table<'_>, config: Option<&Config>) -> Rule {
     table.allow(&["functions", "offer", "subscribe", "publish", "name", "token", "listen", "expires"]);
-    let patterns = |key: &str| -> Result<Vec<String>> {
-        let Some(field) = table.get(key) else { return Ok(Vec::new()) };
-        field
-            .list("a list of names such as [\"demo.*\", \"rpc.list\"]")?
-            .map(|field| field.visible_name("demo.*").map(str::to_owned))
-            .collect()
-    };
-    let (functions, offer) = (patterns("functions")?, patterns("offer")?);
-    let (subscribe, publish) = (patterns("subscribe")?, patterns("publish")?);
-    if [&functions, &offer, &subscribe, &publish].iter().all(|patterns| patterns.is_empty()) {
+    let patterns = |field: Field<'_>| field.names("demo.*", "\"demo.*\", \"rpc.list\"");
+    if ["functions", "offer", "subscribe", "publish"].iter().all(|key| table.get(key).is_none()) {
         let example = "such as functions = [\"demo.*\", \"rpc.list\"]";
-        return Err(table.fail(&format!("needs functions, offer, subscribe or publish, {example}")));
+        table.note(table.fail(&format!("needs functions, offer, subscribe or publish, {example}")));
     }
-    let name = table.get("name").map(|field| field.visible_name("dashboard")).transpose()?;
-    let token = table.get("token").map(token_hash).transpose()?;
-    let listen = match table.get("listen") {
-        Some(field) => field
-            .list("a list of addresses such as [\"0.0.0.0:7300\"]")?
-            .map(|field| listener(field, config))
-            .collect::<Result<_>>()?,
-        None => Vec::new(),
+    if table.get("expires").is_some() && table.get("token").is_none() {
+        table.note(table.fail("has expires but no token; only rules with a token can expire"));
+    }
+    let listeners = |field: Field<'_>| {
+        let list = field.list("a list of addresses such as [\"0.0.0.0:7300\"]")?;
+        let Some(config) = config else { return Ok(Vec::new()) };
+        Ok(list.filter_map(|field| field.source.note(listener(field, config))).collect())
     };
-    let expires = table.get("expires").map(Field::datetime).transpose()?;
-    if expires.is_some() && token.is_none() {
-        return Err(table.fail("has expires but no token; only rules with a token can expire"));
+    Rule {
+        location: format!("{}:{}", table.source.file, table.source.line(table.offset)),
+        functions: table.read("functions", patterns).unwrap_or_default(),
+        offer: table.read("offer", patterns).unwrap_or_default(),
+        subscribe: table.read("subscribe", patterns).unwrap_or_default(),
+        publish: table.read("publish", patterns).unwrap_or_default(),
+        name: table.read("name", |field| field.visible_name("dashboard").map(str::to_owned)),
+        token: table.read("token", token_hash),
+        listen: table.read("listen", listeners).unwrap_or_default(),
+        expires: table.read("expires", Field::datetime),
     }
-    let location = format!("{}:{}", table.source.file, table.source.line(table.offset));
-    let name = name.map(str::to_owned);
-    Ok(Rule { location, functions, offer, subscribe, publish, name, token, listen, expires })
 }
 
 /// Parses the hash of a token.

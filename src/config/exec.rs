@@ -54,24 +54,33 @@ pub enum OutputFormat {
     Base64,
 }
 
+/// What a function of another kind may have, and why that of a program does not.
+const OF_OTHERS: [(&str, &str); 10] = [
+    ("token_file", "only a function with forward presents a token"),
+    ("tls", "only a function with forward uses TLS"),
+    ("balance", ONE_NODE),
+    ("key", ONE_NODE),
+    ("hedge", ONE_NODE),
+    ("repeatable", ONE_NODE),
+    ("service", "only a function with forward has a service"),
+    ("subject", "only a function with forward has a subject"),
+    ("method", "only a function with process has a method"),
+    ("workers", "the workers of a program are set by concurrency"),
+];
+const ONE_NODE: &str = "only a function with forward can choose between nodes";
+
 /// Parses the keys of a function that a program provides.
-pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Result<ExecConfig> {
-    if let Some(field) = table.get("token_file") {
-        return Err(field.fail("only a function with forward presents a token"));
+pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> ExecConfig {
+    for (key, reason) in OF_OTHERS {
+        table.read(key, |field| Err::<(), _>(field.fail(reason)));
     }
-    if let Some(field) = table.get("tls") {
-        return Err(field.fail("only a function with forward uses TLS"));
-    }
-    if let Some(field) = table.get("method") {
-        return Err(field.fail("only a function with process has a method"));
-    }
-    if let Some(field) = table.get("workers") {
-        return Err(field.fail("the workers of a program are set by concurrency"));
-    }
-    let params = table.get("params").map(param::parse).transpose()?.unwrap_or_default();
+    let params = match table.get("params") {
+        Some(field) => table.source.note(param::parse(field)),
+        None => Some(Vec::new()),
+    };
     let mut exec = ExecConfig {
-        argv: self::argv(argv, &params)?,
-        params,
+        argv: table.source.note(self::argv(argv, params.as_deref())).unwrap_or_default(),
+        params: params.unwrap_or_default(),
         output: OutputFormat::default(),
         result: None,
         timeout: None,
@@ -83,40 +92,40 @@ pub(super) fn parse(table: &Table<'_>, argv: Field<'_>, limits: &Limits) -> Resu
         env: Vec::new(),
         inherit_env: Vec::new(),
     };
-    if let Some(field) = table.get("output") {
-        exec.output = match field.string()? {
-            "text" => OutputFormat::Text,
-            "json" => OutputFormat::Json,
-            "base64" => OutputFormat::Base64,
-            _ => return Err(field.expected("\"text\", \"json\" or \"base64\"")),
-        };
-    }
-    if let Some(field) = table.get("result") {
-        let name = field.string()?;
-        if !RESULTS.contains(&name) {
-            return Err(field.expected(&format!("one of {}", RESULTS.join(", "))));
-        }
-        if exec.output != OutputFormat::Json && name != "string" {
+    let outputs =
+        [("text", OutputFormat::Text), ("json", OutputFormat::Json), ("base64", OutputFormat::Base64)];
+    table.choice("output", &outputs, &mut exec.output);
+    exec.result = table.read("result", |field| {
+        let name = result(field)?;
+        // A wrong output is told already.
+        let is_text = table.get("output").is_none_or(|output| output.string().is_ok_and(|it| it == "text"));
+        if (is_text || exec.output == OutputFormat::Base64) && name != "string" {
             return Err(field.fail("a program whose output is not \"json\" returns a string"));
         }
-        exec.result = Some(name.to_owned());
-    }
-    exec.directory = table.get("directory").map(Field::path).transpose()?;
-    if let Some(field) = table.get("env") {
-        exec.env = env(field)?;
-    }
-    if let Some(field) = table.get("inherit_env") {
-        exec.inherit_env = inherit_env(field)?;
-    }
+        Ok(name)
+    });
+    exec.directory = table.read("directory", Field::path);
+    exec.env = table.read("env", env).unwrap_or_default();
+    exec.inherit_env = table.read("inherit_env", inherit_env).unwrap_or_default();
     table.duration("timeout", MIN_DURATION..=DAY, &mut exec.timeout);
     table.count("concurrency", 1..=1024, &mut exec.concurrency);
     table.count("queue", 0..=65_536, &mut exec.queue);
-    workers::when_full(table, &mut exec.when_full)?;
+    workers::when_full(table, &mut exec.when_full);
     table.size("output_limit", 1..=GIB, &mut exec.output_limit);
-    Ok(exec)
+    exec
 }
 
-fn argv(field: Field<'_>, params: &[ParamConfig]) -> Result<Vec<ArgTemplate>> {
+/// Parses the type of a result.
+pub(super) fn result(field: Field<'_>) -> Result<String> {
+    let name = field.string()?;
+    if !RESULTS.contains(&name) {
+        return Err(field.expected(&format!("one of {}", RESULTS.join(", "))));
+    }
+    Ok(name.to_owned())
+}
+
+/// Parses a program and its arguments; `params` is `None` if its parameters have errors.
+fn argv(field: Field<'_>, params: Option<&[ParamConfig]>) -> Result<Vec<ArgTemplate>> {
     let wanted = "a list of strings such as [\"df\", \"-k\", \"{path}\"]";
     let mut argv = Vec::new();
     for (index, field) in field.list(wanted)?.enumerate() {
@@ -126,7 +135,10 @@ fn argv(field: Field<'_>, params: &[ParamConfig]) -> Result<Vec<ArgTemplate>> {
         if text.contains('\0') {
             return Err(field.fail("an argument cannot contain a NUL character"));
         }
-        let template = template::parse(text, params).map_err(|message| field.fail(&message))?;
+        let template = match params {
+            Some(params) => template::parse(text, params).map_err(|message| field.fail(&message))?,
+            None => continue,
+        };
         // Callers choose a program's arguments, never the program.
         if index == 0 && !matches!(template.0.as_slice(), [Piece::Literal(_)]) {
             return Err(field.fail("the first element is the program: a fixed name or path such as \"df\""));

@@ -90,90 +90,83 @@ pub struct ForwardTlsConfig {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Parses the keys of a forwarded function.
-pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> Result<ForwardConfig> {
-    table.allow_of(
-        "a forwarded function",
-        &[
-            "name",
-            "description",
-            "forward",
-            "timeout",
-            "token_file",
-            "tls",
-            "balance",
-            "key",
-            "repeatable",
-            "hedge",
-            #[cfg(feature = "grpc")]
-            "descriptors",
-            #[cfg(feature = "grpc")]
-            "service",
-            #[cfg(feature = "grpc")]
-            "method",
-            "workers",
-            "queue",
-            "when_full",
-        ],
-    )?;
-    let token_file = table.get("token_file").map(Field::path).transpose()?;
-    let tls = table.get("tls").map(self::tls).transpose()?;
-    #[allow(unused_mut, reason = "only gRPC adds to it")]
-    let mut targets: Vec<ForwardTarget> = match to.string() {
-        Ok(_) => vec![target(to, to, &token_file, &tls, true)?],
-        Err(_) => to
-            .list("a node such as \"10.0.0.2:7300\", or a list of nodes")?
-            .map(|node| match node.table("an element of forward") {
-                None => target(node, node, &token_file, &tls, true),
-                Some(own) => {
-                    own.allow(&["to", "token_file", "tls"]);
-                    let address = own.require("to", "\"10.0.0.2:7300\"")?;
-                    let own_token = own.get("token_file").map(Field::path).transpose()?;
-                    let own_tls = own.get("tls").map(self::tls).transpose()?;
-                    target(
-                        node,
-                        address,
-                        &own_token.or_else(|| token_file.clone()),
-                        &own_tls.or_else(|| tls.clone()),
-                        true,
-                    )
-                }
-            })
-            .collect::<Result<_>>()?,
-    };
-    let balance = match table.get("balance") {
-        None => Balance::default(),
-        Some(field) => match field.string() {
-            Ok("least") => Balance::Least,
-            Ok("first") => Balance::First,
-            Ok("turns") => Balance::Turns,
-            _ => return Err(field.expected("\"least\", \"first\" or \"turns\"")),
-        },
-    };
-    let key = table.get("key").map(|field| field.visible_name("player")).transpose()?.map(str::to_owned);
-    let repeatable = table.get("repeatable").map(Field::boolean).transpose()?.unwrap_or_default();
+/// The keys of a forwarded function.
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "forward",
+    "timeout",
+    "token_file",
+    "tls",
+    "balance",
+    "key",
+    "repeatable",
+    "hedge",
     #[cfg(feature = "grpc")]
-    let method = grpc_method(table, &mut targets)?;
-    let mut forward = ForwardConfig {
-        balance,
-        key,
-        repeatable,
-        #[cfg(feature = "grpc")]
-        method,
-        ..ForwardConfig::new(targets)
+    "descriptors",
+    #[cfg(feature = "grpc")]
+    "service",
+    #[cfg(feature = "grpc")]
+    "method",
+    "workers",
+    "queue",
+    "when_full",
+];
+
+/// Parses the keys of a forwarded function.
+pub(super) fn parse(table: &Table<'_>, to: Field<'_>) -> ForwardConfig {
+    let token_file = table.read("token_file", Field::path);
+    let tls = table.read("tls", self::tls);
+    let targets = match to.string() {
+        Ok(_) => target(to, to, &token_file, &tls, true).map(|target| vec![target]),
+        Err(_) => nodes(to, &token_file, &tls),
     };
+    let mut forward = ForwardConfig::new(table.source.note(targets).unwrap_or_default());
+    let balances = [("least", Balance::Least), ("first", Balance::First), ("turns", Balance::Turns)];
+    table.choice("balance", &balances, &mut forward.balance);
+    forward.key = table.read("key", |field| field.visible_name("player").map(str::to_owned));
+    forward.repeatable = table.read("repeatable", Field::boolean).unwrap_or_default();
+    #[cfg(feature = "grpc")]
+    if !forward.to.is_empty() {
+        forward.method = table.source.note(grpc_method(table, &mut forward.to)).flatten();
+    }
     table.duration("timeout", MIN_DURATION..=DAY, &mut forward.timeout);
     table.duration("hedge", MIN_DURATION..=DAY, &mut forward.hedge);
+    // What is wrong itself is told already.
+    let may_repeat =
+        forward.repeatable || table.get("repeatable").is_some_and(|field| field.boolean().is_err());
+    let nodes = to.value.get_ref().as_array().map_or(1, |nodes| nodes.len());
     if let Some(field) = table.get("hedge") {
-        let missing = match (&forward.key, forward.repeatable, forward.to.len()) {
-            (Some(_), _, _) => "calls with the same key go to the same node",
+        let missing = match (table.get("key"), may_repeat, nodes) {
+            (Some(_), _, _) => {
+                "calls with the same key go to the same node, so no other is asked; remove key or hedge"
+            }
             (None, false, _) => "a call may then run twice, so it needs repeatable = true",
-            (None, true, 0..=1) => "a second node is asked, so forward must be a list of nodes",
-            (None, true, _) => return Ok(forward),
+            (None, true, 1) => "a second node is asked, so forward must be a list of nodes",
+            (None, true, _) => return forward,
         };
-        return Err(field.fail(missing));
+        table.note(field.fail(missing));
     }
-    Ok(forward)
+    forward
+}
+
+/// Parses a list of nodes, each with the token and TLS files of the function unless it has its own.
+fn nodes(
+    list: Field<'_>,
+    token_file: &Option<PathBuf>,
+    tls: &Option<ForwardTlsConfig>,
+) -> Result<Vec<ForwardTarget>> {
+    let node = |node: Field<'_>| match node.table("an element of forward") {
+        None => target(node, node, token_file, tls, true),
+        Some(own) => {
+            own.allow(&["to", "token_file", "tls"]);
+            let own_token = own.read("token_file", Field::path).or_else(|| token_file.clone());
+            let own_tls = own.read("tls", self::tls).or_else(|| tls.clone());
+            target(node, own.require("to", "\"10.0.0.2:7300\"")?, &own_token, &own_tls, true)
+        }
+    };
+    let nodes = list.list("a node such as \"10.0.0.2:7300\", or a list of nodes")?;
+    Ok(nodes.filter_map(|element| list.source.note(node(element))).collect())
 }
 
 /// Parses what a function is called by gRPC servers, and adds their descriptors.

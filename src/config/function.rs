@@ -35,72 +35,82 @@ pub enum ProviderConfig {
     Nats(super::NatsFunctionConfig),
 }
 
-/// Parses a `[[function]]` table; `config` has the tables before it, and `names` the names of their functions.
+/// The keys of a `[[function]]` table, whatever provides the function.
+const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "exec",
+    "params",
+    "output",
+    "result",
+    "timeout",
+    "concurrency",
+    "queue",
+    "when_full",
+    "output_limit",
+    "directory",
+    "env",
+    "inherit_env",
+    "forward",
+    "token_file",
+    "tls",
+    "balance",
+    "key",
+    "repeatable",
+    "hedge",
+    #[cfg(feature = "grpc")]
+    "descriptors",
+    #[cfg(feature = "grpc")]
+    "service",
+    "workers",
+    "process",
+    "method",
+    #[cfg(feature = "nats")]
+    "subject",
+];
+
+/// Parses a `[[function]]` table; `config` has the tables before it, and `names` the names of their functions. Processes
+/// with errors are not known.
 pub(super) fn parse(
     table: &Table<'_>,
     config: &Config,
+    are_processes_known: bool,
     names: &mut FxHashSet<String>,
-) -> Result<FunctionConfig> {
-    table.allow(&[
-        "name",
-        "description",
-        "exec",
-        "params",
-        "output",
-        "result",
-        "timeout",
-        "concurrency",
-        "queue",
-        "when_full",
-        "output_limit",
-        "directory",
-        "env",
-        "inherit_env",
-        "forward",
-        "token_file",
-        "tls",
-        "balance",
-        "key",
-        "repeatable",
-        "hedge",
-        #[cfg(feature = "grpc")]
-        "descriptors",
-        #[cfg(feature = "grpc")]
-        "service",
-        "workers",
-        "process",
-        "method",
-        #[cfg(feature = "nats")]
-        "subject",
-    ]);
-    let name_field = table.require("name", "\"disk.free\"")?;
-    let (provider, workers) = match (table.get("exec"), table.get("forward"), table.get("process")) {
-        (Some(argv), None, None) => (ProviderConfig::Exec(exec::parse(table, argv, &config.limits)?), None),
+) -> Option<FunctionConfig> {
+    table.allow(KEYS);
+    let name = table.read_required("name", "\"disk.free\"", |field| {
+        let name = function_name(field, table.get("exec").is_none())?;
+        if !names.insert(name.to_owned()) {
+            return Err(field.fail(&format!("there is another function {name:?}; each name may appear once")));
+        }
+        Ok(name.to_owned())
+    });
+    let description = table.read("description", |field| field.string().map(str::to_owned));
+    let provider = match (table.get("exec"), table.get("forward"), table.get("process")) {
+        (Some(argv), None, None) => ProviderConfig::Exec(exec::parse(table, argv, &config.limits)),
         #[cfg(feature = "nats")]
         (None, Some(to), None) if super::nats::is_target(to, config) => {
-            (ProviderConfig::Nats(super::nats::parse_function(table)?), workers::parse_function(table)?)
+            table.allow_of("a function over NATS", super::nats::KEYS, KEYS);
+            ProviderConfig::Nats(super::nats::parse_function(table))
         }
         (None, Some(to), None) => {
-            (ProviderConfig::Forward(forward::parse(table, to)?), workers::parse_function(table)?)
+            table.allow_of("a forwarded function", forward::KEYS, KEYS);
+            ProviderConfig::Forward(forward::parse(table, to))
         }
-        (None, None, Some(name)) => {
-            let function = process::parse_function(table, name, config)?;
-            (ProviderConfig::Process(function), workers::parse_function(table)?)
+        (None, None, Some(_)) => {
+            table.allow_of("a function of a process", process::KEYS, KEYS);
+            let config = are_processes_known.then_some(config);
+            ProviderConfig::Process(process::parse_function(table, config))
         }
         _ => {
             let wanted = "exactly one of exec = [\"program\", \"argument\"], forward = \"host:port\" and process = \"name\"";
-            return Err(table.fail(&format!("needs {wanted}")));
+            table.note(table.fail(&format!("needs {wanted}")));
+            return None;
         }
     };
-    let may_be_family = !matches!(provider, ProviderConfig::Exec(_));
-    let name = function_name(name_field, may_be_family)?;
-    if !names.insert(name.to_owned()) {
-        return Err(
-            name_field.fail(&format!("there is another function {name:?}; each name may appear once"))
-        );
-    }
-    let description = table.get("description").map(Field::string).transpose()?.map(str::to_owned);
-    Ok(FunctionConfig { name: name.to_owned(), description, workers, provider })
+    let is_exec = matches!(provider, ProviderConfig::Exec(_));
+    let workers = if is_exec { None } else { workers::parse_function(table) };
+    Some(FunctionConfig { name: name?, description, workers, provider })
 }
 
 fn function_name(field: Field<'_>, may_be_family: bool) -> Result<&str> {

@@ -61,19 +61,23 @@ pub(super) fn same_address(a: &str, b: &str) -> bool {
 }
 
 /// Parses a `[[listen]]` table; `config` has the tables before it.
-pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ListenerConfig> {
+pub(super) fn parse(table: &Table<'_>, config: &Config) -> ListenerConfig {
     table.allow(&["address", "hosts", "origins", "dialect", "leaf", "tls"]);
-    let field = table.require("address", "\"127.0.0.1:7300\"")?;
-    let (address, parsed) = field.address::<Address>()?;
-    // Port 0 selects another port each time, so it never conflicts.
-    if parsed.port() != 0 && config.listen.iter().any(|other| other.is_at(&parsed)) {
-        return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));
+    let address = table.read_required("address", "\"127.0.0.1:7300\"", |field| {
+        let (address, parsed) = field.address::<Address>()?;
+        // Port 0 selects another port each time, so it never conflicts.
+        if parsed.port() != 0 && config.listen.iter().any(|other| other.is_at(&parsed)) {
+            return Err(field.fail(&format!("{address} is listened on twice; each address may appear once")));
+        }
+        Ok(address.to_owned())
+    });
+    ListenerConfig {
+        address: address.unwrap_or_default(),
+        hosts: table.read("hosts", hosts).unwrap_or_default(),
+        origins: table.read("origins", origins).unwrap_or_default(),
+        leaf: table.source.note(leaf::parse(table, config.limits.message)).flatten(),
+        tls: table.read("tls", tls),
     }
-    let hosts = table.get("hosts").map(hosts).transpose()?.unwrap_or_default();
-    let origins = table.get("origins").map(origins).transpose()?.unwrap_or_default();
-    let leaf = leaf::parse(table, config.limits.message)?;
-    let tls = table.get("tls").map(tls).transpose()?;
-    Ok(ListenerConfig { address: address.to_owned(), hosts, origins, leaf, tls })
 }
 
 /// Parses host names, and returns them in lower case.
@@ -106,8 +110,9 @@ fn tls(field: Field<'_>) -> Result<ListenerTlsConfig> {
     let table =
         field.table("tls").ok_or_else(|| field.expected(&format!("a table of files such as {example}")))?;
     table.allow(&["certificate", "key", "client_ca"]);
-    let certificate = table.require("certificate", "\"node.pem\"")?.path()?;
-    let key = table.require("key", "\"node.key\"")?.path()?;
-    let client_ca = table.get("client_ca").map(Field::path).transpose()?;
-    Ok(ListenerTlsConfig { certificate, key, client_ca })
+    Ok(ListenerTlsConfig {
+        certificate: table.read_required("certificate", "\"node.pem\"", Field::path).unwrap_or_default(),
+        key: table.read_required("key", "\"node.key\"", Field::path).unwrap_or_default(),
+        client_ca: table.read("client_ca", Field::path),
+    })
 }

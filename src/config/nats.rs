@@ -114,36 +114,27 @@ pub(super) fn parse(table: &Table<'_>, name: &str) -> Result<NatsConfig> {
             .map(self::server)
             .collect::<Result<_>>()?,
     };
-    let path = |key| table.get(key).map(Field::path).transpose();
-    let (user_file, token_file, nkey_file) = (path("user_file")?, path("token_file")?, path("nkey_file")?);
-    let creds_file = path("creds_file")?;
+    let path = |key| table.read(key, Field::path);
+    let (user_file, token_file, nkey_file) = (path("user_file"), path("token_file"), path("nkey_file"));
+    let creds_file = path("creds_file");
     if [&user_file, &token_file, &nkey_file, &creds_file].into_iter().flatten().count() > 1 {
-        return Err(table.fail("takes one of user_file, token_file, nkey_file and creds_file"));
+        table.note(table.fail("takes one of user_file, token_file, nkey_file and creds_file"));
     }
-    let tls = table.get("tls").map(forward::tls).transpose()?;
-    if tls.is_none() && servers.iter().any(|server| server.is_encrypted) {
-        return Err(server.fail("a tls:// server needs the authorities to trust: tls = { ca = \"ca.pem\" }"));
+    let tls = table.read("tls", forward::tls);
+    if table.get("tls").is_none() && servers.iter().any(|server| server.is_encrypted) {
+        table.note(server.fail("a tls:// server needs the authorities to trust: tls = { ca = \"ca.pem\" }"));
     }
-    let subject = |key, default: &str| match table.get(key) {
-        None => Ok(default.to_owned()),
-        Some(field) => self::subject(field),
-    };
-    let (prefix, inbox) = (subject("prefix", "chanrpc")?, subject("inbox", "_INBOX")?);
-    let service = match table.get("service") {
-        None => name.chars().map(|c| if is_of_name(c) { c } else { '_' }).collect(),
-        Some(field) => match field.visible_name("board")? {
-            name if name.chars().all(is_of_name) => name.to_owned(),
-            _ => return Err(field.expected("letters, digits, - and _, such as \"board\"")),
-        },
-    };
-    let queue = subject("queue", "q")?;
-    let offer = match table.get("offer") {
-        None => Vec::new(),
-        Some(field) => field
-            .list("a list of names such as [\"disk.*\", \"uptime\"]")?
-            .map(|field| field.visible_name("disk.*").map(str::to_owned))
-            .collect::<Result<_>>()?,
-    };
+    let subject = |key, default: &str| table.read(key, self::subject).unwrap_or_else(|| default.to_owned());
+    let (prefix, inbox) = (subject("prefix", "chanrpc"), subject("inbox", "_INBOX"));
+    let service = table.read("service", |field| match field.visible_name("board")? {
+        name if name.chars().all(is_of_name) => Ok(name.to_owned()),
+        _ => Err(field.expected("letters, digits, - and _, such as \"board\"")),
+    });
+    let of_node = || name.chars().map(|c| if is_of_name(c) { c } else { '_' }).collect();
+    let service = service.unwrap_or_else(of_node);
+    let queue = subject("queue", "q");
+    let offer =
+        table.read("offer", |field| field.names("disk.*", "\"disk.*\", \"uptime\"")).unwrap_or_default();
     let mut nats = NatsConfig {
         servers,
         user_file,
@@ -167,25 +158,18 @@ pub(crate) fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
 }
 
+/// The keys of a function that is forwarded to NATS.
+pub(super) const KEYS: &[&str] =
+    &["name", "description", "forward", "subject", "output", "timeout", "workers", "queue", "when_full"];
+
 /// Parses the keys of a function that is forwarded to NATS.
-pub(super) fn parse_function(table: &Table<'_>) -> Result<NatsFunctionConfig> {
-    table.allow_of(
-        "a function over NATS",
-        &["name", "description", "forward", "subject", "output", "timeout", "workers", "queue", "when_full"],
-    )?;
+pub(super) fn parse_function(table: &Table<'_>) -> NatsFunctionConfig {
     let is_family = |field: Field<'_>| field.string().is_ok_and(|name| name.ends_with('*'));
-    let subject = subject_of(table, table.get("name").is_some_and(is_family))?;
-    let is_text = match table.get("output") {
-        None => false,
-        Some(field) => match field.string() {
-            Ok("json") => false,
-            Ok("text") => true,
-            _ => return Err(field.expected("\"json\" or \"text\"")),
-        },
-    };
-    let mut function = NatsFunctionConfig { subject, is_text, timeout: None };
+    let subject = table.source.note(subject_of(table, table.get("name").is_some_and(is_family)));
+    let mut function = NatsFunctionConfig { subject: subject.flatten(), is_text: false, timeout: None };
+    table.choice("output", &[("json", false), ("text", true)], &mut function.is_text);
     table.duration("timeout", MIN_DURATION..=DAY, &mut function.timeout);
-    Ok(function)
+    function
 }
 
 /// Returns `true` if something is forwarded to NATS: under that name, and there are its servers.

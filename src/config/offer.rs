@@ -1,7 +1,7 @@
 //! Functions that this node offers at another one: `[[offer]]`.
 
 use super::forward::{self, ForwardTarget};
-use super::table::{Field, Result, Table};
+use super::table::{Field, Table};
 
 pub(super) const HEADING: &str = "[[offer]]";
 
@@ -19,26 +19,24 @@ pub struct OfferConfig {
 }
 
 /// Parses an `[[offer]]` table.
-pub(super) fn parse(table: &Table<'_>) -> Result<OfferConfig> {
+pub(super) fn parse(table: &Table<'_>) -> Option<OfferConfig> {
     table.allow(&["to", "functions", "as", "share", "token_file", "tls"]);
-    let token_file = table.get("token_file").map(Field::path).transpose()?;
-    let tls = table.get("tls").map(forward::tls).transpose()?;
-    let to = table.require("to", "\"vps:7300\"")?;
-    let to = forward::target(to, to, &token_file, &tls, false)?;
-    let functions = table.require("functions", "[\"disk.*\"]")?;
-    let functions: Vec<_> = functions
-        .list("a list of names such as [\"disk.*\", \"uptime\"]")?
-        .map(|field| field.visible_name("disk.*").map(str::to_owned))
-        .collect::<Result<_>>()?;
-    let prefix = table.get("as").map(|field| field.visible_name("board-a.")).transpose()?;
-    let is_shared = match table.get("share") {
-        None => false,
-        Some(field) => match field.value.get_ref().as_str() {
-            Some("one") => false,
-            Some("any") => true,
-            _ => return Err(field.expected("\"one\" or \"any\"")),
-        },
-    };
-    let prefix = prefix.unwrap_or_default().to_owned();
-    Ok(OfferConfig { to, functions, prefix, is_shared })
+    let token_file = table.read("token_file", Field::path);
+    let tls = table.read("tls", forward::tls);
+    let to =
+        table.read_required("to", "\"vps:7300\"", |to| forward::target(to, to, &token_file, &tls, false));
+    let names = |field: Field<'_>| field.names("disk.*", "\"disk.*\", \"uptime\"");
+    let functions = table.read_required("functions", "[\"disk.*\"]", names);
+    let prefix = table.read("as", |field| {
+        let prefix = field.visible_name("board-a.")?;
+        if prefix.starts_with("rpc.") || prefix.starts_with("$/") {
+            return Err(field.fail(&format!(
+                "names that begin with {prefix:?} are reserved, and the other node refuses them; choose another, such as \"board-a.\""
+            )));
+        }
+        Ok(prefix.to_owned())
+    });
+    let mut is_shared = false;
+    table.choice("share", &[("one", false), ("any", true)], &mut is_shared);
+    Some(OfferConfig { to: to?, functions: functions?, prefix: prefix.unwrap_or_default(), is_shared })
 }

@@ -46,12 +46,22 @@ pub enum ParamKind {
     Boolean,
 }
 
+/// Parses the parameters of a function of a process, which are no arguments of a program.
+pub(super) fn parse_of_process(field: Field<'_>) -> Result<Vec<ParamConfig>> {
+    let params = parse(field)?;
+    if let Some(param) = params.iter().find(|param| param.leading_dash) {
+        let message = format!("{} takes no leading_dash, which is for the arguments of exec", param.name);
+        return Err(field.fail(&message));
+    }
+    Ok(params)
+}
+
 /// Parses the parameters of a program.
 pub(super) fn parse(field: Field<'_>) -> Result<Vec<ParamConfig>> {
     let Some(table) = field.table("params") else {
         return Err(field.expected("a table such as { path = \"string\" }"));
     };
-    let mut params = Vec::new();
+    let (mut params, mut wrong) = (Vec::new(), None);
     for (key, value) in table.entries {
         let name = key.get_ref().as_ref();
         let starts_well = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
@@ -62,9 +72,16 @@ pub(super) fn parse(field: Field<'_>) -> Result<Vec<ParamConfig>> {
                 .fail(key.span().start, format!("{name:?} cannot name a parameter: {rule}")));
         }
         let field = Field { heading: table.heading, key: name, value, ..field };
-        params.push(param(field)?);
+        match param(field) {
+            Ok(param) => params.push(param),
+            Err(mistake) => {
+                if let Some(earlier) = wrong.replace(mistake) {
+                    field.source.note::<()>(Err(earlier));
+                }
+            }
+        }
     }
-    Ok(params)
+    wrong.map_or(Ok(params), Err)
 }
 
 /// Parses a parameter: its type, or a table with its type and options.

@@ -62,10 +62,8 @@ fn parse(source: Source<'_>) -> Result<Config> {
     if let Some(Some(table)) = source.note(root.table("limits", "[limits]")) {
         config.limits.parse(&table);
     }
-    if let Some(Some(table)) = source.note(root.table("workers", "[workers]"))
-        && let Some(workers) = source.note(workers::parse_node(&table))
-    {
-        config.workers = workers;
+    if let Some(Some(table)) = source.note(root.table("workers", "[workers]")) {
+        config.workers = workers::parse_node(&table);
     }
     if let Some(Some(table)) = source.note(root.table("log", "[log]")) {
         table.allow(&["access"]);
@@ -79,30 +77,25 @@ fn parse(source: Source<'_>) -> Result<Config> {
     }
     let before = source.mistakes.borrow().len();
     for table in source.note(root.tables("listen", "[[listen]]")).unwrap_or_default() {
-        let listener = listener::parse(&table, &config);
-        config.listen.extend(source.note(listener));
+        config.listen.push(listener::parse(&table, &config));
     }
     let are_listeners_known = source.mistakes.borrow().len() == before;
     let before = source.mistakes.borrow().len();
     for table in source.note(root.tables("process", process::HEADING)).unwrap_or_default() {
-        let process = process::parse(&table, &config);
-        config.processes.extend(source.note(process));
+        config.processes.push(process::parse(&table, &config));
     }
     let are_processes_known = source.mistakes.borrow().len() == before;
     let mut names = FxHashSet::default();
     for table in source.note(root.tables("function", "[[function]]")).unwrap_or_default() {
         // A function may name a process whose own table has an error.
-        if are_processes_known || table.get("process").is_none() {
-            let function = function::parse(&table, &config, &mut names);
-            config.functions.extend(source.note(function));
-        }
+        let function = function::parse(&table, &config, are_processes_known, &mut names);
+        config.functions.extend(function);
     }
     for table in source.note(root.tables("topic", "[[topic]]")).unwrap_or_default() {
-        let topic = topic::parse(&table, &config);
-        config.topics.extend(source.note(topic));
+        config.topics.push(topic::parse(&table, &config));
     }
     for table in source.note(root.tables("offer", offer::HEADING)).unwrap_or_default() {
-        config.offers.extend(source.note(offer::parse(&table)));
+        config.offers.extend(offer::parse(&table));
     }
     #[cfg(feature = "grpc")]
     if let Some(Some(table)) = source.note(root.table("grpc", grpc::HEADING)) {
@@ -114,9 +107,7 @@ fn parse(source: Source<'_>) -> Result<Config> {
     }
     for table in source.note(root.tables("access", access::HEADING)).unwrap_or_default() {
         // A rule may name a listener whose own table has an error.
-        if are_listeners_known {
-            config.access.extend(source.note(access::parse(&table, &config)));
-        }
+        config.access.push(access::parse(&table, are_listeners_known.then_some(&config)));
     }
     Ok(config)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::table::{DAY, Field, HOUR, MIN_DURATION, Result, Table};
-use super::{Config, Limits, exec};
+use super::{Config, Limits, ParamConfig, exec, param};
 
 pub(super) const HEADING: &str = "[[process]]";
 
@@ -99,19 +99,23 @@ pub enum Speech {
 }
 
 /// A function that a process provides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessFunctionConfig {
     /// The process's name.
     pub process: String,
     /// What the process is asked for, in which `{tail}` is the name without the family's prefix; the function's own
     /// name by default.
     pub method: Option<String>,
+    /// The declared parameters, in the order of the file, which is also their position; `None`: it takes any.
+    pub params: Option<Vec<ParamConfig>>,
+    /// The JSON type of the result, for its description.
+    pub result: Option<String>,
     /// The timeout of a call; by default the node's call deadline applies.
     pub timeout: Option<Duration>,
 }
 
 /// Parses a `[[process]]` table; `config` has the limits and the tables before it.
-pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ProcessConfig> {
+pub(super) fn parse(table: &Table<'_>, config: &Config) -> ProcessConfig {
     table.allow(&[
         "name",
         "run",
@@ -134,66 +138,59 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ProcessConfig>
         "inherit_env",
         "meta",
     ]);
-    let name_field = table.require("name", "\"tools\"")?;
-    let name = name_field.visible_name("tools")?;
-    if config.processes.iter().any(|other| other.name == name) {
-        return Err(name_field.fail(&format!("there is another process {name:?}; each name may appear once")));
-    }
-    let speaks = match table.get("speaks").map(|field| (field, field.string())) {
-        None => Speech::Lines,
-        Some((_, Ok("lines"))) => Speech::Lines,
-        Some((_, Ok("headers"))) => Speech::Headers,
-        Some((_, Ok("msgpack"))) => Speech::MessagePack,
-        Some((field, _)) => return Err(field.expected("\"lines\", \"headers\" or \"msgpack\"")),
-    };
-    let is_per_connection = match table.get("per").map(|field| (field, field.string())) {
-        None => false,
-        Some((_, Ok("node"))) => false,
-        Some((_, Ok("connection"))) => true,
-        Some((field, _)) => return Err(field.expected("\"node\" or \"connection\"")),
-    };
-    let is_on_demand = match table.get("start").map(|field| (field, field.string())) {
-        None => is_per_connection,
-        Some((field, Ok("node"))) if is_per_connection => {
-            return Err(field.fail("a process for each connection starts with its first call"));
+    let name = table.read_required("name", "\"tools\"", |field| {
+        let name = field.visible_name("tools")?;
+        if config.processes.iter().any(|other| other.name == name) {
+            return Err(field.fail(&format!("there is another process {name:?}; each name may appear once")));
         }
-        Some((_, Ok("node"))) => false,
-        Some((_, Ok("call"))) => true,
-        Some((field, _)) => return Err(field.expected("\"node\" or \"call\"")),
-    };
-    let run = run(table.require("run", "[\"python3\", \"-u\", \"tools.py\"]")?)?;
-    let defaults = ProcessConfig::new(name, run, &config.limits);
+        Ok(name)
+    });
+    let mut speaks = Speech::Lines;
+    let speeches = [("lines", Speech::Lines), ("headers", Speech::Headers), ("msgpack", Speech::MessagePack)];
+    table.choice("speaks", &speeches, &mut speaks);
+    let mut is_per_connection = false;
+    table.choice("per", &[("node", false), ("connection", true)], &mut is_per_connection);
+    let mut is_on_demand = is_per_connection;
+    table.choice("start", &[("node", false), ("call", true)], &mut is_on_demand);
+    if let Some(field) = table.get("start")
+        && is_per_connection
+        && !is_on_demand
+    {
+        table.note(field.fail("a process for each connection starts with its first call"));
+    }
+    let run = table.read_required("run", "[\"python3\", \"-u\", \"tools.py\"]", run);
+    let defaults = ProcessConfig::new(name.unwrap_or_default(), run.unwrap_or_default(), &config.limits);
     let mut process = ProcessConfig {
         speaks,
         is_per_connection,
         instances: if is_per_connection { 8 } else { 1 },
         is_on_demand,
-        hello: table.get("hello").map(hello).transpose()?,
-        then: table.get("then").map(method).transpose()?,
-        ping: table.get("ping").map(method).transpose()?,
+        hello: table.read("hello", hello),
+        then: table.read("then", method),
+        ping: table.read("ping", method),
         cancel: defaults.cancel.filter(|_| speaks != Speech::MessagePack),
-        directory: table.get("directory").map(Field::path).transpose()?,
-        env: table.get("env").map(exec::env).transpose()?.unwrap_or_default(),
-        inherit_env: table.get("inherit_env").map(exec::inherit_env).transpose()?.unwrap_or_default(),
+        directory: table.read("directory", Field::path),
+        env: table.read("env", exec::env).unwrap_or_default(),
+        inherit_env: table.read("inherit_env", exec::inherit_env).unwrap_or_default(),
         ..defaults
     };
     // Strict servers ignore a request with a member that they do not know.
     process.has_meta = speaks == Speech::Lines && process.hello.is_none();
-    if let (Some(field), None) = (table.get("then"), &process.hello) {
-        return Err(field.fail("follows the answer to hello, which is missing"));
+    if let (Some(field), None) = (table.get("then"), table.get("hello")) {
+        table.note(field.fail("follows the answer to hello, which is missing"));
     }
     if let Some(field) = table.get("idle")
         && !process.is_on_demand
+        && table.get("start").is_none_or(|start| start.string().is_ok_and(|start| start == "node"))
     {
-        return Err(
-            field.fail("ends a process that the next call starts again, so it needs start = \"call\"")
-        );
+        table
+            .note(field.fail("ends a process that the next call starts again, so it needs start = \"call\""));
     }
-    if let Some(field) = table.get("cancel") {
-        process.cancel = Some(method(field)?).filter(|method| method != "none");
+    if let Some(cancel) = table.read("cancel", method) {
+        process.cancel = Some(cancel).filter(|method| method != "none");
     }
-    if let Some(field) = table.get("meta") {
-        process.has_meta = field.boolean()?;
+    if let Some(has_meta) = table.read("meta", Field::boolean) {
+        process.has_meta = has_meta;
     }
     table.count("instances", 1..=1024, &mut process.instances);
     table.count("in_flight", 1..=1024, &mut process.in_flight);
@@ -205,51 +202,72 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<ProcessConfig>
     let all = process.instances + config.processes.iter().map(|other| other.instances).sum::<usize>();
     if all > config.limits.processes {
         let limit = config.limits.processes;
-        return Err(table.fail(&format!(
+        table.note(table.fail(&format!(
             "exceeds the limit: all instances together are {all}, and {limit} are allowed; raise processes in [limits]"
         )));
     }
-    Ok(process)
+    process
 }
 
-/// Parses the keys of a function that a process provides; `config` has the processes.
-pub(super) fn parse_function(
-    table: &Table<'_>,
-    process: Field<'_>,
-    config: &Config,
-) -> Result<ProcessFunctionConfig> {
-    table.allow_of(
-        "a function of a process",
-        &["name", "description", "process", "method", "timeout", "workers", "queue", "when_full"],
-    )?;
-    let name = process.string()?;
-    let Some(found) = config.processes.iter().find(|process| process.name == name) else {
-        let names: Vec<_> = config.processes.iter().map(|process| process.name.as_str()).collect();
-        let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
-        return Err(process.expected(&format!("the name of a {HEADING} ({there})")));
-    };
-    let is_family = |field: Field<'_>| field.string().is_ok_and(|name| name.ends_with('*'));
-    let method = match table.get("method") {
-        None => None,
-        Some(field) => {
-            let method = method(field)?;
-            if method.contains("{tail}") && !table.get("name").is_some_and(is_family) {
-                return Err(field.fail("{tail} is the rest of a name in a family, such as name = \"math.*\""));
-            }
-            Some(method)
+/// The keys of a function that a process provides.
+pub(super) const KEYS: &[&str] = &[
+    "name",
+    "description",
+    "process",
+    "method",
+    "params",
+    "result",
+    "timeout",
+    "workers",
+    "queue",
+    "when_full",
+];
+
+/// Parses the keys of a function that a process provides; `config` has the processes, unless they have errors.
+pub(super) fn parse_function(table: &Table<'_>, config: Option<&Config>) -> ProcessFunctionConfig {
+    let found = table.read("process", |process| {
+        let name = process.string()?;
+        let Some(config) = config else { return Ok(None) };
+        let found = config.processes.iter().find(|process| process.name == name);
+        found.map(Some).ok_or_else(|| {
+            let names: Vec<_> = config.processes.iter().map(|process| process.name.as_str()).collect();
+            let there = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+            process.expected(&format!("the name of a {HEADING} ({there})"))
+        })
+    });
+    let found = found.flatten();
+    let is_family = table.get("name").is_some_and(|name| name.string().is_ok_and(|it| it.ends_with('*')));
+    let method = table.read("method", |field| {
+        let method = method(field)?;
+        if method.contains("{tail}") && !is_family {
+            return Err(field.fail("{tail} is the rest of a name in a family, such as name = \"math.*\""));
         }
+        Ok(method)
+    });
+    for key in ["params", "result"] {
+        if let Some(field) = table.get(key).filter(|_| is_family) {
+            table.note(
+                field.fail("the functions of a family differ in this; give one a [[function]] of its own"),
+            );
+        }
+    }
+    let mut function = ProcessFunctionConfig {
+        process: found.map(|process| process.name.clone()).unwrap_or_default(),
+        method,
+        params: table.read("params", param::parse_of_process),
+        result: table.read("result", exec::result),
+        timeout: None,
     };
-    let mut function = ProcessFunctionConfig { process: name.to_owned(), method, timeout: None };
     table.duration("timeout", MIN_DURATION..=DAY, &mut function.timeout);
-    if let Some(field) = table.get("timeout")
+    if let (Some(field), Some(found)) = (table.get("timeout"), found)
         && function.timeout > Some(found.stall)
     {
-        return Err(field.fail(&format!(
-            "the process {name:?} is killed if it is silent for {:?} while it has calls; raise its stall",
-            found.stall
+        table.note(field.fail(&format!(
+            "the process {:?} is killed if it is silent for {:?} while it has calls; raise its stall",
+            found.name, found.stall
         )));
     }
-    Ok(function)
+    function
 }
 
 fn run(field: Field<'_>) -> Result<Vec<String>> {

@@ -108,13 +108,13 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Rejects every key but those that such a table takes.
-    pub(super) fn allow_of(&self, what: &str, known: &[&str]) -> Result<()> {
-        match self.entries.keys().find(|key| !known.contains(&key.get_ref().as_ref())) {
-            None => Ok(()),
-            Some(key) => {
-                let message = format!("{what} takes no {}; it takes {}", key.get_ref(), known.join(", "));
-                Err(self.source.fail(key.span().start, message))
+    /// Notes the errors of those of the keys in `all` that such a table does not take.
+    pub(super) fn allow_of(&self, what: &str, known: &[&str], all: &[&str]) {
+        for key in self.entries.keys() {
+            let name = key.get_ref().as_ref();
+            if all.contains(&name) && !known.contains(&name) {
+                let message = format!("{what} takes no {name}; it takes {}", known.join(", "));
+                self.source.note::<()>(Err(self.source.fail(key.span().start, message)));
             }
         }
     }
@@ -122,6 +122,39 @@ impl<'a> Table<'a> {
     pub(super) fn get(&self, key: &'a str) -> Option<Field<'a>> {
         let value = self.entries.get(key)?;
         Some(Field { source: self.source, heading: self.heading, key, value })
+    }
+
+    /// Reads the value of a key, if there is one. An error is noted, so that the other keys are read too.
+    pub(super) fn read<T>(&self, key: &'a str, read: impl FnOnce(Field<'a>) -> Result<T>) -> Option<T> {
+        self.source.note(read(self.get(key)?))
+    }
+
+    /// As [`read`](Self::read), where a missing key is an error.
+    pub(super) fn read_required<T>(
+        &self,
+        key: &'a str,
+        example: &str,
+        read: impl FnOnce(Field<'a>) -> Result<T>,
+    ) -> Option<T> {
+        self.source.note(self.require(key, example).and_then(read))
+    }
+
+    /// Reads one of several names into `into`, which is left unchanged if the key is missing. An error is noted.
+    pub(super) fn choice<T: Copy>(&self, key: &'a str, choices: &[(&str, T)], into: &mut T) {
+        let Some(field) = self.get(key) else { return };
+        let typed = field.value.get_ref().as_str();
+        match choices.iter().find(|(name, _)| typed == Some(name)) {
+            Some((_, value)) => *into = *value,
+            None => {
+                let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+                self.note(field.expected(&one_of(&names)));
+            }
+        }
+    }
+
+    /// Notes an error.
+    pub(super) fn note(&self, mistake: Box<Mistake>) {
+        self.source.note::<()>(Err(mistake));
     }
 
     pub(super) fn require(&self, key: &'a str, example: &str) -> Result<Field<'a>> {
@@ -230,6 +263,14 @@ impl<'a> Field<'a> {
         Err(self.expected(&format!("1 to 128 visible ASCII characters without spaces, such as {example:?}")))
     }
 
+    /// Returns the names in a list; an error in one of them is noted.
+    pub(super) fn names(self, example: &str, several: &str) -> Result<Vec<String>> {
+        let names = self.list(&format!("a list of names such as [{several}]"))?;
+        Ok(names
+            .filter_map(|field| self.source.note(field.visible_name(example)).map(str::to_owned))
+            .collect())
+    }
+
     pub(super) fn path(self) -> Result<PathBuf> {
         let path = self.string()?;
         if path.is_empty() || path.contains('\0') {
@@ -238,7 +279,6 @@ impl<'a> Field<'a> {
         Ok(PathBuf::from(path))
     }
 
-    /// Returns an address, both as typed and parsed.
     /// Returns an address as typed, and parsed.
     pub(super) fn address<T: FromStr<Err = AddressError>>(self) -> Result<(&'a str, T)> {
         let text = self.string()?;
@@ -255,7 +295,7 @@ impl<'a> Field<'a> {
 
     /// Returns the elements of a list that must not be empty. An error in an element names the element's line, which may
     /// be far below that of the key.
-    pub(super) fn list(self, wanted: &str) -> Result<impl Iterator<Item = Field<'a>>> {
+    pub(super) fn list(self, wanted: &str) -> Result<impl Iterator<Item = Field<'a>> + use<'a>> {
         let list = self.value.get_ref().as_array().filter(|list| !list.is_empty());
         let list = list.ok_or_else(|| self.expected(wanted))?;
         Ok(list.iter().map(move |value| Field { value, ..self }))
@@ -300,6 +340,15 @@ impl<'a> Field<'a> {
     pub(super) fn fail(self, message: &str) -> Box<Mistake> {
         self.source
             .fail(self.value.span().start, format!("{}: {message}", in_heading(self.key, self.heading)))
+    }
+}
+
+/// Returns names in quotes: `"a", "b" or "c"`.
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+    match quoted.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => quoted.concat(),
     }
 }
 

@@ -76,6 +76,53 @@ fn errors_describe_invalid_files() {
 }
 
 #[test]
+fn every_mistake_of_a_table_is_told() {
+    let mistakes = |text: &str| -> Vec<String> {
+        let error = Config::parse(text, "a").unwrap_err().to_string();
+        error.lines().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(": ")).collect()
+    };
+    let exec = "[[function]]\nname = 'a b'\nexec = ['x', '{path}']\nparams = ['path']\nenv = { A = 1 }\n\
+                inherit_env = 'X'\noutput = 'txt'\nresult = 'text'\nwhen_full = 'drop'\ntimeout = 'soon'\nbalance = 'first'\n";
+    let keys =
+        ["name", "params", "A in env", "inherit_env", "output", "result", "when_full", "timeout", "balance"];
+    let lines = [2, 4, 5, 6, 7, 8, 9, 10, 11];
+    let expected: Vec<_> = keys
+        .iter()
+        .zip(lines)
+        .map(|(key, line)| match key.contains(" in ") {
+            true => format!("a:{line}: {key}"),
+            false => format!("a:{line}: {key} in [[function]]"),
+        })
+        .collect();
+    assert_eq!(mistakes(exec), expected);
+    for (text, lines) in [
+        (
+            "[[function]]\nname = 'a'\nforward = ['b:0', 'c:', 'd']\nbalance = 'round-robin'\nrepeatable = 'true'\nhedge = 1\n\
+             exec_ = 1\ntls = { ca = 1 }\noutput = 'text'\n",
+            &[3, 3, 4, 5, 7, 8, 9][..],
+        ),
+        ("[[listen]]\naddress = 1\nhosts = 2\norigins = 3\ntls = 4\ndialect = 5\n", &[2, 3, 4, 5, 6]),
+        (
+            "[[process]]\nname = 1\nrun = 2\nspeaks = 3\nper = 4\nstart = 5\nhello = 6\nenv = 7\nmeta = 8\nidle = 'x'\n\
+             [[function]]\nname = 'a'\nprocess = 'p'\nmethod = 9\nparams = { b = 'x', c = 'y' }\nresult = 'z'\n",
+            &[2, 3, 4, 5, 6, 7, 8, 9, 10, 14, 15, 15, 16],
+        ),
+        (
+            "[[access]]\nfunctions = ['a b', 'c d']\ntoken = 'x'\nexpires = 1\n[[offer]]\nto = 1\nfunctions = 2\n\
+             as = 'rpc.x'\nshare = 3\n[[topic]]\nname = 1\nwhen_full = 2\nforward = 3\n",
+            &[2, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13],
+        ),
+        ("[workers]\ncount = 0\nwhen_full = 1\n[workers.exec]\nqueue = -1\n", &[2, 3, 4, 5]),
+    ] {
+        let found: Vec<_> = mistakes(text)
+            .iter()
+            .map(|mistake| mistake.split(':').nth(1).unwrap().parse::<i32>().unwrap())
+            .collect();
+        assert_eq!(found, lines, "{:?}", mistakes(text));
+    }
+}
+
+#[test]
 fn empty_file_gives_the_defaults() {
     assert_eq!(load("empty.toml"), Config::default());
     let config = Config::default();
@@ -318,6 +365,7 @@ fn every_key_is_parsed() {
                     process: "tools".to_owned(),
                     method: Some("tools/{tail}".to_owned()),
                     timeout: Some(Duration::from_secs(300)),
+                    ..ProcessFunctionConfig::default()
                 }),
             },
             FunctionConfig {

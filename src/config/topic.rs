@@ -74,7 +74,7 @@ impl Overflow {
 }
 
 /// Parses a `[[topic]]` table; `config` has the tables before it.
-pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
+pub(super) fn parse(table: &Table<'_>, config: &Config) -> TopicConfig {
     table.allow(&[
         "name",
         "keep",
@@ -86,39 +86,33 @@ pub(super) fn parse(table: &Table<'_>, config: &Config) -> Result<TopicConfig> {
         #[cfg(feature = "nats")]
         "subject",
     ]);
-    let field = table.require("name", "\"chat.lobby\"")?;
-    let name = field.function_or_family("chat.*")?;
-    if config.topics.iter().any(|other| other.name == name) {
-        return Err(field.fail(&format!("there is another topic {name:?}; each name may appear once")));
-    }
+    let name = table.read_required("name", "\"chat.lobby\"", |field| {
+        let name = field.function_or_family("chat.*")?;
+        if config.topics.iter().any(|other| other.name == name) {
+            return Err(field.fail(&format!("there is another topic {name:?}; each name may appear once")));
+        }
+        Ok(name)
+    });
+    let name = name.unwrap_or_default();
     let mut topic = TopicConfig::new(name);
     let Limits { events, output, .. } = config.limits;
     table.count("keep", 0..=events, &mut topic.keep);
     topic.keep_bytes = topic.keep_bytes.min(output);
     table.size("keep_bytes", 64..=output, &mut topic.keep_bytes);
-    if let Some(field) = table.get("when_full") {
-        topic.when_full = field
-            .value
-            .get_ref()
-            .as_str()
-            .and_then(Overflow::named)
-            .ok_or_else(|| field.expected(OVERFLOWS))?;
-    }
-    let token_file = table.get("token_file").map(Field::path).transpose()?;
-    let tls = table.get("tls").map(forward::tls).transpose()?;
+    let overflows = ["oldest", "latest", "end"].map(|name| (name, Overflow::named(name).unwrap_or_default()));
+    table.choice("when_full", &overflows, &mut topic.when_full);
+    let token_file = table.read("token_file", Field::path);
+    let tls = table.read("tls", forward::tls);
     #[cfg(feature = "nats")]
     if table.get("forward").is_some_and(|to| super::nats::is_target(to, config)) {
-        topic.nats = Some(super::nats::subject_of(table, name.ends_with('*'))?);
-        return Ok(topic);
+        topic.nats = table.source.note(super::nats::subject_of(table, name.ends_with('*')));
+        return topic;
     }
-    topic.forward = match table.get("forward") {
-        Some(to) => Some(forward::target(to, to, &token_file, &tls, false)?),
-        None if token_file.is_some() || tls.is_some() => {
-            return Err(table.fail("token_file and tls are for a topic of another node; it has no forward"));
-        }
-        None => None,
-    };
-    Ok(topic)
+    topic.forward = table.read("forward", |to| forward::target(to, to, &token_file, &tls, false));
+    if table.get("forward").is_none() && ["token_file", "tls"].iter().any(|key| table.get(key).is_some()) {
+        table.note(table.fail("token_file and tls are for a topic of another node; it has no forward"));
+    }
+    topic
 }
 
 impl<'a> Field<'a> {

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::table::{Field, Result, Table};
+use super::table::Table;
 use crate::setters::setters;
 
 const COUNT: RangeInclusive<usize> = 1..=65_536;
@@ -76,62 +76,56 @@ pub enum WhenFull {
 }
 
 /// Parses `[workers]` and its subtables.
-pub(super) fn parse_node(table: &Table<'_>) -> Result<NodeWorkers> {
+pub(super) fn parse_node(table: &Table<'_>) -> NodeWorkers {
     table.allow(&["count", "queue", "when_full", "share", "exec", "forward", "native", "peer", "process"]);
     let of_provider = |key, heading| {
-        let Some(table) = table.table(key, heading)? else { return Ok(None) };
+        let table = table.source.note(table.table(key, heading))??;
         table.allow(&["count", "queue", "when_full", "share"]);
-        parse_shared(&table).map(Some)
+        Some(parse_shared(&table))
     };
     let limits_node = ["count", "queue", "when_full", "share"].iter().any(|key| table.get(key).is_some());
-    Ok(NodeWorkers {
-        node: limits_node.then(|| parse_shared(table)).transpose()?,
-        exec: of_provider("exec", "[workers.exec]")?,
-        forward: of_provider("forward", "[workers.forward]")?,
-        process: of_provider("process", "[workers.process]")?,
-        native: of_provider("native", "[workers.native]")?,
-        peer: of_provider("peer", "[workers.peer]")?,
-    })
+    NodeWorkers {
+        node: limits_node.then(|| parse_shared(table)),
+        exec: of_provider("exec", "[workers.exec]"),
+        forward: of_provider("forward", "[workers.forward]"),
+        process: of_provider("process", "[workers.process]"),
+        native: of_provider("native", "[workers.native]"),
+        peer: of_provider("peer", "[workers.peer]"),
+    }
 }
 
 /// Parses a limit that several functions share.
-fn parse_shared(table: &Table<'_>) -> Result<Workers> {
-    table.require("count", "64")?;
+fn parse_shared(table: &Table<'_>) -> Workers {
+    let is_counted = table.read_required("count", "64", |_| Ok(())).is_some();
     let mut workers = Workers::new(1);
     table.count("count", COUNT, &mut workers.count);
     table.count("queue", QUEUE, &mut workers.queue);
-    when_full(table, &mut workers.when_full)?;
+    when_full(table, &mut workers.when_full);
     if table.get("share").is_some() {
         let mut share = 1;
-        table.count("share", 1..=workers.count, &mut share);
+        table.count("share", 1..=if is_counted { workers.count } else { *COUNT.end() }, &mut share);
         workers.share = Some(share);
     }
-    Ok(workers)
+    workers
 }
 
 /// Parses the limit of one function.
-pub(super) fn parse_function(table: &Table<'_>) -> Result<Option<Workers>> {
+pub(super) fn parse_function(table: &Table<'_>) -> Option<Workers> {
     if table.get("workers").is_none() {
-        let without = ["queue", "when_full"].iter().find_map(|key| table.get(key));
-        return without.map_or(Ok(None), |field: Field<'_>| {
-            Err(field.fail("has no effect without workers, such as workers = 4"))
-        });
+        for field in ["queue", "when_full"].iter().filter_map(|key| table.get(key)) {
+            table.note(field.fail("has no effect without workers, such as workers = 4"));
+        }
+        return None;
     }
     let mut workers = Workers { queue: FUNCTION_QUEUE, ..Workers::new(1) };
     table.count("workers", COUNT, &mut workers.count);
     table.count("queue", QUEUE, &mut workers.queue);
-    when_full(table, &mut workers.when_full)?;
-    Ok(Some(workers))
+    when_full(table, &mut workers.when_full);
+    Some(workers)
 }
 
 /// Reads `when_full` into `into`, which is left unchanged if the key is missing.
-pub(super) fn when_full(table: &Table<'_>, into: &mut WhenFull) -> Result<()> {
-    let Some(field) = table.get("when_full") else { return Ok(()) };
-    *into = match field.value.get_ref().as_str() {
-        Some("refuse") => WhenFull::Refuse,
-        Some("shed") => WhenFull::Shed,
-        Some("wait") => WhenFull::Wait,
-        _ => return Err(field.expected("\"refuse\", \"shed\" or \"wait\"")),
-    };
-    Ok(())
+pub(super) fn when_full(table: &Table<'_>, into: &mut WhenFull) {
+    let choices = [("refuse", WhenFull::Refuse), ("shed", WhenFull::Shed), ("wait", WhenFull::Wait)];
+    table.choice("when_full", &choices, into);
 }

@@ -16,8 +16,8 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 pub(crate) use object::Object;
-pub(crate) use signature::serialize_errors;
 pub use signature::{Param, Schema, Signature};
+pub(crate) use signature::{serialize_errors, shortened};
 
 pub(crate) use request::{Answer, Id, Message, Meta, Outcome, Request};
 

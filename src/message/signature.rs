@@ -186,7 +186,7 @@ impl Signature {
         let Given { values, count } =
             Given::find(params, json).map_err(|problem| self.mismatch(format_args!("{problem}")))?;
         if count > params.len() {
-            return Err(self.mismatch(format_args!("got {count} parameters")));
+            return Err(self.wrong_count(count));
         }
         let value = |(param, value): (&'a Param, Option<&'a str>)| match value {
             Some(value) if param.schema.accepts(value) => Ok(Some(value)),
@@ -194,10 +194,14 @@ impl Signature {
             Some("null") if !param.required => Ok(param.default_text()),
             Some(value) => Err(self.wrong_type(param, value)),
             None if !param.required => Ok(param.default_text()),
-            None if json.starts_with('[') => Err(self.mismatch(format_args!("got {count} parameters"))),
+            None if json.starts_with('[') => Err(self.wrong_count(count)),
             None => Err(self.mismatch(format_args!("parameter {:?} is missing", param.name))),
         };
         params.iter().zip(values).map(value).collect()
+    }
+
+    fn wrong_count(&self, count: usize) -> Fault {
+        self.mismatch(format_args!("got {count} parameter{}", if count == 1 { "" } else { "s" }))
     }
 
     fn wrong_type(&self, Param { name, schema, .. }: &Param, json: &str) -> Fault {
@@ -478,7 +482,7 @@ impl Serialize for Schema {
 }
 
 /// Returns a text that is cut after a few characters.
-fn shortened(text: &str) -> Cow<'_, str> {
+pub(crate) fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(MAX_QUOTED) {
         Some((end, _)) => format!("{}…", &text[..end]).into(),
         None => text.into(),

@@ -4,22 +4,47 @@
 use std::borrow::Cow;
 
 use crate::chan::Kind;
-use crate::config::{ArgTemplate, ExecConfig, OutputFormat, ParamConfig, ParamKind, Piece};
-use crate::message::{Fault, Param, RawJson, Schema, Signature};
+use crate::config::{
+    ArgTemplate, ExecConfig, OutputFormat, ParamConfig, ParamKind, Piece, ProcessFunctionConfig,
+};
+use crate::message::{Fault, Param, RawJson, Schema, Signature, shortened};
 
 /// The maximum number of digits of an integer that is written with an exponent.
 const MAX_DIGITS: usize = 64;
 
 /// Returns the signature of a function that runs a program. Without declared parameters, a program accepts any.
 pub(super) fn signature(config: &ExecConfig) -> Signature {
+    let mut signature = signature_of(&config.params).kind(Kind::One);
+    signature.result = match (&config.result, config.output) {
+        (Some(name), _) => Some(Schema::of_type(name)),
+        (None, OutputFormat::Base64) => Some(Schema::base64()),
+        (None, OutputFormat::Text) => Some(Schema::string()),
+        (None, OutputFormat::Json) => None,
+    };
+    signature
+}
+
+/// Returns the signature of a function of a process; `params` is `None` if it takes any.
+pub(super) fn signature_of_process(config: &ProcessFunctionConfig) -> Signature {
+    let params = config.params.as_deref();
+    let mut signature = signature_of(params.unwrap_or_default());
+    if params.is_some() {
+        signature.params.get_or_insert_default();
+    }
+    signature.result = config.result.as_deref().map(Schema::of_type);
+    signature
+}
+
+/// Returns a signature with parameters.
+fn signature_of(params: &[ParamConfig]) -> Signature {
     let schema = |kind: ParamKind| match kind {
         ParamKind::String => Schema::string(),
         ParamKind::Integer => Schema::integer(),
         ParamKind::Number => Schema::number(),
         ParamKind::Boolean => Schema::boolean(),
     };
-    let mut signature = Signature::default().kind(Kind::One);
-    for declared in &config.params {
+    let mut signature = Signature::default();
+    for declared in params {
         let mut schema = schema(declared.kind);
         if !declared.choices.is_empty() {
             schema = schema.with_choices(&declared.choices);
@@ -30,13 +55,36 @@ pub(super) fn signature(config: &ExecConfig) -> Signature {
         param.description.clone_from(&declared.description);
         signature = signature.param(param);
     }
-    signature.result = match (&config.result, config.output) {
-        (Some(name), _) => Some(Schema::of_type(name)),
-        (None, OutputFormat::Base64) => Some(Schema::base64()),
-        (None, OutputFormat::Text) => Some(Schema::string()),
-        (None, OutputFormat::Json) => None,
-    };
     signature
+}
+
+/// Returns the values of declared parameters, checked, with the defaults of those that the caller does not give: by
+/// position or by name, as the caller gives them.
+///
+/// # Errors
+/// The fault that the caller receives.
+pub(super) fn complete(
+    declared: &[ParamConfig],
+    signature: &Signature,
+    params: Option<&RawJson<'_>>,
+) -> Result<RawJson<'static>, Fault> {
+    let values = values(declared, signature, params)?;
+    let json = if params.is_some_and(|params| params.get().trim_ascii_start().starts_with('{')) {
+        to_object(&values)
+    } else {
+        let values: Vec<&str> = values.iter().map(|value| &*value.json).collect();
+        format!("[{}]", values.join(","))
+    };
+    Ok(RawJson::checked(json))
+}
+
+fn values<'a>(
+    declared: &'a [ParamConfig],
+    signature: &'a Signature,
+    params: Option<&'a RawJson<'_>>,
+) -> Result<Vec<Value<'a>>, Fault> {
+    let bound = signature.bind(params)?;
+    declared.iter().zip(bound).map(|(param, json)| Value::new(param, json.unwrap_or("null"))).collect()
 }
 
 /// Returns a program's arguments and its standard input.
@@ -53,11 +101,8 @@ pub(super) fn prepare(
         let input = params.map_or("null", RawJson::get).as_bytes().to_vec();
         return Ok((arguments(&config.argv, &[])?, input));
     }
-    let bound = signature.bind(params)?;
-    let values =
-        config.params.iter().zip(bound).map(|(param, json)| Value::new(param, json.unwrap_or("null")));
-    let values = values.collect::<Result<Vec<_>, _>>()?;
-    let input = to_object(&values);
+    let values = values(&config.params, signature, params)?;
+    let input = to_object(&values).into_bytes();
     Ok((arguments(&config.argv, &values)?, input))
 }
 
@@ -84,13 +129,20 @@ impl<'a> Value<'a> {
                 Self { param, json: json.into(), text: Some(text) }
             }
             ParamKind::Integer => {
-                let json = integer(json).ok_or_else(|| fail("must be of type integer"))?;
+                let not_whole = || {
+                    fail(&format!(
+                        "must be an integer of at most {MAX_DIGITS} digits, not {}",
+                        shortened(json)
+                    ))
+                };
+                let json = integer(json).ok_or_else(not_whole)?;
                 Self { param, json, text: None }
             }
             ParamKind::Number | ParamKind::Boolean => Self { param, json: json.into(), text: None },
         };
         if !param.choices.is_empty() && !param.choices.iter().any(|choice| value.is(choice)) {
-            return Err(fail(&format!("must be one of {}", param.choices.join(", "))));
+            let choices = param.choices.join(", ");
+            return Err(fail(&format!("must be one of {choices}, not {}", shortened(&value.json))));
         }
         Ok(value)
     }
@@ -138,17 +190,11 @@ fn integer(json: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Writes the values as a JSON object.
-fn to_object(values: &[Value<'_>]) -> Vec<u8> {
-    let mut json = Vec::new();
-    for value in values {
-        // The configuration restricts parameter names to characters that JSON does not escape.
-        json.extend_from_slice(if json.is_empty() { b"{\"" } else { b",\"" });
-        json.extend_from_slice(value.param.name.as_bytes());
-        json.extend_from_slice(b"\":");
-        json.extend_from_slice(value.json.as_bytes());
-    }
-    json.push(b'}');
-    json
+fn to_object(values: &[Value<'_>]) -> String {
+    // The configuration restricts parameter names to characters that JSON does not escape.
+    let member = |value: &Value<'_>| format!("\"{}\":{}", value.param.name, value.json);
+    let members: Vec<_> = values.iter().map(member).collect();
+    format!("{{{}}}", members.join(","))
 }
 
 /// Returns the text of a template without placeholders, such as the program's name.

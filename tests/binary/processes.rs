@@ -107,6 +107,45 @@ fn request_has_the_method_and_the_deadline() {
 }
 
 #[test]
+fn declared_parameters_are_checked_before_the_program_gets_them() {
+    let declared = "[[function]]\nname = 'sum'\nprocess = 'w'\nmethod = 'echo'\ndescription = 'adds'\nresult = 'object'\n\
+                    params = { a = 'integer', mode = { type = 'string', default = 'fast', choices = ['fast', 'slow'] } }\n\
+                    [[function]]\nname = 'nothing'\nprocess = 'w'\nmethod = 'echo'\nparams = {}\n";
+    let node = node("", declared);
+    let mut client = node.connect();
+    for (given, passed) in [
+        (json!([1, "slow"]), json!([1, "slow"])),
+        (json!([1]), json!([1, "fast"])),
+        (json!({ "a": 2.0 }), json!({ "a": 2, "mode": "fast" })),
+        (json!({ "mode": "slow", "a": 3 }), json!({ "a": 3, "mode": "slow" })),
+    ] {
+        assert_eq!(client.call("sum", &given).unwrap()["params"], passed, "{given}");
+    }
+    let takes = "; the function takes (a: integer, mode?: string)";
+    for (given, message) in [
+        (json!(["x"]), format!("parameter \"a\" must be of type integer, not \"x\"{takes}")),
+        (json!({ "mode": "fast" }), format!("parameter \"a\" is missing{takes}")),
+        (json!([1, "fast", 3]), format!("got 3 parameters{takes}")),
+        (
+            json!([1, "medium"]),
+            "parameter \"mode\" must be one of \"fast\", \"slow\", not \"medium\"".to_owned(),
+        ),
+    ] {
+        let fault = client.call("sum", &given).unwrap_err();
+        assert_eq!((fault.code, fault.message), (-32602, message), "{given}");
+    }
+    let fault = client.call("nothing", &json!([1])).unwrap_err();
+    assert_eq!((fault.code, &*fault.message), (-32602, "got 1 parameter; the function takes ()"));
+    assert_eq!(client.call("nothing", &json!([])).unwrap()["params"], json!([]));
+    // A function without declared parameters takes any.
+    assert_eq!(client.call("w.echo", &json!(["x"])).unwrap()["params"], json!(["x"]));
+    let listed = node.run("list", &["-v", "sum"]);
+    assert!(listed.result().contains("(a: integer, mode?: string) -> object"), "{listed:?}");
+    let described = node.run("describe", &["sum"]);
+    assert!(described.result().contains("adds") && described.result().contains("slow"), "{described:?}");
+}
+
+#[test]
 fn notification_reaches_the_program() {
     let node = node("", "");
     assert_eq!(node.run("go", &["w.note", "7"]).code, Some(0));

@@ -149,7 +149,7 @@ fn errors_of_functions_and_nodes() {
                 -32602,
                 "t.add",
                 &json!([1]),
-                "got 1 parameters; the function takes (0: integer, 1: integer)",
+                "got 1 parameter; the function takes (0: integer, 1: integer)",
             ),
             case(-32603, "t.panic", &json!(["with é"]), "with é"),
             case(-5, "t.fail", &json!([null]), "an \"error\" of its own,\nin two lines: é"),

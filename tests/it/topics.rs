@@ -323,7 +323,7 @@ fn invalid_requests_are_explained() {
         ("rpc.subscribe", json!(["a", -1]), "since is the number of an event"),
         ("rpc.subscribe", json!(["a.*", 1]), "not of a family"),
         ("rpc.subscribe", json!(["a", 0, "", "newest"]), "\"oldest\", \"latest\" or \"end\""),
-        ("rpc.publish", json!(["a"]), "got 1 parameters"),
+        ("rpc.publish", json!(["a"]), "got 1 parameter"),
         ("rpc.publish", json!(["a.*", 1]), "publish to one topic"),
         ("rpc.publish", json!(["a".repeat(200), 1]), "is no topic"),
     ] {

@@ -13,9 +13,10 @@ use rustc_hash::FxHashMap;
 use smol::Executor;
 use smol::future::Boxed;
 
+use super::arguments::{complete, signature_of_process};
 use super::program::{self, Environment};
-use crate::config::{Limits, ProcessConfig, ProcessFunctionConfig};
-use crate::message::{Fault, RawJson, code};
+use crate::config::{Limits, ParamConfig, ProcessConfig, ProcessFunctionConfig};
+use crate::message::{Fault, RawJson, Signature, code};
 use crate::metrics::ProcessMetrics;
 use crate::route::{Call, Caller, Description, LAST_CALLS, Provider, ProviderKind, Registry};
 use crate::session::{ProgramPeer, StrayOutput};
@@ -133,6 +134,8 @@ impl Process {
             process: self.clone(),
             prefix,
             method: config.method.clone(),
+            params: config.params.clone(),
+            signature: signature_of_process(config),
             timeout: config.timeout,
         }
     }
@@ -291,6 +294,9 @@ pub(crate) struct ProcessFunction {
     prefix: usize,
     /// What the process is asked for; the function's own name if `None`.
     method: Option<String>,
+    /// The declared parameters; `None`: any.
+    params: Option<Vec<ParamConfig>>,
+    signature: Signature,
     timeout: Option<Duration>,
 }
 
@@ -299,9 +305,18 @@ impl ProcessFunction {
     pub(crate) fn describe(&self) -> Description {
         Description {
             provider: ProviderKind::Process,
+            signature: self.signature.clone(),
             target: Some(self.process.name().to_owned()),
             timeout: self.timeout,
             ..Description::default()
+        }
+    }
+
+    /// Returns the parameters for the process.
+    fn params(&self, given: Option<RawJson<'_>>) -> Result<Option<RawJson<'static>>, Fault> {
+        match &self.params {
+            None => Ok(given.map(RawJson::into_owned)),
+            Some(declared) => complete(declared, &self.signature, given.as_ref()).map(Some),
         }
     }
 }
@@ -313,13 +328,23 @@ impl Provider for ProcessFunction {
             Some(method) => method.replace("{tail}", tail),
             None => call.method().to_owned(),
         };
-        let params = call.take_params().map(RawJson::into_owned);
+        let params = match self.params(call.take_params()) {
+            Ok(params) => params,
+            Err(fault) => return call.reply(Err(fault)),
+        };
         let (deadline, hops) = (call.deadline(), call.hops());
         let timeout = self.timeout.map(|timeout| Instant::now() + timeout).filter(|own| *own < deadline);
         let deadline = timeout.unwrap_or(deadline);
         match self.process.pool(call.caller()) {
             Ok(pool) => pool.call(Request { method, params, deadline, hops, timeout }, call.defer()),
             Err(fault) => call.reply(Err(fault)),
+        }
+    }
+
+    fn check(&self, params: Option<&RawJson<'_>>) -> Result<(), Fault> {
+        match &self.params {
+            None => Ok(()),
+            Some(declared) => complete(declared, &self.signature, params).map(|_| ()),
         }
     }
 
