@@ -121,23 +121,37 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     config.access_log |= settings.log.1;
     let access = Arc::new(Access::new(&config));
     // Before the first server is created: its panic hook calls the log's.
-    crate::log::init(settings.log.0)?;
+    // A check tells of programs itself.
+    crate::log::init(if settings.check { settings.log.0.min(LevelFilter::Error) } else { settings.log.0 })?;
     if config.access_log {
         crate::log::enable_access_log();
     }
     let lowered = lower_connections(&mut config);
     let config = Arc::new(config);
     let executor = Arc::new(Executor::new());
-    let (registry, parts) = registry(&config, &executor, settings.config.is_none())?;
-    let offers = offers_from_config(&config)?;
+    let read = || -> Result<_, BoxError> {
+        let (registry, parts) = registry(&config, &executor, settings.config.is_none())?;
+        Ok((registry, parts, offers_from_config(&config)?, load_tls(&config.listen)?))
+    };
+    let read = read().and_then(|read| match open_address(&config, settings.config.as_deref()) {
+        Some(missing) if settings.check => Err(missing.into()),
+        _ => Ok(read),
+    });
+    let (registry, parts, offers, tls) = match read {
+        Ok(read) => read,
+        Err(first) => {
+            if settings.check {
+                let mut warnings = check::warnings(&config);
+                warnings.extend(check::missing_programs(&config, &executor));
+                warnings.extend(check::network_warnings(&config));
+                warnings.iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
+            }
+            let mistakes = check::mistakes(&config, settings.config.as_deref());
+            return Err(if mistakes.is_empty() { first } else { mistakes.join("\n").into() });
+        }
+    };
     #[cfg(feature = "grpc")]
     let services = config.grpc.as_ref().map(Services::load).transpose()?;
-    let tls = load_tls(&config.listen)?;
-    if settings.check
-        && let Some(missing) = open_address(&config, settings.config.as_deref())
-    {
-        return Err(missing.into());
-    }
     if let Some(unused) = settings.passed.unused(&config.listen) {
         return Err(unused.into());
     }
@@ -146,6 +160,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     #[cfg(feature = "grpc")]
     warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
     if settings.check {
+        warnings.extend(check::missing_programs(&config, &executor));
         warnings.extend(check::network_warnings(&config));
     }
     for warning in &warnings {
@@ -155,7 +170,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
             log::warn!("{warning}");
         }
     }
-    if settings.strict && (!warnings.is_empty() || check::lacks_programs(&config, &executor)) {
+    if settings.strict && (!warnings.is_empty() || !check::missing_programs(&config, &executor).is_empty()) {
         return Err("the configuration has warnings, which --strict takes for errors".into());
     }
     if settings.check {

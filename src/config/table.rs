@@ -79,9 +79,14 @@ impl Source<'_> {
 
     /// Returns the line of a byte offset, counted from 1.
     pub(super) fn line(&self, offset: usize) -> usize {
-        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
-        1 + before.iter().filter(|byte| **byte == b'\n').count()
+        line_of(self.text, offset)
     }
+}
+
+/// Returns the line of a byte offset in a text, counted from 1.
+pub(super) fn line_of(text: &str, offset: usize) -> usize {
+    let before = &text.as_bytes()[..offset.min(text.len())];
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// One table of the file, with the heading that errors show; the heading of the top level is empty.

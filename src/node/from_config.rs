@@ -8,7 +8,7 @@ use smol::Executor;
 #[cfg(feature = "nats")]
 use super::nats::{NatsCalls, NatsFiles};
 pub(crate) use super::secrets::ProviderConfigError;
-use super::secrets::{connector, hash_of, read_secret};
+use super::secrets::{connector, hash_of, read_token};
 use crate::config::{
     Config, ForwardTarget, FunctionConfig, Limits, NodeWorkers, ProcessConfig, ProviderConfig,
 };
@@ -400,11 +400,17 @@ fn hash_of_files(target: &ForwardTarget) -> u64 {
     hash_of(files.into_iter().flatten())
 }
 
+/// Returns the error of the files for connections to a node, if there is one.
+#[cfg(feature = "cli")]
+pub(crate) fn unusable_file(limits: &Limits, target: &ForwardTarget) -> Option<ProviderConfigError> {
+    remote(limits, target).err()
+}
+
 /// Returns a builder of connections to another node.
 pub(super) fn remote(limits: &Limits, target: &ForwardTarget) -> Result<RemoteBuilder, ProviderConfigError> {
     let mut remote = Remote::builder(&target.to).limits(limits.clone());
     if let Some(file) = &target.token_file {
-        remote = remote.token(read_secret(file)?);
+        remote = remote.token(read_token(file)?);
     }
     #[cfg(feature = "grpc")]
     if let Some(path) = &target.descriptors {

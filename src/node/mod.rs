@@ -33,7 +33,7 @@ use crate::route::{Registry, Topics};
 pub use crate::transport::tls::TlsError;
 pub use builder::{NodeBuilder, NodeError, RunningNode};
 #[cfg(feature = "cli")]
-pub(crate) use from_config::{OtherNodes, Parts, registry_from_config};
+pub(crate) use from_config::{OtherNodes, Parts, registry_from_config, unusable_file};
 pub use listener::Listener;
 #[cfg(feature = "cli")]
 pub(crate) use listener::ListenerSettings;

@@ -21,9 +21,24 @@ pub(super) fn read_secret(path: &Path) -> Result<String, ProviderConfigError> {
     let fail = |source| ProviderConfigError::TokenFile { path: path.to_owned(), source };
     let text = encoding::read(path).map_err(fail)?;
     match text.trim() {
-        "" => Err(fail(io::Error::new(io::ErrorKind::InvalidData, "the file is empty"))),
+        "" => Err(fail(invalid("the file is empty; write the secret into it".to_owned()))),
         token => Ok(token.to_owned()),
     }
+}
+
+/// Reads a file with a token, which is one line.
+pub(super) fn read_token(path: &Path) -> Result<String, ProviderConfigError> {
+    let token = read_secret(path)?;
+    let lines = token.lines().count();
+    if lines == 1 {
+        return Ok(token);
+    }
+    let source = invalid(format!("the file has {lines} lines; it must hold the token alone, on one line"));
+    Err(ProviderConfigError::TokenFile { path: path.to_owned(), source })
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// Returns a hash of the contents of files.
@@ -63,6 +78,20 @@ pub enum ProviderConfigError {
         /// The cause.
         source: TlsError,
     },
+}
+
+impl ProviderConfigError {
+    /// Returns the key of the configuration that names what cannot be used.
+    #[cfg(feature = "cli")]
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Registry(_) => "name",
+            Self::TokenFile { .. } => "token_file",
+            #[cfg(feature = "grpc")]
+            Self::Descriptors { .. } => "descriptors",
+            Self::Tls { .. } => "tls",
+        }
+    }
 }
 
 impl From<RegistryError> for ProviderConfigError {

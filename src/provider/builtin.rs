@@ -28,6 +28,12 @@ static BUILTINS: [Builtin; 12] = [
     Builtin { name: "rpc.withdraw", describe: peer::describe_withdraw, answer: peer::withdraw },
 ];
 
+/// Returns the names of the built-in functions.
+#[cfg(feature = "cli")]
+pub(crate) fn names() -> Vec<&'static str> {
+    BUILTINS.iter().map(|builtin| builtin.name).collect()
+}
+
 impl Registry {
     /// Starts building a registry for the node `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> RegistryBuilder {

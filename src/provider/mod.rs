@@ -18,6 +18,8 @@ mod result;
 mod topic_forward;
 mod topics;
 
+#[cfg(feature = "cli")]
+pub(crate) use builtin::names as builtin_names;
 pub(crate) use exec::Exec;
 #[cfg(feature = "grpc")]
 pub(crate) use forward::MethodName;

@@ -414,6 +414,73 @@ fn check_reports_all_mistakes_and_which_key_was_meant() {
 }
 
 #[test]
+fn check_warns_of_what_only_the_whole_configuration_shows() {
+    let folder = Folder::new();
+    folder.write(
+        "node.toml",
+        "[limits]\nconnections = 5\nper_host = 6\n\
+         [[listen]]\naddress = '127.0.0.1:7411'\n[[listen]]\naddress = 'localhost:7411'\n\
+         [[process]]\nname = 'idle'\nrun = ['python3', '/nowhere/missing.py']\n\
+         [[function]]\nname = 'a'\nexec = ['echo', '$1']\n\
+         [[function]]\nname = 'b'\nexec = ['cat', '~/x']\n\
+         [[function]]\nname = 'c'\nexec = ['sh', '-c', 'echo $1', 'sh']\n\
+         [[function]]\nname = 'd'\nforward = '127.0.0.1:7411'\n\
+         [[access]]\nfunctions = ['rpc.lst', 'nothing', 'py.x']\n[[access]]\noffer = ['py.*']\n\
+         [[offer]]\nto = '127.0.0.1:7412'\nfunctions = ['none.*']\n",
+    );
+    let checked = run(["serve", "--check", "--config", &folder.name("node.toml")]);
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    for warning in [
+        "per_host in [limits] is 6, but connections is 5",
+        "node.toml:7: address in [[listen]]: localhost:7411 has the port of \"127.0.0.1:7411\"",
+        "node.toml:9: name in [[process]]: no function uses it",
+        "node.toml:10: run in [[process]]: the file /nowhere/missing.py does not exist",
+        "node.toml:13: exec in [[function]]: the program gets \"$1\" as it is",
+        "node.toml:16: exec in [[function]]: the program gets \"~/x\" as it is",
+        "node.toml:22: forward in [[function]]: \"127.0.0.1:7411\" is this node itself",
+        "node.toml:23: no built-in function matches \"rpc.lst\"; did you mean \"rpc.list\"?",
+        "node.toml:23: no function matches \"nothing\"",
+        "node.toml:29: functions in [[offer]]: no function matches \"none.*\"",
+    ] {
+        assert!(checked.stderr.contains(warning), "{warning}: {}", checked.stderr);
+    }
+    for right in ["py.x", "node.toml:19"] {
+        assert!(!checked.stderr.contains(right), "{right}: {}", checked.stderr);
+    }
+}
+
+#[test]
+fn check_tells_of_all_unusable_files_and_open_addresses() {
+    let folder = Folder::new();
+    folder.write("two.token", "one\ntwo\n");
+    folder.write("empty.token", "\n");
+    let token = |name: &str| folder.name(name).replace('\\', "/");
+    let config = format!(
+        "[[listen]]\naddress = '0.0.0.0:7300'\n[[function]]\nname = 'a'\nforward = '127.0.0.1:1'\ntoken_file = '{}'\n\
+         [[topic]]\nname = 'b'\nforward = '127.0.0.1:2'\ntoken_file = '{}'\n\
+         [[offer]]\nto = '127.0.0.1:3'\nfunctions = ['a']\ntoken_file = '{}'\n\
+         [[process]]\nname = 'idle'\nrun = ['no-such-program-anywhere']\n",
+        token("absent.token"),
+        token("two.token"),
+        token("empty.token")
+    );
+    folder.write("node.toml", &config);
+    let checked = run(["serve", "--check", "--config", &folder.name("node.toml")]);
+    let message = checked.failed(2);
+    for text in [
+        "node.toml:2: address in [[listen]]: 0.0.0.0:7300 is reachable from other machines",
+        "node.toml:6: token_file in [[function]]: cannot use ",
+        "node.toml:10: token_file in [[topic]]: cannot use ",
+        "the file has 2 lines; it must hold the token alone",
+        "node.toml:14: token_file in [[offer]]: cannot use ",
+        "the file is empty",
+        "node.toml:17: run in [[process]]: \"idle\" cannot run: no folder in PATH",
+    ] {
+        assert!(message.contains(text), "{text}: {message}");
+    }
+}
+
+#[test]
 fn check_warns_of_what_is_likely_wrong() {
     let folder = Folder::new();
     let hash = "0".repeat(64);
@@ -432,8 +499,9 @@ fn check_warns_of_what_is_likely_wrong() {
     assert_eq!(checked.code, Some(0), "{checked:?}");
     for warning in [
         "no-such-program-anywhere",
-        "warning: listen = \"203.0.113.7:7300\": 203.0.113.7 is no address of this machine",
-        "warning: forward = \"nowhere.invalid\": ",
+        "node.toml:2: address in [[listen]]: 203.0.113.7 is no address of this machine",
+        "node.toml:5: exec in [[function]]: \"disk.free\" cannot run: no folder in PATH",
+        "node.toml:8: forward in [[function]]: \"nowhere.invalid\": ",
         "node.toml:9: no function matches \"disks.*\"; did you mean \"disk.*\"?",
         "node.toml:11: the rule has expired",
     ] {
@@ -448,7 +516,9 @@ fn check_warns_of_what_is_likely_wrong() {
     for (program, code) in [("no-such-program-anywhere", 2), (program, 0)] {
         for stanza in [
             format!("[[function]]\nname = 'a'\nexec = ['{program}']\n"),
-            format!("[[process]]\nname = 'a'\nrun = ['{program}']\n"),
+            format!(
+                "[[process]]\nname = 'a'\nrun = ['{program}']\n[[function]]\nname = 'a'\nprocess = 'a'\n"
+            ),
         ] {
             folder.write("node.toml", &stanza);
             let checked = check(&["--strict"]);
