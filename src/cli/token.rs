@@ -65,7 +65,13 @@ fn run(mut arguments: Arguments) -> Result<Exit, String> {
     };
     let rule = rule(name.as_deref(), &arguments.operands, &token);
     // The rule must be valid in the file that it is pasted into.
-    Config::parse(&rule, "the rule").map_err(|error| error.to_string())?;
+    Config::parse(&rule, "the rule").map_err(|error| {
+        let mistakes = error.to_string();
+        // The line and the table are those of the rule, which the user has not seen.
+        mistakes.split_once(" in [[access]]: ").map_or(mistakes.clone(), |(key, what)| {
+            format!("{}: {what}", if key.ends_with("name") { NAME.name } else { "FUNCTION" })
+        })
+    })?;
     if as_json {
         let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
         let token = if hash { String::new() } else { format!("\"token\":{},", quoted(&token)) };

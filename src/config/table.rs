@@ -23,6 +23,9 @@ pub(super) const DAY: Duration = Duration::from_secs(86_400);
 /// The shortest plausible duration: a shorter one is most likely a mistaken unit.
 pub(super) const MIN_DURATION: Duration = Duration::from_millis(1);
 
+/// The maximum number of characters of a line that an error quotes.
+const MAX_LINE: usize = 60;
+
 /// What is wrong, and at which line of the file, counted from 1.
 #[derive(Debug)]
 pub(super) struct Mistake {
@@ -52,12 +55,16 @@ impl Source<'_> {
     /// Returns the error of a text that is not TOML.
     pub(super) fn syntax_error(&self, error: &toml::de::Error) -> Box<Mistake> {
         let span = error.span().unwrap_or_default();
-        let mut message = error.message().replace('\n', ", ");
-        if message == "duplicate key" {
-            let key = self.text.get(span.clone()).unwrap_or_default();
-            let place = "a key of the file as a whole is above the first [table]";
-            message = format!("duplicate key {key:?}; {place}");
-        }
+        let before = self.text.get(..span.start).unwrap_or_default();
+        let line = &self.text[before.rfind('\n').map_or(0, |end| end + 1)..];
+        let line: String = line.lines().next().unwrap_or_default().trim().chars().take(MAX_LINE).collect();
+        let message = match (error.message(), self.text.get(span.clone())) {
+            ("duplicate key", key) => {
+                let place = "a key of the file as a whole is above the first [table]";
+                format!("duplicate key {:?}; {place}", key.unwrap_or_default())
+            }
+            (message, _) => format!("cannot read `{line}`: {}", explained(message)),
+        };
         self.fail(span.start, message)
     }
 
@@ -223,6 +230,7 @@ impl<'a> Table<'a> {
         let Some(field) = self.get(key) else { return };
         let duration = match field.value.get_ref() {
             DeValue::String(text) => units::parse_duration(text),
+            DeValue::Float(seconds) => units::parse_duration(&format!("{}s", seconds.as_str())),
             _ => field.integer().map(Duration::from_secs),
         };
         let duration = duration.ok_or_else(|| {
@@ -338,7 +346,11 @@ impl<'a> Field<'a> {
             DeValue::Table(_) => "a table",
             _ => typed.unwrap_or_default(),
         };
-        self.fail(&format!("expected {wanted}, found {found}"))
+        // A number is often written as a text.
+        let is_number = wanted.starts_with("a value from")
+            && self.value.get_ref().as_str().is_some_and(|text| text.parse::<u64>().is_ok());
+        let hint = if is_number { ", without quotes" } else { "" };
+        self.fail(&format!("expected {wanted}{hint}, found {found}"))
     }
 
     /// Returns an error that begins with the key.
@@ -346,6 +358,31 @@ impl<'a> Field<'a> {
         self.source
             .fail(self.value.span().start, format!("{}: {message}", in_heading(self.key, self.heading)))
     }
+}
+
+/// Returns what to do about a violation of TOML's rules, of which toml tells what it expected of its grammar.
+fn explained(message: &str) -> String {
+    let hint = match message.split(['\n', ',']).next().unwrap_or_default() {
+        "string values must be quoted" => "expected a value; a text needs quotes, such as \"text\"",
+        "invalid boolean" => "expected true or false; a text needs quotes, such as \"text\"",
+        "invalid float" | "invalid fraction" | "invalid integer" => {
+            "expected a number; a text needs quotes, such as \"127.0.0.1:7300\""
+        }
+        "invalid basic string" | "invalid literal string" | "invalid multi-line basic string" => {
+            "a quote is not closed"
+        }
+        "missing escaped value" | "too few unicode value digits" => {
+            "a \\ in double quotes is written \\\\, or the text in single quotes"
+        }
+        "extra `=`" | "key with no value" | "unquoted keys cannot be empty" | "unexpected key or value" => {
+            "expected key = value, one on each line"
+        }
+        "unclosed array" => "a [ is not closed by ]",
+        "unclosed inline table" => "a { is not closed by }",
+        "unclosed table" | "unclosed array table" => "the heading of a table is [name] or [[name]]",
+        _ => return message.replace('\n', ", "),
+    };
+    hint.to_owned()
 }
 
 /// Returns names in quotes: `"a", "b" or "c"`.

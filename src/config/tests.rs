@@ -76,6 +76,34 @@ fn errors_describe_invalid_files() {
 }
 
 #[test]
+fn text_that_is_not_toml_is_explained() {
+    for (line, expected) in [
+        ("address = 127.0.0.1:7300", "a text needs quotes, such as \"127.0.0.1:7300\""),
+        ("name = board", "a text needs quotes, such as \"text\""),
+        ("name =", "expected a value"),
+        ("on = tru", "expected true or false"),
+        ("name = \"a", "a quote is not closed"),
+        ("name = 'a", "a quote is not closed"),
+        (r#"directory = "C:\dir""#, r"a \ in double quotes is written \\"),
+        ("a == 3", "expected key = value, one on each line"),
+        ("name", "expected key = value, one on each line"),
+        ("a: 3", "expected key = value, one on each line"),
+        ("a = 1 b = 2", "expected key = value, one on each line"),
+        ("a = [1, 2", "a [ is not closed by ]"),
+        ("a = { b = 1", "a { is not closed by }"),
+        ("[[listen]", "the heading of a table is [name] or [[name]]"),
+    ] {
+        let error = Config::parse(&format!("name = 'x'\n{line}\n"), "a").unwrap_err().to_string();
+        assert!(error.starts_with(&format!("a:2: cannot read `{line}`: ")), "{error}");
+        assert!(error.contains(expected), "{line}: {error}");
+    }
+    let with = |line: &str| Config::parse(&format!("[limits]\n{line}\n"), "a");
+    assert_eq!(with("deadline = 0.5").unwrap().limits.deadline, Duration::from_millis(500));
+    let error = with("connections = \"100\"").unwrap_err().to_string();
+    assert!(error.ends_with("a value from 1 to 1000000, without quotes, found \"100\""), "{error}");
+}
+
+#[test]
 fn every_mistake_of_a_table_is_told() {
     let mistakes = |text: &str| -> Vec<String> {
         let error = Config::parse(text, "a").unwrap_err().to_string();

@@ -13,7 +13,7 @@ use smol::future::{Boxed, FutureExt};
 use super::arguments::{literal, prepare, signature};
 use super::program::{self, Environment, Launch, Program, ProgramError, ProgramOutput, StartErrorKind};
 use crate::config::{ExecConfig, OutputFormat, Piece, Workers};
-use crate::message::{Fault, Outcome, RawJson, Signature, code};
+use crate::message::{Fault, Outcome, RawJson, Signature, code, shortened};
 use crate::route::{Call, Caller, Description, Provider, ProviderKind, Responder, Shutdown, remaining};
 
 /// Runs a program for each call. The registry enforces the workers of its [description](Self::describe): how many run
@@ -248,7 +248,13 @@ fn outcome(name: &str, output: ProgramOutput, format: OutputFormat) -> Outcome {
         OutputFormat::Json => {
             match serde_json::from_str::<Box<RawValue>>(text.trim_start_matches('\u{feff}')) {
                 Ok(json) => Ok(json.into()),
-                Err(error) => fail(format!("did not print JSON (output = \"json\"): {error}")),
+                Err(_) if text.trim().is_empty() => {
+                    fail("printed nothing where output = \"json\" expects a JSON text".to_owned())
+                }
+                Err(_) => fail(format!(
+                    "did not print JSON (output = \"json\"), but {:?}; output = \"text\" accepts any text",
+                    shortened(text.trim())
+                )),
             }
         }
     }

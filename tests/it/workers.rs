@@ -412,7 +412,10 @@ fn full_queue_rejects_calls_and_names_the_setting() {
     let answers = desk.answers();
     let [(3, Err(fault))] = &answers[..] else { panic!("{answers:?}") };
     assert_eq!(fault.code, code::BUSY);
-    assert_eq!(fault.message, "1 calls run and 2 wait (count and queue in [workers])");
+    assert_eq!(
+        fault.message,
+        "the node is busy: 1 call runs (count = 1 in [workers]), 2 wait (queue = 2); try again later"
+    );
     assert_eq!(desk.stats()["node"], Numbers { workers: 1, busy: 1, waiting: 2, refused: 1, shed: 0 });
     // The flooding function is shed: its newest call makes room for one of another function; then both have the same
     // number.
@@ -430,19 +433,19 @@ fn full_queue_rejects_calls_and_names_the_setting() {
         (0..2).for_each(|number| desk.begin("slow", number));
         let answers = desk.answers();
         let [(1, Err(fault))] = &answers[..] else { panic!("{answers:?}") };
-        assert_eq!(fault.message, format!("1 calls run and 0 wait ({expected})"));
+        assert_eq!(fault.message, format!("{expected}, 0 wait (queue = 0); try again later"));
     };
     setting(
         |builder| {
             builder.provider_workers(ProviderKind::Custom("fake"), workers(1, 0, WhenFull::Refuse));
         },
-        "count and queue in [workers.fake]",
+        "the node is busy: 1 call runs (count = 1 in [workers.fake])",
     );
     setting(
         |builder| {
             builder.function_workers("slow", workers(1, 0, WhenFull::Shed)).unwrap();
         },
-        "workers and queue of this function",
+        "slow is busy: 1 call runs (workers = 1)",
     );
 }
 
@@ -458,7 +461,7 @@ fn full_queue_sheds_the_oldest_call_of_the_longest_queue() {
         (fault.code, &*fault.message),
         (
             code::BUSY,
-            "1 calls run and 2 wait; a newer call took this one's place (count and queue in [workers])"
+            "the node is busy: 1 call runs (count = 1 in [workers]), 2 wait (queue = 3); a newer call took this one's place"
         )
     );
     desk.begin("quick", 5);

@@ -72,7 +72,12 @@ impl StartError {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the program could not be started: {} ({})", self.reason, self.source)
+        write!(f, "the program could not be started: {}", self.reason)?;
+        // The reason says that a file is missing.
+        match self.source.kind() {
+            ErrorKind::NotFound => Ok(()),
+            _ => write!(f, " ({})", self.source),
+        }
     }
 }
 
@@ -123,7 +128,10 @@ pub(super) fn preflight(name: &str, directory: Option<&Path>, path: Option<&OsSt
         file
     } else {
         let Some(file) = find(name, path) else {
-            return Some(format!("no folder in PATH contains {name}"));
+            let is_line = name.contains([' ', '|']);
+            let hint =
+                if is_line { "; exec and run have one argument per element: [\"df\", \"-k\"]" } else { "" };
+            return Some(format!("no folder in PATH contains {name}{hint}"));
         };
         file
     };

@@ -98,31 +98,31 @@ impl Limit {
     /// Counts and returns the fault of a call that can neither run nor queue.
     pub(super) fn refuse(&mut self) -> Fault {
         self.num_refused += 1;
-        let message = format!("{} calls run and {} wait ({})", self.running, self.queued, self.setting());
+        let message = format!("{}; try again later", self.load());
         Fault::new(code::BUSY, message).unsent()
     }
 
     /// Counts and returns the fault of a queued call that makes room for a newer one.
     pub(super) fn shed(&mut self) -> Fault {
         self.num_shed += 1;
-        let message = format!(
-            "{} calls run and {} wait; a newer call took this one's place ({})",
-            self.running,
-            self.queued,
-            self.setting()
-        );
+        let message = format!("{}; a newer call took this one's place", self.load());
         Fault::new(code::BUSY, message).unsent()
     }
 
-    /// Names the settings of the limit.
-    fn setting(&self) -> String {
-        match &self.scope {
-            Scope::Node => "count and queue in [workers]".to_owned(),
-            Scope::Provider(kind) => format!("count and queue in [workers.{}]", kind.as_str()),
-            Scope::Function(_, ProviderKind::Exec) => "concurrency and queue of this function".to_owned(),
-            Scope::Function(_, ProviderKind::Peer) => "in_flight of rpc.offer".to_owned(),
-            Scope::Function(..) => "workers and queue of this function".to_owned(),
-        }
+    /// Returns what is busy, and the settings that limit it: `slow is busy: 1 call runs (concurrency = 1), 0 wait (queue = 0)`.
+    fn load(&self) -> String {
+        let (busy, setting, table) = match &self.scope {
+            Scope::Node => ("the node", "count", " in [workers]".to_owned()),
+            Scope::Provider(kind) => ("the node", "count", format!(" in [workers.{}]", kind.as_str())),
+            Scope::Function(name, ProviderKind::Exec) => (&**name, "concurrency", String::new()),
+            Scope::Function(name, ProviderKind::Peer) => (&**name, "in_flight of rpc.offer", String::new()),
+            Scope::Function(name, _) => (&**name, "workers", String::new()),
+        };
+        let Self { running, workers, queued, queue, .. } = self;
+        let calls = if *running == 1 { "call runs" } else { "calls run" };
+        format!(
+            "{busy} is busy: {running} {calls} ({setting} = {workers}{table}), {queued} wait (queue = {queue})"
+        )
     }
 
     pub(super) fn stats(&self) -> WorkerStats {
