@@ -43,7 +43,6 @@ pub(super) async fn run(connection: Arc<Connection>, persistent: bool) {
 async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
     let Target { address, offering, .. } = connection.target();
     let mut backoff = Backoff::new();
-    let mut failure_logged = false;
     // A frozen node still accepts connections: it is one again when it sends something.
     let mut is_suspect = false;
     loop {
@@ -52,13 +51,10 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
         }
         let (reason, is_silent) = match dial(connection.target()).await {
             Ok(dial) => {
-                backoff = Backoff::new();
-                if std::mem::take(&mut failure_logged) {
-                    log::info!("reconnected to {address}");
-                }
                 #[cfg(feature = "grpc")]
                 let began = Instant::now();
-                let ended = serve(connection, dial, is_suspect, persistent).await;
+                let serving = serve(connection, dial, is_suspect, persistent);
+                let ended = backoff.while_connected(address, serving).await;
                 // A server that ends idle connections is not gone.
                 #[cfg(feature = "grpc")]
                 if ended.is_ok()
@@ -77,11 +73,9 @@ async fn connect_and_serve(connection: &Arc<Connection>, persistent: bool) {
         if offering.as_ref().is_some_and(Offering::is_stopping) {
             return;
         }
-        // Only the first failure is logged at the level of info.
-        let level = if failure_logged { log::Level::Debug } else { log::Level::Info };
-        log::log!(level, "no connection to {address}: {reason}");
-        failure_logged = true;
-        if let Some(offering) = offering {
+        if backoff.failed(address, &reason)
+            && let Some(offering) = offering
+        {
             (offering.notify)(OfferEvent::Disconnected(&reason));
         }
         if !connection.is_replaced() {

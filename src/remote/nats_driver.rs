@@ -48,7 +48,6 @@ pub(super) async fn run(connection: &Arc<Connection>, client: &NatsClient) {
 async fn keep_connected(connection: &Arc<Connection>, client: &NatsClient, links: &mut Links) {
     let Target { address, limits, .. } = connection.target();
     let mut backoff = Backoff::new();
-    let mut failure_logged = false;
     loop {
         if links.current.is_none() {
             connection.set_status(Status::Connecting);
@@ -56,18 +55,14 @@ async fn keep_connected(connection: &Arc<Connection>, client: &NatsClient, links
         let attempt = pin!(establish(client, limits));
         let reason = match links.beside(connection, client, attempt).await {
             Ok(established) => {
-                backoff = Backoff::new();
                 let server = established.server.to_string();
-                if std::mem::take(&mut failure_logged) {
-                    log::info!("reconnected to {server}");
-                }
                 let link = link(connection, client, established);
                 links.leave(client);
                 client.settings.role.subscribe(&link.peer);
                 connection.set_status(Status::Connected(link.peer.clone()));
                 connection.target().watchers().retain(|watcher| watcher());
                 links.current = Some(link);
-                match links.until_left(client).await {
+                match backoff.while_connected(&server, links.until_left(client)).await {
                     Some(reason) => {
                         client.settings.role.lost();
                         reason
@@ -81,10 +76,7 @@ async fn keep_connected(connection: &Arc<Connection>, client: &NatsClient, links
             Err(error) => error.to_string(),
         };
         if links.current.is_none() {
-            // Only the first failure is logged at the level of info.
-            let level = if failure_logged { log::Level::Debug } else { log::Level::Info };
-            log::log!(level, "no connection to {address}: {reason}");
-            failure_logged = true;
+            backoff.failed(address, &reason);
             connection.set_status(Status::Disconnected(reason));
         }
         if connection.is_closed() {

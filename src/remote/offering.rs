@@ -58,7 +58,7 @@ impl Offering {
         let mut pending = (self.offers)();
         let names: Vec<_> = pending.iter().map(|(name, _)| name.clone()).collect();
         let offering = async {
-            let (mut wait, mut is_first) = (MIN_RETRY, true);
+            let (mut wait, mut is_first, mut is_accepted) = (MIN_RETRY, true, true);
             while !pending.is_empty() {
                 let mut refused = Vec::new();
                 for (offer, result) in call_all(peer, "rpc.offer", pending, timeout).await {
@@ -68,12 +68,13 @@ impl Offering {
                             if is_first {
                                 (self.notify)(OfferEvent::Refused(&offer.0, &fault));
                             }
-                            if matches!(fault.code, code::TAKEN | code::BUSY) {
-                                refused.push(offer);
+                            match fault.code {
+                                code::TAKEN | code::BUSY => refused.push(offer),
+                                _ => is_accepted = false,
                             }
                         }
                         // The connection ends.
-                        Err(PeerError::Unsent(_) | PeerError::Lost(_)) => {}
+                        Err(PeerError::Unsent(_) | PeerError::Lost(_)) => is_accepted = false,
                         Err(PeerError::Busy | PeerError::Deadline) => refused.push(offer),
                     }
                 }
@@ -85,7 +86,9 @@ impl Offering {
                 Timer::after(wait.mul_f64(0.5 + fastrand::f64())).await;
                 wait = (wait * 2).min(MAX_RETRY);
             }
-            (self.notify)(OfferEvent::Accepted);
+            if is_accepted {
+                (self.notify)(OfferEvent::Accepted);
+            }
             std::future::pending::<()>().await;
         };
         futures_lite::future::or(offering, self.stop.clone()).await;
