@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustc_hash::FxHashSet;
 use smol::future::FutureExt;
 use smol::{Executor, Timer};
 
@@ -22,21 +23,23 @@ use crate::route::{Access, matches};
 /// How long to wait for the addresses of a name.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Where something is configured, which only a warning asks for.
+type Place<'a> = &'a dyn Fn() -> String;
+
 /// Returns what does not depend on the network.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
+pub(super) fn warnings(config: &Config, places: &Places<'_>) -> Vec<String> {
     let mut warnings = Vec::new();
-    let places = config.origin.places();
     for listen in &config.listen {
         if let Some(tls) = &listen.tls {
-            secret(&mut warnings, &listener(&places, &listen.address, "tls"), &tls.key);
+            secret(&mut warnings, &|| listener(places, &listen.address, "tls"), &tls.key);
         }
     }
     for (list, which, target) in targets(config) {
         if let Some(file) = &target.token_file {
-            secret(&mut warnings, &places.of(list, which, "token_file"), file);
+            secret(&mut warnings, &|| places.of(list, which, "token_file"), file);
         }
         if let Some((_, key)) = target.tls.as_ref().and_then(|tls| tls.identity.as_ref()) {
-            secret(&mut warnings, &places.of(list, which, "tls"), key);
+            secret(&mut warnings, &|| places.of(list, which, "tls"), key);
         }
     }
     // The functions of peers are known by the patterns of what they may offer.
@@ -48,12 +51,12 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         }
         for pattern in &rule.functions {
             if !offered.iter().any(|offered| may_meet(pattern, offered)) {
-                warnings.extend(unmatched(&rule.location, pattern, &names));
+                warnings.extend(unmatched(&|| rule.location.clone(), pattern, &names));
             }
         }
     }
     for (index, offer) in config.offers.iter().enumerate() {
-        let place = places.of("offer", Which::Nth(index), "functions");
+        let place = || places.of("offer", Which::Nth(index), "functions");
         for pattern in &offer.functions {
             if !offered.iter().any(|offered| may_meet(pattern, offered)) {
                 warnings.extend(unmatched(&place, pattern, &names));
@@ -67,14 +70,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
                 [Piece::Literal(text)] => Some(text.as_str()),
                 _ => None,
             });
-            let place = places.of("function", Which::With("name", &function.name), "exec");
+            let place = || places.of("function", Which::With("name", &function.name), "exec");
             arguments(&mut warnings, &place, &literals.collect::<Vec<_>>(), exec.directory.as_deref());
         }
     }
     for process in &config.processes {
         let which = Which::With("name", &process.name);
         let run: Vec<_> = process.run.iter().map(String::as_str).collect();
-        arguments(&mut warnings, &places.of("process", which, "run"), &run, process.directory.as_deref());
+        let place = || places.of("process", which, "run");
+        arguments(&mut warnings, &place, &run, process.directory.as_deref());
         let is_used = |function: &FunctionConfig| matches!(&function.provider, ProviderConfig::Process(found) if found.process == process.name);
         if !config.functions.iter().any(is_used) {
             warnings.push(format!(
@@ -93,12 +97,8 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         ));
     }
     // A file may be used several times.
-    let mut seen = Vec::new();
-    warnings.retain(|warning| {
-        let is_new = !seen.contains(warning);
-        seen.push(warning.clone());
-        is_new
-    });
+    let mut seen = FxHashSet::default();
+    warnings.retain(|warning| seen.insert(warning.clone()));
     warnings
 }
 
@@ -112,7 +112,7 @@ fn listener(places: &Places<'_>, address: &str, key: &str) -> String {
 }
 
 /// Returns the warning of a pattern that matches none of the functions, and no builtin.
-fn unmatched(place: &str, pattern: &str, names: &[&str]) -> Option<String> {
+fn unmatched(place: Place<'_>, pattern: &str, names: &[&str]) -> Option<String> {
     // A pattern of everything is right before there are functions.
     if pattern.chars().all(|c| c == '*') {
         return None;
@@ -124,9 +124,9 @@ fn unmatched(place: &str, pattern: &str, names: &[&str]) -> Option<String> {
         }
         let near = nearest(pattern, &mut builtins.drain(..));
         let near = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
-        return Some(format!("{place}: no built-in function matches {pattern:?}{near}"));
+        return Some(format!("{}: no built-in function matches {pattern:?}{near}", place()));
     }
-    if names.iter().any(|name| overlap(pattern, name)) {
+    if names.iter().any(|name| may_meet(pattern, name)) {
         return None;
     }
     // Names, and what their families would be called.
@@ -134,22 +134,20 @@ fn unmatched(place: &str, pattern: &str, names: &[&str]) -> Option<String> {
     let known: Vec<String> = names.iter().map(|name| (*name).to_owned()).chain(families).collect();
     let near = nearest(pattern, &mut known.iter().map(String::as_str));
     let near = near.map_or(String::new(), |near| format!("; did you mean {near:?}?"));
-    Some(format!("{place}: no function matches {pattern:?}{near}"))
+    Some(format!("{}: no function matches {pattern:?}{near}", place()))
 }
 
 /// Returns `true` unless the fixed starts of two patterns exclude each other.
 fn may_meet(one: &str, other: &str) -> bool {
-    let start = |pattern: &str| pattern.split('*').next().unwrap_or_default().to_owned();
-    let (one_start, other_start) = (start(one), start(other));
-    match (one.contains('*'), other.contains('*')) {
-        (false, _) => matches(other, one),
-        (_, false) => matches(one, other),
-        _ => one_start.starts_with(&other_start) || other_start.starts_with(&one_start),
+    match (one.split_once('*'), other.split_once('*')) {
+        (None, _) => matches(other, one),
+        (_, None) => matches(one, other),
+        (Some((one, _)), Some((other, _))) => one.starts_with(other) || other.starts_with(one),
     }
 }
 
 /// Warns of arguments that only a shell understands, and of scripts that do not exist.
-fn arguments(warnings: &mut Vec<String>, place: &str, argv: &[&str], directory: Option<&Path>) {
+fn arguments(warnings: &mut Vec<String>, place: Place<'_>, argv: &[&str], directory: Option<&Path>) {
     // Programs that read a language of their own from an argument know what $1 and | mean.
     if argv.iter().any(|word| matches!(*word, "-c" | "-e" | "/c" | "/C")) {
         return;
@@ -163,8 +161,9 @@ fn arguments(warnings: &mut Vec<String>, place: &str, argv: &[&str], directory: 
             && Path::new(argv[0]).file_stem().is_some_and(|it| it != "find");
         if is_operator || is_variable || is_glob || word.starts_with("~/") {
             warnings.push(format!(
-                "{place}: the program gets {word:?} as it is: no shell runs, and each element is one argument; for a shell \
-                 write [\"sh\", \"-c\", \"… \\\"$1\\\" …\", \"sh\", \"{{path}}\"], with placeholders in later elements only"
+                "{}: the program gets {word:?} as it is: no shell runs, and each element is one argument; for a shell \
+                 write [\"sh\", \"-c\", \"… \\\"$1\\\" …\", \"sh\", \"{{path}}\"], with placeholders in later elements only",
+                place()
             ));
             return;
         }
@@ -184,27 +183,27 @@ fn arguments(warnings: &mut Vec<String>, place: &str, argv: &[&str], directory: 
         && !directory.unwrap_or(Path::new("")).join(script).exists()
         && !argv.contains(&"-m")
     {
+        let place = place();
         warnings.push(format!("{place}: the file {script} does not exist; check its path, or set directory"));
     }
 }
 
 /// Returns what prevents the use of the files that a configuration names, and addresses that nobody may reach.
-pub(super) fn mistakes(config: &Config, file: Option<&Path>) -> Vec<String> {
-    let places = config.origin.places();
+pub(super) fn mistakes(config: &Config, places: &Places<'_>, file: Option<&Path>) -> Vec<String> {
     let mut mistakes = Vec::new();
     let access = Access::new(config);
     for listen in &config.listen {
         #[cfg(feature = "grpc")]
         if let Err(error) = Listener::check(listen) {
-            mistakes.push(format!("{}: {error}", listener(&places, &listen.address, "leaf")));
+            mistakes.push(format!("{}: {error}", listener(places, &listen.address, "leaf")));
         }
         if let Err(error) = Listener::tls(listen) {
-            let place = listener(&places, &listen.address, "tls");
+            let place = listener(places, &listen.address, "tls");
             mistakes.push(format!("{place}: tls of {}: {error}", listen.address));
         }
         if !listen.is_local() && !access.has_rule_for(&listen.address) {
             let missing = missing_rule(&listen.address, file);
-            mistakes.push(format!("{}: {missing}", listener(&places, &listen.address, "address")));
+            mistakes.push(format!("{}: {missing}", listener(places, &listen.address, "address")));
         }
     }
     for (list, which, target) in targets(config) {
@@ -254,27 +253,24 @@ fn targets(config: &Config) -> Vec<(&'static str, Which<'_>, &ForwardTarget)> {
 }
 
 /// Warns of a secret that other users can read.
-fn secret(warnings: &mut Vec<String>, place: &str, file: &Path) {
+fn secret(warnings: &mut Vec<String>, place: Place<'_>, file: &Path) {
     // One that cannot be read is an error.
     let readable =
         fs::metadata(file).ok().and_then(|metadata| mode(&metadata)).is_some_and(|mode| mode & 0o004 != 0);
     if readable {
-        let file = file.display();
+        let (place, file) = (place(), file.display());
         warnings
             .push(format!("{place}: {file} can be read by every user of this machine (chmod o-r {file})"));
     }
 }
 
-/// Returns `true` if a pattern matches a name, or a name of a family.
-fn overlap(pattern: &str, name: &str) -> bool {
-    let Some(family) = name.strip_suffix('*') else { return matches(pattern, name) };
-    let start = pattern.split('*').next().unwrap_or_default();
-    start.starts_with(family) || pattern.contains('*') && family.starts_with(start)
-}
-
 /// Returns the programs that cannot run.
-pub(super) fn missing_programs(config: &Config, executor: &Arc<Executor<'static>>) -> Vec<String> {
-    let (places, mut missing) = (config.origin.places(), Vec::new());
+pub(super) fn missing_programs(
+    config: &Config,
+    places: &Places<'_>,
+    executor: &Arc<Executor<'static>>,
+) -> Vec<String> {
+    let mut missing = Vec::new();
     for function in &config.functions {
         if let ProviderConfig::Exec(exec) = &function.provider
             && let Some(problem) =
@@ -305,12 +301,12 @@ pub(super) fn lacks_exec(config: &Config, executor: &Arc<Executor<'static>>) -> 
 }
 
 /// Returns what is wrong with the names and addresses of a configuration, as seen from this machine now.
-pub(super) fn network_warnings(config: &Config) -> Vec<String> {
-    let (places, mut warnings) = (config.origin.places(), Vec::new());
+pub(super) fn network_warnings(config: &Config, places: &Places<'_>) -> Vec<String> {
+    let mut warnings = Vec::new();
     let mut listened: Vec<(SocketAddr, &str)> = Vec::new();
     for listen in &config.listen {
         let Ok(address) = listen.address.parse::<Address>() else { continue };
-        let place = listener(&places, &listen.address, "address");
+        let place = listener(places, &listen.address, "address");
         let found = match resolve(&address) {
             Ok(found) => found,
             Err(error) => {
@@ -338,9 +334,9 @@ pub(super) fn network_warnings(config: &Config) -> Vec<String> {
         if seen.contains(&address) {
             continue;
         }
-        let place = places.of(list, which, if list == "offer" { "to" } else { "forward" });
+        let place = || places.of(list, which, if list == "offer" { "to" } else { "forward" });
         match resolve(&address) {
-            Err(error) => warnings.push(format!("{place}: {:?}: {error}", target.to)),
+            Err(error) => warnings.push(format!("{}: {:?}: {error}", place(), target.to)),
             Ok(found) => {
                 let is_own = |(own, _): &(SocketAddr, &str)| {
                     found.iter().any(|found| {
@@ -348,7 +344,8 @@ pub(super) fn network_warnings(config: &Config) -> Vec<String> {
                     })
                 };
                 if listened.iter().any(is_own) {
-                    warnings.push(format!("{place}: {:?} is this node itself; name another node", target.to));
+                    let (place, to) = (place(), &target.to);
+                    warnings.push(format!("{place}: {to:?} is this node itself; name another node"));
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::activation::Passed;
 use super::bind::Binder;
 use super::setup::{announce, configuration, load_tls, lower_connections, open_address};
 use super::{check, notify, ready_file};
-use crate::config::{Config, ConfigError, Limits};
+use crate::config::{Config, ConfigError, Limits, Places};
 use crate::message::{Fault, Outcome, RawJson, code};
 #[cfg(feature = "grpc")]
 use crate::node::Services;
@@ -304,7 +304,7 @@ fn load(
     if let Some(missing) = open_address(&config, file.as_deref()) {
         return Err(missing.into());
     }
-    let mut warnings = check::warnings(&config);
+    let mut warnings = check::warnings(&config, &Places::new(Some(path)));
     warnings.extend(lower_connections(&mut config));
     warnings.extend(passed.unused(&config.listen));
     #[cfg(feature = "grpc")]

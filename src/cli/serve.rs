@@ -21,7 +21,7 @@ use super::{
 };
 use crate::address::Address;
 use crate::chan::{Server, ServerSettings};
-use crate::config::{Config, format_bytes};
+use crate::config::{Config, Places, format_bytes};
 #[cfg(feature = "grpc")]
 use crate::node::Services;
 use crate::node::{Listener, Node, Parts, offers_from_config, registry_from_config};
@@ -129,6 +129,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     let lowered = lower_connections(&mut config);
     let config = Arc::new(config);
     let executor = Arc::new(Executor::new());
+    let places = Places::new(settings.config.as_deref());
     let read = || -> Result<_, BoxError> {
         let (registry, parts) = registry(&config, &executor, settings.config.is_none())?;
         Ok((registry, parts, offers_from_config(&config)?, load_tls(&config.listen)?))
@@ -141,12 +142,12 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         Ok(read) => read,
         Err(first) => {
             if settings.check {
-                let mut warnings = check::warnings(&config);
-                warnings.extend(check::missing_programs(&config, &executor));
-                warnings.extend(check::network_warnings(&config));
+                let mut warnings = check::warnings(&config, &places);
+                warnings.extend(check::missing_programs(&config, &places, &executor));
+                warnings.extend(check::network_warnings(&config, &places));
                 warnings.iter().for_each(|warning| print_error(format_args!("warning: {warning}")));
             }
-            let mistakes = check::mistakes(&config, settings.config.as_deref());
+            let mistakes = check::mistakes(&config, &places, settings.config.as_deref());
             return Err(if mistakes.is_empty() { first } else { mistakes.join("\n").into() });
         }
     };
@@ -155,13 +156,13 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
     if let Some(unused) = settings.passed.unused(&config.listen) {
         return Err(unused.into());
     }
-    let mut warnings = check::warnings(&config);
+    let mut warnings = check::warnings(&config, &places);
     warnings.extend(lowered);
     #[cfg(feature = "grpc")]
     warnings.extend(services.iter().flat_map(|services| check::grpc_warnings(&config, services)));
     if settings.check {
-        warnings.extend(check::missing_programs(&config, &executor));
-        warnings.extend(check::network_warnings(&config));
+        warnings.extend(check::missing_programs(&config, &places, &executor));
+        warnings.extend(check::network_warnings(&config, &places));
     }
     for warning in &warnings {
         if settings.check {
@@ -170,7 +171,9 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
             log::warn!("{warning}");
         }
     }
-    if settings.strict && (!warnings.is_empty() || !check::missing_programs(&config, &executor).is_empty()) {
+    if settings.strict
+        && (!warnings.is_empty() || !check::missing_programs(&config, &places, &executor).is_empty())
+    {
         return Err("the configuration has warnings, which --strict takes for errors".into());
     }
     if settings.check {
@@ -182,6 +185,7 @@ fn try_run(settings: Serve) -> Result<(), BoxError> {
         ));
         return Ok(());
     }
+    drop(places);
     let (requests, woken) = Requests::new();
     let _ = registry.table().reloader.set(Arc::new(requests.clone()));
     let shutdown = shutdown_signal(requests.clone())?;

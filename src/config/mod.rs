@@ -19,9 +19,10 @@ mod memory;
 #[cfg(feature = "nats")]
 pub(crate) mod nats;
 pub(crate) mod offer;
-mod origin;
 pub(crate) mod param;
 mod parse;
+#[cfg(feature = "cli")]
+mod places;
 pub(crate) mod process;
 mod table;
 pub(crate) mod template;
@@ -49,9 +50,9 @@ pub(crate) use listener::ListenerTlsConfig;
 #[cfg(feature = "nats")]
 pub(crate) use nats::{LISTENER as NATS_LISTENER, NatsConfig, NatsFunctionConfig, NatsServer, is_of_name};
 pub(crate) use offer::OfferConfig;
-#[cfg(feature = "cli")]
-pub(crate) use origin::{Places, Which};
 pub(crate) use param::{ParamConfig, ParamKind};
+#[cfg(feature = "cli")]
+pub(crate) use places::{Places, Which};
 pub(crate) use process::{ProcessConfig, ProcessFunctionConfig, Speech};
 pub(crate) use template::{ArgTemplate, Piece};
 pub(crate) use topic::{OVERFLOWS, Overflow, TopicConfig};
@@ -112,8 +113,6 @@ pub struct Config {
     pub limits: Limits,
     /// Whether each call and each rejection is logged, under the target `chanrpc::access`; `false` by default.
     pub access_log: bool,
-    /// Where it comes from.
-    pub(crate) origin: origin::Origin,
 }
 
 impl Config {
@@ -122,9 +121,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`] for a violation of TOML's rules or of this module's, [`ConfigError::Several`] for more.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
-        let mut config = parse::config(text, file)?;
-        config.origin = origin::Origin { file: file.to_owned(), text: text.to_owned() };
-        Ok(config)
+        parse::config(text, file)
     }
 
     /// Loads a configuration file.
@@ -157,7 +154,6 @@ impl Default for Config {
             workers: NodeWorkers::default(),
             limits: Limits::default(),
             access_log: false,
-            origin: origin::Origin::default(),
         }
     }
 }

@@ -86,14 +86,9 @@ impl Source<'_> {
 
     /// Returns the line of a byte offset, counted from 1.
     pub(super) fn line(&self, offset: usize) -> usize {
-        line_of(self.text, offset)
+        let before = &self.text.as_bytes()[..offset.min(self.text.len())];
+        1 + before.iter().filter(|byte| **byte == b'\n').count()
     }
-}
-
-/// Returns the line of a byte offset in a text, counted from 1.
-pub(super) fn line_of(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// One table of the file, with the heading that errors show; the heading of the top level is empty.
@@ -332,7 +327,10 @@ impl<'a> Field<'a> {
         show: impl Fn(&T) -> String,
     ) -> Result<T> {
         value.filter(|value| range.contains(value)).ok_or_else(|| {
-            self.expected(&format!("a value from {} to {}", show(range.start()), show(range.end())))
+            // A number is often written as a text.
+            let is_quoted = self.value.get_ref().as_str().is_some_and(|text| text.parse::<u64>().is_ok());
+            let hint = if is_quoted { ", without quotes" } else { "" };
+            self.expected(&format!("a value from {} to {}{hint}", show(range.start()), show(range.end())))
         })
     }
 
@@ -346,11 +344,7 @@ impl<'a> Field<'a> {
             DeValue::Table(_) => "a table",
             _ => typed.unwrap_or_default(),
         };
-        // A number is often written as a text.
-        let is_number = wanted.starts_with("a value from")
-            && self.value.get_ref().as_str().is_some_and(|text| text.parse::<u64>().is_ok());
-        let hint = if is_number { ", without quotes" } else { "" };
-        self.fail(&format!("expected {wanted}{hint}, found {found}"))
+        self.fail(&format!("expected {wanted}, found {found}"))
     }
 
     /// Returns an error that begins with the key.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use super::support::{Client, Folder, Node, Relay, eventually, fake_node, run};
+use super::support::{Client, Folder, Node, Relay, eventually, fake_node, listen, run};
 
 fn forwarding(name: &str, to: &[SocketAddr], more: &str) -> Node {
     let to: Vec<_> = to.iter().map(ToString::to_string).collect();
@@ -100,6 +100,21 @@ fn commands_show_forwarded_functions_and_the_state_of_the_other_node() {
     let shown = near.run("describe", &["demo.add"]).result().to_owned();
     assert!(shown.contains("a  number") && shown.contains("(stale: "), "{shown}");
     near.await_log("no connection to ");
+}
+
+/// As a node at its limit of connections, or a port of another protocol does.
+#[test]
+fn node_that_accepts_and_closes_is_logged_once() {
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let closing = listen({
+        let attempts = attempts.clone();
+        move |_| _ = attempts.fetch_add(1, Ordering::SeqCst)
+    });
+    let node = forwarding("far", &[closing], "");
+    eventually("it is tried again and again", || attempts.load(Ordering::SeqCst) >= 5);
+    let log = node.log();
+    assert_eq!(log.matches("no connection to ").count(), 1, "{log}");
+    assert!(!log.contains("reconnected"), "{log}");
 }
 
 #[test]

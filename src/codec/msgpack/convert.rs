@@ -331,13 +331,14 @@ impl Keys {
 /// the standard library's sort for small binaries is slow.
 fn are_unique(numbers: &[i128]) -> bool {
     let bits = (2 * numbers.len()).next_power_of_two().ilog2();
-    // Nobody can choose numbers that meet in the table.
-    let seed = RandomState::new().hash_one(numbers.len()) | 1;
+    // Secret factors, one for each half of a number, so that nobody can choose numbers that meet in the table.
+    let random = RandomState::new();
+    let [low, high] = [0, 1].map(|half| random.hash_one(half) | 1);
     // Places count from 1, and 0 is free.
     let mut table = vec![0_u32; 1 << bits];
     numbers.iter().zip(1..).all(|(number, place)| {
-        let folded = *number as u64 ^ ((*number >> 64) as u64).rotate_left(32);
-        let mut slot = (folded.wrapping_mul(seed) >> (u64::BITS - bits)) as usize;
+        let hash = low.wrapping_mul(*number as u64).wrapping_add(high.wrapping_mul((*number >> 64) as u64));
+        let mut slot = (hash >> (u64::BITS - bits)) as usize;
         while let Some(other) = table[slot].checked_sub(1) {
             if numbers[other as usize] == *number {
                 return false;

@@ -13,9 +13,9 @@ const SEED: u8 = 18 << 3;
 #[cfg(feature = "tls")]
 const USER: u8 = 20 << 3;
 
-/// The length of a seed as text: 36 bytes in base32.
+/// The length from which a text may be a part of a seed, which has 58 characters.
 #[cfg(feature = "cli")]
-const SEED_LENGTH: usize = 58;
+const PART_OF_SEED: usize = 32;
 
 /// The key of a user.
 pub(crate) struct Nkey {
@@ -28,11 +28,11 @@ pub(crate) struct Nkey {
 
 #[cfg(feature = "cli")]
 impl Nkey {
-    /// Returns `true` if a text has the form of a seed, of a user or another: `S` first, and 58 characters of base32. By
-    /// chance, a token has not.
+    /// Returns `true` if a text may be a seed, of a user or another, also one that was copied in part: `S` first, and
+    /// many characters of base32. By chance, a token has not.
     pub(super) fn is_meant(text: &str) -> bool {
         let is_base32 = |c: char| matches!(c, 'A'..='Z' | '2'..='7');
-        text.len() == SEED_LENGTH && text.starts_with('S') && text.chars().all(is_base32)
+        text.len() >= PART_OF_SEED && text.starts_with('S') && text.chars().all(is_base32)
     }
 }
 

@@ -132,12 +132,7 @@ impl Forwarded {
         is_last
     }
 
-    /// Returns `true` if the events of a topic are received.
-    pub(super) fn is_followed(&self, topic: &str) -> bool {
-        self.followed().keys().any(|name| covers(name, topic))
-    }
-
-    fn followed(&self) -> MutexGuard<'_, FxHashMap<Box<str>, (usize, Way)>> {
+    pub(super) fn followed(&self) -> MutexGuard<'_, FxHashMap<Box<str>, (usize, Way)>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

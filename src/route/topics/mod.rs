@@ -1,7 +1,7 @@
 //! Topics: who has subscribed to which, and what is published to them.
 //!
-//! Locks are taken in this order: the directory, a topic, a mailbox. No waker and no destructor of a subscription runs
-//! under any of them.
+//! Locks are taken in this order: what is followed at a node, the directory, a topic, a mailbox. No waker and no
+//! destructor of a subscription runs under any of them.
 
 mod forwarded;
 mod handle;
@@ -288,13 +288,17 @@ impl TopicHub {
 
     /// Notes that nobody needs a topic or family of another node any longer.
     fn interrupt(&self, name: &str, forwarded: &Forwarded) {
+        let followed = forwarded.followed();
+        let is_followed = |topic: &str| followed.keys().any(|name| covers(name, topic));
+        // A topic of its own does not belong to the family around it.
+        let is_theirs = |topic: &str| {
+            covers(name, topic)
+                && self.configured(topic).forwarded.as_ref().is_some_and(|it| std::ptr::eq(it, forwarded))
+        };
         let mut directory = self.write();
-        let topics: Vec<_> = directory
-            .topics
-            .values()
-            .filter(|topic| covers(name, &topic.name) && !forwarded.is_followed(&topic.name))
-            .cloned()
-            .collect();
+        let topics = directory.topics.values();
+        let topics = topics.filter(|topic| is_theirs(&topic.name) && !is_followed(&topic.name));
+        let topics: Vec<_> = topics.cloned().collect();
         for topic in topics {
             topic.interrupt();
             directory.remove_if_unused(&topic, &self.floor);

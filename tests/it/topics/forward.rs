@@ -115,6 +115,26 @@ fn families_and_topics_of_others_are_followed_where_they_belong() {
 }
 
 #[test]
+fn end_of_a_family_forgets_nothing_of_a_topic_of_its_own() {
+    let hub = start("");
+    let edge = edge(hub.addresses()[0], "keep = 1\n[[topic]]\nname = 'chat.own'\nkeep = 1\n");
+    let mut family = connect(&edge);
+    subscribe(&mut family, &json!(["chat.*"]));
+    eventually("it is followed", || subscriptions(&hub) == 1);
+    let topics = edge.node().topics();
+    assert_eq!(topics.publish("chat.own", &"kept"), Ok(1));
+    hub.node().topics().publish("chat.a", &"forgotten").unwrap();
+    assert_eq!(next(&mut family, "rpc.event")["data"], "kept");
+    assert_eq!(next(&mut family, "rpc.event")["data"], "forgotten");
+    drop(family);
+    eventually("it is followed no more", || (subscriptions(&hub), subscriptions(&edge)) == (0, 0));
+    let mut later = connect(&edge);
+    let own = subscribe(&mut later, &json!({ "topic": "chat.own", "since": 0 }));
+    assert_eq!((&own["seq"], &own["missed"]), (&json!(1), &json!(false)));
+    assert_eq!(next(&mut later, "rpc.event")["data"], "kept");
+}
+
+#[test]
 fn lost_link_is_told_and_made_good() {
     let hub = start("[[topic]]\nname = 'chat.*'\nkeep = 2\n");
     let (relay, address) = Relay::new();
