@@ -116,7 +116,7 @@ fn exit_codes_of_offers() {
     let to = node.address().to_string();
     let denied = Process::start(offer(&to, &node, &[], "sh.echo")).finish();
     assert!(denied.failed(5).contains("--token-file"), "{denied:?}");
-    assert!(!denied.stderr.contains("offering"), "{denied:?}");
+    assert!(!denied.stderr.contains("offering sh.echo at"), "{denied:?}");
     let first = ["--token", "first-token-which-is-long"];
     let denied = Process::start(offer(&to, &node, &first, "py.echo")).finish();
     denied.failed(5);
